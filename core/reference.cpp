@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0
+// Naive attention, linear and layer: written to be read and believed, not to be fast. Every loop is in the order of its
+// formula.
+#include "reference.h"
+
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace mha::reference {
+namespace {
+
+/// A strided tensor [B, T, heads, width] whose last dimension is dense; S is float (the caller's) or T (projected).
+template <class S>
+struct Tensor {
+  const S* data;
+  int64_t stride_b, stride_t, stride_h;
+
+  const S* row(int64_t b, int64_t t, int64_t h) const { return data + b * stride_b + t * stride_t + h * stride_h; }
+};
+
+template <class S>
+Tensor<S> dense_tensor(const S* data, int64_t length, int64_t heads, int64_t width) {
+  return {data, length * heads * width, heads * width, width};
+}
+
+/// The tensor of a view, where stride_d == 0 means dense [B, T, heads, width].
+Tensor<float> tensor_of(const mha_view& view, int64_t length, int64_t heads, int64_t width) {
+  if (view.stride_d == 0) return dense_tensor(view.data, length, heads, width);
+  return {view.data, view.stride_b, view.stride_t, view.stride_h};
+}
+
+/// Sizes with every default filled in, and what goes with them.
+struct Problem {
+  int64_t B, H, Hkv, Tq, Tk, D, Dv;
+  double scale;
+  mha_masks masks;
+  mha_weights_mode weights_mode;
+};
+
+/// The additive mask of query row (b, h, i), or nullptr.
+const float* add_mask_row(const Problem& p, int64_t b, int64_t h, int64_t i) {
+  const mha_add_mask& mask = p.masks.add_mask;
+  return mask.data ? mask.data + b * mask.stride_b + h * mask.stride_h + i * mask.stride_q : nullptr;
+}
+
+/// Whether query i of head h of item b may attend to key j.
+bool is_visible(const Problem& p, int64_t b, int64_t h, int64_t i, int64_t j) {
+  const mha_masks& m = p.masks;
+  if (m.causal == MHA_CAUSAL_BOTTOM_RIGHT && j > i + p.Tk - p.Tq) return false;
+  if (m.causal == MHA_CAUSAL_OFFSET && j > i + m.causal_offset) return false;
+  if (m.key_lengths && j >= m.key_lengths[b]) return false;
+  if (m.bool_mask.data) {
+    const mha_bool_mask& mask = m.bool_mask;
+    if (!mask.data[b * mask.stride_b + h * mask.stride_h + i * mask.stride_q + j]) return false;
+  }
+  const float* add = add_mask_row(p, b, h, i);
+  return !add || add[j] != -std::numeric_limits<float>::infinity();
+}
+
+/// One query row. q [D]; probs [Tk] out: the softmax weights; out [Dv]. Returns the log-sum-exp.
+template <class S, class T>
+T attend_row(const Problem& p, int64_t b, int64_t h, int64_t i, const S* q, const Tensor<S>& key,
+             const Tensor<S>& value, T* probs, T* out) {
+  const T kMinusInf = -std::numeric_limits<T>::infinity();
+  const int64_t g = h / (p.H / p.Hkv);  // the key/value head that this query head shares
+  const float* add = add_mask_row(p, b, h, i);
+  std::vector<int64_t> visible;
+
+  // Pass 1: scores[j] = scale * <q, key_j> + mask_j, kept in probs.
+  for (int64_t j = 0; j < p.Tk; ++j) {
+    probs[j] = 0;
+    if (!is_visible(p, b, h, i, j)) continue;
+    const S* k = key.row(b, j, g);
+    T dot = 0;
+    for (int64_t d = 0; d < p.D; ++d) dot += T(q[d]) * T(k[d]);
+    probs[j] = dot * T(p.scale) + (add ? T(add[j]) : T(0));
+    visible.push_back(j);
+  }
+
+  // Pass 2: the largest score; a NaN stays.
+  T max = kMinusInf;
+  for (int64_t j : visible)
+    if (probs[j] > max || std::isnan(probs[j])) max = probs[j];
+
+  for (int64_t d = 0; d < p.Dv; ++d) out[d] = 0;
+  if (max == kMinusInf) {
+    for (int64_t j : visible) probs[j] = 0;
+    return kMinusInf;
+  }
+
+  // Pass 3: weights = exp(score - max) / sum.
+  T sum = 0;
+  for (int64_t j : visible) {
+    probs[j] = std::exp(probs[j] - max);
+    sum += probs[j];
+  }
+  for (int64_t j : visible) probs[j] /= sum;
+
+  // Pass 4: out = sum_j weight_j * value_j.
+  for (int64_t j : visible) {
+    const S* v = value.row(b, j, g);
+    for (int64_t d = 0; d < p.Dv; ++d) out[d] += probs[j] * T(v[d]);
+  }
+  return max + std::log(sum);
+}
+
+/// query [B, Tq, H, D], key [B, Tk, Hkv, D], value [B, Tk, Hkv, Dv] -> output [B, Tq, H, Dv] dense and what else is wanted.
+template <class S, class T>
+void attend(const Problem& p, const Tensor<S>& query, const Tensor<S>& key, const Tensor<S>& value, T* output,
+            T* weights, T* log_sum_exp) {
+  const bool averaged = p.weights_mode == MHA_WEIGHTS_AVERAGED;
+  if (weights) {
+    const int64_t count = p.B * (averaged ? 1 : p.H) * p.Tq * p.Tk;
+    for (int64_t n = 0; n < count; ++n) weights[n] = 0;
+  }
+  std::vector<T> probs(p.Tk);
+  for (int64_t b = 0; b < p.B; ++b) {
+    for (int64_t h = 0; h < p.H; ++h) {
+      for (int64_t i = 0; i < p.Tq; ++i) {
+        T* out = output + ((b * p.Tq + i) * p.H + h) * p.Dv;
+        const T lse = attend_row(p, b, h, i, query.row(b, i, h), key, value, probs.data(), out);
+        if (log_sum_exp) log_sum_exp[(b * p.H + h) * p.Tq + i] = lse;
+        if (!weights) continue;
+        const int64_t row = averaged ? b * p.Tq + i : (b * p.H + h) * p.Tq + i;
+        const T share = averaged ? T(1) / T(p.H) : T(1);
+        for (int64_t j = 0; j < p.Tk; ++j) weights[row * p.Tk + j] += probs[j] * share;
+      }
+    }
+  }
+}
+
+/// output[m, n] = sum_k input[m, k] * weight[n, k] + bias[n] for `rows` rows of input.
+template <class S, class T>
+void multiply(const S* input, int64_t input_stride, int64_t rows, int64_t in_features, const float* weight,
+              const float* bias, int64_t out_features, T* output) {
+  for (int64_t m = 0; m < rows; ++m) {
+    for (int64_t n = 0; n < out_features; ++n) {
+      T sum = 0;
+      for (int64_t k = 0; k < in_features; ++k) sum += T(input[m * input_stride + k]) * T(weight[n * in_features + k]);
+      output[m * out_features + n] = bias ? sum + T(bias[n]) : sum;
+    }
+  }
+}
+
+/// view [B, length, in_features] -> [B, length, out_features] dense.
+template <class T>
+std::vector<T> project(const mha_view& view, int64_t batch, int64_t length, int64_t in_features, const float* weight,
+                       const float* bias, int64_t out_features) {
+  const Tensor<float> input = tensor_of(view, length, 1, in_features);
+  std::vector<T> output(batch * length * out_features);
+  for (int64_t b = 0; b < batch; ++b) {
+    multiply(input.row(b, 0, 0), input.stride_t, length, in_features, weight, bias, out_features,
+             output.data() + b * length * out_features);
+  }
+  return output;
+}
+
+double scale_or_default(float scale, int64_t head_dim) { return scale != 0 ? scale : 1 / std::sqrt(double(head_dim)); }
+
+/// The part of the fused in-projection that starts at output row `first`, if there is one; else the separate pointer.
+const float* pick(const float* fused, int64_t first, int64_t width, const float* separate) {
+  return fused ? fused + first * width : separate;
+}
+
+}  // namespace
+
+template <class T>
+void attention(const mha_attention_args& args, T* output, T* weights, T* log_sum_exp) {
+  const int64_t Hkv = args.num_kv_heads ? args.num_kv_heads : args.num_heads;
+  const int64_t Dv = args.value_head_dim ? args.value_head_dim : args.head_dim;
+  const Problem p = {args.batch,
+                     args.num_heads,
+                     Hkv,
+                     args.query_len,
+                     args.key_len,
+                     args.head_dim,
+                     Dv,
+                     scale_or_default(args.scale, args.head_dim),
+                     args.masks,
+                     args.weights_mode};
+  attend(p, tensor_of(args.query, p.Tq, p.H, p.D), tensor_of(args.key, p.Tk, p.Hkv, p.D),
+         tensor_of(args.value, p.Tk, p.Hkv, p.Dv), output, weights, log_sum_exp);
+}
+
+template <class T>
+void linear(const float* input, int64_t input_stride, int64_t rows, int64_t in_features, const float* weight,
+            const float* bias, int64_t out_features, T* output) {
+  multiply(input, input_stride ? input_stride : in_features, rows, in_features, weight, bias, out_features, output);
+}
+
+template <class T>
+void forward(const mha_layer_config& config, const mha_layer_weights& w, const mha_forward_args& args, T* output,
+             T* weights_out) {
+  const int64_t E = config.embed_dim, H = config.num_heads;
+  const int64_t Hkv = config.num_kv_heads ? config.num_kv_heads : H;
+  const int64_t D = config.head_dim ? config.head_dim : E / H;
+  const int64_t Dv = config.value_head_dim ? config.value_head_dim : D;
+  const int64_t kdim = config.kdim ? config.kdim : E, vdim = config.vdim ? config.vdim : E;
+  const int64_t out_dim = config.out_dim ? config.out_dim : E;
+  const int64_t B = args.batch, Tq = args.query_len, Tk = args.key_len;
+  const mha_view& key_view = args.key.data ? args.key : args.query;
+  const mha_view& value_view = args.value.data ? args.value : key_view;
+
+  // Rows of the fused in-projection: H*D of query, Hkv*D of key, Hkv*Dv of value.
+  const int64_t first_k = H * D, first_v = first_k + Hkv * D;
+  const std::vector<T> q = project<T>(args.query, B, Tq, E, pick(w.in_proj_weight, 0, E, w.query_weight),
+                                      pick(w.in_proj_bias, 0, 1, w.query_bias), H * D);
+  const std::vector<T> k = project<T>(key_view, B, Tk, kdim, pick(w.in_proj_weight, first_k, E, w.key_weight),
+                                      pick(w.in_proj_bias, first_k, 1, w.key_bias), Hkv * D);
+  const std::vector<T> v = project<T>(value_view, B, Tk, vdim, pick(w.in_proj_weight, first_v, E, w.value_weight),
+                                      pick(w.in_proj_bias, first_v, 1, w.value_bias), Hkv * Dv);
+
+  const Problem p = {B, H, Hkv, Tq, Tk, D, Dv, scale_or_default(config.scale, D), args.masks, args.weights_mode};
+  std::vector<T> heads(B * Tq * H * Dv);
+  attend(p, dense_tensor(q.data(), Tq, H, D), dense_tensor(k.data(), Tk, Hkv, D), dense_tensor(v.data(), Tk, Hkv, Dv),
+         heads.data(), weights_out, static_cast<T*>(nullptr));
+  multiply(heads.data(), H * Dv, B * Tq, H * Dv, w.output_weight, w.output_bias, out_dim, output);
+}
+
+#define MHA_INSTANTIATE(T)                                                                                             \
+  template void attention<T>(const mha_attention_args&, T*, T*, T*);                                                   \
+  template void linear<T>(const float*, int64_t, int64_t, int64_t, const float*, const float*, int64_t, T*);           \
+  template void forward<T>(const mha_layer_config&, const mha_layer_weights&, const mha_forward_args&, T*, T*)
+MHA_INSTANTIATE(double);
+MHA_INSTANTIATE(float);
+#undef MHA_INSTANTIATE
+
+}  // namespace mha::reference

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// The readable definition of "correct": attention, linear and the layer as naive loops, in double (the oracle of the
+// tests) or float (the loops that speed is compared with). A library of its own (mha_reference), for tests, bench and tools.
+#ifndef MHA_CORE_REFERENCE_H
+#define MHA_CORE_REFERENCE_H
+
+#include <cstdint>
+
+#include "mha.h"
+
+namespace mha::reference {
+
+/// What mha_attention must compute, one query row at a time in four passes (scores, max, exp and sum, weighted sum).
+///   query [B, Tq, H, D], key [B, Tk, Hkv, D], value [B, Tk, Hkv, Dv] and the masks are read from `args` by their
+///   strides; its output, weights, log_sum_exp and workspace are ignored (weights_mode is not).
+///   output      [B, Tq, H, Dv], dense
+///   weights     [B, H, Tq, Tk], or [B, Tq, Tk] with MHA_WEIGHTS_AVERAGED, dense; nullptr: not wanted
+///   log_sum_exp [B, H, Tq], dense; nullptr: not wanted
+/// A key that is not visible is skipped, so nothing in it matters. A row with no visible key, or with only -inf visible
+/// scores, is zeros (weights too) and has log-sum-exp -inf. A visible NaN, or a score of +inf, makes the row NaN.
+/// The arguments are not validated.
+template <class T>
+void attention(const mha_attention_args& args, T* output, T* weights, T* log_sum_exp);
+
+/// output[m, n] = sum_k input[m, k] * weight[n, k] + bias[n].
+///   input [rows, in_features] with `input_stride` elements from row to row, weight [out_features, in_features],
+///   bias [out_features] or nullptr, output [rows, out_features] dense.
+template <class T>
+void linear(const float* input, int64_t input_stride, int64_t rows, int64_t in_features, const float* weight,
+            const float* bias, int64_t out_features, T* output);
+
+/// What mha_layer_forward must compute: three projections, attention, output projection, nothing rounded to float between.
+///   output [B, Tq, out_dim] dense; weights_out as `weights` of attention.
+template <class T>
+void forward(const mha_layer_config& config, const mha_layer_weights& weights, const mha_forward_args& args, T* output,
+             T* weights_out);
+
+}  // namespace mha::reference
+
+#endif  // MHA_CORE_REFERENCE_H
