@@ -4,9 +4,10 @@ BUILD ?= build
 PREFIX ?= /usr/local
 JOBS ?= $(shell nproc)
 CMAKE_ARGS ?=
+export CMAKE_GENERATOR ?= Ninja
 
 setup = tools/setup.sh
-configure = cmake -S . -B $(BUILD) $(if $(wildcard $(BUILD)/CMakeCache.txt),,-G Ninja) $(CMAKE_ARGS) --log-level=WARNING
+configure = cmake -S . -B $(BUILD) $(CMAKE_ARGS) --log-level=WARNING
 build = cmake --build $(BUILD) -j $(JOBS)
 
 .PHONY: all demo demo-model test bench bench-peers check size install clean help

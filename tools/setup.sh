@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Installs through apt what is missing for a group of tasks, and says so; quiet when nothing is. What is there already, in
+# whatever version and from wherever, is used.
+#
+#   tools/setup.sh build            compiler, CMake and the libraries of tests, benchmarks and tools
+#   tools/setup.sh check            what `make check` needs beyond that
+#   tools/setup.sh python [folder]  the Python environment of the oracles, in folder/venv (default build/venv)
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+missing=()
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+# want_command <program> <package>
+want_command() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
+
+# want_header <package> <header>...: one of the headers, where a compiler or CMake would look for it.
+want_header() {
+  local package=$1 header prefix
+  shift
+  for header in "$@"; do
+    for prefix in /usr /usr/local ${CMAKE_PREFIX_PATH:+${CMAKE_PREFIX_PATH//[;:]/ }}; do
+      [ -e "$prefix/include/$header" ] && return
+    done
+    [ -n "${XSIMD_INCLUDE_DIR:-}" ] && [ -e "$XSIMD_INCLUDE_DIR/$header" ] && return
+  done
+  missing+=("$package")
+}
+
+# compiles <compiler> <flag>...: can it build and link an empty program with these flags?
+compiles() {
+  local compiler=$1
+  shift
+  command -v "$compiler" >/dev/null 2>&1 &&
+    printf 'int main(void) { return 0; }\n' | "$compiler" "$@" -x c - -o /dev/null >/dev/null 2>&1
+}
+
+install_missing() {
+  [ ${#missing[@]} -gt 0 ] || return 0
+  local -a as_root=()
+  if ! command -v apt-get >/dev/null 2>&1; then
+    say "missing: ${missing[*]} (Debian's package names), and there is no apt here: install them by hand"
+    return 1
+  fi
+  if [ "$(id -u)" -ne 0 ]; then
+    if ! command -v sudo >/dev/null 2>&1; then
+      say "missing: ${missing[*]}. Not root and no sudo; ask for: apt-get install ${missing[*]}"
+      return 1
+    fi
+    as_root=(sudo)
+  fi
+  say "installing with apt: ${missing[*]}"
+  local -a install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends)
+  local log
+  log=$(mktemp)
+  # The package lists may be absent or old: fetch them when a first try fails.
+  if ! "${install[@]}" "${missing[@]}" >"$log" 2>&1; then
+    if ! { "${as_root[@]}" apt-get update -q && "${install[@]}" "${missing[@]}"; } >"$log" 2>&1; then
+      tail -n 20 "$log" >&2
+      rm -f "$log"
+      say "apt could not install them"
+      return 1
+    fi
+  fi
+  rm -f "$log"
+  missing=()
+}
+
+group_build() {
+  want_command c++ g++
+  want_command cmake cmake
+  [ "${CMAKE_GENERATOR:-Ninja}" != Ninja ] || want_command ninja ninja-build
+  want_command pkg-config pkg-config
+  want_command git git
+  if [ ${#missing[@]} -gt 0 ]; then
+    want_libraries
+    install_missing
+  else
+    want_libraries
+    install_missing || say "CMake will try to fetch them"
+  fi
+}
+
+want_libraries() {
+  want_header libxsimd-dev xsimd/xsimd.hpp
+  want_header catch2 catch2/catch_all.hpp catch2/catch.hpp
+  want_header libbenchmark-dev benchmark/benchmark.h
+  want_header libcli11-dev CLI/CLI.hpp
+  want_header nlohmann-json3-dev nlohmann/json.hpp
+}
+
+group_check() {
+  want_command clang++ clang
+  want_command clang-tidy clang-tidy
+  want_command clang-format clang-format
+  want_command aarch64-linux-gnu-g++ g++-aarch64-linux-gnu
+  want_command qemu-aarch64 qemu-user
+  want_command objdump binutils
+  want_command python3 python3
+  python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing+=(python3-venv)
+  install_missing
+  # Which packages clang's run-time libraries are in depends on its version.
+  local version
+  version=$(clang -dumpversion | cut -d. -f1)
+  compiles clang -fsanitize=address || missing+=("libclang-rt-$version-dev")
+  compiles clang -fopenmp || missing+=("libomp-$version-dev")
+  install_missing
+}
+
+group_python() {
+  want_command python3 python3
+  python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing+=(python3-venv)
+  install_missing
+  "$root/tools/oracles/venv.sh" "${1:-$root/build}/venv" >/dev/null
+}
+
+case ${1:-} in
+  build | check) "group_$1" ;;
+  python) group_python "${2:-}" ;;
+  *)
+    sed -n '3,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    exit 2
+    ;;
+esac
