@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// Everything one target compiles, and its kernel table. Included once, at the end of simd/targets/<family>/<target>.cpp.
+// Without external symbols but `table`: each function is in an anonymous namespace, so the linker cannot hand one target's
+// code to another.
+#include "core/kernels/kernel_table.h"
+
+#include "simd/vec-inl.h"
+
+#include "core/kernels/tile-inl.h"
+
+#include "core/kernels/pack-inl.h"
+
+#include "core/kernels/gemm-inl.h"
+
+#include "core/kernels/softmax-inl.h"
+
+#include "core/kernels/attention-inl.h"
+
+namespace mha::MHA_TARGET_NS {
+
+#define MHA_STRING_(x) #x
+#define MHA_STRING(x) MHA_STRING_(x)
+
+extern const KernelTable table;
+const KernelTable table = {
+    MHA_STRING(MHA_TARGET_NS),
+    kHasFma,
+    kTileRows,
+    panels_for(kTileRows) * kLanes,
+    kAttentionRows,
+    pack_panels,
+    gemm,
+    attention,
+    merge,
+    weights,
+    exp2_array,
+    attention_scratch,
+};
+
+}  // namespace mha::MHA_TARGET_NS

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: Apache-2.0
+// Fused attention of a block of query rows over a range of keys, chunk by chunk. Included by all-inl.h, once per target.
+//
+// For R rows and a chunk of C = 256 keys, in floats:
+//   pack keys and values     reads C (D + Dv), writes as much: once for all R rows (R up to 512: 1 to 2 % of the work)
+//   scores = queries * keys  C D from L1 per group of kAttentionRows rows, 16-key panels resident; writes the group's scores to L1
+//   softmax                  reads and writes the group's scores once more (L1), about 14 vector operations per 16 scores
+//   scores * values          C Dv from L2 per tile of kTileRows rows; the running output is read and written once a chunk
+// so that all but about D + Dv + 14 vector operations per 16 (query, key) pairs, D + Dv of them multiply-adds, is small.
+// The running output lives in the output rows themselves; nothing of size Tq x Tk exists.
+namespace mha::MHA_TARGET_NS {
+namespace {
+
+constexpr int kAttentionRows = 4 * kTileRows;
+
+struct Scratch {
+  float* queries;  // [kAttentionRows][D], scaled
+  float* scores;   // [kAttentionRows][kChunk]
+  float* keys;     // panels of a chunk
+  float* values;   // panels of a chunk
+};
+
+inline Scratch split_scratch(float* p, int64_t head_dim) {
+  Scratch s;
+  s.scores = p;
+  s.queries = s.scores + kAttentionRows * kChunk;
+  s.keys = s.queries + round_up(kAttentionRows * head_dim, kLanes);
+  s.values = s.keys + kChunk * head_dim;
+  return s;
+}
+
+inline int64_t attention_scratch(int64_t head_dim, int64_t value_head_dim) {
+  return kAttentionRows * kChunk + round_up(kAttentionRows * head_dim, kLanes) + kChunk * head_dim +
+         kChunk * round_up(value_head_dim, kLanes);
+}
+
+// dst[p][j][lane] = value[j][p * 16 + lane], zeros beyond the width. Returns whether all values are finite.
+inline bool pack_values(const float* value, int64_t stride, int64_t keys, int64_t width, float* dst) {
+  Vec probe = zero();  // 0 * NaN and 0 * Inf are NaN
+  for (int64_t c = 0; c < width; c += kLanes) {
+    const int count = static_cast<int>(width - c < kLanes ? width - c : kLanes);
+    for (int64_t j = 0; j < keys; ++j, dst += kLanes) {
+      const Vec v = count == kLanes ? load(value + j * stride + c) : load_first(value + j * stride + c, count);
+      probe = fma(v, zero(), probe);
+      store(dst, v);
+    }
+  }
+  return sum(probe) == 0.0f;
+}
+
+inline void scale_query(const float* query, float scale, int64_t head_dim, float* dst) {
+  const Vec factor = set1(scale);
+  int64_t d = 0;
+  for (; d + kLanes <= head_dim; d += kLanes) store(dst + d, mul(load(query + d), factor));
+  const int count = static_cast<int>(head_dim - d);
+  if (count > 0) store_first(dst + d, mul(load_first(query + d, count), factor), count);
+}
+
+// Scores of a group of rows against the packed keys of a chunk, masked: scratch.scores[r][j], j in [0, keys rounded up to 16).
+// Returns whether any key of the range is hidden from any row.
+inline bool group_scores(const AttentionRow* rows, int64_t num_rows, int64_t head_dim, float query_scale, int64_t begin,
+                         int64_t keys, const Scratch& scratch) {
+  for (int64_t r = 0; r < num_rows; ++r) {
+    scale_query(rows[r].query, query_scale, head_dim, scratch.queries + r * head_dim);
+  }
+  const GemmArgs g = {scratch.queries, head_dim, scratch.keys,   nullptr,  scratch.scores,
+                      kChunk,          num_rows, round_up(keys, kLanes), head_dim};
+  gemm(&g);
+  bool hidden = false;
+  for (int64_t r = 0; r < num_rows; ++r) {
+    if (!has_hidden_keys(rows[r], begin + round_up(keys, kLanes))) continue;
+    mask_scores(rows[r], begin, keys, scratch.scores + r * kChunk);
+    hidden |= has_hidden_keys(rows[r], begin + keys);
+  }
+  return hidden;
+}
+
+// The product of weights and values of a group, merged into the output rows.
+struct ValueTile {
+  const AttentionRow* rows;
+  const float* weights;  // [rows][kChunk]
+  const float* values;   // panels
+  int64_t keys, panel_stride, width, begin;
+  const MergeFactors* merge;
+  const float* inverse;  // null: not the last chunk
+  bool first;
+
+  template <int kRows, int kPanels>
+  void run(int64_t row, int64_t column) const {
+    Sums<kRows, kPanels> sums;
+    clear<kRows, kPanels>(sums);
+    multiply_add<kRows, kPanels>(sums, weights + row * kChunk, kChunk, values + column / kLanes * panel_stride,
+                                 panel_stride, kLanes, keys);
+    merge_tile<kRows, kPanels>(sums, row, column);
+  }
+
+  template <int kRows, int kPanels>
+  MHA_INLINE void merge_tile(const Sums<kRows, kPanels>& sums, int64_t row, int64_t column) const {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      float* output = rows[row + r].output + column;
+      const Vec keep = set1(merge[row + r].keep), take = set1(merge[row + r].take);
+      const Vec factor = set1(inverse != nullptr ? inverse[row + r] : 1.0f);
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) {
+        const int64_t left = width - column - p * kLanes;
+        Vec x = mul(sums[r][p], take);
+        float* out = output + p * kLanes;
+        if (left >= kLanes) {
+          if (!first) x = fma(load(out), keep, x);
+          // + 0 turns -0 into 0: whether a masked key's 0 * value was added cannot show.
+          if (inverse != nullptr) x = add(mul(x, factor), zero());
+          store(out, x);
+        } else {
+          const int count = static_cast<int>(left);
+          if (!first) x = fma(load_first(out, count), keep, x);
+          if (inverse != nullptr) x = add(mul(x, factor), zero());
+          store_first(out, x, count);
+        }
+      }
+    }
+  }
+};
+
+inline bool is_visible(const AttentionRow& row, int64_t key) {
+  return key < row.key_end && (row.bool_mask == nullptr || row.bool_mask[key] != 0) &&
+         (row.add_mask == nullptr || row.add_mask[key] != -kInfinity);
+}
+
+// The same product where the values hold NaN or Inf and some keys are hidden: 0 * NaN would reach rows that do not see the key,
+// so hidden keys are left out of the chain. Same bits as ValueTile for finite values.
+inline void value_rows_skipping(const ValueTile& tile, int64_t num_rows) {
+  for (int64_t r = 0; r < num_rows; ++r) {
+    for (int64_t column = 0; column < tile.width; column += kLanes) {
+      const float* values = tile.values + column / kLanes * tile.panel_stride;
+      Sums<1, 1> sums = {{zero()}};
+      for (int64_t j = 0; j < tile.keys; ++j) {
+        if (!is_visible(tile.rows[r], tile.begin + j)) continue;
+        sums[0][0] = fma(set1(tile.weights[r * kChunk + j]), load(values + j * kLanes), sums[0][0]);
+      }
+      tile.merge_tile<1, 1>(sums, r, column);
+    }
+  }
+}
+
+// A row without visible keys is zero whatever the values are (0 * Inf under a score of -inf).
+inline void clear_empty_rows(const AttentionRow* rows, const RowState* states, int64_t num_rows, int64_t width) {
+  for (int64_t r = 0; r < num_rows; ++r) {
+    if (states[r].sum == 0.0f) memset(rows[r].output, 0, static_cast<size_t>(width) * sizeof(float));
+  }
+}
+
+struct ChunkValues {
+  int64_t begin, keys;
+  bool first, finite;
+};
+
+inline void attention_group(const AttentionArgs& args, int64_t row, int64_t num_rows, const ChunkValues& chunk,
+                            const Scratch& scratch) {
+  const AttentionRow* rows = args.rows + row;
+  RowState* states = args.states + row;
+  int64_t group_end = 0;
+  for (int64_t r = 0; r < num_rows; ++r) group_end = rows[r].key_end > group_end ? rows[r].key_end : group_end;
+  int64_t keys = group_end - chunk.begin;
+  if (keys <= 0 && !chunk.first) return;
+  keys = keys < 0 ? 0 : (keys < chunk.keys ? keys : chunk.keys);
+
+  const bool hidden = group_scores(rows, num_rows, args.head_dim, args.query_scale, chunk.begin, keys, scratch);
+  MergeFactors merge[kAttentionRows];
+  float inverse[kAttentionRows];
+  for (int64_t r = 0; r < num_rows; ++r) {
+    if (chunk.first) states[r] = {-kInfinity, 0.0f};
+    merge[r] = merge_state(states[r], softmax_chunk(scratch.scores + r * kChunk, divide_up(keys, kLanes)));
+    inverse[r] = inverse_sum(states[r]);
+  }
+  const bool last = args.finish && chunk.begin + kChunk >= group_end;
+  const ValueTile tile = {rows,        scratch.scores,      scratch.values,        keys,
+                          chunk.keys * kLanes, args.value_head_dim, chunk.begin, merge,
+                          last ? inverse : nullptr, chunk.first};
+  if (hidden && !chunk.finite) {
+    value_rows_skipping(tile, num_rows);
+  } else {
+    cover(tile, num_rows, args.value_head_dim);
+  }
+  if (last) clear_empty_rows(rows, states, num_rows, args.value_head_dim);
+}
+
+inline void attention(const AttentionArgs* args) {
+  const AttentionArgs& a = *args;
+  const Scratch scratch = split_scratch(a.scratch, a.head_dim);
+  int64_t begin = a.key_begin;
+  do {  // once at least: a row without keys has a result too
+    const int64_t left = a.key_end - begin;
+    const int64_t keys = left < kChunk ? left : kChunk;
+    pack_panels(a.key + begin * a.key_stride, a.key_stride, keys, a.head_dim, scratch.keys);
+    const bool finite =
+        pack_values(a.value + begin * a.value_stride, a.value_stride, keys, a.value_head_dim, scratch.values);
+    const ChunkValues chunk = {begin, keys, begin == a.key_begin, finite};
+    for (int64_t r = 0; r < a.num_rows; r += kAttentionRows) {
+      attention_group(a, r, a.num_rows - r < kAttentionRows ? a.num_rows - r : kAttentionRows, chunk, scratch);
+    }
+    begin += kChunk;
+  } while (begin < a.key_end);
+}
+
+inline void merge(const MergeArgs* args) {
+  const MergeArgs& m = *args;
+  RowState state = {-kInfinity, 0.0f};
+  for (int64_t c = 0; c < m.num_chunks; ++c) {
+    const MergeFactors factors = merge_state(state, m.partial_states[c * m.state_step]);
+    const bool last = c + 1 == m.num_chunks;
+    const float inverse = inverse_sum(state);
+    const AttentionRow row = {nullptr, m.output, nullptr, nullptr, 0};
+    const ValueTile tile = {&row, nullptr, nullptr, 0, 0, m.value_head_dim, 0, &factors, last ? &inverse : nullptr, c == 0};
+    const float* partial = m.partial_outputs + c * m.output_step;
+    for (int64_t column = 0; column < m.value_head_dim; column += kLanes) {
+      const int64_t left = m.value_head_dim - column;
+      const Sums<1, 1> sums = {{load_first(partial + column, static_cast<int>(left < kLanes ? left : kLanes))}};
+      tile.merge_tile<1, 1>(sums, 0, column);
+    }
+    if (last) clear_empty_rows(&row, &state, 1, m.value_head_dim);
+  }
+  *m.state = state;
+}
+
+// One row of weights over one chunk.
+inline void store_weights(const float* scores, int64_t keys, const RowState& state, const WeightsArgs& args, float* dst) {
+  const Vec base = set1(exponent_base(state.max)), inverse = set1(inverse_sum(state)), factor = set1(args.factor);
+  for (int64_t j = 0; j < keys; j += kLanes) {
+    const int count = static_cast<int>(keys - j < kLanes ? keys - j : kLanes);
+    const Vec s = load(scores + j);
+    Vec w = mul(exp2(sub(s, base)), inverse);
+    w = select_greater(set1(kLowest), s, zero(), w);  // hidden: 0 also in a row that is NaN
+    if (args.accumulate) w = add(load_first(dst + j, count), w);
+    store_first(dst + j, mul(w, factor), count);
+  }
+}
+
+// Keys that no row of the group sees.
+inline void store_no_weights(const WeightsArgs& args, int64_t keys, float* dst) {
+  if (!args.accumulate) {
+    memset(dst, 0, static_cast<size_t>(keys) * sizeof(float));
+    return;
+  }
+  const Vec factor = set1(args.factor);
+  for (int64_t j = 0; j < keys; j += kLanes) {
+    const int count = static_cast<int>(keys - j < kLanes ? keys - j : kLanes);
+    store_first(dst + j, mul(load_first(dst + j, count), factor), count);
+  }
+}
+
+inline void weights_group(const WeightsArgs& args, int64_t row, int64_t num_rows, int64_t begin, int64_t chunk_keys,
+                          const Scratch& scratch) {
+  const AttentionRow* rows = args.rows + row;
+  int64_t group_end = 0;
+  for (int64_t r = 0; r < num_rows; ++r) group_end = rows[r].key_end > group_end ? rows[r].key_end : group_end;
+  int64_t keys = group_end - begin;
+  keys = keys < 0 ? 0 : (keys < chunk_keys ? keys : chunk_keys);
+  if (keys > 0) group_scores(rows, num_rows, args.head_dim, args.query_scale, begin, keys, scratch);
+  for (int64_t r = 0; r < num_rows; ++r) {
+    store_weights(scratch.scores + r * kChunk, keys, args.states[row + r], args, rows[r].output + begin);
+    if (keys < chunk_keys) store_no_weights(args, chunk_keys - keys, rows[r].output + begin + keys);
+  }
+}
+
+inline void weights(const WeightsArgs* args) {
+  const WeightsArgs& a = *args;
+  const Scratch scratch = split_scratch(a.scratch, a.head_dim);
+  for (int64_t begin = 0; begin < a.key_len; begin += kChunk) {
+    const int64_t keys = a.key_len - begin < kChunk ? a.key_len - begin : kChunk;
+    pack_panels(a.key + begin * a.key_stride, a.key_stride, keys, a.head_dim, scratch.keys);
+    for (int64_t r = 0; r < a.num_rows; r += kAttentionRows) {
+      weights_group(a, r, a.num_rows - r < kAttentionRows ? a.num_rows - r : kAttentionRows, begin, keys, scratch);
+    }
+  }
+}
+
+inline void exp2_array(const float* x, float* y, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const int count = static_cast<int>(n - i < kLanes ? n - i : kLanes);
+    store_first(y + i, exp2(load_first(x + i, count)), count);
+  }
+}
+
+}  // namespace
+}  // namespace mha::MHA_TARGET_NS

@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernels of one target: a table of leaf functions and the tile sizes that the planner needs. The only thing that
+// core/ and simd/ share. Kernels neither allocate nor thread; they take pointers, strides (in floats) and sizes, need no
+// alignment, and touch nothing outside the stated extents.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace mha {
+
+constexpr int64_t kPanel = 16;   // columns of a packed panel: one 64-byte line, on every target
+constexpr int64_t kChunk = 256;  // keys whose partial result is one unit of the canonical order
+
+constexpr int64_t round_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; }
+constexpr int64_t divide_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit; }
+
+struct GemmArgs {
+  const float* a;  // [m, k], rows a_stride apart
+  int64_t a_stride;
+  const float* panels;  // [ceil(n / 16)][k][16]
+  const float* bias;    // [ceil(n / 16) * 16] or null
+  float* c;             // [m, n], rows c_stride apart
+  int64_t c_stride;
+  int64_t m, n, k;
+};
+
+// One query row as a kernel sees it: a query of one head, or one of several heads that share keys and values.
+struct AttentionRow {
+  const float* query;         // [head_dim]
+  float* output;              // [value_head_dim], or the row of attention weights [key_len]
+  const uint8_t* bool_mask;   // [key_len] or null; non-zero = visible
+  const float* add_mask;      // [key_len] or null; -inf = not visible
+  int64_t key_end;            // keys j >= key_end are not visible
+};
+
+// Softmax state of a row over the keys seen so far: the greatest score (in units of log2) and the sum of 2^(score - max).
+// No visible key: {-inf, 0}.
+struct RowState {
+  float max;
+  float sum;
+};
+
+struct AttentionArgs {
+  const AttentionRow* rows;
+  int64_t num_rows;
+  const float* key;  // [key_end, head_dim], rows key_stride apart
+  int64_t key_stride;
+  const float* value;  // [key_end, value_head_dim]
+  int64_t value_stride;
+  int64_t head_dim;
+  int64_t value_head_dim;
+  int64_t key_begin;  // a multiple of kChunk: the first key looked at
+  int64_t key_end;    // the last key looked at, plus one; rows[].key_end <= key_end
+  float query_scale;  // scale * log2(e)
+  RowState* states;   // [num_rows], written
+  bool finish;        // divide by the sum: output is the result, not a partial one
+  float* scratch;     // KernelTable::attention_scratch floats
+};
+
+struct MergeArgs {
+  const float* partial_outputs;   // chunk c of the row is at partial_outputs + c * output_step
+  int64_t output_step;
+  const RowState* partial_states;  // chunk c at partial_states[c * state_step]
+  int64_t state_step;
+  int64_t num_chunks;
+  int64_t value_head_dim;
+  float* output;    // [value_head_dim]
+  RowState* state;  // of the row, written
+};
+
+struct WeightsArgs {
+  const AttentionRow* rows;  // output = row of weights, keys dense
+  int64_t num_rows;
+  const float* key;
+  int64_t key_stride;
+  int64_t head_dim;
+  int64_t key_len;           // length of a row of weights; what is not visible becomes 0
+  float query_scale;
+  const RowState* states;    // of the whole row, as the attention kernel left them
+  bool accumulate;           // add to the row of weights (mean over heads)
+  float factor;              // multiplies what is stored (1 / H with the last head, else 1)
+  float* scratch;
+};
+
+struct KernelTable {
+  const char* name;
+  bool has_fma;            // takes part in the same-bits promise
+  int64_t tile_rows;       // rows of A that gemm computes together, and
+  int64_t tile_columns;    // columns
+  int64_t attention_rows;  // query rows that share one pass over a chunk
+
+  // dst[p][c][r] = src[p * 16 + r][c] for 16 rows r at a time; rows beyond `rows` become zeros.
+  // src [rows, columns], rows src_stride apart; dst [ceil(rows / 16)][columns][16].
+  void (*pack_panels)(const float* src, int64_t src_stride, int64_t rows, int64_t columns, float* dst);
+
+  // c[m,n] = bias[n] + sum_k a[m,k] * b[k,n]: per element one chain of fused multiply-adds over k ascending from 0,
+  // then the bias added.
+  void (*gemm)(const GemmArgs* args);
+
+  // Attention of the rows over keys [key_begin, key_end), chunk by chunk in the canonical order. Without `finish`, output
+  // and states are the partial result of these chunks. The output row holds the running sum in between.
+  void (*attention)(const AttentionArgs* args);
+
+  // Merges the partial results of a row's chunks in ascending order and divides by the sum. One attention call over
+  // all chunks gives the same bits.
+  void (*merge)(const MergeArgs* args);
+
+  // Second pass: weights[j] = 2^(score_j - max) / sum for visible keys, 0 for the others.
+  void (*weights)(const WeightsArgs* args);
+
+  // y[i] = 2^x[i] as the softmax computes it, for x <= 0.
+  void (*exp2)(const float* x, float* y, int64_t n);
+
+  // Floats of scratch for `attention` and `weights`.
+  int64_t (*attention_scratch)(int64_t head_dim, int64_t value_head_dim);
+};
+
+}  // namespace mha

@@ -1,0 +1,337 @@
+/* SPDX-License-Identifier: Apache-2.0
+ * mha: multi-head attention for CPUs. This is the whole public interface, in C11 (and clean as C++).
+ *
+ * Promises (README.md names the test of each):
+ *   - no global state, no printing, no abort, no exception; nothing is written when a call returns an error;
+ *   - one thread touches no thread runtime; no allocation inside a call that is given its workspace;
+ *   - an f32 result is a pure function of the values of its inputs: the same bits for any thread count, batch, split of
+ *     the queries, strides, and FMA target (avx512, avx2, neon; the sse2 baseline has no fused multiply-add);
+ *   - never a read or write outside the stated extents, no alignment beyond that of float.
+ *
+ * Words: B batch, H query heads, Hkv key/value heads, Tq / Tk query / key length, D head dim of query and key, Dv head dim
+ * of value, E embed_dim. Strides count elements, not bytes. Every struct may be zeroed; zero means the default stated.
+ */
+#ifndef MHA_MHA_H
+#define MHA_MHA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define MHA_VERSION_MAJOR 0
+#define MHA_VERSION_MINOR 1
+#define MHA_VERSION_PATCH 0
+
+#if defined(MHA_SHARED) && defined(_WIN32)
+#if defined(MHA_BUILDING)
+#define MHA_API __declspec(dllexport)
+#else
+#define MHA_API __declspec(dllimport)
+#endif
+#elif defined(__GNUC__)
+#define MHA_API __attribute__((visibility("default")))
+#else
+#define MHA_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Status
+ */
+
+typedef enum mha_status {
+  MHA_OK = 0,
+  MHA_ERR_NULL = 1,          /* a pointer that must be given is NULL */
+  MHA_ERR_ARGUMENT = 2,      /* a value outside its range: a negative size, a length beyond Tk, an unknown enum value */
+  MHA_ERR_SHAPE = 3,         /* sizes that do not fit each other: H % Hkv != 0, both or neither of two alternatives given */
+  MHA_ERR_STRIDE = 4,        /* a stride that is not supported: negative, last dimension not dense, rows that overlap */
+  MHA_ERR_OVERFLOW = 5,      /* a size, an offset or a product of sizes does not fit in 63 bits */
+  MHA_ERR_WORKSPACE = 6,     /* the workspace given is smaller than the call's *_workspace function says */
+  MHA_ERR_OUT_OF_MEMORY = 7, /* the allocator returned NULL */
+  MHA_ERR_TARGET = 8,        /* the target asked for is unknown, not built in, or not supported by this CPU */
+  MHA_ERR_BLOB = 9,          /* a packed blob is damaged, truncated, or of another format version */
+  MHA_ERR_UNSUPPORTED = 10   /* a combination this version does not have; nothing falls back silently */
+} mha_status;
+
+/* What went wrong, for a person: names the argument and its value. Every call that can fail takes an optional pointer to
+ * one as its last parameter and fills it on failure only; the caller owns it. */
+typedef struct mha_error {
+  mha_status status;
+  char message[244]; /* zero-terminated */
+} mha_error;
+
+/* The name of the status ("MHA_ERR_SHAPE"), never NULL; static storage. */
+MHA_API const char* mha_status_string(mha_status status);
+
+/* "0.1.0" for the library that is linked, to compare with MHA_VERSION_*; static storage. */
+MHA_API const char* mha_version(void);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Targets: one per instruction-set bundle built into the library, best first ("avx512", "avx2", "sse2"; "neon").
+ */
+
+/* Number of targets built in. */
+MHA_API int64_t mha_target_count(void);
+/* Name of target `index`, NULL outside [0, mha_target_count()); static storage. */
+MHA_API const char* mha_target_name(int64_t index);
+/* 1 if this CPU and operating system can run target `index`, else 0. */
+MHA_API int mha_target_supported(int64_t index);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Context: who runs the work, on which target, with which memory. Immutable, may be shared by any number of threads.
+ */
+
+typedef struct mha_context mha_context;
+
+/* Memory for handles, packed weights, and the workspace of calls that are given none. Called from the thread that
+ * calls the library. allocate returns NULL on failure; `bytes` in release is what allocate was asked for. */
+typedef struct mha_allocator {
+  void* user;
+  void* (*allocate)(void* user, size_t bytes, size_t alignment); /* NULL: aligned_alloc / free */
+  void (*release)(void* user, void* block, size_t bytes);
+} mha_allocator;
+
+/* The host's own threads. run must call task(task_data, i) once for each i in [0, count), on any threads, in any order,
+ * at once or one after the other, and return when all are done; count <= num_threads. Called one to three times a call. */
+typedef struct mha_parallel_for {
+  void* user;
+  void (*run)(void* user, int64_t count, void (*task)(void* task_data, int64_t index), void* task_data); /* NULL: OpenMP */
+} mha_parallel_for;
+
+typedef struct mha_context_options {
+  int64_t num_threads; /* 0: the CPUs that affinity and cgroup quota allow; 1: never touches a thread runtime */
+  const char* target;  /* NULL: the environment's MHA_TARGET, else the best supported. An unknown name is an error. */
+  mha_parallel_for parallel_for;
+  mha_allocator allocator;
+} mha_context_options;
+
+/* Makes a context. options NULL: all defaults. On failure *context is NULL.
+ * Returns: MHA_OK; MHA_ERR_NULL, MHA_ERR_ARGUMENT (num_threads outside [0, 1024], half an allocator), MHA_ERR_TARGET,
+ * MHA_ERR_OUT_OF_MEMORY. */
+MHA_API mha_status mha_context_create(const mha_context_options* options, mha_context** context, mha_error* error);
+/* Frees it; NULL is allowed. No call that uses it may be running; handles made with it may outlive it. */
+MHA_API void mha_context_destroy(mha_context* context);
+MHA_API const char* mha_context_target(const mha_context* context);       /* name of the target chosen */
+MHA_API int64_t mha_context_num_threads(const mha_context* context);      /* the most threads a call uses */
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Tensors
+ */
+
+/* A strided tensor of four dimensions: element (b, t, h, d) is data[b*stride_b + t*stride_t + h*stride_h + d*stride_d].
+ * stride_d == 0 says that no strides are given (the other three must be 0 too): the tensor is dense in the order stated
+ * where it is used. Otherwise stride_d must be 1; the other strides may be any value >= 0, for inputs 0 too (broadcast). */
+typedef struct mha_view {
+  const float* data;
+  int64_t stride_b, stride_t, stride_h, stride_d;
+} mha_view;
+
+/* The same for results: distinct elements must not overlap, so a stride may be 0 only where its dimension is <= 1. */
+typedef struct mha_mut_view {
+  float* data;
+  int64_t stride_b, stride_t, stride_h, stride_d;
+} mha_mut_view;
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Masks: every one that is given applies (visible = causal AND key_lengths AND bool_mask AND add_mask > -inf).
+ * What is not visible cannot matter: a NaN or Inf in a masked key, value or mask entry never reaches a result.
+ * A row with no visible key gives zeros (weights zero, log-sum-exp -inf). So does a row whose visible scores are all -inf.
+ */
+
+/* Element (b, h, i, j) is data[b*stride_b + h*stride_h + i*stride_q + j]; data NULL: no mask. Strides of 0 broadcast.
+ * Non-zero = query i may attend to key j (as True in torch's scaled_dot_product_attention; note that
+ * nn.MultiheadAttention's key_padding_mask and boolean attn_mask mean the opposite). */
+typedef struct mha_bool_mask {
+  const uint8_t* data;
+  int64_t stride_b, stride_h, stride_q;
+} mha_bool_mask;
+
+/* Laid out alike; added to the scaled score. -inf masks the key. */
+typedef struct mha_add_mask {
+  const float* data;
+  int64_t stride_b, stride_h, stride_q;
+} mha_add_mask;
+
+typedef enum mha_causal {
+  MHA_CAUSAL_NONE = 0,
+  MHA_CAUSAL_BOTTOM_RIGHT = 1, /* query i sees keys j <= i + Tk - Tq: the last query sees every key */
+  MHA_CAUSAL_OFFSET = 2        /* query i sees keys j <= i + causal_offset: 0 is top-left alignment */
+} mha_causal;
+
+typedef struct mha_masks {
+  mha_causal causal;
+  int64_t causal_offset;       /* with MHA_CAUSAL_OFFSET, may be negative; |causal_offset| <= 2^62 */
+  const int64_t* key_lengths;  /* [B], each in [0, Tk]: item b has keys j < key_lengths[b]; NULL: Tk */
+  mha_bool_mask bool_mask;
+  mha_add_mask add_mask;
+} mha_masks;
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Attention on its own
+ */
+
+typedef enum mha_weights_mode {
+  MHA_WEIGHTS_NONE = 0,
+  MHA_WEIGHTS_PER_HEAD = 1, /* weights [B, H, Tq, Tk] */
+  MHA_WEIGHTS_AVERAGED = 2  /* weights [B, Tq, Tk]: the mean over heads */
+} mha_weights_mode;
+
+typedef struct mha_attention_args {
+  int64_t batch;          /* B */
+  int64_t num_heads;      /* H, >= 1 unless nothing is to be done */
+  int64_t num_kv_heads;   /* Hkv, 0: H. H % Hkv == 0; query head h uses key/value head h / (H / Hkv) */
+  int64_t query_len;      /* Tq */
+  int64_t key_len;        /* Tk */
+  int64_t head_dim;       /* D, >= 1 */
+  int64_t value_head_dim; /* Dv, 0: D */
+  float scale;            /* 0: 1 / sqrt(D) */
+  mha_view query;         /* [B, Tq, H, D] */
+  mha_view key;           /* [B, Tk, Hkv, D] */
+  mha_view value;         /* [B, Tk, Hkv, Dv] */
+  mha_masks masks;
+  mha_mut_view output;    /* [B, Tq, H, Dv] */
+  mha_weights_mode weights_mode;
+  mha_mut_view weights;   /* dense order: [B, H, Tq, Tk] or [B, Tq, Tk]; stride_t steps queries, stride_d keys */
+  float* log_sum_exp;     /* [B, H, Tq] dense, natural log of the sum over visible keys of exp(score); NULL: not wanted */
+  void* workspace;        /* NULL: taken from the context's allocator for the time of the call */
+  size_t workspace_bytes; /* of `workspace`; any alignment */
+} mha_attention_args;
+
+/* Computes scaled dot-product attention for a batch of heads, without a Tq x Tk matrix in memory.
+ *   output[b,i,h,:] = sum_j softmax_j(scale * <query[b,i,h,:], key[b,j,g,:]> + add_mask) * value[b,j,g,:], g = h / (H/Hkv)
+ * Shapes:   as in the struct. B, H or Tq = 0 succeeds and writes nothing; Tk = 0 gives zeros.
+ * Requires: results overlap no input and no other result.
+ * Numerics: f32 with f32 accumulation, one fused multiply-add chain per score (over d ascending) and per chunk of 256 keys,
+ *           chunks merged in ascending order by their log-sum-exp (online softmax: arXiv 1805.02867); exp2 by a degree-5
+ *           polynomial, weights below 2^-126 are 0. A NaN in a visible query, key or value reaches exactly the rows that see
+ *           it; a score of +inf gives a NaN row. Error against double: tests/README.md.
+ * Threads:  at most the context's. The same bits for any number.
+ * Returns:  MHA_OK; MHA_ERR_NULL, _ARGUMENT, _SHAPE, _STRIDE, _OVERFLOW, _WORKSPACE, _OUT_OF_MEMORY. */
+MHA_API mha_status mha_attention(const mha_context* context, const mha_attention_args* args, mha_error* error);
+
+/* Bytes of workspace that mha_attention needs for these arguments on this context; pointers in args are not read through
+ * and may be NULL (give a non-NULL mask or log_sum_exp pointer where the call will have one). */
+MHA_API mha_status mha_attention_workspace(const mha_context* context, const mha_attention_args* args, size_t* bytes,
+                                           mha_error* error);
+
+/* Writes what mha_attention would do with these arguments and why (target, tiles, work items, split, workspace), a
+ * "key: value" a line, zero-terminated, cut at `capacity`. *needed (may be NULL) gets the full length with the zero. */
+MHA_API mha_status mha_attention_explain(const mha_context* context, const mha_attention_args* args, char* text,
+                                         size_t capacity, size_t* needed, mha_error* error);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Linear: the packed GEMM on its own
+ */
+
+typedef struct mha_linear mha_linear;
+
+/* Packs weight [out_features, in_features] (torch's nn.Linear layout, dense) and bias [out_features] (NULL: none). The
+ * result is immutable, independent of the target, and may be shared by threads; the sources are not kept.
+ * Returns: MHA_OK; MHA_ERR_NULL, MHA_ERR_ARGUMENT (a size < 1), MHA_ERR_OVERFLOW, MHA_ERR_OUT_OF_MEMORY. */
+MHA_API mha_status mha_linear_create(const mha_context* context, int64_t in_features, int64_t out_features,
+                                     const float* weight, const float* bias, mha_linear** linear, mha_error* error);
+MHA_API void mha_linear_destroy(mha_linear* linear);
+MHA_API int64_t mha_linear_in_features(const mha_linear* linear);
+MHA_API int64_t mha_linear_out_features(const mha_linear* linear);
+
+typedef struct mha_linear_args {
+  int64_t rows;          /* M; 0 writes nothing */
+  const float* input;    /* [M, in_features] */
+  int64_t input_stride;  /* elements from row to row; 0: in_features */
+  float* output;         /* [M, out_features]; overlaps no input */
+  int64_t output_stride; /* 0: out_features; otherwise >= out_features */
+} mha_linear_args;
+
+/* Computes output[m,n] = bias[n] + sum_k input[m,k] * weight[n,k].
+ * Numerics: one fused multiply-add chain over k ascending from 0, then the bias added. A row's bits depend on that row only.
+ * Threads:  at most the context's. Needs no workspace, never allocates.
+ * Returns:  MHA_OK; MHA_ERR_NULL, _ARGUMENT, _STRIDE, _OVERFLOW. */
+MHA_API mha_status mha_linear_forward(const mha_context* context, const mha_linear* linear, const mha_linear_args* args,
+                                      mha_error* error);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Layer: projections, attention, output projection (torch's nn.MultiheadAttention, with GQA)
+ */
+
+typedef struct mha_layer mha_layer;
+
+typedef struct mha_layer_config {
+  int64_t embed_dim;      /* E, >= 1: width of query */
+  int64_t num_heads;      /* H, >= 1 */
+  int64_t num_kv_heads;   /* Hkv, 0: H */
+  int64_t head_dim;       /* D, 0: E / H (then E % H == 0) */
+  int64_t value_head_dim; /* Dv, 0: D */
+  int64_t kdim;           /* width of key, 0: E */
+  int64_t vdim;           /* width of value, 0: E */
+  int64_t out_dim;        /* width of output, 0: E */
+  float scale;            /* 0: 1 / sqrt(D) */
+} mha_layer_config;
+
+/* Weights in torch's layout [out, in], dense. Either in_proj_weight (rows: H*D of query, Hkv*D of key, Hkv*Dv of value;
+ * needs kdim == vdim == E) or the three; likewise for biases, where any may be NULL. */
+typedef struct mha_layer_weights {
+  const float* in_proj_weight; /* [H*D + Hkv*D + Hkv*Dv, E] */
+  const float* query_weight;   /* [H*D, E] */
+  const float* key_weight;     /* [Hkv*D, kdim] */
+  const float* value_weight;   /* [Hkv*Dv, vdim] */
+  const float* output_weight;  /* [out_dim, H*Dv] */
+  const float* in_proj_bias;   /* [H*D + Hkv*D + Hkv*Dv] */
+  const float* query_bias;
+  const float* key_bias;
+  const float* value_bias;
+  const float* output_bias;    /* [out_dim] */
+} mha_layer_weights;
+
+/* Packs the weights. The layer is immutable and may be shared by threads and contexts; the sources are not kept.
+ * Returns: MHA_OK; MHA_ERR_NULL, _ARGUMENT, _SHAPE, _OVERFLOW, _OUT_OF_MEMORY. On failure *layer is NULL. */
+MHA_API mha_status mha_layer_create(const mha_context* context, const mha_layer_config* config,
+                                    const mha_layer_weights* weights, mha_layer** layer, mha_error* error);
+MHA_API void mha_layer_destroy(mha_layer* layer);
+/* The configuration with every default filled in; NULL layer: does nothing. */
+MHA_API void mha_layer_get_config(const mha_layer* layer, mha_layer_config* config);
+
+/* The packed layer as one block of bytes: save it, map it back (mmap) on any target of the same byte order, and use it
+ * without repacking. map keeps pointers into `blob`, which must stay unchanged until the layer is destroyed and be aligned
+ * to 4 bytes (64 is fastest). It checks magic, format version, sizes and a checksum of the header, not of the weights.
+ * Returns: MHA_OK; MHA_ERR_NULL, MHA_ERR_WORKSPACE (save: bytes too small), MHA_ERR_BLOB, MHA_ERR_OUT_OF_MEMORY. */
+MHA_API size_t mha_layer_blob_bytes(const mha_layer* layer);
+MHA_API mha_status mha_layer_save(const mha_layer* layer, void* blob, size_t bytes, mha_error* error);
+MHA_API mha_status mha_layer_map(const mha_context* context, const void* blob, size_t bytes, mha_layer** layer,
+                                 mha_error* error);
+
+/* Views here have no heads: stride_h must be 0, dense order is [B, T, width]. */
+typedef struct mha_forward_args {
+  int64_t batch;      /* B */
+  int64_t query_len;  /* Tq */
+  int64_t key_len;    /* Tk; must be Tq where key.data is NULL */
+  mha_view query;     /* [B, Tq, E] */
+  mha_view key;       /* [B, Tk, kdim]; data NULL: query (self-attention) */
+  mha_view value;     /* [B, Tk, vdim]; data NULL: key */
+  mha_masks masks;
+  mha_mut_view output; /* [B, Tq, out_dim] */
+  mha_weights_mode weights_mode;
+  mha_mut_view weights; /* as in mha_attention_args */
+  void* workspace;      /* as in mha_attention_args */
+  size_t workspace_bytes;
+} mha_forward_args;
+
+/* Computes multi-head attention with projections.
+ *   q = query Wq^T + bq,  k = key Wk^T + bk,  v = value Wv^T + bv  (split in heads);
+ *   output = concat_h(attention(q_h, k_g, v_g)) Wo^T + bo          (mha_attention's formula)
+ * Shapes, numerics, threads, returns: as mha_attention and mha_linear_forward. A row with no visible key gives the output
+ * bias. One parallel region per call. */
+MHA_API mha_status mha_layer_forward(const mha_context* context, const mha_layer* layer, const mha_forward_args* args,
+                                     mha_error* error);
+MHA_API mha_status mha_layer_forward_workspace(const mha_context* context, const mha_layer* layer,
+                                               const mha_forward_args* args, size_t* bytes, mha_error* error);
+MHA_API mha_status mha_layer_forward_explain(const mha_context* context, const mha_layer* layer,
+                                             const mha_forward_args* args, char* text, size_t capacity, size_t* needed,
+                                             mha_error* error);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* MHA_MHA_H */

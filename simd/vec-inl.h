@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: Apache-2.0
+// The vector type of the kernels: 16 floats on every target, as one, two or four registers of xsimd::batch. The only
+// file that knows instruction sets and xsimd versions (8.1 to 14.x). Compiled once per target, see targets/.
+//
+// A fixed width of 16 is what makes results equal on every target: a reduction over the 16 lanes has one fixed tree, and
+// a packed panel (16 columns wide) is the same bytes everywhere.
+#if !defined(MHA_TARGET_NS) || !defined(MHA_TARGET_ARCH)
+#error "vec-inl.h is included by simd/targets/<family>/<target>.cpp only"
+#endif
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "mha must not be built with -ffast-math: masks need infinities and NaN"
+#endif
+
+#define MHA_CAT_(a, b) a##b
+#define MHA_CAT(a, b) MHA_CAT_(a, b)
+// One private copy of xsimd per target: otherwise the linker keeps one copy of its inline functions for all targets, and
+// an AVX-512 copy may run on a CPU without it.
+#define xsimd MHA_CAT(xsimd_, MHA_TARGET_NS)
+#include <xsimd/xsimd.hpp>
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false alarm inside gcc's own avx512fintrin.h
+#endif
+
+#define MHA_INLINE inline __attribute__((always_inline))
+
+namespace mha::MHA_TARGET_NS {
+namespace {
+
+constexpr int kLanes = 16;
+using Reg = xsimd::batch<float, xsimd::MHA_TARGET_ARCH>;
+using IntReg = xsimd::batch<int32_t, xsimd::MHA_TARGET_ARCH>;
+constexpr int kRegLanes = static_cast<int>(Reg::size);
+constexpr int kRegs = kLanes / kRegLanes;
+
+struct Vec {
+  Reg r[kRegs];
+};
+
+// --- Per register: what xsimd lacks, or does differently from version to version -------------------------------------
+
+#if defined(__AVX512F__)
+constexpr bool kHasFma = true;
+MHA_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }  // xsimd 8.1 multiplies, then adds
+// The greater of two; `second` where either is NaN.
+MHA_INLINE Reg max_or_second(Reg first, Reg second) { return _mm512_max_ps(first, second); }
+// Two's complement shift of the bits of a float, read again as a float.
+MHA_INLINE Reg shift_bits_left_23(Reg a) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a), 23));
+}
+// Lane l of 128 bits = the four floats at p + l * 4 * stride.
+MHA_INLINE Reg load_quads(const float* p, int64_t stride) {
+  const __m512 low = _mm512_insertf32x4(_mm512_castps128_ps512(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * stride), 1);
+  return _mm512_insertf32x4(_mm512_insertf32x4(low, _mm_loadu_ps(p + 8 * stride), 2), _mm_loadu_ps(p + 12 * stride), 3);
+}
+MHA_INLINE void transpose_quads(Reg r[4]) {
+  const __m512 t0 = _mm512_unpacklo_ps(r[0], r[1]), t1 = _mm512_unpackhi_ps(r[0], r[1]);
+  const __m512 t2 = _mm512_unpacklo_ps(r[2], r[3]), t3 = _mm512_unpackhi_ps(r[2], r[3]);
+  r[0] = _mm512_shuffle_ps(t0, t2, 0x44), r[1] = _mm512_shuffle_ps(t0, t2, 0xee);
+  r[2] = _mm512_shuffle_ps(t1, t3, 0x44), r[3] = _mm512_shuffle_ps(t1, t3, 0xee);
+}
+#elif defined(__AVX2__) && defined(__FMA__)
+constexpr bool kHasFma = true;
+MHA_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
+MHA_INLINE Reg max_or_second(Reg first, Reg second) { return _mm256_max_ps(first, second); }
+MHA_INLINE Reg shift_bits_left_23(Reg a) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a), 23));
+}
+MHA_INLINE Reg load_quads(const float* p, int64_t stride) {
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * stride), 1);
+}
+MHA_INLINE void transpose_quads(Reg r[4]) {
+  const __m256 t0 = _mm256_unpacklo_ps(r[0], r[1]), t1 = _mm256_unpackhi_ps(r[0], r[1]);
+  const __m256 t2 = _mm256_unpacklo_ps(r[2], r[3]), t3 = _mm256_unpackhi_ps(r[2], r[3]);
+  r[0] = _mm256_shuffle_ps(t0, t2, 0x44), r[1] = _mm256_shuffle_ps(t0, t2, 0xee);
+  r[2] = _mm256_shuffle_ps(t1, t3, 0x44), r[3] = _mm256_shuffle_ps(t1, t3, 0xee);
+}
+#elif defined(__SSE2__)
+constexpr bool kHasFma = false;
+MHA_INLINE Reg fma(Reg a, Reg b, Reg c) { return a * b + c; }  // rounds twice: exempt from the same-bits promise
+MHA_INLINE Reg max_or_second(Reg first, Reg second) { return _mm_max_ps(first, second); }
+MHA_INLINE Reg shift_bits_left_23(Reg a) { return _mm_castsi128_ps(_mm_slli_epi32(_mm_castps_si128(a), 23)); }
+MHA_INLINE Reg load_quads(const float* p, int64_t) { return _mm_loadu_ps(p); }
+MHA_INLINE void transpose_quads(Reg r[4]) {
+  const __m128 t0 = _mm_unpacklo_ps(r[0], r[1]), t1 = _mm_unpackhi_ps(r[0], r[1]);
+  const __m128 t2 = _mm_unpacklo_ps(r[2], r[3]), t3 = _mm_unpackhi_ps(r[2], r[3]);
+  r[0] = _mm_shuffle_ps(t0, t2, 0x44), r[1] = _mm_shuffle_ps(t0, t2, 0xee);
+  r[2] = _mm_shuffle_ps(t1, t3, 0x44), r[3] = _mm_shuffle_ps(t1, t3, 0xee);
+}
+#elif defined(__aarch64__)
+constexpr bool kHasFma = true;
+MHA_INLINE Reg fma(Reg a, Reg b, Reg c) { return vfmaq_f32(c, a, b); }
+MHA_INLINE Reg max_or_second(Reg first, Reg second) {
+  const float32x4_t a = first, b = second;
+  return vbslq_f32(vcgtq_f32(a, b), a, b);
+}
+MHA_INLINE Reg shift_bits_left_23(Reg a) { return vreinterpretq_f32_s32(vshlq_n_s32(vreinterpretq_s32_f32(a), 23)); }
+MHA_INLINE Reg load_quads(const float* p, int64_t) { return vld1q_f32(p); }
+MHA_INLINE void transpose_quads(Reg r[4]) {
+  const float32x4x2_t a = vtrnq_f32(r[0], r[1]), b = vtrnq_f32(r[2], r[3]);
+  r[0] = vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0]));
+  r[1] = vcombine_f32(vget_low_f32(a.val[1]), vget_low_f32(b.val[1]));
+  r[2] = vcombine_f32(vget_high_f32(a.val[0]), vget_high_f32(b.val[0]));
+  r[3] = vcombine_f32(vget_high_f32(a.val[1]), vget_high_f32(b.val[1]));
+}
+#else
+#error "vec-inl.h has no instruction set for this target"
+#endif
+
+// --- The 16-lane vector ----------------------------------------------------------------------------------------------
+
+template <class Op>
+MHA_INLINE Vec map(Op op) {
+  Vec v;
+#pragma GCC unroll 4
+  for (int i = 0; i < kRegs; ++i) v.r[i] = op(i);
+  return v;
+}
+
+MHA_INLINE Vec set1(float x) {
+  const Reg r(x);
+  return map([&](int) { return r; });
+}
+MHA_INLINE Vec zero() { return set1(0.0f); }
+MHA_INLINE Vec load(const float* p) {
+  return map([&](int i) { return Reg::load_unaligned(p + i * kRegLanes); });
+}
+MHA_INLINE void store(float* p, const Vec& v) {
+#pragma GCC unroll 4
+  for (int i = 0; i < kRegs; ++i) v.r[i].store_unaligned(p + i * kRegLanes);
+}
+MHA_INLINE Vec add(const Vec& a, const Vec& b) {
+  return map([&](int i) { return a.r[i] + b.r[i]; });
+}
+MHA_INLINE Vec sub(const Vec& a, const Vec& b) {
+  return map([&](int i) { return a.r[i] - b.r[i]; });
+}
+MHA_INLINE Vec mul(const Vec& a, const Vec& b) {
+  return map([&](int i) { return a.r[i] * b.r[i]; });
+}
+MHA_INLINE Vec fma(const Vec& a, const Vec& b, const Vec& c) {
+  return map([&](int i) { return fma(a.r[i], b.r[i], c.r[i]); });
+}
+// Lane-wise maximum; `second` where either is NaN.
+MHA_INLINE Vec max_or_second(const Vec& first, const Vec& second) {
+  return map([&](int i) { return max_or_second(first.r[i], second.r[i]); });
+}
+// a where x > y, else b (also where x or y is NaN).
+MHA_INLINE Vec select_greater(const Vec& x, const Vec& y, const Vec& a, const Vec& b) {
+  return map([&](int i) { return xsimd::select(x.r[i] > y.r[i], a.r[i], b.r[i]); });
+}
+// {0, 1, ..., 15}
+MHA_INLINE Vec lane_numbers() {
+  alignas(64) static constexpr float kNumbers[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return load(kNumbers);
+}
+
+// The first `count` (0..16) floats; nothing beyond is touched. load_first fills with zeros.
+MHA_INLINE Vec load_first(const float* p, int count) {
+#if defined(__AVX512F__)
+  return Vec{{_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p)}};
+#else
+  alignas(64) float buffer[kLanes] = {};
+  if (count > 0) memcpy(buffer, p, static_cast<size_t>(count) * sizeof(float));
+  return load(buffer);
+#endif
+}
+MHA_INLINE void store_first(float* p, const Vec& v, int count) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), v.r[0]);
+#else
+  alignas(64) float buffer[kLanes];
+  store(buffer, v);
+  if (count > 0) memcpy(p, buffer, static_cast<size_t>(count) * sizeof(float));
+#endif
+}
+
+// The first `count` bytes as floats, the rest zero.
+MHA_INLINE Vec load_bytes_first(const uint8_t* p, int count) {
+  alignas(64) float buffer[kLanes] = {};
+  for (int i = 0; i < count; ++i) buffer[i] = static_cast<float>(p[i]);
+  return load(buffer);
+}
+
+// Scalar a * b + c, rounded as the lanes of fma are.
+MHA_INLINE float fma_one(float a, float b, float c) {
+  if constexpr (kHasFma) return __builtin_fmaf(a, b, c);
+  return a * b + c;
+}
+
+// Folds 16 lanes to one by a fixed tree: lanes i and i + 8, then i + 4, i + 2, i + 1. The tree is part of the canonical
+// order, so every register width walks the same one.
+template <class Op128, class OpReg>
+MHA_INLINE float fold(const Vec& v, Op128 op, OpReg op_reg) {
+#if defined(__SSE2__)
+#if defined(__AVX512F__)
+  const __m256 half = op_reg(_mm512_castps512_ps256(v.r[0]), _mm512_extractf32x8_ps(v.r[0], 1));
+  const __m128 quad = op(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+#elif defined(__AVX2__)
+  const __m256 half = op_reg(v.r[0], v.r[1]);
+  const __m128 quad = op(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+#else
+  (void)op_reg;
+  const __m128 quad = op(op(v.r[0], v.r[2]), op(v.r[1], v.r[3]));
+#endif
+  const __m128 pair = op(quad, _mm_movehl_ps(quad, quad));
+  return _mm_cvtss_f32(op(pair, _mm_shuffle_ps(pair, pair, 1)));
+#else
+  (void)op_reg;
+  const float32x4_t quad = op(op(v.r[0], v.r[2]), op(v.r[1], v.r[3]));
+  const float32x4_t pair = op(quad, vextq_f32(quad, quad, 2));
+  return vgetq_lane_f32(op(pair, vextq_f32(pair, pair, 1)), 0);
+#endif
+}
+#if defined(__SSE2__)
+#if defined(__AVX2__)
+MHA_INLINE __m256 add_half(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
+MHA_INLINE __m256 max_half(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
+#else
+constexpr int add_half = 0, max_half = 0;
+#endif
+MHA_INLINE float sum(const Vec& v) {
+  return fold(v, [](__m128 a, __m128 b) { return _mm_add_ps(a, b); }, add_half);
+}
+MHA_INLINE float max(const Vec& v) {
+  return fold(v, [](__m128 a, __m128 b) { return _mm_max_ps(a, b); }, max_half);
+}
+#else
+MHA_INLINE float sum(const Vec& v) {
+  return fold(v, [](float32x4_t a, float32x4_t b) { return vaddq_f32(a, b); }, 0);
+}
+MHA_INLINE float max(const Vec& v) {
+  return fold(v, [](float32x4_t a, float32x4_t b) { return vmaxq_f32(a, b); }, 0);
+}
+#endif
+
+// 2^x for x <= 0 (any x below 127 works), about 1.3 units in the last place; exactly 1 at 0, exactly 0 for x < -125.5 and
+// -inf, NaN stays NaN. Never denormal: the polynomial gives 2 * 2^f with f in [-1/2, 1/2] and the scale is 2^(n-1), which is
+// zero from n = -126 down, so the least result is 2^-126 * sqrt(2).
+// Method: n = round(x) by adding 1.5 * 2^23 (whose low bits then hold n), degree-5 minimax polynomial for 2^f with the
+// constant fixed to 1 (relative error 9.4e-8), exponent put together in integer arithmetic.
+MHA_INLINE Vec exp2(const Vec& x) {
+  const Reg lowest(-126.0f), magic(12582912.0f + 126.0f);
+  return map([&](int i) {
+    const Reg t = max_or_second(lowest, x.r[i]);
+    const Reg z = t + magic;
+    const Reg f = t - (z - magic);
+    Reg p(0.0026539227f);
+    p = fma(p, f, Reg(0.019342588f));
+    p = fma(p, f, Reg(0.11101422f));
+    p = fma(p, f, Reg(0.48044494f));
+    p = fma(p, f, Reg(1.386294f));
+    p = fma(p, f, Reg(2.0f));
+    return p * shift_bits_left_23(z);
+  });
+}
+
+// dst[c * 16 + r] = src[r * stride + c] for 16 rows r and 4 columns c.
+MHA_INLINE void transpose_16x4(const float* src, int64_t stride, float* dst) {
+#pragma GCC unroll 4
+  for (int g = 0; g < kRegs; ++g) {
+    const float* rows = src + g * kRegLanes * stride;
+    Reg q[4] = {load_quads(rows, stride), load_quads(rows + stride, stride), load_quads(rows + 2 * stride, stride),
+                load_quads(rows + 3 * stride, stride)};
+    transpose_quads(q);
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) q[c].store_unaligned(dst + c * kLanes + g * kRegLanes);
+  }
+}
+
+}  // namespace
+}  // namespace mha::MHA_TARGET_NS
