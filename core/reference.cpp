@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Naive attention, linear and layer: written to be read and believed, not to be fast. Every loop is in the order of its
 // formula.
-#include "reference.h"
+#include "core/reference.h"
 
 #include <cmath>
 #include <limits>
@@ -105,7 +105,8 @@ T attend_row(const Problem& p, int64_t b, int64_t h, int64_t i, const S* q, cons
   return max + std::log(sum);
 }
 
-/// query [B, Tq, H, D], key [B, Tk, Hkv, D], value [B, Tk, Hkv, Dv] -> output [B, Tq, H, Dv] dense and what else is wanted.
+/// query [B, Tq, H, D], key [B, Tk, Hkv, D], value [B, Tk, Hkv, Dv] -> output [B, Tq, H, Dv] dense and what else is
+/// wanted.
 template <class S, class T>
 void attend(const Problem& p, const Tensor<S>& query, const Tensor<S>& key, const Tensor<S>& value, T* output,
             T* weights, T* log_sum_exp) {
@@ -169,16 +170,9 @@ template <class T>
 void attention(const mha_attention_args& args, T* output, T* weights, T* log_sum_exp) {
   const int64_t Hkv = args.num_kv_heads ? args.num_kv_heads : args.num_heads;
   const int64_t Dv = args.value_head_dim ? args.value_head_dim : args.head_dim;
-  const Problem p = {args.batch,
-                     args.num_heads,
-                     Hkv,
-                     args.query_len,
-                     args.key_len,
-                     args.head_dim,
-                     Dv,
-                     scale_or_default(args.scale, args.head_dim),
-                     args.masks,
-                     args.weights_mode};
+  const Problem p = {args.batch,   args.num_heads,   Hkv, args.query_len,
+                     args.key_len, args.head_dim,    Dv,  scale_or_default(args.scale, args.head_dim),
+                     args.masks,   args.weights_mode};
   attend(p, tensor_of(args.query, p.Tq, p.H, p.D), tensor_of(args.key, p.Tk, p.Hkv, p.D),
          tensor_of(args.value, p.Tk, p.Hkv, p.Dv), output, weights, log_sum_exp);
 }
@@ -218,9 +212,9 @@ void forward(const mha_layer_config& config, const mha_layer_weights& w, const m
   multiply(heads.data(), H * Dv, B * Tq, H * Dv, w.output_weight, w.output_bias, out_dim, output);
 }
 
-#define MHA_INSTANTIATE(T)                                                                                             \
-  template void attention<T>(const mha_attention_args&, T*, T*, T*);                                                   \
-  template void linear<T>(const float*, int64_t, int64_t, int64_t, const float*, const float*, int64_t, T*);           \
+#define MHA_INSTANTIATE(T)                                                                                   \
+  template void attention<T>(const mha_attention_args&, T*, T*, T*);                                         \
+  template void linear<T>(const float*, int64_t, int64_t, int64_t, const float*, const float*, int64_t, T*); \
   template void forward<T>(const mha_layer_config&, const mha_layer_weights&, const mha_forward_args&, T*, T*)
 MHA_INSTANTIATE(double);
 MHA_INSTANTIATE(float);

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The readable definition of "correct": attention, linear and the layer as naive loops, in double (the oracle of the
-// tests) or float (the loops that speed is compared with). A library of its own (mha_reference), for tests, bench and tools.
+// tests) or float (the loops that speed is compared with). A library of its own (mha_reference), for tests, bench and
+// tools.
 #ifndef MHA_CORE_REFERENCE_H
 #define MHA_CORE_REFERENCE_H
 
 #include <cstdint>
 
-#include "mha.h"
+#include "core/mha.h"
 
 namespace mha::reference {
 
@@ -29,7 +30,8 @@ template <class T>
 void linear(const float* input, int64_t input_stride, int64_t rows, int64_t in_features, const float* weight,
             const float* bias, int64_t out_features, T* output);
 
-/// What mha_layer_forward must compute: three projections, attention, output projection, nothing rounded to float between.
+/// What mha_layer_forward must compute: three projections, attention, output projection, nothing rounded to float
+/// between.
 ///   output [B, Tq, out_dim] dense; weights_out as `weights` of attention.
 template <class T>
 void forward(const mha_layer_config& config, const mha_layer_weights& weights, const mha_forward_args& args, T* output,

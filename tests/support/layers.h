@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+// Linear and layer problems: sizes, weights drawn from a seed, one call through the library and one through the
+// reference.
+#ifndef MHA_TESTS_SUPPORT_LAYERS_H
+#define MHA_TESTS_SUPPORT_LAYERS_H
+
+#include <cmath>
+
+#include "shapes.h"
+
+namespace mha::test {
+
+inline LinearPtr make_linear(const mha_context* context, int64_t in_features, int64_t out_features, const float* weight,
+                             const float* bias) {
+  mha_linear* linear = nullptr;
+  mha_error error = {};
+  require_ok(mha_linear_create(context, in_features, out_features, weight, bias, &linear, &error), error);
+  return LinearPtr(linear);
+}
+
+/// Dense input [rows, in_features] -> dense output.
+inline std::vector<float> run_linear(const mha_context* context, const mha_linear* linear,
+                                     const std::vector<float>& input, int64_t rows) {
+  std::vector<float> output = poisoned(rows * mha_linear_out_features(linear));
+  const mha_linear_args args = {rows, input.data(), 0, output.data(), 0};
+  mha_error error = {};
+  require_ok(mha_linear_forward(context, linear, &args, &error), error);
+  return output;
+}
+
+/// The configuration with its defaults filled in.
+inline mha_layer_config full_config(mha_layer_config c) {
+  if (!c.num_kv_heads) c.num_kv_heads = c.num_heads;
+  if (!c.head_dim) c.head_dim = c.embed_dim / c.num_heads;
+  if (!c.value_head_dim) c.value_head_dim = c.head_dim;
+  if (!c.kdim) c.kdim = c.embed_dim;
+  if (!c.vdim) c.vdim = c.embed_dim;
+  if (!c.out_dim) c.out_dim = c.embed_dim;
+  return c;
+}
+
+enum class Biases { kNone, kAll, kOutputOnly, kInOnly };
+
+/// A layer's weights and one input, owned. Separate weights; fused_weights() gives the same ones fused.
+struct LayerProblem {
+  mha_layer_config config;  // as given, defaults not filled in
+  int64_t B, Tq, Tk;
+  std::vector<float> query_weight, key_weight, value_weight, output_weight;
+  std::vector<float> query_bias, key_bias, value_bias, output_bias;
+  std::vector<float> in_proj_weight, in_proj_bias;
+  std::vector<float> query, key, value;
+  mha_masks masks = {};
+  bool has_in_bias, has_out_bias;
+
+  LayerProblem(const mha_layer_config& given, int64_t batch, int64_t query_len, int64_t key_len, Biases biases,
+               uint64_t seed)
+      : config(given), B(batch), Tq(query_len), Tk(key_len) {
+    const mha_layer_config c = full_config(given);
+    const int64_t q_rows = c.num_heads * c.head_dim, k_rows = c.num_kv_heads * c.head_dim;
+    const int64_t v_rows = c.num_kv_heads * c.value_head_dim, o_cols = c.num_heads * c.value_head_dim;
+    const auto weight = [&](int64_t rows, int64_t columns) {
+      return random_floats(rows * columns, ++seed, 1 / std::sqrt(static_cast<float>(columns)));
+    };
+    query_weight = weight(q_rows, c.embed_dim);
+    key_weight = weight(k_rows, c.kdim);
+    value_weight = weight(v_rows, c.vdim);
+    output_weight = weight(c.out_dim, o_cols);
+    query_bias = random_floats(q_rows, ++seed);
+    key_bias = random_floats(k_rows, ++seed);
+    value_bias = random_floats(v_rows, ++seed);
+    output_bias = random_floats(c.out_dim, ++seed);
+    for (const auto* part : {&query_weight, &key_weight, &value_weight})
+      in_proj_weight.insert(in_proj_weight.end(), part->begin(), part->end());
+    for (const auto* part : {&query_bias, &key_bias, &value_bias})
+      in_proj_bias.insert(in_proj_bias.end(), part->begin(), part->end());
+    has_in_bias = biases == Biases::kAll || biases == Biases::kInOnly;
+    has_out_bias = biases == Biases::kAll || biases == Biases::kOutputOnly;
+    query = random_floats(B * Tq * c.embed_dim, ++seed);
+    key = random_floats(B * Tk * c.kdim, ++seed);
+    value = random_floats(B * Tk * c.vdim, ++seed);
+  }
+  LayerProblem(const LayerProblem&) = delete;
+  LayerProblem& operator=(const LayerProblem&) = delete;
+
+  mha_layer_weights separate_weights() const {
+    mha_layer_weights w = {};
+    w.query_weight = query_weight.data();
+    w.key_weight = key_weight.data();
+    w.value_weight = value_weight.data();
+    w.output_weight = output_weight.data();
+    if (has_in_bias) {
+      w.query_bias = query_bias.data();
+      w.key_bias = key_bias.data();
+      w.value_bias = value_bias.data();
+    }
+    if (has_out_bias) w.output_bias = output_bias.data();
+    return w;
+  }
+  /// Needs kdim == vdim == embed_dim.
+  mha_layer_weights fused_weights() const {
+    mha_layer_weights w = {};
+    w.in_proj_weight = in_proj_weight.data();
+    w.output_weight = output_weight.data();
+    if (has_in_bias) w.in_proj_bias = in_proj_bias.data();
+    if (has_out_bias) w.output_bias = output_bias.data();
+    return w;
+  }
+  mha_forward_args args() const {
+    mha_forward_args args = {};
+    args.batch = B;
+    args.query_len = Tq;
+    args.key_len = Tk;
+    args.query.data = query.data();
+    args.key.data = key.data();
+    args.value.data = value.data();
+    args.masks = masks;
+    return args;
+  }
+  LayerPtr make(const mha_context* context) const { return make_from(context, separate_weights()); }
+  LayerPtr make_from(const mha_context* context, const mha_layer_weights& weights) const {
+    mha_layer* layer = nullptr;
+    mha_error error = {};
+    require_ok(mha_layer_create(context, &config, &weights, &layer, &error), error);
+    return LayerPtr(layer);
+  }
+};
+
+struct LayerResult {
+  std::vector<float> output, weights;
+};
+
+/// Calls mha_layer_forward with dense results of its own and a workspace of exactly the size asked for, both poison
+/// before.
+inline LayerResult run_layer(const mha_context* context, const mha_layer* layer, mha_forward_args args) {
+  mha_layer_config c = {};
+  mha_layer_get_config(layer, &c);
+  LayerResult result;
+  result.output = poisoned(args.batch * args.query_len * c.out_dim);
+  args.output = {result.output.data(), 0, 0, 0, 0};
+  if (args.weights_mode != MHA_WEIGHTS_NONE) {
+    const int64_t heads = args.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : c.num_heads;
+    result.weights = poisoned(args.batch * heads * args.query_len * args.key_len);
+    args.weights = {result.weights.data(), 0, 0, 0, 0};
+  }
+  mha_error error = {};
+  size_t bytes = 0;
+  require_ok(mha_layer_forward_workspace(context, layer, &args, &bytes, &error), error);
+  std::vector<float> workspace = poisoned(static_cast<int64_t>(bytes / sizeof(float) + 1));
+  args.workspace = workspace.data();
+  args.workspace_bytes = bytes;
+  require_ok(mha_layer_forward(context, layer, &args, &error), error);
+  return result;
+}
+
+struct LayerReference {
+  std::vector<double> output, weights;
+};
+
+inline LayerReference reference_layer(const mha_layer_config& config, const mha_layer_weights& weights,
+                                      const mha_forward_args& args) {
+  const mha_layer_config c = full_config(config);
+  LayerReference result;
+  result.output.resize(static_cast<size_t>(args.batch * args.query_len * c.out_dim));
+  const int64_t heads = args.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : c.num_heads;
+  result.weights.resize(static_cast<size_t>(args.batch * heads * args.query_len * args.key_len));
+  reference::forward<double>(config, weights, args, result.output.data(),
+                             args.weights_mode == MHA_WEIGHTS_NONE ? nullptr : result.weights.data());
+  if (args.weights_mode == MHA_WEIGHTS_NONE) result.weights.clear();
+  return result;
+}
+
+}  // namespace mha::test
+
+#endif  // MHA_TESTS_SUPPORT_LAYERS_H

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention problems: sizes, every kind of mask, inputs drawn from a seed; grids of them; one call through the library
+// and one through the reference.
+#ifndef MHA_TESTS_SUPPORT_SHAPES_H
+#define MHA_TESTS_SUPPORT_SHAPES_H
+
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "compare.h"
+#include "core/reference.h"
+#include "targets.h"
+#include "tensors.h"
+
+namespace mha::test {
+
+struct AttentionShape {
+  int64_t B, H, Hkv, Tq, Tk, D, Dv;
+
+  Extent query() const { return {B, Tq, H, D}; }
+  Extent key() const { return {B, Tk, Hkv, D}; }
+  Extent value() const { return {B, Tk, Hkv, Dv}; }
+  Extent output() const { return {B, Tq, H, Dv}; }
+  Extent weights(mha_weights_mode mode) const {
+    return {B, mode == MHA_WEIGHTS_AVERAGED ? 1 : H, Tq, Tk};  // as [B, H, Tq, Tk]
+  }
+};
+
+enum class MaskKind { kNone, kCausal, kOffsetNegative, kOffsetPositive, kLengths, kBool, kAdd, kAll };
+inline constexpr int kMaskKinds = 8;
+
+/// Inputs of one call, all owned. args() points into them, dense, with no outputs.
+struct AttentionProblem {
+  AttentionShape shape;
+  std::vector<float> query, key, value;
+  std::vector<int64_t> key_lengths;
+  std::vector<uint8_t> bool_mask;
+  std::vector<float> add_mask;
+  mha_masks masks = {};
+  float scale = 0;
+
+  AttentionProblem(const AttentionShape& s, MaskKind kind, uint64_t seed)
+      : shape(s),
+        query(random_floats(s.query().count(), seed * 8 + 1)),
+        key(random_floats(s.key().count(), seed * 8 + 2)),
+        value(random_floats(s.value().count(), seed * 8 + 3)) {
+    set_masks(kind, seed * 8 + 4);
+  }
+  AttentionProblem(const AttentionProblem&) = delete;
+  AttentionProblem& operator=(const AttentionProblem&) = delete;
+
+  mha_attention_args args() const {
+    mha_attention_args args = {};
+    args.batch = shape.B;
+    args.num_heads = shape.H;
+    args.num_kv_heads = shape.Hkv;
+    args.query_len = shape.Tq;
+    args.key_len = shape.Tk;
+    args.head_dim = shape.D;
+    args.value_head_dim = shape.Dv;
+    args.scale = scale;
+    args.query.data = query.data();
+    args.key.data = key.data();
+    args.value.data = value.data();
+    args.masks = masks;
+    return args;
+  }
+
+  /// A boolean mask of its own for every (b, h, i): three of four keys open.
+  void set_bool_mask(uint64_t seed) {
+    Random random(seed);
+    bool_mask.resize(static_cast<size_t>(shape.weights(MHA_WEIGHTS_PER_HEAD).count()));
+    for (uint8_t& open : bool_mask) open = static_cast<uint8_t>(random.below(4));
+    masks.bool_mask = {bool_mask.data(), shape.H * shape.Tq * shape.Tk, shape.Tq * shape.Tk, shape.Tk};
+  }
+  /// An additive mask of its own for every (b, i), the same for all heads: values in [-1, 1), one of five -inf.
+  void set_add_mask(uint64_t seed) {
+    Random random(seed);
+    add_mask.resize(static_cast<size_t>(shape.B * shape.Tq * shape.Tk));
+    for (float& add : add_mask) add = random.below(5) == 0 ? -kInf : random.uniform();
+    masks.add_mask = {add_mask.data(), shape.Tq * shape.Tk, 0, shape.Tk};
+  }
+
+ private:
+  void set_masks(MaskKind kind, uint64_t seed) {
+    const bool all = kind == MaskKind::kAll;
+    Random random(seed);
+    if (kind == MaskKind::kCausal || all) masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+    if (kind == MaskKind::kOffsetNegative || kind == MaskKind::kOffsetPositive) {
+      masks.causal = MHA_CAUSAL_OFFSET;
+      masks.causal_offset = kind == MaskKind::kOffsetNegative ? -(shape.Tq / 3 + 1) : shape.Tk / 2 + 1;
+    }
+    if (kind == MaskKind::kLengths || all) {
+      for (int64_t b = 0; b < shape.B; ++b) key_lengths.push_back(random.below(shape.Tk + 1));
+      masks.key_lengths = key_lengths.data();
+    }
+    if (kind == MaskKind::kBool || all) set_bool_mask(seed + 1);
+    if (kind == MaskKind::kAdd || all) set_add_mask(seed + 2);
+  }
+};
+
+inline std::string describe(const AttentionShape& s, MaskKind kind = MaskKind::kNone) {
+  static const char* const kNames[kMaskKinds] = {"none",    "causal", "offset-", "offset+",
+                                                 "lengths", "bool",   "add",     "all"};
+  std::ostringstream text;
+  text << "B " << s.B << " H " << s.H << "/" << s.Hkv << " Tq " << s.Tq << " Tk " << s.Tk << " D " << s.D << "/" << s.Dv
+       << " mask " << kNames[static_cast<int>(kind)];
+  return text.str();
+}
+
+struct AttentionResult {
+  std::vector<float> output, weights, log_sum_exp;
+};
+
+/// Calls mha_attention on `args` with dense results of its own, poison before the call, and a workspace of exactly the
+/// size asked for, poison too. weights come as [B, H, Tq, Tk] or [B, Tq, Tk].
+inline AttentionResult run_attention(const mha_context* context, mha_attention_args args, bool with_lse = true) {
+  const int64_t Dv = args.value_head_dim ? args.value_head_dim : args.head_dim;
+  AttentionResult result;
+  result.output = poisoned(args.batch * args.query_len * args.num_heads * Dv);
+  args.output = {result.output.data(), 0, 0, 0, 0};
+  if (args.weights_mode != MHA_WEIGHTS_NONE) {
+    const int64_t heads = args.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : args.num_heads;
+    result.weights = poisoned(args.batch * heads * args.query_len * args.key_len);
+    args.weights = {result.weights.data(), 0, 0, 0, 0};
+  }
+  if (with_lse) {
+    result.log_sum_exp = poisoned(args.batch * args.num_heads * args.query_len);
+    args.log_sum_exp = result.log_sum_exp.data();
+  }
+  mha_error error = {};
+  size_t bytes = 0;
+  require_ok(mha_attention_workspace(context, &args, &bytes, &error), error);
+  std::vector<float> workspace = poisoned(static_cast<int64_t>(bytes / sizeof(float) + 1));
+  args.workspace = workspace.data();
+  args.workspace_bytes = bytes;
+  require_ok(mha_attention(context, &args, &error), error);
+  return result;
+}
+
+struct AttentionReference {
+  std::vector<double> output, weights, log_sum_exp;
+};
+
+inline AttentionReference reference_attention(const mha_attention_args& args) {
+  const int64_t Dv = args.value_head_dim ? args.value_head_dim : args.head_dim;
+  AttentionReference result;
+  result.output.resize(static_cast<size_t>(args.batch * args.query_len * args.num_heads * Dv));
+  if (args.weights_mode != MHA_WEIGHTS_NONE) {
+    const int64_t heads = args.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : args.num_heads;
+    result.weights.resize(static_cast<size_t>(args.batch * heads * args.query_len * args.key_len));
+  }
+  result.log_sum_exp.resize(static_cast<size_t>(args.batch * args.num_heads * args.query_len));
+  reference::attention<double>(args, result.output.data(), result.weights.empty() ? nullptr : result.weights.data(),
+                               result.log_sum_exp.data());
+  return result;
+}
+
+/// Rows of indices, one per factor of the given number of levels, such that every pair of levels of every two factors
+/// occurs in some row. Greedy, deterministic; close to the product of the two largest factors.
+inline std::vector<std::vector<int>> pairwise(const std::vector<int>& levels, uint64_t seed) {
+  using Pair = std::pair<std::pair<int, int>, std::pair<int, int>>;  // (factor, level), (factor, level)
+  const int factors = static_cast<int>(levels.size());
+  std::set<Pair> open;
+  for (int f = 0; f < factors; ++f)
+    for (int g = f + 1; g < factors; ++g)
+      for (int x = 0; x < levels[f]; ++x)
+        for (int y = 0; y < levels[g]; ++y) open.insert({{f, x}, {g, y}});
+
+  Random random(seed);
+  std::vector<std::vector<int>> rows;
+  while (!open.empty()) {
+    // Start from a pair that is not yet covered; give every other factor the level that covers most.
+    std::vector<int> row(static_cast<size_t>(factors), -1);
+    const auto [first, second] = *open.begin();
+    row[first.first] = first.second;
+    row[second.first] = second.second;
+    for (int f = 0; f < factors; ++f) {
+      if (row[f] >= 0) continue;
+      int best_gain = -1;
+      const int start = static_cast<int>(random.below(levels[f]));
+      for (int n = 0; n < levels[f]; ++n) {
+        const int x = (start + n) % levels[f];
+        int gain = 0;
+        for (int g = 0; g < factors; ++g) {
+          if (row[g] < 0 || g == f) continue;
+          const std::pair<int, int> a{f, x}, b{g, row[g]};
+          gain += static_cast<int>(open.count(f < g ? Pair{a, b} : Pair{b, a}));
+        }
+        if (gain > best_gain) {
+          best_gain = gain;
+          row[f] = x;
+        }
+      }
+    }
+    for (int f = 0; f < factors; ++f)
+      for (int g = f + 1; g < factors; ++g) open.erase({{f, row[f]}, {g, row[g]}});
+    rows.push_back(row);
+  }
+  return rows;
+}
+
+}  // namespace mha::test
+
+#endif  // MHA_TESTS_SUPPORT_SHAPES_H

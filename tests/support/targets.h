@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+// Contexts that free themselves, and a loop over every target that is built in and runs on this CPU.
+#ifndef MHA_TESTS_SUPPORT_TARGETS_H
+#define MHA_TESTS_SUPPORT_TARGETS_H
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "catch.h"
+#include "core/mha.h"
+
+namespace mha::test {
+
+struct HandleDeleter {
+  void operator()(mha_context* context) const { mha_context_destroy(context); }
+  void operator()(mha_linear* linear) const { mha_linear_destroy(linear); }
+  void operator()(mha_layer* layer) const { mha_layer_destroy(layer); }
+};
+using ContextPtr = std::unique_ptr<mha_context, HandleDeleter>;
+using LinearPtr = std::unique_ptr<mha_linear, HandleDeleter>;
+using LayerPtr = std::unique_ptr<mha_layer, HandleDeleter>;
+
+/// Fails with the library's message unless the status is MHA_OK.
+inline void require_ok(mha_status status, const mha_error& error) {
+  if (status != MHA_OK) FAIL(mha_status_string(status) << ": " << error.message);
+}
+
+inline ContextPtr make_context(const mha_context_options& options) {
+  mha_context* context = nullptr;
+  mha_error error = {};
+  require_ok(mha_context_create(&options, &context, &error), error);
+  return ContextPtr(context);
+}
+
+inline ContextPtr make_context(const std::string& target, int64_t num_threads) {
+  mha_context_options options = {};
+  options.num_threads = num_threads;
+  options.target = target.c_str();
+  return make_context(options);
+}
+
+/// The names of the targets that can run here, best first. The first call prints them, and fails if one of the
+/// comma-separated names in the environment's MHA_REQUIRE_TARGETS is missing, so that no run
+/// covers less than was meant without a word.
+inline const std::vector<std::string>& supported_targets() {
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> found;
+    std::string line;
+    for (int64_t n = 0; n < mha_target_count(); ++n) {
+      if (!mha_target_supported(n)) continue;
+      found.push_back(mha_target_name(n));
+      line += " " + found.back();
+    }
+    std::printf("targets covered:%s\n", line.c_str());
+    return found;
+  }();
+  if (const char* required = std::getenv("MHA_REQUIRE_TARGETS")) {
+    std::istringstream list(required);
+    for (std::string name; std::getline(list, name, ',');) {
+      if (std::find(names.begin(), names.end(), name) == names.end())
+        FAIL("MHA_REQUIRE_TARGETS names " << name << ", which is not built in or not supported by this CPU");
+    }
+  }
+  REQUIRE(!names.empty());
+  return names;
+}
+
+/// sse2 alone has no fused multiply-add and so its own bits.
+inline bool has_fma(const std::string& target) { return target != "sse2"; }
+
+inline std::vector<std::string> fma_targets() {
+  std::vector<std::string> names;
+  for (const std::string& name : supported_targets())
+    if (has_fma(name)) names.push_back(name);
+  return names;
+}
+
+/// The one context of this target and thread count; made when first asked for.
+inline const mha_context* shared_context(const std::string& target, int64_t num_threads) {
+  static std::map<std::pair<std::string, int64_t>, ContextPtr> contexts;
+  ContextPtr& context = contexts[{target, num_threads}];
+  if (!context) {
+    context = make_context(target, num_threads);
+    REQUIRE(mha_context_target(context.get()) == target);
+  }
+  return context.get();
+}
+
+/// body(name, context) for every supported target, on a context forced to it.
+template <class Body>
+void for_each_target(Body&& body, int64_t num_threads = 1) {
+  for (const std::string& name : supported_targets()) {
+    INFO("target " << name);
+    body(name, shared_context(name, num_threads));
+  }
+}
+
+}  // namespace mha::test
+
+#endif  // MHA_TESTS_SUPPORT_TARGETS_H
