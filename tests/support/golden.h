@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The golden numbers of tests/golden (made by tools/oracles/make_golden.py with PyTorch): tensors by name, cases as JSON.
+// The golden numbers of tests/golden (made by tools/oracles/make_golden.py with PyTorch): tensors by name, cases as
+// JSON.
 #ifndef MHA_TESTS_SUPPORT_GOLDEN_H
 #define MHA_TESTS_SUPPORT_GOLDEN_H
 
@@ -59,8 +60,8 @@ class GoldenFile {
   nlohmann::json cases_;
 };
 
-/// Fails unless the double reference agrees with a golden float32 as far as that is able to say: half a unit in its last
-/// place, and 1e-13 for two float64 sums in different orders.
+/// Fails unless the double reference agrees with a golden float32 as far as that is able to say: half a unit in its
+/// last place, and 1e-13 for two float64 sums in different orders.
 inline void check_rounds_to(const std::string& what, const std::vector<double>& reference,
                             const std::vector<double>& golden) {
   REQUIRE(reference.size() == golden.size());
