@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# The suite with clang's address, leak and undefined-behaviour sanitizers; the first report ends the test.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+flags="-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g1"
+export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1 UBSAN_OPTIONS=print_stacktrace=1
+# Instrumented frames are larger than those that the frame-size warning is about.
+make_build asan -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_CXX_FLAGS="$flags" -DMHA_WERROR=OFF
+build_targets asan
+run_ctest asan -LE consumer

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+# Shared by the steps of `make check`: where things are, and how a build with other settings is made. Sourced by bash.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+out=${MHA_CHECK_DIR:-$root/build/check}  # every step builds below this folder
+jobs=${JOBS:-$(nproc)}
+mkdir -p "$out"
+
+fail() {
+  printf 'check: %s\n' "$*" >&2
+  exit 1
+}
+
+# make_build <name> <cmake argument>...: configures $out/<name>; warnings are errors in every checked build.
+make_build() {
+  local name=$1
+  local -a launcher=()
+  shift
+  command -v ccache >/dev/null 2>&1 && launcher=(-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
+  cmake -S "$root" -B "$out/$name" -G Ninja -DCMAKE_BUILD_TYPE=Release -DMHA_WERROR=ON -DMHA_BUILD_BENCH=OFF \
+    "${launcher[@]}" "$@" --log-level=WARNING
+}
+
+# build_targets <name> [<target>...]
+build_targets() {
+  local name=$1
+  shift
+  cmake --build "$out/$name" -j "$jobs" ${1:+--target "$@"}
+}
+
+# run_ctest <name> <ctest argument>...
+run_ctest() {
+  local name=$1
+  shift
+  ctest --test-dir "$out/$name" --output-on-failure --no-tests=error -j "$jobs" "$@"
+}
+
+# The plain build that the steps which only look at files share.
+release_build() {
+  make_build release
+  build_targets release "$@"
+}
+
+# Our C and C++ sources, one a line, relative to the root.
+sources() {
+  (cd "$root" && find core simd tests bench tools -type f \( -name '*.h' -o -name '*.hpp' -o -name '*.c' -o -name '*.cpp' \) | sort)
+}
+
+host_family() {
+  case $(uname -m) in
+    x86_64 | amd64) echo x86_64 ;;
+    *) echo aarch64 ;;
+  esac
+}
+
+# The targets of a family, by file name.
+target_names() { (cd "$root/simd/targets/$1" && printf '%s\n' *.cpp | sed 's/\.cpp$//'); }

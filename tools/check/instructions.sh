@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Which instructions each object holds: code that runs before or without dispatch may use the baseline only, and each
+# target no more than its own set. Also: no compile command asks for fast-math or for this machine's CPU.
+#   instructions.sh [static build tree]
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+build=${1:-}
+if [ -z "$build" ]; then
+  release_build mha
+  build=$out/release
+fi
+objects=$build/CMakeFiles/mha.dir
+
+commands=$(grep -o '"command": .*' "$build/compile_commands.json" | grep 'mha.dir')
+bad=$(printf '%s\n' "$commands" |
+  grep -E -- '-ffast-math|-Ofast|-funsafe-math|-ffinite-math|-fassociative-math|-freciprocal-math|-march=native|-flto' || true)
+[ -z "$bad" ] || fail "unsafe flags: $bad"
+bad=$(printf '%s\n' "$commands" | grep -v -- '-ffp-contract=off' || true)
+[ -z "$bad" ] || fail "no -ffp-contract=off: $bad"
+
+[ "$(host_family)" = x86_64 ] || { echo "flags looked at (the instruction scan knows x86-64)" && exit; }
+
+# has <object> <extended regular expression on the disassembly>
+has() { objdump -d --no-show-raw-insn "$1" | cut -f2- | grep -qE "$2"; }
+vex='^v[a-z0-9]+ .*%[xyz]mm|%ymm|%zmm|%k[0-7]|^v(zeroupper|zeroall)'
+avx512='%zmm|%k[0-7]|%[xy]mm(1[6-9]|2[0-9]|3[01])'
+after_sse2='^(addsubp|haddp|hsubp|lddqu|movddup|movshdup|movsldup|pshufb|phadd|phsub|palignr|pabs|psign|pmulhrsw|pmaddubsw|blend|pblend|round[ps]|dpp|insertps|extractps|pinsr[bdq]|pextr[bdq]|pmov[sz]x|pm(in|ax)(s[bd]|u[wd])|pmulld|pmuldq|ptest|packusdw|pcmpeqq|pcmpgtq|pcmp[ei]str|mpsadbw|popcnt|crc32|lzcnt|tzcnt|andn |bextr|bzhi|mulx|rorx|sarx|shlx|shrx)'
+
+count=0
+while IFS= read -r object; do
+  name=${object#"$objects"/}
+  case $name in
+    simd/targets/*/avx512*.o) ;;
+    simd/targets/*/avx2*.o) has "$object" "$avx512" && fail "$name: AVX-512 instructions" ;;
+    *)
+      has "$object" "$vex" && fail "$name: AVX instructions outside a target that has them"
+      has "$object" "$after_sse2" && fail "$name: instructions beyond SSE2"
+      ;;
+  esac
+  count=$((count + 1))
+done < <(find "$objects" -name '*.o')
+# The patterns must be able to see what they look for.
+has "$objects/simd/targets/x86_64/avx2.cpp.o" "$vex" || fail "the scan does not see AVX in the avx2 target"
+has "$objects/simd/targets/x86_64/avx512.cpp.o" "$avx512" || fail "the scan does not see AVX-512 in the avx512 target"
+echo "$count objects hold only the instructions they may"

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# An emulated CPU without AVX runs the suite with no illegal instruction, on the baseline; one with AVX2 picks that.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+[ "$(host_family)" = x86_64 ] || fail "needs an x86-64 machine"
+release_build
+unset MHA_TARGET
+picked() {
+  qemu-x86_64 -cpu "$1" "$out/release/tools/mha" info --json |
+    python3 -c 'import json, sys; print(json.load(sys.stdin)["target"])'
+}
+[ "$(picked Nehalem 2>/dev/null)" = sse2 ] || fail "Nehalem does not pick sse2"
+[ "$(picked Haswell 2>/dev/null)" = avx2 ] || fail "Haswell does not pick avx2"
+qemu-x86_64 -cpu Nehalem "$out/release/tests/mha_tests"

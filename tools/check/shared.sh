@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# The shared library: exports mha_* only, does not load the C++ runtime, and serves the consumers and the command line.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+make_build shared -DMHA_SHARED=ON
+build_targets shared
+library=$out/shared/libmha.so
+bad=$(nm -D --defined-only "$library" | awk '{print $3}' | grep -v '^mha_' || true)
+[ -z "$bad" ] || fail "libmha.so exports: $bad"
+readelf -d "$library" | grep -q 'NEEDED.*libstdc++' && fail "libmha.so loads libstdc++"
+readelf -d "$library" | grep -qE 'SONAME.*\[libmha\.so\.[0-9]+\.[0-9]+\]' || fail "libmha.so has no versioned soname"
+run_ctest shared

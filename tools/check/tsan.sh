@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# The suite with clang's thread sanitizer. gcc's libgomp is not instrumented and gives false reports, so: libomp with its
+# archer tool, which tells the sanitizer about OpenMP's own synchronisation.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+archer=$(dirname "$(readlink -f "$(command -v clang)")")/../lib/libarcher.so
+[ -e "$archer" ] || fail "no libarcher.so beside clang"
+export OMP_TOOL_LIBRARIES=$archer TSAN_OPTIONS="ignore_noninstrumented_modules=1 halt_on_error=1"
+make_build tsan -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_CXX_FLAGS="-fsanitize=thread -g1" -DMHA_WERROR=OFF
+build_targets tsan
+run_ctest tsan -LE consumer
