@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * What a C engine does with the library: make a layer, run it, read the result. Projections are the identity and the query
- * is zero, so that every key weighs the same and the output is the mean of the two value rows. */
+ * What a C engine does with the library: make a layer, run it, read the result. Projections are the identity and the
+ * query is zero, so that every key weighs the same and the output is the mean of the two value rows. */
 #include <math.h>
 #include <mha/mha.h>
 #include <stdio.h>

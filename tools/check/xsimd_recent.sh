@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The library with a recent xsimd in place of the distribution's: the headers that the pythran wheel carries.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-wheel=pythran==0.18.1
+wheel=pythran==0.19.0
 headers=$out/xsimd_headers
 if [ ! -e "$headers/xsimd/xsimd.hpp" ]; then
   python3 -m venv "$out/pip"

@@ -8,7 +8,7 @@ macro(mha_find_xsimd)
   find_path(XSIMD_INCLUDE_DIR xsimd/xsimd.hpp DOC "Directory that holds xsimd/xsimd.hpp")
   if(NOT XSIMD_INCLUDE_DIR)
     # SOURCE_SUBDIR without a CMakeLists.txt: populate, add nothing.
-    FetchContent_Declare(xsimd GIT_REPOSITORY https://github.com/xtensor-stack/xsimd.git GIT_TAG 13.0.0 GIT_SHALLOW TRUE
+    FetchContent_Declare(xsimd GIT_REPOSITORY https://github.com/xtensor-stack/xsimd.git GIT_TAG 14.1.0 GIT_SHALLOW TRUE
       SOURCE_SUBDIR include)
     FetchContent_MakeAvailable(xsimd)
     set(XSIMD_INCLUDE_DIR "${xsimd_SOURCE_DIR}/include")
