@@ -1,0 +1,495 @@
+// SPDX-License-Identifier: Apache-2.0
+// Edge semantics of mha_attention: what is masked cannot matter, empty rows, special values, extreme scores, zero
+// sizes.
+#include <cfloat>
+
+#include "support/shapes.h"
+
+using namespace mha::test;
+
+namespace {
+
+const int64_t kEdges[] = {1, 15, 16, 17, 64, 255, 256, 257, 300, 512, 513};
+
+/// Row (b, i, h) of a dense output.
+std::vector<float> output_row(const AttentionShape& s, const std::vector<float>& output, int64_t b, int64_t i,
+                              int64_t h) {
+  const auto first = output.begin() + ((b * s.Tq + i) * s.H + h) * s.Dv;
+  return std::vector<float>(first, first + s.Dv);
+}
+
+bool all_nan(const std::vector<float>& values) {
+  return std::all_of(values.begin(), values.end(), [](float value) { return std::isnan(value); });
+}
+
+bool none_nan(const std::vector<float>& values) {
+  return std::none_of(values.begin(), values.end(), [](float value) { return std::isnan(value); });
+}
+
+/// Fills the keys and values that key j of `problem` has in every item and head.
+void fill_key(AttentionProblem& problem, int64_t j, float value) {
+  const AttentionShape& s = problem.shape;
+  for (int64_t b = 0; b < s.B; ++b) {
+    std::fill_n(problem.key.begin() + (b * s.Tk + j) * s.Hkv * s.D, s.Hkv * s.D, value);
+    std::fill_n(problem.value.begin() + (b * s.Tk + j) * s.Hkv * s.Dv, s.Hkv * s.Dv, value);
+  }
+}
+
+void check_same(const AttentionResult& got, const AttentionResult& want) {
+  check_same_bits("output", got.output, want.output);
+  check_same_bits("weights", got.weights, want.weights);
+  check_same_bits("log-sum-exp", got.log_sum_exp, want.log_sum_exp);
+}
+
+enum class Via { kBool, kAdd, kLengths, kCausal };
+
+/// Hides keys [first, Tk) from every query in the given way; `open` and `add` keep the masks alive.
+struct Hide {
+  std::vector<uint8_t> open;
+  std::vector<float> add;
+  std::vector<int64_t> lengths;
+
+  void apply(mha_attention_args& args, Via via, int64_t first) {
+    const int64_t Tk = args.key_len;
+    if (via == Via::kBool) {
+      open.assign(static_cast<size_t>(Tk), 1);
+      std::fill(open.begin() + first, open.end(), uint8_t{0});
+      args.masks.bool_mask = {open.data(), 0, 0, 0};
+    } else if (via == Via::kAdd) {
+      add.assign(static_cast<size_t>(Tk), 0.0f);
+      std::fill(add.begin() + first, add.end(), -kInf);
+      args.masks.add_mask = {add.data(), 0, 0, 0};
+    } else if (via == Via::kLengths) {
+      lengths.assign(static_cast<size_t>(args.batch), first);
+      args.masks.key_lengths = lengths.data();
+    } else {
+      args.masks.causal = MHA_CAUSAL_OFFSET;  // the last query sees keys < first, the ones before it less
+      args.masks.causal_offset = first - args.query_len;
+    }
+  }
+};
+
+}  // namespace
+
+TEST_CASE("edges: NaN and Inf in masked keys and values change no bit", "[edges][mask]") {
+  for (int64_t first : {0, 1, 15, 17, 63, 255, 256, 257, 511}) {
+    for (Via via : {Via::kBool, Via::kAdd, Via::kLengths, Via::kCausal}) {
+      const AttentionShape shape = {2, 4, 2, 7, 520, 20, 12};
+      AttentionProblem clean(shape, MaskKind::kNone, 70000), dirty(shape, MaskKind::kNone, 70000);
+      const float specials[] = {kNan, kInf, -kInf};
+      for (int64_t j = first; j < shape.Tk; ++j) fill_key(dirty, j, specials[j % 3]);
+      INFO("first masked key " << first << " via " << static_cast<int>(via));
+      for_each_target([&](const std::string&, const mha_context* context) {
+        Hide hide_clean, hide_dirty;
+        mha_attention_args a = clean.args(), b = dirty.args();
+        a.weights_mode = b.weights_mode = MHA_WEIGHTS_PER_HEAD;
+        hide_clean.apply(a, via, first);
+        hide_dirty.apply(b, via, first);
+        check_same(run_attention(context, b), run_attention(context, a));
+      });
+    }
+  }
+}
+
+TEST_CASE("edges: one masked key among visible ones, anywhere, may hold NaN", "[edges][mask]") {
+  const AttentionShape shape = {1, 2, 1, 5, 300, 9, 7};
+  for (int64_t j : {0, 1, 15, 16, 100, 255, 256, 299}) {
+    for (bool additive : {false, true}) {
+      for (float special : {kNan, kInf, -kInf}) {
+        AttentionProblem clean(shape, MaskKind::kNone, 70500), dirty(shape, MaskKind::kNone, 70500);
+        fill_key(dirty, j, special);
+        std::vector<uint8_t> open(300, 1);
+        std::vector<float> add(300, 0.5f);
+        open[static_cast<size_t>(j)] = 0;
+        add[static_cast<size_t>(j)] = -kInf;
+        INFO("key " << j << " additive " << additive << " value " << special);
+        for_each_target([&](const std::string&, const mha_context* context) {
+          mha_attention_args a = clean.args(), b = dirty.args();
+          a.weights_mode = b.weights_mode = MHA_WEIGHTS_AVERAGED;
+          if (additive)
+            a.masks.add_mask = b.masks.add_mask = {add.data(), 0, 0, 0};
+          else
+            a.masks.bool_mask = b.masks.bool_mask = {open.data(), 0, 0, 0};
+          check_same(run_attention(context, b), run_attention(context, a));
+        });
+      }
+    }
+  }
+}
+
+TEST_CASE("edges: additive mask entries that another mask hides may hold NaN and Inf", "[edges][mask]") {
+  const AttentionShape shape = {2, 2, 2, 6, 280, 8, 8};
+  AttentionProblem clean(shape, MaskKind::kAll, 71000), dirty(shape, MaskKind::kAll, 71000);
+  int64_t changed = 0;
+  for (int64_t b = 0; b < shape.B; ++b) {
+    for (int64_t i = 0; i < shape.Tq; ++i) {
+      for (int64_t j = 0; j < shape.Tk; ++j) {
+        if (j < dirty.key_lengths[static_cast<size_t>(b)] && j <= i + shape.Tk - shape.Tq) continue;
+        dirty.add_mask[static_cast<size_t>((b * shape.Tq + i) * shape.Tk + j)] = j % 2 ? kNan : kInf;
+        ++changed;
+      }
+    }
+  }
+  REQUIRE(changed > 0);
+  for_each_target([&](const std::string&, const mha_context* context) {
+    check_same(run_attention(context, dirty.args()), run_attention(context, clean.args()));
+  });
+}
+
+TEST_CASE("edges: NaN in gaps between rows changes no bit, gaps in results stay", "[edges][strides]") {
+  const AttentionShape s = {2, 3, 1, 7, 70, 13, 5};
+  const AttentionProblem problem(s, MaskKind::kCausal, 72000);
+  for_each_target([&](const std::string&, const mha_context* context) {
+    const AttentionResult want = run_attention(context, problem.args());
+    for (int64_t pad : {1, 2, 15}) {
+      Placed query(s.query(), padded_bthd(s.query(), pad)), key(s.key(), padded_bthd(s.key(), pad));
+      Placed value(s.value(), padded_bthd(s.value(), pad)), output(s.output(), padded_bthd(s.output(), pad));
+      mha_attention_args args = problem.args();
+      args.query = query.fill(problem.query).view();
+      args.key = key.fill(problem.key).view();
+      args.value = value.fill(problem.value).view();
+      args.output = output.mut_view();
+      mha_error error = {};
+      require_ok(mha_attention(context, &args, &error), error);
+      check_same_bits("output", output.dense(), want.output);
+      CHECK(output.gaps_intact());
+    }
+  });
+}
+
+TEST_CASE("edges: keys masked up to a chunk boundary, open after it, and the reverse", "[edges][mask]") {
+  const AttentionShape shape = {1, 2, 2, 5, 1030, 16, 16};
+  for (int64_t boundary : {1, 16, 255, 256, 257, 512, 768, 1024, 1029}) {
+    for (bool first_part_masked : {true, false}) {
+      for (bool additive : {false, true}) {
+        AttentionProblem problem(shape, MaskKind::kNone, 73000);
+        std::vector<uint8_t> open(1030);
+        std::vector<float> add(1030);
+        for (int64_t j = 0; j < 1030; ++j) {
+          const bool masked = (j < boundary) == first_part_masked;
+          open[static_cast<size_t>(j)] = !masked;
+          add[static_cast<size_t>(j)] = masked ? -kInf : 0.0f;
+        }
+        mha_attention_args args = problem.args();
+        if (additive)
+          args.masks.add_mask = {add.data(), 0, 0, 0};
+        else
+          args.masks.bool_mask = {open.data(), 0, 0, 0};
+        const AttentionReference want = reference_attention(args);
+        for (int64_t threads : {1, 4}) {
+          for_each_target(
+              [&](const std::string&, const mha_context* context) {
+                INFO("boundary " << boundary << " first part masked " << first_part_masked << " additive " << additive);
+                const AttentionResult got = run_attention(context, args);
+                check_close("output", got.output, want.output, {1e-6, 1e-7});
+                check_close("log-sum-exp", got.log_sum_exp, want.log_sum_exp, {2e-6, 1e-6});
+              },
+              threads);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("edges: fully masked rows give zeros and -inf, their neighbours their own values", "[edges][mask]") {
+  for (int64_t Tk : kEdges) {
+    const AttentionShape s = {2, 3, 3, 9, Tk, 12, 20};
+    AttentionProblem problem(s, MaskKind::kNone, 74000 + static_cast<uint64_t>(Tk));
+    problem.set_bool_mask(1);
+    std::fill(problem.bool_mask.begin(), problem.bool_mask.end(), uint8_t{1});
+    const auto is_masked = [](int64_t b, int64_t h, int64_t i) {
+      return (b == 1 && h == 2) || i == 0 || i == 4 || i == 8;  // a whole head, and the first, middle and last row
+    };
+    for (int64_t b = 0; b < s.B; ++b)
+      for (int64_t h = 0; h < s.H; ++h)
+        for (int64_t i = 0; i < s.Tq; ++i)
+          if (is_masked(b, h, i))
+            std::fill_n(problem.bool_mask.begin() + ((b * s.H + h) * s.Tq + i) * Tk, Tk, uint8_t{0});
+    mha_attention_args args = problem.args();
+    args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+    const AttentionReference want = reference_attention(args);
+    for_each_target([&](const std::string&, const mha_context* context) {
+      INFO("Tk " << Tk);
+      const AttentionResult got = run_attention(context, args);
+      check_close("output", got.output, want.output, {1e-6, 1e-7});
+      check_close("weights", got.weights, want.weights, {1e-6, 1e-7});
+      for (int64_t b = 0; b < s.B; ++b)
+        for (int64_t h = 0; h < s.H; ++h)
+          for (int64_t i = 0; i < s.Tq; ++i) {
+            const float lse = got.log_sum_exp[static_cast<size_t>((b * s.H + h) * s.Tq + i)];
+            if (!is_masked(b, h, i)) {
+              CHECK(std::isfinite(lse));
+              continue;
+            }
+            CHECK(lse == -kInf);
+            for (float value : output_row(s, got.output, b, i, h)) CHECK(bits_of(value) == 0);
+          }
+    });
+  }
+}
+
+TEST_CASE("edges: causal with more queries than keys leaves the first rows empty", "[edges][mask]") {
+  const AttentionShape s = {1, 2, 2, 70, 30, 8, 8};
+  const AttentionProblem problem(s, MaskKind::kCausal, 74900);
+  const AttentionReference want = reference_attention(problem.args());
+  for_each_target([&](const std::string&, const mha_context* context) {
+    const AttentionResult got = run_attention(context, problem.args());
+    check_close("output", got.output, want.output, {1e-6, 1e-7});
+    for (int64_t i = 0; i < 40; ++i) CHECK(all_zero(output_row(s, got.output, 0, i, 1)));
+    CHECK_FALSE(all_zero(output_row(s, got.output, 0, 40, 1)));
+  });
+}
+
+TEST_CASE("edges: causal offsets at the ends of their range", "[edges][mask]") {
+  const AttentionShape s = {1, 1, 1, 5, 20, 8, 8};
+  const AttentionProblem problem(s, MaskKind::kNone, 74950);
+  const int64_t kFar = int64_t{1} << 62;
+  for_each_target([&](const std::string&, const mha_context* context) {
+    const AttentionResult open = run_attention(context, problem.args());
+    mha_attention_args args = problem.args();
+    args.masks.causal = MHA_CAUSAL_OFFSET;
+    for (int64_t offset : {kFar, int64_t{19}}) {
+      args.masks.causal_offset = offset;
+      check_same(run_attention(context, args), open);
+    }
+    for (int64_t offset : {-kFar, int64_t{-5}}) {
+      args.masks.causal_offset = offset;
+      CHECK(all_zero(run_attention(context, args).output));
+    }
+  });
+}
+
+TEST_CASE("edges: Tk 0 gives zeros and -inf", "[edges][sizes]") {
+  AttentionProblem problem({2, 3, 3, 4, 0, 8, 6}, MaskKind::kNone, 75000);
+  for_each_target([&](const std::string&, const mha_context* context) {
+    for (mha_causal causal : {MHA_CAUSAL_NONE, MHA_CAUSAL_BOTTOM_RIGHT}) {
+      mha_attention_args args = problem.args();
+      args.masks.causal = causal;
+      const AttentionResult got = run_attention(context, args);
+      CHECK(all_zero(got.output));
+      CHECK(std::all_of(got.log_sum_exp.begin(), got.log_sum_exp.end(), [](float lse) { return lse == -kInf; }));
+      args.key = args.value = {};  // nothing to read, so nothing need be given
+      CHECK(all_zero(run_attention(context, args).output));
+    }
+  });
+}
+
+TEST_CASE("edges: B, H or Tq of 0 succeeds and writes nothing", "[edges][sizes]") {
+  const AttentionProblem problem({2, 2, 2, 3, 5, 8, 8}, MaskKind::kNone, 75500);
+  for_each_target([&](const std::string&, const mha_context* context) {
+    for (int which = 0; which < 3; ++which) {
+      mha_attention_args args = problem.args();
+      if (which == 0) args.batch = 0;
+      if (which == 1) args.num_heads = args.num_kv_heads = 0;
+      if (which == 2) args.query_len = 0;
+      std::vector<float> output = poisoned(200), weights = poisoned(200), lse = poisoned(20);
+      args.output = {output.data(), 0, 0, 0, 0};
+      args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+      args.weights = {weights.data(), 0, 0, 0, 0};
+      args.log_sum_exp = lse.data();
+      mha_error error = {};
+      require_ok(mha_attention(context, &args, &error), error);
+      size_t bytes = 0;
+      require_ok(mha_attention_workspace(context, &args, &bytes, &error), error);
+      for (const std::vector<float>* result : {&output, &weights, &lse})
+        CHECK(std::all_of(result->begin(), result->end(), is_poison));
+      // With nothing to do the pointers are not needed.
+      args.query = args.key = args.value = {};
+      args.output = args.weights = {};
+      args.log_sum_exp = nullptr;
+      CHECK(mha_attention(context, &args, nullptr) == MHA_OK);
+    }
+  });
+}
+
+TEST_CASE("edges: scores of +-1e4", "[edges][scores]") {
+  const AttentionShape s = {1, 1, 1, 4, 600, 1, 8};
+  for (float sign : {1.0f, -1.0f}) {
+    AttentionProblem problem(s, MaskKind::kNone, 76000);
+    problem.scale = 1;
+    for (float& q : problem.query) q = 1;
+    for (size_t j = 0; j < problem.key.size(); ++j) problem.key[j] = sign * 1e4f + static_cast<float>(j % 7);
+    const AttentionReference want = reference_attention(problem.args());
+    for_each_target([&](const std::string&, const mha_context* context) {
+      const AttentionResult got = run_attention(context, problem.args());
+      // A score of 1e4 in units of log2 has a spacing of 2^-10, so weights are right to about 1e-3.
+      check_close("output", got.output, want.output, {2e-3, 1e-3});
+      check_close("log-sum-exp", got.log_sum_exp, want.log_sum_exp, {2e-3, 2e-3});
+    });
+  }
+}
+
+TEST_CASE("edges: one score far above the rest takes the whole row", "[edges][scores]") {
+  for (int64_t winner : {0, 15, 255, 256, 299}) {
+    AttentionProblem problem({1, 1, 1, 3, 300, 1, 9}, MaskKind::kNone, 76500);
+    problem.scale = 1;
+    for (float& q : problem.query) q = 1;
+    for (float& k : problem.key) k = -1e4f;
+    problem.key[static_cast<size_t>(winner)] = 1e4f;
+    for_each_target([&](const std::string&, const mha_context* context) {
+      const std::vector<float> output = run_attention(context, problem.args()).output;
+      for (size_t n = 0; n < output.size(); ++n)
+        CHECK(output[n] == problem.value[static_cast<size_t>(winner) * 9 + n % 9]);
+    });
+  }
+}
+
+TEST_CASE("edges: all scores equal, also where exp alone would overflow or vanish", "[edges][scores]") {
+  for (float score : {100.0f, -100.0f, 1e30f, -1e30f, 0.0f}) {
+    for (int64_t Tk : kEdges) {
+      AttentionProblem problem({1, 1, 1, 2, Tk, 1, 5}, MaskKind::kNone, 77000);
+      problem.scale = 1;
+      for (float& q : problem.query) q = 1;
+      for (float& k : problem.key) k = score;
+      const AttentionReference want = reference_attention(problem.args());
+      for_each_target([&](const std::string&, const mha_context* context) {
+        INFO("score " << score << " Tk " << Tk);
+        check_close("output", run_attention(context, problem.args()).output, want.output, {1e-6, 1e-7});
+      });
+    }
+  }
+}
+
+TEST_CASE("edges: an additive mask of -FLT_MAX masks nothing", "[edges][scores]") {
+  AttentionProblem problem({1, 2, 2, 4, 300, 8, 8}, MaskKind::kNone, 78000);
+  std::vector<float> add(300, -FLT_MAX);
+  for (bool everywhere : {true, false}) {
+    if (!everywhere) std::fill(add.begin() + 100, add.end(), 0.0f);
+    mha_attention_args args = problem.args();
+    args.masks.add_mask = {add.data(), 0, 0, 0};
+    const AttentionReference want = reference_attention(args);
+    for_each_target([&](const std::string&, const mha_context* context) {
+      const AttentionResult got = run_attention(context, args);
+      check_close("output", got.output, want.output, {1e-6, 1e-7});
+      CHECK(std::none_of(got.log_sum_exp.begin(), got.log_sum_exp.end(), [](float lse) { return std::isnan(lse); }));
+      if (everywhere) CHECK_FALSE(all_zero(got.output));
+    });
+  }
+}
+
+TEST_CASE("edges: visible scores that are all -inf give zeros; one +inf gives a NaN row", "[edges][scores]") {
+  const AttentionShape s = {1, 1, 1, 3, 300, 2, 4};
+  AttentionProblem problem(s, MaskKind::kNone, 79000);
+  problem.scale = 1;
+  problem.query = {1, 1, 1, 1, 0.5f, -1};
+  for (size_t j = 0; j < 300; ++j) problem.key[2 * j] = -kInf;
+  mha_attention_args args = problem.args();
+  args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+  for_each_target([&](const std::string&, const mha_context* context) {
+    const AttentionResult got = run_attention(context, args);
+    CHECK(all_zero(got.output));
+    CHECK(all_zero(got.weights));
+    for (float lse : got.log_sum_exp) CHECK(lse == -kInf);
+  });
+  // A single finite score among them takes the row.
+  problem.key[2 * 299] = 1;
+  for_each_target([&](const std::string&, const mha_context* context) {
+    const std::vector<float> output = run_attention(context, args).output;
+    for (size_t n = 0; n < output.size(); ++n) CHECK(output[n] == problem.value[299 * 4 + n % 4]);
+  });
+  for (size_t j : {0, 17, 256, 299}) {
+    problem.key = random_floats(600, 79001);
+    problem.key[2 * j] = kInf;
+    problem.query[2] = -1;  // query 1 sees -inf there, the others +inf
+    for_each_target([&](const std::string&, const mha_context* context) {
+      const std::vector<float> output = run_attention(context, args).output;
+      CHECK(all_nan(output_row(s, output, 0, 0, 0)));
+      CHECK(none_nan(output_row(s, output, 0, 1, 0)));
+      CHECK(all_nan(output_row(s, output, 0, 2, 0)));
+    });
+  }
+}
+
+TEST_CASE("edges: a NaN in a visible query, key or value reaches exactly the rows that see it", "[edges][nan]") {
+  const AttentionShape s = {2, 4, 2, 30, 300, 10, 6};
+  for (int64_t j : {0, 16, 255, 256, 280, 299}) {
+    AttentionProblem clean(s, MaskKind::kCausal, 80000);
+    for_each_target([&](const std::string&, const mha_context* context) {
+      const std::vector<float> want = run_attention(context, clean.args()).output;
+      // which: 0 query 20 of head 1, 1 key j of group 1, 2 element 5 of value j of group 1; all in item 1.
+      for (int which = 0; which < 3; ++which) {
+        AttentionProblem dirty(s, MaskKind::kCausal, 80000);
+        if (which == 0) dirty.query[static_cast<size_t>(((s.Tq + 20) * s.H + 1) * s.D + 9)] = kNan;
+        if (which == 1) dirty.key[static_cast<size_t>(((s.Tk + j) * s.Hkv + 1) * s.D + 4)] = kNan;
+        if (which == 2) dirty.value[static_cast<size_t>(((s.Tk + j) * s.Hkv + 1) * s.Dv + 5)] = kNan;
+        const std::vector<float> got = run_attention(context, dirty.args()).output;
+        for (int64_t b = 0; b < s.B; ++b)
+          for (int64_t h = 0; h < s.H; ++h)
+            for (int64_t i = 0; i < s.Tq; ++i) {
+              const bool sees = b == 1 && (which == 0 ? h == 1 && i == 20 : h / 2 == 1 && j <= i + s.Tk - s.Tq);
+              const std::vector<float> g = output_row(s, got, b, i, h), w = output_row(s, want, b, i, h);
+              INFO("which " << which << " key " << j << " b " << b << " h " << h << " i " << i);
+              if (!sees) {
+                check_same_bits("row", g, w);
+              } else if (which == 2) {
+                CHECK(std::isnan(g[5]));
+                check_same_bits("other elements", std::vector<float>(g.begin(), g.begin() + 5),
+                                std::vector<float>(w.begin(), w.begin() + 5));
+              } else {
+                CHECK(all_nan(g));
+              }
+            }
+      }
+    });
+  }
+}
+
+TEST_CASE("edges: an additive mask that is NaN at a visible key makes the row NaN", "[edges][nan]") {
+  const AttentionShape s = {1, 1, 1, 4, 300, 8, 8};
+  AttentionProblem problem(s, MaskKind::kNone, 80500);
+  problem.set_add_mask(1);
+  problem.add_mask[2 * 300 + 270] = kNan;
+  for_each_target([&](const std::string&, const mha_context* context) {
+    const std::vector<float> output = run_attention(context, problem.args()).output;
+    for (int64_t i = 0; i < 4; ++i) CHECK(all_nan(output_row(s, output, 0, i, 0)) == (i == 2));
+  });
+}
+
+TEST_CASE("edges: values of one give one; results stay between the least and the greatest value", "[edges][property]") {
+  for (int64_t Tk : kEdges) {
+    AttentionProblem problem({1, 3, 1, 8, Tk, 24, 24}, MaskKind::kNone, 81000);
+    for (float& q : problem.query) q *= 8;
+    for_each_target([&](const std::string&, const mha_context* context) {
+      INFO("Tk " << Tk);
+      const std::vector<float> output = run_attention(context, problem.args()).output;
+      for (size_t d = 0; d < 24; ++d) {
+        float least = kInf, greatest = -kInf;
+        for (size_t j = 0; j < static_cast<size_t>(Tk); ++j) {
+          least = std::min(least, problem.value[j * 24 + d]);
+          greatest = std::max(greatest, problem.value[j * 24 + d]);
+        }
+        for (size_t row = 0; row < 24; ++row) {
+          CHECK(output[row * 24 + d] >= least - 1e-6f);
+          CHECK(output[row * 24 + d] <= greatest + 1e-6f);
+        }
+      }
+      const std::vector<float> ones(problem.value.size(), 1.0f);
+      mha_attention_args args = problem.args();
+      args.value.data = ones.data();
+      for (float value : run_attention(context, args).output) CHECK(std::fabs(value - 1) <= 1e-6f);
+    });
+  }
+}
+
+TEST_CASE("edges: values scaled by 2 scale the result by exactly 2", "[edges][property]") {
+  AttentionProblem problem({1, 2, 2, 9, 300, 16, 16}, MaskKind::kBool, 82000);
+  for_each_target([&](const std::string&, const mha_context* context) {
+    std::vector<float> want = run_attention(context, problem.args()).output;
+    for (float& value : want) value *= 2;
+    std::vector<float> doubled = problem.value;
+    for (float& value : doubled) value *= 2;
+    mha_attention_args args = problem.args();
+    args.value.data = doubled.data();
+    check_same_bits("output", run_attention(context, args).output, want);
+  });
+}
+
+TEST_CASE("edges: a single key gives its value exactly, denormals included", "[edges][property]") {
+  AttentionProblem problem({1, 1, 1, 1, 1, 8, 8}, MaskKind::kNone, 83000);
+  problem.value = {0.0f, -0.0f, 1.0f, -1.0f, FLT_MAX, -FLT_MIN, 1e-39f, 0.1f};
+  for_each_target([&](const std::string&, const mha_context* context) {
+    const std::vector<float> output = run_attention(context, problem.args()).output;
+    for (size_t d = 0; d < 8; ++d) CHECK(output[d] == problem.value[d]);
+    CHECK(bits_of(output[0]) == 0);
+  });
+}
