@@ -21,7 +21,8 @@ bad=$(printf '%s\n' "$commands" | grep -v -- '-ffp-contract=off' || true)
 [ "$(host_family)" = x86_64 ] || { echo "flags looked at (the instruction scan knows x86-64)" && exit; }
 
 # has <object> <extended regular expression on the disassembly>
-has() { objdump -d --no-show-raw-insn "$1" | cut -f2- | grep -qE "$2"; }
+# (grep reads to the end: with -q it would leave early, and pipefail would take objdump's broken pipe for "no".)
+has() { objdump -d --no-show-raw-insn "$1" | cut -f2- | grep -E "$2" >/dev/null; }
 vex='^v[a-z0-9]+ .*%[xyz]mm|%ymm|%zmm|%k[0-7]|^v(zeroupper|zeroall)'
 avx512='%zmm|%k[0-7]|%[xy]mm(1[6-9]|2[0-9]|3[01])'
 after_sse2='^(addsubp|haddp|hsubp|lddqu|movddup|movshdup|movsldup|pshufb|phadd|phsub|palignr|pabs|psign|pmulhrsw|pmaddubsw|blend|pblend|round[ps]|dpp|insertps|extractps|pinsr[bdq]|pextr[bdq]|pmov[sz]x|pm(in|ax)(s[bd]|u[wd])|pmulld|pmuldq|ptest|packusdw|pcmpeqq|pcmpgtq|pcmp[ei]str|mpsadbw|popcnt|crc32|lzcnt|tzcnt|andn |bextr|bzhi|mulx|rorx|sarx|shlx|shrx)'
