@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+// The encoder's forward pass, and the reading of its weights.
+#include "tools/demo_model/bert.h"
+
+#include <algorithm>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <utility>
+
+#include "tools/demo_model/elementwise.h"
+
+namespace mha::demo {
+namespace {
+
+// Rows that pass through the feed-forward together: their inner activations (1536 floats each in MiniLM) stay in the
+// second-level cache between the two products. A row's bits do not depend on its block.
+constexpr int64_t kBlockRows = 192;
+
+[[noreturn]] void fail(const std::string& message) { throw std::runtime_error(message); }
+
+io::Safetensors open(const std::string& path) {
+  auto file = io::Safetensors::open(path);
+  if (!file) fail(file.message());
+  return std::move(*file);
+}
+
+}  // namespace
+
+void require_ok(mha_status status, const mha_error& error) {
+  if (status != MHA_OK) fail(std::string(mha_status_string(status)) + ": " + error.message);
+}
+
+BertConfig BertConfig::read(const std::string& path) {
+  std::ifstream stream(path);
+  if (!stream) fail(path + ": cannot be opened");
+  try {
+    const auto json = nlohmann::json::parse(stream);
+    if (json.at("hidden_act") != "gelu") fail("hidden_act is not gelu");
+    if (json.value("position_embedding_type", "absolute") != "absolute") fail("positions are not absolute");
+    BertConfig config;
+    config.hidden = json.at("hidden_size");
+    config.intermediate = json.at("intermediate_size");
+    config.layers = json.at("num_hidden_layers");
+    config.heads = json.at("num_attention_heads");
+    config.vocabulary = json.at("vocab_size");
+    config.positions = json.at("max_position_embeddings");
+    config.epsilon = json.at("layer_norm_eps");
+    return config;
+  } catch (const std::exception& error) {
+    fail(path + ": " + error.what());
+  }
+}
+
+TokenBatch TokenBatch::item(int64_t b) const {
+  const auto first = ids.begin() + b * width;
+  return {1, lengths[b], {first, first + lengths[b]}, {lengths[b]}};
+}
+
+Bert::Bert(const mha_context* context, const BertConfig& config, const std::string& weights_path)
+    : context_(context),
+      config_(config),
+      threads_(static_cast<int>(mha_context_num_threads(context))),
+      file_(open(weights_path)) {
+  words_ = tensor("embeddings.word_embeddings.weight", {config_.vocabulary, config_.hidden});
+  positions_ = tensor("embeddings.position_embeddings.weight", {config_.positions, config_.hidden});
+  type_ = tensor("embeddings.token_type_embeddings.weight", {2, config_.hidden});
+  embedding_norm_ = norm("embeddings.LayerNorm");
+  for (int64_t n = 0; n < config_.layers; ++n) {
+    const std::string name = "encoder.layer." + std::to_string(n) + ".";
+    Layer layer;
+    layer.attention = attention(name + "attention.");
+    layer.attention_norm = norm(name + "attention.output.LayerNorm");
+    layer.up = linear(name + "intermediate.dense", config_.hidden, config_.intermediate);
+    layer.down = linear(name + "output.dense", config_.intermediate, config_.hidden);
+    layer.output_norm = norm(name + "output.LayerNorm");
+    layers_.push_back(std::move(layer));
+  }
+  inner_.resize(static_cast<size_t>(kBlockRows * config_.intermediate));
+}
+
+std::vector<float> Bert::tensor(const std::string& name, const std::vector<int64_t>& shape) const {
+  auto tensor = file_.read<float>(name);
+  if (!tensor) fail(tensor.message());
+  if (tensor->shape != shape)
+    fail(file_.label() + ": " + name + " has shape " + io::shape_text(tensor->shape) + ", the configuration says " +
+         io::shape_text(shape));
+  return std::move(tensor->values);
+}
+
+Bert::Norm Bert::norm(const std::string& name) const {
+  return {tensor(name + ".weight", {config_.hidden}), tensor(name + ".bias", {config_.hidden})};
+}
+
+Owned<mha_linear> Bert::linear(const std::string& name, int64_t in, int64_t out) const {
+  const std::vector<float> weight = tensor(name + ".weight", {out, in}), bias = tensor(name + ".bias", {out});
+  mha_linear* linear = nullptr;
+  mha_error error = {};
+  require_ok(mha_linear_create(context_, in, out, weight.data(), bias.data(), &linear, &error), error);
+  return Owned<mha_linear>(linear);
+}
+
+Owned<mha_layer> Bert::attention(const std::string& name) const {
+  const int64_t hidden = config_.hidden;
+  struct Dense {
+    std::vector<float> weight, bias;
+  };
+  const auto dense = [&](const std::string& part) {
+    return Dense{tensor(name + part + ".weight", {hidden, hidden}), tensor(name + part + ".bias", {hidden})};
+  };
+  const Dense query = dense("self.query"), key = dense("self.key"), value = dense("self.value");
+  const Dense output = dense("output.dense");
+  mha_layer_config config = {};
+  config.embed_dim = hidden;
+  config.num_heads = config_.heads;
+  mha_layer_weights weights = {};
+  weights.query_weight = query.weight.data();
+  weights.key_weight = key.weight.data();
+  weights.value_weight = value.weight.data();
+  weights.output_weight = output.weight.data();
+  weights.query_bias = query.bias.data();
+  weights.key_bias = key.bias.data();
+  weights.value_bias = value.bias.data();
+  weights.output_bias = output.bias.data();
+  mha_layer* layer = nullptr;
+  mha_error error = {};
+  require_ok(mha_layer_create(context_, &config, &weights, &layer, &error), error);
+  return Owned<mha_layer>(layer);
+}
+
+void Bert::check(const TokenBatch& tokens) const {
+  if (tokens.width > config_.positions)
+    fail(std::to_string(tokens.width) + " tokens in a row; the model has " + std::to_string(config_.positions) +
+         " positions");
+  for (const int64_t length : tokens.lengths)
+    if (length < 1 || length > tokens.width)
+      fail("length " + std::to_string(length) + " is not in [1, " + std::to_string(tokens.width) + "]");
+  for (const int64_t id : tokens.ids)
+    if (id < 0 || id >= config_.vocabulary)
+      fail("token id " + std::to_string(id) + " is not in [0, " + std::to_string(config_.vocabulary) + ")");
+}
+
+void Bert::embed(const TokenBatch& tokens) {
+  const int64_t hidden = config_.hidden, rows = tokens.batch * tokens.width;
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* word = words_.data() + tokens.ids[static_cast<size_t>(row)] * hidden;
+    const float* position = positions_.data() + row % tokens.width * hidden;
+    float* state = state_.data() + row * hidden;
+    for (int64_t n = 0; n < hidden; ++n) state[n] = word[n] + position[n] + type_[static_cast<size_t>(n)];
+  }
+  add_and_normalise(state_.data(), nullptr, embedding_norm_.weight.data(), embedding_norm_.bias.data(), config_.epsilon,
+                    rows, hidden, threads_);
+}
+
+/// state = norm(state + attention(state)); keys beyond an item's length are not seen.
+void Bert::attend(const Layer& layer, const TokenBatch& tokens) {
+  mha_forward_args args = {};
+  args.batch = tokens.batch;
+  args.query_len = tokens.width;
+  args.key_len = tokens.width;
+  args.query.data = state_.data();
+  args.masks.key_lengths = tokens.lengths.data();
+  args.output.data = update_.data();
+  mha_error error = {};
+  size_t bytes = 0;
+  require_ok(mha_layer_forward_workspace(context_, layer.attention.get(), &args, &bytes, &error), error);
+  if (workspace_.size() < bytes) workspace_.resize(bytes);
+  args.workspace = workspace_.data();
+  args.workspace_bytes = workspace_.size();
+  require_ok(mha_layer_forward(context_, layer.attention.get(), &args, &error), error);
+  add_and_normalise(state_.data(), update_.data(), layer.attention_norm.weight.data(), layer.attention_norm.bias.data(),
+                    config_.epsilon, tokens.batch * tokens.width, config_.hidden, threads_);
+}
+
+/// state = norm(state + down(gelu(up(state)))), a block of rows at a time.
+void Bert::feed_forward(const Layer& layer, int64_t rows) {
+  mha_error error = {};
+  for (int64_t row = 0; row < rows; row += kBlockRows) {
+    const int64_t count = std::min(kBlockRows, rows - row);
+    float* state = state_.data() + row * config_.hidden;
+    float* update = update_.data() + row * config_.hidden;
+    mha_linear_args up = {};
+    up.rows = count;
+    up.input = state;
+    up.output = inner_.data();
+    require_ok(mha_linear_forward(context_, layer.up.get(), &up, &error), error);
+    gelu(inner_.data(), count, config_.intermediate, threads_);
+    mha_linear_args down = {};
+    down.rows = count;
+    down.input = inner_.data();
+    down.output = update;
+    require_ok(mha_linear_forward(context_, layer.down.get(), &down, &error), error);
+    add_and_normalise(state, update, layer.output_norm.weight.data(), layer.output_norm.bias.data(), config_.epsilon,
+                      count, config_.hidden, threads_);
+  }
+}
+
+std::vector<float> Bert::encode(const TokenBatch& tokens) {
+  check(tokens);
+  const int64_t rows = tokens.batch * tokens.width, hidden = config_.hidden;
+  state_.resize(std::max(state_.size(), static_cast<size_t>(rows * hidden)));
+  update_.resize(state_.size());
+  embed(tokens);
+  for (const Layer& layer : layers_) {
+    attend(layer, tokens);
+    feed_forward(layer, rows);
+  }
+  std::vector<float> embeddings(static_cast<size_t>(tokens.batch * hidden));
+  for (int64_t b = 0; b < tokens.batch; ++b)
+    mean_pool(state_.data() + b * tokens.width * hidden, tokens.lengths[static_cast<size_t>(b)], hidden,
+              embeddings.data() + b * hidden);
+  return embeddings;
+}
+
+}  // namespace mha::demo
