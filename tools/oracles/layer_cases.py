@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Golden cases of torch.nn.MultiheadAttention.
 
-torch's conventions, which the stored tensors keep: True in a boolean attn_mask or key_padding_mask means "may NOT attend"
-(the library's masks mean the opposite); a float mask is added to the scores; a causal mask is aligned top left.
+torch's conventions, which the stored tensors keep: True in a boolean attn_mask or key_padding_mask means "may NOT
+attend" (the library's masks mean the opposite); a float mask is added to the scores; a causal mask is aligned top left.
 """
 
 import zlib
@@ -12,8 +12,8 @@ import torch.nn as nn
 
 
 def case(name, batch, query_len, embed_dim, num_heads, **options):
-    """One case. options: key_len, kdim, vdim (their absence means self-attention widths and lengths), bias, batch_first,
-    sources (how many of query, key, value are tensors of their own: 1 self-attention, 2 value is key, 3), attn_mask
+    """One case. options: key_len, kdim, vdim (their absence means those of self-attention), bias, batch_first, sources
+    (how many of query, key, value are tensors of their own: 1 self-attention, 2 value is key, 3), attn_mask
     ("bool", "float", "bool per head", "causal", whose mask is not stored), key_padding ("bool", "float", "lengths")."""
     return {
         "name": name,
@@ -80,7 +80,8 @@ def parameters_of(c, generator):
         names["in_proj_bias"] = (3 * embed,)
         names["out_proj.bias"] = (embed,)
     return {
-        name: normal(generator, *shape) * (shape[1] ** -0.5 if len(shape) == 2 else 0.3) for name, shape in names.items()
+        name: normal(generator, *shape) * (shape[1] ** -0.5 if len(shape) == 2 else 0.3)
+        for name, shape in names.items()
     }
 
 

@@ -4,8 +4,8 @@
     build/venv/bin/python tools/oracles/make_golden.py            write tests/golden/*.safetensors
     build/venv/bin/python tools/oracles/make_golden.py --check    make them again and compare with what is committed
 
-Each file's metadata has one entry, "golden": a JSON object with the versions, the list of cases (what each is, in torch's
-terms) and how far torch's own float32 result is from the stored one. README.md describes the tensors.
+Each file's metadata has one entry, "golden": a JSON object with the versions, the list of cases (what each is, in
+torch's terms) and how far torch's own float32 result is from the stored one. README.md describes the tensors.
 """
 
 import argparse
@@ -23,12 +23,13 @@ import layer_cases
 import notebook
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "tests" / "golden"
-# Two machines may round the last bit of a float64 sum differently; that reaches a stored float32 as one unit in the last place.
+# Two machines may round the last bit of a float64 sum differently; a stored float32 then moves by one unit in the last
+# place.
 RELATIVE_TOLERANCE = 2.0**-22
 
 
 def notebook_golden():
-    """The notebook's shapes: the result of its code as written, and of nn.MultiheadAttention with the same parameters."""
+    """The notebook's shapes: the results of its code as written and of nn.MultiheadAttention with its parameters."""
     torch.manual_seed(0)
     query = torch.randn(1, 20)
     key = torch.randn(10, 20)
@@ -76,7 +77,9 @@ def metadata_of(cases):
 
 def write(name, tensors, cases):
     path = GOLDEN / f"{name}.safetensors"
-    safetensors.torch.save_file({key: value.detach().contiguous() for key, value in tensors.items()}, path, metadata_of(cases))
+    safetensors.torch.save_file(
+        {key: value.detach().contiguous() for key, value in tensors.items()}, path, metadata_of(cases)
+    )
     print(f"{path.name}: {len(cases)} cases, {len(tensors)} tensors, {path.stat().st_size} bytes")
 
 
