@@ -8,8 +8,9 @@
  *     the queries, strides, and FMA target (avx512, avx2, neon; the sse2 baseline has no fused multiply-add);
  *   - never a read or write outside the stated extents, no alignment beyond that of float.
  *
- * Words: B batch, H query heads, Hkv key/value heads, Tq / Tk query / key length, D head dim of query and key, Dv head dim
- * of value, E embed_dim. Strides count elements, not bytes. Every struct may be zeroed; zero means the default stated.
+ * Words: B batch, H query heads, Hkv key/value heads, Tq / Tk query / key length, D head dim of query and key, Dv head
+ * dim of value, E embed_dim. Strides count elements, not bytes. Every struct may be zeroed; zero means the default
+ * stated.
  */
 #ifndef MHA_MHA_H
 #define MHA_MHA_H
@@ -43,20 +44,20 @@ extern "C" {
 
 typedef enum mha_status {
   MHA_OK = 0,
-  MHA_ERR_NULL = 1,          /* a pointer that must be given is NULL */
-  MHA_ERR_ARGUMENT = 2,      /* a value outside its range: a negative size, a length beyond Tk, an unknown enum value */
-  MHA_ERR_SHAPE = 3,         /* sizes that do not fit each other: H % Hkv != 0, both or neither of two alternatives given */
-  MHA_ERR_STRIDE = 4,        /* a stride that is not supported: negative, last dimension not dense, rows that overlap */
-  MHA_ERR_OVERFLOW = 5,      /* a size, an offset or a product of sizes does not fit in 63 bits */
-  MHA_ERR_WORKSPACE = 6,     /* the workspace given is smaller than the call's *_workspace function says */
+  MHA_ERR_NULL = 1,      /* a pointer that must be given is NULL */
+  MHA_ERR_ARGUMENT = 2,  /* a value outside its range: a negative size, a length beyond Tk, an unknown enum value */
+  MHA_ERR_SHAPE = 3,     /* sizes that do not fit each other: H % Hkv != 0, both or neither of two alternatives given */
+  MHA_ERR_STRIDE = 4,    /* a stride that is not supported: negative, last dimension not dense, rows that overlap */
+  MHA_ERR_OVERFLOW = 5,  /* a size, an offset or a product of sizes does not fit in 63 bits */
+  MHA_ERR_WORKSPACE = 6, /* the workspace given is smaller than the call's *_workspace function says */
   MHA_ERR_OUT_OF_MEMORY = 7, /* the allocator returned NULL */
   MHA_ERR_TARGET = 8,        /* the target asked for is unknown, not built in, or not supported by this CPU */
   MHA_ERR_BLOB = 9,          /* a packed blob is damaged, truncated, or of another format version */
   MHA_ERR_UNSUPPORTED = 10   /* a combination this version does not have; nothing falls back silently */
 } mha_status;
 
-/* What went wrong, for a person: names the argument and its value. Every call that can fail takes an optional pointer to
- * one as its last parameter and fills it on failure only; the caller owns it. */
+/* What went wrong, for a person: names the argument and its value. Every call that can fail takes an optional pointer
+ * to one as its last parameter and fills it on failure only; the caller owns it. */
 typedef struct mha_error {
   mha_status status;
   char message[244]; /* zero-terminated */
@@ -94,15 +95,18 @@ typedef struct mha_allocator {
 } mha_allocator;
 
 /* The host's own threads. run must call task(task_data, i) once for each i in [0, count), on any threads, in any order,
- * at once or one after the other, and return when all are done; count <= num_threads. Called one to three times a call. */
+ * at once or one after the other, and return when all are done; count <= num_threads. Called one to three times a call.
+ */
 typedef struct mha_parallel_for {
   void* user;
-  void (*run)(void* user, int64_t count, void (*task)(void* task_data, int64_t index), void* task_data); /* NULL: OpenMP */
+  void (*run)(void* user, int64_t count, void (*task)(void* task_data, int64_t index),
+              void* task_data); /* NULL: OpenMP */
 } mha_parallel_for;
 
 typedef struct mha_context_options {
   int64_t num_threads; /* 0: the CPUs that affinity and cgroup quota allow; 1: never touches a thread runtime */
-  const char* target;  /* NULL: the environment's MHA_TARGET, else the best supported. An unknown name is an error. */
+  const char*
+      target; /* NULL: the environment's MHA_TARGET if set, else the best supported; an unknown name is an error */
   mha_parallel_for parallel_for;
   mha_allocator allocator;
 } mha_context_options;
@@ -113,8 +117,8 @@ typedef struct mha_context_options {
 MHA_API mha_status mha_context_create(const mha_context_options* options, mha_context** context, mha_error* error);
 /* Frees it; NULL is allowed. No call that uses it may be running; handles made with it may outlive it. */
 MHA_API void mha_context_destroy(mha_context* context);
-MHA_API const char* mha_context_target(const mha_context* context);       /* name of the target chosen */
-MHA_API int64_t mha_context_num_threads(const mha_context* context);      /* the most threads a call uses */
+MHA_API const char* mha_context_target(const mha_context* context);  /* name of the target chosen */
+MHA_API int64_t mha_context_num_threads(const mha_context* context); /* the most threads a call uses */
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Tensors
@@ -122,7 +126,8 @@ MHA_API int64_t mha_context_num_threads(const mha_context* context);      /* the
 
 /* A strided tensor of four dimensions: element (b, t, h, d) is data[b*stride_b + t*stride_t + h*stride_h + d*stride_d].
  * stride_d == 0 says that no strides are given (the other three must be 0 too): the tensor is dense in the order stated
- * where it is used. Otherwise stride_d must be 1; the other strides may be any value >= 0, for inputs 0 too (broadcast). */
+ * where it is used. Otherwise stride_d must be 1; the other strides may be any value >= 0, for inputs 0 too
+ * (broadcast). */
 typedef struct mha_view {
   const float* data;
   int64_t stride_b, stride_t, stride_h, stride_d;
@@ -135,9 +140,10 @@ typedef struct mha_mut_view {
 } mha_mut_view;
 
 /* ---------------------------------------------------------------------------------------------------------------------
- * Masks: every one that is given applies (visible = causal AND key_lengths AND bool_mask AND add_mask > -inf).
+ * Masks: every one that is given applies (visible = causal AND key_lengths AND bool_mask AND add_mask != -inf).
  * What is not visible cannot matter: a NaN or Inf in a masked key, value or mask entry never reaches a result.
- * A row with no visible key gives zeros (weights zero, log-sum-exp -inf). So does a row whose visible scores are all -inf.
+ * A row with no visible key gives zeros (weights zero, log-sum-exp -inf). So does a row whose visible scores are all
+ * -inf.
  */
 
 /* Element (b, h, i, j) is data[b*stride_b + h*stride_h + i*stride_q + j]; data NULL: no mask. Strides of 0 broadcast.
@@ -162,8 +168,8 @@ typedef enum mha_causal {
 
 typedef struct mha_masks {
   mha_causal causal;
-  int64_t causal_offset;       /* with MHA_CAUSAL_OFFSET, may be negative; |causal_offset| <= 2^62 */
-  const int64_t* key_lengths;  /* [B], each in [0, Tk]: item b has keys j < key_lengths[b]; NULL: Tk */
+  int64_t causal_offset;      /* with MHA_CAUSAL_OFFSET, may be negative; |causal_offset| <= 2^62 */
+  const int64_t* key_lengths; /* [B], each in [0, Tk]: item b has keys j < key_lengths[b]; NULL: Tk */
   mha_bool_mask bool_mask;
   mha_add_mask add_mask;
 } mha_masks;
@@ -191,28 +197,27 @@ typedef struct mha_attention_args {
   mha_view key;           /* [B, Tk, Hkv, D] */
   mha_view value;         /* [B, Tk, Hkv, Dv] */
   mha_masks masks;
-  mha_mut_view output;    /* [B, Tq, H, Dv] */
+  mha_mut_view output; /* [B, Tq, H, Dv] */
   mha_weights_mode weights_mode;
-  mha_mut_view weights;   /* dense order: [B, H, Tq, Tk] or [B, Tq, Tk]; stride_t steps queries, stride_d keys */
-  float* log_sum_exp;     /* [B, H, Tq] dense, natural log of the sum over visible keys of exp(score); NULL: not wanted */
-  void* workspace;        /* NULL: taken from the context's allocator for the time of the call */
+  mha_mut_view weights; /* dense order: [B, H, Tq, Tk] or [B, Tq, Tk]; stride_t steps queries, stride_d keys */
+  float* log_sum_exp;   /* [B, H, Tq] dense, natural log of the sum over visible keys of exp(score); NULL: not wanted */
+  void* workspace;      /* NULL: taken from the context's allocator for the time of the call */
   size_t workspace_bytes; /* of `workspace`; any alignment */
 } mha_attention_args;
 
 /* Computes scaled dot-product attention for a batch of heads, without a Tq x Tk matrix in memory.
- *   output[b,i,h,:] = sum_j softmax_j(scale * <query[b,i,h,:], key[b,j,g,:]> + add_mask) * value[b,j,g,:], g = h / (H/Hkv)
- * Shapes:   as in the struct. B, H or Tq = 0 succeeds and writes nothing; Tk = 0 gives zeros.
- * Requires: results overlap no input and no other result.
- * Numerics: f32 with f32 accumulation, one fused multiply-add chain per score (over d ascending) and per chunk of 256 keys,
- *           chunks merged in ascending order by their log-sum-exp (online softmax: arXiv 1805.02867); exp2 by a degree-5
- *           polynomial, weights below 2^-126 are 0. A NaN in a visible query, key or value reaches exactly the rows that see
- *           it; a score of +inf gives a NaN row. Error against double: tests/README.md.
+ *   output[b,i,h,:] = sum_j softmax_j(scale * <query[b,i,h,:], key[b,j,g,:]> + add_mask) * value[b,j,g,:], g = h /
+ * (H/Hkv) Shapes:   as in the struct. B, H or Tq = 0 succeeds and writes nothing; Tk = 0 gives zeros. Requires: results
+ * overlap no input and no other result. Numerics: f32 with f32 accumulation, one fused multiply-add chain per score
+ * (over d ascending) and per chunk of 256 keys, chunks merged in ascending order by their log-sum-exp (online softmax:
+ * arXiv 1805.02867); exp2 by a degree-5 polynomial, weights below 2^-126 are 0. A NaN in a visible query, key or value
+ * reaches exactly the rows that see it; a score of +inf gives a NaN row. Error against double: tests/README.md.
  * Threads:  at most the context's. The same bits for any number.
  * Returns:  MHA_OK; MHA_ERR_NULL, _ARGUMENT, _SHAPE, _STRIDE, _OVERFLOW, _WORKSPACE, _OUT_OF_MEMORY. */
 MHA_API mha_status mha_attention(const mha_context* context, const mha_attention_args* args, mha_error* error);
 
-/* Bytes of workspace that mha_attention needs for these arguments on this context; pointers in args are not read through
- * and may be NULL (give a non-NULL mask or log_sum_exp pointer where the call will have one). */
+/* Bytes of workspace that mha_attention needs for these arguments on this context; pointers in args are not read
+ * through and may be NULL (give a non-NULL mask or log_sum_exp pointer where the call will have one). */
 MHA_API mha_status mha_attention_workspace(const mha_context* context, const mha_attention_args* args, size_t* bytes,
                                            mha_error* error);
 
@@ -245,9 +250,9 @@ typedef struct mha_linear_args {
 } mha_linear_args;
 
 /* Computes output[m,n] = bias[n] + sum_k input[m,k] * weight[n,k].
- * Numerics: one fused multiply-add chain over k ascending from 0, then the bias added. A row's bits depend on that row only.
- * Threads:  at most the context's. Needs no workspace, never allocates.
- * Returns:  MHA_OK; MHA_ERR_NULL, _ARGUMENT, _STRIDE, _OVERFLOW. */
+ * Numerics: one fused multiply-add chain over k ascending from 0, then the bias added. A row's bits depend on that row
+ * only. Threads:  at most the context's. Needs no workspace, never allocates. Returns:  MHA_OK; MHA_ERR_NULL,
+ * _ARGUMENT, _STRIDE, _OVERFLOW. */
 MHA_API mha_status mha_linear_forward(const mha_context* context, const mha_linear* linear, const mha_linear_args* args,
                                       mha_error* error);
 
@@ -281,7 +286,7 @@ typedef struct mha_layer_weights {
   const float* query_bias;
   const float* key_bias;
   const float* value_bias;
-  const float* output_bias;    /* [out_dim] */
+  const float* output_bias; /* [out_dim] */
 } mha_layer_weights;
 
 /* Packs the weights. The layer is immutable and may be shared by threads and contexts; the sources are not kept.
@@ -293,9 +298,10 @@ MHA_API void mha_layer_destroy(mha_layer* layer);
 MHA_API void mha_layer_get_config(const mha_layer* layer, mha_layer_config* config);
 
 /* The packed layer as one block of bytes: save it, map it back (mmap) on any target of the same byte order, and use it
- * without repacking. map keeps pointers into `blob`, which must stay unchanged until the layer is destroyed and be aligned
- * to 4 bytes (64 is fastest). It checks magic, format version, sizes and a checksum of the header, not of the weights.
- * Returns: MHA_OK; MHA_ERR_NULL, MHA_ERR_WORKSPACE (save: bytes too small), MHA_ERR_BLOB, MHA_ERR_OUT_OF_MEMORY. */
+ * without repacking. map keeps pointers into `blob`, which must stay unchanged until the layer is destroyed and be
+ * aligned to 4 bytes (64 is fastest). It checks magic, format version, sizes and a checksum of the header, not of the
+ * weights. Returns: MHA_OK; MHA_ERR_NULL, MHA_ERR_WORKSPACE (save: bytes too small), MHA_ERR_BLOB,
+ * MHA_ERR_OUT_OF_MEMORY. */
 MHA_API size_t mha_layer_blob_bytes(const mha_layer* layer);
 MHA_API mha_status mha_layer_save(const mha_layer* layer, void* blob, size_t bytes, mha_error* error);
 MHA_API mha_status mha_layer_map(const mha_context* context, const void* blob, size_t bytes, mha_layer** layer,
@@ -303,12 +309,12 @@ MHA_API mha_status mha_layer_map(const mha_context* context, const void* blob, s
 
 /* Views here have no heads: stride_h must be 0, dense order is [B, T, width]. */
 typedef struct mha_forward_args {
-  int64_t batch;      /* B */
-  int64_t query_len;  /* Tq */
-  int64_t key_len;    /* Tk; must be Tq where key.data is NULL */
-  mha_view query;     /* [B, Tq, E] */
-  mha_view key;       /* [B, Tk, kdim]; data NULL: query (self-attention) */
-  mha_view value;     /* [B, Tk, vdim]; data NULL: key */
+  int64_t batch;     /* B */
+  int64_t query_len; /* Tq */
+  int64_t key_len;   /* Tk; must be Tq where key.data is NULL */
+  mha_view query;    /* [B, Tq, E] */
+  mha_view key;      /* [B, Tk, kdim]; data NULL: query (self-attention) */
+  mha_view value;    /* [B, Tk, vdim]; data NULL: key */
   mha_masks masks;
   mha_mut_view output; /* [B, Tq, out_dim] */
   mha_weights_mode weights_mode;
@@ -320,8 +326,8 @@ typedef struct mha_forward_args {
 /* Computes multi-head attention with projections.
  *   q = query Wq^T + bq,  k = key Wk^T + bk,  v = value Wv^T + bv  (split in heads);
  *   output = concat_h(attention(q_h, k_g, v_g)) Wo^T + bo          (mha_attention's formula)
- * Shapes, numerics, threads, returns: as mha_attention and mha_linear_forward. A row with no visible key gives the output
- * bias. One parallel region per call. */
+ * Shapes, numerics, threads, returns: as mha_attention and mha_linear_forward. A row with no visible key gives the
+ * output bias. One parallel region per call. */
 MHA_API mha_status mha_layer_forward(const mha_context* context, const mha_layer* layer, const mha_forward_args* args,
                                      mha_error* error);
 MHA_API mha_status mha_layer_forward_workspace(const mha_context* context, const mha_layer* layer,

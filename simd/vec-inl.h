@@ -2,8 +2,8 @@
 // The vector type of the kernels: 16 floats on every target, as one, two or four registers of xsimd::batch. The only
 // file that knows instruction sets and xsimd versions (8.1 to 14.x). Compiled once per target, see targets/.
 //
-// A fixed width of 16 is what makes results equal on every target: a reduction over the 16 lanes has one fixed tree, and
-// a packed panel (16 columns wide) is the same bytes everywhere.
+// A fixed width of 16 is what makes results equal on every target: a reduction over the 16 lanes has one fixed tree,
+// and a packed panel (16 columns wide) is the same bytes everywhere.
 #if !defined(MHA_TARGET_NS) || !defined(MHA_TARGET_ARCH)
 #error "vec-inl.h is included by simd/targets/<family>/<target>.cpp only"
 #endif
@@ -13,8 +13,8 @@
 
 #define MHA_CAT_(a, b) a##b
 #define MHA_CAT(a, b) MHA_CAT_(a, b)
-// One private copy of xsimd per target: otherwise the linker keeps one copy of its inline functions for all targets, and
-// an AVX-512 copy may run on a CPU without it.
+// One private copy of xsimd per target: otherwise the linker keeps one copy of its inline functions for all targets,
+// and an AVX-512 copy may run on a CPU without it.
 #define xsimd MHA_CAT(xsimd_, MHA_TARGET_NS)
 #include <xsimd/xsimd.hpp>
 
@@ -28,7 +28,8 @@
 #endif
 
 #if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // false alarm inside gcc's own avx512fintrin.h
+#pragma GCC diagnostic ignored "-Wuninitialized"  // false alarms inside gcc's own avx512fintrin.h
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
 #define MHA_INLINE inline __attribute__((always_inline))
@@ -54,9 +55,7 @@ MHA_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }  //
 // The greater of two; `second` where either is NaN.
 MHA_INLINE Reg max_or_second(Reg first, Reg second) { return _mm512_max_ps(first, second); }
 // Two's complement shift of the bits of a float, read again as a float.
-MHA_INLINE Reg shift_bits_left_23(Reg a) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a), 23));
-}
+MHA_INLINE Reg shift_bits_left_23(Reg a) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a), 23)); }
 // Lane l of 128 bits = the four floats at p + l * 4 * stride.
 MHA_INLINE Reg load_quads(const float* p, int64_t stride) {
   const __m512 low = _mm512_insertf32x4(_mm512_castps128_ps512(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * stride), 1);
@@ -72,9 +71,7 @@ MHA_INLINE void transpose_quads(Reg r[4]) {
 constexpr bool kHasFma = true;
 MHA_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
 MHA_INLINE Reg max_or_second(Reg first, Reg second) { return _mm256_max_ps(first, second); }
-MHA_INLINE Reg shift_bits_left_23(Reg a) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a), 23));
-}
+MHA_INLINE Reg shift_bits_left_23(Reg a) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a), 23)); }
 MHA_INLINE Reg load_quads(const float* p, int64_t stride) {
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * stride), 1);
 }
@@ -229,25 +226,29 @@ MHA_INLINE __m256 max_half(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
 constexpr int add_half = 0, max_half = 0;
 #endif
 MHA_INLINE float sum(const Vec& v) {
-  return fold(v, [](__m128 a, __m128 b) { return _mm_add_ps(a, b); }, add_half);
+  return fold(
+      v, [](__m128 a, __m128 b) { return _mm_add_ps(a, b); }, add_half);
 }
 MHA_INLINE float max(const Vec& v) {
-  return fold(v, [](__m128 a, __m128 b) { return _mm_max_ps(a, b); }, max_half);
+  return fold(
+      v, [](__m128 a, __m128 b) { return _mm_max_ps(a, b); }, max_half);
 }
 #else
 MHA_INLINE float sum(const Vec& v) {
-  return fold(v, [](float32x4_t a, float32x4_t b) { return vaddq_f32(a, b); }, 0);
+  return fold(
+      v, [](float32x4_t a, float32x4_t b) { return vaddq_f32(a, b); }, 0);
 }
 MHA_INLINE float max(const Vec& v) {
-  return fold(v, [](float32x4_t a, float32x4_t b) { return vmaxq_f32(a, b); }, 0);
+  return fold(
+      v, [](float32x4_t a, float32x4_t b) { return vmaxq_f32(a, b); }, 0);
 }
 #endif
 
-// 2^x for x <= 0 (any x below 127 works), about 1.3 units in the last place; exactly 1 at 0, exactly 0 for x < -125.5 and
-// -inf, NaN stays NaN. Never denormal: the polynomial gives 2 * 2^f with f in [-1/2, 1/2] and the scale is 2^(n-1), which is
-// zero from n = -126 down, so the least result is 2^-126 * sqrt(2).
-// Method: n = round(x) by adding 1.5 * 2^23 (whose low bits then hold n), degree-5 minimax polynomial for 2^f with the
-// constant fixed to 1 (relative error 9.4e-8), exponent put together in integer arithmetic.
+// 2^x for x <= 0 (any x below 127 works), about 1.3 units in the last place; exactly 1 at 0, exactly 0 for x < -125.5
+// and -inf, NaN stays NaN. Never denormal: the polynomial gives 2 * 2^f with f in [-1/2, 1/2] and the scale is 2^(n-1),
+// which is zero from n = -126 down, so the least result is 2^-126 * sqrt(2). Method: n = round(x) by adding 1.5 * 2^23
+// (whose low bits then hold n), degree-5 minimax polynomial for 2^f with the constant fixed to 1 (relative
+// error 9.4e-8), exponent put together in integer arithmetic.
 MHA_INLINE Vec exp2(const Vec& x) {
   const Reg lowest(-126.0f), magic(12582912.0f + 126.0f);
   return map([&](int i) {

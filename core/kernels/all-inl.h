@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Everything one target compiles, and its kernel table. Included once, at the end of simd/targets/<family>/<target>.cpp.
-// Without external symbols but `table`: each function is in an anonymous namespace, so the linker cannot hand one target's
-// code to another.
+// Everything one target compiles, and its kernel table. Included once, at the end of
+// simd/targets/<family>/<target>.cpp. Without external symbols but `table`: each function is in an anonymous namespace,
+// so the linker cannot hand one target's code to another.
 #include "core/kernels/kernel_table.h"
 
 #include "simd/vec-inl.h"

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Fused attention of a block of query rows over a range of keys, chunk by chunk. Included by all-inl.h, once per target.
+// Fused attention of a block of query rows over a range of keys, chunk by chunk. Included by all-inl.h, once per
+// target.
 //
 // For R rows and a chunk of C = 256 keys, in floats:
 //   pack keys and values     reads C (D + Dv), writes as much: once for all R rows (R up to 512: 1 to 2 % of the work)
-//   scores = queries * keys  C D from L1 per group of kAttentionRows rows, 16-key panels resident; writes the group's scores to L1
-//   softmax                  reads and writes the group's scores once more (L1), about 14 vector operations per 16 scores
-//   scores * values          C Dv from L2 per tile of kTileRows rows; the running output is read and written once a chunk
-// so that all but about D + Dv + 14 vector operations per 16 (query, key) pairs, D + Dv of them multiply-adds, is small.
-// The running output lives in the output rows themselves; nothing of size Tq x Tk exists.
+//   scores = queries * keys  C D from L1 per group of kAttentionRows rows, 16-key panels resident; writes the group's
+//   scores to L1 softmax                  reads and writes the group's scores once more (L1), about 14 vector
+//   operations per 16 scores scores * values          C Dv from L2 per tile of kTileRows rows; the running output is
+//   read and written once a chunk
+// so that all but about D + Dv + 14 vector operations per 16 (query, key) pairs, D + Dv of them multiply-adds, is
+// small. The running output lives in the output rows themselves; nothing of size Tq x Tk exists.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
@@ -56,14 +58,14 @@ inline void scale_query(const float* query, float scale, int64_t head_dim, float
   if (count > 0) store_first(dst + d, mul(load_first(query + d, count), factor), count);
 }
 
-// Scores of a group of rows against the packed keys of a chunk, masked: scratch.scores[r][j], j in [0, keys rounded up to 16).
-// Returns whether any key of the range is hidden from any row.
+// Scores of a group of rows against the packed keys of a chunk, masked: scratch.scores[r][j], j in [0, keys rounded up
+// to 16). Returns whether any key of the range is hidden from any row.
 inline bool group_scores(const AttentionRow* rows, int64_t num_rows, int64_t head_dim, float query_scale, int64_t begin,
                          int64_t keys, const Scratch& scratch) {
   for (int64_t r = 0; r < num_rows; ++r) {
     scale_query(rows[r].query, query_scale, head_dim, scratch.queries + r * head_dim);
   }
-  const GemmArgs g = {scratch.queries, head_dim, scratch.keys,   nullptr,  scratch.scores,
+  const GemmArgs g = {scratch.queries, head_dim, scratch.keys,           nullptr, scratch.scores,
                       kChunk,          num_rows, round_up(keys, kLanes), head_dim};
   gemm(&g);
   bool hidden = false;
@@ -127,8 +129,8 @@ inline bool is_visible(const AttentionRow& row, int64_t key) {
          (row.add_mask == nullptr || row.add_mask[key] != -kInfinity);
 }
 
-// The same product where the values hold NaN or Inf and some keys are hidden: 0 * NaN would reach rows that do not see the key,
-// so hidden keys are left out of the chain. Same bits as ValueTile for finite values.
+// The same product where the values hold NaN or Inf and some keys are hidden: 0 * NaN would reach rows that do not see
+// the key, so hidden keys are left out of the chain. Same bits as ValueTile for finite values.
 inline void value_rows_skipping(const ValueTile& tile, int64_t num_rows) {
   for (int64_t r = 0; r < num_rows; ++r) {
     for (int64_t column = 0; column < tile.width; column += kLanes) {
@@ -174,9 +176,9 @@ inline void attention_group(const AttentionArgs& args, int64_t row, int64_t num_
     inverse[r] = inverse_sum(states[r]);
   }
   const bool last = args.finish && chunk.begin + kChunk >= group_end;
-  const ValueTile tile = {rows,        scratch.scores,      scratch.values,        keys,
-                          chunk.keys * kLanes, args.value_head_dim, chunk.begin, merge,
-                          last ? inverse : nullptr, chunk.first};
+  const ValueTile tile = {
+      rows,        scratch.scores, scratch.values,           keys,       chunk.keys * kLanes, args.value_head_dim,
+      chunk.begin, merge,          last ? inverse : nullptr, chunk.first};
   if (hidden && !chunk.finite) {
     value_rows_skipping(tile, num_rows);
   } else {
@@ -211,7 +213,8 @@ inline void merge(const MergeArgs* args) {
     const bool last = c + 1 == m.num_chunks;
     const float inverse = inverse_sum(state);
     const AttentionRow row = {nullptr, m.output, nullptr, nullptr, 0};
-    const ValueTile tile = {&row, nullptr, nullptr, 0, 0, m.value_head_dim, 0, &factors, last ? &inverse : nullptr, c == 0};
+    const ValueTile tile = {&row,  nullptr, nullptr, 0, 0, m.value_head_dim, 0, &factors, last ? &inverse : nullptr,
+                            c == 0};
     const float* partial = m.partial_outputs + c * m.output_step;
     for (int64_t column = 0; column < m.value_head_dim; column += kLanes) {
       const int64_t left = m.value_head_dim - column;
@@ -224,7 +227,8 @@ inline void merge(const MergeArgs* args) {
 }
 
 // One row of weights over one chunk.
-inline void store_weights(const float* scores, int64_t keys, const RowState& state, const WeightsArgs& args, float* dst) {
+inline void store_weights(const float* scores, int64_t keys, const RowState& state, const WeightsArgs& args,
+                          float* dst) {
   const Vec base = set1(exponent_base(state.max)), inverse = set1(inverse_sum(state)), factor = set1(args.factor);
   for (int64_t j = 0; j < keys; j += kLanes) {
     const int count = static_cast<int>(keys - j < kLanes ? keys - j : kLanes);

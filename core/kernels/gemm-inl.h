@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The packed GEMM: C = A * panels + bias. Included by all-inl.h, once per target.
 //
-// Order of the loops: a group of columns (kPanels panels, k * 64 bytes each) stays in the cache nearest to it while all rows of A
-// pass over it, kTileRows at a time; A is read in place. Per tile and step k: 4 lines of B from L1/L2 and 6 broadcasts
-// for 24 multiply-adds of 16 (AVX-512), so B needs 21 bytes a cycle at two multiply-adds a cycle, which L2 delivers. k is
-// not blocked: C would be read and written once a block, which costs more than B from L2 (1024^3: 0.89 of the peak
-// without, 0.76 with blocks of 256).
+// Order of the loops: a group of columns (kPanels panels, k * 64 bytes each) stays in the cache nearest to it while all
+// rows of A pass over it, kTileRows at a time; A is read in place. Per tile and step k: 4 lines of B from L1/L2 and 6
+// broadcasts for 24 multiply-adds of 16 (AVX-512), so B needs 21 bytes a cycle at two multiply-adds a cycle, which L2
+// delivers. k is not blocked: C would be read and written once a block, which costs more than B from L2 (1024^3: 0.89
+// of the peak without, 0.76 with blocks of 256).
 namespace mha::MHA_TARGET_NS {
 namespace {
 
@@ -16,8 +16,8 @@ struct GemmTile {
   void run(int64_t row, int64_t column) const {
     Sums<kRows, kPanels> sums;
     clear<kRows, kPanels>(sums);
-    multiply_add<kRows, kPanels>(sums, g.a + row * g.a_stride, g.a_stride, g.panels + column * g.k, g.k * kLanes, kLanes,
-                                 g.k);
+    multiply_add<kRows, kPanels>(sums, g.a + row * g.a_stride, g.a_stride, g.panels + column * g.k, g.k * kLanes,
+                                 kLanes, g.k);
     if (g.bias != nullptr) add_bias<kRows, kPanels>(sums, column);
     float* c = g.c + row * g.c_stride + column;
     const int64_t columns = g.n - column;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels of one target: a table of leaf functions and the tile sizes that the planner needs. The only thing that
-// core/ and simd/ share. Kernels neither allocate nor thread; they take pointers, strides (in floats) and sizes, need no
-// alignment, and touch nothing outside the stated extents.
+// core/ and simd/ share. Kernels neither allocate nor thread; they take pointers, strides (in floats) and sizes, need
+// no alignment, and touch nothing outside the stated extents.
 #pragma once
 
 #include <cstddef>
@@ -27,15 +27,15 @@ struct GemmArgs {
 
 // One query row as a kernel sees it: a query of one head, or one of several heads that share keys and values.
 struct AttentionRow {
-  const float* query;         // [head_dim]
-  float* output;              // [value_head_dim], or the row of attention weights [key_len]
-  const uint8_t* bool_mask;   // [key_len] or null; non-zero = visible
-  const float* add_mask;      // [key_len] or null; -inf = not visible
-  int64_t key_end;            // keys j >= key_end are not visible
+  const float* query;        // [head_dim]
+  float* output;             // [value_head_dim], or the row of attention weights [key_len]
+  const uint8_t* bool_mask;  // [key_len] or null; non-zero = visible
+  const float* add_mask;     // [key_len] or null; -inf = not visible
+  int64_t key_end;           // keys j >= key_end are not visible
 };
 
-// Softmax state of a row over the keys seen so far: the greatest score (in units of log2) and the sum of 2^(score - max).
-// No visible key: {-inf, 0}.
+// Softmax state of a row over the keys seen so far: the greatest score (in units of log2) and the sum of 2^(score -
+// max). No visible key: {-inf, 0}.
 struct RowState {
   float max;
   float sum;
@@ -51,7 +51,7 @@ struct AttentionArgs {
   int64_t head_dim;
   int64_t value_head_dim;
   int64_t key_begin;  // a multiple of kChunk: the first key looked at
-  int64_t key_end;    // the last key looked at, plus one; rows[].key_end <= key_end
+  int64_t key_end;    // the last key looked at, plus one
   float query_scale;  // scale * log2(e)
   RowState* states;   // [num_rows], written
   bool finish;        // divide by the sum: output is the result, not a partial one
@@ -59,7 +59,7 @@ struct AttentionArgs {
 };
 
 struct MergeArgs {
-  const float* partial_outputs;   // chunk c of the row is at partial_outputs + c * output_step
+  const float* partial_outputs;  // chunk c of the row is at partial_outputs + c * output_step
   int64_t output_step;
   const RowState* partial_states;  // chunk c at partial_states[c * state_step]
   int64_t state_step;
@@ -75,11 +75,11 @@ struct WeightsArgs {
   const float* key;
   int64_t key_stride;
   int64_t head_dim;
-  int64_t key_len;           // length of a row of weights; what is not visible becomes 0
+  int64_t key_len;  // length of a row of weights; what is not visible becomes 0
   float query_scale;
-  const RowState* states;    // of the whole row, as the attention kernel left them
-  bool accumulate;           // add to the row of weights (mean over heads)
-  float factor;              // multiplies what is stored (1 / H with the last head, else 1)
+  const RowState* states;  // of the whole row, as the attention kernel left them
+  bool accumulate;         // add to the row of weights (mean over heads)
+  float factor;            // multiplies what is stored (1 / H with the last head, else 1)
   float* scratch;
 };
 
@@ -98,8 +98,8 @@ struct KernelTable {
   // then the bias added.
   void (*gemm)(const GemmArgs* args);
 
-  // Attention of the rows over keys [key_begin, key_end), chunk by chunk in the canonical order. Without `finish`, output
-  // and states are the partial result of these chunks. The output row holds the running sum in between.
+  // Attention of the rows over keys [key_begin, key_end), chunk by chunk in the canonical order. Without `finish`,
+  // output and states are the partial result of these chunks. The output row holds the running sum in between.
   void (*attention)(const AttentionArgs* args);
 
   // Merges the partial results of a row's chunks in ascending order and divides by the sum. One attention call over

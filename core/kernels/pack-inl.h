@@ -4,7 +4,8 @@
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// Up to 16 rows by up to 16 columns at an edge: copied to a padded block first, so that nothing is read beyond the matrix.
+// Up to 16 rows by up to 16 columns at an edge: copied to a padded block first, so that nothing is read beyond the
+// matrix.
 inline void pack_edge(const float* src, int64_t src_stride, int rows, int columns, float* dst) {
   alignas(64) float block[kLanes * kLanes] = {};
   alignas(64) float transposed[kLanes * kLanes];

@@ -37,8 +37,8 @@ inline bool has_hidden_keys(const AttentionRow& row, int64_t key_end) {
 // -inf stands for "no key yet": 2^(x - 0) is then 0 for every x that can be there.
 MHA_INLINE float exponent_base(float max) { return max == -kInfinity ? 0.0f : max; }
 
-// Replaces the scores of a chunk by 2^(score - max). panels * 16 scores; those that are hidden are -inf. A NaN among them
-// does not enter the maximum, but stays NaN and makes the sum NaN.
+// Replaces the scores of a chunk by 2^(score - max). panels * 16 scores; those that are hidden are -inf. A NaN among
+// them does not enter the maximum, but stays NaN and makes the sum NaN.
 inline RowState softmax_chunk(float* scores, int64_t panels) {
   Vec most = set1(-kInfinity);
   for (int64_t p = 0; p < panels; ++p) most = max_or_second(load(scores + p * kLanes), most);

@@ -3,9 +3,10 @@
 // Included by all-inl.h, once per target.
 //
 // Panels: a matrix B [k x n] is stored as [ceil(n / 16)][k][16], so that step k of one panel is one 64-byte line.
-// A tile is kRows rows of A times kPanels panels of B. Per step it loads kPanels vectors of B and broadcasts kRows floats of
-// A for kRows * kPanels multiply-adds: 10 loads for 24 with the 6 x 4 tile of AVX-512, 8 (registers) for 12 with 6 x 1 of
-// AVX2. Every element is one chain of fused multiply-adds over k ascending, whatever the tile: the canonical order.
+// A tile is kRows rows of A times kPanels panels of B. Per step it loads kPanels vectors of B and broadcasts kRows
+// floats of A for kRows * kPanels multiply-adds: 10 loads for 24 with the 6 x 4 tile of AVX-512, 8 (registers) for 12
+// with 6 x 1 of AVX2. Every element is one chain of fused multiply-adds over k ascending, whatever the tile: the
+// canonical order.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
@@ -54,7 +55,8 @@ MHA_INLINE void multiply_add(Sums<kRows, kPanels>& sums, const float* a, int64_t
 }
 
 // Covers rows x columns with tiles: tile.run<kRows, kPanels>(row, column). Groups of columns outermost, so that their
-// panels stay in the nearest cache while all rows pass; what is left of the columns goes in groups of half as many panels.
+// panels stay in the nearest cache while all rows pass; what is left of the columns goes in groups of half as many
+// panels.
 template <int kRows, int kPanels, class Tile>
 void cover_columns(const Tile& tile, int64_t row, int64_t row_end, int64_t column, int64_t columns) {
   for (; column + (kPanels - 1) * kLanes < columns; column += kPanels * kLanes) {

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+// Contexts: threads, target and memory, decided once.
+#include "core/context.h"
+
+#include <cstdlib>
+#include <cstring>
+
+#include "core/cpu_count.h"
+#include "core/status.h"
+#include "simd/dispatch.h"
+
+namespace mha {
+namespace {
+
+constexpr int64_t kMaxThreads = 1024;
+
+void* default_allocate(void*, size_t bytes, size_t alignment) {
+  void* block = nullptr;
+  return posix_memalign(&block, alignment, bytes) == 0 ? block : nullptr;
+}
+void default_release(void*, void* block, size_t) { free(block); }
+
+mha_status choose_target(const char* name, const KernelTable** table, mha_error* error) {
+  const char* source = "target";
+  if (name == nullptr) {
+    name = getenv("MHA_TARGET");
+    source = "the environment's MHA_TARGET";
+    if (name != nullptr && *name == 0) name = nullptr;  // set to nothing: unset
+  }
+  const CpuFeatures cpu = cpu_features();
+  const bool any = name == nullptr;
+  for (int64_t i = 0; i < target_count(); ++i) {
+    const bool supported = target_supported(i, cpu);
+    if (!any && strcmp(name, target_table(i)->name) != 0) continue;
+    if (supported) {
+      *table = target_table(i);
+      return MHA_OK;
+    }
+    if (!any) return fail(error, MHA_ERR_TARGET, "%s is \"%s\", which this CPU does not support", source, name);
+  }
+  if (any) return fail(error, MHA_ERR_TARGET, "this CPU supports none of the targets built in");
+  return fail(error, MHA_ERR_TARGET, "%s is \"%.40s\", which is not a target of this library", source, name);
+}
+
+}  // namespace
+
+mha_status Workspace::reserve(size_t needed, size_t given_bytes, mha_error* error) {
+  void* block = given_;
+  if (block == nullptr) {
+    owned_ = allocate(allocator_, needed);
+    if (owned_ == nullptr) return fail(error, MHA_ERR_OUT_OF_MEMORY, "no memory for a workspace of %zu bytes", needed);
+    owned_bytes_ = needed;
+    block = owned_;
+  } else if (given_bytes < needed) {
+    return fail(error, MHA_ERR_WORKSPACE, "workspace_bytes is %zu: this call needs %zu", given_bytes, needed);
+  }
+  const uintptr_t address = reinterpret_cast<uintptr_t>(block);
+  data_ = static_cast<char*>(block) + (kAlignment - address % kAlignment) % kAlignment;
+  return MHA_OK;
+}
+
+}  // namespace mha
+
+extern "C" mha_status mha_context_create(const mha_context_options* options, mha_context** context, mha_error* error) {
+  using namespace mha;
+  if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
+  *context = nullptr;
+  const mha_context_options defaults = {};
+  const mha_context_options& o = options != nullptr ? *options : defaults;
+  if (o.num_threads < 0 || o.num_threads > kMaxThreads) {
+    return fail(error, MHA_ERR_ARGUMENT, "num_threads is %lld: must be 0 to %lld",
+                static_cast<long long>(o.num_threads), static_cast<long long>(kMaxThreads));
+  }
+  if ((o.allocator.allocate == nullptr) != (o.allocator.release == nullptr)) {
+    return fail(error, MHA_ERR_ARGUMENT, "allocator.%s is NULL: give both functions or neither",
+                o.allocator.allocate == nullptr ? "allocate" : "release");
+  }
+  mha_context made = {};
+  const mha_status status = choose_target(o.target, &made.table, error);
+  if (status != MHA_OK) return status;
+  made.num_threads = o.num_threads != 0 ? o.num_threads : allowed_cpus(kMaxThreads);
+  made.parallel_for = o.parallel_for;
+  made.allocator = o.allocator;
+  if (made.allocator.allocate == nullptr) made.allocator = {nullptr, default_allocate, default_release};
+  mha_context* handle = static_cast<mha_context*>(allocate(made.allocator, sizeof(mha_context)));
+  if (handle == nullptr) return fail(error, MHA_ERR_OUT_OF_MEMORY, "no memory for a context");
+  *handle = made;
+  *context = handle;
+  return MHA_OK;
+}
+
+extern "C" void mha_context_destroy(mha_context* context) {
+  if (context == nullptr) return;
+  const mha_allocator allocator = context->allocator;
+  mha::release(allocator, context, sizeof(mha_context));
+}
+
+extern "C" const char* mha_context_target(const mha_context* context) {
+  return context != nullptr ? context->table->name : nullptr;
+}
+
+extern "C" int64_t mha_context_num_threads(const mha_context* context) {
+  return context != nullptr ? context->num_threads : 0;
+}
+
+extern "C" int64_t mha_target_count(void) { return mha::target_count(); }
+
+extern "C" const char* mha_target_name(int64_t index) {
+  return index >= 0 && index < mha::target_count() ? mha::target_table(index)->name : nullptr;
+}
+
+extern "C" int mha_target_supported(int64_t index) {
+  return index >= 0 && index < mha::target_count() && mha::target_supported(index, mha::cpu_features()) ? 1 : 0;
+}

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+// The layer's forward: query, key and value projections side by side, attention, output projection, in one parallel
+// region.
+#include "core/attention.h"
+#include "core/explain.h"
+#include "core/layer.h"
+#include "core/linear.h"
+#include "core/validate.h"
+
+namespace mha {
+namespace {
+
+struct ForwardPlan {
+  int64_t threads;
+  AttentionPlan attention;
+  // Workspace, in bytes from its start: projected q, k, v, the heads' outputs side by side, and attention's own.
+  int64_t projected_offset[kProjections];
+  int64_t attention_offset;
+  int64_t bytes;
+};
+
+struct Forward {
+  const mha_layer* layer;
+  ForwardViews views;
+  AttentionProblem attention;
+  ForwardPlan plan;
+};
+
+int64_t projected_rows(const AttentionProblem& p, int projection) {
+  return projection == kKey || projection == kValue ? p.key_len : p.query_len;
+}
+
+LinearProblem projection_problem(const Forward& f, int projection, const ConstTensor& input, const Tensor& output) {
+  const ProjectionSize size = projection_size(f.layer->config, projection);
+  LinearProblem p = {};
+  p.input = input.data, p.input_stride = input.stride_t, p.input_stride_b = input.stride_b;
+  p.output = output.data, p.output_stride = output.stride_t, p.output_stride_b = output.stride_b;
+  p.panels = f.layer->panels[projection], p.bias = f.layer->bias[projection];
+  p.in_features = size.in_features, p.out_features = size.out_features;
+  p.batch = f.attention.batch, p.rows = projected_rows(f.attention, projection);
+  const bool one_block = p.batch <= 1 || p.rows == 0 ||
+                         (p.input_stride_b == p.rows * p.input_stride && p.output_stride_b == p.rows * p.output_stride);
+  if (one_block || p.rows == 1) {
+    if (p.batch > 1 && p.rows == 1) p.input_stride = p.input_stride_b, p.output_stride = p.output_stride_b;
+    p.rows *= p.batch;
+    p.batch = 1;
+  }
+  return p;
+}
+
+// What a projection writes, or the output projection reads: [B, T, heads * dim] dense in the workspace.
+Tensor projected(const Forward& f, int projection, char* workspace) {
+  const mha_layer_config& c = f.layer->config;
+  const int64_t width =
+      projection == kOutput ? c.num_heads * c.value_head_dim : projection_size(c, projection).out_features;
+  const int64_t head_dim = projection == kQuery || projection == kKey ? c.head_dim : c.value_head_dim;
+  float* data =
+      workspace != nullptr ? reinterpret_cast<float*>(workspace + f.plan.projected_offset[projection]) : nullptr;
+  return {data, projected_rows(f.attention, projection) * width, width, head_dim};
+}
+
+ConstTensor as_const(const Tensor& t) { return {t.data, t.stride_b, t.stride_t, t.stride_h}; }
+
+double multiply_adds(const Forward& f) {
+  double total = f.attention.multiply_adds();
+  for (int i = 0; i < kProjections; ++i) {
+    const ProjectionSize size = projection_size(f.layer->config, i);
+    total += static_cast<double>(f.attention.batch) * static_cast<double>(projected_rows(f.attention, i)) *
+             static_cast<double>(size.in_features) * static_cast<double>(size.out_features);
+  }
+  return total;
+}
+
+mha_status plan_forward(const mha_context& context, Forward* f, mha_error* error) {
+  const mha_layer_config& c = f->layer->config;
+  ForwardPlan& plan = f->plan;
+  plan.threads = useful_threads(context.num_threads, multiply_adds(*f));
+  mha_status status = plan_attention(*context.table, plan.threads, f->attention, &plan.attention, error);
+  if (status != MHA_OK) return status;
+  Layout layout;
+  for (int i = 0; i < kProjections; ++i) {
+    const int64_t width = i == kOutput ? c.num_heads * c.value_head_dim : projection_size(c, i).out_features;
+    const Size floats = Size(f->attention.batch) * Size(projected_rows(f->attention, i)) * Size(width);
+    plan.projected_offset[i] = layout.append(floats * Size(sizeof(float)));
+  }
+  plan.attention_offset = layout.append(Size(plan.attention.bytes));
+  if (!(layout.bytes() + Size(64)).ok()) {
+    return fail(error, MHA_ERR_OVERFLOW, "batch %lld, query_len %lld, key_len %lld: the workspace exceeds 2^63 bytes",
+                static_cast<long long>(f->attention.batch), static_cast<long long>(f->attention.query_len),
+                static_cast<long long>(f->attention.key_len));
+  }
+  plan.bytes = layout.bytes().value();
+  return MHA_OK;
+}
+
+mha_status prepare(const mha_context* context, const mha_layer* layer, const mha_forward_args* args, Check check,
+                   Forward* f, mha_error* error) {
+  if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
+  if (layer == nullptr) return fail(error, MHA_ERR_NULL, "layer is NULL");
+  f->layer = layer;
+  const mha_status status = validate_forward(layer->config, args, check, &f->views, &f->attention, error);
+  if (status != MHA_OK || f->attention.nothing_to_do()) return status;
+  return plan_forward(*context, f, error);
+}
+
+void run_forward(const mha_context& context, Forward& f, char* workspace) {
+  const Tensor heads_out = projected(f, kOutput, workspace);
+  LinearPhase in = {};
+  const ConstTensor* inputs[3] = {&f.views.query, &f.views.key, &f.views.value};
+  ConstTensor* outputs[3] = {&f.attention.query, &f.attention.key, &f.attention.value};
+  for (int i = 0; i < 3; ++i) {
+    const Tensor out = projected(f, i, workspace);
+    *outputs[i] = as_const(out);
+    in.jobs[in.count++] = make_linear_job(*context.table, f.plan.threads, projection_problem(f, i, *inputs[i], out));
+  }
+  f.attention.output = heads_out;
+  const AttentionJob attention = {context.table, f.attention, f.plan.attention, workspace + f.plan.attention_offset};
+  LinearPhase out = {};
+  out.jobs[out.count++] = make_linear_job(*context.table, f.plan.threads,
+                                          projection_problem(f, kOutput, as_const(heads_out), f.views.output));
+  Phase phases[kMaxPhases];
+  int count = 0;
+  phases[count++] = linear_phase(in);
+  count += attention_phases(attention, phases + count);
+  const Phase weights = weights_phase(attention);
+  if (weights.count > 0) phases[count++] = weights;
+  phases[count++] = linear_phase(out);
+  run_phases(context, f.plan.threads, phases, count);
+}
+
+}  // namespace
+}  // namespace mha
+
+extern "C" mha_status mha_layer_forward(const mha_context* context, const mha_layer* layer,
+                                        const mha_forward_args* args, mha_error* error) {
+  using namespace mha;
+  Forward f = {};
+  mha_status status = prepare(context, layer, args, Check::kAll, &f, error);
+  if (status != MHA_OK || f.attention.nothing_to_do()) return status;
+  Workspace workspace(*context, args->workspace);
+  status = workspace.reserve(workspace_bytes(f.plan.bytes), args->workspace_bytes, error);
+  if (status != MHA_OK) return status;
+  run_forward(*context, f, workspace.data());
+  return MHA_OK;
+}
+
+extern "C" mha_status mha_layer_forward_workspace(const mha_context* context, const mha_layer* layer,
+                                                  const mha_forward_args* args, size_t* bytes, mha_error* error) {
+  using namespace mha;
+  if (bytes == nullptr) return fail(error, MHA_ERR_NULL, "bytes is NULL");
+  Forward f = {};
+  const mha_status status = prepare(context, layer, args, Check::kSizesOnly, &f, error);
+  if (status == MHA_OK) *bytes = f.attention.nothing_to_do() ? 0 : workspace_bytes(f.plan.bytes);
+  return status;
+}
+
+extern "C" mha_status mha_layer_forward_explain(const mha_context* context, const mha_layer* layer,
+                                                const mha_forward_args* args, char* text, size_t capacity,
+                                                size_t* needed, mha_error* error) {
+  using namespace mha;
+  Forward f = {};
+  const mha_status status = prepare(context, layer, args, Check::kSizesOnly, &f, error);
+  if (status != MHA_OK) return status;
+  Text out(text, capacity);
+  explain_context(*context, f.plan.threads, multiply_adds(f), &out);
+  if (f.attention.nothing_to_do()) {
+    out.line("work: none, a size is 0");
+  } else {
+    static const char* const kNames[kProjections] = {"query", "key", "value", "output"};
+    for (int i = 0; i < kProjections; ++i) {
+      const ConstTensor none = {};
+      const Tensor dense = projected(f, i, nullptr);
+      const LinearProblem p = projection_problem(f, i, none, dense);
+      explain_linear(kNames[i], p, plan_linear(*context->table, f.plan.threads, p), &out);
+    }
+    explain_attention(f.attention, f.plan.attention, *context->table, &out);
+    out.line("workspace: %zu bytes", workspace_bytes(f.plan.bytes));
+  }
+  out.finish(needed);
+  return MHA_OK;
+}

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+// The layer behind the public handle: configuration and packed weights, in memory of its own or mapped from a blob.
+#pragma once
+
+#include "core/context.h"
+#include "core/problem.h"
+
+namespace mha {
+
+enum Projection { kQuery = 0, kKey = 1, kValue = 2, kOutput = 3, kProjections = 4 };
+
+struct ProjectionSize {
+  int64_t in_features, out_features;
+};
+
+ProjectionSize projection_size(const mha_layer_config& config, int projection);
+
+}  // namespace mha
+
+struct mha_layer {
+  mha_layer_config config;  // defaults filled in
+  const float* panels[mha::kProjections];
+  const float* bias[mha::kProjections];  // padded, or null
+  const void* blob;                      // header and packed weights
+  size_t blob_bytes;
+  mha_allocator allocator;
+  size_t bytes;  // of the allocation that begins with this struct
+};

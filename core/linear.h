@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// The linear stage: packing weights, and one phase that multiplies several problems side by side.
+#pragma once
+
+#include "core/parallel.h"
+#include "core/plan.h"
+
+namespace mha {
+
+// Floats of the packed weights [ceil(out / 16)][in][16], and of the bias padded to whole panels.
+inline Size packed_weight_floats(int64_t in_features, int64_t out_features) {
+  return Size(divide_up(out_features, kPanel)) * Size(in_features) * Size(kPanel);
+}
+inline Size packed_bias_floats(int64_t out_features) { return Size(divide_up(out_features, kPanel)) * Size(kPanel); }
+
+// Copies the bias and fills the last panel with zeros.
+void pack_bias(const float* bias, int64_t out_features, float* packed);
+
+struct LinearJob {
+  const KernelTable* table;
+  LinearProblem problem;
+  LinearPlan plan;
+};
+
+// Up to three products that do not depend on each other, as one phase.
+struct LinearPhase {
+  LinearJob jobs[3];
+  int count;
+};
+
+LinearJob make_linear_job(const KernelTable& table, int64_t threads, const LinearProblem& problem);
+Phase linear_phase(const LinearPhase& work);
+
+}  // namespace mha

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+// A call after validation: defaults filled in, every size and stride known to be sound. What plan and run work on.
+#pragma once
+
+#include "core/mha.h"
+#include "core/status.h"
+
+namespace mha {
+
+struct ConstTensor {
+  const float* data;
+  int64_t stride_b, stride_t, stride_h;
+};
+
+struct Tensor {
+  float* data;
+  int64_t stride_b, stride_t, stride_h;
+};
+
+struct AttentionProblem {
+  int64_t batch, heads, kv_heads, query_len, key_len, head_dim, value_head_dim;
+  float scale;
+  ConstTensor query, key, value;
+  mha_masks masks;
+  Tensor output;
+  mha_weights_mode weights_mode;
+  Tensor weights;  // stride_t steps queries; keys are dense
+  float* log_sum_exp;
+
+  int64_t group() const { return heads / kv_heads; }
+  // Rows of one (batch, key/value head): the queries of the heads that share it, head by head.
+  int64_t group_rows() const { return group() * query_len; }
+  double multiply_adds() const {
+    return static_cast<double>(batch) * static_cast<double>(heads) * static_cast<double>(query_len) *
+           static_cast<double>(key_len) * static_cast<double>(head_dim + value_head_dim);
+  }
+  bool nothing_to_do() const { return batch == 0 || heads == 0 || query_len == 0; }
+};
+
+// `batch` blocks of `rows` rows: inputs and outputs whose items do not follow each other at the stride of the rows.
+struct LinearProblem {
+  const float* input;
+  int64_t input_stride, input_stride_b;
+  const float* panels;  // [ceil(out / 16)][in][16]
+  const float* bias;    // [ceil(out / 16) * 16] or null
+  float* output;
+  int64_t output_stride, output_stride_b;
+  int64_t batch, rows, in_features, out_features;
+
+  double multiply_adds() const {
+    return static_cast<double>(batch) * static_cast<double>(rows) * static_cast<double>(in_features) *
+           static_cast<double>(out_features);
+  }
+};
+
+}  // namespace mha

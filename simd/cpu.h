@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// What this CPU and operating system can run. Detection is a pure function of register values, so that CPUs which are
+// not at hand can be tested.
+#pragma once
+
+#include <cstdint>
+
+namespace mha {
+
+// The registers that decide, as CPUID and XGETBV give them; all zero on other families.
+struct CpuRegisters {
+  uint32_t max_leaf;   // CPUID.0:EAX
+  uint32_t leaf1_ecx;  // FMA 12, OSXSAVE 27, AVX 28, F16C 29
+  uint32_t leaf1_edx;  // SSE2 26
+  uint32_t leaf7_ebx;  // AVX2 5, AVX512 F 16, DQ 17, CD 28, BW 30, VL 31
+  uint64_t xcr0;       // XGETBV(0); read only if OSXSAVE. SSE 1, AVX 2, opmask 5, ZMM 6 and 7
+};
+
+// One flag per bundle that a target needs.
+struct CpuFeatures {
+  bool sse2;
+  bool avx2;    // AVX2, FMA and F16C, with the ymm state saved by the operating system
+  bool avx512;  // F, CD, BW, DQ, VL, all that avx2 is, with the zmm and mask state saved
+  bool neon;
+};
+
+CpuFeatures x86_features(const CpuRegisters& registers);
+CpuRegisters read_x86_registers();  // zero on other families
+CpuFeatures cpu_features();         // of this machine
+
+}  // namespace mha

@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+// The targets built into the library. Chosen once per context; the table is then passed down, never looked up again.
+#pragma once
+
+#include <cstdint>
+
+#include "core/kernels/kernel_table.h"
+#include "simd/cpu.h"
+
+namespace mha {
+
+int64_t target_count();
+const KernelTable* target_table(int64_t index);  // best first; index in [0, target_count())
+bool target_supported(int64_t index, const CpuFeatures& cpu);
+
+}  // namespace mha
