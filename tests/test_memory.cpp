@@ -1,0 +1,357 @@
+// SPDX-License-Identifier: Apache-2.0
+// Allocation, the floating point environment, and the stack: a call with workspace allocates nothing, every failing
+// allocation is reported and leaks nothing, MXCSR and rounding stay, a small stack is enough.
+#include <pthread.h>
+
+#include <cfenv>
+#include <cstdlib>
+
+#include "support/counting.h"
+#include "support/layers.h"
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
+#define MHA_TEST_SANITIZER 1
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define MHA_TEST_SANITIZER 1
+#endif
+
+namespace {
+/// Calls of the C allocator by this thread.
+thread_local int64_t heap_calls = 0;
+}  // namespace
+
+#if defined(MHA_TEST_SANITIZER)
+// The sanitizers own malloc and offer a hook instead.
+extern "C" int __sanitizer_install_malloc_and_free_hooks(void (*malloc_hook)(const volatile void*, size_t),
+                                                         void (*free_hook)(const volatile void*));
+namespace {
+bool count_heap_calls() {
+  static const bool installed =
+      __sanitizer_install_malloc_and_free_hooks([](const volatile void*, size_t) { ++heap_calls; },
+                                                [](const volatile void*) {}) > 0;
+  return installed;
+}
+}  // namespace
+#elif defined(__GLIBC__)
+// This executable's own malloc comes before libc's, which stays reachable by its second name.
+extern "C" {
+void* __libc_malloc(size_t);
+void* __libc_calloc(size_t, size_t);
+void* __libc_realloc(void*, size_t);
+void* __libc_memalign(size_t, size_t);
+
+void* malloc(size_t bytes) {
+  ++heap_calls;
+  return __libc_malloc(bytes);
+}
+void* calloc(size_t count, size_t bytes) {
+  ++heap_calls;
+  return __libc_calloc(count, bytes);
+}
+void* realloc(void* block, size_t bytes) {
+  ++heap_calls;
+  return __libc_realloc(block, bytes);
+}
+void* aligned_alloc(size_t alignment, size_t bytes) {
+  ++heap_calls;
+  return __libc_memalign(alignment, bytes);
+}
+int posix_memalign(void** block, size_t alignment, size_t bytes) {
+  ++heap_calls;
+  *block = __libc_memalign(alignment, bytes);
+  return *block ? 0 : 12;
+}
+}
+namespace {
+bool count_heap_calls() { return true; }
+}  // namespace
+#else
+namespace {
+bool count_heap_calls() { return false; }
+}  // namespace
+#endif
+
+using namespace mha::test;
+
+namespace {
+
+const mha_layer_config kConfig = {40, 4, 2, 12, 20, 0, 0, 50, 0};
+
+/// One call of each kind, with buffers and workspace made beforehand, so that call() alone is observed.
+class PreparedCalls {
+ public:
+  PreparedCalls(const mha_context* context, int64_t Tk)
+      : context_(context),
+        attention_({2, 4, 2, 9, Tk, 20, 12}, MaskKind::kAll, 100000),
+        layer_problem_(kConfig, 2, 9, Tk, Biases::kAll, 100001),
+        layer_(layer_problem_.make(context)),
+        linear_(make_linear(context, 40, 33, layer_problem_.query_weight.data(), nullptr)) {
+    attention_args_ = attention_.args();
+    attention_args_.weights_mode = MHA_WEIGHTS_AVERAGED;
+    attention_output_ = poisoned(2 * 9 * 4 * 12);
+    attention_weights_ = poisoned(2 * 9 * Tk);
+    lse_ = poisoned(2 * 4 * 9);
+    attention_args_.output.data = attention_output_.data();
+    attention_args_.weights.data = attention_weights_.data();
+    attention_args_.log_sum_exp = lse_.data();
+    layer_args_ = layer_problem_.args();
+    layer_args_.weights_mode = MHA_WEIGHTS_PER_HEAD;
+    layer_output_ = poisoned(2 * 9 * 50);
+    layer_weights_ = poisoned(2 * 4 * 9 * Tk);
+    layer_args_.output.data = layer_output_.data();
+    layer_args_.weights.data = layer_weights_.data();
+    linear_output_ = poisoned(18 * 33);
+    linear_args_ = {18, layer_problem_.query.data(), 0, linear_output_.data(), 0};
+  }
+
+  void give_workspace() {
+    size_t attention_bytes = 0, layer_bytes = 0;
+    REQUIRE(mha_attention_workspace(context_, &attention_args_, &attention_bytes, nullptr) == MHA_OK);
+    REQUIRE(mha_layer_forward_workspace(context_, layer_.get(), &layer_args_, &layer_bytes, nullptr) == MHA_OK);
+    workspace_.resize(std::max(attention_bytes, layer_bytes));
+    attention_args_.workspace = layer_args_.workspace = workspace_.data();
+    attention_args_.workspace_bytes = attention_bytes;
+    layer_args_.workspace_bytes = layer_bytes;
+  }
+
+  mha_status call() {
+    const mha_status attention = mha_attention(context_, &attention_args_, nullptr);
+    const mha_status layer = mha_layer_forward(context_, layer_.get(), &layer_args_, nullptr);
+    const mha_status linear = mha_linear_forward(context_, linear_.get(), &linear_args_, nullptr);
+    return attention != MHA_OK ? attention : layer != MHA_OK ? layer : linear;
+  }
+  std::vector<float> results() const {
+    std::vector<float> all;
+    for (const auto* part :
+         {&attention_output_, &attention_weights_, &lse_, &layer_output_, &layer_weights_, &linear_output_})
+      all.insert(all.end(), part->begin(), part->end());
+    return all;
+  }
+
+ private:
+  const mha_context* context_;
+  AttentionProblem attention_;
+  LayerProblem layer_problem_;
+  LayerPtr layer_;
+  LinearPtr linear_;
+  mha_attention_args attention_args_;
+  mha_forward_args layer_args_;
+  mha_linear_args linear_args_;
+  std::vector<float> attention_output_, attention_weights_, lse_, layer_output_, layer_weights_, linear_output_;
+  std::vector<unsigned char> workspace_;
+};
+
+void run_in_order(void*, int64_t count, void (*task)(void*, int64_t), void* data) {
+  for (int64_t i = 0; i < count; ++i) task(data, i);
+}
+
+}  // namespace
+
+TEST_CASE("memory: a call with workspace allocates nothing", "[memory][allocation]") {
+  const bool counts_heap = count_heap_calls();
+  for (const std::string& target : supported_targets()) {
+    for (int64_t threads : {1, 3}) {
+      for (int64_t Tk : {17, 600}) {
+        INFO("target " << target << " threads " << threads << " Tk " << Tk);
+        CountingAllocator allocator;
+        mha_context_options options = allocator.options(target, threads);
+        options.parallel_for.run = run_in_order;  // the OpenMP runtime may allocate, the library may not
+        const ContextPtr context = make_context(options);
+        PreparedCalls calls(context.get(), Tk);
+        calls.give_workspace();
+        const int64_t made = allocator.calls, heap = heap_calls;
+        const mha_status status = calls.call();
+        const int64_t heap_after = heap_calls;
+        CHECK(status == MHA_OK);
+        CHECK(allocator.calls == made);
+        CHECK(heap_after == heap);
+        if (counts_heap) {
+          std::free(std::malloc(static_cast<size_t>(made) + 1));
+          CHECK(heap_calls > heap_after);  // the counter does count
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("memory: a call without workspace takes it from the context's allocator and gives it back",
+          "[memory][allocation]") {
+  for (const std::string& target : supported_targets()) {
+    CountingAllocator allocator;
+    {
+      const ContextPtr context = make_context(allocator.options(target, 2));
+      PreparedCalls without(context.get(), 600), with(context.get(), 600);
+      with.give_workspace();
+      const size_t live = allocator.live.size();
+      REQUIRE(without.call() == MHA_OK);
+      CHECK(allocator.live.size() == live);
+      REQUIRE(with.call() == MHA_OK);
+      check_same_bits("results", with.results(), without.results());
+    }
+    CHECK(allocator.live.empty());
+    CHECK_FALSE(allocator.misuse);
+  }
+}
+
+TEST_CASE("memory: whichever allocation fails is reported, leaks nothing, and a retry works", "[memory][allocation]") {
+  for (const std::string& target : supported_targets()) {
+    CountingAllocator allocator;
+    const LayerProblem problem(kConfig, 1, 5, 300, Biases::kAll, 101000);
+    const AttentionProblem attention({1, 1, 1, 5, 700, 8, 8}, MaskKind::kNone, 101001);
+    std::vector<float> output(5 * 50), attention_output(5 * 8);
+    // Everything in the API that allocates. Returns the first status that is not MHA_OK.
+    const auto everything = [&]() -> mha_status {
+      mha_context_options options = allocator.options(target, 3);
+      options.parallel_for.run = run_in_order;
+      mha_context* context = nullptr;
+      mha_error error = {};
+      mha_status status = mha_context_create(&options, &context, &error);
+      if (status != MHA_OK) {
+        CHECK(context == nullptr);
+        CHECK(error.status == status);
+        return status;
+      }
+      const ContextPtr context_owner(context);
+      mha_linear* linear = reinterpret_cast<mha_linear*>(&error);
+      status = mha_linear_create(context, 40, 48, problem.query_weight.data(), nullptr, &linear, &error);
+      if (status != MHA_OK) CHECK(linear == nullptr);
+      const LinearPtr linear_owner(linear);
+      if (status != MHA_OK) return status;
+      mha_layer* layer = reinterpret_cast<mha_layer*>(&error);
+      const mha_layer_weights weights = problem.separate_weights();
+      status = mha_layer_create(context, &problem.config, &weights, &layer, &error);
+      if (status != MHA_OK) CHECK(layer == nullptr);
+      const LayerPtr layer_owner(layer);
+      if (status != MHA_OK) return status;
+      std::vector<float> blob(mha_layer_blob_bytes(layer) / 4 + 1);
+      REQUIRE(mha_layer_save(layer, blob.data(), blob.size() * 4, &error) == MHA_OK);
+      mha_layer* mapped = reinterpret_cast<mha_layer*>(&error);
+      status = mha_layer_map(context, blob.data(), mha_layer_blob_bytes(layer), &mapped, &error);
+      if (status != MHA_OK) CHECK(mapped == nullptr);
+      const LayerPtr mapped_owner(mapped);
+      if (status != MHA_OK) return status;
+      mha_forward_args args = problem.args();
+      std::fill(output.begin(), output.end(), float_of_bits(kPoisonBits));
+      args.output.data = output.data();
+      status = mha_layer_forward(context, mapped, &args, &error);
+      if (status != MHA_OK) {
+        CHECK(std::all_of(output.begin(), output.end(), is_poison));
+        return status;
+      }
+      mha_attention_args attention_args = attention.args();
+      std::fill(attention_output.begin(), attention_output.end(), float_of_bits(kPoisonBits));
+      attention_args.output.data = attention_output.data();
+      status = mha_attention(context, &attention_args, &error);
+      if (status != MHA_OK) CHECK(std::all_of(attention_output.begin(), attention_output.end(), is_poison));
+      return status;
+    };
+
+    REQUIRE(everything() == MHA_OK);
+    const std::vector<float> want = output;
+    const int64_t count = allocator.calls;
+    CHECK(count >= 6);  // context, linear, layer, mapped layer, two workspaces
+    for (int64_t n = 0; n < count; ++n) {
+      INFO("target " << target << " allocation " << n);
+      allocator.calls = 0;
+      allocator.fail_at = n;
+      CHECK(everything() == MHA_ERR_OUT_OF_MEMORY);
+      CHECK(allocator.live.empty());
+      allocator.fail_at = -1;
+      CHECK(everything() == MHA_OK);
+      check_same_bits("retry", output, want);
+    }
+    CHECK(allocator.live.empty());
+    CHECK_FALSE(allocator.misuse);
+  }
+}
+
+TEST_CASE("memory: what the workspace held before changes nothing", "[memory]") {
+  const AttentionProblem problem({1, 2, 2, 9, 700, 20, 12}, MaskKind::kBool, 102000);
+  for (int64_t threads : {1, 4}) {
+    for_each_target(
+        [&](const std::string&, const mha_context* context) {
+          const AttentionResult want = run_attention(context, problem.args());
+          size_t bytes = 0;
+          mha_attention_args args = problem.args();
+          REQUIRE(mha_attention_workspace(context, &args, &bytes, nullptr) == MHA_OK);
+          for (unsigned char filler : {0x00, 0x7f, 0xff}) {
+            std::vector<unsigned char> workspace(bytes + 1, filler);
+            std::vector<float> output = poisoned(problem.shape.output().count());
+            args.output.data = output.data();
+            args.workspace = workspace.data();
+            args.workspace_bytes = bytes;
+            REQUIRE(mha_attention(context, &args, nullptr) == MHA_OK);
+            check_same_bits("output", output, want.output);
+          }
+        },
+        threads);
+  }
+}
+
+TEST_CASE("memory: the floating point environment is left as found", "[memory][environment]") {
+  for_each_target([&](const std::string& target, const mha_context* context) {
+    PreparedCalls calls(context, 300);
+    for (int rounding : {FE_TONEAREST, FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO}) {
+      INFO("target " << target << " rounding " << rounding);
+      std::fesetround(rounding);
+#if defined(__x86_64__)
+      // Flags cleared; flush-to-zero and denormals-are-zero on for one of them: the caller's choice stays.
+      _mm_setcsr((_mm_getcsr() & ~0x803fu & ~0x40u) | (rounding == FE_UPWARD ? 0x8040u : 0u));
+      const unsigned before = _mm_getcsr() & ~0x3fu;  // without the sticky exception flags, which arithmetic may set
+#endif
+      const mha_status status = calls.call();
+      const int rounding_after = std::fegetround();
+#if defined(__x86_64__)
+      const unsigned after = _mm_getcsr() & ~0x3fu;
+      _mm_setcsr(0x1f80);
+#endif
+      std::fesetround(FE_TONEAREST);
+      CHECK(status == MHA_OK);
+      CHECK(rounding_after == rounding);
+#if defined(__x86_64__)
+      CHECK(after == before);
+#endif
+    }
+  });
+}
+
+TEST_CASE("memory: a stack of 128 KiB is enough", "[memory][stack]") {
+#if defined(MHA_TEST_SANITIZER)
+  const size_t kStack = 1024 * 1024;  // the sanitizers' own frames and red zones
+#else
+  const size_t kStack = 128 * 1024;
+#endif
+  for_each_target([&](const std::string& target, const mha_context* context) {
+    INFO("target " << target);
+    PreparedCalls calls(context, 1100);
+    struct Job {
+      PreparedCalls* calls;
+      mha_status status;
+    } job = {&calls, MHA_ERR_ARGUMENT};
+    pthread_attr_t attributes;
+    REQUIRE(pthread_attr_init(&attributes) == 0);
+    REQUIRE(pthread_attr_setstacksize(&attributes, kStack) == 0);
+    pthread_t thread;
+    REQUIRE(pthread_create(
+                &thread, &attributes,
+                [](void* data) -> void* {
+                  Job* own = static_cast<Job*>(data);
+                  own->status = own->calls->call();
+                  return nullptr;
+                },
+                &job) == 0);
+    pthread_join(thread, nullptr);
+    pthread_attr_destroy(&attributes);
+    CHECK(job.status == MHA_OK);
+    const std::vector<float> small_stack = calls.results();
+    REQUIRE(calls.call() == MHA_OK);
+    check_same_bits("results", small_stack, calls.results());
+  });
+}
