@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+// `mha explain`: what mha_attention or mha_layer_forward would do with given sizes, and why, in the library's own
+// words.
+#include <cstdio>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tools/cli/commands.h"
+#include "tools/cli/support.h"
+#include "tools/io/tensor.h"
+
+namespace mha::cli {
+namespace {
+
+struct Options {
+  mha_attention_args attention{};
+  mha_layer_config config{};
+  mha_forward_args forward{};
+  std::vector<std::string> causal;
+  bool bool_mask = false, add_mask = false, key_lengths = false;
+  ContextFlags context;
+};
+
+// The library looks only at whether these pointers are null.
+constexpr float kFloat = 0;
+constexpr std::uint8_t kByte = 0;
+constexpr std::int64_t kLength = 0;
+
+using Explain = std::function<mha_status(char* text, std::size_t capacity, std::size_t* needed, mha_error* error)>;
+
+void print(const Explain& explain) {
+  mha_error error{};
+  std::size_t needed = 0;
+  check(explain(nullptr, 0, &needed, &error), error);
+  std::vector<char> text(needed + 1);
+  check(explain(text.data(), text.size(), &needed, &error), error);
+  std::fputs(text.data(), stdout);
+}
+
+void set_masks(const CLI::App& command, const Options& options, mha_masks& masks) {
+  parse_causal(command, options.causal, masks);
+  if (options.bool_mask) masks.bool_mask.data = &kByte;
+  if (options.add_mask) masks.add_mask.data = &kFloat;
+  if (options.key_lengths) masks.key_lengths = &kLength;
+}
+
+void explain_attention(const CLI::App& command, Options& options) {
+  const Context context = make_context(options.context);
+  mha_attention_args& args = options.attention;
+  set_masks(command, options, args.masks);
+  print([&](char* text, std::size_t capacity, std::size_t* needed, mha_error* error) {
+    return mha_attention_explain(context.get(), &args, text, capacity, needed, error);
+  });
+}
+
+std::vector<float> zeros(std::int64_t rows, std::int64_t columns) {
+  const std::int64_t bytes = take(io::shape_bytes({rows, columns}, sizeof(float)));
+  return std::vector<float>(static_cast<std::size_t>(bytes) / sizeof(float));
+}
+
+// A layer of that configuration, with weights of zero: explain needs one.
+Layer make_layer(const mha_context* context, const mha_layer_config& given) {
+  mha_layer_config c = given;
+  if (c.embed_dim < 1 || c.num_heads < 1) throw Failure("--embed-dim and --num-heads must be at least 1");
+  if (c.num_kv_heads == 0) c.num_kv_heads = c.num_heads;
+  if (c.head_dim == 0) c.head_dim = c.embed_dim / c.num_heads;
+  if (c.value_head_dim == 0) c.value_head_dim = c.head_dim;
+  std::int64_t query_rows = 0;
+  std::int64_t key_rows = 0;
+  std::int64_t value_rows = 0;
+  std::int64_t columns = 0;
+  if (__builtin_mul_overflow(c.num_heads, c.head_dim, &query_rows) ||
+      __builtin_mul_overflow(c.num_kv_heads, c.head_dim, &key_rows) ||
+      __builtin_mul_overflow(c.num_kv_heads, c.value_head_dim, &value_rows) ||
+      __builtin_mul_overflow(c.num_heads, c.value_head_dim, &columns)) {
+    throw Failure("heads times head dim does not fit in 63 bits");
+  }
+  const auto width = [&](std::int64_t dim) { return dim == 0 ? c.embed_dim : dim; };
+  const std::vector<float> query = zeros(query_rows, c.embed_dim);
+  const std::vector<float> key = zeros(key_rows, width(c.kdim));
+  const std::vector<float> value = zeros(value_rows, width(c.vdim));
+  const std::vector<float> output = zeros(width(c.out_dim), columns);
+  mha_layer_weights weights{};
+  weights.query_weight = query.data();
+  weights.key_weight = key.data();
+  weights.value_weight = value.data();
+  weights.output_weight = output.data();
+  mha_layer* layer = nullptr;
+  mha_error error{};
+  check(mha_layer_create(context, &given, &weights, &layer, &error), error);
+  return Layer(layer);
+}
+
+void explain_layer(const CLI::App& command, Options& options) {
+  const Context context = make_context(options.context);
+  mha_forward_args& args = options.forward;
+  set_masks(command, options, args.masks);
+  // Not null: key and value are tensors of their own, as wide as kdim and vdim.
+  args.key.data = args.value.data = &kFloat;
+  const Layer layer = make_layer(context.get(), options.config);
+  print([&](char* text, std::size_t capacity, std::size_t* needed, mha_error* error) {
+    return mha_layer_forward_explain(context.get(), layer.get(), &args, text, capacity, needed, error);
+  });
+}
+
+template <class Args>
+void add_call_options(CLI::App& command, Options& options, Args& args) {
+  args.batch = 1;
+  command.add_option("--batch", args.batch, "B (default 1)");
+  command.add_option("--query-len", args.query_len, "Tq")->required();
+  command.add_option("--key-len", args.key_len, "Tk")->required();
+  command.add_option("--weights-mode", args.weights_mode, "Attention weights wanted (default: none)")
+      ->transform(CLI::CheckedTransformer(weights_modes()))
+      ->type_name("none|per-head|averaged");
+  add_causal_option(command, options.causal);
+  command.add_flag("--bool-mask", options.bool_mask, "With a boolean mask");
+  command.add_flag("--add-mask", options.add_mask, "With an additive mask");
+  command.add_flag("--key-lengths", options.key_lengths, "With key lengths");
+  add_context_options(command, options.context);
+}
+
+}  // namespace
+
+void add_explain(CLI::App& app, int& /*status*/) {
+  auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("explain", "Say what a call with given sizes would do, and why");
+  command->require_subcommand(1);
+  command->footer(
+      "Example: mha explain attention --query-len 1 --key-len 4096 --num-heads 32 --num-kv-heads 8 --head-dim 128");
+
+  CLI::App* attention = command->add_subcommand("attention", "mha_attention");
+  attention->add_option("--num-heads", options->attention.num_heads, "H")->required();
+  attention->add_option("--num-kv-heads", options->attention.num_kv_heads, "Hkv (default: H)");
+  attention->add_option("--head-dim", options->attention.head_dim, "D")->required();
+  attention->add_option("--value-head-dim", options->attention.value_head_dim, "Dv (default: D)");
+  add_call_options(*attention, *options, options->attention);
+  attention->callback([=] { explain_attention(*attention, *options); });
+
+  CLI::App* layer = command->add_subcommand("layer", "mha_layer_forward");
+  layer->add_option("--embed-dim", options->config.embed_dim, "E")->required();
+  layer->add_option("--num-heads", options->config.num_heads, "H")->required();
+  layer->add_option("--num-kv-heads", options->config.num_kv_heads, "Hkv (default: H)");
+  layer->add_option("--head-dim", options->config.head_dim, "D (default: E / H)");
+  layer->add_option("--value-head-dim", options->config.value_head_dim, "Dv (default: D)");
+  layer->add_option("--kdim", options->config.kdim, "Width of the key (default: E)");
+  layer->add_option("--vdim", options->config.vdim, "Width of the value (default: E)");
+  layer->add_option("--out-dim", options->config.out_dim, "Width of the output (default: E)");
+  add_call_options(*layer, *options, options->forward);
+  layer->callback([=] { explain_layer(*layer, *options); });
+}
+
+}  // namespace mha::cli

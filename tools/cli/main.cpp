@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// The `mha` command: parses the command line, runs one subcommand, and turns every failure into one line and status 2.
+#include <mha/mha.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <new>
+#include <string>
+
+#include "tools/cli/commands.h"
+#include "tools/io/tensor.h"
+
+namespace {
+
+constexpr int kBadInput = 2;
+
+int fail(const std::string& message) {
+  std::fprintf(stderr, "mha: %s\n", mha::io::printable(message, 2000).c_str());
+  return kBadInput;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  int status = 0;
+  try {
+    CLI::App app{"Multi-head attention for CPUs: look at this machine, run a layer on files, check the library."};
+    app.set_version_flag("--version", mha_version());
+    app.require_subcommand(1);
+    app.footer(
+        "Exit status: 0 all is well, 1 a check failed, 2 wrong arguments or files.\n`mha COMMAND --help` says more.");
+    mha::cli::add_info(app, status);
+    mha::cli::add_run(app, status);
+    mha::cli::add_verify(app, status);
+    mha::cli::add_notebook(app, status);
+    mha::cli::add_explain(app, status);
+    try {
+      app.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+      if (error.get_exit_code() != 0) return fail(error.what());
+      app.exit(error);  // --help and --version
+    }
+  } catch (const std::bad_alloc&) {
+    return fail("not enough memory");
+  } catch (const std::exception& error) {
+    return fail(error.what());
+  }
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) return fail("cannot write to standard output");
+  return status;
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+// Shared parts of the subcommands; see support.h.
+#include "tools/cli/support.h"
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+
+namespace mha::cli {
+
+void check(mha_status status, const mha_error& error) {
+  if (status != MHA_OK) throw Failure(std::string(error.message) + " (" + mha_status_string(status) + ")");
+}
+
+void add_context_options(CLI::App& app, ContextFlags& flags) {
+  app.add_option("--target", flags.target, "Instruction set to run on (default: MHA_TARGET, else the best supported)");
+  app.add_option("--threads", flags.threads, "Threads to use (default 0: as many as this process may run on)");
+}
+
+Context make_context(const char* target, std::int64_t threads) {
+  mha_context_options options{};
+  options.num_threads = threads;
+  options.target = target;
+  mha_context* context = nullptr;
+  mha_error error{};
+  check(mha_context_create(&options, &context, &error), error);
+  return Context(context);
+}
+
+Context make_context(const ContextFlags& flags) {
+  return make_context(flags.target.empty() ? nullptr : flags.target.c_str(), flags.threads);
+}
+
+std::string target_reason(const ContextFlags& flags) {
+  if (!flags.target.empty()) return "asked for by --target";
+  const char* variable = std::getenv("MHA_TARGET");
+  if (variable != nullptr && *variable != '\0') return "asked for by MHA_TARGET";
+  return "the best that this CPU supports";
+}
+
+void add_causal_option(CLI::App& app, std::vector<std::string>& words) {
+  app.add_option(
+         "--causal", words,
+         "Query i sees keys j <= i + Tk - Tq (bottom-right, the default), j <= i (top-left) or j <= i + N (offset N)")
+      ->expected(0, 2)
+      ->type_name("[bottom-right | top-left | offset N]");
+}
+
+void parse_causal(const CLI::App& app, const std::vector<std::string>& words, mha_masks& masks) {
+  if (app.get_option("--causal")->count() == 0) return;
+  const std::string kind = words.empty() ? "" : words[0];
+  masks.causal = MHA_CAUSAL_OFFSET;
+  if (words.size() == 2 && kind == "offset") {
+    if (!CLI::detail::lexical_cast(words[1], masks.causal_offset)) {
+      throw Failure("--causal offset: '" + words[1] + "' is not an integer");
+    }
+  } else if (words.size() < 2 && (kind.empty() || kind == "bottom-right")) {
+    masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+  } else if (words.size() != 1 || kind != "top-left") {
+    throw Failure("--causal takes nothing, 'bottom-right', 'top-left' or 'offset N', not '" + kind +
+                  (words.size() == 2 ? " " + words[1] : "") + "'");
+  }
+}
+
+const std::vector<std::pair<std::string, mha_weights_mode>>& weights_modes() {
+  static const std::vector<std::pair<std::string, mha_weights_mode>> modes = {
+      {"none", MHA_WEIGHTS_NONE}, {"per-head", MHA_WEIGHTS_PER_HEAD}, {"averaged", MHA_WEIGHTS_AVERAGED}};
+  return modes;
+}
+
+Progress::Progress(std::string label, std::int64_t total) : label_(std::move(label)), total_(total) {
+  if (isatty(STDERR_FILENO) != 0) thread_ = std::thread([this] { show(); });
+}
+
+Progress::~Progress() {
+  if (!thread_.joinable()) return;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    finished_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+void Progress::show() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  int seconds = 0;
+  while (!wake_.wait_for(lock, std::chrono::seconds(1), [this] { return finished_; })) {
+    ++seconds;
+    if (total_ > 1) {
+      std::fprintf(stderr, "\r\x1b[K%s: %lld of %lld, %d s", label_.c_str(), static_cast<long long>(done_.load()),
+                   static_cast<long long>(total_), seconds);
+    } else {
+      std::fprintf(stderr, "\r\x1b[K%s: %d s", label_.c_str(), seconds);
+    }
+  }
+  if (seconds > 0) std::fprintf(stderr, "\r\x1b[K");  // leave the line as it was
+}
+
+std::string time_text(double seconds) {
+  char text[32];
+  if (seconds < 1e-3) {
+    std::snprintf(text, sizeof text, "%.3g us", seconds * 1e6);
+  } else if (seconds < 1) {
+    std::snprintf(text, sizeof text, "%.3g ms", seconds * 1e3);
+  } else {
+    std::snprintf(text, sizeof text, "%.3g s", seconds);
+  }
+  return text;
+}
+
+std::vector<float> random_values(std::int64_t count, std::uint32_t seed) {
+  std::mt19937 engine(seed);  // its sequence is fixed by the standard; the distributions of <random> are not
+  std::vector<float> values(static_cast<std::size_t>(count));
+  for (float& value : values) value = static_cast<float>(engine() >> 8) * 0x1p-23F - 1.0F;
+  return values;
+}
+
+}  // namespace mha::cli

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reads a layer's weights and works out its configuration from their shapes; see torch_weights.h.
+#include "tools/cli/torch_weights.h"
+
+#include "tools/cli/support.h"
+
+namespace mha::cli {
+namespace {
+
+class Reader {
+ public:
+  Reader(const io::Safetensors& file, std::string prefix, TorchWeights& out)
+      : file_(file), prefix_(std::move(prefix)), out_(out) {}
+
+  bool has(const std::string& name) const { return file_.find(prefix_ + name) != nullptr; }
+
+  [[noreturn]] void fail(const std::string& name, const std::string& why) const {
+    const io::TensorInfo* info = file_.find(prefix_ + name);
+    throw Failure(file_.label() + ": tensor '" + prefix_ + name + "' of shape " +
+                  (info != nullptr ? io::shape_text(info->shape) : "[]") + ": " + why);
+  }
+
+  // A tensor of `rank` dimensions, none of them 0.
+  const io::Tensor<float>& read(const std::string& name, std::size_t rank) {
+    const io::TensorInfo* info = file_.find(prefix_ + name);
+    if (info != nullptr) {
+      if (info->shape.size() != rank) fail(name, "must have " + std::to_string(rank) + " dimensions");
+      for (const std::int64_t dim : info->shape) {
+        if (dim == 0) fail(name, "is empty");
+      }
+    }
+    return out_.tensors[name] = take(file_.read<float>(prefix_ + name));
+  }
+
+  const float* read_bias(const std::string& name, std::int64_t size, const std::string& of) {
+    if (!has(name)) return nullptr;
+    const io::Tensor<float>& bias = read(name, 1);
+    if (bias.shape[0] != size) fail(name, of + " needs " + std::to_string(size) + " elements");
+    return bias.values.data();
+  }
+
+ private:
+  const io::Safetensors& file_;
+  std::string prefix_;
+  TorchWeights& out_;
+};
+
+// Rows per head, where `name` must hold `heads` heads.
+std::int64_t rows_per_head(const Reader& reader, const std::string& name, std::int64_t rows, std::int64_t heads) {
+  if (rows % heads != 0) {
+    reader.fail(name, std::to_string(rows) + " rows are not a multiple of " + std::to_string(heads) + " heads");
+  }
+  return rows / heads;
+}
+
+void read_fused(Reader& reader, TorchWeights& out) {
+  mha_layer_config& config = out.config;
+  const auto& weight = reader.read("in_proj_weight", 2);
+  const std::int64_t rows = weight.shape[0];
+  const std::int64_t value_rows = config.num_kv_heads * config.value_head_dim;
+  const std::int64_t heads = config.num_heads + config.num_kv_heads;
+  if (rows <= value_rows || (rows - value_rows) % heads != 0) {
+    reader.fail("in_proj_weight", std::to_string(rows) + " rows are not H*D + Hkv*D + Hkv*Dv for any D, with H = " +
+                                      std::to_string(config.num_heads) +
+                                      ", Hkv = " + std::to_string(config.num_kv_heads) +
+                                      " and Dv = " + std::to_string(config.value_head_dim) + " (from out_proj.weight)");
+  }
+  config.head_dim = (rows - value_rows) / heads;
+  config.embed_dim = config.kdim = config.vdim = weight.shape[1];
+  out.weights.in_proj_weight = weight.values.data();
+  out.weights.in_proj_bias = reader.read_bias("in_proj_bias", rows, "in_proj_weight");
+}
+
+void read_separate(Reader& reader, TorchWeights& out) {
+  mha_layer_config& config = out.config;
+  const auto& query = reader.read("q_proj_weight", 2);
+  const auto& key = reader.read("k_proj_weight", 2);
+  const auto& value = reader.read("v_proj_weight", 2);
+  config.head_dim = rows_per_head(reader, "q_proj_weight", query.shape[0], config.num_heads);
+  const std::int64_t key_rows = config.num_kv_heads * config.head_dim;
+  if (key.shape[0] != key_rows) {
+    reader.fail("k_proj_weight", "must have Hkv*D = " + std::to_string(key_rows) + " rows (D from q_proj_weight)");
+  }
+  const std::int64_t value_rows = config.num_kv_heads * config.value_head_dim;
+  if (value.shape[0] != value_rows) {
+    reader.fail("v_proj_weight",
+                "must have Hkv*Dv = " + std::to_string(value_rows) + " rows (Dv from out_proj.weight)");
+  }
+  config.embed_dim = query.shape[1];
+  config.kdim = key.shape[1];
+  config.vdim = value.shape[1];
+  out.weights.query_weight = query.values.data();
+  out.weights.key_weight = key.values.data();
+  out.weights.value_weight = value.values.data();
+  const std::int64_t rows = query.shape[0] + key_rows + value_rows;
+  const float* bias = reader.read_bias("in_proj_bias", rows, "{q,k,v}_proj_weight");
+  if (bias == nullptr) return;
+  out.weights.query_bias = bias;
+  out.weights.key_bias = bias + query.shape[0];
+  out.weights.value_bias = bias + query.shape[0] + key_rows;
+}
+
+}  // namespace
+
+TorchWeights read_torch_weights(const std::string& path, const std::string& prefix, std::int64_t num_heads,
+                                std::int64_t num_kv_heads) {
+  const io::Safetensors file = take(io::Safetensors::open(path));
+  TorchWeights out;
+  Reader reader(file, prefix, out);
+  if (num_heads < 1) throw Failure("--num-heads is " + std::to_string(num_heads) + ", must be at least 1");
+  if (num_kv_heads < 0) throw Failure("--num-kv-heads is " + std::to_string(num_kv_heads) + ", must not be negative");
+  out.config.num_heads = num_heads;
+  out.config.num_kv_heads = num_kv_heads == 0 ? num_heads : num_kv_heads;
+  if (num_heads % out.config.num_kv_heads != 0) {
+    throw Failure("--num-heads " + std::to_string(num_heads) + " is not a multiple of --num-kv-heads " +
+                  std::to_string(num_kv_heads));
+  }
+
+  const bool fused = reader.has("in_proj_weight");
+  const bool separate = reader.has("q_proj_weight");
+  if (fused == separate) {
+    throw Failure(file.label() + ": needs '" + prefix + "in_proj_weight' or '" + prefix +
+                  "q_proj_weight' (and k_, v_), has " + (fused ? "both" : "neither"));
+  }
+  for (const char* name : {"bias_k", "bias_v"}) {
+    if (reader.has(name)) reader.fail(name, "a learned extra key and value (add_bias_kv) is not supported");
+  }
+
+  const auto& output = reader.read("out_proj.weight", 2);
+  if (output.shape[1] % num_heads != 0) {
+    reader.fail("out_proj.weight", std::to_string(output.shape[1]) + " columns are not a multiple of --num-heads " +
+                                       std::to_string(num_heads));
+  }
+  out.config.out_dim = output.shape[0];
+  out.config.value_head_dim = output.shape[1] / num_heads;
+  out.weights.output_weight = output.values.data();
+  out.weights.output_bias = reader.read_bias("out_proj.bias", output.shape[0], "out_proj.weight");
+  if (fused) {
+    read_fused(reader, out);
+  } else {
+    read_separate(reader, out);
+  }
+  return out;
+}
+
+}  // namespace mha::cli

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// The weights of one attention layer from a .safetensors file in the naming of torch's nn.MultiheadAttention.
+#ifndef MHA_TOOLS_CLI_TORCH_WEIGHTS_H
+#define MHA_TOOLS_CLI_TORCH_WEIGHTS_H
+
+#include <mha/mha.h>
+
+#include <cstdint>
+#include <map>
+#include <string>
+
+#include "tools/io/safetensors.h"
+
+namespace mha::cli {
+
+// The configuration that the shapes imply, and the weights; the pointers live as long as this.
+struct TorchWeights {
+  mha_layer_config config{};
+  mha_layer_weights weights{};
+  std::map<std::string, io::Tensor<float>> tensors;
+};
+
+// Reads `<prefix>in_proj_weight` or the three `<prefix>{q,k,v}_proj_weight`, `<prefix>in_proj_bias` if it is there,
+// `<prefix>out_proj.weight`, and `<prefix>out_proj.bias` if it is there. Heads cannot be seen in the shapes; head sizes
+// follow from them. Throws Failure with the tensor and its shape where something does not fit.
+TorchWeights read_torch_weights(const std::string& path, const std::string& prefix, std::int64_t num_heads,
+                                std::int64_t num_kv_heads);
+
+}  // namespace mha::cli
+
+#endif  // MHA_TOOLS_CLI_TORCH_WEIGHTS_H
