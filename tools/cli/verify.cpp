@@ -24,7 +24,7 @@ struct TargetState {
   std::string name;
   std::vector<Context> contexts;  // one for each of kThreadCounts
   std::int64_t cases = 0;
-  double worst = 0;
+  double worst[3] = {};  // by VerifyKind
   std::vector<std::string> failures;
 };
 
@@ -54,15 +54,16 @@ void run_case(const VerifyCase& verify_case, std::vector<TargetState>& targets) 
     const std::vector<float> got = verify_case.run(target.contexts[0].get());
     const double error = max_difference(got, want);
     ++target.cases;
-    target.worst = std::max(target.worst, error);
-    if (error > verify_case.bound) {
+    double& worst = target.worst[static_cast<int>(verify_case.kind())];
+    worst = std::max(worst, error);
+    if (error > verify_case.bound()) {
       char text[80];
-      std::snprintf(text, sizeof text, ": error %.3g, bound %.3g", error, verify_case.bound);
-      target.failures.push_back(verify_case.name + text);
+      std::snprintf(text, sizeof text, ": error %.3g, bound %.3g", error, verify_case.bound());
+      target.failures.push_back(verify_case.name() + text);
     }
     for (std::size_t i = 1; i < target.contexts.size(); ++i) {
       if (same_bits(verify_case.run(target.contexts[i].get()), got)) continue;
-      target.failures.push_back(verify_case.name + ": other bits with " + std::to_string(kThreadCounts[i]) +
+      target.failures.push_back(verify_case.name() + ": other bits with " + std::to_string(kThreadCounts[i]) +
                                 " threads than with 1");
     }
     if (!has_fma(target.name)) continue;
@@ -70,7 +71,7 @@ void run_case(const VerifyCase& verify_case, std::vector<TargetState>& targets) 
       first_fma = &target;
       fma_bits = got;
     } else if (!same_bits(got, fma_bits)) {
-      target.failures.push_back(verify_case.name + ": other bits than " + first_fma->name);
+      target.failures.push_back(verify_case.name() + ": other bits than " + first_fma->name);
     }
   }
 }
@@ -82,8 +83,10 @@ bool print(const TargetState& target, const std::vector<TargetState>& targets) {
     if (&other != &target && has_fma(other.name) && has_fma(target.name)) equal += ", as " + other.name;
   }
   const bool pass = target.failures.empty();
-  std::printf("%-8s %s  %lld cases, worst error %.2e%s%s\n", target.name.c_str(), pass ? "PASS" : "FAIL",
-              static_cast<long long>(target.cases), target.worst, pass ? ", " : "", pass ? equal.c_str() : "");
+  std::printf("%-8s %s  %lld cases, worst error", target.name.c_str(), pass ? "PASS" : "FAIL",
+              static_cast<long long>(target.cases));
+  for (int kind = 0; kind < 3; ++kind) std::printf(" %s %.1e,", kVerifyKindNames[kind], target.worst[kind]);
+  std::printf(" %s\n", pass ? equal.c_str() : "the first failures:");
   constexpr std::size_t kShown = 5;
   for (std::size_t i = 0; i < target.failures.size() && i < kShown; ++i) {
     std::printf("         %s\n", target.failures[i].c_str());
@@ -111,7 +114,7 @@ void add_verify(CLI::App& app, int& status) {
     {
       Progress progress("verify", count);
       for (std::int64_t i = 0; i < count; ++i) {
-        run_case(make_verify_case(i, options->quick), targets);
+        run_case(*make_verify_case(i, options->quick), targets);
         progress.step();
       }
     }

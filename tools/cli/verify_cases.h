@@ -7,24 +7,43 @@
 #include <mha/mha.h>
 
 #include <cstdint>
-#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
 namespace mha::cli {
 
-// One case, with its inputs held inside the two functions.
-struct VerifyCase {
-  std::string name;  // the sizes, to find it again
-  double bound;      // on the largest difference to `reference`; results are of magnitude 1
-  std::function<std::vector<double>()> reference;
-  // All results of the call one after the other: output, then weights and log-sum-exp where the case asks for them.
-  std::function<std::vector<float>(const mha_context* context)> run;
+enum class VerifyKind { kLinear, kAttention, kLayer };
+inline constexpr const char* kVerifyKindNames[] = {"linear", "attention", "layer"};
+
+// One call with its inputs. Both functions give all results one after the other: the output, then weights and
+// log-sum-exp where the case asks for them.
+class VerifyCase {
+ public:
+  virtual ~VerifyCase() = default;
+  VerifyCase(const VerifyCase&) = delete;
+  VerifyCase& operator=(const VerifyCase&) = delete;
+
+  virtual std::vector<double> reference() const = 0;
+  virtual std::vector<float> run(const mha_context* context) const = 0;
+
+  VerifyKind kind() const { return kind_; }
+  // On the largest difference between the two.
+  double bound() const;
+  // Kind and sizes, to find it again.
+  std::string name() const;
+
+ protected:
+  explicit VerifyCase(VerifyKind kind) : kind_(kind) {}
+  virtual std::vector<std::pair<const char*, std::int64_t>> sizes() const = 0;
+
+ private:
+  VerifyKind kind_;
 };
 
-// Makes the cases one at a time, so that only one holds its inputs. quick: about a quarter of them.
+// Made one at a time, so that only one holds its inputs. quick: a quarter of them.
 std::int64_t verify_case_count(bool quick);
-VerifyCase make_verify_case(std::int64_t index, bool quick);
+std::unique_ptr<VerifyCase> make_verify_case(std::int64_t index, bool quick);
 
 }  // namespace mha::cli
 
