@@ -15,11 +15,12 @@ struct Case {
   MaskKind kind;
 };
 
-// Few heads over several chunks (so that threads share the chunks of one row), many heads, decode, tails everywhere.
+// A thread is used for every million multiply-adds, so the first five cases are large enough for five. The first three
+// have few rows over several chunks, which the threads then share; the others have many heads, and tails everywhere.
 const Case kCases[] = {
-    {{1, 1, 1, 1, 2000, 64, 64}, MaskKind::kNone},   {{1, 2, 1, 3, 1100, 40, 24}, MaskKind::kBool},
-    {{1, 1, 1, 70, 600, 64, 64}, MaskKind::kCausal}, {{2, 4, 2, 33, 300, 33, 17}, MaskKind::kAll},
-    {{3, 6, 6, 7, 257, 16, 16}, MaskKind::kLengths}, {{1, 8, 2, 65, 65, 80, 80}, MaskKind::kOffsetPositive},
+    {{1, 1, 1, 1, 42000, 64, 64}, MaskKind::kNone},  {{1, 2, 1, 3, 7000, 40, 90}, MaskKind::kBool},
+    {{1, 1, 1, 70, 600, 64, 64}, MaskKind::kCausal}, {{4, 8, 8, 40, 130, 32, 33}, MaskKind::kLengths},
+    {{2, 4, 2, 66, 300, 33, 17}, MaskKind::kAll},    {{1, 8, 2, 65, 65, 80, 80}, MaskKind::kOffsetPositive},
     {{2, 3, 1, 5, 513, 7, 130}, MaskKind::kAdd},     {{1, 4, 1, 1, 777, 128, 128}, MaskKind::kLengths},
     {{1, 2, 2, 130, 130, 1, 1}, MaskKind::kCausal},  {{2, 2, 2, 24, 1024, 20, 20}, MaskKind::kOffsetNegative},
 };
@@ -114,6 +115,12 @@ TEST_CASE("bits: attention, any number of threads", "[bits][threads]") {
       const AttentionResult want = run_attention(shared_context(target, 1), args);
       for (int64_t threads : {1, 2, 3, 5, 16})
         check_same(std::to_string(threads) + " threads", run_attention(shared_context(target, threads), args), want);
+      mha_attention_args averaged = args;
+      averaged.weights_mode = MHA_WEIGHTS_AVERAGED;
+      const AttentionResult mean = run_attention(shared_context(target, 1), averaged);
+      for (int64_t threads : {2, 5})
+        check_same(std::to_string(threads) + " threads, averaged",
+                   run_attention(shared_context(target, threads), averaged), mean);
     }
   });
 }
@@ -307,10 +314,10 @@ TEST_CASE("bits: attention, run again and again", "[bits]") {
 }
 
 TEST_CASE("bits: attention, special values on every thread count and FMA target", "[bits][edges]") {
-  AttentionProblem problem({1, 2, 2, 9, 700, 16, 16}, MaskKind::kNone, 65000);
+  AttentionProblem problem({1, 2, 2, 90, 700, 32, 32}, MaskKind::kNone, 65000);
   problem.query[3] = kNan;
-  problem.key[300 * 2 * 16] = kInf;
-  problem.value[500 * 2 * 16 + 5] = -kInf;
+  problem.key[300 * 2 * 32] = kInf;
+  problem.value[500 * 2 * 32 + 5] = -kInf;
   std::vector<float> of_fma_target;
   for (const std::string& target : supported_targets()) {
     INFO("target " << target);
@@ -328,8 +335,8 @@ TEST_CASE("bits: linear, threads, hosts, targets and rows alone", "[bits][linear
   struct Sizes {
     int64_t M, N, K;
   };
-  for (const Sizes& z :
-       {Sizes{1, 300, 70}, Sizes{50, 40, 513}, Sizes{130, 17, 33}, Sizes{7, 1025, 64}, Sizes{256, 256, 1}}) {
+  for (const Sizes& z : {Sizes{1, 300, 70}, Sizes{200, 50, 513}, Sizes{130, 17, 33}, Sizes{90, 1025, 64},
+                         Sizes{1, 2000, 2600}, Sizes{256, 256, 1}}) {
     const std::vector<float> input = random_floats(z.M * z.K, 66000), weight = random_floats(z.N * z.K, 66001);
     const std::vector<float> bias = random_floats(z.N, 66002);
     INFO("M " << z.M << " N " << z.N << " K " << z.K);
@@ -360,7 +367,7 @@ TEST_CASE("bits: linear, threads, hosts, targets and rows alone", "[bits][linear
 
 TEST_CASE("bits: layer, threads, hosts, targets, batch items and rows alone", "[bits][layer]") {
   const mha_layer_config config = {40, 4, 2, 12, 20, 0, 0, 50, 0};
-  const LayerProblem problem(config, 3, 9, 300, Biases::kAll, 67000);
+  const LayerProblem problem(config, 3, 41, 600, Biases::kAll, 67000);
   mha_forward_args args = problem.args();
   args.weights_mode = MHA_WEIGHTS_AVERAGED;
   std::vector<float> of_fma_target;
@@ -386,14 +393,14 @@ TEST_CASE("bits: layer, threads, hosts, targets, batch items and rows alone", "[
       check_same_bits(std::string(host.name) + ": weights", got.weights, want.weights);
     }
     for (int64_t b = 0; b < 3; ++b) {
-      for (int64_t i = 0; i < 9; ++i) {
+      for (int64_t i = 0; i < 41; ++i) {
         mha_forward_args one = args;
         one.batch = one.query_len = 1;
-        one.query.data += (b * 9 + i) * 40;
-        one.key.data += b * 300 * 40;
-        one.value.data += b * 300 * 40;
+        one.query.data += (b * 41 + i) * 40;
+        one.key.data += b * 600 * 40;
+        one.value.data += b * 600 * 40;
         check_same_bits("row alone", run(shared_context(target, 1), one).output,
-                        slice(want.output, (b * 9 + i) * 50, 50));
+                        slice(want.output, (b * 41 + i) * 50, 50));
       }
     }
   }

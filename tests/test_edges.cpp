@@ -392,12 +392,31 @@ TEST_CASE("edges: visible scores that are all -inf give zeros; one +inf gives a 
     problem.key[2 * j] = kInf;
     problem.query[2] = -1;  // query 1 sees -inf there, the others +inf
     for_each_target([&](const std::string&, const mha_context* context) {
-      const std::vector<float> output = run_attention(context, args).output;
+      const std::vector<float> output = run_attention(context, problem.args()).output;
       CHECK(all_nan(output_row(s, output, 0, 0, 0)));
       CHECK(none_nan(output_row(s, output, 0, 1, 0)));
       CHECK(all_nan(output_row(s, output, 0, 2, 0)));
     });
   }
+}
+
+TEST_CASE("edges: zeros of either sign are zeros", "[edges][scores]") {
+  const AttentionShape s = {1, 2, 2, 3, 40, 8, 8};
+  AttentionProblem positive(s, MaskKind::kNone, 79500), negative(s, MaskKind::kNone, 79500);
+  std::fill_n(positive.query.begin(), 20, 0.0f);
+  std::fill_n(negative.query.begin(), 20, -0.0f);
+  std::fill_n(positive.key.begin(), 100, 0.0f);
+  std::fill_n(negative.key.begin(), 100, -0.0f);
+  positive.add_mask.assign(40, 0.0f);
+  negative.add_mask.assign(40, -0.0f);
+  positive.masks.add_mask = {positive.add_mask.data(), 0, 0, 0};
+  negative.masks.add_mask = {negative.add_mask.data(), 0, 0, 0};
+  for_each_target([&](const std::string&, const mha_context* context) {
+    const AttentionResult plain = run_attention(context, AttentionProblem(s, MaskKind::kNone, 79500).args());
+    check_same_bits("output", run_attention(context, negative.args()).output,
+                    run_attention(context, positive.args()).output);
+    CHECK_FALSE(same_bits(plain.output, run_attention(context, positive.args()).output));
+  });
 }
 
 TEST_CASE("edges: a NaN in a visible query, key or value reaches exactly the rows that see it", "[edges][nan]") {

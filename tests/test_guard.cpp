@@ -121,8 +121,8 @@ TEST_CASE("guard: attention between pages without access, over all tails", "[mem
 }
 
 TEST_CASE("guard: attention on several threads between pages without access", "[memory][guard][threads]") {
-  for (int64_t Tk : {257, 1025}) {
-    const AttentionProblem problem({1, 1, 1, 3, Tk, 33, 17}, MaskKind::kAll, 91000);
+  for (int64_t Tk : {20001, 20225}) {  // a thread is used for every million multiply-adds
+    const AttentionProblem problem({1, 1, 1, 5, Tk, 33, 17}, MaskKind::kAll, 91000);
     for (Guard side : kSides)
       for_each_target(
           [&](const std::string&, const mha_context* context) {

@@ -16,7 +16,7 @@
 
 namespace mha::test {
 
-/// Bounds on |got - want|, absolute: inputs are of magnitude 1.
+/// Bounds on the error |got - want| / max(1, |want|).
 struct Bound {
   double worst;
   double median;
@@ -35,7 +35,7 @@ inline Errors measure_errors(const std::vector<float>& got, const std::vector<do
   std::vector<double> all(got.size());
   for (size_t n = 0; n < got.size(); ++n) {
     if (std::isnan(got[n]) || std::isnan(want[n])) return {kNan, kNan, n, true};
-    all[n] = got[n] == want[n] ? 0.0 : std::fabs(got[n] - want[n]);
+    all[n] = got[n] == want[n] ? 0.0 : std::fabs(got[n] - want[n]) / std::max(1.0, std::fabs(want[n]));
     if (all[n] > errors.worst) {
       errors.worst = all[n];
       errors.worst_at = n;

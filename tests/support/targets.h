@@ -32,6 +32,11 @@ inline void require_ok(mha_status status, const mha_error& error) {
   if (status != MHA_OK) FAIL(mha_status_string(status) << ": " << error.message);
 }
 
+/// Whether the message has this text in it.
+inline bool mentions(const mha_error& error, const std::string& text) {
+  return std::string(error.message).find(text) != std::string::npos;
+}
+
 inline ContextPtr make_context(const mha_context_options& options) {
   mha_context* context = nullptr;
   mha_error error = {};

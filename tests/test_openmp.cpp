@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+// Calls from inside the host's own OpenMP parallel region, and OpenMP settings left as found. The one test file
+// compiled with the OpenMP flag, and only where the library has OpenMP.
+#include <omp.h>
+
+#include <atomic>
+
+#include "support/layers.h"
+
+using namespace mha::test;
+
+namespace {
+
+const mha_layer_config kConfig = {40, 4, 2, 12, 20, 0, 0, 50, 0};
+constexpr int kCalls = 12;
+
+}  // namespace
+
+TEST_CASE("openmp: calls from inside an outer parallel region", "[threads][openmp]") {
+  for (const std::string& target : supported_targets()) {
+    INFO("target " << target);
+    const mha_context* context = shared_context(target, 3);
+    std::vector<std::unique_ptr<LayerProblem>> problems;
+    std::vector<std::vector<float>> want;
+    const LayerPtr layer = LayerProblem(kConfig, 1, 1, 1, Biases::kAll, 130000).make(context);
+    for (int n = 0; n < kCalls; ++n) {
+      // Enough multiply-adds for three threads inside.
+      problems.push_back(std::make_unique<LayerProblem>(kConfig, 1, 20 + n, 3000, Biases::kAll,
+                                                        130100u + 100u * static_cast<unsigned>(n)));
+      want.push_back(run_layer(context, layer.get(), problems.back()->args()).output);
+    }
+    for (int levels : {1, 2}) {  // nested regions on one thread, and nested regions in earnest
+      omp_set_max_active_levels(levels);
+      std::atomic<int> wrong{0}, team{0};
+#pragma omp parallel for num_threads(4) schedule(dynamic)
+      for (int n = 0; n < kCalls; ++n) {
+        team = omp_get_num_threads();
+        std::vector<float> output = poisoned(static_cast<int64_t>(want[static_cast<size_t>(n)].size()));
+        mha_forward_args args = problems[static_cast<size_t>(n)]->args();
+        args.output.data = output.data();
+        if (mha_layer_forward(context, layer.get(), &args, nullptr) != MHA_OK ||
+            !same_bits(output, want[static_cast<size_t>(n)]))
+          ++wrong;
+      }
+      CHECK(wrong == 0);
+      CHECK(team > 1);  // the region was one
+    }
+    omp_set_max_active_levels(1);
+  }
+}
+
+TEST_CASE("openmp: the host's settings are left as found, and a smaller team than asked for is enough",
+          "[threads][openmp]") {
+  const AttentionProblem problem({1, 1, 1, 9, 9000, 64, 64}, MaskKind::kNone, 131000);
+  for (const std::string& target : supported_targets()) {
+    const AttentionResult want = run_attention(shared_context(target, 1), problem.args());
+    omp_sched_t kind_before, kind_after;
+    int chunk_before = 0, chunk_after = 0;
+    omp_set_num_threads(1);
+    omp_set_dynamic(1);
+    omp_get_schedule(&kind_before, &chunk_before);
+    const AttentionResult got = run_attention(shared_context(target, 5), problem.args());
+    omp_get_schedule(&kind_after, &chunk_after);
+    CHECK(omp_get_max_threads() == 1);
+    CHECK(omp_get_dynamic() == 1);
+    CHECK(kind_before == kind_after);
+    CHECK(chunk_before == chunk_after);
+    omp_set_dynamic(0);
+    omp_set_num_threads(omp_get_num_procs());
+    check_same_bits("output", got.output, want.output);
+  }
+}
