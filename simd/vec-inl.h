@@ -32,7 +32,10 @@
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
-#define MHA_INLINE inline __attribute__((always_inline))
+#define MHA_ALWAYS_INLINE __attribute__((always_inline))
+#define MHA_INLINE inline MHA_ALWAYS_INLINE
+// For the functions around a register tile: inlined into their callers they run out of integer registers.
+#define MHA_NOINLINE __attribute__((noinline))
 
 namespace mha::MHA_TARGET_NS {
 namespace {
@@ -125,41 +128,48 @@ MHA_INLINE Vec map(Op op) {
 
 MHA_INLINE Vec set1(float x) {
   const Reg r(x);
-  return map([&](int) { return r; });
+  return map([&](int) MHA_ALWAYS_INLINE { return r; });
 }
 MHA_INLINE Vec zero() { return set1(0.0f); }
 MHA_INLINE Vec load(const float* p) {
-  return map([&](int i) { return Reg::load_unaligned(p + i * kRegLanes); });
+  return map([&](int i) MHA_ALWAYS_INLINE { return Reg::load_unaligned(p + i * kRegLanes); });
 }
 MHA_INLINE void store(float* p, const Vec& v) {
 #pragma GCC unroll 4
   for (int i = 0; i < kRegs; ++i) v.r[i].store_unaligned(p + i * kRegLanes);
 }
 MHA_INLINE Vec add(const Vec& a, const Vec& b) {
-  return map([&](int i) { return a.r[i] + b.r[i]; });
+  return map([&](int i) MHA_ALWAYS_INLINE { return a.r[i] + b.r[i]; });
 }
 MHA_INLINE Vec sub(const Vec& a, const Vec& b) {
-  return map([&](int i) { return a.r[i] - b.r[i]; });
+  return map([&](int i) MHA_ALWAYS_INLINE { return a.r[i] - b.r[i]; });
 }
 MHA_INLINE Vec mul(const Vec& a, const Vec& b) {
-  return map([&](int i) { return a.r[i] * b.r[i]; });
+  return map([&](int i) MHA_ALWAYS_INLINE { return a.r[i] * b.r[i]; });
 }
 MHA_INLINE Vec fma(const Vec& a, const Vec& b, const Vec& c) {
-  return map([&](int i) { return fma(a.r[i], b.r[i], c.r[i]); });
+  return map([&](int i) MHA_ALWAYS_INLINE { return fma(a.r[i], b.r[i], c.r[i]); });
 }
 // Lane-wise maximum; `second` where either is NaN.
 MHA_INLINE Vec max_or_second(const Vec& first, const Vec& second) {
-  return map([&](int i) { return max_or_second(first.r[i], second.r[i]); });
+  return map([&](int i) MHA_ALWAYS_INLINE { return max_or_second(first.r[i], second.r[i]); });
 }
 // a where x > y, else b (also where x or y is NaN).
 MHA_INLINE Vec select_greater(const Vec& x, const Vec& y, const Vec& a, const Vec& b) {
-  return map([&](int i) { return xsimd::select(x.r[i] > y.r[i], a.r[i], b.r[i]); });
+  return map([&](int i) MHA_ALWAYS_INLINE { return xsimd::select(x.r[i] > y.r[i], a.r[i], b.r[i]); });
+}
+// 1 / x, 0 where x is 0.
+MHA_INLINE Vec inverse_or_zero(const Vec& x) {
+  return map([&](int i)
+                 MHA_ALWAYS_INLINE { return xsimd::select(x.r[i] == Reg(0.0f), Reg(0.0f), Reg(1.0f) / x.r[i]); });
 }
 // {0, 1, ..., 15}
 MHA_INLINE Vec lane_numbers() {
   alignas(64) static constexpr float kNumbers[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   return load(kNumbers);
 }
+
+MHA_INLINE void prefetch(const float* p) { __builtin_prefetch(p); }
 
 // The first `count` (0..16) floats; nothing beyond is touched. load_first fills with zeros.
 MHA_INLINE Vec load_first(const float* p, int count) {
@@ -186,12 +196,6 @@ MHA_INLINE Vec load_bytes_first(const uint8_t* p, int count) {
   alignas(64) float buffer[kLanes] = {};
   for (int i = 0; i < count; ++i) buffer[i] = static_cast<float>(p[i]);
   return load(buffer);
-}
-
-// Scalar a * b + c, rounded as the lanes of fma are.
-MHA_INLINE float fma_one(float a, float b, float c) {
-  if constexpr (kHasFma) return __builtin_fmaf(a, b, c);
-  return a * b + c;
 }
 
 // Folds 16 lanes to one by a fixed tree: lanes i and i + 8, then i + 4, i + 2, i + 1. The tree is part of the canonical
@@ -227,20 +231,20 @@ constexpr int add_half = 0, max_half = 0;
 #endif
 MHA_INLINE float sum(const Vec& v) {
   return fold(
-      v, [](__m128 a, __m128 b) { return _mm_add_ps(a, b); }, add_half);
+      v, [](__m128 a, __m128 b) MHA_ALWAYS_INLINE { return _mm_add_ps(a, b); }, add_half);
 }
 MHA_INLINE float max(const Vec& v) {
   return fold(
-      v, [](__m128 a, __m128 b) { return _mm_max_ps(a, b); }, max_half);
+      v, [](__m128 a, __m128 b) MHA_ALWAYS_INLINE { return _mm_max_ps(a, b); }, max_half);
 }
 #else
 MHA_INLINE float sum(const Vec& v) {
   return fold(
-      v, [](float32x4_t a, float32x4_t b) { return vaddq_f32(a, b); }, 0);
+      v, [](float32x4_t a, float32x4_t b) MHA_ALWAYS_INLINE { return vaddq_f32(a, b); }, 0);
 }
 MHA_INLINE float max(const Vec& v) {
   return fold(
-      v, [](float32x4_t a, float32x4_t b) { return vmaxq_f32(a, b); }, 0);
+      v, [](float32x4_t a, float32x4_t b) MHA_ALWAYS_INLINE { return vmaxq_f32(a, b); }, 0);
 }
 #endif
 
@@ -251,7 +255,7 @@ MHA_INLINE float max(const Vec& v) {
 // error 9.4e-8), exponent put together in integer arithmetic.
 MHA_INLINE Vec exp2(const Vec& x) {
   const Reg lowest(-126.0f), magic(12582912.0f + 126.0f);
-  return map([&](int i) {
+  return map([&](int i) MHA_ALWAYS_INLINE {
     const Reg t = max_or_second(lowest, x.r[i]);
     const Reg z = t + magic;
     const Reg f = t - (z - magic);

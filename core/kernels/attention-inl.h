@@ -14,6 +14,8 @@ namespace mha::MHA_TARGET_NS {
 namespace {
 
 constexpr int kAttentionRows = 4 * kTileRows;
+// Keys of one head lie far apart ([T, H, D]), where no hardware prefetcher follows: rows are asked for this far ahead.
+constexpr int kRowsAhead = 16;
 
 struct Scratch {
   float* queries;  // [kAttentionRows][D], scaled
@@ -39,12 +41,14 @@ inline int64_t attention_scratch(int64_t head_dim, int64_t value_head_dim) {
 // dst[p][j][lane] = value[j][p * 16 + lane], zeros beyond the width. Returns whether all values are finite.
 inline bool pack_values(const float* value, int64_t stride, int64_t keys, int64_t width, float* dst) {
   Vec probe = zero();  // 0 * NaN and 0 * Inf are NaN
-  for (int64_t c = 0; c < width; c += kLanes) {
-    const int count = static_cast<int>(width - c < kLanes ? width - c : kLanes);
-    for (int64_t j = 0; j < keys; ++j, dst += kLanes) {
-      const Vec v = count == kLanes ? load(value + j * stride + c) : load_first(value + j * stride + c, count);
+  for (int64_t j = 0; j < keys; ++j, value += stride, dst += kLanes) {
+    float* panel = dst;
+    for (int64_t c = 0; c < width; c += kLanes, panel += keys * kLanes) {
+      const int count = static_cast<int>(width - c < kLanes ? width - c : kLanes);
+      const Vec v = count == kLanes ? load(value + c) : load_first(value + c, count);
+      if (j + kRowsAhead < keys) prefetch(value + kRowsAhead * stride + c);
       probe = fma(v, zero(), probe);
-      store(dst, v);
+      store(panel, v);
     }
   }
   return sum(probe) == 0.0f;
@@ -56,6 +60,10 @@ inline void scale_query(const float* query, float scale, int64_t head_dim, float
   for (; d + kLanes <= head_dim; d += kLanes) store(dst + d, mul(load(query + d), factor));
   const int count = static_cast<int>(head_dim - d);
   if (count > 0) store_first(dst + d, mul(load_first(query + d, count), factor), count);
+}
+
+MHA_INLINE void prefetch_row(const float* row, int64_t length) {
+  for (int64_t i = 0; i < length; i += kLanes) prefetch(row + i);
 }
 
 // Scores of a group of rows against the packed keys of a chunk, masked: scratch.scores[r][j], j in [0, keys rounded up
@@ -83,12 +91,13 @@ struct ValueTile {
   const float* weights;  // [rows][kChunk]
   const float* values;   // panels
   int64_t keys, panel_stride, width, begin;
-  const MergeFactors* merge;
+  const float* keep;  // RowFactors
+  const float* take;
   const float* inverse;  // null: not the last chunk
   bool first;
 
   template <int kRows, int kPanels>
-  void run(int64_t row, int64_t column) const {
+  MHA_NOINLINE void run(int64_t row, int64_t column) const {
     Sums<kRows, kPanels> sums;
     clear<kRows, kPanels>(sums);
     multiply_add<kRows, kPanels>(sums, weights + row * kChunk, kChunk, values + column / kLanes * panel_stride,
@@ -97,29 +106,45 @@ struct ValueTile {
   }
 
   template <int kRows, int kPanels>
-  MHA_INLINE void merge_tile(const Sums<kRows, kPanels>& sums, int64_t row, int64_t column) const {
+  MHA_INLINE void merge_tile(Sums<kRows, kPanels>& sums, int64_t row, int64_t column) const {
+    const int64_t columns = width - column;
+    if (columns >= kPanels * kLanes) {
+      merge_rows<kRows, kPanels>(
+          sums, row, column, [](float* p, int) MHA_ALWAYS_INLINE { return load(p); },
+          [](float* p, const Vec& v, int) MHA_ALWAYS_INLINE { store(p, v); });
+      return;
+    }
+    const auto count = [columns](int panel) MHA_ALWAYS_INLINE {  // only the last panel is ragged
+      const int64_t left = columns - panel * kLanes;
+      return static_cast<int>(left < kLanes ? left : kLanes);
+    };
+    merge_rows<kRows, kPanels>(
+        sums, row, column, [&](float* p, int panel) MHA_ALWAYS_INLINE { return load_first(p, count(panel)); },
+        [&](float* p, const Vec& v, int panel) MHA_ALWAYS_INLINE { store_first(p, v, count(panel)); });
+  }
+
+  template <int kRows, int kPanels, class Load, class Store>
+  MHA_INLINE void merge_rows(Sums<kRows, kPanels>& sums, int64_t row, int64_t column, Load load_output,
+                             Store store_output) const {
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
       float* output = rows[row + r].output + column;
-      const Vec keep = set1(merge[row + r].keep), take = set1(merge[row + r].take);
-      const Vec factor = set1(inverse != nullptr ? inverse[row + r] : 1.0f);
+      const Vec taken = set1(take[row + r]);
 #pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) {
-        const int64_t left = width - column - p * kLanes;
-        Vec x = mul(sums[r][p], take);
-        float* out = output + p * kLanes;
-        if (left >= kLanes) {
-          if (!first) x = fma(load(out), keep, x);
-          // + 0 turns -0 into 0: whether a masked key's 0 * value was added cannot show.
-          if (inverse != nullptr) x = add(mul(x, factor), zero());
-          store(out, x);
-        } else {
-          const int count = static_cast<int>(left);
-          if (!first) x = fma(load_first(out, count), keep, x);
-          if (inverse != nullptr) x = add(mul(x, factor), zero());
-          store_first(out, x, count);
-        }
+      for (int p = 0; p < kPanels; ++p) sums[r][p] = mul(sums[r][p], taken);
+      if (!first) {
+        const Vec kept = set1(keep[row + r]);
+#pragma GCC unroll 8
+        for (int p = 0; p < kPanels; ++p) sums[r][p] = fma(load_output(output + p * kLanes, p), kept, sums[r][p]);
       }
+      if (inverse != nullptr) {
+        const Vec factor = set1(inverse[row + r]);
+        // + 0 turns -0 into 0: whether a masked key's 0 * value was added cannot show.
+#pragma GCC unroll 8
+        for (int p = 0; p < kPanels; ++p) sums[r][p] = add(mul(sums[r][p], factor), zero());
+      }
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) store_output(output + p * kLanes, sums[r][p], p);
     }
   }
 };
@@ -157,28 +182,59 @@ struct ChunkValues {
   bool first, finite;
 };
 
+using GroupFactors = RowFactors<kAttentionRows>;
+
+inline void load_states(const RowState* states, int64_t rows, bool first, GroupFactors& f) {
+  for (int r = 0; r < GroupFactors::kPadded; ++r) {
+    const bool used = r < rows;
+    f.running_max[r] = used && !first ? states[r].max : -kInfinity;
+    f.running_sum[r] = used && !first ? states[r].sum : 0.0f;
+    if (!used) f.chunk_max[r] = -kInfinity, f.chunk_sum[r] = 0.0f;
+  }
+}
+
+inline int64_t last_visible_key(const AttentionRow* rows, int64_t num_rows) {
+  int64_t end = 0;
+  for (int64_t r = 0; r < num_rows; ++r) end = rows[r].key_end > end ? rows[r].key_end : end;
+  return end;
+}
+
+// Keys of the chunk that lie before `end`.
+inline int64_t keys_before(int64_t end, int64_t begin, int64_t keys) {
+  const int64_t seen = end - begin;
+  return seen < 0 ? 0 : (seen < keys ? seen : keys);
+}
+
 inline void attention_group(const AttentionArgs& args, int64_t row, int64_t num_rows, const ChunkValues& chunk,
                             const Scratch& scratch) {
   const AttentionRow* rows = args.rows + row;
   RowState* states = args.states + row;
-  int64_t group_end = 0;
-  for (int64_t r = 0; r < num_rows; ++r) group_end = rows[r].key_end > group_end ? rows[r].key_end : group_end;
-  int64_t keys = group_end - chunk.begin;
-  if (keys <= 0 && !chunk.first) return;
-  keys = keys < 0 ? 0 : (keys < chunk.keys ? keys : chunk.keys);
+  const int64_t group_end = last_visible_key(rows, num_rows);
+  if (group_end <= chunk.begin && !chunk.first) return;
+  const int64_t keys = keys_before(group_end, chunk.begin, chunk.keys);
 
-  const bool hidden = group_scores(rows, num_rows, args.head_dim, args.query_scale, chunk.begin, keys, scratch);
-  MergeFactors merge[kAttentionRows];
-  float inverse[kAttentionRows];
-  for (int64_t r = 0; r < num_rows; ++r) {
-    if (chunk.first) states[r] = {-kInfinity, 0.0f};
-    merge[r] = merge_state(states[r], softmax_chunk(scratch.scores + r * kChunk, divide_up(keys, kLanes)));
-    inverse[r] = inverse_sum(states[r]);
+  for (int64_t r = num_rows; r < 2 * num_rows && row + r < args.num_rows; ++r) {
+    prefetch_row(rows[r].query, args.head_dim);  // of the next group, by the time it is scaled
   }
+  const bool hidden = group_scores(rows, num_rows, args.head_dim, args.query_scale, chunk.begin, keys, scratch);
+  GroupFactors factors;
+  load_states(states, num_rows, chunk.first, factors);
+  softmax_rows<kAttentionRows>(scratch.scores, num_rows, divide_up(keys, kLanes), factors);
+  merge_states(factors, num_rows);
+  for (int64_t r = 0; r < num_rows; ++r) states[r] = {factors.running_max[r], factors.running_sum[r]};
+
   const bool last = args.finish && chunk.begin + kChunk >= group_end;
-  const ValueTile tile = {
-      rows,        scratch.scores, scratch.values,           keys,       chunk.keys * kLanes, args.value_head_dim,
-      chunk.begin, merge,          last ? inverse : nullptr, chunk.first};
+  const ValueTile tile = {rows,
+                          scratch.scores,
+                          scratch.values,
+                          keys,
+                          chunk.keys * kLanes,
+                          args.value_head_dim,
+                          chunk.begin,
+                          factors.keep,
+                          factors.take,
+                          last ? factors.inverse : nullptr,
+                          chunk.first};
   if (hidden && !chunk.finite) {
     value_rows_skipping(tile, num_rows);
   } else {
@@ -207,18 +263,24 @@ inline void attention(const AttentionArgs* args) {
 
 inline void merge(const MergeArgs* args) {
   const MergeArgs& m = *args;
+  RowFactors<1> f;
   RowState state = {-kInfinity, 0.0f};
   for (int64_t c = 0; c < m.num_chunks; ++c) {
-    const MergeFactors factors = merge_state(state, m.partial_states[c * m.state_step]);
+    const RowState chunk = m.partial_states[c * m.state_step];
+    for (int i = 0; i < kLanes; ++i) {
+      f.running_max[i] = state.max, f.running_sum[i] = state.sum;
+      f.chunk_max[i] = chunk.max, f.chunk_sum[i] = chunk.sum;
+    }
+    merge_states(f, 1);
+    state = {f.running_max[0], f.running_sum[0]};
     const bool last = c + 1 == m.num_chunks;
-    const float inverse = inverse_sum(state);
     const AttentionRow row = {nullptr, m.output, nullptr, nullptr, 0};
-    const ValueTile tile = {&row,  nullptr, nullptr, 0, 0, m.value_head_dim, 0, &factors, last ? &inverse : nullptr,
-                            c == 0};
+    const ValueTile tile = {
+        &row, nullptr, nullptr, 0, 0, m.value_head_dim, 0, f.keep, f.take, last ? f.inverse : nullptr, c == 0};
     const float* partial = m.partial_outputs + c * m.output_step;
     for (int64_t column = 0; column < m.value_head_dim; column += kLanes) {
       const int64_t left = m.value_head_dim - column;
-      const Sums<1, 1> sums = {{load_first(partial + column, static_cast<int>(left < kLanes ? left : kLanes))}};
+      Sums<1, 1> sums = {{load_first(partial + column, static_cast<int>(left < kLanes ? left : kLanes))}};
       tile.merge_tile<1, 1>(sums, 0, column);
     }
     if (last) clear_empty_rows(&row, &state, 1, m.value_head_dim);
@@ -229,7 +291,8 @@ inline void merge(const MergeArgs* args) {
 // One row of weights over one chunk.
 inline void store_weights(const float* scores, int64_t keys, const RowState& state, const WeightsArgs& args,
                           float* dst) {
-  const Vec base = set1(exponent_base(state.max)), inverse = set1(inverse_sum(state)), factor = set1(args.factor);
+  const Vec base = set1(exponent_base(state.max)), factor = set1(args.factor);
+  const Vec inverse = inverse_or_zero(set1(state.sum));
   for (int64_t j = 0; j < keys; j += kLanes) {
     const int count = static_cast<int>(keys - j < kLanes ? keys - j : kLanes);
     const Vec s = load(scores + j);
@@ -256,10 +319,7 @@ inline void store_no_weights(const WeightsArgs& args, int64_t keys, float* dst) 
 inline void weights_group(const WeightsArgs& args, int64_t row, int64_t num_rows, int64_t begin, int64_t chunk_keys,
                           const Scratch& scratch) {
   const AttentionRow* rows = args.rows + row;
-  int64_t group_end = 0;
-  for (int64_t r = 0; r < num_rows; ++r) group_end = rows[r].key_end > group_end ? rows[r].key_end : group_end;
-  int64_t keys = group_end - begin;
-  keys = keys < 0 ? 0 : (keys < chunk_keys ? keys : chunk_keys);
+  const int64_t keys = keys_before(last_visible_key(rows, num_rows), begin, chunk_keys);
   if (keys > 0) group_scores(rows, num_rows, args.head_dim, args.query_scale, begin, keys, scratch);
   for (int64_t r = 0; r < num_rows; ++r) {
     store_weights(scratch.scores + r * kChunk, keys, args.states[row + r], args, rows[r].output + begin);

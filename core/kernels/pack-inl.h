@@ -19,7 +19,12 @@ inline void pack_panels(const float* src, int64_t src_stride, int64_t rows, int6
     const int count = static_cast<int>(rows - r < kLanes ? rows - r : kLanes);
     int64_t c = 0;
     if (count == kLanes) {
-      for (; c + 4 <= columns; c += 4) transpose_16x4(src + c, src_stride, dst + c * kLanes);
+      for (; c + 4 <= columns; c += 4) {
+        transpose_16x4(src + c, src_stride, dst + c * kLanes);
+        if (c % kLanes == 0 && r + 2 * kLanes <= rows) {  // the next 16 rows: too far apart for the hardware to foresee
+          for (int i = kLanes; i < 2 * kLanes; ++i) prefetch(src + i * src_stride + c);
+        }
+      }
     }
     for (; c < columns; c += kLanes) {
       const int width = static_cast<int>(columns - c < kLanes ? columns - c : kLanes);

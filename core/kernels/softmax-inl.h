@@ -37,45 +37,64 @@ inline bool has_hidden_keys(const AttentionRow& row, int64_t key_end) {
 // -inf stands for "no key yet": 2^(x - 0) is then 0 for every x that can be there.
 MHA_INLINE float exponent_base(float max) { return max == -kInfinity ? 0.0f : max; }
 
-// Replaces the scores of a chunk by 2^(score - max). panels * 16 scores; those that are hidden are -inf. A NaN among
-// them does not enter the maximum, but stays NaN and makes the sum NaN.
-inline RowState softmax_chunk(float* scores, int64_t panels) {
+// Per row of a group, 16 rows to a vector: the softmax of the chunk, the running state, and how the two merge:
+// output = output * keep + chunk * take, in the end times inverse.
+template <int kRows>
+struct RowFactors {
+  static constexpr int kPadded = (kRows + kLanes - 1) / kLanes * kLanes;
+  alignas(64) float chunk_max[kPadded];
+  alignas(64) float chunk_sum[kPadded];
+  alignas(64) float running_max[kPadded];
+  alignas(64) float running_sum[kPadded];
+  alignas(64) float keep[kPadded];
+  alignas(64) float take[kPadded];
+  alignas(64) float inverse[kPadded];  // 1 / sum; 0 for a row without visible keys, NaN for NaN
+};
+
+// Merges chunk into running state, ascending order of chunks being the caller's business.
+template <int kRows>
+inline void merge_states(RowFactors<kRows>& f, int64_t rows) {
+  const Vec none = set1(-kInfinity);
+  for (int64_t r = 0; r < rows; r += kLanes) {
+    const Vec chunk = load(f.chunk_max + r), running = load(f.running_max + r);
+    const Vec most = max_or_second(running, chunk);
+    const Vec base = select_greater(most, none, most, zero());
+    const Vec keep = exp2(sub(running, base)), take = exp2(sub(chunk, base));
+    const Vec total = fma(load(f.running_sum + r), keep, mul(load(f.chunk_sum + r), take));
+    store(f.running_max + r, most);
+    store(f.running_sum + r, total);
+    store(f.keep + r, keep);
+    store(f.take + r, take);
+    store(f.inverse + r, inverse_or_zero(total));
+  }
+}
+
+// Exact maximum of a row's panels * 16 scores, NaN left out.
+MHA_INLINE float max_of_row(const float* scores, int64_t panels) {
   Vec most = set1(-kInfinity);
   for (int64_t p = 0; p < panels; ++p) most = max_or_second(load(scores + p * kLanes), most);
-  const float chunk_max = max(most);
-  const Vec base = set1(exponent_base(chunk_max));
+  return max(most);
+}
+
+// Replaces a row's scores by 2^(score - max) and returns their sum. Hidden scores are -inf and become 0; a NaN stays
+// NaN and makes the sum NaN. The sum runs over 16 lanes, panel by panel, then over the fixed tree.
+MHA_INLINE float exp2_of_row(float* scores, int64_t panels, float row_max) {
+  const Vec base = set1(exponent_base(row_max));
   Vec total = zero();
   for (int64_t p = 0; p < panels; ++p) {
     const Vec e = exp2(sub(load(scores + p * kLanes), base));
     store(scores + p * kLanes, e);
     total = add(total, e);
   }
-  return {chunk_max, sum(total)};
+  return sum(total);
 }
 
-// How a chunk's partial result joins the running one: output = output * keep + chunk * take.
-struct MergeFactors {
-  float keep;
-  float take;
-};
-
-MHA_INLINE float exp2_one(float x) {
-  alignas(64) float y[kLanes];
-  store(y, exp2(set1(x)));
-  return y[0];
+// Softmax of a group: `scores` holds rows kChunk apart. All maxima come first, so that no row waits for its own.
+template <int kRows>
+MHA_NOINLINE void softmax_rows(float* scores, int64_t rows, int64_t panels, RowFactors<kRows>& f) {
+  for (int64_t r = 0; r < rows; ++r) f.chunk_max[r] = max_of_row(scores + r * kChunk, panels);
+  for (int64_t r = 0; r < rows; ++r) f.chunk_sum[r] = exp2_of_row(scores + r * kChunk, panels, f.chunk_max[r]);
 }
-
-inline MergeFactors merge_state(RowState& running, const RowState& chunk) {
-  const float most = running.max > chunk.max ? running.max : chunk.max;
-  const float base = exponent_base(most);
-  const MergeFactors factors = {exp2_one(running.max - base), exp2_one(chunk.max - base)};
-  running.sum = fma_one(running.sum, factors.keep, chunk.sum * factors.take);
-  running.max = most;
-  return factors;
-}
-
-// 1 / sum; 0 for a row without visible keys, NaN for NaN.
-MHA_INLINE float inverse_sum(const RowState& state) { return state.sum == 0.0f ? 0.0f : 1.0f / state.sum; }
 
 }  // namespace
 }  // namespace mha::MHA_TARGET_NS
