@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+// mha for C++17: handles that free themselves, spans instead of pointer and length, errors as a value. A thin,
+// header-only wrapper of mha.h (which documents every call); no exceptions, no ABI of its own.
+#ifndef MHA_MHA_HPP
+#define MHA_MHA_HPP
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "mha.h"
+
+namespace mha {
+
+/// What a call came to. Converts to true on success, so `if (Status s = ...; !s) report(s.message());`.
+class [[nodiscard]] Status {
+ public:
+  Status() = default;
+  explicit operator bool() const { return error_.status == MHA_OK; }
+  mha_status code() const { return error_.status; }
+  /// Names the argument and its value; empty on success.
+  const char* message() const { return error_.message; }
+  /// For passing to the C calls, which fill it on failure.
+  mha_error* get() { return &error_; }
+
+ private:
+  mha_error error_ = {};
+};
+
+/// A value, or why there is none.
+template <class T>
+class [[nodiscard]] Result {
+ public:
+  Result(T value) : value_(std::move(value)) {}
+  Result(Status status) : status_(status) {}
+  explicit operator bool() const { return static_cast<bool>(status_); }
+  const Status& status() const { return status_; }
+  T& operator*() { return value_; }
+  T* operator->() { return &value_; }
+
+ private:
+  T value_ = T();
+  Status status_;
+};
+
+/// A contiguous run of elements, as std::span of C++20. T is float, const float, or std::byte.
+template <class T>
+struct Span {
+  T* data = nullptr;
+  std::size_t size = 0;
+
+  Span() = default;
+  Span(T* pointer, std::size_t count) : data(pointer), size(count) {}
+  template <class Container, class = decltype(std::declval<Container&>().data())>
+  Span(Container&& container) : data(container.data()), size(container.size()) {}
+};
+
+namespace detail {
+struct Destroy {
+  void operator()(mha_context* p) const { mha_context_destroy(p); }
+  void operator()(mha_linear* p) const { mha_linear_destroy(p); }
+  void operator()(mha_layer* p) const { mha_layer_destroy(p); }
+};
+}  // namespace detail
+
+/// Threads, target and memory. Shareable; see mha_context.
+class Context {
+ public:
+  static Result<Context> create(const mha_context_options& options = {}) {
+    Status status;
+    mha_context* handle = nullptr;
+    if (mha_context_create(&options, &handle, status.get()) != MHA_OK) return status;
+    return Context(handle);
+  }
+  Context() = default;
+  const mha_context* get() const { return handle_.get(); }
+  const char* target() const { return mha_context_target(get()); }
+  std::int64_t num_threads() const { return mha_context_num_threads(get()); }
+
+  /// mha_attention with the arguments given.
+  Status attention(const mha_attention_args& args) const {
+    Status status;
+    (void)mha_attention(get(), &args, status.get());
+    return status;
+  }
+  Result<std::size_t> attention_workspace(const mha_attention_args& args) const {
+    Status status;
+    std::size_t bytes = 0;
+    if (mha_attention_workspace(get(), &args, &bytes, status.get()) != MHA_OK) return status;
+    return bytes;
+  }
+
+ private:
+  explicit Context(mha_context* handle) : handle_(handle) {}
+  std::unique_ptr<mha_context, detail::Destroy> handle_;
+};
+
+/// Packed weights of a linear map; see mha_linear.
+class Linear {
+ public:
+  /// weight [out_features, in_features], bias [out_features] or empty.
+  static Result<Linear> create(const Context& context, std::int64_t in_features, std::int64_t out_features,
+                               Span<const float> weight, Span<const float> bias = {}) {
+    Status status;
+    if (!fits(weight, in_features, out_features) || (bias.data != nullptr && !fits(bias, 1, out_features))) {
+      return mismatch(status, "weight or bias has another size than in_features x out_features say");
+    }
+    mha_linear* handle = nullptr;
+    if (mha_linear_create(context.get(), in_features, out_features, weight.data, bias.data, &handle, status.get()) !=
+        MHA_OK) {
+      return status;
+    }
+    return Linear(handle);
+  }
+  Linear() = default;
+  const mha_linear* get() const { return handle_.get(); }
+
+  /// input [rows, in_features], output [rows, out_features], both dense.
+  Status forward(const Context& context, std::int64_t rows, Span<const float> input, Span<float> output) const {
+    Status status;
+    if (!fits(input, rows, mha_linear_in_features(get())) || !fits(output, rows, mha_linear_out_features(get()))) {
+      return mismatch(status, "input or output has another size than rows and the features say");
+    }
+    mha_linear_args args = {};
+    args.rows = rows;
+    args.input = input.data;
+    args.output = output.data;
+    return forward(context, args);
+  }
+  Status forward(const Context& context, const mha_linear_args& args) const {
+    Status status;
+    (void)mha_linear_forward(context.get(), get(), &args, status.get());
+    return status;
+  }
+
+ private:
+  explicit Linear(mha_linear* handle) : handle_(handle) {}
+
+  template <class T>
+  static bool fits(const Span<T>& span, std::int64_t rows, std::int64_t columns) {
+    // Sizes that are wrong in themselves are for the C call to name.
+    if (rows < 0 || columns < 0 || (columns > 0 && rows > INT64_MAX / columns)) return true;
+    return span.size == static_cast<std::size_t>(rows * columns);
+  }
+  static Status mismatch(Status& status, const char* why) {
+    mha_error& error = *status.get();
+    error.status = MHA_ERR_SHAPE;
+    std::size_t i = 0;
+    for (; why[i] != 0 && i + 1 < sizeof(error.message); ++i) error.message[i] = why[i];
+    error.message[i] = 0;
+    return status;
+  }
+
+  std::unique_ptr<mha_linear, detail::Destroy> handle_;
+};
+
+/// Multi-head attention with projections; see mha_layer.
+class Layer {
+ public:
+  static Result<Layer> create(const Context& context, const mha_layer_config& config,
+                              const mha_layer_weights& weights) {
+    Status status;
+    mha_layer* handle = nullptr;
+    if (mha_layer_create(context.get(), &config, &weights, &handle, status.get()) != MHA_OK) return status;
+    return Layer(handle);
+  }
+  /// Uses the packed weights in `blob`, which must outlive the layer.
+  static Result<Layer> map(const Context& context, Span<const std::byte> blob) {
+    Status status;
+    mha_layer* handle = nullptr;
+    if (mha_layer_map(context.get(), blob.data, blob.size, &handle, status.get()) != MHA_OK) return status;
+    return Layer(handle);
+  }
+  Layer() = default;
+  const mha_layer* get() const { return handle_.get(); }
+  std::size_t blob_bytes() const { return mha_layer_blob_bytes(get()); }
+  Status save(Span<std::byte> blob) const {
+    Status status;
+    (void)mha_layer_save(get(), blob.data, blob.size, status.get());
+    return status;
+  }
+  mha_layer_config config() const {
+    mha_layer_config config = {};
+    mha_layer_get_config(get(), &config);
+    return config;
+  }
+
+  Status forward(const Context& context, const mha_forward_args& args) const {
+    Status status;
+    (void)mha_layer_forward(context.get(), get(), &args, status.get());
+    return status;
+  }
+  Result<std::size_t> forward_workspace(const Context& context, const mha_forward_args& args) const {
+    Status status;
+    std::size_t bytes = 0;
+    if (mha_layer_forward_workspace(context.get(), get(), &args, &bytes, status.get()) != MHA_OK) return status;
+    return bytes;
+  }
+
+ private:
+  explicit Layer(mha_layer* handle) : handle_(handle) {}
+  std::unique_ptr<mha_layer, detail::Destroy> handle_;
+};
+
+}  // namespace mha
+
+#endif  // MHA_MHA_HPP
