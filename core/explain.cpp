@@ -74,6 +74,7 @@ extern "C" mha_status mha_attention_explain(const mha_context* context, const mh
                                             size_t capacity, size_t* needed, mha_error* error) {
   using namespace mha;
   if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
+  if (text == nullptr && capacity > 0) return fail(error, MHA_ERR_NULL, "text is NULL, but capacity is %zu", capacity);
   AttentionProblem problem = {};
   mha_status status = validate_attention(args, Check::kSizesOnly, &problem, error);
   if (status != MHA_OK) return status;

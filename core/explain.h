@@ -10,7 +10,7 @@ namespace mha {
 // Lines into a caller's buffer, cut at its end; counts what it would have taken.
 class Text {
  public:
-  Text(char* text, size_t capacity) : text_(text), capacity_(text != nullptr ? capacity : 0) {}
+  Text(char* text, size_t capacity) : text_(text), capacity_(capacity) {}
   __attribute__((format(printf, 2, 3))) void line(const char* format, ...);
   void finish(size_t* needed);
 

@@ -161,6 +161,7 @@ extern "C" mha_status mha_layer_forward_explain(const mha_context* context, cons
   Forward f = {};
   const mha_status status = prepare(context, layer, args, Check::kSizesOnly, &f, error);
   if (status != MHA_OK) return status;
+  if (text == nullptr && capacity > 0) return fail(error, MHA_ERR_NULL, "text is NULL, but capacity is %zu", capacity);
   Text out(text, capacity);
   explain_context(*context, f.plan.threads, multiply_adds(f), &out);
   if (f.attention.nothing_to_do()) {
