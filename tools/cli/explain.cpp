@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // `mha explain`: what mha_attention or mha_layer_forward would do with given sizes, and why, in the library's own
 // words.
+#include <algorithm>
 #include <cstdio>
 #include <functional>
 #include <memory>
@@ -20,6 +21,7 @@ struct Options {
   mha_layer_config config{};
   mha_forward_args forward{};
   std::vector<std::string> causal;
+  std::string weights_mode = "none";
   bool bool_mask = false, add_mask = false, key_lengths = false;
   ContextFlags context;
 };
@@ -40,7 +42,10 @@ void print(const Explain& explain) {
   std::fputs(text.data(), stdout);
 }
 
-void set_masks(const CLI::App& command, const Options& options, mha_masks& masks) {
+template <class Args>
+void set_choices(const CLI::App& command, const Options& options, Args& args) {
+  args.weights_mode = parse_weights_mode(options.weights_mode);
+  mha_masks& masks = args.masks;
   parse_causal(command, options.causal, masks);
   if (options.bool_mask) masks.bool_mask.data = &kByte;
   if (options.add_mask) masks.add_mask.data = &kFloat;
@@ -50,15 +55,25 @@ void set_masks(const CLI::App& command, const Options& options, mha_masks& masks
 void explain_attention(const CLI::App& command, Options& options) {
   const Context context = make_context(options.context);
   mha_attention_args& args = options.attention;
-  set_masks(command, options, args.masks);
+  set_choices(command, options, args);
   print([&](char* text, std::size_t capacity, std::size_t* needed, mha_error* error) {
     return mha_attention_explain(context.get(), &args, text, capacity, needed, error);
   });
 }
 
-std::vector<float> zeros(std::int64_t rows, std::int64_t columns) {
-  const std::int64_t bytes = take(io::shape_bytes({rows, columns}, sizeof(float)));
-  return std::vector<float>(static_cast<std::size_t>(bytes) / sizeof(float));
+// Weights of zero that serve for all four projections.
+std::vector<float> shared_zeros(const std::vector<std::vector<std::int64_t>>& shapes) {
+  constexpr std::int64_t kLimit = std::int64_t{1} << 28;
+  std::int64_t most = 0;
+  for (const auto& shape : shapes) {
+    const std::int64_t bytes = take(io::shape_bytes(shape, sizeof(float)));
+    most = std::max(most, bytes / static_cast<std::int64_t>(sizeof(float)));
+  }
+  if (most > kLimit) {
+    throw Failure("explain layer packs a layer of these sizes, and a weight of " + std::to_string(most) +
+                  " elements is beyond its limit of " + std::to_string(kLimit));
+  }
+  return std::vector<float>(static_cast<std::size_t>(most));
 }
 
 // A layer of that configuration, with weights of zero: explain needs one.
@@ -68,26 +83,13 @@ Layer make_layer(const mha_context* context, const mha_layer_config& given) {
   if (c.num_kv_heads == 0) c.num_kv_heads = c.num_heads;
   if (c.head_dim == 0) c.head_dim = c.embed_dim / c.num_heads;
   if (c.value_head_dim == 0) c.value_head_dim = c.head_dim;
-  std::int64_t query_rows = 0;
-  std::int64_t key_rows = 0;
-  std::int64_t value_rows = 0;
-  std::int64_t columns = 0;
-  if (__builtin_mul_overflow(c.num_heads, c.head_dim, &query_rows) ||
-      __builtin_mul_overflow(c.num_kv_heads, c.head_dim, &key_rows) ||
-      __builtin_mul_overflow(c.num_kv_heads, c.value_head_dim, &value_rows) ||
-      __builtin_mul_overflow(c.num_heads, c.value_head_dim, &columns)) {
-    throw Failure("heads times head dim does not fit in 63 bits");
-  }
   const auto width = [&](std::int64_t dim) { return dim == 0 ? c.embed_dim : dim; };
-  const std::vector<float> query = zeros(query_rows, c.embed_dim);
-  const std::vector<float> key = zeros(key_rows, width(c.kdim));
-  const std::vector<float> value = zeros(value_rows, width(c.vdim));
-  const std::vector<float> output = zeros(width(c.out_dim), columns);
+  const std::vector<float> zeros = shared_zeros({{c.num_heads, c.head_dim, c.embed_dim},
+                                                 {c.num_kv_heads, c.head_dim, width(c.kdim)},
+                                                 {c.num_kv_heads, c.value_head_dim, width(c.vdim)},
+                                                 {width(c.out_dim), c.num_heads, c.value_head_dim}});
   mha_layer_weights weights{};
-  weights.query_weight = query.data();
-  weights.key_weight = key.data();
-  weights.value_weight = value.data();
-  weights.output_weight = output.data();
+  weights.query_weight = weights.key_weight = weights.value_weight = weights.output_weight = zeros.data();
   mha_layer* layer = nullptr;
   mha_error error{};
   check(mha_layer_create(context, &given, &weights, &layer, &error), error);
@@ -97,7 +99,7 @@ Layer make_layer(const mha_context* context, const mha_layer_config& given) {
 void explain_layer(const CLI::App& command, Options& options) {
   const Context context = make_context(options.context);
   mha_forward_args& args = options.forward;
-  set_masks(command, options, args.masks);
+  set_choices(command, options, args);
   // Not null: key and value are tensors of their own, as wide as kdim and vdim.
   args.key.data = args.value.data = &kFloat;
   const Layer layer = make_layer(context.get(), options.config);
@@ -112,9 +114,7 @@ void add_call_options(CLI::App& command, Options& options, Args& args) {
   command.add_option("--batch", args.batch, "B (default 1)");
   command.add_option("--query-len", args.query_len, "Tq")->required();
   command.add_option("--key-len", args.key_len, "Tk")->required();
-  command.add_option("--weights-mode", args.weights_mode, "Attention weights wanted (default: none)")
-      ->transform(CLI::CheckedTransformer(weights_modes()))
-      ->type_name("none|per-head|averaged");
+  add_weights_mode_option(command, options.weights_mode, "Attention weights wanted (default: none)");
   add_causal_option(command, options.causal);
   command.add_flag("--bool-mask", options.bool_mask, "With a boolean mask");
   command.add_flag("--add-mask", options.add_mask, "With an additive mask");

@@ -7,6 +7,7 @@
 #include <exception>
 #include <new>
 #include <string>
+#include <vector>
 
 #include "tools/cli/commands.h"
 #include "tools/io/tensor.h"
@@ -25,7 +26,8 @@ int fail(const std::string& message) {
 int main(int argc, char** argv) {
   int status = 0;
   try {
-    CLI::App app{"Multi-head attention for CPUs: look at this machine, run a layer on files, check the library."};
+    CLI::App app{"Multi-head attention for CPUs: look at this machine, run a layer on files, check the library.",
+                 "mha"};
     app.set_version_flag("--version", mha_version());
     app.require_subcommand(1);
     app.footer(
@@ -38,6 +40,11 @@ int main(int argc, char** argv) {
     try {
       app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {
+      const std::vector<std::string> rest = app.remaining(true);
+      // Of an unknown command CLI11 says only that a command is missing.
+      if (dynamic_cast<const CLI::RequiredError*>(&error) != nullptr && !rest.empty()) {
+        return fail("unknown command or option '" + rest[0] + "' (mha --help lists the commands)");
+      }
       if (error.get_exit_code() != 0) return fail(error.what());
       app.exit(error);  // --help and --version
     }

@@ -28,6 +28,7 @@ struct Options {
   float scale = 0;
   std::vector<std::string> causal;
   mha_masks masks{};  // what --causal says
+  std::string weights_mode_word;
   mha_weights_mode weights_mode = MHA_WEIGHTS_NONE;
   ContextFlags context;
   bool json = false;
@@ -250,9 +251,13 @@ void print(const Options& options, const Json& report) {
   }
 }
 
-void check_options(Options& options, bool mode_given) {
+void check_options(Options& options) {
   if (options.repeat < 1) throw Failure("--repeat is " + std::to_string(options.repeat) + ", must be at least 1");
-  if (!mode_given && !options.attention_weights.empty()) options.weights_mode = MHA_WEIGHTS_PER_HEAD;
+  if (!options.weights_mode_word.empty()) {
+    options.weights_mode = parse_weights_mode(options.weights_mode_word);
+  } else if (!options.attention_weights.empty()) {
+    options.weights_mode = MHA_WEIGHTS_PER_HEAD;
+  }
   if ((options.weights_mode != MHA_WEIGHTS_NONE) != !options.attention_weights.empty()) {
     throw Failure(options.attention_weights.empty() ? "--weights-mode needs --attention-weights FILE to write to"
                                                     : "--attention-weights needs --weights-mode per-head or averaged");
@@ -277,11 +282,8 @@ void add_options(CLI::App& command, Options& o) {
   command.add_option("--key-lengths", o.key_lengths, "Integers [B]: item b has that many keys")->type_name("FILE.npy");
   add_causal_option(command, o.causal);
   command.add_option("--scale", o.scale, "Factor of the scores (default: 1 / sqrt(D))");
-  command
-      .add_option("--weights-mode", o.weights_mode,
-                  "Attention weights to write (default: per-head with --attention-weights)")
-      ->transform(CLI::CheckedTransformer(weights_modes()))
-      ->type_name("none|per-head|averaged");
+  add_weights_mode_option(command, o.weights_mode_word,
+                          "Attention weights to write (default: per-head with --attention-weights)");
   command.add_option("--output", o.output, "Where the output goes")->required()->type_name("FILE.npy");
   command.add_option("--attention-weights", o.attention_weights, "Where the attention weights go")
       ->type_name("FILE.npy");
@@ -298,7 +300,7 @@ void add_run(CLI::App& app, int& /*status*/) {
   add_options(*command, *options);
   command->footer("Example: mha run --weights layer.safetensors --query x.npy --num-heads 12 --causal --output y.npy");
   command->callback([options, command] {
-    check_options(*options, command->get_option("--weights-mode")->count() > 0);
+    check_options(*options);
     parse_causal(*command, options->causal, options->masks);
     const Json report = run(*options);
     if (options->json) {

@@ -64,10 +64,15 @@ void parse_causal(const CLI::App& app, const std::vector<std::string>& words, mh
   }
 }
 
-const std::vector<std::pair<std::string, mha_weights_mode>>& weights_modes() {
-  static const std::vector<std::pair<std::string, mha_weights_mode>> modes = {
-      {"none", MHA_WEIGHTS_NONE}, {"per-head", MHA_WEIGHTS_PER_HEAD}, {"averaged", MHA_WEIGHTS_AVERAGED}};
-  return modes;
+void add_weights_mode_option(CLI::App& app, std::string& word, const std::string& help) {
+  app.add_option("--weights-mode", word, help)->type_name("none|per-head|averaged");
+}
+
+mha_weights_mode parse_weights_mode(const std::string& word) {
+  if (word == "none") return MHA_WEIGHTS_NONE;
+  if (word == "per-head") return MHA_WEIGHTS_PER_HEAD;
+  if (word == "averaged") return MHA_WEIGHTS_AVERAGED;
+  throw Failure("--weights-mode is '" + word + "', must be none, per-head or averaged");
 }
 
 Progress::Progress(std::string label, std::int64_t total) : label_(std::move(label)), total_(total) {

@@ -69,8 +69,9 @@ std::string target_reason(const ContextFlags& flags);
 void add_causal_option(CLI::App& app, std::vector<std::string>& words);
 void parse_causal(const CLI::App& app, const std::vector<std::string>& words, mha_masks& masks);
 
-// The values of `--weights-mode none|per-head|averaged`.
-const std::vector<std::pair<std::string, mha_weights_mode>>& weights_modes();
+// The value of `--weights-mode none|per-head|averaged`.
+void add_weights_mode_option(CLI::App& app, std::string& word, const std::string& help);
+mha_weights_mode parse_weights_mode(const std::string& word);
 
 // Shows "label: done of total, elapsed" on stderr, from the second second on and only on a terminal.
 class Progress {
