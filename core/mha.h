@@ -9,7 +9,7 @@
  *   - never a read or write outside the stated extents, no alignment beyond that of float.
  *
  * Words: B batch, H query heads, Hkv key/value heads, Tq / Tk query / key length, D head dim of query and key, Dv head
- * dim of value, E embed_dim. Strides count elements, not bytes. Every struct may be zeroed; zero means the default stated.
+ * dim of value, E embed_dim. Strides count elements, not bytes. Every struct may be zeroed: zero means the default.
  */
 #ifndef MHA_MHA_H
 #define MHA_MHA_H
@@ -94,7 +94,7 @@ typedef struct mha_allocator {
 } mha_allocator;
 
 /* The host's own threads. run must call task(task_data, i) once for each i in [0, count), on any threads, in any order,
- * at once or one after the other, and return when all are done; count <= num_threads. Called once per stage of a call. */
+ * at once or one after the other, and return when all are done; count <= num_threads. Called once a stage. */
 typedef struct mha_parallel_for {
   void* user;
   void (*run)(void* user, int64_t count, void (*task)(void* task_data, int64_t index),
@@ -139,7 +139,7 @@ typedef struct mha_mut_view {
 /* ---------------------------------------------------------------------------------------------------------------------
  * Masks: every one that is given applies (visible = causal AND key_lengths AND bool_mask AND add_mask != -inf).
  * What is not visible cannot matter: a NaN or Inf in a masked key, value or mask entry never reaches a result.
- * A row with no visible key gives zeros (weights zero, log-sum-exp -inf); so does one whose visible scores are all -inf.
+ * A row with no visible key gives zeros (weights 0, log-sum-exp -inf); so does one whose visible scores are all -inf.
  */
 
 /* Element (b, h, i, j) is data[b*stride_b + h*stride_h + i*stride_q + j]; data NULL: no mask. Strides of 0 broadcast.
@@ -221,8 +221,8 @@ MHA_API mha_status mha_attention_workspace(const mha_context* context, const mha
                                            mha_error* error);
 
 /* Writes what mha_attention would do with these arguments and why (target, tiles, work items, split, workspace), a
- * "key: value" a line, zero-terminated, cut at `capacity` (0: text may be NULL). *needed (may be NULL) gets the full length with the
- * zero. Returns: as mha_attention_workspace; MHA_ERR_NULL also for text NULL with a capacity. */
+ * "key: value" a line, zero-terminated, cut at `capacity` (0: text may be NULL). *needed (may be NULL) gets the full length with
+ * the zero. Returns: as mha_attention_workspace; MHA_ERR_NULL also for text NULL with a capacity. */
 MHA_API mha_status mha_attention_explain(const mha_context* context, const mha_attention_args* args, char* text,
                                          size_t capacity, size_t* needed, mha_error* error);
 
@@ -250,7 +250,7 @@ typedef struct mha_linear_args {
 } mha_linear_args;
 
 /* Computes output[m,n] = bias[n] + sum_k input[m,k] * weight[n,k].
- * Numerics: one fused multiply-add chain over k ascending from 0, then the bias added. A row's bits depend on that row only.
+ * Numerics: one fused multiply-add chain over k ascending from 0, then the bias added. A row's bits depend on it alone.
  * Threads:  at most the context's. Needs no workspace, never allocates.
  * Returns:  MHA_OK; MHA_ERR_NULL, _ARGUMENT, _STRIDE, _OVERFLOW. */
 MHA_API mha_status mha_linear_forward(const mha_context* context, const mha_linear* linear, const mha_linear_args* args,
@@ -298,8 +298,8 @@ MHA_API void mha_layer_destroy(mha_layer* layer);
 MHA_API void mha_layer_get_config(const mha_layer* layer, mha_layer_config* config);
 
 /* The packed layer as one block of bytes: save it, map it back (mmap) on any target of the same byte order, and use it
- * without repacking. map keeps pointers into `blob`, which must stay unchanged until the layer is destroyed and be aligned
- * to 4 bytes (64 is fastest). It checks magic, format version, sizes and a checksum of the header, not of the weights.
+ * without repacking. map keeps pointers into `blob`, which must stay unchanged until the layer is destroyed and be
+ * aligned to 4 bytes (64 is fastest). It checks magic, format version, sizes and a checksum of the header, not of the weights.
  * Returns: MHA_OK; MHA_ERR_NULL, MHA_ERR_WORKSPACE (save: bytes too small), MHA_ERR_ARGUMENT (map: alignment),
  * MHA_ERR_BLOB, MHA_ERR_OUT_OF_MEMORY. */
 MHA_API size_t mha_layer_blob_bytes(const mha_layer* layer);
@@ -326,8 +326,8 @@ typedef struct mha_forward_args {
 /* Computes multi-head attention with projections.
  *   q = query Wq^T + bq,  k = key Wk^T + bk,  v = value Wv^T + bv  (split in heads);
  *   output = concat_h(attention(q_h, k_g, v_g)) Wo^T + bo          (mha_attention's formula)
- * Shapes, numerics, threads, returns: as mha_attention and mha_linear_forward. A row with no visible key gives the output
- * bias. One parallel region per call. */
+ * Shapes, numerics, threads, returns: as mha_attention and mha_linear_forward. A row with no visible key gives the
+ * output bias. One parallel region per call. */
 MHA_API mha_status mha_layer_forward(const mha_context* context, const mha_layer* layer, const mha_forward_args* args,
                                      mha_error* error);
 MHA_API mha_status mha_layer_forward_workspace(const mha_context* context, const mha_layer* layer,

@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Fused attention of a block of query rows over a range of keys, chunk by chunk. Included by all-inl.h, once per
-// target.
+// Fused attention of a block of query rows over a range of keys, chunk by chunk. Included by all-inl.h, once per target.
 //
-// For R rows and a chunk of C = 256 keys, in floats:
-//   pack keys and values     reads C (D + Dv), writes as much: once for all R rows (R up to 512: 1 to 2 % of the work)
-//   scores = queries * keys  C D from L1 per group of kAttentionRows rows, 16-key panels resident; writes the group's
-//   scores to L1 softmax                  reads and writes the group's scores once more (L1), about 14 vector
-//   operations per 16 scores scores * values          C Dv from L2 per tile of kTileRows rows; the running output is
-//   read and written once a chunk
-// so that all but about D + Dv + 14 vector operations per 16 (query, key) pairs, D + Dv of them multiply-adds, is
-// small. The running output lives in the output rows themselves; nothing of size Tq x Tk exists.
+// What a chunk of C = 256 keys costs for R rows (up to 768), in floats moved and vector operations:
+//   pack keys and values   C (D + Dv) read and written, once for all R rows: 1 to 2 % of the work
+//   queries * keys         R C D / 16 multiply-adds; 4 panels of keys stay in L1 while kAttentionRows rows pass
+//   softmax                R C scores read and written in L1, 14 operations for 16 of them
+//   weights * values       R C Dv / 16 multiply-adds; C Dv from L2 for every kTileRows rows
+//   merge                  the running output read and written once, R Dv
+// The running output lives in the output rows themselves; nothing of size Tq x Tk exists.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
