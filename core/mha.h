@@ -221,8 +221,8 @@ MHA_API mha_status mha_attention_workspace(const mha_context* context, const mha
                                            mha_error* error);
 
 /* Writes what mha_attention would do with these arguments and why (target, tiles, work items, split, workspace), a
- * "key: value" a line, zero-terminated, cut at `capacity` (0: text may be NULL). *needed (may be NULL) gets the full length with
- * the zero. Returns: as mha_attention_workspace; MHA_ERR_NULL also for text NULL with a capacity. */
+ * "key: value" a line, zero-terminated, cut at `capacity` (0: text may be NULL). *needed (may be NULL) gets the full length
+ * with the zero. Returns: as mha_attention_workspace; MHA_ERR_NULL also for text NULL with a capacity. */
 MHA_API mha_status mha_attention_explain(const mha_context* context, const mha_attention_args* args, char* text,
                                          size_t capacity, size_t* needed, mha_error* error);
 
@@ -299,7 +299,8 @@ MHA_API void mha_layer_get_config(const mha_layer* layer, mha_layer_config* conf
 
 /* The packed layer as one block of bytes: save it, map it back (mmap) on any target of the same byte order, and use it
  * without repacking. map keeps pointers into `blob`, which must stay unchanged until the layer is destroyed and be
- * aligned to 4 bytes (64 is fastest). It checks magic, format version, sizes and a checksum of the header, not of the weights.
+ * aligned to 4 bytes (64 is fastest). It checks magic, format version, sizes and a checksum of the header, not of the
+ * weights.
  * Returns: MHA_OK; MHA_ERR_NULL, MHA_ERR_WORKSPACE (save: bytes too small), MHA_ERR_ARGUMENT (map: alignment),
  * MHA_ERR_BLOB, MHA_ERR_OUT_OF_MEMORY. */
 MHA_API size_t mha_layer_blob_bytes(const mha_layer* layer);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Fused attention of a block of query rows over a range of keys, chunk by chunk. Included by all-inl.h, once per target.
+// Fused attention of a block of query rows over a range of keys, chunk by chunk. Included by all-inl.h, once per
+// target.
 //
 // What a chunk of C = 256 keys costs for R rows (up to 768), in floats moved and vector operations:
 //   pack keys and values   C (D + Dv) read and written, once for all R rows: 1 to 2 % of the work

@@ -4,14 +4,19 @@
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// Up to 16 rows by up to 16 columns at an edge: copied to a padded block first, so that nothing is read beyond the
-// matrix.
-inline void pack_edge(const float* src, int64_t src_stride, int rows, int columns, float* dst) {
+// Fewer than 16 rows, 16 columns: through a padded block, so that nothing is read beyond the matrix.
+inline void pack_few_rows(const float* src, int64_t src_stride, int rows, float* dst) {
   alignas(64) float block[kLanes * kLanes] = {};
-  alignas(64) float transposed[kLanes * kLanes];
-  for (int r = 0; r < rows; ++r) memcpy(block + r * kLanes, src + r * src_stride, static_cast<size_t>(columns) * 4);
-  for (int c = 0; c < kLanes; c += 4) transpose_16x4(block + c, kLanes, transposed + c * kLanes);
-  memcpy(dst, transposed, static_cast<size_t>(columns) * kLanes * 4);
+  for (int r = 0; r < rows; ++r) store(block + r * kLanes, load(src + r * src_stride));
+  for (int c = 0; c < kLanes; c += 4) transpose_16x4(block + c, kLanes, dst + c * kLanes);
+}
+
+// A corner of few columns, an element at a time.
+inline void pack_corner(const float* src, int64_t src_stride, int rows, int columns, float* dst) {
+  for (int c = 0; c < columns; ++c) {
+    store(dst + c * kLanes, zero());
+    for (int r = 0; r < rows; ++r) dst[c * kLanes + r] = src[r * src_stride + c];
+  }
 }
 
 inline void pack_panels(const float* src, int64_t src_stride, int64_t rows, int64_t columns, float* dst) {
@@ -26,10 +31,8 @@ inline void pack_panels(const float* src, int64_t src_stride, int64_t rows, int6
         }
       }
     }
-    for (; c < columns; c += kLanes) {
-      const int width = static_cast<int>(columns - c < kLanes ? columns - c : kLanes);
-      pack_edge(src + c, src_stride, count, width, dst + c * kLanes);
-    }
+    for (; c + kLanes <= columns; c += kLanes) pack_few_rows(src + c, src_stride, count, dst + c * kLanes);
+    pack_corner(src + c, src_stride, count, static_cast<int>(columns - c), dst + c * kLanes);
   }
 }
 
