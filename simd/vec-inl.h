@@ -46,6 +46,12 @@ using IntReg = xsimd::batch<int32_t, xsimd::MHA_TARGET_ARCH>;
 constexpr int kRegLanes = static_cast<int>(Reg::size);
 constexpr int kRegs = kLanes / kRegLanes;
 
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kVectorRegisters = 32;
+#else
+constexpr int kVectorRegisters = 16;
+#endif
+
 struct Vec {
   Reg r[kRegs];
 };

@@ -10,13 +10,9 @@
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// Registers kept for sums; what is left holds B and the broadcasts.
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int kSumRegs = 24;
-#else
-constexpr int kSumRegs = 12;
-#endif
-constexpr int kTileRows = kRegs == 4 && kSumRegs == 12 ? 3 : 6;
+// Registers kept for sums; what is left holds B and the broadcasts. As many rows, up to 6, as then fit at one panel.
+constexpr int kSumRegs = kVectorRegisters * 3 / 4;
+constexpr int kTileRows = kSumRegs / kRegs < 6 ? kSumRegs / kRegs : 6;
 
 // The most panels (a power of two, at most 8) that `rows` rows can sum at once.
 constexpr int panels_for(int rows) {
