@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every golden case of PyTorch's nn.MultiheadAttention, on every supported target and through the double reference. The
 // cases are listed in tools/oracles/layer_cases.py.
-#include "mha.h"
-#include "reference.h"
+#include "core/mha.h"
+#include "core/reference.h"
 #include "support/golden.h"
 #include "support/targets.h"
 

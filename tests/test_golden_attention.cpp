@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every golden case of PyTorch's scaled_dot_product_attention, on every supported target and through the double
 // reference. The cases are listed in tools/oracles/attention_cases.py.
-#include "mha.h"
+#include "core/mha.h"
 #include "support/golden.h"
 #include "support/shapes.h"
 #include "support/targets.h"

@@ -2,8 +2,8 @@
 // The notebook's own problem (query 1x20, key and value 10x20, 4 heads) against PyTorch: the standard attention that
 // its text describes, through the layer, and what its code computes literally, through the same attention call on other
 // strides.
-#include "mha.h"
-#include "reference.h"
+#include "core/mha.h"
+#include "core/reference.h"
 #include "support/golden.h"
 #include "support/targets.h"
 
