@@ -176,6 +176,7 @@ MHA_INLINE Vec lane_numbers() {
 }
 
 MHA_INLINE void prefetch(const float* p) { __builtin_prefetch(p); }
+MHA_INLINE void prefetch_to_l2(const float* p) { __builtin_prefetch(p, 0, 2); }
 
 // The first `count` (0..16) floats; nothing beyond is touched. load_first fills with zeros.
 MHA_INLINE Vec load_first(const float* p, int count) {

@@ -242,6 +242,18 @@ inline void attention_group(const AttentionArgs& args, int64_t row, int64_t num_
   if (last) clear_empty_rows(rows, states, num_rows, args.value_head_dim);
 }
 
+// Asks for the share of the next chunk's keys and values that falls to the group of rows at `row`, so that they are in L2
+// when they are packed: the loads spread over the work of all groups.
+inline void prefetch_next_chunk(const AttentionArgs& a, int64_t begin, int64_t row) {
+  const int64_t keys = keys_before(a.key_end, begin, kChunk);
+  const int64_t share = divide_up(keys * kAttentionRows, a.num_rows);
+  const int64_t first = row / kAttentionRows * share;
+  for (int64_t j = begin + first; j < begin + first + share && j < begin + keys; ++j) {
+    for (int64_t d = 0; d < a.head_dim; d += kLanes) prefetch_to_l2(a.key + j * a.key_stride + d);
+    for (int64_t d = 0; d < a.value_head_dim; d += kLanes) prefetch_to_l2(a.value + j * a.value_stride + d);
+  }
+}
+
 inline void attention(const AttentionArgs* args) {
   const AttentionArgs& a = *args;
   const Scratch scratch = split_scratch(a.scratch, a.head_dim);
@@ -254,6 +266,7 @@ inline void attention(const AttentionArgs* args) {
         pack_values(a.value + begin * a.value_stride, a.value_stride, keys, a.value_head_dim, scratch.values);
     const ChunkValues chunk = {begin, keys, begin == a.key_begin, finite};
     for (int64_t r = 0; r < a.num_rows; r += kAttentionRows) {
+      prefetch_next_chunk(a, begin + kChunk, r);
       attention_group(a, r, a.num_rows - r < kAttentionRows ? a.num_rows - r : kAttentionRows, chunk, scratch);
     }
     begin += kChunk;
