@@ -3,7 +3,8 @@
 // both.
 //   mha_encoder --model DIR --tokens IDS.safetensors --output EMBEDDINGS.safetensors
 // DIR has config.json and model.safetensors (BERT in Hugging Face's naming). IDS has the integer tensors "ids" [S, W]
-// and "lengths" [S]; EMBEDDINGS gets "padded" and "single", [S, hidden] each. stdout: one JSON object with the times.
+// and "lengths" [S]; EMBEDDINGS gets "padded" and "single", [S, hidden] each. stdout: one JSON object with the
+// times. Exit status 2, with one line on stderr, when something is wrong with the arguments or a file.
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -49,6 +50,13 @@ void show_progress(const std::string& text) {
   if (!terminal) return;
   std::fprintf(stderr, "\r\033[K%s", text.c_str());
   std::fflush(stderr);
+}
+
+std::vector<std::string> supported_targets() {
+  std::vector<std::string> names;
+  for (int64_t n = 0; n < mha_target_count(); ++n)
+    if (mha_target_supported(n)) names.push_back(mha_target_name(n));
+  return names;
 }
 
 struct Run {
@@ -100,6 +108,7 @@ void run(const Options& options) {
       options.output, {{"padded", {shape, padded.embeddings}}, {"single", {shape, single.embeddings}}});
   if (!written) throw std::runtime_error(written.message());
   const nlohmann::json report = {{"target", mha_context_target(context.get())},
+                                 {"supported_targets", supported_targets()},
                                  {"threads", mha_context_num_threads(context.get())},
                                  {"padded_seconds", padded.seconds},
                                  {"single_seconds", single.seconds}};
@@ -117,9 +126,11 @@ int main(int argc, char** argv) {
   app.add_option("--threads", options.threads, "0: the CPUs allowed")->check(CLI::Range(0, 1024));
   app.add_option("--target", options.target, "instruction-set target (default: the best)");
   app.add_option("--repeat", options.repeat, "timed runs of each mode")->check(CLI::Range(0, 1000));
-  CLI11_PARSE(app, argc, argv);
   try {
+    app.parse(argc, argv);
     run(options);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "mha_encoder: %s\n", error.what());
     return 2;
