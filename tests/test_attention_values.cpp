@@ -27,8 +27,8 @@ const std::vector<Grouping> kGroupings = {{1, 1}, {3, 3}, {4, 2}, {6, 1}, {5, 5}
 const std::vector<float> kMagnitudes = {1, 8, 40};
 
 // The error of a score grows with the score, so each magnitude has its own bound.
-const Bound kOutputBounds[] = {{1e-6, 1e-7}, {4e-6, 2e-7}, {2e-5, 4e-7}};
-const Bound kLseBounds[] = {{2e-6, 1e-6}, {1e-5, 2e-6}, {1e-4, 1e-5}};
+const Bound kOutputBounds[] = {{4e-7, 4e-8}, {4e-6, 5e-7}, {2.5e-5, 1.2e-6}};
+const Bound kLseBounds[] = {{8e-7, 1.5e-7}, {4e-6, 1.6e-6}, {2e-5, 1e-6}};
 
 void check_problem(AttentionProblem& problem, MaskKind kind, int magnitude) {
   for (float& value : problem.query) value *= kMagnitudes[magnitude];
@@ -134,7 +134,7 @@ TEST_CASE("attention values: zero means the default of num_kv_heads, value_head_
 }
 
 TEST_CASE("attention values: custom scale, negative too", "[attention]") {
-  for (float scale : {0.01f, 1.0f, -0.7f, 3.0f}) {
+  for (float scale : {0.01f, 0.2f, -0.3f, 0.5f}) {
     AttentionProblem problem({1, 2, 1, 7, 50, 24, 24}, MaskKind::kCausal, 9700);
     problem.scale = scale;
     INFO("scale " << scale);

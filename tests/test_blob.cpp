@@ -135,7 +135,7 @@ TEST_CASE("blob: a damaged header is refused, at every byte and bit of it", "[bl
   CHECK(map(context, blob->data(), blob->bytes(), MHA_OK));
 }
 
-TEST_CASE("blob: truncated at every length, empty, and too long", "[blob]") {
+TEST_CASE("blob: truncated at every length", "[blob]") {
   const LayerProblem problem(kConfigs[0], 1, 2, 3, Biases::kAll, 123000);
   const mha_context* context = shared_context(supported_targets()[0], 1);
   const LayerPtr layer = problem.make(context);
@@ -146,6 +146,51 @@ TEST_CASE("blob: truncated at every length, empty, and too long", "[blob]") {
     Blob cut(bytes);
     std::copy_n(blob->data(), bytes, cut.data());
     map(context, cut.data(), bytes, MHA_ERR_BLOB);
+  }
+}
+
+TEST_CASE("blob: another format version is refused by name", "[blob]") {
+  const LayerProblem problem(kConfigs[0], 1, 2, 3, Biases::kAll, 123500);
+  const mha_context* context = shared_context(supported_targets()[0], 1);
+  const std::unique_ptr<Blob> blob = save(problem.make(context).get());
+  blob->data()[8] = 99;
+  mha_layer* layer = nullptr;
+  mha_error error = {};
+  CHECK(mha_layer_map(context, blob->data(), blob->bytes(), &layer, &error) == MHA_ERR_BLOB);
+  CHECK(mentions(error, "version 99"));
+}
+
+TEST_CASE("blob: a hostile header with a right checksum is refused", "[blob]") {
+  // Magic 8 bytes, version 4, byte order 4, eight sizes of 8 from offset 16, scale and bias bits, bytes; the FNV-1a of all that
+  // at offset 184.
+  const LayerProblem problem(kConfigs[0], 1, 2, 3, Biases::kAll, 123600);
+  const mha_context* context = shared_context(supported_targets()[0], 1);
+  const std::unique_ptr<Blob> good = save(problem.make(context).get());
+  const auto sign = [](Blob& blob) {
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (size_t n = 0; n < 184; ++n) hash = (hash ^ blob.data()[n]) * 0x100000001b3u;
+    std::memcpy(blob.data() + 184, &hash, 8);
+  };
+  Blob blob(good->bytes());
+  std::copy_n(good->data(), good->bytes(), blob.data());
+  sign(blob);
+  REQUIRE(std::equal(blob.data(), blob.data() + 192, good->data()));  // this is how headers are signed
+  for (size_t field = 16; field < 96; field += 8) {
+    for (uint64_t value : {uint64_t{0}, uint64_t{1}, uint64_t{7}, uint64_t{1} << 31, uint64_t{1} << 33,
+                           uint64_t{1} << 62, uint64_t{1} << 63, ~uint64_t{0}, uint64_t{0x7fc000000000000f}}) {
+      std::copy_n(good->data(), good->bytes(), blob.data());
+      if (std::memcmp(blob.data() + field, &value, 8) == 0) continue;
+      std::memcpy(blob.data() + field, &value, 8);
+      sign(blob);
+      // One head instead of four, or one key/value head, may make the same sizes; never more bytes than there are.
+      mha_layer* layer = nullptr;
+      mha_error error = {};
+      const mha_status status = mha_layer_map(context, blob.data(), blob.bytes(), &layer, &error);
+      const LayerPtr owner(layer);
+      INFO("field at " << field << " value " << value << ": " << error.message);
+      CHECK((status == MHA_ERR_BLOB || (status == MHA_OK && mha_layer_blob_bytes(layer) <= blob.bytes())));
+      if (status == MHA_ERR_BLOB) CHECK(layer == nullptr);
+    }
   }
 }
 

@@ -7,8 +7,8 @@ using namespace mha::test;
 
 namespace {
 
-const Bound kOutputBound = {3e-6, 3e-7};
-const Bound kWeightsBound = {1e-6, 1e-7};
+const Bound kOutputBound = {1e-6, 1.2e-7};
+const Bound kWeightsBound = {1.5e-7, 1.2e-8};
 
 struct NamedConfig {
   const char* name;

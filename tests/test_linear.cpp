@@ -9,8 +9,8 @@ namespace {
 // Inputs and weights are uniform in [-1, 1): the error grows with the length of the chain, about as its square root.
 Bound bound_for(int64_t in_features) {
   if (in_features <= 70) return {4e-6, 4e-7};
-  if (in_features <= 257) return {1.5e-5, 1.5e-6};
-  return {6e-5, 6e-6};
+  if (in_features <= 257) return {1.2e-5, 4e-7};
+  return {3.5e-5, 1.2e-6};
 }
 
 struct LinearProblem {

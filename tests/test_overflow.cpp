@@ -1,0 +1,282 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sizes and offsets beyond 32 bits: products that leave 63 bits are refused by calls and by size queries, offsets beyond 2^31
+// elements are followed (in virtual memory, of which few pages are touched).
+#include <sys/mman.h>
+
+#include <functional>
+
+#include "support/layers.h"
+
+using namespace mha::test;
+
+namespace {
+
+constexpr int64_t k31 = int64_t{1} << 31, k33 = int64_t{1} << 33, k40 = int64_t{1} << 40, k62 = int64_t{1} << 62;
+
+/// Reserved address space; a page gets memory when it is touched.
+class Reserved {
+ public:
+  explicit Reserved(int64_t floats) : bytes_(static_cast<size_t>(floats) * sizeof(float)) {
+    data_ = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    REQUIRE(data_ != MAP_FAILED);
+  }
+  ~Reserved() { munmap(data_, bytes_); }
+  Reserved(const Reserved&) = delete;
+  Reserved& operator=(const Reserved&) = delete;
+  float* floats() const { return static_cast<float*>(data_); }
+
+ private:
+  size_t bytes_;
+  void* data_;
+};
+
+/// Copies a dense tensor to its far-apart places, or back.
+void copy(const Extent& e, const Strides& s, float* far_apart, float* dense, bool back) {
+  for (int64_t b = 0; b < e.b; ++b)
+    for (int64_t t = 0; t < e.t; ++t)
+      for (int64_t h = 0; h < e.h; ++h)
+        for (int64_t d = 0; d < e.d; ++d, ++dense) {
+          float* place = far_apart + b * s.b + t * s.t + h * s.h + d;
+          back ? * dense = *place : * place = *dense;
+        }
+}
+
+}  // namespace
+
+TEST_CASE("overflow: attention sizes whose products leave 63 bits", "[overflow][status]") {
+  struct Sizes {
+    int64_t B, H, Hkv, Tq, Tk, D, Dv;
+  };
+  const Sizes too_large[] = {
+      {k31, k31, 1, k31, 1, 1, 1},   {k33, 1, 1, k33, 8, 64, 64},   {1, 1, 1, k31, k31, k31, 1},
+      {1, 1, 1, 1, k33, k33, 1},     {1, 1, 1, 1, k33, 1, k33},     {k62, 4, 4, 4, 1, 1, 1},
+      {1, 1, 1, 1, 1, k62, 1},       {1, 1, 1, k62, 1, 1, 1},       {1, k62, k62, 1, 1, 1, 1},
+      {1, 1, 1, 1, k62, 1, 1},       {k40, k40, k40, 1, 1, 1, 1},   {2, 2, 2, 2, k62, k62, k62},
+      {INT64_MAX, 1, 1, 1, 1, 1, 1}, {1, 1, 1, 1, 1, INT64_MAX, 1}, {1, 1, 1, 1, 1, 1, INT64_MAX},
+      {1, 1, 1, INT64_MAX, 1, 1, 1}, {1, INT64_MAX, 1, 1, 1, 1, 1}, {1, 1, 1, 1, INT64_MAX, 1, 1},
+      {k33, k31, 1, 1, 1, 1, 1},
+  };
+  for_each_target([&](const std::string&, const mha_context* context) {
+    float unused = 0;
+    for (const Sizes& z : too_large) {
+      INFO("B " << z.B << " H " << z.H << " Tq " << z.Tq << " Tk " << z.Tk << " D " << z.D << " Dv " << z.Dv);
+      mha_attention_args args = {};
+      args.batch = z.B, args.num_heads = z.H, args.num_kv_heads = z.Hkv, args.query_len = z.Tq, args.key_len = z.Tk;
+      args.head_dim = z.D, args.value_head_dim = z.Dv;
+      args.query.data = args.key.data = args.value.data = &unused;
+      args.output.data = &unused;
+      mha_error error = {};
+      size_t bytes = 1, needed = 1;
+      CHECK(mha_attention_workspace(context, &args, &bytes, &error) == MHA_ERR_OVERFLOW);
+      CHECK(error.status == MHA_ERR_OVERFLOW);
+      CHECK(bytes == 1);
+      CHECK(mha_attention_explain(context, &args, nullptr, 0, &needed, nullptr) == MHA_ERR_OVERFLOW);
+      CHECK(mha_attention(context, &args, nullptr) == MHA_ERR_OVERFLOW);
+    }
+  });
+}
+
+TEST_CASE("overflow: sizes that fit give a workspace that can hold them", "[overflow]") {
+  // Split over chunks on many threads the partial results dominate: the query must not wrap to a small number.
+  for_each_target(
+      [&](const std::string&, const mha_context* context) {
+        mha_attention_args args = {};
+        args.batch = 1, args.num_heads = args.num_kv_heads = 1, args.query_len = 1;
+        args.key_len = k33, args.head_dim = args.value_head_dim = 64;
+        size_t bytes = 0;
+        REQUIRE(mha_attention_workspace(context, &args, &bytes, nullptr) == MHA_OK);
+        CHECK(bytes > static_cast<size_t>(k33 / 256 * 64 * 4));
+        args.key_len = k31 * 16;
+        size_t more = 0;
+        REQUIRE(mha_attention_workspace(context, &args, &more, nullptr) == MHA_OK);
+        CHECK(more > bytes);
+      },
+      16);
+}
+
+TEST_CASE("overflow: strides that lead beyond 2^63 bytes", "[overflow][status]") {
+  AttentionProblem problem({2, 2, 2, 3, 4, 8, 8}, MaskKind::kNone, 160000);
+  std::vector<float> output = poisoned(96), weights = poisoned(2 * 2 * 3 * 4);
+  uint8_t open = 1;
+  float add = 0;
+  struct Mistake {
+    const char* name;
+    std::function<void(mha_attention_args&)> make;
+  };
+  const Mistake mistakes[] = {
+      {"query",
+       [](mha_attention_args& a) {
+         a.query = {a.query.data, k62, 16, 8, 1};
+       }},
+      {"query",
+       [](mha_attention_args& a) {
+         a.query = {a.query.data, 48, INT64_MAX, 8, 1};
+       }},
+      {"key",
+       [](mha_attention_args& a) {
+         a.key = {a.key.data, 64, INT64_MAX / 3, 8, 1};
+       }},
+      {"value",
+       [](mha_attention_args& a) {
+         a.value = {a.value.data, 64, 16, INT64_MAX - 4, 1};
+       }},
+      {"output",
+       [](mha_attention_args& a) {
+         a.output = {a.output.data, INT64_MAX, 16, 8, 1};
+       }},
+      {"weights",
+       [](mha_attention_args& a) {
+         a.weights = {a.weights.data, INT64_MAX, 4, 12, 1};
+       }},
+      {"bool_mask",
+       [&](mha_attention_args& a) {
+         a.masks.bool_mask = {&open, INT64_MAX, 1, 1};
+       }},
+      {"bool_mask",
+       [&](mha_attention_args& a) {
+         a.masks.bool_mask = {&open, 0, 0, INT64_MAX / 2};
+       }},
+      {"add_mask",
+       [&](mha_attention_args& a) {
+         a.masks.add_mask = {&add, 0, INT64_MAX, 1};
+       }},
+      {"causal_offset",
+       [](mha_attention_args& a) { a.masks.causal = MHA_CAUSAL_OFFSET, a.masks.causal_offset = k62 + 1; }},
+      {"causal_offset",
+       [](mha_attention_args& a) { a.masks.causal = MHA_CAUSAL_OFFSET, a.masks.causal_offset = INT64_MIN; }},
+  };
+  for_each_target([&](const std::string&, const mha_context* context) {
+    for (const Mistake& mistake : mistakes) {
+      mha_attention_args args = problem.args();
+      args.output.data = output.data();
+      args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+      args.weights.data = weights.data();
+      mistake.make(args);
+      mha_error error = {};
+      INFO(mistake.name);
+      CHECK(mha_attention(context, &args, &error) == MHA_ERR_OVERFLOW);
+      CHECK(mentions(error, mistake.name));
+      size_t bytes = 0;
+      CHECK(mha_attention_workspace(context, &args, &bytes, nullptr) == MHA_ERR_OVERFLOW);
+      CHECK(std::all_of(output.begin(), output.end(), is_poison));
+      CHECK(std::all_of(weights.begin(), weights.end(), is_poison));
+    }
+  });
+}
+
+TEST_CASE("overflow: linear and layer", "[overflow][status]") {
+  const mha_context* context = shared_context(supported_targets()[0], 2);
+  const std::vector<float> weight(64);
+  mha_error error = {};
+  const std::pair<int64_t, int64_t> features[] = {{k33, k33}, {k31, k33},     {k62, 1},
+                                                  {1, k62},   {INT64_MAX, 1}, {1, INT64_MAX}};
+  for (const auto& [in, out] : features) {
+    mha_linear* linear = nullptr;
+    INFO("in " << in << " out " << out);
+    CHECK(mha_linear_create(context, in, out, weight.data(), nullptr, &linear, &error) == MHA_ERR_OVERFLOW);
+    CHECK(linear == nullptr);
+  }
+  const LinearPtr linear = make_linear(context, 4, 3, weight.data(), nullptr);
+  std::vector<float> output = poisoned(12);
+  for (const mha_linear_args& args : {mha_linear_args{k62, weight.data(), 0, output.data(), 0},
+                                      mha_linear_args{INT64_MAX, weight.data(), 0, output.data(), 0},
+                                      mha_linear_args{4, weight.data(), k62, output.data(), 0},
+                                      mha_linear_args{4, weight.data(), 0, output.data(), k62},
+                                      mha_linear_args{3, weight.data(), INT64_MAX, output.data(), 0}}) {
+    CHECK(mha_linear_forward(context, linear.get(), &args, &error) == MHA_ERR_OVERFLOW);
+    CHECK(std::all_of(output.begin(), output.end(), is_poison));
+  }
+
+  mha_layer_weights weights = {};
+  weights.query_weight = weights.key_weight = weights.value_weight = weights.output_weight = weight.data();
+  for (const mha_layer_config& config :
+       {mha_layer_config{k33, 1, 0, k33, 0, 0, 0, 0, 0}, mha_layer_config{k62, k62, 0, 0, 0, 0, 0, 0, 0},
+        mha_layer_config{8, k33, 0, k33, 0, 0, 0, 0, 0}, mha_layer_config{8, k31, 0, 8, k33, 0, 0, 0, 0},
+        mha_layer_config{8, 1, 0, 8, 8, k62, 0, 0, 0}, mha_layer_config{8, 1, 0, 8, 8, 0, 0, INT64_MAX, 0},
+        mha_layer_config{INT64_MAX, 1, 0, 0, 0, 0, 0, 0, 0}}) {
+    mha_layer* layer = nullptr;
+    INFO("embed_dim " << config.embed_dim << " num_heads " << config.num_heads << " head_dim " << config.head_dim);
+    CHECK(mha_layer_create(context, &config, &weights, &layer, &error) == MHA_ERR_OVERFLOW);
+    CHECK(layer == nullptr);
+  }
+
+  const LayerProblem problem({8, 2, 0, 0, 0, 0, 0, 0, 0}, 1, 1, 1, Biases::kAll, 161000);
+  const LayerPtr layer = problem.make(context);
+  struct Sizes {
+    int64_t B, Tq, Tk;
+  };
+  for (const Sizes& z : {Sizes{k33, k33, 1}, Sizes{k62, 1, 1}, Sizes{1, k62, 1}, Sizes{1, 1, k62}, Sizes{k31, 1, k31},
+                         Sizes{INT64_MAX, 1, 1}, Sizes{1, INT64_MAX, 1}}) {
+    mha_forward_args args = problem.args();
+    args.batch = z.B, args.query_len = z.Tq, args.key_len = z.Tk;
+    args.output.data = output.data();
+    size_t bytes = 1;
+    INFO("B " << z.B << " Tq " << z.Tq << " Tk " << z.Tk);
+    CHECK(mha_layer_forward_workspace(context, layer.get(), &args, &bytes, &error) == MHA_ERR_OVERFLOW);
+    CHECK(bytes == 1);
+    CHECK(mha_layer_forward(context, layer.get(), &args, &error) == MHA_ERR_OVERFLOW);
+    CHECK(std::all_of(output.begin(), output.end(), is_poison));
+  }
+}
+
+TEST_CASE("overflow: attention with element offsets beyond 2^31 in every tensor", "[overflow][virtual]") {
+  const AttentionShape s = {2, 2, 2, 2, 3, 5, 7};
+  AttentionProblem problem(s, MaskKind::kNone, 162000);
+  problem.set_add_mask(1);
+  problem.set_bool_mask(2);
+  // Batch items, rows and heads each beyond 2^31 elements apart.
+  const auto strides_of = [](const Extent& e) { return Strides{e.t * (k31 + 16) + 2 * k31, k31 + 16, 3 * k31 / 4}; };
+  const auto size_of = [&](const Extent& e) {
+    const Strides st = strides_of(e);
+    return (e.b - 1) * st.b + (e.t - 1) * st.t + (e.h - 1) * st.h + e.d;
+  };
+  const Reserved query(size_of(s.query())), key(size_of(s.key())), value(size_of(s.value())),
+      output(size_of(s.output()));
+  copy(s.query(), strides_of(s.query()), query.floats(), problem.query.data(), false);
+  copy(s.key(), strides_of(s.key()), key.floats(), problem.key.data(), false);
+  copy(s.value(), strides_of(s.value()), value.floats(), problem.value.data(), false);
+  const auto view = [&](const Extent& e, const Reserved& r) {
+    const Strides st = strides_of(e);
+    return mha_view{r.floats(), st.b, st.t, st.h, 1};
+  };
+  // The masks too: one item's rows at the start, the other's 2^32 further on.
+  const Reserved add(2 * k31 + 100), open(k31 + 100);
+  std::copy_n(problem.add_mask.begin(), 6, add.floats());
+  std::copy_n(problem.add_mask.begin() + 6, 6, add.floats() + 2 * k31);
+  uint8_t* bytes = reinterpret_cast<uint8_t*>(open.floats());
+  std::copy_n(problem.bool_mask.begin(), 12, bytes);
+  std::copy_n(problem.bool_mask.begin() + 12, 12, bytes + 2 * k31);
+
+  for_each_target([&](const std::string&, const mha_context* context) {
+    const AttentionResult want = run_attention(context, problem.args());
+    mha_attention_args args = problem.args();
+    args.query = view(s.query(), query);
+    args.key = view(s.key(), key);
+    args.value = view(s.value(), value);
+    args.masks.add_mask = {add.floats(), 2 * k31, 0, 3};
+    args.masks.bool_mask = {bytes, 2 * k31, 6, 3};
+    const mha_view out = view(s.output(), output);
+    args.output = {output.floats(), out.stride_b, out.stride_t, out.stride_h, 1};
+    mha_error error = {};
+    require_ok(mha_attention(context, &args, &error), error);
+    std::vector<float> got = poisoned(s.output().count());
+    copy(s.output(), strides_of(s.output()), output.floats(), got.data(), true);
+    check_same_bits("output", got, want.output);
+  });
+}
+
+TEST_CASE("overflow: linear with rows beyond 2^31 elements apart", "[overflow][virtual]") {
+  const int64_t M = 3, K = 9, N = 20, stride = k31 + 32;
+  const std::vector<float> x = random_floats(M * K, 163000), w = random_floats(N * K, 163001);
+  const Reserved input((M - 1) * stride + K), output((M - 1) * stride + N);
+  for (int64_t m = 0; m < M; ++m) std::copy_n(x.begin() + m * K, K, input.floats() + m * stride);
+  for_each_target([&](const std::string&, const mha_context* context) {
+    const LinearPtr linear = make_linear(context, K, N, w.data(), nullptr);
+    const std::vector<float> want = run_linear(context, linear.get(), x, M);
+    const mha_linear_args args = {M, input.floats(), stride, output.floats(), stride};
+    mha_error error = {};
+    require_ok(mha_linear_forward(context, linear.get(), &args, &error), error);
+    for (int64_t m = 0; m < M; ++m)
+      CHECK(first_bit_difference(output.floats() + m * stride, want.data() + m * N, static_cast<size_t>(N)) < 0);
+  });
+}
