@@ -29,9 +29,6 @@ endmacro()
 
 macro(mha_find_catch2)
   mha_find_or_fetch(Catch2 Catch2::Catch2 https://github.com/catchorg/Catch2.git v3.5.2)
-  if(DEFINED catch2_SOURCE_DIR)
-    list(APPEND CMAKE_MODULE_PATH "${catch2_SOURCE_DIR}/extras")  # for include(Catch)
-  endif()
 endmacro()
 
 macro(mha_find_benchmark)
