@@ -34,7 +34,8 @@ std::vector<float> every_64th_float() {
 
 }  // namespace
 
-TEST_CASE("exp2: within 2 ULP of double for every 64th float in (-125.5, 0], monotone within 1 ULP", "[exp2][slow]") {
+TEST_CASE("exp2: within 2 ULP (2.2 without FMA) of double for every 64th float in (-125.5, 0], monotone within 1 ULP",
+          "[exp2][slow]") {
   const std::vector<float> x = every_64th_float();
   REQUIRE(x.size() > 17500000);
   std::vector<float> of_fma_target;
@@ -54,7 +55,7 @@ TEST_CASE("exp2: within 2 ULP of double for every 64th float in (-125.5, 0], mon
     if (std::getenv("MHA_TEST_MEASURE"))
       std::printf("measured exp2 %s worst %.3f mean %.3f ULP\n", target.c_str(), worst,
                   sum / static_cast<double>(x.size()));
-    CHECK(worst <= 2);
+    CHECK(worst <= (has_fma(target) ? 2 : 2.2));
     CHECK(y.back() > 0);
     CHECK(steps_up == 0);
     if (!has_fma(target)) continue;

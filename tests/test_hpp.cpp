@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+// The C++ wrapper: each of its calls gives what the C call gives, handles move and free themselves, errors arrive.
+#include <cstddef>
+#include <type_traits>
+
+#include "core/mha.hpp"
+#include "support/counting.h"
+#include "support/layers.h"
+
+using namespace mha::test;
+
+static_assert(!std::is_copy_constructible_v<mha::Context> && std::is_nothrow_move_constructible_v<mha::Context>);
+static_assert(!std::is_copy_constructible_v<mha::Linear> && std::is_nothrow_move_constructible_v<mha::Linear>);
+static_assert(!std::is_copy_constructible_v<mha::Layer> && std::is_nothrow_move_constructible_v<mha::Layer>);
+
+namespace {
+
+mha_context_options options_for(const std::string& target) {
+  mha_context_options options = {};
+  options.num_threads = 1;
+  options.target = target.c_str();
+  return options;
+}
+
+}  // namespace
+
+TEST_CASE("hpp: context and attention", "[hpp]") {
+  const AttentionProblem problem({1, 2, 2, 3, 20, 8, 8}, MaskKind::kNone, 180000);
+  for (const std::string& target : supported_targets()) {
+    auto context = mha::Context::create(options_for(target));
+    REQUIRE(context);
+    CHECK(context->target() == target);
+    CHECK(context->num_threads() == 1);
+    mha_attention_args args = problem.args();
+    std::vector<float> output = poisoned(problem.shape.output().count());
+    args.output.data = output.data();
+    CHECK(context->attention(args));
+    check_same_bits("output", output, run_attention(shared_context(target, 1), problem.args()).output);
+
+    auto bytes = context->attention_workspace(args);
+    REQUIRE(bytes);
+    size_t want = 0;
+    REQUIRE(mha_attention_workspace(shared_context(target, 1), &args, &want, nullptr) == MHA_OK);
+    CHECK(*bytes == want);
+
+    args.head_dim = -8;
+    const mha::Status status = context->attention(args);
+    CHECK_FALSE(status);
+    CHECK(status.code() == MHA_ERR_ARGUMENT);
+    CHECK(std::string(status.message()).find("head_dim is -8") != std::string::npos);
+    const auto no_bytes = context->attention_workspace(args);
+    CHECK_FALSE(no_bytes);
+    CHECK(no_bytes.status().code() == MHA_ERR_ARGUMENT);
+  }
+  const auto none = mha::Context::create(options_for("avx1024"));
+  CHECK_FALSE(none);
+  CHECK(none.status().code() == MHA_ERR_TARGET);
+  CHECK(mha::Context::create());
+}
+
+TEST_CASE("hpp: linear", "[hpp]") {
+  const std::vector<float> weight = random_floats(5 * 7, 181000), bias = random_floats(5, 181001);
+  const std::vector<float> input = random_floats(3 * 7, 181002);
+  auto context = mha::Context::create();
+  REQUIRE(context);
+  auto linear = mha::Linear::create(*context, 7, 5, weight, bias);
+  REQUIRE(linear);
+  std::vector<float> output = poisoned(15);
+  CHECK(linear->forward(*context, 3, input, output));
+  check_same_bits("output", output, run_linear(context->get(), linear->get(), input, 3));
+  auto without_bias = mha::Linear::create(*context, 7, 5, weight);
+  REQUIRE(without_bias);
+  CHECK(without_bias->forward(*context, 3, input, output));
+  check_same_bits("no bias", output, run_linear(context->get(), without_bias->get(), input, 3));
+
+  // Spans of another size than the sizes say.
+  const std::vector<float> short_weight(34);
+  for (const auto& refused : {mha::Linear::create(*context, 7, 5, short_weight).status(),
+                              mha::Linear::create(*context, 7, 5, weight, short_weight).status()}) {
+    CHECK(refused.code() == MHA_ERR_SHAPE);
+    CHECK(std::string(refused.message()) != "");
+  }
+  output = poisoned(15);
+  CHECK(linear->forward(*context, 2, input, output).code() == MHA_ERR_SHAPE);
+  CHECK(linear->forward(*context, -3, input, output).code() == MHA_ERR_ARGUMENT);
+  CHECK(linear->forward(*context, INT64_MAX, input, output).code() == MHA_ERR_OVERFLOW);
+  CHECK(mha::Linear::create(*context, 0, 5, weight).status().code() != MHA_OK);
+  CHECK(std::all_of(output.begin(), output.end(), is_poison));
+}
+
+TEST_CASE("hpp: layer, saved and mapped", "[hpp]") {
+  const LayerProblem problem({20, 4, 2, 0, 0, 0, 0, 0, 0}, 1, 3, 5, Biases::kAll, 182000);
+  auto context = mha::Context::create();
+  REQUIRE(context);
+  auto layer = mha::Layer::create(*context, problem.config, problem.separate_weights());
+  REQUIRE(layer);
+  CHECK(layer->config().head_dim == 5);
+  std::vector<float> output = poisoned(60), mapped_output = poisoned(60);
+  mha_forward_args args = problem.args();
+  args.output.data = output.data();
+  const auto bytes = layer->forward_workspace(*context, args);
+  REQUIRE(bytes);
+  CHECK(layer->forward(*context, args));
+  check_same_bits("output", output, run_layer(context->get(), layer->get(), problem.args()).output);
+
+  std::vector<std::byte> blob(layer->blob_bytes());
+  CHECK(layer->save(blob));
+  CHECK(layer->save(mha::Span<std::byte>(blob.data(), 10)).code() == MHA_ERR_WORKSPACE);
+  auto mapped = mha::Layer::map(*context, blob);
+  REQUIRE(mapped);
+  args.output.data = mapped_output.data();
+  CHECK(mapped->forward(*context, args));
+  check_same_bits("mapped", mapped_output, output);
+  CHECK(mha::Layer::map(*context, mha::Span<const std::byte>(blob.data(), 10)).status().code() == MHA_ERR_BLOB);
+
+  mha_layer_config config = problem.config;
+  config.num_kv_heads = 3;
+  CHECK(mha::Layer::create(*context, config, problem.separate_weights()).status().code() == MHA_ERR_SHAPE);
+  CHECK(mha::Layer().forward(*context, args).code() == MHA_ERR_NULL);
+}
+
+TEST_CASE("hpp: handles free what they hold, moved or not", "[hpp]") {
+  CountingAllocator allocator;
+  const LayerProblem problem({20, 4, 2, 0, 0, 0, 0, 0, 0}, 1, 3, 5, Biases::kAll, 183000);
+  {
+    auto context = mha::Context::create(allocator.options(supported_targets()[0], 1));
+    REQUIRE(context);
+    auto layer = mha::Layer::create(*context, problem.config, problem.separate_weights());
+    auto linear = mha::Linear::create(*context, 20, 20, problem.query_weight);
+    REQUIRE(layer);
+    REQUIRE(linear);
+    CHECK(allocator.live.size() == 3);
+    mha::Layer kept = std::move(*layer);
+    *linear = mha::Linear();
+    CHECK(allocator.live.size() == 2);
+    mha::Context outlived = std::move(*context);
+    CHECK(kept.config().embed_dim == 20);
+  }
+  CHECK(allocator.live.empty());
+  CHECK_FALSE(allocator.misuse);
+}
