@@ -9,6 +9,7 @@ prefix=$build/tests/consumers/prefix
 work=$build/tests/consumers/$kind
 warnings=(-Wall -Wextra -pedantic -Werror)
 export PKG_CONFIG_PATH=$prefix/$libdir/pkgconfig LD_LIBRARY_PATH=$prefix/$libdir
+rm -rf "$work"
 mkdir -p "$work"
 
 # No -lstdc++ and no C++ compiler: the archive needs only libm and, with OpenMP, its runtime.
