@@ -94,7 +94,8 @@ typedef struct mha_allocator {
 } mha_allocator;
 
 /* The host's own threads. run must call task(task_data, i) once for each i in [0, count), on any threads, in any order,
- * at once or one after the other, and return when all are done; count <= num_threads. Called once a stage. */
+ * at once or one after the other, and return when all are done; count <= num_threads. Called once a stage, up to
+ * five times a call. */
 typedef struct mha_parallel_for {
   void* user;
   void (*run)(void* user, int64_t count, void (*task)(void* task_data, int64_t index),
@@ -209,8 +210,8 @@ typedef struct mha_attention_args {
  * Numerics: f32 with f32 accumulation: one fused multiply-add chain per score (over d ascending) and per chunk of 256
  *           keys, chunks merged in ascending order by their log-sum-exp (online softmax: arXiv 1805.02867). exp2 by a
  *           degree-5 polynomial; weights below 2^-125.5 of the row's greatest are 0. A NaN in a visible query, key or
- *           value reaches exactly the rows that see it; a score of +inf makes its row NaN. Measured error against
- *           double: tests/README.md.
+ *           value reaches exactly the rows that see it; a score of +inf makes its row NaN. The division by the sum
+ *           comes last: values beyond FLT_MAX / Tk may overflow on the way. Measured error against double: tests/README.md.
  * Threads:  at most the context's. The same bits for any number.
  * Returns:  MHA_OK; MHA_ERR_NULL, _ARGUMENT, _SHAPE, _STRIDE, _OVERFLOW, _WORKSPACE, _OUT_OF_MEMORY. */
 MHA_API mha_status mha_attention(const mha_context* context, const mha_attention_args* args, mha_error* error);
@@ -221,8 +222,8 @@ MHA_API mha_status mha_attention_workspace(const mha_context* context, const mha
                                            mha_error* error);
 
 /* Writes what mha_attention would do with these arguments and why (target, tiles, work items, split, workspace), a
- * "key: value" a line, zero-terminated, cut at `capacity` (0: text may be NULL). *needed (may be NULL) gets the full length
- * with the zero. Returns: as mha_attention_workspace; MHA_ERR_NULL also for text NULL with a capacity. */
+ * "key: value" a line, zero-terminated, cut at `capacity` (0: text may be NULL). *needed (may be NULL) gets the full
+ * length with the zero. Returns: as mha_attention_workspace; MHA_ERR_NULL also for text NULL with a capacity. */
 MHA_API mha_status mha_attention_explain(const mha_context* context, const mha_attention_args* args, char* text,
                                          size_t capacity, size_t* needed, mha_error* error);
 
