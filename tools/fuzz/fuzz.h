@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// Shared by the fuzz targets: checks that stop the run, and valid inputs to start from, made on the fly.
+#ifndef MHA_TOOLS_FUZZ_FUZZ_H
+#define MHA_TOOLS_FUZZ_FUZZ_H
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+// What must hold for every input. abort() is what libFuzzer records as a finding.
+#define MHA_FUZZ_CHECK(condition, ...)                                                   \
+  do {                                                                                   \
+    if (!(condition)) {                                                                  \
+      std::fprintf(stderr, "%s:%d: %s does not hold: ", __FILE__, __LINE__, #condition); \
+      std::fprintf(stderr, __VA_ARGS__);                                                 \
+      std::fprintf(stderr, "\n");                                                        \
+      std::abort();                                                                      \
+    }                                                                                    \
+  } while (false)
+
+extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size, std::size_t max_size);
+
+namespace mha::fuzz {
+
+// For LLVMFuzzerCustomMutator: the corpus starts empty, so that most empty and a few other inputs become one of `seeds`;
+// the rest is left to libFuzzer.
+inline std::size_t mutate_or_seed(std::uint8_t* data, std::size_t size, std::size_t max_size, unsigned random,
+                                  const std::vector<std::string>& seeds) {
+  const std::string& seed = seeds[random / 256 % seeds.size()];
+  if ((size <= 1 || random % 256 == 0) && seed.size() <= max_size) {
+    std::memcpy(data, seed.data(), seed.size());
+    size = seed.size();
+  }
+  return LLVMFuzzerMutate(data, size, max_size);
+}
+
+}  // namespace mha::fuzz
+
+#endif  // MHA_TOOLS_FUZZ_FUZZ_H

@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+// mha_layer_map on damaged blobs: a valid blob with edits, cut or extended, is refused with a status or is a layer whose
+// forward call stays inside the blob (an exact heap block, so that the address sanitizer sees any step outside).
+#include <fuzzer/FuzzedDataProvider.h>
+#include <mha/mha.h>
+
+#include <memory>
+
+#include "tools/fuzz/fuzz.h"
+
+namespace {
+
+constexpr std::size_t kHeaderBytes = 192;  // the last 8 are an FNV-1a checksum of the rest (core/layer.cpp)
+
+mha_context* context() {
+  static mha_context* made = [] {
+    mha_context_options options{};
+    options.num_threads = 1;
+    mha_context* one = nullptr;
+    MHA_FUZZ_CHECK(mha_context_create(&options, &one, nullptr) == MHA_OK, "context");
+    return one;
+  }();
+  return made;
+}
+
+std::vector<std::uint8_t> valid_blob(bool bias) {
+  mha_layer_config config{};
+  config.embed_dim = 5;
+  config.num_heads = 2;
+  config.num_kv_heads = 1;
+  config.head_dim = 3;
+  config.kdim = 4;
+  const std::vector<float> zeros(64, 0.25F);
+  mha_layer_weights weights{};
+  weights.query_weight = weights.key_weight = weights.value_weight = weights.output_weight = zeros.data();
+  if (bias) weights.query_bias = weights.key_bias = weights.value_bias = weights.output_bias = zeros.data();
+  mha_layer* layer = nullptr;
+  MHA_FUZZ_CHECK(mha_layer_create(context(), &config, &weights, &layer, nullptr) == MHA_OK, "layer");
+  std::vector<std::uint8_t> blob(mha_layer_blob_bytes(layer));
+  MHA_FUZZ_CHECK(mha_layer_save(layer, blob.data(), blob.size(), nullptr) == MHA_OK, "save");
+  mha_layer_destroy(layer);
+  return blob;
+}
+
+// So that what lies behind the checksum is reached as well.
+void sign(std::vector<std::uint8_t>& blob) {
+  if (blob.size() < kHeaderBytes) return;
+  std::uint64_t hash = 0xcbf29ce484222325U;
+  for (std::size_t i = 0; i < kHeaderBytes - 8; ++i) hash = (hash ^ blob[i]) * 0x100000001b3U;
+  std::memcpy(blob.data() + kHeaderBytes - 8, &hash, sizeof hash);
+}
+
+void forward(const mha_layer* layer, std::size_t blob_bytes) {
+  mha_layer_config config{};
+  mha_layer_get_config(layer, &config);
+  // Packed weights are as large as the sizes say, so that the blob bounds them.
+  for (const std::int64_t size : {config.embed_dim, config.kdim, config.vdim, config.out_dim}) {
+    MHA_FUZZ_CHECK(size >= 1 && static_cast<std::size_t>(size) <= blob_bytes, "size %lld",
+                   static_cast<long long>(size));
+  }
+  constexpr std::int64_t kLength = 3;
+  const std::vector<float> query(static_cast<std::size_t>(kLength * config.embed_dim), 0.5F);
+  const std::vector<float> key(static_cast<std::size_t>(kLength * config.kdim), 0.5F);
+  const std::vector<float> value(static_cast<std::size_t>(kLength * config.vdim), 0.5F);
+  std::vector<float> output(static_cast<std::size_t>(kLength * config.out_dim));
+  mha_forward_args args{};
+  args.batch = 1;
+  args.query_len = args.key_len = kLength;
+  args.query.data = query.data();
+  args.key.data = key.data();
+  args.value.data = value.data();
+  args.output.data = output.data();
+  mha_error error{};
+  const mha_status status = mha_layer_forward(context(), layer, &args, &error);
+  MHA_FUZZ_CHECK(status == MHA_OK, "%s", error.message);
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  FuzzedDataProvider input(data, size);
+  static const std::vector<std::uint8_t> blobs[] = {valid_blob(false), valid_blob(true)};
+  std::vector<std::uint8_t> blob = blobs[input.ConsumeBool() ? 1 : 0];
+  const bool repair = input.ConsumeBool();
+  if (input.ConsumeBool()) blob.resize(input.ConsumeIntegralInRange<std::size_t>(0, blob.size() + 64));
+  const int edits = input.ConsumeIntegralInRange<int>(0, 8);
+  for (int i = 0; i < edits && !blob.empty(); ++i) {
+    // Mostly the header; whole words as well as single bytes.
+    const std::size_t range = input.ConsumeBool() ? std::min(kHeaderBytes, blob.size()) : blob.size();
+    const std::size_t at = input.ConsumeIntegralInRange<std::size_t>(0, range - 1);
+    if (input.ConsumeBool() && at / 8 * 8 + 8 <= blob.size()) {
+      const auto word = input.ConsumeIntegral<std::uint64_t>();
+      std::memcpy(blob.data() + at / 8 * 8, &word, sizeof word);
+    } else {
+      blob[at] = input.ConsumeIntegral<std::uint8_t>();
+    }
+  }
+  if (repair) sign(blob);
+
+  // An exact heap block; one byte further is not aligned to a float and must be refused.
+  const bool misaligned = input.ConsumeProbability<float>() < 0.02F;
+  const std::size_t offset = misaligned ? 1 : 0;
+  const std::unique_ptr<std::uint8_t[]> block(new std::uint8_t[blob.size() + offset]);
+  if (!blob.empty()) std::memcpy(block.get() + offset, blob.data(), blob.size());
+  mha_layer* layer = nullptr;
+  mha_error error{};
+  const mha_status status = mha_layer_map(context(), block.get() + offset, blob.size(), &layer, &error);
+  if (status != MHA_OK) {
+    MHA_FUZZ_CHECK(layer == nullptr && error.status == status && error.message[0] != '\0', "status %d", status);
+    return 0;
+  }
+  MHA_FUZZ_CHECK(layer != nullptr && !misaligned, "a layer from a misaligned blob");
+  forward(layer, blob.size());
+  mha_layer_destroy(layer);
+  return 0;
+}
