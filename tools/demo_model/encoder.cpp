@@ -118,19 +118,21 @@ void run(const Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  Options options;
-  CLI::App app("Sentence embeddings with libmha");
-  app.add_option("--model", options.model, "folder with config.json and model.safetensors")->required();
-  app.add_option("--tokens", options.tokens, ".safetensors file with ids [S, W] and lengths [S]")->required();
-  app.add_option("--output", options.output, ".safetensors file to write")->required();
-  app.add_option("--threads", options.threads, "0: the CPUs allowed")->check(CLI::Range(0, 1024));
-  app.add_option("--target", options.target, "instruction-set target (default: the best)");
-  app.add_option("--repeat", options.repeat, "timed runs of each mode")->check(CLI::Range(0, 1000));
   try {
-    app.parse(argc, argv);
+    Options options;
+    CLI::App app("Sentence embeddings with libmha");
+    app.add_option("--model", options.model, "folder with config.json and model.safetensors")->required();
+    app.add_option("--tokens", options.tokens, ".safetensors file with ids [S, W] and lengths [S]")->required();
+    app.add_option("--output", options.output, ".safetensors file to write")->required();
+    app.add_option("--threads", options.threads, "0: the CPUs allowed")->check(CLI::Range(0, 1024));
+    app.add_option("--target", options.target, "instruction-set target (default: the best)");
+    app.add_option("--repeat", options.repeat, "timed runs of each mode")->check(CLI::Range(0, 1000));
+    try {
+      app.parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+      return app.exit(error) == 0 ? 0 : 2;
+    }
     run(options);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "mha_encoder: %s\n", error.what());
     return 2;
