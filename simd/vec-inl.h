@@ -256,10 +256,10 @@ MHA_INLINE float max(const Vec& v) {
 #endif
 
 // 2^x for x <= 0 (any x below 127 works), within 2 units in the last place (2.2 without FMA). Exactly 1 at 0, exactly 0
-// for x <= -125.5 and -inf; NaN stays NaN. Never denormal: the polynomial gives 2 * 2^f with f in [-1/2, 1/2] and the scale
-// is 2^(n-1), which is zero from n = -126 down, so the least result is 2^-126 * sqrt(2).
+// for x <= -125.5 and -inf; NaN stays NaN. Never denormal: the polynomial gives 2 * 2^f with f in [-1/2, 1/2] and the
+// scale is 2^(n-1), which is zero from n = -126 down, so the least result is 2^-126 * sqrt(2).
 // Method: n = round(x) by adding 1.5 * 2^23, whose low bits then hold n; degree-5 minimax polynomial for 2^f with the
-// constant fixed to 1 (relative error 9.4e-8, fitted by Lawson's iteration); exponent put together in integer arithmetic.
+// constant fixed to 1 (relative error 9.4e-8, by Lawson's iteration); exponent put together as an integer.
 MHA_INLINE Vec exp2(const Vec& x) {
   const Reg lowest(-126.0f), magic(12582912.0f + 126.0f);
   return map([&](int i) MHA_ALWAYS_INLINE {

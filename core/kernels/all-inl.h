@@ -16,6 +16,8 @@
 
 #include "core/kernels/attention-inl.h"
 
+#include "core/kernels/weights-inl.h"
+
 namespace mha::MHA_TARGET_NS {
 
 #define MHA_STRING_(x) #x

@@ -96,5 +96,12 @@ MHA_NOINLINE void softmax_rows(float* scores, int64_t rows, int64_t panels, RowF
   for (int64_t r = 0; r < rows; ++r) f.chunk_sum[r] = exp2_of_row(scores + r * kChunk, panels, f.chunk_max[r]);
 }
 
+inline void exp2_array(const float* x, float* y, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const int count = static_cast<int>(n - i < kLanes ? n - i : kLanes);
+    store_first(y + i, exp2(load_first(x + i, count)), count);
+  }
+}
+
 }  // namespace
 }  // namespace mha::MHA_TARGET_NS

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention weights on request: a second pass over the keys that computes the scores again and divides by the row's final sum,
+// which the first pass left in the states. Included by all-inl.h, once per target.
+namespace mha::MHA_TARGET_NS {
+namespace {
+
+// One row of weights over one chunk.
+inline void store_weights(const float* scores, int64_t keys, const RowState& state, const WeightsArgs& args,
+                          float* dst) {
+  const Vec base = set1(exponent_base(state.max)), factor = set1(args.factor);
+  const Vec inverse = inverse_or_zero(set1(state.sum));
+  for (int64_t j = 0; j < keys; j += kLanes) {
+    const int count = static_cast<int>(keys - j < kLanes ? keys - j : kLanes);
+    const Vec s = load(scores + j);
+    Vec w = mul(exp2(sub(s, base)), inverse);
+    w = select_greater(set1(kLowest), s, zero(), w);  // hidden: 0 also in a row that is NaN
+    if (args.accumulate) w = add(load_first(dst + j, count), w);
+    store_first(dst + j, mul(w, factor), count);
+  }
+}
+
+// Keys that no row of the group sees.
+inline void store_no_weights(const WeightsArgs& args, int64_t keys, float* dst) {
+  if (!args.accumulate) {
+    memset(dst, 0, static_cast<size_t>(keys) * sizeof(float));
+    return;
+  }
+  const Vec factor = set1(args.factor);
+  for (int64_t j = 0; j < keys; j += kLanes) {
+    const int count = static_cast<int>(keys - j < kLanes ? keys - j : kLanes);
+    store_first(dst + j, mul(load_first(dst + j, count), factor), count);
+  }
+}
+
+inline void weights_group(const WeightsArgs& args, int64_t row, int64_t num_rows, int64_t begin, int64_t chunk_keys,
+                          const Scratch& scratch) {
+  const AttentionRow* rows = args.rows + row;
+  const int64_t keys = keys_before(last_visible_key(rows, num_rows), begin, chunk_keys);
+  if (keys > 0) group_scores(rows, num_rows, args.head_dim, args.query_scale, begin, keys, scratch);
+  for (int64_t r = 0; r < num_rows; ++r) {
+    store_weights(scratch.scores + r * kChunk, keys, args.states[row + r], args, rows[r].output + begin);
+    if (keys < chunk_keys) store_no_weights(args, chunk_keys - keys, rows[r].output + begin + keys);
+  }
+}
+
+inline void weights(const WeightsArgs* args) {
+  const WeightsArgs& a = *args;
+  const Scratch scratch = split_scratch(a.scratch, a.head_dim);
+  for (int64_t begin = 0; begin < a.key_len; begin += kChunk) {
+    const int64_t keys = a.key_len - begin < kChunk ? a.key_len - begin : kChunk;
+    pack_panels(a.key + begin * a.key_stride, a.key_stride, keys, a.head_dim, scratch.keys);
+    for (int64_t r = 0; r < a.num_rows; r += kAttentionRows) {
+      weights_group(a, r, a.num_rows - r < kAttentionRows ? a.num_rows - r : kAttentionRows, begin, keys, scratch);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace mha::MHA_TARGET_NS
