@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// One thing to measure: a call of the library with its data, the answer it must give, and the work it does.
+#ifndef MHA_BENCH_CASE_H
+#define MHA_BENCH_CASE_H
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bench/machine.h"
+#include "core/mha.h"
+
+namespace mha::bench {
+
+class Case {
+ public:
+  Case() = default;
+  Case(const Case&) = delete;
+  Case& operator=(const Case&) = delete;
+  virtual ~Case() = default;
+
+  /// One call, as an engine makes it: everything prepared, workspace given.
+  virtual mha_status run() = 0;
+  /// Compares what run() left with the reference in double; returns what is wrong, or nothing.
+  virtual std::string check() = 0;
+  /// Seconds that the naive loops (reference<float>) take for the same on `threads` threads.
+  virtual double naive_seconds(int threads) = 0;
+  /// The same work as separate calls; only where has_parts().
+  virtual mha_status run_parts() { return MHA_ERR_UNSUPPORTED; }
+  virtual bool has_parts() const { return false; }
+
+  double flops = 0;              ///< useful operations of a call: a multiply-add is two, an exponential none
+  double bytes = 0;              ///< inputs, weights and results of a call, each counted once
+  std::vector<Region> streamed;  ///< what a call bound by bandwidth must read; empty: it is not bound by it
+};
+
+/// How to make a case. Nothing is allocated before it is its turn.
+struct CaseSpec {
+  std::string name;
+  std::string target;  ///< empty: the default one
+  int threads;
+  std::function<std::unique_ptr<Case>(const mha_context* context)> make;  ///< throws where the library refuses
+};
+
+/// The lists of each kind, in the order they run; `target` and `suffix` (of the name) go into every spec.
+struct AttentionShape {
+  int64_t query_len, key_len, num_heads, num_kv_heads, head_dim;
+  bool causal;
+};
+CaseSpec linear_case(int64_t M, int64_t N, int64_t K, int threads);
+CaseSpec attention_case(const AttentionShape& shape, int threads);
+CaseSpec attention_weights_case(const AttentionShape& shape, int threads);
+CaseSpec forward_case(int64_t B, int64_t T, int64_t E, int64_t H, int threads);
+CaseSpec notebook_case();
+
+/// Registers the case with Google Benchmark.
+void register_case(const CaseSpec& spec);
+/// Registers what the machine itself can do on `threads` threads: machine_fma and machine_read.
+void register_machine(const std::string& target, int threads);
+/// Whether a case that ran was wrong or refused.
+bool any_case_failed();
+
+}  // namespace mha::bench
+
+#endif  // MHA_BENCH_CASE_H

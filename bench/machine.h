@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the machine can do, measured beside the cases: multiply-adds a second with a target's vectors, and bytes read a
+// second from given memory.
+#ifndef MHA_BENCH_MACHINE_H
+#define MHA_BENCH_MACHINE_H
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace mha::bench {
+
+/// The two loops of one target, in assembly so that no compiler merges, reorders or drops any of it.
+struct MachineLoops {
+  const char* target;
+  double flops_per_turn;
+  /// Independent chains of multiply-adds in registers, more of them than two units of latency 4 can hold.
+  void (*multiply_add)(int64_t turns);
+  /// Reads `kilobytes` * 1024 bytes as four streams with plain loads. Of one stream and four, with and without
+  /// prefetch, four plain ones were the fastest or equal to it at every size from 16 KiB to 512 MiB.
+  void (*read)(const char* data, int64_t kilobytes);
+};
+
+/// nullptr: there are no loops for this target; add a line to machine_<family>.cpp.
+const MachineLoops* find_machine_loops(const std::string& target);
+
+struct Region {
+  const float* data;
+  size_t bytes;
+};
+
+/// FLOP/s of `threads` threads together, each busy for `seconds`.
+double measure_flops(const MachineLoops& loops, int threads, double seconds);
+
+/// Bytes/s of `threads` threads that read the regions over and over, a share each: for `seconds`, at least once.
+double measure_read(const MachineLoops& loops, const std::vector<Region>& regions, int threads, double seconds);
+
+/// Seconds on a clock that only goes forward.
+double now();
+
+/// Calls body(thread) on `threads` threads at once: the pool of OpenMP that the library uses too, so that none of its
+/// threads waits in a spin loop beside ours. One thread: the caller's own, without OpenMP.
+void on_threads(int threads, void (*body)(void* data, int thread), void* data);
+
+template <class Body>
+void on_threads(int threads, Body& body) {
+  on_threads(
+      threads, [](void* data, int thread) { (*static_cast<Body*>(data))(thread); }, &body);
+}
+
+}  // namespace mha::bench
+
+#endif  // MHA_BENCH_MACHINE_H

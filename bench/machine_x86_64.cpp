@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+// The loops of bench/machine.h for x86-64, a pair for each vector width.
+#include "bench/machine.h"
+
+namespace mha::bench {
+namespace {
+
+// Each accumulator grows by 1e-6 a turn: neither zeros (which save power and so raise the clock) nor denormals.
+const float kStep = 0.001f;
+const float kOne = 1.0f;
+
+__attribute__((target("avx512f"))) void multiply_add_512(int64_t turns) {
+  asm volatile(
+      ".irp r,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,30,31\n"
+      "vbroadcastss %[step], %%zmm\\r\n"
+      ".endr\n"
+      "1:\n"
+      ".irp r,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23\n"
+      "vfmadd231ps %%zmm30, %%zmm31, %%zmm\\r\n"
+      ".endr\n"
+      "dec %[turns]\n"
+      "jnz 1b\n"
+      "vzeroupper\n"
+      : [turns] "+&r"(turns)
+      : [step] "m"(kStep)
+      : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",
+        "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm30",
+        "xmm31");
+}
+
+__attribute__((target("avx2,fma"))) void multiply_add_256(int64_t turns) {
+  asm volatile(
+      ".irp r,0,1,2,3,4,5,6,7,8,9,10,11,14,15\n"
+      "vbroadcastss %[step], %%ymm\\r\n"
+      ".endr\n"
+      "1:\n"
+      ".irp r,0,1,2,3,4,5,6,7,8,9,10,11,0,1,2,3,4,5,6,7,8,9,10,11\n"
+      "vfmadd231ps %%ymm14, %%ymm15, %%ymm\\r\n"
+      ".endr\n"
+      "dec %[turns]\n"
+      "jnz 1b\n"
+      "vzeroupper\n"
+      : [turns] "+&r"(turns)
+      : [step] "m"(kStep)
+      : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm14",
+        "xmm15");
+}
+
+// No fused multiply-add here: as many multiplications (by 1) as additions, each with chains of its own.
+void multiply_add_128(int64_t turns) {
+  asm volatile(
+      ".irp r,0,1,2,3,4,5,6,14\n"
+      "movss %[one], %%xmm\\r\n"
+      "shufps $0, %%xmm\\r, %%xmm\\r\n"
+      ".endr\n"
+      ".irp r,7,8,9,10,11,12,13,15\n"
+      "movss %[step], %%xmm\\r\n"
+      "shufps $0, %%xmm\\r, %%xmm\\r\n"
+      ".endr\n"
+      "1:\n"
+      "mulps %%xmm14, %%xmm0\n"
+      "addps %%xmm15, %%xmm7\n"
+      "mulps %%xmm14, %%xmm1\n"
+      "addps %%xmm15, %%xmm8\n"
+      "mulps %%xmm14, %%xmm2\n"
+      "addps %%xmm15, %%xmm9\n"
+      "mulps %%xmm14, %%xmm3\n"
+      "addps %%xmm15, %%xmm10\n"
+      "mulps %%xmm14, %%xmm4\n"
+      "addps %%xmm15, %%xmm11\n"
+      "mulps %%xmm14, %%xmm5\n"
+      "addps %%xmm15, %%xmm12\n"
+      "mulps %%xmm14, %%xmm6\n"
+      "addps %%xmm15, %%xmm13\n"
+      "dec %[turns]\n"
+      "jnz 1b\n"
+      : [turns] "+&r"(turns)
+      : [one] "m"(kOne), [step] "m"(kStep)
+      : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12",
+        "xmm13", "xmm14", "xmm15");
+}
+
+// 256 bytes of each of four streams a turn.
+#define MHA_READ_FOUR_STREAMS(load, vector, offsets, finish)                                                           \
+  if (kilobytes == 0) return;                                                                                          \
+  const char* stream[4] = {data, data + kilobytes * 256, data + kilobytes * 512, data + kilobytes * 768};              \
+  asm volatile(                                                                                                        \
+      "1:\n"                                                                                                           \
+      ".irp offset," offsets "\n" load " \\offset(%[a]), %%" vector "0\n" load " \\offset(%[b]), %%" vector "1\n" load \
+      " \\offset(%[c]), %%" vector "2\n" load " \\offset(%[d]), %%" vector                                             \
+      "3\n"                                                                                                            \
+      ".endr\n"                                                                                                        \
+      "add $256, %[a]\n"                                                                                               \
+      "add $256, %[b]\n"                                                                                               \
+      "add $256, %[c]\n"                                                                                               \
+      "add $256, %[d]\n"                                                                                               \
+      "dec %[turns]\n"                                                                                                 \
+      "jnz 1b\n" finish                                                                                                \
+      :                                                                                                                \
+      [a] "+&r"(stream[0]), [b] "+&r"(stream[1]), [c] "+&r"(stream[2]), [d] "+&r"(stream[3]), [turns] "+&r"(kilobytes) \
+      :                                                                                                                \
+      : "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3")
+
+__attribute__((target("avx512f"))) void read_512(const char* data, int64_t kilobytes) {
+  MHA_READ_FOUR_STREAMS("vmovups", "zmm", "0,64,128,192", "vzeroupper\n");
+}
+
+__attribute__((target("avx2"))) void read_256(const char* data, int64_t kilobytes) {
+  MHA_READ_FOUR_STREAMS("vmovups", "ymm", "0,32,64,96,128,160,192,224", "vzeroupper\n");
+}
+
+void read_128(const char* data, int64_t kilobytes) {
+  MHA_READ_FOUR_STREAMS("movups", "xmm", "0,16,32,48,64,80,96,112,128,144,160,176,192,208,224,240", "");
+}
+
+#undef MHA_READ_FOUR_STREAMS
+
+const MachineLoops kLoops[] = {
+    {"avx512", 24 * 16 * 2, multiply_add_512, read_512},
+    {"avx2", 24 * 8 * 2, multiply_add_256, read_256},
+    {"sse2", 14 * 4, multiply_add_128, read_128},
+};
+
+}  // namespace
+
+const MachineLoops* find_machine_loops(const std::string& target) {
+  for (const MachineLoops& loops : kLoops)
+    if (target == loops.target) return &loops;
+  return nullptr;
+}
+
+}  // namespace mha::bench

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+// mha_bench: the list of cases, and the command line that Google Benchmark's own options leave over.
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "bench/case.h"
+#include "bench/environment.h"
+#include "bench/support.h"
+
+namespace mha::bench {
+namespace {
+
+const char kHelp[] =
+    "mha_bench: speed of mha beside what the machine can do; every case is checked first\n"
+    "\n"
+    "  --quick           three short repetitions of each case instead of five longer ones\n"
+    "  --target=<name>   the library's target (avx512, avx2, ...); default: MHA_TARGET, else the best\n"
+    "\n"
+    "and Google Benchmark's own, of which --benchmark_filter=<regex> is the most useful:\n";
+
+struct Options {
+  bool quick = false;
+  std::string target;
+};
+
+/// Takes our options out of `arguments`.
+Options take_options(std::vector<std::string>& arguments) {
+  Options options;
+  std::vector<std::string> rest;
+  for (const std::string& argument : arguments) {
+    if (argument == "--quick")
+      options.quick = true;
+    else if (argument.rfind("--target=", 0) == 0)
+      options.target = argument.substr(9);
+    else
+      rest.push_back(argument);
+    if (argument == "--help") std::fputs(kHelp, stdout);
+  }
+  arguments = rest;
+  return options;
+}
+
+void add_linear(int threads, std::vector<CaseSpec>& cases) {
+  for (int64_t M : {1, 4, 8, 32, 128, 512, 1024}) cases.push_back(linear_case(M, 1024, 1024, threads));
+  if (threads > 1) return;
+  for (int64_t M : {1, 128}) cases.push_back(linear_case(M, 4096, 4096, threads));
+}
+
+void add_attention(int threads, std::vector<CaseSpec>& cases) {
+  for (int64_t T : {128, 512, 1024, 2048, 4096})
+    for (bool causal : {false, true}) cases.push_back(attention_case({T, T, 8, 8, 64, causal}, threads));
+  for (bool causal : {false, true}) cases.push_back(attention_case({1024, 1024, 8, 8, 128, causal}, threads));
+  if (threads == 1)
+    for (int64_t D : {40, 72, 80, 96, 256}) cases.push_back(attention_case({512, 512, 8, 8, D, false}, threads));
+  for (int64_t Tk : {1024, 4096, 16384})
+    for (int64_t Hkv : {8, 32}) cases.push_back(attention_case({1, Tk, 32, Hkv, 128, false}, threads));
+  if (threads == 1) cases.push_back(attention_weights_case({512, 512, 8, 8, 64, false}, threads));
+}
+
+void add_forward(int threads, std::vector<CaseSpec>& cases) {
+  for (int64_t T : {1, 16, 128, 512}) cases.push_back(forward_case(1, T, 768, 12, threads));
+  if (threads == 2) cases.push_back(forward_case(8, 128, 384, 12, threads));
+  if (threads == 1) cases.push_back(notebook_case());
+}
+
+/// The narrower vectors of the same machine, marked in the name.
+void add_target(const std::string& target, std::vector<CaseSpec>& cases) {
+  for (CaseSpec spec : {linear_case(512, 1024, 1024, 1), attention_case({1024, 1024, 8, 8, 64, false}, 1)}) {
+    spec.name += "/target:" + target;
+    spec.target = target;
+    cases.push_back(spec);
+  }
+}
+
+bool is_supported(const std::string& target) {
+  for (int64_t n = 0; n < mha_target_count(); ++n)
+    if (target == mha_target_name(n)) return mha_target_supported(n) == 1;
+  return false;
+}
+
+void register_all(const std::string& target, int max_threads) {
+  std::vector<CaseSpec> cases;
+  for (const auto add : {add_linear, add_attention, add_forward})
+    for (int threads = 1; threads <= max_threads; ++threads) add(threads, cases);
+  for (CaseSpec& spec : cases) spec.target = target;
+  if (target == "avx512" && is_supported("avx2")) add_target("avx2", cases);
+  for (int threads = 1; threads <= max_threads; ++threads) register_machine(target, threads);
+  for (const CaseSpec& spec : cases) register_case(spec);
+}
+
+int run(int argc, char** argv) {
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+  const Options options = take_options(arguments);
+  // Ours come first, so that the user's own win.
+  std::vector<std::string> all = {argv[0], options.quick ? "--benchmark_min_time=0.02" : "--benchmark_min_time=0.15",
+                                  options.quick ? "--benchmark_repetitions=3" : "--benchmark_repetitions=5"};
+  all.insert(all.end(), arguments.begin(), arguments.end());
+  std::vector<char*> pointers;
+  for (std::string& argument : all) pointers.push_back(argument.data());
+  int count = static_cast<int>(pointers.size());
+  pointers.push_back(nullptr);
+  benchmark::Initialize(&count, pointers.data());
+  if (benchmark::ReportUnrecognizedArguments(count, pointers.data())) return 2;
+
+  const Context context = make_context(options.target, 0);
+  const std::string target = mha_context_target(context.get());
+  const auto cpus = static_cast<int>(mha_context_num_threads(context.get()));
+#ifdef _OPENMP
+  const int threads = std::min(cpus, 2);
+#else
+  const int threads = 1;  // without OpenMP a call has no threads of its own
+#endif
+  if (threads < 2) std::fprintf(stderr, "mha_bench: one CPU or no OpenMP; cases on two threads are left out\n");
+  describe_environment(target, cpus);
+  register_all(target, threads);
+  const size_t ran = benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+  return ran == 0 || any_case_failed() ? 1 : 0;
+}
+
+}  // namespace
+}  // namespace mha::bench
+
+int main(int argc, char** argv) {
+  try {
+    return mha::bench::run(argc, argv);
+  } catch (const std::exception& exception) {
+    std::fprintf(stderr, "mha_bench: %s\n", exception.what());
+    return 2;
+  }
+}

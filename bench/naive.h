@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// The reference on rows picked from a problem: in double to check a result, in float to time the naive loops. Picking
+// keeps both within a fraction of a second where the whole would take minutes.
+#ifndef MHA_BENCH_NAIVE_H
+#define MHA_BENCH_NAIVE_H
+
+#include <string>
+
+#include "core/mha.h"
+
+namespace mha::bench {
+
+struct LinearProblem {
+  int64_t rows, in_features, out_features;
+  const float* input;
+  const float* weight;
+  const float* bias;
+};
+
+/// What is wrong with `output` [rows, out_features], or nothing.
+std::string check_linear(const LinearProblem& problem, const float* output);
+double naive_linear_seconds(const LinearProblem& problem, int threads);
+
+/// `args` without key lengths and mask matrices, causal none or bottom right. output [B, Tq, H, Dv] and weights
+/// [B, H, Tq, Tk] (nullptr: not wanted) are dense.
+std::string check_attention(const mha_attention_args& args, const float* output, const float* weights);
+double naive_attention_seconds(const mha_attention_args& args, int threads, bool with_weights);
+
+/// Self-attention or cross-attention without masks, dense; weights [B, H, Tq, Tk] or nullptr.
+std::string check_forward(const mha_layer_config& config, const mha_layer_weights& layer, const mha_forward_args& args,
+                          const float* output, const float* weights);
+
+/// Pairs of query and key that are visible in one head of one batch item.
+double visible_pairs(const mha_attention_args& args);
+
+}  // namespace mha::bench
+
+#endif  // MHA_BENCH_NAIVE_H

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// Small things every case needs: float arrays with reproducible contents, and owners of the library's handles.
+#ifndef MHA_BENCH_SUPPORT_H
+#define MHA_BENCH_SUPPORT_H
+
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "bench/machine.h"
+#include "core/mha.h"
+
+namespace mha::bench {
+
+/// An array of floats at a multiple of 64 bytes, in ordinary pages.
+class Floats {
+ public:
+  Floats() = default;
+  explicit Floats(int64_t count) : count_(count) {
+    const size_t bytes = (static_cast<size_t>(count) * sizeof(float) + 63) / 64 * 64;
+    data_.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
+    if (!data_) throw std::bad_alloc();
+  }
+  /// Uniform in [-bound, bound]; `seed` decides the values.
+  Floats(int64_t count, float bound, uint64_t seed) : Floats(count) {
+    uint64_t state = seed * 0x9e3779b97f4a7c15u + 1;
+    for (int64_t n = 0; n < count; ++n) {
+      state = state * 6364136223846793005u + 1442695040888963407u;
+      data()[n] = bound * (static_cast<float>(static_cast<int32_t>(state >> 32)) * 0x1p-31f);
+    }
+  }
+
+  float* data() const { return data_.get(); }
+  int64_t size() const { return count_; }
+  Region region() const { return {data(), static_cast<size_t>(count_) * sizeof(float)}; }
+  void fill(float value) {
+    for (int64_t n = 0; n < count_; ++n) data()[n] = value;
+  }
+
+ private:
+  struct Free {
+    void operator()(float* data) const { std::free(data); }
+  };
+  std::unique_ptr<float, Free> data_;
+  int64_t count_ = 0;
+};
+
+/// Bound of a uniform distribution with variance 1: scores of such queries and keys vary by 1 too.
+constexpr float kUnitVariance = 1.7320508f;
+
+struct Destroy {
+  void operator()(mha_context* handle) const { mha_context_destroy(handle); }
+  void operator()(mha_linear* handle) const { mha_linear_destroy(handle); }
+  void operator()(mha_layer* handle) const { mha_layer_destroy(handle); }
+};
+using Context = std::unique_ptr<mha_context, Destroy>;
+using Linear = std::unique_ptr<mha_linear, Destroy>;
+using Layer = std::unique_ptr<mha_layer, Destroy>;
+
+/// Throws with the library's message unless `status` is MHA_OK.
+inline void require(mha_status status, const mha_error& error) {
+  if (status != MHA_OK) throw std::runtime_error(std::string(mha_status_string(status)) + ": " + error.message);
+}
+
+/// `target` empty: the environment's MHA_TARGET, else the best there is.
+inline Context make_context(const std::string& target, int64_t threads) {
+  mha_context_options options = {};
+  options.num_threads = threads;
+  options.target = target.empty() ? nullptr : target.c_str();
+  mha_context* context = nullptr;
+  mha_error error = {};
+  require(mha_context_create(&options, &context, &error), error);
+  return Context(context);
+}
+
+inline Linear make_linear(const mha_context* context, int64_t in_features, int64_t out_features, const float* weight,
+                          const float* bias) {
+  mha_linear* linear = nullptr;
+  mha_error error = {};
+  require(mha_linear_create(context, in_features, out_features, weight, bias, &linear, &error), error);
+  return Linear(linear);
+}
+
+}  // namespace mha::bench
+
+#endif  // MHA_BENCH_SUPPORT_H
