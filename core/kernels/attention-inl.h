@@ -242,8 +242,8 @@ inline void attention_group(const AttentionArgs& args, int64_t row, int64_t num_
   if (last) clear_empty_rows(rows, states, num_rows, args.value_head_dim);
 }
 
-// Asks for the share of the next chunk's keys and values that falls to the group of rows at `row`, so that they are in L2
-// when they are packed: the loads spread over the work of all groups.
+// Asks for the share of the next chunk's keys and values that falls to the group of rows at `row`, so that they are in
+// L2 when they are packed: the loads spread over the work of all groups.
 inline void prefetch_next_chunk(const AttentionArgs& a, int64_t begin, int64_t row) {
   const int64_t keys = keys_before(a.key_end, begin, kChunk);
   const int64_t share = divide_up(keys * kAttentionRows, a.num_rows);
