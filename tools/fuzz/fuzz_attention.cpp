@@ -19,7 +19,7 @@ namespace {
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kPoison = -1234.5F;
 // Scores reach 2 * 24 + 4, where float's rounding is 4e-6; it enters the weights as a relative error.
-constexpr double kBound = 2e-4;
+constexpr double kBound = 5e-5;
 
 // An exact heap block that is never null.
 template <class T>
