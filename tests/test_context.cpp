@@ -80,7 +80,7 @@ TEST_CASE("context: MHA_TARGET chooses, the option comes before it", "[context]"
 
 TEST_CASE("context: an unknown or unsupported target is an error", "[context]") {
   mha_context_options options = {};
-  for (const char* name : {"avx1024", "AVX2", "avx2 ", "best", "x"}) {
+  for (const char* name : {"avx1024", "AVX2", "avx2 ", "best", "x", ""}) {
     options.target = name;
     check_fails(options, MHA_ERR_TARGET, {name});
   }

@@ -381,6 +381,15 @@ TEST_CASE("edges: visible scores that are all -inf give zeros; one +inf gives a 
     CHECK(all_zero(got.weights));
     for (float lse : got.log_sum_exp) CHECK(lse == -kInf);
   });
+  // Whatever the values are: the weights of 0 must not meet Inf or NaN.
+  AttentionProblem special(s, MaskKind::kNone, 79000);
+  special.scale = 1;
+  special.query = problem.query;
+  special.key = problem.key;
+  for (size_t n = 0; n < special.value.size(); n += 7) special.value[n] = n % 2 ? kInf : kNan;
+  for_each_target([&](const std::string&, const mha_context* context) {
+    CHECK(all_zero(run_attention(context, special.args()).output));
+  });
   // A single finite score among them takes the row.
   problem.key[2 * 299] = 1;
   for_each_target([&](const std::string&, const mha_context* context) {
@@ -416,6 +425,35 @@ TEST_CASE("edges: zeros of either sign are zeros", "[edges][scores]") {
     check_same_bits("output", run_attention(context, negative.args()).output,
                     run_attention(context, positive.args()).output);
     CHECK_FALSE(same_bits(plain.output, run_attention(context, positive.args()).output));
+  });
+}
+
+TEST_CASE("edges: a result that vanishes is +0, with and without masked keys behind it", "[edges][scores]") {
+  // 2^-100 * -2^-140 rounds to -0, to which a masked key's 0 * value would add +0.
+  AttentionProblem problem({1, 1, 1, 1, 40, 1, 3}, MaskKind::kNone, 79700);
+  problem.scale = 1;
+  problem.query = {1};
+  std::fill(problem.key.begin(), problem.key.end(), 0.0f);
+  std::fill(problem.value.begin(), problem.value.end(), 1.0f);
+  problem.key[1] = -69.3f;
+  for (size_t d = 0; d < 3; ++d) {
+    problem.value[d] = 0;
+    problem.value[3 + d] = -0x1p-140f;
+  }
+  const int64_t length = 2;
+  for_each_target([&](const std::string&, const mha_context* context) {
+    mha_attention_args args = problem.args();
+    args.masks.key_lengths = &length;
+    const AttentionResult masked = run_attention(context, args);
+    args.masks.key_lengths = nullptr;
+    args.key_len = 2;
+    check_same(run_attention(context, args), masked);
+    std::vector<uint8_t> open(40, 0);
+    open[0] = open[1] = 1;
+    args.key_len = 40;
+    args.masks.bool_mask = {open.data(), 0, 0, 0};
+    check_same(run_attention(context, args), masked);
+    for (float value : masked.output) CHECK(bits_of(value) == 0);
   });
 }
 

@@ -124,8 +124,7 @@ TEST_CASE("threads: far more threads than work", "[threads]") {
   }
 }
 
-TEST_CASE("threads: a host's parallel-for is asked for at most num_threads tasks, at most three times a call",
-          "[threads]") {
+TEST_CASE("threads: a host's parallel-for is asked for at most num_threads tasks, a few times a call", "[threads]") {
   struct Host {
     int64_t most = 0, calls = 0, null_user = 0;
     static void run(void* user, int64_t count, void (*task)(void*, int64_t), void* data) {
@@ -147,6 +146,7 @@ TEST_CASE("threads: a host's parallel-for is asked for at most num_threads tasks
     run_layer(context.get(), layer.get(), forward);
     CHECK(host.most >= 2);
     CHECK(host.most <= 4);
+    CHECK(host.calls <= 5);  // in-projections, chunks, merge, weights, output projection
     host = {};
     const AttentionProblem attention({1, 1, 1, 9, 5000, 64, 64}, MaskKind::kNone, 116001);
     mha_attention_args args = attention.args();
@@ -155,7 +155,7 @@ TEST_CASE("threads: a host's parallel-for is asked for at most num_threads tasks
     CHECK(host.most >= 2);
     CHECK(host.most <= 4);
     CHECK(host.calls >= 1);
-    CHECK(host.calls <= 3);
+    CHECK(host.calls <= 3);  // chunks, merge, weights
     host = {};
   }
 }
