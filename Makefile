@@ -10,7 +10,7 @@ setup = tools/setup.sh
 configure = cmake -S . -B $(BUILD) $(CMAKE_ARGS) --log-level=WARNING
 build = cmake --build $(BUILD) -j $(JOBS)
 
-.PHONY: all demo demo-model test bench bench-peers check size install clean help
+.PHONY: all demo demo-model test bench bench-compare check size install clean help
 
 all: ## Build the library and the mha command line (the default)
 	@$(setup) build
@@ -32,18 +32,14 @@ test: ## Build and run all tests
 	@$(build)
 	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
 
-bench: ## Build and run the benchmarks
+bench: ## Build and run the benchmarks (BENCH_ARGS=--quick for a short look)
 	@$(setup) build
 	@$(configure)
 	@$(build) --target mha_bench
-	@$(BUILD)/bench/mha_bench
+	@bench/run.sh $(BUILD) $(BENCH_ARGS)
 
-bench-peers: ## The same beside other libraries (fetches from PyPI)
-	@$(setup) build
-	@$(setup) python $(BUILD)
-	@$(configure)
-	@$(build) --target mha_bench
-	@bench/peers/run.sh $(BUILD)
+bench-compare: ## Say what moved between two results: A=old.json B=new.json
+	@python3 bench/compare.py $(A) $(B)
 
 check: ## Everything beyond the tests: sanitizers, other CPUs, symbols, style, fuzzing (about half an hour)
 	@$(setup) build
@@ -61,4 +57,4 @@ clean: ## Remove the build folder
 	@cmake -E rm -rf $(BUILD)
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -4,6 +4,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 out=${MHA_CHECK_DIR:-$root/build/check}  # every step builds below this folder
 jobs=${JOBS:-$(nproc)}
+export CCACHE_BASEDIR=$out  # lets ccache, where there is one, share objects between the builds
 mkdir -p "$out"
 
 fail() {

@@ -2,6 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # The code blocks of the READMEs compile against the installed package, and the complete programs among them run.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-release_build
+release_build mha mha_cli
 cmake --install "$out/release" --prefix "$out/prefix" >/dev/null
 python3 "$root/tools/check/readme_snippets.py" "$root" "$out/prefix" "$out/snippets"
