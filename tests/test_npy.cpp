@@ -115,12 +115,12 @@ TEST_CASE("npy: versions, orders, shapes, and the spellings Python allows") {
 
   std::vector<float> cube(24);
   std::vector<float> column_major(24);
-  for (int i = 0; i < 2; ++i) {
-    for (int j = 0; j < 3; ++j) {
-      for (int k = 0; k < 4; ++k) {
+  for (std::size_t i = 0; i < 2; ++i) {
+    for (std::size_t j = 0; j < 3; ++j) {
+      for (std::size_t k = 0; k < 4; ++k) {
         const auto value = static_cast<float>(100 * i + 10 * j + k);
-        cube[static_cast<std::size_t>((i * 3 + j) * 4 + k)] = value;
-        column_major[static_cast<std::size_t>(i + 2 * (j + 3 * k))] = value;
+        cube[(i * 3 + j) * 4 + k] = value;
+        column_major[i + 2 * (j + 3 * k)] = value;
       }
     }
   }

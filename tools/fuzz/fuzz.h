@@ -3,11 +3,11 @@
 #ifndef MHA_TOOLS_FUZZ_FUZZ_H
 #define MHA_TOOLS_FUZZ_FUZZ_H
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <string>
 #include <vector>
 
@@ -22,6 +22,7 @@
     }                                                                                    \
   } while (false)
 
+// NOLINTNEXTLINE(readability-identifier-naming): libFuzzer's name
 extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size, std::size_t max_size);
 
 namespace mha::fuzz {
@@ -32,7 +33,7 @@ inline std::size_t mutate_or_seed(std::uint8_t* data, std::size_t size, std::siz
                                   const std::vector<std::string>& seeds) {
   const std::string& seed = seeds[random / 256 % seeds.size()];
   if ((size <= 1 || random % 256 == 0) && seed.size() <= max_size) {
-    std::memcpy(data, seed.data(), seed.size());
+    std::copy(seed.begin(), seed.end(), data);
     size = seed.size();
   }
   return LLVMFuzzerMutate(data, size, max_size);

@@ -4,6 +4,7 @@
 #include <fuzzer/FuzzedDataProvider.h>
 #include <mha/mha.h>
 
+#include <cstring>
 #include <memory>
 
 #include "tools/fuzz/fuzz.h"

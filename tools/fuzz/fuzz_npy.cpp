@@ -39,9 +39,9 @@ std::string seed(Scalar scalar, const std::vector<std::int64_t>& shape) {
 
 }  // namespace
 
-extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data,
-                                               std::size_t size,  // NOLINT(readability-identifier-naming)
-                                               std::size_t max_size, unsigned random) {
+// NOLINTNEXTLINE(readability-identifier-naming): libFuzzer's name
+extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size, std::size_t max_size,
+                                               unsigned random) {
   static const std::vector<std::string> seeds = {seed(Scalar::kF32, {2, 3}),    seed(Scalar::kF64, {4}),
                                                  seed(Scalar::kF16, {1, 2, 2}), seed(Scalar::kBool, {3, 1}),
                                                  seed(Scalar::kI32, {}),        seed(Scalar::kI64, {0, 5})};

@@ -53,9 +53,9 @@ std::string with_header(const std::string& header, std::size_t data_bytes) {
 
 }  // namespace
 
-extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data,
-                                               std::size_t size,  // NOLINT(readability-identifier-naming)
-                                               std::size_t max_size, unsigned random) {
+// NOLINTNEXTLINE(readability-identifier-naming): libFuzzer's name
+extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size, std::size_t max_size,
+                                               unsigned random) {
   static const std::vector<std::string> seeds = {
       *mha::io::safetensors_bytes({{"a", {{2, 2}, {1, 2, 3, 4}}}, {"b", {{1}, {5}}}}, {{"format", "pt"}}),
       with_header(R"({"h":{"dtype":"F16","shape":[2],"data_offsets":[0,4]},)"
