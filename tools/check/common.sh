@@ -33,7 +33,8 @@ build_targets() {
 run_ctest() {
   local name=$1
   shift
-  ctest --test-dir "$out/$name" --output-on-failure --no-tests=error -j "$jobs" "$@"
+  ctest --test-dir "$out/$name" --output-on-failure --no-tests=error -j "$jobs" --output-log "$out/$name/ctest.txt" "$@"
+  grep 'tests passed' "$out/$name/ctest.txt"
 }
 
 # The plain build that the steps which only look at files share.

@@ -24,7 +24,7 @@ for step in "${steps[@]}"; do
     tail -n 25 "$out/$step.log"
   fi
   # A step's last line says what it saw.
-  rows+=("$(printf '%-14s %-7s %5d s  %s' "$step" "$result" $((SECONDS - started)) "$(tail -n 1 "$out/$step.log")")")
+  rows+=("$(printf '%-14s %-7s %5d s  %s' "$step" "$result" $((SECONDS - started)) "$(grep -v '^ *$' "$out/$step.log" | tail -n 1)")")
 done
 
 printf '\n%-14s %-7s %7s  %s\n' step result time 'last line of its log'
