@@ -9,4 +9,5 @@ bad=$(nm -D --defined-only "$library" | awk '{print $3}' | grep -v '^mha_' || tr
 [ -z "$bad" ] || fail "libmha.so exports: $bad"
 readelf -d "$library" | grep 'NEEDED.*libstdc++' && fail "libmha.so loads libstdc++"
 readelf -d "$library" | grep -E 'SONAME.*\[libmha\.so\.[0-9]+\.[0-9]+\]' || fail "libmha.so has no versioned soname"
+"$out/shared/tools/mha" verify
 run_ctest shared
