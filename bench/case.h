@@ -51,7 +51,7 @@ struct AttentionShape {
 CaseSpec linear_case(int64_t M, int64_t N, int64_t K, int threads);
 CaseSpec attention_case(const AttentionShape& shape, int threads);
 CaseSpec attention_weights_case(const AttentionShape& shape, int threads);
-CaseSpec forward_case(int64_t B, int64_t T, int64_t E, int64_t H, int threads);
+CaseSpec forward_case(int64_t B, int64_t tokens, int64_t E, int64_t H, int threads);
 CaseSpec notebook_case();
 
 /// Registers the case with Google Benchmark.

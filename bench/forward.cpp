@@ -47,7 +47,7 @@ class ForwardCase : public Case {
   }
   mha_status run() override { return mha_layer_forward(context_, layer_.get(), &args_, nullptr); }
   std::string check() override {
-    const std::string verdict = check_forward(config_, layer_weights_, args_, output_.data(), weights_.data());
+    std::string verdict = check_forward(config_, layer_weights_, args_, output_.data(), weights_.data());
     if (!verdict.empty() || !has_parts()) return verdict;
     // What the parts compute must be the same, or their time would say nothing.
     if (run_parts() != MHA_OK) return "a part failed";
@@ -172,10 +172,10 @@ CaseSpec make_case(const std::string& name, const ForwardShape& shape, int threa
 
 }  // namespace
 
-CaseSpec forward_case(int64_t B, int64_t T, int64_t E, int64_t H, int threads) {
-  return make_case("forward_f32/B:" + std::to_string(B) + "/T:" + std::to_string(T) + "/E:" + std::to_string(E) +
+CaseSpec forward_case(int64_t B, int64_t tokens, int64_t E, int64_t H, int threads) {
+  return make_case("forward_f32/B:" + std::to_string(B) + "/T:" + std::to_string(tokens) + "/E:" + std::to_string(E) +
                        "/H:" + std::to_string(H) + "/threads:" + std::to_string(threads),
-                   {B, T, 0, E, H, false}, threads);
+                   {B, tokens, 0, E, H, false}, threads);
 }
 
 // The notebook's own call: one query, ten keys and values, output and weights: 18400 useful operations.

@@ -52,8 +52,8 @@ void add_linear(int threads, std::vector<CaseSpec>& cases) {
 }
 
 void add_attention(int threads, std::vector<CaseSpec>& cases) {
-  for (int64_t T : {128, 512, 1024, 2048, 4096})
-    for (bool causal : {false, true}) cases.push_back(attention_case({T, T, 8, 8, 64, causal}, threads));
+  for (int64_t length : {128, 512, 1024, 2048, 4096})
+    for (bool causal : {false, true}) cases.push_back(attention_case({length, length, 8, 8, 64, causal}, threads));
   for (bool causal : {false, true}) cases.push_back(attention_case({1024, 1024, 8, 8, 128, causal}, threads));
   if (threads == 1)
     for (int64_t D : {40, 72, 80, 96, 256}) cases.push_back(attention_case({512, 512, 8, 8, D, false}, threads));
@@ -63,7 +63,7 @@ void add_attention(int threads, std::vector<CaseSpec>& cases) {
 }
 
 void add_forward(int threads, std::vector<CaseSpec>& cases) {
-  for (int64_t T : {1, 16, 128, 512}) cases.push_back(forward_case(1, T, 768, 12, threads));
+  for (int64_t tokens : {1, 16, 128, 512}) cases.push_back(forward_case(1, tokens, 768, 12, threads));
   if (threads == 2) cases.push_back(forward_case(8, 128, 384, 12, threads));
   if (threads == 1) cases.push_back(notebook_case());
 }
@@ -101,6 +101,7 @@ int run(int argc, char** argv) {
                                   options.quick ? "--benchmark_repetitions=3" : "--benchmark_repetitions=5"};
   all.insert(all.end(), arguments.begin(), arguments.end());
   std::vector<char*> pointers;
+  pointers.reserve(all.size() + 1);
   for (std::string& argument : all) pointers.push_back(argument.data());
   int count = static_cast<int>(pointers.size());
   pointers.push_back(nullptr);

@@ -154,6 +154,7 @@ class Sampler {
 template <class Value>
 double median_of(const std::vector<Sample>& samples, Value value) {
   std::vector<double> values;
+  values.reserve(samples.size());
   for (const Sample& sample : samples) values.push_back(value(sample));
   return median(values);
 }
