@@ -30,6 +30,7 @@ install(FILES ${CMAKE_CURRENT_BINARY_DIR}/mha-config.cmake ${CMAKE_CURRENT_BINAR
 
 # The prefix in mha.pc is relative to the file, so that the installed tree can be moved.
 file(RELATIVE_PATH pc_prefix "${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig" "${CMAKE_INSTALL_PREFIX}")
+string(REGEX REPLACE "/$" "" pc_prefix "${pc_prefix}")
 set(link_libraries "-lm")
 if(mha_has_openmp)
   string(APPEND link_libraries " ${OpenMP_CXX_FLAGS}")
