@@ -10,7 +10,6 @@
 namespace mha {
 namespace {
 
-constexpr float kMinusInfinity = -__builtin_inff();
 constexpr double kLog2e = 1.44269504088896340736;
 
 // Rows [row, row + count) of the queries that share key/value head `kv_head` of item `batch`.

@@ -96,7 +96,7 @@ struct ValueTile {
   bool first;
 
   template <int kRows, int kPanels>
-  MHA_NOINLINE void run(int64_t row, int64_t column) const {
+  MHA_INLINE void run(int64_t row, int64_t column) const {
     Sums<kRows, kPanels> sums;
     clear<kRows, kPanels>(sums);
     multiply_add<kRows, kPanels>(sums, weights + row * kChunk, kChunk, values + column / kLanes * panel_stride,

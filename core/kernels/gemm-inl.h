@@ -13,7 +13,7 @@ struct GemmTile {
   const GemmArgs& g;
 
   template <int kRows, int kPanels>
-  MHA_NOINLINE void run(int64_t row, int64_t column) const {
+  MHA_INLINE void run(int64_t row, int64_t column) const {
     Sums<kRows, kPanels> sums;
     clear<kRows, kPanels>(sums);
     multiply_add<kRows, kPanels>(sums, g.a + row * g.a_stride, g.a_stride, g.panels + column * g.k, g.k * kLanes,

@@ -14,11 +14,10 @@ namespace {
 constexpr int kSumRegs = kVectorRegisters * 3 / 4;
 constexpr int kTileRows = kSumRegs / kRegs < 6 ? kSumRegs / kRegs : 6;
 
-// The most panels (a power of two, at most 8) that `rows` rows can sum at once.
+// The most panels that `rows` rows can sum at once; more than four only where one row alone has few chains to interleave.
 constexpr int panels_for(int rows) {
-  int panels = 1;
-  while (panels < 8 && 2 * panels * rows * kRegs <= kSumRegs) panels *= 2;
-  return panels;
+  const int fit = kSumRegs / (rows * kRegs), most = rows == 1 ? 8 : 4;
+  return fit < most ? fit : most;
 }
 
 template <int kRows, int kPanels>
@@ -50,31 +49,48 @@ MHA_INLINE void multiply_add(Sums<kRows, kPanels>& sums, const float* a, int64_t
   }
 }
 
-// Covers rows x columns with tiles: tile.run<kRows, kPanels>(row, column). Groups of columns outermost, so that their
-// panels stay in the nearest cache while all rows pass; what is left of the columns goes in groups of half as many
-// panels.
-template <int kRows, int kPanels, class Tile>
-void cover_columns(const Tile& tile, int64_t row, int64_t row_end, int64_t column, int64_t columns) {
-  for (; column + (kPanels - 1) * kLanes < columns; column += kPanels * kLanes) {
-    for (int64_t r = row; r < row_end; r += kRows) tile.template run<kRows, kPanels>(r, column);
-  }
-  if constexpr (kPanels > 1) {
-    if (column < columns) cover_columns<kRows, kPanels / 2>(tile, row, row_end, column, columns);
-  }
-}
+// The tiles of one kind by their size: at(rows, panels)(tile, row, column) runs tile.run<rows, panels>(row, column).
+template <class Tile>
+struct TileTable {
+  using Run = void (*)(const Tile& tile, int64_t row, int64_t column);
+  static constexpr int kMaxPanels = panels_for(1);
+  Run run[kTileRows][kMaxPanels] = {};
 
-// The last rows, fewer than kTileRows.
-template <int kRows, class Tile>
-void cover_last_rows(const Tile& tile, int64_t row, int64_t rows, int64_t columns) {
-  if (rows - row == kRows) return cover_columns<kRows, panels_for(kRows)>(tile, row, rows, 0, columns);
-  if constexpr (kRows > 1) cover_last_rows<kRows - 1>(tile, row, rows, columns);
-}
+  constexpr TileTable() { fill<kTileRows, kMaxPanels>(); }
+  Run at(int64_t rows, int64_t panels) const { return run[rows - 1][panels - 1]; }
 
+ private:
+  template <int kRows, int kPanels>
+  constexpr void fill() {
+    if constexpr (kPanels <= panels_for(kRows)) {
+      run[kRows - 1][kPanels - 1] = [](const Tile& tile, int64_t row, int64_t column) {
+        tile.template run<kRows, kPanels>(row, column);
+      };
+    }
+    if constexpr (kPanels > 1) {
+      fill<kRows, kPanels - 1>();
+    } else if constexpr (kRows > 1) {
+      fill<kRows - 1, kMaxPanels>();
+    }
+  }
+};
+
+// Covers rows x columns with tiles, rows and panels cut evenly: 8 rows are 4 + 4, 5 panels 3 + 2, so that no small rest is
+// left. Groups of panels outermost: they stay in the nearest cache while all rows pass.
 template <class Tile>
 void cover(const Tile& tile, int64_t rows, int64_t columns) {
-  const int64_t whole = rows / kTileRows * kTileRows;
-  if (whole > 0) cover_columns<kTileRows, panels_for(kTileRows)>(tile, 0, whole, 0, columns);
-  if (whole < rows) cover_last_rows<kTileRows - 1>(tile, whole, rows, columns);
+  static constexpr TileTable<Tile> kTable;
+  const int64_t panels = divide_up(columns, kLanes), row_tiles = divide_up(rows, kTileRows);
+  const int64_t tallest = divide_up(rows, row_tiles);
+  const int64_t groups = divide_up(panels, panels_for(static_cast<int>(tallest)));
+  for (int64_t g = 0; g < groups; ++g) {
+    const int64_t panel = panels * g / groups, count = panels * (g + 1) / groups - panel;
+    for (int64_t t = 0, row = 0; t < row_tiles; ++t) {
+      const int64_t end = rows * (t + 1) / row_tiles;
+      kTable.at(end - row, count)(tile, row, panel * kLanes);
+      row = end;
+    }
+  }
 }
 
 }  // namespace
