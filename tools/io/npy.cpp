@@ -35,7 +35,7 @@ class HeaderParser {
       std::string key;
       if (!quoted(&key)) return "header: expected a quoted key" + here();
       if (!take(':')) return "header: expected ':' after '" + printable(key) + "'" + here();
-      const std::string wrong = entry(key);
+      std::string wrong = entry(key);
       if (!wrong.empty()) return wrong;
       if (!take(',') && !peek('}')) return "header: expected ',' or '}'" + here();
     }
