@@ -132,8 +132,8 @@ struct Problem {
 Buffer<float> make_input(FuzzedDataProvider& input, std::mt19937& random, Layout layout, mha_view& view, int nans) {
   layout.strides = choose_strides(input, layout, true);
   Buffer<float> buffer(layout.extent());
+  // NOLINTNEXTLINE(clang-analyzer-cplusplus.NewDelete): it thinks that size() may be 0 inside the loop
   for (std::size_t i = 0; i < buffer.size(); ++i) buffer[i] = static_cast<float>(random() >> 8) * 0x1p-23F - 1.0F;
-  // NOLINTNEXTLINE(clang-analyzer-cplusplus.NewDelete): it thinks that size() may be 0 here
   for (; nans > 0 && buffer.size() > 0; --nans) buffer[random() % buffer.size()] = std::nanf("");
   view = {buffer.data(), layout.strides.b, layout.strides.t, layout.strides.h, layout.strides.d};
   return buffer;
