@@ -9,8 +9,10 @@ int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Rows that share one packing of a chunk of keys and values. Packing costs about 84 cycles for 16 keys by 16 dims,
-// the products 16 cycles a row for the same: 1 % at 512 rows.
-constexpr int64_t kMaxBlockRows = 768;
+// the products 16 cycles a row for the same: 1 % at 512 rows. The rows' queries should stay in L2 beside the chunk, so
+// wide heads get fewer rows, down to where packing costs 2 %.
+constexpr int64_t kMaxBlockRows = 768, kLeastFullBlockRows = 288;
+constexpr int64_t kMaxBlockFloats = 48 * 1024;
 
 // Waking a thread costs some microseconds; a million multiply-adds take about 10 on one AVX-512 core.
 constexpr double kMultiplyAddsPerThread = 1e6;
@@ -52,10 +54,14 @@ LinearPlan plan_linear(const KernelTable& table, int64_t threads, const LinearPr
 
 namespace {
 
+int64_t full_block_rows(const AttentionProblem& p) {
+  return least(kMaxBlockRows, most(kLeastFullBlockRows, kMaxBlockFloats / p.head_dim));
+}
+
 void cut_rows(const KernelTable& table, const AttentionProblem& p, AttentionPlan* plan) {
   const int64_t rows = p.group_rows();
   const int64_t pairs = p.batch * p.kv_heads;
-  int64_t limit = kMaxBlockRows;
+  int64_t limit = full_block_rows(p);
   if (plan->threads > 1) {
     // As many items as balance the threads, but no block smaller than what shares one pass over a chunk.
     const int64_t share = divide_up(pairs * rows, plan->threads * kItemsPerThread);
@@ -79,7 +85,7 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
   if (p.weights_mode == MHA_WEIGHTS_AVERAGED) {
     const int64_t share = divide_up(p.batch * p.query_len, plan->threads * kItemsPerThread);
     plan->average_block_rows =
-        even_piece(p.query_len, most(table.attention_rows, least(kMaxBlockRows, share)), table.attention_rows);
+        even_piece(p.query_len, most(table.attention_rows, least(full_block_rows(p), share)), table.attention_rows);
     plan->average_blocks = divide_up(p.query_len, plan->average_block_rows);
   }
 
@@ -92,9 +98,9 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
         layout.append(Size(rows) * Size(plan->chunks) * Size(p.value_head_dim) * Size(sizeof(float)));
   }
   Layout slot;
-  slot.append(Size(table.attention_scratch(p.head_dim, p.value_head_dim)) * Size(sizeof(float)));
-  plan->slot_rows_offset =
-      slot.append(Size(most(plan->block_rows, plan->average_block_rows)) * Size(sizeof(AttentionRow)));
+  const int64_t slot_rows = most(plan->block_rows, plan->average_block_rows);
+  slot.append(Size(table.attention_scratch(slot_rows, p.head_dim, p.value_head_dim)) * Size(sizeof(float)));
+  plan->slot_rows_offset = slot.append(Size(slot_rows) * Size(sizeof(AttentionRow)));
   plan->slots_offset = layout.append(slot.bytes() * Size(plan->threads));
   if (!(layout.bytes() + Size(64)).ok()) {
     return fail(error, MHA_ERR_OVERFLOW, "the workspace for key_len %lld and head_dim %lld exceeds 2^63 bytes",

@@ -17,24 +17,23 @@ constexpr int kAttentionRows = 4 * kTileRows;
 constexpr int kRowsAhead = 16;
 
 struct Scratch {
-  float* queries;  // [kAttentionRows][D], scaled
   float* scores;   // [kAttentionRows][kChunk]
   float* keys;     // panels of a chunk
   float* values;   // panels of a chunk
+  float* queries;  // [rows][D], scaled: read for every chunk, so copied together once
 };
 
-inline Scratch split_scratch(float* p, int64_t head_dim) {
+inline Scratch split_scratch(float* p, int64_t head_dim, int64_t value_head_dim) {
   Scratch s;
   s.scores = p;
-  s.queries = s.scores + kAttentionRows * kChunk;
-  s.keys = s.queries + round_up(kAttentionRows * head_dim, kLanes);
+  s.keys = s.scores + kAttentionRows * kChunk;
   s.values = s.keys + kChunk * head_dim;
+  s.queries = s.values + kChunk * round_up(value_head_dim, kLanes);
   return s;
 }
 
-inline int64_t attention_scratch(int64_t head_dim, int64_t value_head_dim) {
-  return kAttentionRows * kChunk + round_up(kAttentionRows * head_dim, kLanes) + kChunk * head_dim +
-         kChunk * round_up(value_head_dim, kLanes);
+inline int64_t attention_scratch(int64_t rows, int64_t head_dim, int64_t value_head_dim) {
+  return kAttentionRows * kChunk + kChunk * head_dim + kChunk * round_up(value_head_dim, kLanes) + rows * head_dim;
 }
 
 // dst[p][j][lane] = value[j][p * 16 + lane], zeros beyond the width. Returns whether all values are finite.
@@ -61,19 +60,22 @@ inline void scale_query(const float* query, float scale, int64_t head_dim, float
   if (count > 0) store_first(dst + d, mul(load_first(query + d, count), factor), count);
 }
 
-MHA_INLINE void prefetch_row(const float* row, int64_t length) {
-  for (int64_t i = 0; i < length; i += kLanes) prefetch(row + i);
+// dst[r][d] = query of row r, scaled.
+inline void scale_queries(const AttentionRow* rows, int64_t num_rows, int64_t head_dim, float scale, float* dst) {
+  for (int64_t r = 0; r < num_rows; ++r, dst += head_dim) {
+    if (r + kRowsAhead < num_rows) {
+      for (int64_t d = 0; d < head_dim; d += kLanes) prefetch(rows[r + kRowsAhead].query + d);
+    }
+    scale_query(rows[r].query, scale, head_dim, dst);
+  }
 }
 
-// Scores of a group of rows against the packed keys of a chunk, masked: scratch.scores[r][j], j in [0, keys rounded up
+// Scores of a group of rows (`queries` [num_rows][D], scaled) against the packed keys of a chunk, masked: scratch.scores[r][j], j in [0, keys rounded up
 // to 16). Returns whether any key of the range is hidden from any row.
-inline bool group_scores(const AttentionRow* rows, int64_t num_rows, int64_t head_dim, float query_scale, int64_t begin,
-                         int64_t keys, const Scratch& scratch) {
-  for (int64_t r = 0; r < num_rows; ++r) {
-    scale_query(rows[r].query, query_scale, head_dim, scratch.queries + r * head_dim);
-  }
-  const GemmArgs g = {scratch.queries, head_dim, scratch.keys,           nullptr, scratch.scores,
-                      kChunk,          num_rows, round_up(keys, kLanes), head_dim};
+inline bool group_scores(const AttentionRow* rows, int64_t num_rows, const float* queries, int64_t head_dim,
+                         int64_t begin, int64_t keys, const Scratch& scratch) {
+  const GemmArgs g = {queries, head_dim, scratch.keys,           nullptr, scratch.scores,
+                      kChunk,  num_rows, round_up(keys, kLanes), head_dim};
   gemm(&g);
   bool hidden = false;
   for (int64_t r = 0; r < num_rows; ++r) {
@@ -212,10 +214,8 @@ inline void attention_group(const AttentionArgs& args, int64_t row, int64_t num_
   if (group_end <= chunk.begin && !chunk.first) return;
   const int64_t keys = keys_before(group_end, chunk.begin, chunk.keys);
 
-  for (int64_t r = num_rows; r < 2 * num_rows && row + r < args.num_rows; ++r) {
-    prefetch_row(rows[r].query, args.head_dim);  // of the next group, by the time it is scaled
-  }
-  const bool hidden = group_scores(rows, num_rows, args.head_dim, args.query_scale, chunk.begin, keys, scratch);
+  const float* queries = scratch.queries + row * args.head_dim;
+  const bool hidden = group_scores(rows, num_rows, queries, args.head_dim, chunk.begin, keys, scratch);
   GroupFactors factors;
   load_states(states, num_rows, chunk.first, factors);
   softmax_rows<kAttentionRows>(scratch.scores, num_rows, divide_up(keys, kLanes), factors);
@@ -256,7 +256,8 @@ inline void prefetch_next_chunk(const AttentionArgs& a, int64_t begin, int64_t r
 
 inline void attention(const AttentionArgs* args) {
   const AttentionArgs& a = *args;
-  const Scratch scratch = split_scratch(a.scratch, a.head_dim);
+  const Scratch scratch = split_scratch(a.scratch, a.head_dim, a.value_head_dim);
+  scale_queries(a.rows, a.num_rows, a.head_dim, a.query_scale, scratch.queries);
   int64_t begin = a.key_begin;
   do {  // once at least: a row without keys has a result too
     const int64_t left = a.key_end - begin;

@@ -112,8 +112,8 @@ struct KernelTable {
   // y[i] = 2^x[i] as the softmax computes it, for x <= 0.
   void (*exp2)(const float* x, float* y, int64_t n);
 
-  // Floats of scratch for `attention` and `weights`.
-  int64_t (*attention_scratch)(int64_t head_dim, int64_t value_head_dim);
+  // Floats of scratch for `attention` and `weights` of so many rows.
+  int64_t (*attention_scratch)(int64_t rows, int64_t head_dim, int64_t value_head_dim);
 };
 
 }  // namespace mha

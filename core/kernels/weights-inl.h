@@ -36,7 +36,8 @@ inline void weights_group(const WeightsArgs& args, int64_t row, int64_t num_rows
                           const Scratch& scratch) {
   const AttentionRow* rows = args.rows + row;
   const int64_t keys = keys_before(last_visible_key(rows, num_rows), begin, chunk_keys);
-  if (keys > 0) group_scores(rows, num_rows, args.head_dim, args.query_scale, begin, keys, scratch);
+  const float* queries = scratch.queries + row * args.head_dim;
+  if (keys > 0) group_scores(rows, num_rows, queries, args.head_dim, begin, keys, scratch);
   for (int64_t r = 0; r < num_rows; ++r) {
     store_weights(scratch.scores + r * kChunk, keys, args.states[row + r], args, rows[r].output + begin);
     if (keys < chunk_keys) store_no_weights(args, chunk_keys - keys, rows[r].output + begin + keys);
@@ -45,7 +46,8 @@ inline void weights_group(const WeightsArgs& args, int64_t row, int64_t num_rows
 
 inline void weights(const WeightsArgs* args) {
   const WeightsArgs& a = *args;
-  const Scratch scratch = split_scratch(a.scratch, a.head_dim);
+  const Scratch scratch = split_scratch(a.scratch, a.head_dim, 0);
+  scale_queries(a.rows, a.num_rows, a.head_dim, a.query_scale, scratch.queries);
   for (int64_t begin = 0; begin < a.key_len; begin += kChunk) {
     const int64_t keys = a.key_len - begin < kChunk ? a.key_len - begin : kChunk;
     pack_panels(a.key + begin * a.key_stride, a.key_stride, keys, a.head_dim, scratch.keys);
