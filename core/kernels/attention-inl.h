@@ -70,8 +70,8 @@ inline void scale_queries(const AttentionRow* rows, int64_t num_rows, int64_t he
   }
 }
 
-// Scores of a group of rows (`queries` [num_rows][D], scaled) against the packed keys of a chunk, masked: scratch.scores[r][j], j in [0, keys rounded up
-// to 16). Returns whether any key of the range is hidden from any row.
+// Scores of a group of rows (`queries` [num_rows][D], scaled) against the packed keys of a chunk, masked:
+// scratch.scores[r][j], j in [0, keys rounded up to 16). Returns whether any key of the range is hidden from any row.
 inline bool group_scores(const AttentionRow* rows, int64_t num_rows, const float* queries, int64_t head_dim,
                          int64_t begin, int64_t keys, const Scratch& scratch) {
   const GemmArgs g = {queries, head_dim, scratch.keys,           nullptr, scratch.scores,

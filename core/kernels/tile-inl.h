@@ -14,7 +14,8 @@ namespace {
 constexpr int kSumRegs = kVectorRegisters * 3 / 4;
 constexpr int kTileRows = kSumRegs / kRegs < 6 ? kSumRegs / kRegs : 6;
 
-// The most panels that `rows` rows can sum at once; more than four only where one row alone has few chains to interleave.
+// The most panels that `rows` rows can sum at once; more than four only for one row, which
+// alone has few chains to interleave.
 constexpr int panels_for(int rows) {
   const int fit = kSumRegs / (rows * kRegs), most = rows == 1 ? 8 : 4;
   return fit < most ? fit : most;
@@ -75,8 +76,8 @@ struct TileTable {
   }
 };
 
-// Covers rows x columns with tiles, rows and panels cut evenly: 8 rows are 4 + 4, 5 panels 3 + 2, so that no small rest is
-// left. Groups of panels outermost: they stay in the nearest cache while all rows pass.
+// Covers rows x columns with tiles, rows and panels cut evenly: 8 rows are 4 + 4, 5 panels 3 + 2, so that no small
+// rest is left. Groups of panels outermost: they stay in the nearest cache while all rows pass.
 template <class Tile>
 void cover(const Tile& tile, int64_t rows, int64_t columns) {
   static constexpr TileTable<Tile> kTable;

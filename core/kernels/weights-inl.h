@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention weights on request: a second pass over the keys that computes the scores again and divides by the row's final
-// sum, which the first pass left in the states. Included by all-inl.h, once per target.
+// Attention weights on request: a second pass over the keys that computes the scores again and divides by the row's
+// final sum, which the first pass left in the states. Included by all-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
