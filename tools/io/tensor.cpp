@@ -13,6 +13,8 @@ namespace {
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the readers copy little-endian file data as it is");
 
+constexpr std::int64_t kWidestBytes = 8;
+
 struct ScalarInfo {
   std::size_t bytes;
   const char* name;
@@ -123,16 +125,16 @@ Result<std::int64_t> shape_bytes(const std::vector<std::int64_t>& shape, std::si
   if (shape.size() > kMaxRank) {
     return Error{"shape has " + std::to_string(shape.size()) + " dimensions, the limit is " + std::to_string(kMaxRank)};
   }
-  auto product = static_cast<std::int64_t>(element_bytes);
+  std::int64_t widest = kWidestBytes;
   bool empty = false;
   for (const std::int64_t dim : shape) {
     if (dim < 0) return Error{"shape " + shape_text(shape) + " has a negative dimension"};
     empty = empty || dim == 0;
-    if (dim != 0 && __builtin_mul_overflow(product, dim, &product)) {
+    if (dim != 0 && __builtin_mul_overflow(widest, dim, &widest)) {
       return Error{"shape " + shape_text(shape) + " does not fit in 63 bits"};
     }
   }
-  return empty ? 0 : product;
+  return empty ? 0 : widest / kWidestBytes * static_cast<std::int64_t>(element_bytes);
 }
 
 std::int64_t shape_elements(const std::vector<std::int64_t>& shape) {
