@@ -42,10 +42,12 @@ bool count_heap_calls() {
 #elif defined(__GLIBC__)
 // This executable's own malloc comes before libc's, which stays reachable by its second name.
 extern "C" {
+// NOLINTBEGIN(readability-identifier-naming): the names are glibc's.
 void* __libc_malloc(size_t);
 void* __libc_calloc(size_t, size_t);
 void* __libc_realloc(void*, size_t);
 void* __libc_memalign(size_t, size_t);
+// NOLINTEND(readability-identifier-naming)
 
 void* malloc(size_t bytes) {
   ++heap_calls;

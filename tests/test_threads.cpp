@@ -64,6 +64,7 @@ TEST_CASE("threads: eight callers share one layer and one context", "[threads]")
       const std::vector<Item> items = make_items(context, layer.get(), inner == 1 ? 40 : 3000);
       std::atomic<int> wrong{0};
       std::vector<std::thread> callers;
+      callers.reserve(kThreads);
       for (int n = 0; n < kThreads; ++n) {
         callers.emplace_back([&, n] {
           for (int round = 0; round < (inner == 1 ? 200 : 4); ++round)
@@ -85,6 +86,7 @@ TEST_CASE("threads: each caller may make and free contexts, linears and layers o
     want = run_layer(context.get(), problem.make(context.get()).get(), problem.args()).output;
   }
   std::vector<std::thread> callers;
+  callers.reserve(kThreads);
   for (int n = 0; n < kThreads; ++n) {
     callers.emplace_back([&] {
       for (int round = 0; round < 20; ++round) {
