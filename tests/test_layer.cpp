@@ -38,7 +38,7 @@ void check_layer(const LayerProblem& problem, mha_forward_args args, const std::
     for_each_target([&](const std::string& target, const mha_context* context) {
       const LayerPtr layer = problem.make(context);
       const LayerResult got = run_layer(context, layer.get(), args);
-      const std::string what = target + " " + name;
+      const std::string what = std::string(target).append(" ").append(name);
       check_close("layer output " + what, got.output, want.output, kOutputBound);
       check_close("layer weights " + what, got.weights, want.weights, kWeightsBound);
     });
