@@ -58,9 +58,10 @@ BlobLayout lay_out(const mha_layer_config& config, uint32_t has_bias) {
   return blob;
 }
 
-// Heads times head dims must be sizes before projection_size may be asked.
+// Heads times head dims, and all of them together, must be sizes before projection_size may be asked.
 bool widths_fit(const mha_layer_config& c) {
-  return (Size(c.num_heads) * Size(c.head_dim)).ok() && (Size(c.num_heads) * Size(c.value_head_dim)).ok();
+  const Size query_and_key = (Size(c.num_heads) + Size(c.num_kv_heads)) * Size(c.head_dim);
+  return (query_and_key + Size(c.num_heads) * Size(c.value_head_dim)).ok();
 }
 
 void point_into_blob(mha_layer* layer, const char* blob, const BlobLayout& layout, uint32_t has_bias) {

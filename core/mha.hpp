@@ -53,7 +53,7 @@ struct Span {
   Span() = default;
   Span(T* pointer, std::size_t count) : data(pointer), size(count) {}
   template <class Container, class = decltype(std::declval<Container&>().data())>
-  Span(Container&& container) : data(container.data()), size(container.size()) {}
+  Span(Container& container) : data(container.data()), size(container.size()) {}
 };
 
 namespace detail {

@@ -3,6 +3,7 @@
 #include "core/validate.h"
 
 #include <cmath>
+#include <cstring>
 
 namespace mha {
 namespace {
@@ -110,6 +111,15 @@ mha_status check_result(const char* name, const mha_mut_view& v, const Dimension
   return MHA_OK;
 }
 
+// What a caller put into an enum, which may be no value of it: reading that as the enum is undefined.
+template <class Enum>
+int enum_value(const Enum& e) {
+  static_assert(sizeof(Enum) == sizeof(int), "enums of the interface are ints");
+  int value = 0;
+  memcpy(&value, &e, sizeof(value));
+  return value;
+}
+
 mha_status check_mask_strides(const char* name, int64_t stride_b, int64_t stride_h, int64_t stride_q,
                               const AttentionProblem& p, mha_error* error) {
   const struct {
@@ -125,8 +135,9 @@ mha_status check_mask_strides(const char* name, int64_t stride_b, int64_t stride
 }
 
 mha_status check_masks(const mha_masks& m, Check check, AttentionProblem* p, mha_error* error) {
-  if (m.causal < MHA_CAUSAL_NONE || m.causal > MHA_CAUSAL_OFFSET) {
-    return fail(error, MHA_ERR_ARGUMENT, "masks.causal is %d: not a value of mha_causal", static_cast<int>(m.causal));
+  const int causal = enum_value(m.causal);
+  if (causal < MHA_CAUSAL_NONE || causal > MHA_CAUSAL_OFFSET) {
+    return fail(error, MHA_ERR_ARGUMENT, "masks.causal is %d: not a value of mha_causal", causal);
   }
   if (m.causal_offset > kMaxSize || m.causal_offset < -kMaxSize) {
     return fail(error, MHA_ERR_OVERFLOW, "masks.causal_offset is %lld: must be within 2^62", ll{m.causal_offset});
@@ -157,10 +168,11 @@ mha_status check_scale(float scale, int64_t head_dim, float* out, mha_error* err
   return MHA_OK;
 }
 
-mha_status check_weights(mha_weights_mode mode, const mha_mut_view& view, Check check, AttentionProblem* p,
+mha_status check_weights(const mha_weights_mode& mode, const mha_mut_view& view, Check check, AttentionProblem* p,
                          mha_error* error) {
-  if (mode < MHA_WEIGHTS_NONE || mode > MHA_WEIGHTS_AVERAGED) {
-    return fail(error, MHA_ERR_ARGUMENT, "weights_mode is %d: not a value of mha_weights_mode", static_cast<int>(mode));
+  const int value = enum_value(mode);
+  if (value < MHA_WEIGHTS_NONE || value > MHA_WEIGHTS_AVERAGED) {
+    return fail(error, MHA_ERR_ARGUMENT, "weights_mode is %d: not a value of mha_weights_mode", value);
   }
   p->weights_mode = mode;
   if (mode == MHA_WEIGHTS_NONE) return MHA_OK;

@@ -110,6 +110,7 @@ MHA_INLINE Reg max_or_second(Reg first, Reg second) {
   return vbslq_f32(vcgtq_f32(a, b), a, b);
 }
 MHA_INLINE Reg shift_bits_left_23(Reg a) { return vreinterpretq_f32_s32(vshlq_n_s32(vreinterpretq_s32_f32(a), 23)); }
+MHA_INLINE Reg divide(Reg a, Reg b) { return vdivq_f32(a, b); }  // xsimd 8.1 estimates the reciprocal
 MHA_INLINE Reg load_quads(const float* p, int64_t) { return vld1q_f32(p); }
 MHA_INLINE void transpose_quads(Reg r[4]) {
   const float32x4x2_t a = vtrnq_f32(r[0], r[1]), b = vtrnq_f32(r[2], r[3]);
@@ -120,6 +121,10 @@ MHA_INLINE void transpose_quads(Reg r[4]) {
 }
 #else
 #error "vec-inl.h has no instruction set for this target"
+#endif
+
+#if !defined(__aarch64__)
+MHA_INLINE Reg divide(Reg a, Reg b) { return a / b; }
 #endif
 
 // --- The 16-lane vector ----------------------------------------------------------------------------------------------
@@ -166,8 +171,9 @@ MHA_INLINE Vec select_greater(const Vec& x, const Vec& y, const Vec& a, const Ve
 }
 // 1 / x, 0 where x is 0.
 MHA_INLINE Vec inverse_or_zero(const Vec& x) {
-  return map([&](int i)
-                 MHA_ALWAYS_INLINE { return xsimd::select(x.r[i] == Reg(0.0f), Reg(0.0f), Reg(1.0f) / x.r[i]); });
+  return map([&](int i) MHA_ALWAYS_INLINE {
+    return xsimd::select(x.r[i] == Reg(0.0f), Reg(0.0f), divide(Reg(1.0f), x.r[i]));
+  });
 }
 // {0, 1, ..., 15}
 MHA_INLINE Vec lane_numbers() {

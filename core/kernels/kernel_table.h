@@ -12,8 +12,8 @@ namespace mha {
 constexpr int64_t kPanel = 16;   // columns of a packed panel: one 64-byte line, on every target
 constexpr int64_t kChunk = 256;  // keys whose partial result is one unit of the canonical order
 
-constexpr int64_t round_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; }
-constexpr int64_t divide_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit; }
+constexpr int64_t divide_up(int64_t x, int64_t unit) { return x / unit + (x % unit != 0 ? 1 : 0); }
+constexpr int64_t round_up(int64_t x, int64_t unit) { return divide_up(x, unit) * unit; }
 
 struct GemmArgs {
   const float* a;  // [m, k], rows a_stride apart
