@@ -34,6 +34,22 @@ void run_host_task(void* data, int64_t index) {
   drain(*task.phase, *task.counter, index);
 }
 
+#if defined(MHA_OPENMP) && MHA_OPENMP
+// A function of its own: clang calls the runtime on entry of whatever function holds a region, and one thread must not.
+__attribute__((noinline)) void run_openmp(int threads, const Phase* phases, int count, Counter* counters) {
+#pragma omp parallel num_threads(threads)
+  {
+    const int64_t slot = omp_get_thread_num();
+    for (int p = 0; p < count; ++p) {
+      drain(phases[p], counters[p], slot);
+      if (p + 1 < count) {
+#pragma omp barrier
+      }
+    }
+  }
+}
+#endif
+
 }  // namespace
 
 void run_phases(const mha_context& context, int64_t threads, const Phase* phases, int count) {
@@ -54,16 +70,7 @@ void run_phases(const mha_context& context, int64_t threads, const Phase* phases
     return;
   }
 #if defined(MHA_OPENMP) && MHA_OPENMP
-#pragma omp parallel num_threads(static_cast <int>(threads))
-  {
-    const int64_t slot = omp_get_thread_num();
-    for (int p = 0; p < count; ++p) {
-      drain(phases[p], counters[p], slot);
-      if (p + 1 < count) {
-#pragma omp barrier
-      }
-    }
-  }
+  run_openmp(static_cast<int>(threads), phases, count, counters);
 #else
   run_phases(context, 1, phases, count);
 #endif
