@@ -5,10 +5,14 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 [ "$(host_family)" = x86_64 ] || fail "needs an x86-64 machine"
 release_build
 unset MHA_TARGET
+mha=$out/release/tools/mha
 picked() {
-  qemu-x86_64 -cpu "$1" "$out/release/tools/mha" info --json |
+  qemu-x86_64 -cpu "$1" "$mha" info --json |
     python3 -c 'import json, sys; print(json.load(sys.stdin)["target"])'
 }
 [ "$(picked Nehalem 2>/dev/null)" = sse2 ] || fail "Nehalem does not pick sse2"
 [ "$(picked Haswell 2>/dev/null)" = avx2 ] || fail "Haswell does not pick avx2"
-qemu-x86_64 -cpu Nehalem "$out/release/tests/mha_tests"
+qemu-x86_64 -cpu Haswell "$mha" verify
+qemu-x86_64 -cpu Nehalem "$mha" verify
+# test_cli starts the command as a process of its own, which the emulator would not follow.
+qemu-x86_64 -cpu Nehalem "$out/release/tests/mha_tests" --filenames-as-tags '~[#test_cli]'
