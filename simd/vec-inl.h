@@ -182,6 +182,7 @@ MHA_INLINE Vec lane_numbers() {
 }
 
 MHA_INLINE void prefetch(const float* p) { __builtin_prefetch(p); }
+MHA_INLINE void prefetch_to_write(const float* p) { __builtin_prefetch(p, 1); }
 MHA_INLINE void prefetch_to_l2(const float* p) { __builtin_prefetch(p, 0, 2); }
 
 // The first `count` (0..16) floats; nothing beyond is touched. load_first fills with zeros.

@@ -99,6 +99,10 @@ struct ValueTile {
 
   template <int kRows, int kPanels>
   MHA_INLINE void run(int64_t row, int64_t column) const {
+    // Output rows lie far apart as keys do; by the end of the product they are here.
+    for (int r = 0; r < kRows; ++r) {
+      for (int p = 0; p < kPanels; ++p) prefetch_to_write(rows[row + r].output + column + p * kLanes);
+    }
     Sums<kRows, kPanels> sums;
     clear<kRows, kPanels>(sums);
     multiply_add<kRows, kPanels>(sums, weights + row * kChunk, kChunk, values + column / kLanes * panel_stride,
