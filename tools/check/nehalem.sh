@@ -12,7 +12,7 @@ picked() {
 }
 [ "$(picked Nehalem 2>/dev/null)" = sse2 ] || fail "Nehalem does not pick sse2"
 [ "$(picked Haswell 2>/dev/null)" = avx2 ] || fail "Haswell does not pick avx2"
-qemu-x86_64 -cpu Haswell "$mha" verify
-qemu-x86_64 -cpu Nehalem "$mha" verify
+qemu-x86_64 -cpu Haswell "$mha" verify --quick
+qemu-x86_64 -cpu Nehalem "$mha" verify --quick
 # test_cli starts the command as a process of its own, which the emulator would not follow.
 qemu-x86_64 -cpu Nehalem "$out/release/tests/mha_tests" --filenames-as-tags '~[#test_cli]'
