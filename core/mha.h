@@ -62,8 +62,8 @@ typedef struct mha_error {
   char message[244]; /* zero-terminated */
 } mha_error;
 
-/* The name of the status ("MHA_ERR_SHAPE"), never NULL; static storage. */
-MHA_API const char* mha_status_string(mha_status status);
+/* The name of an mha_status ("MHA_ERR_SHAPE"), "unknown status" for any other number; static storage. */
+MHA_API const char* mha_status_string(int status);
 
 /* "0.1.0" for the library that is linked, to compare with MHA_VERSION_*; static storage. */
 MHA_API const char* mha_version(void);

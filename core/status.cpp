@@ -27,7 +27,7 @@ extern "C" const char* mha_version(void) {
   return MHA_STRING(MHA_VERSION_MAJOR) "." MHA_STRING(MHA_VERSION_MINOR) "." MHA_STRING(MHA_VERSION_PATCH);
 }
 
-extern "C" const char* mha_status_string(mha_status status) {
+extern "C" const char* mha_status_string(int status) {
   switch (status) {
     case MHA_OK:
       return "MHA_OK";

@@ -20,9 +20,11 @@ void check_error(mha_status got, mha_status want, const mha_error& error, const 
   }
 }
 
+constexpr mha_status kNeverSet = MHA_ERR_UNSUPPORTED;  // no call of this version returns it
+
 mha_error fresh_error() {
   mha_error error = {};
-  error.status = static_cast<mha_status>(77);
+  error.status = kNeverSet;
   return error;
 }
 
@@ -179,7 +181,7 @@ TEST_CASE("status: success leaves the error untouched", "[status]") {
   mha_error error = fresh_error();
   std::strcpy(error.message, "untouched");
   CHECK(mha_attention(any_context(), &call.args, &error) == MHA_OK);
-  CHECK(error.status == 77);
+  CHECK(error.status == kNeverSet);
   CHECK(std::string(error.message) == "untouched");
   CHECK(none_poison(call.output));
 }
@@ -438,7 +440,7 @@ TEST_CASE("status: every value has its name, others have one too", "[status]") {
                                                       {MHA_ERR_BLOB, "MHA_ERR_BLOB"},
                                                       {MHA_ERR_UNSUPPORTED, "MHA_ERR_UNSUPPORTED"}};
   for (const auto& [status, name] : names) CHECK(std::string(mha_status_string(status)) == name);
-  for (int other : {-1, 11, 1000}) CHECK(mha_status_string(static_cast<mha_status>(other)) != nullptr);
+  for (int other : {-1, 11, 1000}) CHECK(std::string(mha_status_string(other)) == "unknown status");
 }
 
 TEST_CASE("status: the version is the header's", "[status]") {
