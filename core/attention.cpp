@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention: the public call, and its stage for the layer. A work item is a block of query rows of one key/value head
 // (all heads of the group together, so keys and values are read once for them) over all chunks, or over one chunk where
-// there are fewer blocks than threads; partial results are then merged in ascending order.
+// there are fewer blocks than threads; partial results are then merged in ascending order. Where queries are few, an
+// item is all rows of several key/value heads.
 #include "core/attention.h"
 
 #include "core/log_sum_exp.h"
@@ -16,7 +17,8 @@ constexpr double kLog2e = 1.44269504088896340736;
 struct Block {
   int64_t batch, kv_head;
   int64_t row, count;
-  int64_t pair;  // batch * kv_heads + kv_head
+  int64_t pair;   // batch * kv_heads + kv_head
+  int64_t heads;  // key/value heads: more than one where all rows of each are meant
 };
 
 struct Slot {
@@ -43,7 +45,29 @@ Block block_of(const AttentionJob& job, int64_t index) {
   b.row = block * job.plan.block_rows;
   const int64_t left = p.group_rows() - b.row;
   b.count = left < job.plan.block_rows ? left : job.plan.block_rows;
+  b.heads = 1;
   return b;
+}
+
+// The key/value heads of an item where queries are few.
+Block heads_of(const AttentionJob& job, int64_t index) {
+  const AttentionProblem& p = job.problem;
+  Block b = {};
+  b.batch = index / job.plan.head_groups;
+  b.kv_head = index % job.plan.head_groups * job.plan.heads_per_item;
+  const int64_t left = p.kv_heads - b.kv_head;
+  b.heads = left < job.plan.heads_per_item ? left : job.plan.heads_per_item;
+  b.count = b.heads * p.group_rows();
+  b.pair = b.batch * p.kv_heads + b.kv_head;
+  return b;
+}
+
+Block item_block(const AttentionJob& job, int64_t index) {
+  return job.plan.streamed ? heads_of(job, index) : block_of(job, index);
+}
+
+void run_kernel(const AttentionJob& job, const AttentionArgs& args) {
+  (job.plan.streamed ? job.table->attention_streamed : job.table->attention)(&args);
 }
 
 // One past the last key that query i of batch item b can see, as far as causality and length go.
@@ -90,10 +114,13 @@ AttentionArgs kernel_args(const AttentionProblem& p, const Block& block, const S
   AttentionArgs args = {};
   args.rows = slot.rows;
   args.num_rows = block.count;
+  args.kv_heads = block.heads;
   args.key = head_rows(p, p.key, block.batch, block.kv_head);
   args.key_stride = p.key.stride_t;
+  args.key_stride_h = p.key.stride_h;
   args.value = head_rows(p, p.value, block.batch, block.kv_head);
   args.value_stride = p.value.stride_t;
+  args.value_stride_h = p.value.stride_h;
   args.head_dim = p.head_dim;
   args.value_head_dim = p.value_head_dim;
   args.query_scale = static_cast<float>(static_cast<double>(p.scale) * kLog2e);
@@ -110,13 +137,13 @@ void run_block(const void* data, int64_t item, int64_t slot_index) {
   const AttentionJob& job = *static_cast<const AttentionJob*>(data);
   const AttentionProblem& p = job.problem;
   const Slot slot = slot_memory(job, slot_index);
-  const Block block = block_of(job, item);
+  const Block block = item_block(job, item);
   AttentionArgs args = kernel_args(p, block, slot);
   args.key_end = fill_rows(p, block, p.output, slot.rows);
   const int64_t first_row = block.pair * p.group_rows() + block.row;
   args.states = row_states(job) + first_row;
   args.finish = true;
-  job.table->attention(&args);
+  run_kernel(job, args);
   write_log_sum_exp(job, first_row, block.count);
 }
 
@@ -137,7 +164,7 @@ void run_chunk(const void* data, int64_t item, int64_t slot_index) {
   const AttentionJob& job = *static_cast<const AttentionJob*>(data);
   const AttentionProblem& p = job.problem;
   const Slot slot = slot_memory(job, slot_index);
-  const Block block = block_of(job, item / job.plan.chunks);
+  const Block block = item_block(job, item / job.plan.chunks);
   const int64_t chunk = item % job.plan.chunks;
   AttentionArgs args = kernel_args(p, block, slot);
   args.key_begin = chunk * kChunk;
@@ -150,7 +177,7 @@ void run_chunk(const void* data, int64_t item, int64_t slot_index) {
     slot.rows[r].output = parts.outputs + ((first_row + r) * job.plan.chunks + chunk) * p.value_head_dim;
   }
   args.states = parts.states + chunk * parts.rows + first_row;
-  job.table->attention(&args);
+  run_kernel(job, args);
 }
 
 void run_merge(const void* data, int64_t row, int64_t) {
@@ -212,7 +239,7 @@ void run_weights_averaged(const void* data, int64_t item, int64_t slot_index) {
       slot.rows[r] = make_row(p, b, h, query + r);
       slot.rows[r].output = element(p.weights, b, 0, query + r);
     }
-    WeightsArgs args = weights_args(p, {b, kv_head, query, count, b * p.kv_heads + kv_head}, slot);
+    WeightsArgs args = weights_args(p, {b, kv_head, query, count, b * p.kv_heads + kv_head, 1}, slot);
     args.states = row_states(job) + (b * p.heads + h) * p.query_len + query;
     args.accumulate = h > 0;
     args.factor = h + 1 == p.heads ? 1.0f / static_cast<float>(p.heads) : 1.0f;
@@ -223,7 +250,7 @@ void run_weights_averaged(const void* data, int64_t item, int64_t slot_index) {
 }  // namespace
 
 int64_t threads_for(const mha_context& context, const AttentionProblem& problem) {
-  return useful_threads(context.num_threads, problem.multiply_adds());
+  return useful_threads(context.num_threads, problem.work());
 }
 
 int attention_phases(const AttentionJob& job, Phase* phases) {

@@ -71,10 +71,17 @@ double multiply_adds(const Forward& f) {
   return total;
 }
 
+// What the call costs, in multiply-adds: the stages' work, each bound by computing or by reading.
+double work(const Forward& f) {
+  double total = f.attention.work();
+  for (int i = 0; i < kProjections; ++i) total += projection_problem(f, i, {}, {}).work();
+  return total;
+}
+
 mha_status plan_forward(const mha_context& context, Forward* f, mha_error* error) {
   const mha_layer_config& c = f->layer->config;
   ForwardPlan& plan = f->plan;
-  plan.threads = useful_threads(context.num_threads, multiply_adds(*f));
+  plan.threads = useful_threads(context.num_threads, work(*f));
   mha_status status = plan_attention(*context.table, plan.threads, f->attention, &plan.attention, error);
   if (status != MHA_OK) return status;
   Layout layout;

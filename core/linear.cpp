@@ -144,7 +144,7 @@ extern "C" mha_status mha_linear_forward(const mha_context* context, const mha_l
   const mha_status status = check_rows(*linear, *args, &problem, error);
   if (status != MHA_OK || problem.rows == 0) return status;
   LinearPhase work = {};
-  const int64_t threads = useful_threads(context->num_threads, problem.multiply_adds());
+  const int64_t threads = useful_threads(context->num_threads, problem.work());
   work.jobs[work.count++] = make_linear_job(*context->table, threads, problem);
   const Phase phase = linear_phase(work);
   run_phases(*context, threads, &phase, 1);

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The only file that knows a thread runtime. Items are handed out by a counter, so any team size works: OpenMP may give
-// fewer threads than asked for (OMP_THREAD_LIMIT, nested regions), a host may run its tasks one after the other.
-// Results do not depend on who runs an item.
+// The only file that knows a thread runtime. The items of a phase are cut into as many ranges as there are slots. A
+// thread takes those of its own range first, so that from call to call it meets the same weights and keys, which its
+// caches may still hold; then it helps the others, so any team size works: OpenMP may give fewer threads than asked for
+// (OMP_THREAD_LIMIT, nested regions), a host may run its tasks one after the other. Results do not depend on who runs an
+// item.
 #include "core/parallel.h"
 
 #if defined(MHA_OPENMP) && MHA_OPENMP
@@ -11,37 +13,50 @@
 namespace mha {
 namespace {
 
-// One counter per phase, each on a line of its own.
-struct Counter {
-  alignas(64) int64_t next;
+constexpr int64_t kMaxRanges = 32;
+
+// Where a range of a phase stands, on a line of its own.
+struct alignas(64) Counter {
+  int64_t next;
 };
 
-void drain(const Phase& phase, Counter& counter, int64_t slot) {
+// The ranges of one phase.
+struct Ranges {
+  Counter* counters;
+  int64_t count;
+};
+
+void drain_range(const Phase& phase, const Ranges& ranges, int64_t range, int64_t slot) {
+  const int64_t begin = phase.count * range / ranges.count, end = phase.count * (range + 1) / ranges.count;
   for (;;) {
-    const int64_t item = __atomic_fetch_add(&counter.next, 1, __ATOMIC_RELAXED);
-    if (item >= phase.count) return;
+    const int64_t item = begin + __atomic_fetch_add(&ranges.counters[range].next, 1, __ATOMIC_RELAXED);
+    if (item >= end) return;
     phase.run(phase.job, item, slot);
   }
 }
 
+void drain(const Phase& phase, const Ranges& ranges, int64_t slot) {
+  for (int64_t i = 0; i < ranges.count; ++i) drain_range(phase, ranges, (slot + i) % ranges.count, slot);
+}
+
 struct HostTask {
   const Phase* phase;
-  Counter* counter;
+  Ranges ranges;
 };
 
 void run_host_task(void* data, int64_t index) {
   const HostTask& task = *static_cast<const HostTask*>(data);
-  drain(*task.phase, *task.counter, index);
+  drain(*task.phase, task.ranges, index);
 }
 
 #if defined(MHA_OPENMP) && MHA_OPENMP
 // A function of its own: clang calls the runtime on entry of whatever function holds a region, and one thread must not.
-__attribute__((noinline)) void run_openmp(int threads, const Phase* phases, int count, Counter* counters) {
+__attribute__((noinline)) void run_openmp(int threads, const Phase* phases, int count, const Ranges* ranges) {
 #pragma omp parallel num_threads(threads)
   {
     const int64_t slot = omp_get_thread_num();
     for (int p = 0; p < count; ++p) {
-      drain(phases[p], counters[p], slot);
+      drain(phases[p], ranges[p], slot);
       if (p + 1 < count) {
 #pragma omp barrier
       }
@@ -59,18 +74,22 @@ void run_phases(const mha_context& context, int64_t threads, const Phase* phases
     }
     return;
   }
-  Counter counters[kMaxPhases] = {};
+  Counter counters[kMaxPhases * kMaxRanges];
+  Ranges ranges[kMaxPhases];
+  const int64_t num_ranges = threads < kMaxRanges ? threads : kMaxRanges;
+  for (int p = 0; p < count; ++p) ranges[p] = {counters + p * num_ranges, num_ranges};
+  for (int64_t i = 0; i < count * num_ranges; ++i) counters[i].next = 0;
   if (context.parallel_for.run != nullptr) {
     for (int p = 0; p < count; ++p) {
       if (phases[p].count == 0) continue;
-      HostTask task = {&phases[p], &counters[p]};
+      HostTask task = {&phases[p], ranges[p]};
       const int64_t tasks = phases[p].count < threads ? phases[p].count : threads;
       context.parallel_for.run(context.parallel_for.user, tasks, run_host_task, &task);
     }
     return;
   }
 #if defined(MHA_OPENMP) && MHA_OPENMP
-  run_openmp(static_cast<int>(threads), phases, count, counters);
+  run_openmp(static_cast<int>(threads), phases, count, ranges);
 #else
   run_phases(context, 1, phases, count);
 #endif

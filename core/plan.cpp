@@ -33,8 +33,8 @@ int64_t even_piece(int64_t total, int64_t limit, int64_t unit) {
 
 }  // namespace
 
-int64_t useful_threads(int64_t num_threads, double multiply_adds) {
-  const double worth = multiply_adds / kMultiplyAddsPerThread;
+int64_t useful_threads(int64_t num_threads, double work) {
+  const double worth = work / kMultiplyAddsPerThread;
   return worth >= static_cast<double>(num_threads) ? num_threads : most(1, static_cast<int64_t>(worth));
 }
 
@@ -74,6 +74,18 @@ void cut_rows(const KernelTable& table, const AttentionProblem& p, AttentionPlan
   plan->items = pairs * plan->blocks * (plan->split ? plan->chunks : 1);
 }
 
+// Few rows: all heads of an item together, as many as the kernel takes; chunks are what threads share.
+void plan_streamed(const KernelTable& table, const AttentionProblem& p, AttentionPlan* plan) {
+  plan->streamed = true;
+  plan->block_rows = p.group_rows();
+  plan->blocks = 1;
+  plan->heads_per_item = even_piece(p.kv_heads, most(1, table.max_streamed_rows / p.group_rows()), 1);
+  plan->head_groups = divide_up(p.kv_heads, plan->heads_per_item);
+  plan->items = p.batch * plan->head_groups;
+  plan->split = plan->threads > 1 && plan->chunks > 1 && plan->items < plan->threads * kItemsPerThread;
+  if (plan->split) plan->items *= plan->chunks;
+}
+
 }  // namespace
 
 mha_status plan_attention(const KernelTable& table, int64_t threads, const AttentionProblem& p, AttentionPlan* plan,
@@ -82,7 +94,11 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
   const int64_t rows = p.batch * p.kv_heads * p.group_rows();
   plan->threads = threads;
   plan->chunks = most(1, divide_up(p.key_len, kChunk));
-  cut_rows(table, p, plan);
+  if (p.group_rows() <= table.streamed_rows) {
+    plan_streamed(table, p, plan);
+  } else {
+    cut_rows(table, p, plan);
+  }
   if (p.weights_mode == MHA_WEIGHTS_AVERAGED) {
     const int64_t share = divide_up(p.batch * p.query_len, plan->threads * kItemsPerThread);
     plan->average_block_rows =
@@ -99,8 +115,14 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
         layout.append(Size(rows) * Size(plan->chunks) * Size(p.value_head_dim) * Size(sizeof(float)));
   }
   Layout slot;
-  const int64_t slot_rows = most(plan->block_rows, plan->average_block_rows);
-  slot.append(Size(table.attention_scratch(slot_rows, p.head_dim, p.value_head_dim)) * Size(sizeof(float)));
+  int64_t slot_rows = most(plan->block_rows, plan->average_block_rows);
+  int64_t scratch = table.attention_scratch(slot_rows, p.head_dim, p.value_head_dim);
+  if (plan->streamed) {
+    const int64_t streamed_rows = plan->heads_per_item * plan->block_rows;
+    slot_rows = most(slot_rows, streamed_rows);
+    scratch = most(scratch, table.streamed_scratch(streamed_rows, p.head_dim, p.value_head_dim));
+  }
+  slot.append(Size(scratch) * Size(sizeof(float)));
   plan->slot_rows_offset = slot.append(Size(slot_rows) * Size(sizeof(AttentionRow)));
   plan->slots_offset = layout.append(slot.bytes() * Size(plan->threads));
   if (!(layout.bytes() + Size(64)).ok()) {

@@ -19,7 +19,9 @@ LinearPlan plan_linear(const KernelTable& table, int64_t threads, const LinearPr
 
 struct AttentionPlan {
   int64_t threads;
-  int64_t block_rows;  // query rows of an item
+  bool streamed;  // few query rows: KernelTable::attention_streamed, an item is heads_per_item key/value heads
+  int64_t heads_per_item, head_groups;
+  int64_t block_rows;  // query rows of an item; streamed: of a head
   int64_t blocks;      // blocks of each (batch, key/value head)
   int64_t chunks;      // chunks of keys, 1 at least
   bool split;          // an item is one chunk of a block, merged afterwards; else all chunks of a block
@@ -59,7 +61,8 @@ class Layout {
   Size end_ = Size(0);
 };
 
-// Threads worth waking for a call of so many multiply-adds, at most num_threads. Decided once for all stages of a call.
-int64_t useful_threads(int64_t num_threads, double multiply_adds);
+// Threads worth waking for a call of so much work (problem.h: work()), at most num_threads. Decided once for all stages
+// of a call.
+int64_t useful_threads(int64_t num_threads, double work);
 
 }  // namespace mha

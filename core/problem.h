@@ -7,6 +7,15 @@
 
 namespace mha {
 
+// What a byte read from beyond a core's own caches costs, in multiply-adds: some 30 GB/s a core beside 100 billion
+// multiply-adds a second, and half of that, since what is small may well be in a cache.
+constexpr double kMultiplyAddsPerByte = 1.5;
+
+inline double work_of(double multiply_adds, double bytes) {
+  const double reading = bytes * kMultiplyAddsPerByte;
+  return multiply_adds > reading ? multiply_adds : reading;
+}
+
 struct ConstTensor {
   const float* data;
   int64_t stride_b, stride_t, stride_h;
@@ -34,6 +43,12 @@ struct AttentionProblem {
     return static_cast<double>(batch) * static_cast<double>(heads) * static_cast<double>(query_len) *
            static_cast<double>(key_len) * static_cast<double>(head_dim + value_head_dim);
   }
+  // What a call costs, in multiply-adds: computing, or reading keys and values.
+  double work() const {
+    return work_of(multiply_adds(), static_cast<double>(batch) * static_cast<double>(kv_heads) *
+                                        static_cast<double>(key_len) * static_cast<double>(head_dim + value_head_dim) *
+                                        sizeof(float));
+  }
   bool nothing_to_do() const { return batch == 0 || heads == 0 || query_len == 0; }
 };
 
@@ -50,6 +65,11 @@ struct LinearProblem {
   double multiply_adds() const {
     return static_cast<double>(batch) * static_cast<double>(rows) * static_cast<double>(in_features) *
            static_cast<double>(out_features);
+  }
+  // The same with the reading of the weights.
+  double work() const {
+    return work_of(multiply_adds(),
+                   static_cast<double>(in_features) * static_cast<double>(out_features) * sizeof(float));
   }
 };
 

@@ -283,8 +283,8 @@ MHA_INLINE Vec exp2(const Vec& x) {
   });
 }
 
-// dst[c * 16 + r] = src[r * stride + c] for 16 rows r and 4 columns c.
-MHA_INLINE void transpose_16x4(const float* src, int64_t stride, float* dst) {
+// columns[c] lane r = src[r * stride + c] for 16 rows r and 4 columns c.
+MHA_INLINE void transpose_16x4(const float* src, int64_t stride, Vec columns[4]) {
 #pragma GCC unroll 4
   for (int g = 0; g < kRegs; ++g) {
     const float* rows = src + g * kRegLanes * stride;
@@ -292,7 +292,7 @@ MHA_INLINE void transpose_16x4(const float* src, int64_t stride, float* dst) {
                 load_quads(rows + 3 * stride, stride)};
     transpose_quads(q);
 #pragma GCC unroll 4
-    for (int c = 0; c < 4; ++c) q[c].store_unaligned(dst + c * kLanes + g * kRegLanes);
+    for (int c = 0; c < 4; ++c) columns[c].r[g] = q[c];
   }
 }
 

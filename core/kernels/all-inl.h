@@ -16,6 +16,8 @@
 
 #include "core/kernels/attention-inl.h"
 
+#include "core/kernels/streamed-inl.h"
+
 #include "core/kernels/weights-inl.h"
 
 namespace mha::MHA_TARGET_NS {
@@ -30,13 +32,17 @@ const KernelTable table = {
     kTileRows,
     panels_for(kTileRows) * kLanes,
     kAttentionRows,
+    kStreamedRows,
+    kMaxStreamedRows,
     pack_panels,
     gemm,
     attention,
+    attention_streamed,
     merge,
     weights,
     exp2_array,
     attention_scratch,
+    streamed_scratch,
 };
 
 }  // namespace mha::MHA_TARGET_NS

@@ -17,7 +17,7 @@ constexpr int kAttentionRows = 4 * kTileRows;
 constexpr int kRowsAhead = 16;
 
 struct Scratch {
-  float* scores;   // [kAttentionRows][kChunk]
+  float* scores;   // [kAttentionRows][kScoreStride]
   float* keys;     // panels of a chunk
   float* values;   // panels of a chunk
   float* queries;  // [rows][D], scaled: read for every chunk, so copied together once
@@ -26,14 +26,15 @@ struct Scratch {
 inline Scratch split_scratch(float* p, int64_t head_dim, int64_t value_head_dim) {
   Scratch s;
   s.scores = p;
-  s.keys = s.scores + kAttentionRows * kChunk;
+  s.keys = s.scores + kAttentionRows * kScoreStride;
   s.values = s.keys + kChunk * head_dim;
   s.queries = s.values + kChunk * round_up(value_head_dim, kLanes);
   return s;
 }
 
 inline int64_t attention_scratch(int64_t rows, int64_t head_dim, int64_t value_head_dim) {
-  return kAttentionRows * kChunk + kChunk * head_dim + kChunk * round_up(value_head_dim, kLanes) + rows * head_dim;
+  return kAttentionRows * kScoreStride + kChunk * head_dim + kChunk * round_up(value_head_dim, kLanes) +
+         rows * head_dim;
 }
 
 // dst[p][j][lane] = value[j][p * 16 + lane], zeros beyond the width. Returns whether all values are finite.
@@ -74,13 +75,13 @@ inline void scale_queries(const AttentionRow* rows, int64_t num_rows, int64_t he
 // scratch.scores[r][j], j in [0, keys rounded up to 16). Returns whether any key of the range is hidden from any row.
 inline bool group_scores(const AttentionRow* rows, int64_t num_rows, const float* queries, int64_t head_dim,
                          int64_t begin, int64_t keys, const Scratch& scratch) {
-  const GemmArgs g = {queries, head_dim, scratch.keys,           nullptr, scratch.scores,
-                      kChunk,  num_rows, round_up(keys, kLanes), head_dim};
+  const GemmArgs g = {queries,      head_dim, scratch.keys,           nullptr, scratch.scores,
+                      kScoreStride, num_rows, round_up(keys, kLanes), head_dim};
   gemm(&g);
   bool hidden = false;
   for (int64_t r = 0; r < num_rows; ++r) {
     if (!has_hidden_keys(rows[r], begin + round_up(keys, kLanes))) continue;
-    mask_scores(rows[r], begin, keys, scratch.scores + r * kChunk);
+    mask_scores(rows[r], begin, keys, scratch.scores + r * kScoreStride);
     hidden |= has_hidden_keys(rows[r], begin + keys);
   }
   return hidden;
@@ -89,9 +90,11 @@ inline bool group_scores(const AttentionRow* rows, int64_t num_rows, const float
 // The product of weights and values of a group, merged into the output rows.
 struct ValueTile {
   const AttentionRow* rows;
-  const float* weights;  // [rows][kChunk]
-  const float* values;   // panels
-  int64_t keys, panel_stride, width, begin;
+  const float* weights;  // [rows][kScoreStride]
+  const float* values;   // panels, or rows where they lie
+  int64_t keys;
+  int64_t panel_stride, value_stride;  // from 16 columns to the next, from a key to the next
+  int64_t width, begin;
   const float* keep;  // RowFactors
   const float* take;
   const float* inverse;  // null: not the last chunk
@@ -105,8 +108,8 @@ struct ValueTile {
     }
     Sums<kRows, kPanels> sums;
     clear<kRows, kPanels>(sums);
-    multiply_add<kRows, kPanels>(sums, weights + row * kChunk, kChunk, values + column / kLanes * panel_stride,
-                                 panel_stride, kLanes, keys);
+    multiply_add<kRows, kPanels>(sums, weights + row * kScoreStride, kScoreStride,
+                                 values + column / kLanes * panel_stride, panel_stride, value_stride, keys);
     merge_tile<kRows, kPanels>(sums, row, column);
   }
 
@@ -165,12 +168,25 @@ inline void value_rows_skipping(const ValueTile& tile, int64_t num_rows) {
   for (int64_t r = 0; r < num_rows; ++r) {
     for (int64_t column = 0; column < tile.width; column += kLanes) {
       const float* values = tile.values + column / kLanes * tile.panel_stride;
+      const int count = static_cast<int>(tile.width - column < kLanes ? tile.width - column : kLanes);
       Sums<1, 1> sums = {{zero()}};
       for (int64_t j = 0; j < tile.keys; ++j) {
         if (!is_visible(tile.rows[r], tile.begin + j)) continue;
-        sums[0][0] = fma(set1(tile.weights[r * kChunk + j]), load(values + j * kLanes), sums[0][0]);
+        sums[0][0] = fma(set1(tile.weights[r * kScoreStride + j]), load_first(values + j * tile.value_stride, count),
+                         sums[0][0]);
       }
       tile.merge_tile<1, 1>(sums, r, column);
+    }
+  }
+}
+
+// Merges a chunk's finished sums [rows][stride].
+inline void merge_row_sums(const ValueTile& tile, int64_t rows, const float* sums, int64_t stride) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t column = 0; column < tile.width; column += kLanes) {
+      const int count = static_cast<int>(tile.width - column < kLanes ? tile.width - column : kLanes);
+      Sums<1, 1> chunk = {{load_first(sums + r * stride + column, count)}};
+      tile.merge_tile<1, 1>(chunk, r, column);
     }
   }
 }
@@ -189,8 +205,9 @@ struct ChunkValues {
 
 using GroupFactors = RowFactors<kAttentionRows>;
 
-inline void load_states(const RowState* states, int64_t rows, bool first, GroupFactors& f) {
-  for (int r = 0; r < GroupFactors::kPadded; ++r) {
+template <int kRows>
+inline void load_states(const RowState* states, int64_t rows, bool first, RowFactors<kRows>& f) {
+  for (int r = 0; r < RowFactors<kRows>::kPadded; ++r) {
     const bool used = r < rows;
     f.running_max[r] = used && !first ? states[r].max : -kInfinity;
     f.running_sum[r] = used && !first ? states[r].sum : 0.0f;
@@ -232,6 +249,7 @@ inline void attention_group(const AttentionArgs& args, int64_t row, int64_t num_
                           scratch.values,
                           keys,
                           chunk.keys * kLanes,
+                          kLanes,
                           args.value_head_dim,
                           chunk.begin,
                           factors.keep,
@@ -293,13 +311,8 @@ inline void merge(const MergeArgs* args) {
     const bool last = c + 1 == m.num_chunks;
     const AttentionRow row = {nullptr, m.output, nullptr, nullptr, 0};
     const ValueTile tile = {
-        &row, nullptr, nullptr, 0, 0, m.value_head_dim, 0, f.keep, f.take, last ? f.inverse : nullptr, c == 0};
-    const float* partial = m.partial_outputs + c * m.output_step;
-    for (int64_t column = 0; column < m.value_head_dim; column += kLanes) {
-      const int64_t left = m.value_head_dim - column;
-      Sums<1, 1> sums = {{load_first(partial + column, static_cast<int>(left < kLanes ? left : kLanes))}};
-      tile.merge_tile<1, 1>(sums, 0, column);
-    }
+        &row, nullptr, nullptr, 0, 0, 0, m.value_head_dim, 0, f.keep, f.take, last ? f.inverse : nullptr, c == 0};
+    merge_row_sums(tile, 1, m.partial_outputs + c * m.output_step, 0);
     if (last) clear_empty_rows(&row, &state, 1, m.value_head_dim);
   }
   *m.state = state;

@@ -42,12 +42,13 @@ struct RowState {
 };
 
 struct AttentionArgs {
-  const AttentionRow* rows;
+  const AttentionRow* rows;  // [kv_heads][num_rows / kv_heads]
   int64_t num_rows;
-  const float* key;  // [key_end, head_dim], rows key_stride apart
-  int64_t key_stride;
+  int64_t kv_heads;  // 1 for `attention`
+  const float* key;  // [key_end, head_dim], rows key_stride apart, heads key_stride_h
+  int64_t key_stride, key_stride_h;
   const float* value;  // [key_end, value_head_dim]
-  int64_t value_stride;
+  int64_t value_stride, value_stride_h;
   int64_t head_dim;
   int64_t value_head_dim;
   int64_t key_begin;  // a multiple of kChunk: the first key looked at
@@ -55,7 +56,7 @@ struct AttentionArgs {
   float query_scale;  // scale * log2(e)
   RowState* states;   // [num_rows], written
   bool finish;        // divide by the sum: output is the result, not a partial one
-  float* scratch;     // KernelTable::attention_scratch floats
+  float* scratch;     // KernelTable::attention_scratch or streamed_scratch floats
 };
 
 struct MergeArgs {
@@ -85,10 +86,12 @@ struct WeightsArgs {
 
 struct KernelTable {
   const char* name;
-  bool has_fma;            // takes part in the same-bits promise
-  int64_t tile_rows;       // rows of A that gemm computes together, and
-  int64_t tile_columns;    // columns
-  int64_t attention_rows;  // query rows that share one pass over a chunk
+  bool has_fma;               // takes part in the same-bits promise
+  int64_t tile_rows;          // rows of A that gemm computes together, and
+  int64_t tile_columns;       // columns
+  int64_t attention_rows;     // query rows that share one pass over a chunk
+  int64_t streamed_rows;      // query rows of a key/value head up to which attention_streamed is the faster, and
+  int64_t max_streamed_rows;  // the most rows it takes, of all heads
 
   // dst[p][c][r] = src[p * 16 + r][c] for 16 rows r at a time; rows beyond `rows` become zeros.
   // src [rows, columns], rows src_stride apart; dst [ceil(rows / 16)][columns][16].
@@ -102,6 +105,9 @@ struct KernelTable {
   // output and states are the partial result of these chunks. The output row holds the running sum in between.
   void (*attention)(const AttentionArgs* args);
 
+  // The same for few rows of one or more key/value heads, without packing: for decoding.
+  void (*attention_streamed)(const AttentionArgs* args);
+
   // Merges the partial results of a row's chunks in ascending order and divides by the sum. One attention call over
   // all chunks gives the same bits.
   void (*merge)(const MergeArgs* args);
@@ -114,6 +120,8 @@ struct KernelTable {
 
   // Floats of scratch for `attention` and `weights` of so many rows.
   int64_t (*attention_scratch)(int64_t rows, int64_t head_dim, int64_t value_head_dim);
+  // The same for `attention_streamed`.
+  int64_t (*streamed_scratch)(int64_t rows, int64_t head_dim, int64_t value_head_dim);
 };
 
 }  // namespace mha

@@ -8,6 +8,10 @@ constexpr float kLowest = -3.402823466e+38f;
 constexpr float kInfinity = __builtin_inff();
 constexpr float kLog2e = 1.44269504088896341f;
 
+// Rows of scores lie a line more than a chunk apart: at 1024 bytes the rows of a group would fall into four sets of the
+// nearest cache (the product of 24 rows and 256 keys then reached 0.81 of the peak instead of 0.92).
+constexpr int64_t kScoreStride = kChunk + kLanes;
+
 // Sets scores[j] to -inf where key `begin` + j is not visible to the row, j in [0, keys rounded up to 16), and adds the
 // additive mask elsewhere. A select, not an addition: what is masked may be NaN.
 inline void mask_scores(const AttentionRow& row, int64_t begin, int64_t keys, float* scores) {
@@ -89,11 +93,11 @@ MHA_INLINE float exp2_of_row(float* scores, int64_t panels, float row_max) {
   return sum(total);
 }
 
-// Softmax of a group: `scores` holds rows kChunk apart. All maxima come first, so that no row waits for its own.
+// Softmax of a group: `scores` holds rows kScoreStride apart. All maxima come first, so that no row waits for its own.
 template <int kRows>
 MHA_NOINLINE void softmax_rows(float* scores, int64_t rows, int64_t panels, RowFactors<kRows>& f) {
-  for (int64_t r = 0; r < rows; ++r) f.chunk_max[r] = max_of_row(scores + r * kChunk, panels);
-  for (int64_t r = 0; r < rows; ++r) f.chunk_sum[r] = exp2_of_row(scores + r * kChunk, panels, f.chunk_max[r]);
+  for (int64_t r = 0; r < rows; ++r) f.chunk_max[r] = max_of_row(scores + r * kScoreStride, panels);
+  for (int64_t r = 0; r < rows; ++r) f.chunk_sum[r] = exp2_of_row(scores + r * kScoreStride, panels, f.chunk_max[r]);
 }
 
 inline void exp2_array(const float* x, float* y, int64_t n) {

@@ -39,7 +39,7 @@ inline void weights_group(const WeightsArgs& args, int64_t row, int64_t num_rows
   const float* queries = scratch.queries + row * args.head_dim;
   if (keys > 0) group_scores(rows, num_rows, queries, args.head_dim, begin, keys, scratch);
   for (int64_t r = 0; r < num_rows; ++r) {
-    store_weights(scratch.scores + r * kChunk, keys, args.states[row + r], args, rows[r].output + begin);
+    store_weights(scratch.scores + r * kScoreStride, keys, args.states[row + r], args, rows[r].output + begin);
     if (keys < chunk_keys) store_no_weights(args, chunk_keys - keys, rows[r].output + begin + keys);
   }
 }

@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention of few query rows (decoding): keys and values are read once, where they lie, and nothing is packed. Included
+// by all-inl.h, once per target. Same order of operations and same bits as attention-inl.h.
+//
+// For a row or two the time is that of reading K and V, so what counts is the order of the reads. A step is 16 keys of
+// one head. Where tokens hold all heads side by side ([T, H, D]) the steps go through the heads of 16 tokens first, so
+// that memory is read in long runs which the hardware foresees; head by head, runs of D floats lie pages apart.
+//   scores  16 keys are transposed in registers, 4 columns at a time, and meet all rows of the head; a row and lane each
+//           are one chain over d
+//   values  the 16 keys extend the chains of the chunk's sums, kept [rows][Dv] in L1
+namespace mha::MHA_TARGET_NS {
+namespace {
+
+// Rows that one pass over 16 keys serves: what registers remain beside four transposed columns and a broadcast.
+constexpr int kFreeRegs = kVectorRegisters - 4 * kRegs - 2;
+constexpr int kStreamedTileRows = kFreeRegs < kRegs ? 1 : (kFreeRegs / kRegs < 8 ? kFreeRegs / kRegs : 8);
+// Rows of a head up to which this way is faster than packing.
+constexpr int kStreamedRows = 8;
+// Rows of all heads of a call.
+constexpr int kMaxStreamedRows = 64;
+
+struct StreamedScratch {
+  float* scores;   // [rows][kScoreStride]
+  float* queries;  // [rows][D], scaled
+  float* sums;     // [rows][Dv rounded up to 16]
+  float* block;    // [16][D or Dv rounded up to 16]: what would be read beyond the end
+};
+
+inline int64_t padded(int64_t width) { return round_up(width, kLanes); }
+
+inline int64_t streamed_scratch(int64_t rows, int64_t head_dim, int64_t value_head_dim) {
+  const int64_t widest = padded(head_dim > value_head_dim ? head_dim : value_head_dim);
+  return rows * (kScoreStride + padded(head_dim) + padded(value_head_dim)) + kLanes * widest;
+}
+
+inline StreamedScratch split_streamed_scratch(float* p, int64_t rows, int64_t head_dim, int64_t value_head_dim) {
+  StreamedScratch s;
+  s.scores = p;
+  s.queries = s.scores + rows * kScoreStride;
+  s.sums = s.queries + rows * padded(head_dim);
+  s.block = s.sums + rows * padded(value_head_dim);
+  return s;
+}
+
+// scores[r][j] of 16 keys.
+template <int kRows>
+MHA_INLINE void key_block_scores(const float* queries, int64_t head_dim, const float* key, int64_t key_stride,
+                                 float* scores) {
+  Vec sums[kRows];
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) sums[r] = zero();
+  int64_t d = 0;
+  for (; d + 4 <= head_dim; d += 4) {
+    Vec columns[4];
+    transpose_16x4(key + d, key_stride, columns);
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) {
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) sums[r] = fma(set1(queries[r * head_dim + d + c]), columns[c], sums[r]);
+    }
+  }
+  for (; d < head_dim; ++d) {
+    alignas(64) float column[kLanes];
+    for (int j = 0; j < kLanes; ++j) column[j] = key[j * key_stride + d];
+    const Vec v = load(column);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) sums[r] = fma(set1(queries[r * head_dim + d]), v, sums[r]);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) store(scores + r * kScoreStride, sums[r]);
+}
+
+template <int kRows = kStreamedTileRows>
+void block_scores(int64_t rows, const float* queries, int64_t head_dim, const float* key, int64_t key_stride,
+                  float* scores) {
+  for (; rows >= kRows; rows -= kRows, queries += kRows * head_dim, scores += kRows * kScoreStride) {
+    key_block_scores<kRows>(queries, head_dim, key, key_stride, scores);
+  }
+  if constexpr (kRows > 1) {
+    if (rows > 0) block_scores<kRows - 1>(rows, queries, head_dim, key, key_stride, scores);
+  }
+}
+
+// sums[r][column] continued over some keys.
+struct StreamedValueTile {
+  const float* weights;  // [rows][kScoreStride]
+  const float* values;
+  int64_t value_stride, keys;
+  float* sums;
+  int64_t sums_stride;
+  bool first;  // the chains start here
+
+  template <int kRows, int kPanels>
+  MHA_INLINE void run(int64_t row, int64_t column) const {
+    Sums<kRows, kPanels> s;
+    float* at = sums + row * sums_stride + column;
+    if (first) {
+      clear<kRows, kPanels>(s);
+    } else {
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+        for (int p = 0; p < kPanels; ++p) s[r][p] = load(at + r * sums_stride + p * kLanes);
+      }
+    }
+    multiply_add<kRows, kPanels>(s, weights + row * kScoreStride, kScoreStride, values + column, kLanes, value_stride,
+                                 keys);
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) store(at + r * sums_stride + p * kLanes, s[r][p]);
+    }
+  }
+};
+
+// dst[j][d] = src[j][d] for `rows` of 16 rows, zeros elsewhere.
+inline void copy_block(const float* src, int64_t stride, int64_t rows, int64_t width, float* dst) {
+  const int64_t pitch = padded(width);
+  memset(dst, 0, static_cast<size_t>(kLanes * pitch) * sizeof(float));
+  for (int64_t j = 0; j < rows; ++j) {
+    memcpy(dst + j * pitch, src + j * stride, static_cast<size_t>(width) * sizeof(float));
+  }
+}
+
+inline bool all_finite(const float* value, int64_t stride, int64_t keys, int64_t width) {
+  Vec probe = zero();
+  for (int64_t j = 0; j < keys; ++j, value += stride) {
+    for (int64_t d = 0; d < width; d += kLanes) {
+      const int count = static_cast<int>(width - d < kLanes ? width - d : kLanes);
+      probe = fma(load_first(value + d, count), zero(), probe);
+    }
+  }
+  return sum(probe) == 0.0f;
+}
+
+// One chunk of keys of all heads of the call.
+struct StreamedChunk {
+  const AttentionArgs& a;
+  const StreamedScratch& scratch;
+  int64_t begin, keys;
+
+  int64_t rows_per_head() const { return a.num_rows / a.kv_heads; }
+  int64_t blocks() const { return divide_up(keys, kLanes); }
+  int64_t keys_of(int64_t block) const {
+    const int64_t left = keys - block * kLanes;
+    return left < kLanes ? left : kLanes;
+  }
+
+  // Calls step(head, block) for all, in the order of memory.
+  template <class Step>
+  MHA_INLINE void walk(int64_t stride_t, int64_t stride_h, Step step) const {
+    if (stride_t > stride_h) {
+      for (int64_t b = 0; b < blocks(); ++b) {
+        for (int64_t h = 0; h < a.kv_heads; ++h) step(h, b);
+      }
+    } else {
+      for (int64_t h = 0; h < a.kv_heads; ++h) {
+        for (int64_t b = 0; b < blocks(); ++b) step(h, b);
+      }
+    }
+  }
+
+  void score(int64_t head, int64_t block) const {
+    const int64_t row = head * rows_per_head();
+    const float* key = a.key + head * a.key_stride_h + (begin + block * kLanes) * a.key_stride;
+    int64_t stride = a.key_stride;
+    if (keys_of(block) < kLanes) {
+      copy_block(key, stride, keys_of(block), a.head_dim, scratch.block);
+      key = scratch.block, stride = padded(a.head_dim);
+    }
+    block_scores(rows_per_head(), scratch.queries + row * a.head_dim, a.head_dim, key, stride,
+                 scratch.scores + row * kScoreStride + block * kLanes);
+  }
+
+  void add_values(int64_t head, int64_t block) const {
+    const int64_t row = head * rows_per_head(), whole = a.value_head_dim / kLanes * kLanes;
+    const float* value = a.value + head * a.value_stride_h + (begin + block * kLanes) * a.value_stride;
+    StreamedValueTile tile = {scratch.scores + row * kScoreStride + block * kLanes,
+                              value,
+                              a.value_stride,
+                              keys_of(block),
+                              scratch.sums + row * padded(a.value_head_dim),
+                              padded(a.value_head_dim),
+                              block == 0};
+    cover(tile, rows_per_head(), whole);
+    if (whole == a.value_head_dim) return;
+    copy_block(value + whole, a.value_stride, tile.keys, a.value_head_dim - whole, scratch.block);
+    tile.values = scratch.block, tile.value_stride = kLanes, tile.sums += whole;
+    cover(tile, rows_per_head(), kLanes);
+  }
+
+  const float* head_values(int64_t head) const { return a.value + head * a.value_stride_h + begin * a.value_stride; }
+
+  // Some of the keys are hidden from a row of the head, and a value is NaN or Inf: such keys are left out.
+  bool must_skip(int64_t head) const {
+    bool hidden = false;
+    for (int64_t r = 0; r < rows_per_head(); ++r) {
+      hidden |= has_hidden_keys(a.rows[head * rows_per_head() + r], begin + keys);
+    }
+    return hidden && !all_finite(head_values(head), a.value_stride, keys, a.value_head_dim);
+  }
+};
+
+using StreamedFactors = RowFactors<kMaxStreamedRows>;
+
+inline void streamed_chunk(const StreamedChunk& chunk, bool first) {
+  const AttentionArgs& a = chunk.a;
+  const StreamedScratch& scratch = chunk.scratch;
+  chunk.walk(a.key_stride, a.key_stride_h, [&](int64_t h, int64_t b) MHA_ALWAYS_INLINE { chunk.score(h, b); });
+  for (int64_t r = 0; r < a.num_rows; ++r) {
+    if (has_hidden_keys(a.rows[r], chunk.begin + round_up(chunk.keys, kLanes))) {
+      mask_scores(a.rows[r], chunk.begin, chunk.keys, scratch.scores + r * kScoreStride);
+    }
+  }
+  StreamedFactors factors;
+  load_states(a.states, a.num_rows, first, factors);
+  softmax_rows<kMaxStreamedRows>(scratch.scores, a.num_rows, chunk.blocks(), factors);
+  merge_states(factors, a.num_rows);
+  for (int64_t r = 0; r < a.num_rows; ++r) a.states[r] = {factors.running_max[r], factors.running_sum[r]};
+
+  if (chunk.keys == 0) {
+    memset(scratch.sums, 0, static_cast<size_t>(a.num_rows * padded(a.value_head_dim)) * sizeof(float));
+  }
+  chunk.walk(a.value_stride, a.value_stride_h, [&](int64_t h, int64_t b) MHA_ALWAYS_INLINE { chunk.add_values(h, b); });
+  const bool last = a.finish && chunk.begin + kChunk >= a.key_end;
+  const int64_t rows = chunk.rows_per_head();
+  for (int64_t h = 0; h < a.kv_heads; ++h) {
+    const int64_t row = h * rows;
+    const ValueTile tile = {a.rows + row,
+                            scratch.scores + row * kScoreStride,
+                            chunk.keys > 0 ? chunk.head_values(h) : nullptr,
+                            chunk.keys,
+                            kLanes,
+                            a.value_stride,
+                            a.value_head_dim,
+                            chunk.begin,
+                            factors.keep + row,
+                            factors.take + row,
+                            last ? factors.inverse + row : nullptr,
+                            first};
+    if (chunk.must_skip(h)) {
+      value_rows_skipping(tile, rows);
+    } else {
+      merge_row_sums(tile, rows, scratch.sums + row * padded(a.value_head_dim), padded(a.value_head_dim));
+    }
+  }
+  if (last) clear_empty_rows(a.rows, a.states, a.num_rows, a.value_head_dim);
+}
+
+inline void attention_streamed(const AttentionArgs* args) {
+  const AttentionArgs& a = *args;
+  const StreamedScratch scratch = split_streamed_scratch(a.scratch, a.num_rows, a.head_dim, a.value_head_dim);
+  scale_queries(a.rows, a.num_rows, a.head_dim, a.query_scale, scratch.queries);
+  int64_t begin = a.key_begin;
+  do {  // once at least: a row without keys has a result too
+    const StreamedChunk chunk = {a, scratch, begin, keys_before(a.key_end, begin, kChunk)};
+    streamed_chunk(chunk, begin == a.key_begin);
+    begin += kChunk;
+  } while (begin < a.key_end);
+}
+
+}  // namespace
+}  // namespace mha::MHA_TARGET_NS
