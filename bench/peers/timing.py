@@ -4,6 +4,7 @@ threads and caches are warm in it; samples of the two take turns, so that what s
 
 import gc
 import math
+import resource
 import statistics
 import time
 from collections.abc import Callable
@@ -16,9 +17,11 @@ WARM_US = 500
 
 @dataclass
 class Times:
-    """Microseconds a call, one entry a sample."""
+    """Microseconds a call, one entry a sample. Samples during which the kernel took a CPU away from the process are left
+    out where that leaves a third of them."""
 
     samples: list[float]
+    interrupted: float  # share of all samples
 
     @property
     def best(self) -> float:
@@ -47,14 +50,27 @@ def estimate_us(run: Callable[[], object]) -> float:
     return best
 
 
-def one_sample(run: Callable[[], object], estimate: float, settle_seconds: float) -> float:
+def interruptions() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def one_sample(run: Callable[[], object], estimate: float, settle_seconds: float) -> tuple[float, bool]:
+    """(microseconds a call, was it interrupted?)"""
     if settle_seconds:
         time.sleep(settle_seconds)
     if estimate < SAMPLE_US:
         call_us(run, max(1, math.ceil(WARM_US / estimate)))
-    elif settle_seconds == 0 and estimate < 10 * SAMPLE_US:
+    elif estimate < 10 * SAMPLE_US:
         run()
-    return call_us(run, max(1, math.ceil(SAMPLE_US / estimate)))
+    before = interruptions()
+    us = call_us(run, max(1, math.ceil(SAMPLE_US / estimate)))
+    return us, interruptions() != before
+
+
+def judged(samples: list[tuple[float, bool]]) -> Times:
+    quiet = [us for us, interrupted in samples if not interrupted]
+    share = 1 - len(quiet) / len(samples)
+    return Times(quiet if 3 * len(quiet) >= len(samples) else [us for us, _ in samples], share)
 
 
 def alternate(first: Callable[[], object], second: Callable[[], object], samples: int,
@@ -69,4 +85,4 @@ def alternate(first: Callable[[], object], second: Callable[[], object], samples
                 times.append(one_sample(run, estimate, settle_seconds))
     finally:
         gc.enable()
-    return Times(pair[0][2]), Times(pair[1][2])
+    return judged(pair[0][2]), judged(pair[1][2])

@@ -22,13 +22,13 @@ def as_numpy(*tensors: torch.Tensor) -> list[np.ndarray]:
 def packed_for_mkl(source: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> Callable[[], torch.Tensor]:
     """What torch.compile with freezing makes of a linear where torch is built with MKL."""
     rows = source.shape[0]
-    packed = torch.ops.mkl._mkl_reorder_linear_weight(weight.to_mkldnn(), rows)
+    packed = torch.ops.mkl._mkl_reorder_linear_weight(weight, rows)
     return partial(torch.ops.mkl._mkl_linear, source, packed, weight, bias, rows)
 
 
 def packed_for_onednn(source: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> Callable[[], torch.Tensor]:
     """A linear by oneDNN with the weight in the blocked format that it asks for."""
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.to_mkldnn(), source.shape[0])
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, source.shape[0])
     return partial(torch.ops.mkldnn._linear_pointwise, source, packed, bias, "none", [], "")
 
 
@@ -40,7 +40,8 @@ class TorchPeer(Peer):
         super().__init__(threads)
         torch.set_num_threads(threads)
         torch.set_num_interop_threads(1)
-        torch.inference_mode().__enter__()
+        self.mode = torch.inference_mode()  # for the life of the process
+        self.mode.__enter__()
         self.version = torch.__version__
 
     def linear_f32(self, case: Case) -> list[Callable[[], Way]]:
@@ -141,9 +142,14 @@ class TorchPeer(Peer):
 
         def packed() -> Callable[[], torch.Tensor]:
             rows = x.view(-1, width)
-            blocked = [torch.ops.mkldnn._reorder_linear_weight(w.detach().to_mkldnn(), rows.shape[0]) for w in (w_in, w_out)]
-            linear = partial(torch.ops.mkldnn._linear_pointwise, attr="none", scalars=[], algorithm="")
-            return lambda: linear(attend(linear(rows, blocked[0], b_in)), blocked[1], b_out)
+            blocked = [torch.ops.mkldnn._reorder_linear_weight(w, rows.shape[0]) for w in (w_in, w_out)]
+            linear = torch.ops.mkldnn._linear_pointwise
+
+            def run() -> torch.Tensor:
+                projected = linear(rows, blocked[0], b_in, "none", [], "")
+                return linear(attend(projected), blocked[1], b_out, "none", [], "")
+
+            return run
 
         def way(how: str, make: Callable[[], Callable[[], torch.Tensor]]) -> Way:
             run = make()

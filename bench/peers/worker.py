@@ -94,7 +94,7 @@ def measure(peer: Peer, library: Library, case: cases.Case, samples: int) -> dic
         "min_us": round(theirs.best, 3), "median_us": round(theirs.median, 3), "max_abs_diff": absolute,
         "speedup": round(theirs.median / mha.median, 4),
         "mha_min_us": round(mha.best, 3), "mha_median_us": round(mha.median, 3),
-        "samples": samples, "how": way.how,
+        "samples": samples, "interrupted": round(max(mha.interrupted, theirs.interrupted), 3), "how": way.how,
     }  # fmt: skip
 
 
