@@ -28,7 +28,6 @@ class Peer:
     it yields Ways, and may raise: a way that fails is left out, and named in the report if none is left."""
 
     name = ""
-    environment: dict[str, str] = {}  # for its process
     # Its threads spin for a while after a call, as mha's do. Where both take theirs from one OpenMP runtime nobody is in
     # the way; elsewhere the driver waits this long between the two.
     settle_seconds = 0.005
