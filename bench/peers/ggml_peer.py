@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+
 from arrays import attention_inputs, linear_inputs
 from cases import Case
 from peer import Peer, Way

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+
 from arrays import empty, empty_like
 
 WEIGHTS_PER_HEAD = 1
@@ -23,11 +24,22 @@ class Error(Structure):
 
 
 class ContextOptions(Structure):
-    _fields_ = [("num_threads", c_int64), ("target", c_char_p), ("parallel_for", c_void_p * 2), ("allocator", c_void_p * 3)]
+    _fields_ = [
+        ("num_threads", c_int64),
+        ("target", c_char_p),
+        ("parallel_for", c_void_p * 2),
+        ("allocator", c_void_p * 3),
+    ]
 
 
 class View(Structure):
-    _fields_ = [("data", c_void_p), ("stride_b", c_int64), ("stride_t", c_int64), ("stride_h", c_int64), ("stride_d", c_int64)]
+    _fields_ = [
+        ("data", c_void_p),
+        ("stride_b", c_int64),
+        ("stride_t", c_int64),
+        ("stride_h", c_int64),
+        ("stride_d", c_int64),
+    ]
 
 
 class Mask(Structure):
@@ -35,7 +47,13 @@ class Mask(Structure):
 
 
 class Masks(Structure):
-    _fields_ = [("causal", c_int), ("causal_offset", c_int64), ("key_lengths", c_void_p), ("bool_mask", Mask), ("add_mask", Mask)]
+    _fields_ = [
+        ("causal", c_int),
+        ("causal_offset", c_int64),
+        ("key_lengths", c_void_p),
+        ("bool_mask", Mask),
+        ("add_mask", Mask),
+    ]
 
 
 class AttentionArgs(Structure):
@@ -47,7 +65,13 @@ class AttentionArgs(Structure):
 
 
 class LinearArgs(Structure):
-    _fields_ = [("rows", c_int64), ("input", c_void_p), ("input_stride", c_int64), ("output", c_void_p), ("output_stride", c_int64)]
+    _fields_ = [
+        ("rows", c_int64),
+        ("input", c_void_p),
+        ("input_stride", c_int64),
+        ("output", c_void_p),
+        ("output_stride", c_int64),
+    ]
 
 
 class LayerConfig(Structure):
@@ -100,7 +124,9 @@ def view_of_heads(array: np.ndarray) -> View:
 class Attention:
     """mha_attention over [B, T, H, D] arrays; results() are output and, where asked for, weights [B, H, Tq, Tk]."""
 
-    def __init__(self, library: Library, query: np.ndarray, key: np.ndarray, value: np.ndarray, causal: bool, weights: bool):
+    def __init__(
+        self, library: Library, query: np.ndarray, key: np.ndarray, value: np.ndarray, causal: bool, weights: bool
+    ):
         batch, query_len, heads, head_dim = query.shape
         self.output = empty_like(query)
         self.args = AttentionArgs(

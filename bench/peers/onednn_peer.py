@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+
 from arrays import linear_inputs
 from cases import Case
 from peer import Peer, Way
@@ -24,14 +25,15 @@ class OneDnnPeer(Peer):
         torch.set_num_threads(threads)
         self.mode = torch.inference_mode()
         self.mode.__enter__()
-        found = re.search(r"MKL-DNN\) v([\d.]+)|MKL-DNN v([\d.]+)", torch.__config__.show())
-        self.version = f"{found.group(1) or found.group(2)} in torch {torch.__version__}" if found else torch.__version__
+        found = re.search(r"MKL-DNN v([\d.]+)", torch.__config__.show())
+        self.version = f"{found.group(1) if found else 'unknown'} in torch {torch.__version__}"
 
     def linear_f32(self, case: Case) -> list[Callable[[], Way]]:
         arrays = linear_inputs(case.sizes)
 
         def way() -> Way:
-            run = packed_for_onednn(*(torch.from_numpy(array) for array in arrays))
+            source, weight, bias = (torch.from_numpy(array) for array in arrays)
+            run = partial(packed_for_onednn(weight, bias, case["M"]), source)
             return Way("matmul, packed", run, lambda: as_numpy(run()), list(arrays))
 
-        return [partial(way)]
+        return [way]

@@ -8,9 +8,10 @@ from functools import partial
 
 import numpy as np
 import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
 from arrays import attention_inputs, by_head, empty, forward_input, layer_weights, linear_inputs, notebook_inputs
 from cases import Case
-from onnx import TensorProto, helper, numpy_helper
 from peer import Peer, Way
 
 MICROSOFT = "com.microsoft"
@@ -38,7 +39,9 @@ class Graph:
         self.outputs[name] = empty(shape) if memory is None else memory
         return name
 
-    def node(self, kind: str, inputs: list[str], outputs: list[str] | str, domain: str = "", **attributes: object) -> str:
+    def node(
+        self, kind: str, inputs: list[str], outputs: list[str] | str, domain: str = "", **attributes: object
+    ) -> str:
         outputs = [outputs] if isinstance(outputs, str) else outputs
         self.nodes.append(helper.make_node(kind, inputs, outputs, domain=domain, **attributes))
         return outputs[0]
@@ -126,11 +129,11 @@ class OnnxRuntimePeer(Peer):
 
         def multi_head(split: bool) -> Graph:
             graph = Graph()
+            given = (key_by_head, value_by_head) if split else (key, value)
             names = [graph.input("query", flat(query))]
-            if split:  # keys and values by head, as a cache of them would be
-                names += [graph.input("key", key_by_head.transpose(0, 2, 1, 3)), graph.input("value", value_by_head.transpose(0, 2, 1, 3))]
-            else:
-                names += [graph.input("key", flat(key)), graph.input("value", flat(value))]
+            # Split: keys and values by head, as a cache of them would be.
+            names += [graph.input(name, array.transpose(0, 2, 1, 3) if split else flat(array))
+                      for name, array in zip(("key", "value"), given)]  # fmt: skip
             graph.node("MultiHeadAttention", names, graph.output("output", (1, queries, heads * dim)), MICROSOFT,
                        num_heads=heads, unidirectional=case["causal"])  # fmt: skip
             return graph
@@ -155,7 +158,9 @@ class OnnxRuntimePeer(Peer):
             """Its operator for language models: always causal, with a cache that it writes the newest keys to, in place."""
             graph = Graph()
             fresh = queries if case["causal"] else 1
-            past = {name: array.transpose(0, 2, 1, 3) for name, array in (("key", key_by_head), ("value", value_by_head))}
+            past = {
+                name: array.transpose(0, 2, 1, 3) for name, array in (("key", key_by_head), ("value", value_by_head))
+            }
             names = [graph.input("query", flat(query))]
             names += [graph.input(name, np.ascontiguousarray(flat(array[:, keys - fresh :]))) for name, array in
                       (("key", key), ("value", value))]  # fmt: skip
@@ -177,7 +182,9 @@ class OnnxRuntimePeer(Peer):
         makers = []
         if heads == kv_heads:
             makers.append(partial(self.way, "MultiHeadAttention", partial(multi_head, False), dense, by_rows))
-            makers.append(partial(self.way, "MultiHeadAttention, keys by head", partial(multi_head, True), split, by_rows))
+            makers.append(
+                partial(self.way, "MultiHeadAttention, keys by head", partial(multi_head, True), split, by_rows)
+            )
         elif queries == 1:
             makers.append(partial(self.way, "Attention, group as rows", grouped_rows, split, by_rows))
         if queries == 1 or case["causal"]:
@@ -204,13 +211,20 @@ class OnnxRuntimePeer(Peer):
         def ordered(outputs: list[np.ndarray]) -> list[np.ndarray]:
             return [outputs[1].transpose(0, 2, 1, 3), outputs[0]]
 
-        return [partial(self.way, "MatMul, Softmax, MatMul", partial(plain, flag), arrays, ordered) for flag in (True, False)]
+        return [
+            partial(self.way, "MatMul, Softmax, MatMul", partial(plain, flag), arrays, ordered)
+            for flag in (True, False)
+        ]
 
-    def project(self, graph: Graph, source: str, weights: dict[str, np.ndarray], name: str, rows: slice, target: str) -> str:
+    def project(
+        self, graph: Graph, source: str, weights: dict[str, np.ndarray], name: str, rows: slice, target: str
+    ) -> str:
         """source · weightᵀ + bias for some rows of a layer's parameter."""
         weight, bias = weights[f"{name}_weight"][rows], weights[f"{name}_bias"][rows]
         constants = [graph.constant(f"{target}_weight", weight.T), graph.constant(f"{target}_bias", bias)]
-        return graph.node("Add", [graph.node("MatMul", [source, constants[0]], f"{target}_product"), constants[1]], target)
+        return graph.node(
+            "Add", [graph.node("MatMul", [source, constants[0]], f"{target}_product"), constants[1]], target
+        )
 
     def forward_f32(self, case: Case) -> list[Callable[[], Way]]:
         source, weights = forward_input(case.sizes), layer_weights(case["E"])
@@ -259,16 +273,21 @@ class OnnxRuntimePeer(Peer):
             split = []
             for n, name in enumerate(("query", "key", "value")):
                 rows = slice(n * width, (n + 1) * width)
-                projected = self.project(graph, graph.input(name, arrays[n]), weights, "in_proj", rows, f"{name}_projected")
+                projected = self.project(
+                    graph, graph.input(name, arrays[n]), weights, "in_proj", rows, f"{name}_projected"
+                )
                 order = [0, 2, 3, 1] if name == "key" else [0, 2, 1, 3]
-                split.append(graph.node("Transpose", [graph.node("Reshape", [projected, shape], f"{name}_heads")], f"{name}_t", perm=order))
+                heads_of = graph.node("Reshape", [projected, shape], f"{name}_heads")
+                split.append(graph.node("Transpose", [heads_of], f"{name}_t", perm=order))
             scale = graph.constant("scale", np.float32((width // heads) ** -0.5))
             scores = graph.node("Mul", [graph.node("MatMul", split[:2], "product"), scale], "scores")
             probabilities = graph.output("weights", (1, heads, case["Tq"], case["Tk"]))
             graph.node("Softmax", [scores], probabilities, axis=-1)
             attended = graph.node("MatMul", [probabilities, split[2]], "attended")
             merged = graph.node("Transpose", [attended], "merged", perm=[0, 2, 1, 3])
-            flat = graph.node("Reshape", [merged, graph.constant("flat_shape", np.array([1, -1, width], np.int64))], "flat")
+            flat = graph.node(
+                "Reshape", [merged, graph.constant("flat_shape", np.array([1, -1, width], np.int64))], "flat"
+            )
             self.project(graph, flat, weights, "out_proj", slice(None), graph.output("y", arrays[0].shape))
             return graph
 

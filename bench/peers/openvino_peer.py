@@ -10,10 +10,11 @@ from functools import partial
 import numpy as np
 import openvino
 import openvino.properties as properties
-from arrays import attention_inputs, by_head, empty, forward_input, layer_weights, linear_inputs, notebook_inputs
-from cases import Case
 from openvino import opset13 as op
 from openvino.properties import hint
+
+from arrays import attention_inputs, by_head, empty, forward_input, layer_weights, linear_inputs, notebook_inputs
+from cases import Case
 from peer import Peer, Way
 
 
@@ -87,7 +88,8 @@ class OpenVinoPeer(Peer):
             shape = op.constant(np.array([1, kv_heads, heads // kv_heads, case["Tk"], dim]))
             merged = op.constant(np.array([1, heads, case["Tk"], dim]))
             axis = op.constant(np.array([2]))
-            return attend([nodes[0]] + [op.reshape(op.broadcast(op.unsqueeze(node, axis), shape), merged, False) for node in nodes[1:]])
+            wide = [op.broadcast(op.unsqueeze(node, axis), shape) for node in nodes[1:]]
+            return attend([nodes[0], *(op.reshape(node, merged, False) for node in wide)])
 
         def transposed(outputs: list[np.ndarray]) -> list[np.ndarray]:
             return [outputs[0].transpose(0, 2, 1, 3)]
@@ -129,7 +131,9 @@ class OpenVinoPeer(Peer):
         return op.transpose(split, op.constant(np.array([0, 2, 1, 3])))
 
     def merge_heads(self, node: openvino.Node, width: int) -> openvino.Node:
-        return op.reshape(op.transpose(node, op.constant(np.array([0, 2, 1, 3]))), op.constant(np.array([0, -1, width])), True)
+        return op.reshape(
+            op.transpose(node, op.constant(np.array([0, 2, 1, 3]))), op.constant(np.array([0, -1, width])), True
+        )
 
     def projected(self, nodes: list[openvino.Node], weights: dict[str, np.ndarray], heads: int) -> list[openvino.Node]:
         """Query, key and value by head, each from its own node."""
@@ -143,7 +147,9 @@ class OpenVinoPeer(Peer):
         width, heads = case["E"], case["H"]
 
         def out(attended: openvino.Node) -> list[openvino.Node]:
-            return [self.linear(self.merge_heads(attended, width), weights["out_proj_weight"], weights["out_proj_bias"])]
+            return [
+                self.linear(self.merge_heads(attended, width), weights["out_proj_weight"], weights["out_proj_bias"])
+            ]
 
         def separate(nodes: list[openvino.Node]) -> list[openvino.Node]:
             return out(op.scaled_dot_product_attention(*self.projected(nodes * 3, weights, heads)))

@@ -3,8 +3,8 @@
 
 import math
 import statistics
-from pathlib import Path
 import sys
+from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from report import time_text  # noqa: E402  (bench/report.py)
@@ -33,7 +33,7 @@ def cell(record: dict | None) -> str:
 
 
 def peer_table(records: list[dict], notes: list[dict]) -> list[str]:
-    lines = ["| peer | version | threads | cases | geometric mean | least | mha slower in |", "|---|---|---:|---:|---:|---:|---:|"]
+    lines = ["| peer | version | threads | cases | geometric mean | least | mha slower in |", "|---|---|" + "---:|" * 5]
     for peer, threads in dict.fromkeys((record["impl"], record["threads"]) for record in records):
         own = [record for record in records if record["impl"] == peer and record["threads"] == threads]
         ratios = [record["speedup"] for record in own]
@@ -54,16 +54,25 @@ def case_table(records: list[dict]) -> list[str]:
     for name, own in by_case.items():
         mha = statistics.median(record["mha_median_us"] for record in own.values())
         best = min(own.values(), key=lambda record: record["speedup"])
-        cells = [f"`{name}`", time_text(mha), f"{best['impl']}: {best['how']}"] + [cell(own.get(peer)) for peer in peers]
+        cells = [f"`{name}`", time_text(mha), f"{best['impl']}: {best['how']}"] + [
+            cell(own.get(peer)) for peer in peers
+        ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
 def markdown(records: list[dict], context: dict, notes: list[dict]) -> str:
-    lines = [header(context), "", "A peer's median time over mha's, from samples in turn: above 1, mha is faster; **below 1**, the peer.", ""]
+    lines = [
+        header(context),
+        "",
+        "A peer's median time / mha's, from samples in turn. Above 1 mha is faster, **below 1** the peer.",
+        "",
+    ]
     if records:
         lines += peer_table(records, notes) + case_table(records)
     for note in notes:
         if note["case"] is not None or not records:
-            lines.append(f"\n{note['peer']}, {note['threads']} threads, `{note['case'] or 'all cases'}`: {note['reason']}")
+            lines.append(
+                f"\n{note['peer']}, {note['threads']} threads, `{note['case'] or 'all cases'}`: {note['reason']}"
+            )
     return "\n".join(lines) + "\n"

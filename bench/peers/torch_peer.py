@@ -9,27 +9,27 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend
+
 from arrays import attention_inputs, by_head, forward_input, layer_weights, linear_inputs, notebook_inputs
 from cases import Case
 from peer import Peer, Way
-from torch.nn.attention import SDPBackend
 
 
 def as_numpy(*tensors: torch.Tensor) -> list[np.ndarray]:
     return [tensor.detach().numpy() for tensor in tensors]
 
 
-def packed_for_mkl(source: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """What torch.compile with freezing makes of a linear where torch is built with MKL."""
-    rows = source.shape[0]
+def packed_for_mkl(weight: torch.Tensor, bias: torch.Tensor, rows: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What torch.compile with freezing makes of a linear for inputs of `rows` rows where torch is built with MKL."""
     packed = torch.ops.mkl._mkl_reorder_linear_weight(weight, rows)
-    return partial(torch.ops.mkl._mkl_linear, source, packed, weight, bias, rows)
+    return lambda source: torch.ops.mkl._mkl_linear(source, packed, weight, bias, rows)
 
 
-def packed_for_onednn(source: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> Callable[[], torch.Tensor]:
-    """A linear by oneDNN with the weight in the blocked format that it asks for."""
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight, source.shape[0])
-    return partial(torch.ops.mkldnn._linear_pointwise, source, packed, bias, "none", [], "")
+def packed_for_onednn(weight: torch.Tensor, bias: torch.Tensor, rows: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The same by oneDNN, with the weight in the blocked format that it asks for."""
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+    return lambda source: torch.ops.mkldnn._linear_pointwise(source, packed, bias, "none", [], "")
 
 
 class TorchPeer(Peer):
@@ -56,8 +56,12 @@ class TorchPeer(Peer):
         return [
             partial(way, "F.linear", lambda: partial(F.linear, source, weight, bias)),
             partial(way, "addmm(out=)", lambda: partial(torch.addmm, bias, source, weight.t(), out=output)),
-            partial(way, "mkl._mkl_linear, packed", lambda: packed_for_mkl(source, weight, bias)),
-            partial(way, "mkldnn._linear_pointwise, packed", lambda: packed_for_onednn(source, weight, bias)),
+            partial(way, "mkl._mkl_linear, packed", lambda: partial(packed_for_mkl(weight, bias, case["M"]), source)),
+            partial(
+                way,
+                "mkldnn._linear_pointwise, packed",
+                lambda: partial(packed_for_onednn(weight, bias, case["M"]), source),
+            ),
         ]
 
     def attention_f32(self, case: Case) -> list[Callable[[], Way]]:
@@ -140,16 +144,10 @@ class TorchPeer(Peer):
         def composed() -> torch.Tensor:
             return F.linear(attend(F.linear(x, w_in, b_in)), w_out, b_out)
 
-        def packed() -> Callable[[], torch.Tensor]:
+        def packed(pack: Callable) -> Callable[[], torch.Tensor]:
             rows = x.view(-1, width)
-            blocked = [torch.ops.mkldnn._reorder_linear_weight(w, rows.shape[0]) for w in (w_in, w_out)]
-            linear = torch.ops.mkldnn._linear_pointwise
-
-            def run() -> torch.Tensor:
-                projected = linear(rows, blocked[0], b_in, "none", [], "")
-                return linear(attend(projected), blocked[1], b_out, "none", [], "")
-
-            return run
+            linear_in, linear_out = (pack(*each, rows.shape[0]) for each in ((w_in, b_in), (w_out, b_out)))
+            return lambda: linear_out(attend(linear_in(rows)))
 
         def way(how: str, make: Callable[[], Callable[[], torch.Tensor]]) -> Way:
             run = make()
@@ -159,7 +157,8 @@ class TorchPeer(Peer):
             partial(way, "nn.MultiheadAttention, fast path", lambda: partial(module, True)),
             partial(way, "nn.MultiheadAttention", lambda: partial(module, False)),
             partial(way, "linear, SDPA, linear", lambda: composed),
-            partial(way, "linear, SDPA, linear; packed by oneDNN", packed),
+            partial(way, "linear, SDPA, linear; packed by MKL", partial(packed, packed_for_mkl)),
+            partial(way, "linear, SDPA, linear; packed by oneDNN", partial(packed, packed_for_onednn)),
         ]
 
     def notebook_f32(self, case: Case) -> list[Callable[[], Way]]:

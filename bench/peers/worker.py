@@ -10,19 +10,15 @@ import os
 import sys
 from collections.abc import Callable
 
-import cases
 import numpy as np
+
+import cases
 import timing
 from arrays import layer_weights
 from libmha import Attention, Layer, Library, Linear
 from peer import Peer, Way
 
 TOLERANCE = 1e-4  # of the largest value
-
-
-def make_peer(name: str, threads: int) -> Peer:
-    module, kind = PEERS[name]
-    return getattr(importlib.import_module(module), kind)(threads)
 
 
 PEERS = {
@@ -34,6 +30,11 @@ PEERS = {
     "openblas": ("blas_peer", "OpenBlasPeer"),
     "ggml": ("ggml_peer", "GgmlPeer"),
 }
+
+
+def make_peer(name: str, threads: int) -> Peer:
+    module, kind = PEERS[name]
+    return getattr(importlib.import_module(module), kind)(threads)
 
 
 def prepare_mha(library: Library, case: cases.Case, way: Way) -> Attention | Linear | Layer:
