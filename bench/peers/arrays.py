@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inputs: reproducible, at multiples of 64 bytes, in the layout that a peer likes best.
 
-Heads are always seen as [B, T, H, D], the library's order; how they lie in memory is told by numpy's strides, which libmha
-takes as they are. So both sides read the very same bytes."""
+Heads are always seen as [B, T, H, D], the library's order; how they lie in memory is told by numpy's strides, which
+libmha takes as they are. So both sides read the very same bytes."""
 
 import math
 

@@ -41,8 +41,8 @@ class BlasPeer(Peer):
         def sgemm(transposed: int, stored: object) -> Way:
             x, w, y = pointers(source, stored, output)
             sizes = [c_int(rows), c_int(features), c_int(width)]
-            run = partial(self.symbol("cblas_sgemm"), ROW_MAJOR, NO_TRANS, transposed, *sizes, c_float(1), x, c_int(width),
-                          w, c_int(stored.shape[1]), c_float(0), y, c_int(features))  # fmt: skip
+            run = partial(self.symbol("cblas_sgemm"), ROW_MAJOR, NO_TRANS, transposed, *sizes, c_float(1), x,
+                          c_int(width), w, c_int(stored.shape[1]), c_float(0), y, c_int(features))  # fmt: skip
             return way("sgemm" if transposed == NO_TRANS else "sgemm, weight transposed", run, stored)
 
         def sgemv() -> Way:

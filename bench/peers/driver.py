@@ -5,7 +5,8 @@
     driver.py --library <libmha.so> --output <folder> [--quick] [--filter <regex>] [--peer <name>]... [--threads 1,2]
 
 Into the folder: peers.json (a list of the measurements), peers_run.json (what ran where, and what could not), peers.md,
-peers.png, peers.svg, peers.log (what the peers printed). Exit status 1: a peer's result differs from mha's, or nothing ran."""
+peers.png, peers.svg, peers.log (what the peers printed). Exit status 1: a peer's result differs from mha's, or nothing
+ran."""
 
 import argparse
 import datetime
@@ -24,8 +25,8 @@ HERE = Path(__file__).resolve().parent
 PEERS = ("torch", "onnxruntime", "openvino", "onednn", "mkl", "openblas", "ggml")
 LIMIT_SECONDS = 1200  # for one peer on one number of threads; ten times what it takes
 
-# How long idle threads spin before they sleep: by default tens of milliseconds, on the CPU that the other side needs next.
-# These make it about one, which is longer than any gap within a sample; before each sample the driver waits for longer.
+# How long idle threads spin before they sleep: by default tens of milliseconds, on the CPU that the other side needs
+# next. These make it about one, longer than any gap within a sample; before each sample the worker waits for longer.
 SPINNING = {"GOMP_SPINCOUNT": "30000", "OPENBLAS_THREAD_TIMEOUT": "22"}
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """ggml, llama.cpp's tensor library, through ctypes: ggml_flash_attn_ext and ggml_mul_mat, all in float32.
 
-PyPI has llama-cpp-python and ggml-python as sources only; the wheel of xllamacpp, another wrapper of llama.cpp, has ggml
-inside and exports its functions. It is built for AVX2: the version says so."""
+PyPI has llama-cpp-python and ggml-python as sources only; the wheel of xllamacpp, another wrapper of llama.cpp, has
+ggml inside and exports its functions. It is built for AVX2: the version says so."""
 
 import ctypes
 import importlib.util

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """libmha through ctypes: just what the comparison calls. The structs mirror core/mha.h.
 
-A prepared call (Linear, Attention, Layer) has everything made in advance, as an engine would: packed weights, workspace,
-argument struct. Its `run` is then one foreign call with ready pointers; what ctypes adds (some 0.3 µs) counts against mha.
+A prepared call (Linear, Attention, Layer) has everything made in advance, as an engine would: packed weights,
+workspace, argument struct. Its `run` is then one foreign call with ready pointers; what ctypes adds (some 0.3 µs) counts
+against mha.
 """
 
 import ctypes
@@ -65,13 +66,8 @@ class AttentionArgs(Structure):
 
 
 class LinearArgs(Structure):
-    _fields_ = [
-        ("rows", c_int64),
-        ("input", c_void_p),
-        ("input_stride", c_int64),
-        ("output", c_void_p),
-        ("output_stride", c_int64),
-    ]
+    _fields_ = [("rows", c_int64), ("input", c_void_p), ("input_stride", c_int64), ("output", c_void_p),
+                ("output_stride", c_int64)]  # fmt: skip
 
 
 class LayerConfig(Structure):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """oneDNN: its matrix product with weights in the blocked format that it asks for.
 
-The library is the one inside torch's wheel, called through torch's operator for it. oneDNN's own wheel runs CPU work through
-SYCL and OpenCL only, which is not how engines use it."""
+The library is the one inside torch's wheel, called through torch's operator for it. oneDNN's own wheel runs CPU work
+through SYCL and OpenCL only, which is not how engines use it."""
 
 import re
 from collections.abc import Callable

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO: its scaled_dot_product_attention and matrix products with constant weights, compiled for latency, in float32.
+"""OpenVINO: its scaled_dot_product_attention, and matrix products with constant weights; for latency, in float32.
 
 By default its CPU plugin computes in bfloat16 where the CPU can; inference_precision says no. The executed graph is
 looked at: a node of another precision makes the case fail."""
@@ -123,8 +123,11 @@ class OpenVinoPeer(Peer):
             weights = self.probabilities(nodes[0], nodes[1], case["D"])
             return [op.matmul(weights, nodes[2], False, False), weights]
 
-        return [lambda: self.way("MatMul, Softmax, MatMul", build, [array.transpose(0, 2, 1, 3) for array in arrays], arrays,
-                                 lambda outputs: [outputs[0].transpose(0, 2, 1, 3), outputs[1]])]  # fmt: skip
+        def ordered(outputs: list[np.ndarray]) -> list[np.ndarray]:
+            return [outputs[0].transpose(0, 2, 1, 3), outputs[1]]
+
+        given = [array.transpose(0, 2, 1, 3) for array in arrays]
+        return [partial(self.way, "MatMul, Softmax, MatMul", build, given, arrays, ordered)]
 
     def split_heads(self, node: openvino.Node, heads: int, dim: int) -> openvino.Node:
         split = op.reshape(node, op.constant(np.array([0, -1, heads, dim])), True)

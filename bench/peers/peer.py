@@ -26,11 +26,11 @@ class Way:
 
 class Peer:
     """Base of all peers. A subclass has a method for each family of cases that it can do, named like the family:
-    it yields Ways, and may raise: a way that fails is left out, and named in the report if none is left."""
+    it returns makers of Ways, which may raise: a way that fails is left out, and named in the report if none is left."""
 
     name = ""
-    # Its threads spin for a while after a call, as mha's do. Where both take theirs from one OpenMP runtime nobody is in
-    # the way; elsewhere the driver waits this long between the two.
+    # Its threads spin for a while after a call, as mha's do. Where both take theirs from one OpenMP runtime nobody is
+    # in the way; elsewhere the worker waits this long before a sample.
     settle_seconds = 0.005
 
     def __init__(self, threads: int) -> None:

@@ -55,8 +55,8 @@ def draw_panel(axes: plt.Axes, records: list[dict], limits: tuple[float, float],
             if x < record["speedup"]:
                 axes.text(x / 1.03, y, f"{record['speedup']:.0f} →", ha="right", va="center", fontsize=7, color=colour)
         least = min(own, key=lambda record: record["speedup"])
-        axes.text(1.01, row, f"{least['speedup']:.2f} {least['impl']}", transform=axes.get_yaxis_transform(), va="center",
-                  fontsize=7.5, color=SLOWER if least["speedup"] < 1 else INK)  # fmt: skip
+        axes.text(1.01, row, f"{least['speedup']:.2f} {least['impl']}", transform=axes.get_yaxis_transform(),
+                  va="center", fontsize=7.5, color=SLOWER if least["speedup"] < 1 else INK)  # fmt: skip
     axes.text(1.01, -0.9, "fastest peer", transform=axes.get_yaxis_transform(), fontsize=7.5, color=INK)
     axes.set_yticks(range(len(by_case)), [short_name(case_of(own[0])) for own in by_case.values()], fontsize=8)
     axes.set_ylim(len(by_case) - 0.4, -0.6)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times two calls in alternation. A sample is as many calls, one right after the other, as fill 3 ms, so that a peer's
-threads and caches are warm in it; samples of the two take turns, so that what slows the machine for a while slows both."""
+threads and caches are warm in it; samples of the two take turns, so that what slows the machine for a while slows
+both."""
 
 import gc
 import math
@@ -17,8 +18,8 @@ WARM_US = 500
 
 @dataclass
 class Times:
-    """Microseconds a call, one entry a sample. Samples during which the kernel took a CPU away from the process are left
-    out where that leaves a third of them."""
+    """Microseconds a call, one entry a sample. Samples during which the kernel took a CPU away from the process are
+    left out where that leaves a third of them."""
 
     samples: list[float]
     interrupted: float  # share of all samples

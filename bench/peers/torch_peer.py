@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PyTorch: scaled_dot_product_attention, nn.MultiheadAttention, linear; in inference mode, each in the ways a user has."""
+"""PyTorch: scaled_dot_product_attention, nn.MultiheadAttention, linear; in inference mode, in the ways a user has."""
 
 import importlib.util
 from collections.abc import Callable
