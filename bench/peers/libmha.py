@@ -2,8 +2,8 @@
 """libmha through ctypes: just what the comparison calls. The structs mirror core/mha.h.
 
 A prepared call (Linear, Attention, Layer) has everything made in advance, as an engine would: packed weights,
-workspace, argument struct. Its `run` is then one foreign call with ready pointers; what ctypes adds (some 0.3 µs) counts
-against mha.
+workspace, argument struct. Its `run` is then one foreign call with ready pointers; what ctypes adds (some 0.3 µs)
+counts against mha.
 """
 
 import ctypes

@@ -155,7 +155,7 @@ class OnnxRuntimePeer(Peer):
             return graph
 
         def grouped() -> Graph:
-            """Its operator for language models: always causal, with a cache that it adds the newest keys to, in place."""
+            """Its operator for language models: always causal, with a cache that it adds the newest keys to."""
             graph = Graph()
             fresh = queries if case["causal"] else 1
             past = {

@@ -25,8 +25,8 @@ class Way:
 
 
 class Peer:
-    """Base of all peers. A subclass has a method for each family of cases that it can do, named like the family:
-    it returns makers of Ways, which may raise: a way that fails is left out, and named in the report if none is left."""
+    """Base of all peers. A subclass has a method for each family of cases that it can do, named like the family. It
+    returns makers of Ways, which may raise: a way that fails is left out, and named in the report if none is left."""
 
     name = ""
     # Its threads spin for a while after a call, as mha's do. Where both take theirs from one OpenMP runtime nobody is
