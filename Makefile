@@ -10,7 +10,7 @@ setup = tools/setup.sh
 configure = cmake -S . -B $(BUILD) $(CMAKE_ARGS) --log-level=WARNING
 build = cmake --build $(BUILD) -j $(JOBS)
 
-.PHONY: all demo demo-model test bench bench-compare check size install clean help
+.PHONY: all demo demo-model test bench bench-peers bench-compare check size install clean help
 
 all: ## Build the library and the mha command line (the default)
 	@$(setup) build
@@ -37,6 +37,11 @@ bench: ## Build and run the benchmarks (BENCH_ARGS=--quick for a short look)
 	@$(configure)
 	@$(build) --target mha_bench
 	@bench/run.sh $(BUILD) $(BENCH_ARGS)
+
+bench-peers: ## Time mha beside torch, onnxruntime, openvino, oneDNN, MKL, OpenBLAS, ggml (PyPI; PEERS_ARGS=--quick)
+	@$(setup) build
+	@$(setup) peers
+	@bench/peers/run.sh $(BUILD) $(PEERS_ARGS)
 
 bench-compare: ## Say what moved between two results: A=old.json B=new.json
 	@python3 bench/compare.py $(A) $(B)

@@ -5,6 +5,7 @@
 #
 #   tools/setup.sh build            compiler, CMake and the libraries of tests, benchmarks and tools
 #   tools/setup.sh check            what `make check` needs beyond that
+#   tools/setup.sh peers            what `make bench-peers` needs beyond that
 #   tools/setup.sh python [folder]  the Python environment of the oracles, in folder/venv (default build/venv)
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -108,18 +109,22 @@ group_check() {
   install_missing
 }
 
-group_python() {
+group_peers() {
   want_command python3 python3
   python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing+=(python3-venv)
   install_missing
+}
+
+group_python() {
+  group_peers
   "$root/tools/oracles/venv.sh" "${1:-$root/build}/venv" >/dev/null
 }
 
 case ${1:-} in
-  build | check) "group_$1" ;;
+  build | check | peers) "group_$1" ;;
   python) group_python "${2:-}" ;;
   *)
-    sed -n '3,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '3,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     exit 2
     ;;
 esac

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ggml, llama.cpp's tensor library, through ctypes: ggml_flash_attn_ext and ggml_mul_mat, all in float32.
+
+PyPI has llama-cpp-python and ggml-python as sources only; the wheel of xllamacpp, another wrapper of llama.cpp, has
+ggml inside and exports its functions. It is built for AVX2: the version says so."""
+
+import ctypes
+import importlib.util
+from collections.abc import Callable
+from ctypes import c_bool, c_char_p, c_float, c_int, c_int64, c_size_t, c_void_p
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+from arrays import attention_inputs, linear_inputs
+from cases import Case
+from peer import Peer, Way
+
+TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1}
+PRECISION_F32 = 10
+FEATURES = ("avx512", "avx2", "avx")
+
+
+class InitParams(ctypes.Structure):
+    _fields_ = [("mem_size", c_size_t), ("mem_buffer", c_void_p), ("no_alloc", c_bool)]
+
+
+class GgmlPeer(Peer):
+    name = "ggml"
+    settle_seconds = 0  # its OpenMP runtime is the system's libgomp, which libmha uses too
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads)
+        spec = importlib.util.find_spec("xllamacpp")
+        if spec is None:
+            raise ImportError("no wheel of xllamacpp")
+        self.lib = ctypes.CDLL(str(next(Path(spec.submodule_search_locations[0]).glob("xllamacpp*.so"))))
+        feature = next((name for name in FEATURES if self.function(f"ggml_cpu_has_{name}", c_int)()), "no AVX")
+        version = self.function("ggml_version", c_char_p)().decode()
+        self.version = f"{version} in xllamacpp {metadata.version('xllamacpp')}, {feature}"
+        self.backend = self.function("ggml_backend_cpu_init", c_void_p)()
+        self.function("ggml_backend_cpu_set_n_threads", None, c_void_p, c_int)(self.backend, threads)
+
+    def function(self, name: str, result: object, *parameters: object) -> Callable:
+        found = getattr(self.lib, name)
+        found.restype, found.argtypes = result, list(parameters)
+        return found
+
+    def context(self) -> int:
+        """For the headers of tensors; their data are in a buffer of the backend's, made by compute()."""
+        return self.function("ggml_init", c_void_p, InitParams)(InitParams(1 << 20, None, True))
+
+    def tensor(self, context: int, like: np.ndarray) -> int:
+        """A tensor for an array of at most four dimensions; ggml counts them from the last."""
+        shape = [*reversed(like.shape), 1, 1, 1][:4]
+        make = self.function("ggml_new_tensor_4d", c_void_p, c_void_p, c_int, *[c_int64] * 4)
+        return make(context, TYPES[like.dtype], *shape)
+
+    def view(self, tensor: int, shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+        """The tensor's memory as an array."""
+        address = self.function("ggml_get_data", c_void_p, c_void_p)(tensor)
+        count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        return np.frombuffer((ctypes.c_char * count).from_address(address), dtype).reshape(shape)
+
+    def compute(self, context: int, output: int) -> Callable[[], int]:
+        """Gives every tensor its memory and returns the call that computes the graph of `output`."""
+        graph = self.function("ggml_new_graph", c_void_p, c_void_p)(context)
+        self.function("ggml_build_forward_expand", None, c_void_p, c_void_p)(graph, output)
+        self.function("ggml_backend_alloc_ctx_tensors", c_void_p, c_void_p, c_void_p)(context, self.backend)
+        run = self.function("ggml_backend_graph_compute", c_int, c_void_p, c_void_p)
+        return partial(run, self.backend, graph)
+
+    def linear_f32(self, case: Case) -> list[Callable[[], Way]]:
+        def way() -> Way:
+            source, weight, bias = linear_inputs(case.sizes)
+            context = self.context()
+            tensors = [self.tensor(context, array) for array in (source, weight)]
+            output = self.function("ggml_mul_mat", c_void_p, *[c_void_p] * 3)(context, tensors[1], tensors[0])
+            run = self.compute(context, output)
+            inputs = [self.view(tensor, array.shape) for tensor, array in zip(tensors, (source, weight))]
+            for view, array in zip(inputs, (source, weight)):
+                view[...] = array
+            result = self.view(output, (case["M"], case["N"]))
+            return Way("mul_mat", run, partial(self.results, run, result), [*inputs, bias], bias=False)
+
+        return [way]
+
+    def attention_f32(self, case: Case) -> list[Callable[[], Way]]:
+        def way() -> Way:
+            # Query, key and value lie in memory as [B, H, T, D]; the result as [B, T, H, D].
+            arrays = [array.transpose(0, 2, 1, 3) for array in attention_inputs(case.sizes)]
+            context = self.context()
+            tensors = [self.tensor(context, array) for array in arrays]
+            mask = np.zeros((case["Tq"], case["Tk"]), np.float16)
+            mask[np.triu_indices(case["Tq"], 1 + case["Tk"] - case["Tq"], case["Tk"])] = -np.inf
+            masking = self.tensor(context, mask) if case["causal"] else None
+            attend = self.function("ggml_flash_attn_ext", c_void_p, *[c_void_p] * 5, *[c_float] * 3)
+            output = attend(context, *tensors, masking, case["D"] ** -0.5, 0, 0)
+            self.function("ggml_flash_attn_ext_set_prec", None, c_void_p, c_int)(output, PRECISION_F32)
+            run = self.compute(context, output)
+            views = [self.view(tensor, array.shape) for tensor, array in zip(tensors, arrays)]
+            for view, array in zip(views, arrays):
+                view[...] = array
+            if masking:
+                self.view(masking, mask.shape, np.float16)[...] = mask
+            result = self.view(output, (1, case["Tq"], case["H"], case["D"]))
+            how = "flash_attn_ext, causal as a mask" if masking else "flash_attn_ext"
+            return Way(how, run, partial(self.results, run, result), [view.transpose(0, 2, 1, 3) for view in views])
+
+        return [way]
+
+    @staticmethod
+    def results(run: Callable[[], int], result: np.ndarray) -> list[np.ndarray]:
+        result.fill(np.nan)
+        if run() != 0:
+            raise RuntimeError("ggml_backend_graph_compute failed")
+        return [result]
