@@ -17,10 +17,11 @@ constexpr int64_t kMaxBlockFloats = 48 * 1024;
 // Waking a thread costs some microseconds; a million multiply-adds take about 10 on one AVX-512 core.
 constexpr double kMultiplyAddsPerThread = 1e6;
 
-// Rows of A that pass over a group of B's columns while it is in L2. The groups come from the outer caches once per
-// block, and waiting for them costs more than A does, which is read six rows at a time: at M 128, K 4096 blocks of 40
-// rows reach 0.51 of the peak, of 100 rows 0.62, one of 128 rows 0.70; at M and K 1024 blocks of 160 and more are equal.
-constexpr int64_t kLinearBlockRows = 512;
+// Rows of A that pass over all columns of B: a block of so many floats (of one block of k) stays in L2 beside the groups
+// of B's columns, which come from the outer caches once per block of rows, ahead of time (gemm-inl.h). At M, N and K
+// 1024 blocks of 128 rows reach 0.92 of the peak, of 512 rows 0.87.
+constexpr int64_t kLinearBlockFloats = 128 * 1024;
+constexpr int64_t kLeastLinearRows = 96;
 
 // Items for each thread where work can be cut freely, so that the last to finish is not far behind.
 constexpr int64_t kItemsPerThread = 4;
@@ -40,7 +41,8 @@ int64_t useful_threads(int64_t num_threads, double work) {
 
 LinearPlan plan_linear(const KernelTable& table, int64_t threads, const LinearProblem& p) {
   LinearPlan plan = {};
-  plan.block_rows = even_piece(p.rows, kLinearBlockRows, table.tile_rows);
+  const int64_t rows = most(kLeastLinearRows, kLinearBlockFloats / least(p.in_features, table.gemm_depth));
+  plan.block_rows = even_piece(p.rows, rows, table.tile_rows);
   plan.row_blocks = divide_up(p.rows, plan.block_rows);
   plan.block_columns = p.out_features;
   if (threads > 1) {

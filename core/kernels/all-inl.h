@@ -31,6 +31,7 @@ const KernelTable table = {
     kHasFma,
     kTileRows,
     panels_for(kTileRows) * kLanes,
+    kMaxDepth,
     kAttentionRows,
     kStreamedRows,
     kMaxStreamedRows,

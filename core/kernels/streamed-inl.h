@@ -15,7 +15,7 @@ namespace {
 constexpr int kFreeRegs = kVectorRegisters - 4 * kRegs - 2;
 constexpr int kStreamedTileRows = kFreeRegs < kRegs ? 1 : (kFreeRegs / kRegs < 8 ? kFreeRegs / kRegs : 8);
 // Rows of a head up to which this way is faster than packing.
-constexpr int kStreamedRows = 8;
+constexpr int kStreamedRows = 16;
 // Rows of all heads of a call.
 constexpr int kMaxStreamedRows = 64;
 

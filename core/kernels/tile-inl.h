@@ -13,6 +13,8 @@ namespace {
 // Registers kept for sums; what is left holds B and the broadcasts. As many rows, up to 6, as then fit at one panel.
 constexpr int kSumRegs = kVectorRegisters * 3 / 4;
 constexpr int kTileRows = kSumRegs / kRegs < 6 ? kSumRegs / kRegs : 6;
+// Up to so many rows go in one tile where there are no more: B is then read once.
+constexpr int kMostTileRows = kSumRegs / kRegs < 8 ? kSumRegs / kRegs : 8;
 
 // The most panels that `rows` rows can sum at once; more than four only for one row, which
 // alone has few chains to interleave.
@@ -33,21 +35,27 @@ MHA_INLINE void clear(Sums<kRows, kPanels>& sums) {
   }
 }
 
+// One step of the chains: sums[r][p] += a[r * a_stride] * b[p * panel_stride + lane].
+template <int kRows, int kPanels>
+MHA_INLINE void multiply_add_step(Sums<kRows, kPanels>& sums, const float* a, int64_t a_stride, const float* b,
+                                  int64_t panel_stride) {
+  Vec column[kPanels];
+#pragma GCC unroll 8
+  for (int p = 0; p < kPanels; ++p) column[p] = load(b + p * panel_stride);
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+    const Vec x = set1(a[r * a_stride]);
+#pragma GCC unroll 8
+    for (int p = 0; p < kPanels; ++p) sums[r][p] = fma(x, column[p], sums[r][p]);
+  }
+}
+
 // sums[r][p] += sum over k of a[r * a_stride + k] * b[p * panel_stride + k * k_stride + lane].
 template <int kRows, int kPanels>
 MHA_INLINE void multiply_add(Sums<kRows, kPanels>& sums, const float* a, int64_t a_stride, const float* b,
                              int64_t panel_stride, int64_t k_stride, int64_t k) {
-  for (int64_t i = 0; i < k; ++i, b += k_stride) {
-    Vec column[kPanels];
-#pragma GCC unroll 8
-    for (int p = 0; p < kPanels; ++p) column[p] = load(b + p * panel_stride);
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      const Vec x = set1(a[r * a_stride + i]);
-#pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) sums[r][p] = fma(x, column[p], sums[r][p]);
-    }
-  }
+  for (int64_t i = 0; i < k; ++i, b += k_stride)
+    multiply_add_step<kRows, kPanels>(sums, a + i, a_stride, b, panel_stride);
 }
 
 // The tiles of one kind by their size: at(rows, panels)(tile, row, column) runs tile.run<rows, panels>(row, column).
@@ -55,9 +63,9 @@ template <class Tile>
 struct TileTable {
   using Run = void (*)(const Tile& tile, int64_t row, int64_t column);
   static constexpr int kMaxPanels = panels_for(1);
-  Run run[kTileRows][kMaxPanels] = {};
+  Run run[kMostTileRows][kMaxPanels] = {};
 
-  constexpr TileTable() { fill<kTileRows, kMaxPanels>(); }
+  constexpr TileTable() { fill<kMostTileRows, kMaxPanels>(); }
   Run at(int64_t rows, int64_t panels) const { return run[rows - 1][panels - 1]; }
 
  private:
@@ -81,7 +89,7 @@ struct TileTable {
 template <class Tile>
 void cover(const Tile& tile, int64_t rows, int64_t columns) {
   static constexpr TileTable<Tile> kTable;
-  const int64_t panels = divide_up(columns, kLanes), row_tiles = divide_up(rows, kTileRows);
+  const int64_t panels = divide_up(columns, kLanes), row_tiles = rows <= kMostTileRows ? 1 : divide_up(rows, kTileRows);
   const int64_t tallest = divide_up(rows, row_tiles);
   const int64_t groups = divide_up(panels, panels_for(static_cast<int>(tallest)));
   for (int64_t g = 0; g < groups; ++g) {
