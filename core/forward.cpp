@@ -167,15 +167,20 @@ extern "C" mha_status mha_layer_forward_explain(const mha_context* context, cons
   if (f.attention.nothing_to_do()) {
     out.line("work: none, a size is 0");
   } else {
-    static const char* const kNames[kProjections] = {"query", "key", "value", "output"};
+    static const char* const kNames[kProjections] = {"query projection", "key projection", "value projection",
+                                                     "output projection"};
+    explain_linear_kernel(*context->table, &out);
     for (int i = 0; i < kProjections; ++i) {
       const ConstTensor none = {};
       const Tensor dense = projected(f, i, nullptr);
       const LinearProblem p = projection_problem(f, i, none, dense);
-      explain_linear(kNames[i], p, plan_linear(*context->table, f.plan.threads, p), &out);
+      explain_linear(kNames[i], p, plan_linear(*context->table, f.plan.threads, p), f.plan.threads, &out);
     }
     explain_attention(f.attention, f.plan.attention, *context->table, &out);
-    out.line("workspace: %zu bytes", workspace_bytes(f.plan.bytes));
+    out.line("workspace: %zu bytes: %lld for q, k, v and the heads' outputs, the rest for attention",
+             workspace_bytes(f.plan.bytes), static_cast<long long>(f.plan.attention_offset));
+    explain_attention_workspace("attention workspace", static_cast<size_t>(f.plan.attention.bytes), f.plan.attention,
+                                &out);
   }
   out.finish(needed);
   return MHA_OK;

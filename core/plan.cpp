@@ -14,9 +14,6 @@ int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 constexpr int64_t kMaxBlockRows = 768, kLeastFullBlockRows = 288;
 constexpr int64_t kMaxBlockFloats = 48 * 1024;
 
-// Waking a thread costs some microseconds; a million multiply-adds take about 10 on one AVX-512 core.
-constexpr double kMultiplyAddsPerThread = 1e6;
-
 // Rows of A that pass over a group of B's columns while it is in L2. The groups come from the outer caches once per
 // block, and waiting for them costs more than A does, which is read six rows at a time: at M 128, K 4096 blocks of 40
 // rows reach 0.51 of the peak, of 100 rows 0.62, one of 128 rows 0.70; at M and K 1024 blocks of 160 and more are equal.

@@ -59,6 +59,9 @@ class Layout {
   Size end_ = Size(0);
 };
 
+// The cost model: waking a thread costs some microseconds; a million multiply-adds take about 10 on one AVX-512 core.
+constexpr double kMultiplyAddsPerThread = 1e6;
+
 // Threads worth waking for a call of so many multiply-adds, at most num_threads. Decided once for all stages of a call.
 int64_t useful_threads(int64_t num_threads, double multiply_adds);
 

@@ -208,6 +208,12 @@ TEST_CASE("cli: explain is the library's own text") {
       run_ok(folder,
              "explain layer --query-len 7 --key-len 300 --num-heads 4 --embed-dim 20 --kdim 9 --weights-mode averaged");
   CHECK(layer.find("9 -> 20") != std::string::npos);
+  const std::string linear = run_ok(folder, "explain linear --rows 7 --in-features 30 --out-features 40");
+  CHECK(linear.find("7 rows, 30 -> 40 features") != std::string::npos);
+  CHECK(linear.find("workspace: 0 bytes") != std::string::npos);
+  check_refused(folder, "explain linear --rows -1 --in-features 1 --out-features 1", "rows is -1");
+  check_refused(folder, "explain linear --rows 1 --in-features 0 --out-features 1", "--in-features");
+  check_refused(folder, "explain linear --rows 1 --in-features 99999999 --out-features 99", "limit");
   check_refused(folder, "explain attention --query-len -1 --key-len 1 --num-heads 1 --head-dim 1", "query_len is -1");
   check_refused(folder, "explain layer --query-len 1 --key-len 1 --num-heads 3 --embed-dim 20", "num_heads (3)");
   check_refused(folder, "explain layer --query-len 1 --key-len 1 --num-heads 1 --embed-dim 99999999", "limit");
