@@ -101,13 +101,16 @@ struct AttentionProblem {
   }
 };
 
-inline std::string describe(const AttentionShape& s, MaskKind kind = MaskKind::kNone) {
+inline std::string describe(const AttentionShape& s) {
+  std::ostringstream text;
+  text << "B " << s.B << " H " << s.H << "/" << s.Hkv << " Tq " << s.Tq << " Tk " << s.Tk << " D " << s.D << "/"
+       << s.Dv;
+  return text.str();
+}
+inline std::string describe(const AttentionShape& s, MaskKind kind) {
   static const char* const kNames[kMaskKinds] = {"none",    "causal", "offset-", "offset+",
                                                  "lengths", "bool",   "add",     "all"};
-  std::ostringstream text;
-  text << "B " << s.B << " H " << s.H << "/" << s.Hkv << " Tq " << s.Tq << " Tk " << s.Tk << " D " << s.D << "/" << s.Dv
-       << " mask " << kNames[static_cast<int>(kind)];
-  return text.str();
+  return describe(s) + " mask " + kNames[static_cast<int>(kind)];
 }
 
 struct AttentionResult {
