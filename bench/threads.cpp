@@ -32,8 +32,7 @@ double median_of(std::vector<double> values) {
 }
 
 /// A call with its data. run_on takes as many threads as it is told, whatever the cost model says.
-class Call {
- public:
+struct Call {
   virtual ~Call() = default;
   virtual std::string name() const = 0;
   virtual double multiply_adds() const = 0;
@@ -107,11 +106,11 @@ class AttentionCall : public Call {
 
 using Calls = std::vector<std::unique_ptr<Call>>;
 
-/// Times of the calls made in `budget` seconds. `idle`: the threads sleep before each, as between an engine's calls.
-std::vector<double> times_of(Call& call, const mha_context& context, int64_t threads, double budget, bool idle) {
+/// Times of the calls made in `budget` seconds, each after a pause, as between an engine's calls.
+std::vector<double> times_of(Call& call, const mha_context& context, int64_t threads, double budget, int pause_ms = 0) {
   std::vector<double> times;
   for (const auto start = Clock::now(); times.size() < 5 || seconds_since(start) < budget;) {
-    if (idle) std::this_thread::sleep_for(std::chrono::milliseconds(3));
+    if (pause_ms > 0) std::this_thread::sleep_for(std::chrono::milliseconds(pause_ms));
     const auto before = Clock::now();
     call.run_on(context, threads);
     times.push_back(seconds_since(before));
@@ -120,22 +119,20 @@ std::vector<double> times_of(Call& call, const mha_context& context, int64_t thr
 }
 
 /// Seconds a call takes on the whole: where CPUs are shared, a few calls bear the cost of all.
-double mean_seconds(Call& call, const mha_context& context, int64_t threads, double budget) {
-  const std::vector<double> times = times_of(call, context, threads, budget, false);
+double mean_seconds(Call& call, const mha_context& context, int64_t threads, double budget, int pause_ms = 0) {
+  const std::vector<double> times = times_of(call, context, threads, budget, pause_ms);
   return std::accumulate(times.begin(), times.end(), 0.0) / static_cast<double>(times.size());
 }
 
-// --- From which size on two threads pay ---------------------------------------------------------------------------------
-
 void study_sizes(const mha_context& context, const char* kind, const Calls& calls) {
-  std::printf("\n%-32s %9s %9s %9s %7s %9s %9s %7s %7s\n", kind, "M mul-add", "1 thr us", "2 thr us", "1/2", "idle 1",
-              "idle 2", "1/2", "model");
+  std::printf("\n%-32s %9s %9s %9s %7s %9s %9s %7s %7s\n", kind, "M mul-add", "1 thr us", "2 thr us", "1/2", "slept 1",
+              "slept 2", "1/2", "model");
   double busy_from = -1, idle_from = -1;  // from there on two threads are faster in every row
   for (const auto& call : calls) {
     std::vector<double> times[4];
     for (int round = 0; round < 5; ++round)
       for (int way = 0; way < 4; ++way)
-        times[way].push_back(median_of(times_of(*call, context, 1 + way % 2, way < 2 ? 0.01 : 0.03, way >= 2)));
+        times[way].push_back(median_of(times_of(*call, context, 1 + way % 2, way < 2 ? 0.01 : 0.03, way < 2 ? 0 : 3)));
     double t[4];
     for (int way = 0; way < 4; ++way) t[way] = median_of(times[way]);
     const double work = call->multiply_adds();
@@ -151,8 +148,6 @@ void study_sizes(const mha_context& context, const char* kind, const Calls& call
       kind, busy_from / 1e6, idle_from / 1e6, 2 * kMultiplyAddsPerThread / 1e6);
 }
 
-// --- More threads than CPUs ---------------------------------------------------------------------------------------------
-
 Calls typical_calls(const mha_context* context) {
   Calls calls;
   calls.push_back(std::make_unique<LinearCall>(context, 8, 1024));
@@ -163,12 +158,11 @@ Calls typical_calls(const mha_context* context) {
 }
 
 /// The second process: prints the mean time of call `index` over a second.
-int work(const std::string& target, int64_t threads, size_t index) {
+void work(const std::string& target, int64_t threads, size_t index) {
   const Context context = make_context(target, threads);
   const Calls calls = typical_calls(context.get());
   (void)mean_seconds(*calls[index], *context, threads, 0.2);
   std::printf("%.9g\n", mean_seconds(*calls[index], *context, threads, 1));
-  return 0;
 }
 
 /// Two processes of `threads` each at once; the mean time of a call.
@@ -220,12 +214,14 @@ void study_sharing(const char* self, const std::string& target) {
                 alone * 1e6, one * 1e6, two * 1e6, two / one, outer_one * 1e6, outer_two * 1e6, outer_two / outer_one,
                 nested * 1e6, nested / outer_one);
   }
-  std::printf("\n%-36s %9s %15s %15s\n", "us a call; x: to two threads", "2 threads", "4 threads", "16 threads");
+  std::printf("\n%-36s %9s %15s %15s %12s %12s\n", "us a call; after 50 ms of sleep", "2 threads", "4 threads",
+              "16 threads", "1, slept", "2, slept");
   for (const auto& call : calls) {
-    const double two = mean_seconds(*call, *context, 2, 0.5);
-    const double four = mean_seconds(*call, *context, 4, 0.5), many = mean_seconds(*call, *context, 16, 0.5);
-    std::printf("%-36s %9.1f %8.1f x%5.2f %8.1f x%5.2f\n", call->name().c_str(), two * 1e6, four * 1e6, four / two,
-                many * 1e6, many / two);
+    double t[5];
+    for (int64_t threads : {2, 4, 16}) t[threads / 8 + (threads == 4)] = mean_seconds(*call, *context, threads, 0.3);
+    for (int64_t threads : {1, 2}) t[2 + threads] = mean_seconds(*call, *context, threads, 0.7, 50);
+    std::printf("%-36s %9.1f %8.1f x%5.2f %8.1f x%5.2f %12.1f %6.1f x%4.1f\n", call->name().c_str(), t[0] * 1e6,
+                t[1] * 1e6, t[1] / t[0], t[2] * 1e6, t[2] / t[0], t[3] * 1e6, t[4] * 1e6, t[4] / t[3]);
   }
 }
 
@@ -242,14 +238,13 @@ void study_all_sizes(const mha_context& context) {
   study_sizes(context, "attention, one query", decodes);
 }
 
-int run(int argc, char** argv) {
+void run(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "";
   if (what == "--work" && argc == 5) return work(argv[2], std::atoi(argv[3]), static_cast<size_t>(std::atoi(argv[4])));
   const Context context = make_context("", 2);
   std::printf("target %s, %d CPUs\n", mha_context_target(context.get()), omp_get_num_procs());
   if (what != "sharing") study_all_sizes(*context);
   if (what != "sizes") study_sharing(argv[0], mha_context_target(context.get()));
-  return 0;
 }
 
 }  // namespace
@@ -257,7 +252,8 @@ int run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   try {
-    return mha::bench::run(argc, argv);
+    mha::bench::run(argc, argv);
+    return 0;
   } catch (const std::exception& exception) {
     std::fprintf(stderr, "mha_threads: %s\n", exception.what());
     return 2;
