@@ -112,9 +112,9 @@ TEST_CASE("cpu: cgroup v1 quotas, alone and beside v2", "[cpu][threads]") {
 }
 
 TEST_CASE("cpu: strange cgroup files", "[cpu][threads]") {
-  const std::string long_name(5000, 'x');
-  for (const std::string list : {"garbage", ":", "::", ":::", "\n\n\n", "0:", "0::", "0::/../../up\n",
-                                 "0::/gone (deleted)\n", ("0::/" + long_name + "\n").c_str()}) {
+  for (const std::string& list :
+       std::vector<std::string>{"garbage", ":", "::", ":::", "\n\n\n", "0:", "0::", "0::/../../up\n",
+                                "0::/gone (deleted)\n", "0::/" + std::string(5000, 'x') + "\n"}) {
     INFO(list.substr(0, 40));
     Files files = {{kList, list}};
     files[kTop + "/../../up/cpu.max"] = "100000 100000\n";
