@@ -76,9 +76,12 @@ Part whole_of(const AttentionShape& s) { return {0, s.B, 0, s.H, 0, s.Tq}; }
 
 mha_attention_args part_args(mha_attention_args args, const AttentionShape& s, const Part& part) {
   const int64_t kv_head = part.h / (s.H / s.Hkv);
-  args.query.data += part.b * args.query.stride_b + part.h * args.query.stride_h + part.q * args.query.stride_t;
-  args.key.data += part.b * args.key.stride_b + kv_head * args.key.stride_h;
-  args.value.data += part.b * args.value.stride_b + kv_head * args.value.stride_h;
+  const auto move = [](mha_view& view, int64_t elements) {
+    if (view.data) view.data += elements;  // null: an empty tensor
+  };
+  move(args.query, part.b * args.query.stride_b + part.h * args.query.stride_h + part.q * args.query.stride_t);
+  move(args.key, part.b * args.key.stride_b + kv_head * args.key.stride_h);
+  move(args.value, part.b * args.value.stride_b + kv_head * args.value.stride_h);
   args.masks = masks_from(args.masks, part.b, part.h, part.q, s.Tq, s.Tk);
   args.batch = part.B, args.num_heads = part.H, args.query_len = part.Tq;
   if (part.H != s.H) args.num_kv_heads = 1;
