@@ -1,22 +1,33 @@
 // SPDX-License-Identifier: Apache-2.0
 // attention_f32 and attention_weights_f32: scaled dot-product attention on its own, everything dense [B, T, H, D].
+// attention_f32_denormal: on values that are, or whose products are, denormal.
 #include <cmath>
 #include <vector>
 
 #include "bench/case.h"
 #include "bench/naive.h"
 #include "bench/support.h"
+#include "bench/twin.h"
 
 namespace mha::bench {
 namespace {
 
+// What the values are multiplied by.
+struct Scales {
+  float query, key, value;
+};
+constexpr Scales kOrdinary = {1, 1, 1};
+// Every product of query and key is denormal, as are their sums, every value, and the result.
+constexpr Scales kDenormal = {1e-20f, 1e-20f, 5e-39f};
+
 class AttentionCase : public Case {
  public:
-  AttentionCase(const mha_context* context, const AttentionShape& shape, bool with_weights)
+  AttentionCase(const mha_context* context, const AttentionShape& shape, bool with_weights,
+                const Scales& scales = kOrdinary)
       : context_(context),
-        query_(shape.query_len * shape.num_heads * shape.head_dim, kUnitVariance, 1),
-        key_(shape.key_len * shape.num_kv_heads * shape.head_dim, kUnitVariance, 2),
-        value_(key_.size(), kUnitVariance, 3),
+        query_(shape.query_len * shape.num_heads * shape.head_dim, kUnitVariance * scales.query, 1),
+        key_(shape.key_len * shape.num_kv_heads * shape.head_dim, kUnitVariance * scales.key, 2),
+        value_(key_.size(), kUnitVariance * scales.value, 3),
         output_(query_.size()) {
     output_.fill(std::nanf(""));
     args_.batch = 1;
@@ -58,7 +69,7 @@ class AttentionCase : public Case {
   mha_attention_args args_ = {};
 };
 
-CaseSpec make_case(const char* kind, const AttentionShape& s, int threads, bool with_weights) {
+std::string name_of(const char* kind, const AttentionShape& s, int threads) {
   std::string name = kind;
   for (const auto& [key, number] : {std::pair<const char*, int64_t>{"/Tq:", s.query_len},
                                     {"/Tk:", s.key_len},
@@ -68,18 +79,26 @@ CaseSpec make_case(const char* kind, const AttentionShape& s, int threads, bool 
                                     {"/causal:", s.causal},
                                     {"/threads:", threads}})
     name += key + std::to_string(number);
-  return {name, "", threads,
-          [=](const mha_context* context) { return std::make_unique<AttentionCase>(context, s, with_weights); }};
+  return name;
 }
 
 }  // namespace
 
 CaseSpec attention_case(const AttentionShape& shape, int threads) {
-  return make_case("attention_f32", shape, threads, false);
+  return {name_of("attention_f32", shape, threads), "", threads,
+          [=](const mha_context* context) { return std::make_unique<AttentionCase>(context, shape, false); }};
+}
+
+CaseSpec attention_denormal_case(const AttentionShape& shape, int threads) {
+  return {name_of("attention_f32_denormal", shape, threads), "", threads, [=](const mha_context* context) {
+            return std::make_unique<TwinCase>(std::make_unique<AttentionCase>(context, shape, false, kDenormal),
+                                              std::make_unique<AttentionCase>(context, shape, false), "denormal_ratio");
+          }};
 }
 
 CaseSpec attention_weights_case(const AttentionShape& shape, int threads) {
-  return make_case("attention_weights_f32", shape, threads, true);
+  return {name_of("attention_weights_f32", shape, threads), "", threads,
+          [=](const mha_context* context) { return std::make_unique<AttentionCase>(context, shape, true); }};
 }
 
 }  // namespace mha::bench

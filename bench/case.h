@@ -29,6 +29,8 @@ class Case {
   /// The same work as separate calls; only where has_parts().
   virtual mha_status run_parts() { return MHA_ERR_UNSUPPORTED; }
   virtual bool has_parts() const { return false; }
+  /// The counter that gets the time of run() / that of run_parts().
+  virtual const char* ratio_counter() const { return "parts_ratio"; }
 
   double flops = 0;              ///< useful operations of a call: a multiply-add is two, an exponential none
   double bytes = 0;              ///< inputs, weights and results of a call, each counted once
@@ -49,7 +51,9 @@ struct AttentionShape {
   bool causal;
 };
 CaseSpec linear_case(int64_t M, int64_t N, int64_t K, int threads);
+CaseSpec linear_denormal_case(int64_t M, int64_t N, int64_t K, int threads);
 CaseSpec attention_case(const AttentionShape& shape, int threads);
+CaseSpec attention_denormal_case(const AttentionShape& shape, int threads);
 CaseSpec attention_weights_case(const AttentionShape& shape, int threads);
 CaseSpec forward_case(int64_t B, int64_t tokens, int64_t E, int64_t H, int threads);
 CaseSpec notebook_case();

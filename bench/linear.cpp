@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// linear_f32: the packed GEMM on its own.
+// linear_f32: the packed GEMM on its own; linear_f32_denormal: on values whose products are denormal.
 #include <cmath>
 
 #include "bench/case.h"
 #include "bench/naive.h"
 #include "bench/support.h"
+#include "bench/twin.h"
 
 namespace mha::bench {
 namespace {
@@ -12,13 +13,21 @@ namespace {
 // Up to this many rows the weights are read faster than they can be used: reading them is the limit.
 constexpr int64_t kRowsBoundByReading = 8;
 
+// What the values are multiplied by.
+struct Scales {
+  float input, weight, bias;
+};
+constexpr Scales kOrdinary = {1, 1, 1};
+// Every product and every partial sum is denormal, and so is the result.
+constexpr Scales kDenormal = {1e-19f, 2e-20f, 0};
+
 class LinearCase : public Case {
  public:
-  LinearCase(const mha_context* context, int64_t M, int64_t N, int64_t K)
+  LinearCase(const mha_context* context, int64_t M, int64_t N, int64_t K, const Scales& scales = kOrdinary)
       : context_(context),
-        input_(M * K, kUnitVariance, 1),
-        weight_(N * K, kUnitVariance / std::sqrt(static_cast<float>(K)), 2),
-        bias_(N, 1, 3),
+        input_(M * K, kUnitVariance * scales.input, 1),
+        weight_(N * K, kUnitVariance * scales.weight / std::sqrt(static_cast<float>(K)), 2),
+        bias_(N, scales.bias, 3),
         output_(M * N),
         linear_(make_linear(context, K, N, weight_.data(), bias_.data())),
         problem_{M, K, N, input_.data(), weight_.data(), bias_.data()} {
@@ -43,13 +52,23 @@ class LinearCase : public Case {
   mha_linear_args args_ = {};
 };
 
+std::string name_of(const char* kind, int64_t M, int64_t N, int64_t K, int threads) {
+  return std::string(kind) + "/M:" + std::to_string(M) + "/N:" + std::to_string(N) + "/K:" + std::to_string(K) +
+         "/threads:" + std::to_string(threads);
+}
+
 }  // namespace
 
 CaseSpec linear_case(int64_t M, int64_t N, int64_t K, int threads) {
-  const std::string name = "linear_f32/M:" + std::to_string(M) + "/N:" + std::to_string(N) + "/K:" + std::to_string(K) +
-                           "/threads:" + std::to_string(threads);
-  return {name, "", threads,
+  return {name_of("linear_f32", M, N, K, threads), "", threads,
           [=](const mha_context* context) { return std::make_unique<LinearCase>(context, M, N, K); }};
+}
+
+CaseSpec linear_denormal_case(int64_t M, int64_t N, int64_t K, int threads) {
+  return {name_of("linear_f32_denormal", M, N, K, threads), "", threads, [=](const mha_context* context) {
+            return std::make_unique<TwinCase>(std::make_unique<LinearCase>(context, M, N, K, kDenormal),
+                                              std::make_unique<LinearCase>(context, M, N, K), "denormal_ratio");
+          }};
 }
 
 }  // namespace mha::bench

@@ -49,6 +49,7 @@ void add_linear(int threads, std::vector<CaseSpec>& cases) {
   for (int64_t M : {1, 4, 8, 32, 128, 512, 1024}) cases.push_back(linear_case(M, 1024, 1024, threads));
   if (threads > 1) return;
   for (int64_t M : {1, 128}) cases.push_back(linear_case(M, 4096, 4096, threads));
+  cases.push_back(linear_denormal_case(128, 1024, 1024, threads));
 }
 
 void add_attention(int threads, std::vector<CaseSpec>& cases) {
@@ -59,7 +60,9 @@ void add_attention(int threads, std::vector<CaseSpec>& cases) {
     for (int64_t D : {40, 72, 80, 96, 256}) cases.push_back(attention_case({512, 512, 8, 8, D, false}, threads));
   for (int64_t Tk : {1024, 4096, 16384})
     for (int64_t Hkv : {8, 32}) cases.push_back(attention_case({1, Tk, 32, Hkv, 128, false}, threads));
-  if (threads == 1) cases.push_back(attention_weights_case({512, 512, 8, 8, 64, false}, threads));
+  if (threads > 1) return;
+  cases.push_back(attention_weights_case({512, 512, 8, 8, 64, false}, threads));
+  cases.push_back(attention_denormal_case({512, 512, 8, 8, 64, false}, threads));
 }
 
 void add_forward(int threads, std::vector<CaseSpec>& cases) {

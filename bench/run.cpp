@@ -191,7 +191,7 @@ void set_counters(benchmark::State& state, const Prepared& p, std::vector<Sample
         median_of(samples, [&](const Sample& s) { return bytes / s.seconds / s.machine.bytes; });
   }
   if (work.has_parts())
-    counters["parts_ratio"] = median_of(samples, [](const Sample& s) { return s.seconds / s.part_seconds; });
+    counters[work.ratio_counter()] = median_of(samples, [](const Sample& s) { return s.seconds / s.part_seconds; });
 }
 
 void run_case(benchmark::State& state, const CaseSpec& spec) {

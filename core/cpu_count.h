@@ -2,12 +2,23 @@
 // How many CPUs this process may use.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace mha {
 
-// CPUs of the affinity mask, cut to the cgroup's quota (v2 cpu.max, v1 cfs_quota_us; rounded up); 1 to most.
+// CPUs of the affinity mask, cut to the cgroup's quota (rounded up); 1 to most.
 int64_t allowed_cpus(int64_t most);
+
+// Reads the start of a file as zero-terminated text; false where there is none. A table of texts in the tests.
+struct FileReader {
+  void* user;
+  bool (*read)(void* user, const char* path, char* text, size_t capacity);
+};
+
+// CPUs that the quotas of this process's cgroup and of all above it allow (v2 cpu.max, v1 cpu.cfs_quota_us over
+// cpu.cfs_period_us); 0: no limit.
+int64_t cgroup_cpus(const FileReader& files);
 
 // CPUs a quota of "max 100000" or "150000 100000" (cgroup v2's cpu.max) allows, rounded up; 0: no limit or not
 // understood.

@@ -4,9 +4,12 @@
 
 #include <cstdarg>
 #include <cstdio>
+#include <cstring>
 
 #include "core/attention.h"
+#include "core/linear.h"
 #include "core/validate.h"
+#include "simd/dispatch.h"
 
 namespace mha {
 
@@ -28,37 +31,106 @@ void Text::finish(size_t* needed) {
   if (needed != nullptr) *needed = length_ + 1;
 }
 
-void explain_context(const mha_context& context, int64_t threads, double multiply_adds, Text* out) {
+namespace {
+
+// The best target that is built in and runs here.
+const char* best_target() {
+  const CpuFeatures cpu = cpu_features();
+  int64_t best = 0;
+  while (best + 1 < target_count() && !target_supported(best, cpu)) ++best;
+  return target_table(best)->name;
+}
+
+const char* runner(const mha_context& context, int64_t threads) {
+  if (threads <= 1) return "in the calling thread";
+  if (context.parallel_for.run != nullptr) return "by the host's parallel-for";
+  return has_openmp() ? "by OpenMP" : "in the calling thread: built without OpenMP";
+}
+
+}  // namespace
+
+void explain_context(const mha_context& context, int64_t threads, double work, Text* out) {
   out->line("target: %s", context.table->name);
+  const char* best = best_target();
+  if (strcmp(best, context.table->name) == 0) {
+    out->line("why this target: the best of those built in that this CPU supports");
+  } else {
+    out->line("why this target: asked for; the best that this CPU supports is %s", best);
+  }
   out->line("same bits on every FMA target: %s", context.table->has_fma ? "yes" : "no, this target has no FMA");
-  const char* runner = threads <= 1
-                           ? "in the calling thread"
-                           : (context.parallel_for.run != nullptr ? "by the host's parallel-for" : "by OpenMP");
-  out->line("threads: %lld of %lld, %s (%.3g million multiply-adds)", static_cast<ll>(threads),
-            static_cast<ll>(context.num_threads), runner, multiply_adds / 1e6);
+  out->line("threads: %lld of %lld, %s", static_cast<ll>(threads), static_cast<ll>(context.num_threads),
+            runner(context, threads));
+  const char* limit = context.num_threads <= 1        ? "the context has one"
+                      : threads < context.num_threads ? "more threads would each get less"
+                                                      : "enough for all of the context's";
+  out->line(
+      "why so many threads: work of %.3g million multiply-adds (or the time of reading in that unit), a thread for "
+      "every "
+      "%.3g million; %s",
+      work / 1e6, kMultiplyAddsPerThread / 1e6, limit);
 }
 
-void explain_linear(const char* name, const LinearProblem& p, const LinearPlan& plan, Text* out) {
-  out->line("%s projection: %lld x %lld rows, %lld -> %lld features; %lld items of %lld rows x %lld columns", name,
-            static_cast<ll>(p.batch), static_cast<ll>(p.rows), static_cast<ll>(p.in_features),
+void explain_linear_kernel(const KernelTable& table, Text* out) {
+  out->line("linear kernel: packed GEMM, %lld-row x %lld-column tiles, weights in panels of %lld columns",
+            static_cast<ll>(table.tile_rows), static_cast<ll>(table.tile_columns), static_cast<ll>(kPanel));
+}
+
+void explain_linear(const char* name, const LinearProblem& p, const LinearPlan& plan, int64_t threads, Text* out) {
+  const char* rows = plan.row_blocks > 1 ? "rows cut in blocks that each pass once over the weights"
+                                         : "rows whole: they share one pass over the weights";
+  const char* columns = plan.column_blocks > 1 ? "columns cut, so that every thread has items"
+                        : threads > 1          ? "columns whole: no more items are needed, or none can be had"
+                                               : "columns whole: one thread";
+  out->line("%s: %lld x %lld rows, %lld -> %lld features; %lld items of at most %lld rows x %lld columns (%s; %s)",
+            name, static_cast<ll>(p.batch), static_cast<ll>(p.rows), static_cast<ll>(p.in_features),
             static_cast<ll>(p.out_features), static_cast<ll>(plan.items), static_cast<ll>(plan.block_rows),
-            static_cast<ll>(plan.block_columns));
+            static_cast<ll>(plan.block_columns), rows, columns);
 }
 
-void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable& table, Text* out) {
-  out->line("kernel: fused attention, %lld-row x %lld-column tiles, %lld rows share a pass over a chunk of %lld keys",
+namespace {
+
+void explain_packed(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable& table, Text* out) {
+  out->line("attention kernel: fused, %lld-row x %lld-column tiles, %lld rows share a pass over a chunk of %lld keys",
             static_cast<ll>(table.tile_rows), static_cast<ll>(table.tile_columns),
             static_cast<ll>(table.attention_rows), static_cast<ll>(kChunk));
-  out->line("rows: %lld for each of %lld key/value heads (%lld heads share one), in %lld blocks of at most %lld",
-            static_cast<ll>(p.group_rows()), static_cast<ll>(p.batch * p.kv_heads), static_cast<ll>(p.group()),
-            static_cast<ll>(plan.blocks), static_cast<ll>(plan.block_rows));
+  out->line(
+      "rows: %lld for each of %lld key/value heads (%lld heads share one), in %lld blocks of at most %lld (a block "
+      "packs "
+      "each chunk of keys once; more threads make smaller blocks)",
+      static_cast<ll>(p.group_rows()), static_cast<ll>(p.batch * p.kv_heads), static_cast<ll>(p.group()),
+      static_cast<ll>(plan.blocks), static_cast<ll>(plan.block_rows));
+  const int64_t blocks = p.batch * p.kv_heads * plan.blocks;
   if (plan.split) {
-    out->line("items: %lld, one per block and chunk (%lld chunks), merged afterwards: fewer blocks than threads need",
-              static_cast<ll>(plan.items), static_cast<ll>(plan.chunks));
+    out->line(
+        "items: %lld, one per block and chunk (%lld chunks), merged afterwards: %lld blocks are too few for %lld "
+        "threads",
+        static_cast<ll>(plan.items), static_cast<ll>(plan.chunks), static_cast<ll>(blocks),
+        static_cast<ll>(plan.threads));
   } else {
-    out->line("items: %lld, one per block, over all %lld chunks of keys", static_cast<ll>(plan.items),
-              static_cast<ll>(plan.chunks));
+    const char* why = plan.threads <= 1  ? "one thread needs no split"
+                      : plan.chunks <= 1 ? "one chunk cannot be split"
+                                         : "enough blocks for the threads";
+    out->line("items: %lld, one per block, over all %lld chunks of keys: %s", static_cast<ll>(plan.items),
+              static_cast<ll>(plan.chunks), why);
   }
+}
+
+void explain_streamed(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable& table, Text* out) {
+  out->line("attention kernel: streamed: keys and values are read where they lie, %lld key/value heads together",
+            static_cast<ll>(plan.heads_per_item));
+  out->line("why streamed: %lld rows for each key/value head (%lld heads share one); packing pays beyond %lld",
+            static_cast<ll>(p.group_rows()), static_cast<ll>(p.group()), static_cast<ll>(table.streamed_rows));
+  const char* why = plan.split ? "one per group of heads and chunk, merged afterwards: threads share the chunks"
+                    : plan.threads <= 1 ? "one per group of heads: one thread needs no split"
+                    : plan.chunks <= 1  ? "one per group of heads: one chunk cannot be split"
+                                        : "one per group of heads: enough for the threads";
+  out->line("items: %lld of %lld chunks of keys, %s", static_cast<ll>(plan.items), static_cast<ll>(plan.chunks), why);
+}
+
+}  // namespace
+
+void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable& table, Text* out) {
+  (plan.streamed ? explain_streamed : explain_packed)(p, plan, table, out);
   const char* weights =
       p.weights_mode == MHA_WEIGHTS_NONE
           ? "not wanted"
@@ -66,6 +138,12 @@ void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, con
                                                     : "averaged, by a second pass, heads in ascending order");
   out->line("weights: %s", weights);
   out->line("fallback: none");
+}
+
+void explain_attention_workspace(const char* name, size_t bytes, const AttentionPlan& plan, Text* out) {
+  out->line("%s: %zu bytes: %lld for softmax states%s, %lld for each of %lld threads (packed keys, scores, rows)", name,
+            bytes, static_cast<ll>(plan.slots_offset), plan.split ? " and partial results" : "",
+            static_cast<ll>(plan.slot_bytes), static_cast<ll>(plan.threads));
 }
 
 }  // namespace mha
@@ -83,12 +161,38 @@ extern "C" mha_status mha_attention_explain(const mha_context* context, const mh
   if (!problem.nothing_to_do()) status = plan_attention(*context->table, threads, problem, &plan, error);
   if (status != MHA_OK) return status;
   Text out(text, capacity);
-  explain_context(*context, threads, problem.multiply_adds(), &out);
+  explain_context(*context, threads, problem.work(), &out);
   if (problem.nothing_to_do()) {
     out.line("work: none, a size is 0");
   } else {
     explain_attention(problem, plan, *context->table, &out);
-    out.line("workspace: %zu bytes", workspace_bytes(plan.bytes));
+    explain_attention_workspace("workspace", workspace_bytes(plan.bytes), plan, &out);
+  }
+  out.finish(needed);
+  return MHA_OK;
+}
+
+extern "C" mha_status mha_linear_explain(const mha_context* context, const mha_linear* linear,
+                                         const mha_linear_args* args, char* text, size_t capacity, size_t* needed,
+                                         mha_error* error) {
+  using namespace mha;
+  if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
+  if (linear == nullptr) return fail(error, MHA_ERR_NULL, "linear is NULL");
+  if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
+  if (text == nullptr && capacity > 0) return fail(error, MHA_ERR_NULL, "text is NULL, but capacity is %zu", capacity);
+  LinearProblem problem = {};
+  const mha_status status = linear_problem(*linear, *args, Check::kSizesOnly, &problem, error);
+  if (status != MHA_OK) return status;
+  const int64_t threads = useful_threads(context->num_threads, problem.work());
+  Text out(text, capacity);
+  explain_context(*context, threads, problem.work(), &out);
+  if (problem.rows == 0) {
+    out.line("work: none, a size is 0");
+  } else {
+    explain_linear_kernel(*context->table, &out);
+    explain_linear("product", problem, plan_linear(*context->table, threads, problem), threads, &out);
+    out.line("fallback: none");
+    out.line("workspace: 0 bytes: the weights were packed once, the output is written in place");
   }
   out.finish(needed);
   return MHA_OK;

@@ -20,8 +20,11 @@ class Text {
   size_t length_ = 0;
 };
 
-void explain_context(const mha_context& context, int64_t threads, double multiply_adds, Text* out);
-void explain_linear(const char* name, const LinearProblem& problem, const LinearPlan& plan, Text* out);
+void explain_context(const mha_context& context, int64_t threads, double work, Text* out);
+void explain_linear_kernel(const KernelTable& table, Text* out);
+void explain_linear(const char* name, const LinearProblem& problem, const LinearPlan& plan, int64_t threads, Text* out);
 void explain_attention(const AttentionProblem& problem, const AttentionPlan& plan, const KernelTable& table, Text* out);
+// A line of that name with the bytes, and what of them is for what.
+void explain_attention_workspace(const char* name, size_t bytes, const AttentionPlan& plan, Text* out);
 
 }  // namespace mha

@@ -61,16 +61,6 @@ Tensor projected(const Forward& f, int projection, char* workspace) {
 
 ConstTensor as_const(const Tensor& t) { return {t.data, t.stride_b, t.stride_t, t.stride_h}; }
 
-double multiply_adds(const Forward& f) {
-  double total = f.attention.multiply_adds();
-  for (int i = 0; i < kProjections; ++i) {
-    const ProjectionSize size = projection_size(f.layer->config, i);
-    total += static_cast<double>(f.attention.batch) * static_cast<double>(projected_rows(f.attention, i)) *
-             static_cast<double>(size.in_features) * static_cast<double>(size.out_features);
-  }
-  return total;
-}
-
 // What the call costs, in multiply-adds: the stages' work, each bound by computing or by reading.
 double work(const Forward& f) {
   double total = f.attention.work();
@@ -170,19 +160,24 @@ extern "C" mha_status mha_layer_forward_explain(const mha_context* context, cons
   if (status != MHA_OK) return status;
   if (text == nullptr && capacity > 0) return fail(error, MHA_ERR_NULL, "text is NULL, but capacity is %zu", capacity);
   Text out(text, capacity);
-  explain_context(*context, f.plan.threads, multiply_adds(f), &out);
+  explain_context(*context, f.plan.threads, work(f), &out);
   if (f.attention.nothing_to_do()) {
     out.line("work: none, a size is 0");
   } else {
-    static const char* const kNames[kProjections] = {"query", "key", "value", "output"};
+    static const char* const kNames[kProjections] = {"query projection", "key projection", "value projection",
+                                                     "output projection"};
+    explain_linear_kernel(*context->table, &out);
     for (int i = 0; i < kProjections; ++i) {
       const ConstTensor none = {};
       const Tensor dense = projected(f, i, nullptr);
       const LinearProblem p = projection_problem(f, i, none, dense);
-      explain_linear(kNames[i], p, plan_linear(*context->table, f.plan.threads, p), &out);
+      explain_linear(kNames[i], p, plan_linear(*context->table, f.plan.threads, p), f.plan.threads, &out);
     }
     explain_attention(f.attention, f.plan.attention, *context->table, &out);
-    out.line("workspace: %zu bytes", workspace_bytes(f.plan.bytes));
+    out.line("workspace: %zu bytes: %lld for q, k, v and the heads' outputs, the rest for attention",
+             workspace_bytes(f.plan.bytes), static_cast<long long>(f.plan.attention_offset));
+    explain_attention_workspace("attention workspace", static_cast<size_t>(f.plan.attention.bytes), f.plan.attention,
+                                &out);
   }
   out.finish(needed);
   return MHA_OK;

@@ -4,8 +4,6 @@
 
 #include <cstring>
 
-#include "core/validate.h"
-
 struct mha_linear {
   int64_t in_features, out_features;
   const float* panels;
@@ -57,9 +55,8 @@ Phase linear_phase(const LinearPhase& work) {
   return {run_linear, &work, items};
 }
 
-namespace {
-
-mha_status check_rows(const mha_linear& linear, const mha_linear_args& a, LinearProblem* p, mha_error* error) {
+mha_status linear_problem(const mha_linear& linear, const mha_linear_args& a, Check check, LinearProblem* p,
+                          mha_error* error) {
   using ll = long long;
   mha_status status = check_size("rows", a.rows, 0, error);
   if (status != MHA_OK) return status;
@@ -79,15 +76,15 @@ mha_status check_rows(const mha_linear& linear, const mha_linear_args& a, Linear
                 "rows %lld with input_stride %lld and output_stride %lld ends beyond 2^63 bytes",
                 static_cast<ll>(a.rows), static_cast<ll>(p->input_stride), static_cast<ll>(p->output_stride));
   }
-  if (a.rows > 0 && a.input == nullptr) return fail(error, MHA_ERR_NULL, "input is NULL");
-  if (a.rows > 0 && a.output == nullptr) return fail(error, MHA_ERR_NULL, "output is NULL");
+  const bool pointers = check == Check::kAll && a.rows > 0;
+  if (pointers && a.input == nullptr) return fail(error, MHA_ERR_NULL, "input is NULL");
+  if (pointers && a.output == nullptr) return fail(error, MHA_ERR_NULL, "output is NULL");
   p->input = a.input, p->output = a.output, p->batch = 1, p->rows = a.rows;
   p->panels = linear.panels, p->bias = linear.bias;
   p->in_features = linear.in_features, p->out_features = linear.out_features;
   return MHA_OK;
 }
 
-}  // namespace
 }  // namespace mha
 
 extern "C" mha_status mha_linear_create(const mha_context* context, int64_t in_features, int64_t out_features,
@@ -141,7 +138,7 @@ extern "C" mha_status mha_linear_forward(const mha_context* context, const mha_l
   if (linear == nullptr) return fail(error, MHA_ERR_NULL, "linear is NULL");
   if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
   LinearProblem problem = {};
-  const mha_status status = check_rows(*linear, *args, &problem, error);
+  const mha_status status = linear_problem(*linear, *args, Check::kAll, &problem, error);
   if (status != MHA_OK || problem.rows == 0) return status;
   LinearPhase work = {};
   const int64_t threads = useful_threads(context->num_threads, problem.work());

@@ -4,6 +4,7 @@
 
 #include "core/parallel.h"
 #include "core/plan.h"
+#include "core/validate.h"
 
 namespace mha {
 
@@ -27,6 +28,10 @@ struct LinearPhase {
   LinearJob jobs[3];
   int count;
 };
+
+// A public call's arguments, checked, with every default filled in.
+mha_status linear_problem(const mha_linear& linear, const mha_linear_args& args, Check check, LinearProblem* problem,
+                          mha_error* error);
 
 LinearJob make_linear_job(const KernelTable& table, int64_t threads, const LinearProblem& problem);
 Phase linear_phase(const LinearPhase& work);

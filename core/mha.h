@@ -221,8 +221,8 @@ MHA_API mha_status mha_attention(const mha_context* context, const mha_attention
 MHA_API mha_status mha_attention_workspace(const mha_context* context, const mha_attention_args* args, size_t* bytes,
                                            mha_error* error);
 
-/* Writes what mha_attention would do with these arguments and why (target, tiles, work items, split, workspace), a
- * "key: value" a line, zero-terminated, cut at `capacity` (0: text may be NULL). *needed (may be NULL) gets the full
+/* Writes what mha_attention would do with these arguments and why (target, threads by the cost model, kernel, tiles,
+ * work items, split, workspace), a "key: value" a line, zero-terminated, cut at `capacity` (0: text may be NULL). *needed (may be NULL) gets the full
  * length with the zero. Returns: as mha_attention_workspace; MHA_ERR_NULL also for text NULL with a capacity. */
 MHA_API mha_status mha_attention_explain(const mha_context* context, const mha_attention_args* args, char* text,
                                          size_t capacity, size_t* needed, mha_error* error);
@@ -256,6 +256,11 @@ typedef struct mha_linear_args {
  * Returns:  MHA_OK; MHA_ERR_NULL, _ARGUMENT, _STRIDE, _OVERFLOW. */
 MHA_API mha_status mha_linear_forward(const mha_context* context, const mha_linear* linear, const mha_linear_args* args,
                                       mha_error* error);
+
+/* As mha_attention_explain, of mha_linear_forward; input and output may be NULL. Returns: as mha_linear_forward;
+ * MHA_ERR_NULL also for text NULL with a capacity. */
+MHA_API mha_status mha_linear_explain(const mha_context* context, const mha_linear* linear, const mha_linear_args* args,
+                                      char* text, size_t capacity, size_t* needed, mha_error* error);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Layer: projections, attention, output projection (torch's nn.MultiheadAttention, with GQA)

@@ -44,7 +44,7 @@ class [[nodiscard]] Result {
   Status status_;
 };
 
-/// A contiguous run of elements, as std::span of C++20. T is float, const float, or std::byte.
+/// A contiguous run of elements, as std::span of C++20. T is float, const float, char, or std::byte.
 template <class T>
 struct Span {
   T* data = nullptr;
@@ -90,6 +90,13 @@ class Context {
     if (mha_attention_workspace(get(), &args, &bytes, status.get()) != MHA_OK) return status;
     return bytes;
   }
+  /// Fills text (which may be empty) and gives the size that all of it takes, with the zero.
+  Result<std::size_t> attention_explain(const mha_attention_args& args, Span<char> text) const {
+    Status status;
+    std::size_t needed = 0;
+    if (mha_attention_explain(get(), &args, text.data, text.size, &needed, status.get()) != MHA_OK) return status;
+    return needed;
+  }
 
  private:
   explicit Context(mha_context* handle) : handle_(handle) {}
@@ -132,6 +139,15 @@ class Linear {
     Status status;
     (void)mha_linear_forward(context.get(), get(), &args, status.get());
     return status;
+  }
+  /// As Context::attention_explain.
+  Result<std::size_t> explain(const Context& context, const mha_linear_args& args, Span<char> text) const {
+    Status status;
+    std::size_t needed = 0;
+    if (mha_linear_explain(context.get(), get(), &args, text.data, text.size, &needed, status.get()) != MHA_OK) {
+      return status;
+    }
+    return needed;
   }
 
  private:
@@ -196,6 +212,15 @@ class Layer {
     std::size_t bytes = 0;
     if (mha_layer_forward_workspace(context.get(), get(), &args, &bytes, status.get()) != MHA_OK) return status;
     return bytes;
+  }
+  /// As Context::attention_explain.
+  Result<std::size_t> forward_explain(const Context& context, const mha_forward_args& args, Span<char> text) const {
+    Status status;
+    std::size_t needed = 0;
+    if (mha_layer_forward_explain(context.get(), get(), &args, text.data, text.size, &needed, status.get()) != MHA_OK) {
+      return status;
+    }
+    return needed;
   }
 
  private:

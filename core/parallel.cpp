@@ -67,6 +67,14 @@ __attribute__((noinline)) void run_openmp(int threads, const Phase* phases, int 
 
 }  // namespace
 
+bool has_openmp() {
+#if defined(MHA_OPENMP) && MHA_OPENMP
+  return true;
+#else
+  return false;
+#endif
+}
+
 void run_phases(const mha_context& context, int64_t threads, const Phase* phases, int count) {
   if (threads <= 1) {
     for (int p = 0; p < count; ++p) {

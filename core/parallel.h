@@ -15,6 +15,9 @@ struct Phase {
 
 constexpr int kMaxPhases = 6;
 
+// Whether a context without a host's parallel-for can have more than the calling thread.
+bool has_openmp();
+
 // Runs the phases one after the other, the items of each on up to `threads` threads in any order.
 void run_phases(const mha_context& context, int64_t threads, const Phase* phases, int count);
 

@@ -14,9 +14,6 @@ int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 constexpr int64_t kMaxBlockRows = 768, kLeastFullBlockRows = 288;
 constexpr int64_t kMaxBlockFloats = 48 * 1024;
 
-// Waking a thread costs some microseconds; a million multiply-adds take about 10 on one AVX-512 core.
-constexpr double kMultiplyAddsPerThread = 1e6;
-
 // Rows of A that pass over all columns of B: a block of so many floats (of one block of k) stays in L2 beside the groups
 // of B's columns, which come from the outer caches once per block of rows, ahead of time (gemm-inl.h). At M, N and K
 // 1024 blocks of 128 rows reach 0.92 of the peak, of 512 rows 0.87.

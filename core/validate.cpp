@@ -314,7 +314,8 @@ mha_status validate_forward(const mha_layer_config& c, const mha_forward_args* a
     return fail(error, MHA_ERR_STRIDE, "output.stride_h is %lld: must be 0, there are no heads here",
                 ll{a.output.stride_h});
   }
-  const bool keys_are_query = a.key.data == nullptr && check == Check::kAll && !(p.nothing_to_do() || p.key_len == 0);
+  const bool no_keys = p.nothing_to_do() || p.key_len == 0;  // then an empty tensor's pointer may be null
+  const bool keys_are_query = a.key.data == nullptr && check == Check::kAll && !no_keys;
   const bool values_are_keys = a.value.data == nullptr;
   if (keys_are_query && a.key_len != a.query_len) {
     return fail(error, MHA_ERR_SHAPE,
@@ -325,7 +326,7 @@ mha_status validate_forward(const mha_layer_config& c, const mha_forward_args* a
     return fail(error, MHA_ERR_SHAPE, "key.data is NULL (self-attention), but kdim is %lld and embed_dim %lld",
                 ll{c.kdim}, ll{c.embed_dim});
   }
-  if (values_are_keys && check == Check::kAll && c.vdim != c.kdim) {
+  if (values_are_keys && check == Check::kAll && !no_keys && c.vdim != c.kdim) {
     return fail(error, MHA_ERR_SHAPE, "value.data is NULL (same as key), but vdim is %lld and kdim %lld", ll{c.vdim},
                 ll{c.kdim});
   }

@@ -25,12 +25,6 @@ const Case kCases[] = {
     {{1, 2, 2, 130, 130, 1, 1}, MaskKind::kCausal},  {{2, 2, 2, 24, 1024, 20, 20}, MaskKind::kOffsetNegative},
 };
 
-void check_same(const std::string& what, const AttentionResult& got, const AttentionResult& want) {
-  check_same_bits(what + ": output", got.output, want.output);
-  check_same_bits(what + ": weights", got.weights, want.weights);
-  check_same_bits(what + ": log-sum-exp", got.log_sum_exp, want.log_sum_exp);
-}
-
 /// body(problem, args that ask for weights per head, what it is).
 void for_each_case(const std::function<void(const AttentionProblem&, const mha_attention_args&)>& body) {
   uint64_t seed = 60000;
@@ -114,13 +108,14 @@ TEST_CASE("bits: attention, any number of threads", "[bits][threads]") {
       INFO("target " << target);
       const AttentionResult want = run_attention(shared_context(target, 1), args);
       for (int64_t threads : {1, 2, 3, 5, 16})
-        check_same(std::to_string(threads) + " threads", run_attention(shared_context(target, threads), args), want);
+        check_same_results(std::to_string(threads) + " threads", run_attention(shared_context(target, threads), args),
+                           want);
       mha_attention_args averaged = args;
       averaged.weights_mode = MHA_WEIGHTS_AVERAGED;
       const AttentionResult mean = run_attention(shared_context(target, 1), averaged);
       for (int64_t threads : {2, 5})
-        check_same(std::to_string(threads) + " threads, averaged",
-                   run_attention(shared_context(target, threads), averaged), mean);
+        check_same_results(std::to_string(threads) + " threads, averaged",
+                           run_attention(shared_context(target, threads), averaged), mean);
     }
   });
 }
@@ -132,7 +127,7 @@ TEST_CASE("bits: attention, a host's parallel-for in any order", "[bits][threads
       const AttentionResult want = run_attention(shared_context(target, 1), args);
       for (const HostRun& host : kHostRuns)
         for (int64_t threads : {2, 5})
-          check_same(host.name, run_attention(make_host_context(target, threads, host).get(), args), want);
+          check_same_results(host.name, run_attention(make_host_context(target, threads, host).get(), args), want);
     }
   });
 }
@@ -141,8 +136,8 @@ TEST_CASE("bits: attention, every FMA target", "[bits][targets]") {
   for_each_case([](const AttentionProblem&, const mha_attention_args& args) {
     const std::vector<std::string> targets = fma_targets();
     for (size_t n = 1; n < targets.size(); ++n)
-      check_same(targets[0] + " and " + targets[n], run_attention(shared_context(targets[n], 1), args),
-                 run_attention(shared_context(targets[0], 1), args));
+      check_same_results(targets[0] + " and " + targets[n], run_attention(shared_context(targets[n], 1), args),
+                         run_attention(shared_context(targets[0], 1), args));
   });
 }
 
@@ -213,17 +208,17 @@ TEST_CASE("bits: attention, masked keys at the end are as no keys", "[bits][mask
       const AttentionResult want = run_attention(context, args);
       args.key_len = s.Tk;
       args.masks.key_lengths = &length;
-      check_same("key_lengths", run_attention(context, args), want);
+      check_same_results("key_lengths", run_attention(context, args), want);
       args.masks.key_lengths = nullptr;
       std::vector<uint8_t> open(static_cast<size_t>(s.Tk), 0);
       std::fill(open.begin(), open.begin() + length, uint8_t{255});
       args.masks.bool_mask = {open.data(), 0, 0, 0};
-      check_same("bool mask", run_attention(context, args), want);
+      check_same_results("bool mask", run_attention(context, args), want);
       args.masks.bool_mask = {};
       std::vector<float> add(static_cast<size_t>(s.Tk), -kInf);
       std::fill(add.begin(), add.begin() + length, 0.0f);
       args.masks.add_mask = {add.data(), 0, 0, 0};
-      check_same("additive mask", run_attention(context, args), want);
+      check_same_results("additive mask", run_attention(context, args), want);
     }
   });
 }
@@ -307,7 +302,7 @@ TEST_CASE("bits: attention, run again and again", "[bits]") {
     for_each_target(
         [&](const std::string&, const mha_context* context) {
           const AttentionResult want = run_attention(context, args);
-          for (int n = 0; n < 5; ++n) check_same("repeated", run_attention(context, args), want);
+          for (int n = 0; n < 5; ++n) check_same_results("repeated", run_attention(context, args), want);
         },
         2);
   });

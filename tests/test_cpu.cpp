@@ -115,18 +115,3 @@ TEST_CASE("cpu: this machine's detection agrees with the compiler's own", "[cpu]
   CHECK_FALSE(got.sse2);
 #endif
 }
-
-TEST_CASE("cpu: cgroup quotas round up to whole CPUs", "[cpu]") {
-  struct Quota {
-    const char* text;
-    int64_t cpus;
-  };
-  // cgroup v2's cpu.max, or v1's quota and period; 0: no limit.
-  for (const Quota& q :
-       {Quota{"max 100000\n", 0}, Quota{"100000 100000\n", 1}, Quota{"150000 100000\n", 2}, Quota{"200000 100000", 2},
-        Quota{"1000 100000\n", 1}, Quota{"50000 50000\n", 1}, Quota{"-1 100000", 0}, Quota{"0 100000", 0},
-        Quota{"100000 0", 0}, Quota{"100000", 0}, Quota{"", 0}, Quota{"garbage", 0}}) {
-    INFO("\"" << q.text << "\"");
-    CHECK(mha::quota_cpus(q.text) == q.cpus);
-  }
-}

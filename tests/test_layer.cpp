@@ -264,3 +264,13 @@ TEST_CASE("layer: outlives the context and the sources it was made from", "[laye
     check_same_bits("output", run_layer(shared_context(target, 1), layer.get(), args).output, before);
   }
 }
+
+TEST_CASE("layer: no keys need no pointers, whatever kdim and vdim", "[layer][edges]") {
+  const LayerProblem problem({8, 2, 2, 4, 4, 5, 7, 8, 0}, 1, 3, 0, Biases::kAll, 75500);
+  for_each_target([&](const std::string&, const mha_context* context) {
+    mha_forward_args args = problem.args();
+    args.key = args.value = {};
+    const LayerResult got = run_layer(context, problem.make(context).get(), args);
+    for (size_t n = 0; n < got.output.size(); ++n) CHECK(got.output[n] == problem.output_bias[n % 8]);
+  });
+}

@@ -5,7 +5,7 @@
 #include "core/mha.h"
 #include "core/reference.h"
 #include "support/golden.h"
-#include "support/targets.h"
+#include "support/layers.h"
 
 using namespace mha::test;
 
@@ -32,18 +32,7 @@ struct Notebook {
     config.num_heads = kHeads;
     return config;
   }
-  mha_layer_weights weights() const {
-    mha_layer_weights weights = {};
-    weights.query_weight = query_weight.data();
-    weights.key_weight = key_weight.data();
-    weights.value_weight = value_weight.data();
-    weights.output_weight = output_weight.data();
-    weights.query_bias = query_bias.data();
-    weights.key_bias = key_bias.data();
-    weights.value_bias = value_bias.data();
-    weights.output_bias = output_bias.data();
-    return weights;
-  }
+  mha_layer_weights weights() const { return separate_weights_of(*this); }
   mha_forward_args forward_args() const {
     mha_forward_args args = {};
     args.batch = 1;

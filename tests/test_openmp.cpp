@@ -4,6 +4,8 @@
 #include <omp.h>
 
 #include <atomic>
+#include <filesystem>
+#include <iterator>
 
 #include "support/layers.h"
 
@@ -44,6 +46,38 @@ TEST_CASE("openmp: calls from inside an outer parallel region", "[threads][openm
       }
       CHECK(wrong == 0);
       CHECK(team > 1);  // the region was one
+    }
+    omp_set_max_active_levels(1);
+  }
+}
+
+TEST_CASE("openmp: inside an outer region a call takes the threads that the host's settings give it, and no more",
+          "[threads][openmp]") {
+  const AttentionProblem problem({1, 1, 1, 9, 9000, 64, 64}, MaskKind::kNone, 132000);
+  const auto tasks = [] {
+    const std::filesystem::directory_iterator all("/proc/self/task");
+    return std::distance(begin(all), end(all));
+  };
+  for (const std::string& target : supported_targets()) {
+    const mha_context* context = shared_context(target, 3);
+    const std::vector<float> want = run_attention(context, problem.args()).output;
+    for (int levels : {1, 2}) {
+      omp_set_max_active_levels(levels);
+      std::atomic<int> sink{0};
+#pragma omp parallel num_threads(4)
+      ++sink;  // the outer team is there
+      const auto before = tasks();
+      std::atomic<int> wrong{0};
+#pragma omp parallel num_threads(4)
+      {
+        std::vector<float> output = poisoned(static_cast<int64_t>(want.size()));
+        mha_attention_args args = problem.args();
+        args.output.data = output.data();
+        if (mha_attention(context, &args, nullptr) != MHA_OK || !same_bits(output, want)) ++wrong;
+      }
+      CHECK(wrong == 0);
+      INFO("levels " << levels << ", threads before " << before);
+      CHECK(tasks() <= before + (levels == 1 ? 0 : 4 * 2));
     }
     omp_set_max_active_levels(1);
   }

@@ -1,12 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Concurrency: one layer and context shared by many threads, calls from inside a parallel region, more threads than
-// work, and the default thread count.
-#include <sched.h>
-
+// Concurrency: one layer and context shared by many threads, a host's parallel-for, more threads than work.
 #include <atomic>
 #include <thread>
 
-#include "core/cpu_count.h"
 #include "support/layers.h"
 
 using namespace mha::test;
@@ -174,23 +170,4 @@ TEST_CASE("threads: one thread never calls the host's parallel-for", "[threads]"
   const AttentionResult got = run_attention(context.get(), problem.args());
   CHECK(calls == 0);
   CHECK(none_poison(got.output));
-}
-
-TEST_CASE("threads: the default count is the CPUs that affinity allows, at most", "[threads]") {
-  cpu_set_t before;
-  REQUIRE(sched_getaffinity(0, sizeof before, &before) == 0);
-  const ContextPtr all = make_context(mha_context_options{});
-  CHECK(mha_context_num_threads(all.get()) >= 1);
-  CHECK(mha_context_num_threads(all.get()) <= CPU_COUNT(&before));
-  CHECK(mha_context_num_threads(all.get()) == mha::allowed_cpus(1024));
-
-  int first = 0;
-  while (!CPU_ISSET(first, &before)) ++first;
-  cpu_set_t one;
-  CPU_ZERO(&one);
-  CPU_SET(first, &one);
-  REQUIRE(sched_setaffinity(0, sizeof one, &one) == 0);
-  const ContextPtr pinned = make_context(mha_context_options{});
-  sched_setaffinity(0, sizeof before, &before);
-  CHECK(mha_context_num_threads(pinned.get()) == 1);
 }

@@ -41,6 +41,21 @@ inline mha_layer_config full_config(mha_layer_config c) {
 
 enum class Biases { kNone, kAll, kOutputOnly, kInOnly };
 
+/// Weights and biases from the members of `o`, which have the names of mha_layer_weights.
+template <class Owner>
+mha_layer_weights separate_weights_of(const Owner& o) {
+  mha_layer_weights w = {};
+  w.query_weight = o.query_weight.data();
+  w.key_weight = o.key_weight.data();
+  w.value_weight = o.value_weight.data();
+  w.output_weight = o.output_weight.data();
+  w.query_bias = o.query_bias.data();
+  w.key_bias = o.key_bias.data();
+  w.value_bias = o.value_bias.data();
+  w.output_bias = o.output_bias.data();
+  return w;
+}
+
 /// A layer's weights and one input, owned. Separate weights; fused_weights() gives the same ones fused.
 struct LayerProblem {
   mha_layer_config config;  // as given, defaults not filled in
@@ -83,17 +98,9 @@ struct LayerProblem {
   LayerProblem& operator=(const LayerProblem&) = delete;
 
   mha_layer_weights separate_weights() const {
-    mha_layer_weights w = {};
-    w.query_weight = query_weight.data();
-    w.key_weight = key_weight.data();
-    w.value_weight = value_weight.data();
-    w.output_weight = output_weight.data();
-    if (has_in_bias) {
-      w.query_bias = query_bias.data();
-      w.key_bias = key_bias.data();
-      w.value_bias = value_bias.data();
-    }
-    if (has_out_bias) w.output_bias = output_bias.data();
+    mha_layer_weights w = separate_weights_of(*this);
+    if (!has_in_bias) w.query_bias = w.key_bias = w.value_bias = nullptr;
+    if (!has_out_bias) w.output_bias = nullptr;
     return w;
   }
   /// Needs kdim == vdim == embed_dim.

@@ -16,6 +16,9 @@
 
 namespace mha::test {
 
+/// Lengths around the edges of panels and chunks.
+inline constexpr int64_t kEdges[] = {1, 15, 16, 17, 64, 255, 256, 257, 300, 512, 513};
+
 struct AttentionShape {
   int64_t B, H, Hkv, Tq, Tk, D, Dv;
 
@@ -101,18 +104,34 @@ struct AttentionProblem {
   }
 };
 
-inline std::string describe(const AttentionShape& s, MaskKind kind = MaskKind::kNone) {
+inline std::string describe(const AttentionShape& s) {
+  std::ostringstream text;
+  text << "B " << s.B << " H " << s.H << "/" << s.Hkv << " Tq " << s.Tq << " Tk " << s.Tk << " D " << s.D << "/"
+       << s.Dv;
+  return text.str();
+}
+inline std::string describe(const AttentionShape& s, MaskKind kind) {
   static const char* const kNames[kMaskKinds] = {"none",    "causal", "offset-", "offset+",
                                                  "lengths", "bool",   "add",     "all"};
-  std::ostringstream text;
-  text << "B " << s.B << " H " << s.H << "/" << s.Hkv << " Tq " << s.Tq << " Tk " << s.Tk << " D " << s.D << "/" << s.Dv
-       << " mask " << kNames[static_cast<int>(kind)];
-  return text.str();
+  return describe(s) + " mask " + kNames[static_cast<int>(kind)];
 }
 
 struct AttentionResult {
   std::vector<float> output, weights, log_sum_exp;
 };
+
+inline void check_same_results(const std::string& what, const AttentionResult& got, const AttentionResult& want) {
+  check_same_bits(what + ": output", got.output, want.output);
+  check_same_bits(what + ": weights", got.weights, want.weights);
+  check_same_bits(what + ": log-sum-exp", got.log_sum_exp, want.log_sum_exp);
+}
+
+/// Row (b, i, h) of a dense output.
+inline std::vector<float> output_row(const AttentionShape& s, const std::vector<float>& output, int64_t b, int64_t i,
+                                     int64_t h) {
+  const auto first = output.begin() + ((b * s.Tq + i) * s.H + h) * s.Dv;
+  return std::vector<float>(first, first + s.Dv);
+}
 
 /// Calls mha_attention on `args` with dense results of its own, poison before the call, and a workspace of exactly the
 /// size asked for, poison too. weights come as [B, H, Tq, Tk] or [B, Tq, Tk].

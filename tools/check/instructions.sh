@@ -4,11 +4,8 @@
 # target no more than its own set. Also: no compile command asks for fast-math or for this machine's CPU.
 #   instructions.sh [static build tree]
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-build=${1:-}
-if [ -z "$build" ]; then
-  release_build mha
-  build=$out/release
-fi
+build=${1:-$out/release}
+[ -n "${1:-}" ] || release_build mha
 objects=$build/CMakeFiles/mha.dir
 
 commands=$(grep -o '"command": .*' "$build/compile_commands.json" | grep 'mha.dir')

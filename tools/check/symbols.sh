@@ -4,11 +4,8 @@
 # without its instructions; a symbol of the C++ runtime would keep a C program from linking.
 #   symbols.sh [static build tree]
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-build=${1:-}
-if [ -z "$build" ]; then
-  release_build mha
-  build=$out/release
-fi
+build=${1:-$out/release}
+[ -n "${1:-}" ] || release_build mha
 objects=$build/CMakeFiles/mha.dir
 archive=$build/libmha.a
 

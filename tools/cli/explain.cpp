@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// `mha explain`: what mha_attention or mha_layer_forward would do with given sizes, and why, in the library's own
-// words.
+// `mha explain`: what mha_attention, mha_linear_forward or mha_layer_forward would do with given sizes, and why, in
+// the library's own words.
 #include <algorithm>
 #include <cstdio>
 #include <functional>
@@ -18,6 +18,8 @@ namespace {
 
 struct Options {
   mha_attention_args attention{};
+  mha_linear_args linear{};
+  std::int64_t in_features = 0, out_features = 0;
   mha_layer_config config{};
   mha_forward_args forward{};
   std::vector<std::string> causal;
@@ -61,8 +63,8 @@ void explain_attention(const CLI::App& command, Options& options) {
   });
 }
 
-// Weights of zero that serve for all four projections.
-std::vector<float> shared_zeros(const std::vector<std::vector<std::int64_t>>& shapes) {
+// Weights of zero that serve for every projection of the object that `what` packs.
+std::vector<float> shared_zeros(const std::string& what, const std::vector<std::vector<std::int64_t>>& shapes) {
   constexpr std::int64_t kLimit = std::int64_t{1} << 28;
   std::int64_t most = 0;
   for (const auto& shape : shapes) {
@@ -70,10 +72,27 @@ std::vector<float> shared_zeros(const std::vector<std::vector<std::int64_t>>& sh
     most = std::max(most, bytes / static_cast<std::int64_t>(sizeof(float)));
   }
   if (most > kLimit) {
-    throw Failure("explain layer packs a layer of these sizes, and a weight of " + std::to_string(most) +
+    throw Failure("explain " + what + " packs weights of these sizes, and one of " + std::to_string(most) +
                   " elements is beyond its limit of " + std::to_string(kLimit));
   }
   return std::vector<float>(static_cast<std::size_t>(most));
+}
+
+void explain_linear(Options& options) {
+  const Context context = make_context(options.context);
+  if (options.in_features < 1 || options.out_features < 1) {
+    throw Failure("--in-features and --out-features must be at least 1");
+  }
+  const std::vector<float> zeros = shared_zeros("linear", {{options.out_features, options.in_features}});
+  mha_linear* made = nullptr;
+  mha_error error{};
+  check(
+      mha_linear_create(context.get(), options.in_features, options.out_features, zeros.data(), nullptr, &made, &error),
+      error);
+  const Linear linear(made);
+  print([&](char* text, std::size_t capacity, std::size_t* needed, mha_error* failure) {
+    return mha_linear_explain(context.get(), linear.get(), &options.linear, text, capacity, needed, failure);
+  });
 }
 
 // A layer of that configuration, with weights of zero: explain needs one.
@@ -84,10 +103,10 @@ Layer make_layer(const mha_context* context, const mha_layer_config& given) {
   if (c.head_dim == 0) c.head_dim = c.embed_dim / c.num_heads;
   if (c.value_head_dim == 0) c.value_head_dim = c.head_dim;
   const auto width = [&](std::int64_t dim) { return dim == 0 ? c.embed_dim : dim; };
-  const std::vector<float> zeros = shared_zeros({{c.num_heads, c.head_dim, c.embed_dim},
-                                                 {c.num_kv_heads, c.head_dim, width(c.kdim)},
-                                                 {c.num_kv_heads, c.value_head_dim, width(c.vdim)},
-                                                 {width(c.out_dim), c.num_heads, c.value_head_dim}});
+  const std::vector<float> zeros = shared_zeros("layer", {{c.num_heads, c.head_dim, c.embed_dim},
+                                                          {c.num_kv_heads, c.head_dim, width(c.kdim)},
+                                                          {c.num_kv_heads, c.value_head_dim, width(c.vdim)},
+                                                          {width(c.out_dim), c.num_heads, c.value_head_dim}});
   mha_layer_weights weights{};
   weights.query_weight = weights.key_weight = weights.value_weight = weights.output_weight = zeros.data();
   mha_layer* layer = nullptr;
@@ -138,6 +157,13 @@ void add_explain(CLI::App& app, int& /*status*/) {
   attention->add_option("--value-head-dim", options->attention.value_head_dim, "Dv (default: D)");
   add_call_options(*attention, *options, options->attention);
   attention->callback([=] { explain_attention(*attention, *options); });
+
+  CLI::App* linear = command->add_subcommand("linear", "mha_linear_forward");
+  linear->add_option("--rows", options->linear.rows, "M")->required();
+  linear->add_option("--in-features", options->in_features, "K")->required();
+  linear->add_option("--out-features", options->out_features, "N")->required();
+  add_context_options(*linear, options->context);
+  linear->callback([=] { explain_linear(*options); });
 
   CLI::App* layer = command->add_subcommand("layer", "mha_layer_forward");
   layer->add_option("--embed-dim", options->config.embed_dim, "E")->required();

@@ -26,11 +26,11 @@ std::vector<float> read_tensor(const io::Safetensors& file, const std::string& n
   return std::move(tensor.values);
 }
 
-Notebook::Projection read_projection(const io::Safetensors& file, const std::string& name) {
+io::Projection read_projection(const io::Safetensors& file, const std::string& name) {
   return {read_tensor(file, name + ".weight", {kWidth, kWidth}), read_tensor(file, name + ".bias", {kWidth})};
 }
 
-std::vector<float> linear(const mha_context* context, const Notebook::Projection& projection,
+std::vector<float> linear(const mha_context* context, const io::Projection& projection,
                           const std::vector<float>& input) {
   mha_error error{};
   mha_linear* raw = nullptr;
@@ -46,7 +46,7 @@ std::vector<float> linear(const mha_context* context, const Notebook::Projection
   return output;
 }
 
-std::vector<double> reference_linear(const Notebook::Projection& projection, const std::vector<float>& input) {
+std::vector<double> reference_linear(const io::Projection& projection, const std::vector<float>& input) {
   std::vector<double> output(input.size());
   reference::linear<double>(input.data(), 0, static_cast<std::int64_t>(input.size()) / kWidth, kWidth,
                             projection.weight.data(), projection.bias.data(), kWidth, output.data());
@@ -80,16 +80,7 @@ mha_layer_config Notebook::config() const {
 }
 
 mha_layer_weights Notebook::weights() const {
-  mha_layer_weights weights{};
-  weights.query_weight = query_layer.weight.data();
-  weights.key_weight = key_layer.weight.data();
-  weights.value_weight = value_layer.weight.data();
-  weights.output_weight = output_layer.weight.data();
-  weights.query_bias = query_layer.bias.data();
-  weights.key_bias = key_layer.bias.data();
-  weights.value_bias = value_layer.bias.data();
-  weights.output_bias = output_layer.bias.data();
-  return weights;
+  return io::layer_weights(query_layer, key_layer, value_layer, output_layer);
 }
 
 mha_forward_args Notebook::forward_args() const {

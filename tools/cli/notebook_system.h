@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "tools/cli/support.h"
+#include "tools/io/projection.h"
 
 namespace mha::cli {
 
@@ -23,11 +24,8 @@ struct Notebook {
   static constexpr std::int64_t kHeads = 4;
   static constexpr std::int64_t kHeadDim = kWidth / kHeads;
 
-  struct Projection {
-    std::vector<float> weight, bias;  // [20, 20], [20]
-  };
   std::vector<float> query, key, value;
-  Projection query_layer, key_layer, value_layer, output_layer;
+  io::Projection query_layer, key_layer, value_layer, output_layer;
   // PyTorch's results.
   std::vector<float> standard_output, standard_weights, literal_output, literal_weights;
 

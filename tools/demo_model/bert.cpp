@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "tools/demo_model/elementwise.h"
+#include "tools/io/projection.h"
 
 namespace mha::demo {
 namespace {
@@ -102,26 +103,15 @@ Owned<mha_linear> Bert::linear(const std::string& name, int64_t in, int64_t out)
 
 Owned<mha_layer> Bert::attention(const std::string& name) const {
   const int64_t hidden = config_.hidden;
-  struct Dense {
-    std::vector<float> weight, bias;
-  };
   const auto dense = [&](const std::string& part) {
-    return Dense{tensor(name + part + ".weight", {hidden, hidden}), tensor(name + part + ".bias", {hidden})};
+    return io::Projection{tensor(name + part + ".weight", {hidden, hidden}), tensor(name + part + ".bias", {hidden})};
   };
-  const Dense query = dense("self.query"), key = dense("self.key"), value = dense("self.value");
-  const Dense output = dense("output.dense");
+  const io::Projection query = dense("self.query"), key = dense("self.key"), value = dense("self.value");
+  const io::Projection output = dense("output.dense");
   mha_layer_config config = {};
   config.embed_dim = hidden;
   config.num_heads = config_.heads;
-  mha_layer_weights weights = {};
-  weights.query_weight = query.weight.data();
-  weights.key_weight = key.weight.data();
-  weights.value_weight = value.weight.data();
-  weights.output_weight = output.weight.data();
-  weights.query_bias = query.bias.data();
-  weights.key_bias = key.bias.data();
-  weights.value_bias = value.bias.data();
-  weights.output_bias = output.bias.data();
+  const mha_layer_weights weights = io::layer_weights(query, key, value, output);
   mha_layer* layer = nullptr;
   mha_error error = {};
   require_ok(mha_layer_create(context_, &config, &weights, &layer, &error), error);

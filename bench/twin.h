@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+// A case on unusual data beside its plain twin: the same call on ordinary data, timed in turn with it.
+#ifndef MHA_BENCH_TWIN_H
+#define MHA_BENCH_TWIN_H
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "bench/case.h"
+
+namespace mha::bench {
+
+class TwinCase : public Case {
+ public:
+  /// `counter` gets the time of `work` / the time of `plain`.
+  TwinCase(std::unique_ptr<Case> work, std::unique_ptr<Case> plain, const char* counter)
+      : work_(std::move(work)), plain_(std::move(plain)), counter_(counter) {
+    flops = work_->flops;
+    bytes = work_->bytes;
+  }
+  mha_status run() override { return work_->run(); }
+  std::string check() override { return work_->check(); }
+  /// On the plain data: how slow other loops are on the unusual is not asked.
+  double naive_seconds(int threads) override { return plain_->naive_seconds(threads); }
+  mha_status run_parts() override { return plain_->run(); }
+  bool has_parts() const override { return true; }
+  const char* ratio_counter() const override { return counter_; }
+
+ private:
+  std::unique_ptr<Case> work_, plain_;
+  const char* counter_;
+};
+
+}  // namespace mha::bench
+
+#endif  // MHA_BENCH_TWIN_H

@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: Apache-2.0
+// `mha run` as a process: what it computes from files, and that whatever is wrong with shapes, weights or files gives exit
+// status 2 and exactly one line on stderr that says so.
+#include <map>
+#include <vector>
+
+#include "core/reference.h"
+#include "support/cli.h"
+#include "support/compare.h"
+#include "support/tensors.h"
+#include "tools/io/npy.h"
+#include "tools/io/safetensors.h"
+
+using namespace mha::test;
+
+namespace {
+
+using mha::io::Tensor;
+using Shape = std::vector<int64_t>;
+
+// A layer with its files, to run and to compute by the reference.
+struct Layer {
+  mha_layer_config config = {};
+  bool fused = true;
+  std::string prefix;
+  std::map<std::string, Tensor<float>> tensors;
+
+  static Tensor<float> random(Shape shape, uint64_t seed) {
+    const int64_t count = mha::io::shape_elements(shape);
+    return {std::move(shape), random_floats(count, seed, 0.5F)};
+  }
+
+  void make_weights() {
+    const mha_layer_config& c = config;
+    const int64_t q = c.num_heads * c.head_dim, k = c.num_kv_heads * c.head_dim, v = c.num_kv_heads * c.value_head_dim;
+    if (fused) {
+      tensors["in_proj_weight"] = random({q + k + v, c.embed_dim}, 1);
+    } else {
+      tensors["q_proj_weight"] = random({q, c.embed_dim}, 2);
+      tensors["k_proj_weight"] = random({k, c.kdim}, 3);
+      tensors["v_proj_weight"] = random({v, c.vdim}, 4);
+    }
+    tensors["in_proj_bias"] = random({q + k + v}, 5);
+    tensors["out_proj.weight"] = random({c.out_dim, c.num_heads * c.value_head_dim}, 6);
+    tensors["out_proj.bias"] = random({c.out_dim}, 7);
+  }
+
+  void write(const std::string& path) const {
+    std::map<std::string, Tensor<float>> named;
+    for (const auto& [name, tensor] : tensors) named[prefix + name] = tensor;
+    REQUIRE(mha::io::write_safetensors(path, named));
+  }
+
+  mha_layer_weights weights() const {
+    mha_layer_weights w = {};
+    const auto data = [&](const char* name) {
+      return tensors.count(name) != 0 ? tensors.at(name).values.data() : nullptr;
+    };
+    w.in_proj_weight = data("in_proj_weight");
+    w.query_weight = data("q_proj_weight");
+    w.key_weight = data("k_proj_weight");
+    w.value_weight = data("v_proj_weight");
+    w.in_proj_bias = data("in_proj_bias");
+    w.output_weight = data("out_proj.weight");
+    w.output_bias = data("out_proj.bias");
+    return w;
+  }
+};
+
+void write_npy(const std::string& path, const Shape& shape, const std::vector<float>& values) {
+  REQUIRE(mha::io::write_npy(path, shape, values.data()));
+}
+
+// A layer of width 4 with two heads, in the folder's w.safetensors.
+Layer write_small_layer(const Folder& folder) {
+  Layer layer;
+  layer.config = {4, 2, 2, 2, 2, 4, 4, 4, 0};
+  layer.make_weights();
+  layer.write(folder.file("w.safetensors"));
+  return layer;
+}
+
+// Reads back both results and compares them with the reference on the same arguments.
+void check_results(const Folder& folder, const Layer& layer, mha_forward_args args, const Shape& output_shape,
+                   const Shape& weights_shape) {
+  const auto output = mha::io::read_npy<float>(folder.file("out.npy"));
+  REQUIRE(output);
+  CHECK(output->shape == output_shape);
+  const auto weights = mha::io::read_npy<float>(folder.file("attention.npy"));
+  REQUIRE(weights);
+  CHECK(weights->shape == weights_shape);
+  std::vector<double> want_output(output->values.size());
+  std::vector<double> want_weights(weights->values.size());
+  mha::reference::forward<double>(layer.config, layer.weights(), args, want_output.data(), want_weights.data());
+  mha::test::check_close("output", output->values, want_output, {4e-6, 1e-6});
+  mha::test::check_close("weights", weights->values, want_weights, {1e-6, 2e-7});
+}
+
+}  // namespace
+
+TEST_CASE("cli: run, self-attention with fused weights, causal") {
+  const Folder folder;
+  Layer layer;
+  layer.config = {12, 3, 3, 4, 4, 12, 12, 12, 0};
+  layer.make_weights();
+  layer.write(folder.file("w.safetensors"));
+  const std::vector<float> query = random_floats(2 * 5 * 12, 10);
+  write_npy(folder.file("q.npy"), {2, 5, 12}, query);
+  const Json report =
+      Json::parse(run_ok(folder,
+                         "run --weights w.safetensors --query q.npy --num-heads 3 --causal --output out.npy "
+                         "--attention-weights attention.npy --repeat 2 --json"));
+  CHECK(report["output"] == Json({2, 5, 12}));
+  CHECK(report["head_dim"] == 4);
+  CHECK(report["seconds"].get<double>() > 0);
+  mha_forward_args args = {};
+  args.batch = 2;
+  args.query_len = args.key_len = 5;
+  args.query.data = query.data();
+  args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+  args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+  check_results(folder, layer, args, {2, 5, 12}, {2, 3, 5, 5});
+}
+
+TEST_CASE("cli: run, cross-attention with separate weights, kdim, vdim, no batch, prefix") {
+  const Folder folder;
+  Layer layer;
+  layer.fused = false;
+  layer.prefix = "encoder.0.self_attn.";
+  layer.config = {10, 2, 2, 5, 5, 7, 9, 10, 0};
+  layer.make_weights();
+  layer.write(folder.file("w.safetensors"));
+  const std::vector<float> query = random_floats(3 * 10, 10), key = random_floats(6 * 7, 11),
+                           value = random_floats(6 * 9, 12);
+  write_npy(folder.file("q.npy"), {3, 10}, query);
+  write_npy(folder.file("k.npy"), {6, 7}, key);
+  write_npy(folder.file("v.npy"), {6, 9}, value);
+  const std::string text = run_ok(
+      folder,
+      "run --weights w.safetensors --prefix encoder.0.self_attn. --query q.npy --key k.npy --value v.npy --num-heads 2 "
+      "--scale 0.7 --causal offset -1 --output out.npy --attention-weights attention.npy");
+  CHECK(text.find("B 1, Tq 3, Tk 6, E 10 (kdim 7, vdim 9, out 10), H 2 (Hkv 2), D 5 (Dv 5)") != std::string::npos);
+  CHECK(text.find("out.npy [3, 10]") != std::string::npos);
+  layer.config.scale = 0.7F;
+  mha_forward_args args = {};
+  args.batch = 1;
+  args.query_len = 3;
+  args.key_len = 6;
+  args.query.data = query.data();
+  args.key.data = key.data();
+  args.value.data = value.data();
+  args.masks.causal = MHA_CAUSAL_OFFSET;
+  args.masks.causal_offset = -1;
+  args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+  check_results(folder, layer, args, {3, 10}, {2, 3, 6});
+}
+
+TEST_CASE("cli: run, grouped heads of other sizes, every mask shape, key lengths, averaged weights") {
+  const Folder folder;
+  Layer layer;
+  layer.config = {8, 4, 2, 3, 6, 8, 8, 11, 0};
+  layer.make_weights();
+  layer.write(folder.file("w.safetensors"));
+  constexpr int64_t B = 2, H = 4, Tq = 3, Tk = 5;
+  const std::vector<float> query = random_floats(B * Tq * 8, 10), key = random_floats(B * Tk * 8, 11);
+  write_npy(folder.file("q.npy"), {B, Tq, 8}, query);
+  write_npy(folder.file("k.npy"), {B, Tk, 8}, key);
+  const std::vector<int64_t> lengths = {5, 4};
+  REQUIRE(mha::io::write_npy(folder.file("l.npy"), {B}, lengths.data()));
+  const std::vector<float> added = random_floats(B * H * Tq * Tk, 13);
+  std::vector<uint8_t> booleans(added.size());
+  for (std::size_t i = 0; i < added.size(); ++i) booleans[i] = added[i] < 0.5F ? 1 : 0;
+
+  mha_forward_args args = {};
+  args.batch = B;
+  args.query_len = Tq;
+  args.key_len = Tk;
+  args.query.data = query.data();
+  args.key.data = key.data();
+  args.masks.key_lengths = lengths.data();
+  args.weights_mode = MHA_WEIGHTS_AVERAGED;
+  struct MaskShape {
+    Shape shape;
+    int64_t b, h, q;
+  };
+  for (const MaskShape& mask : std::vector<MaskShape>{{{Tq, Tk}, 0, 0, Tk},
+                                                      {{1, Tk}, 0, 0, 0},
+                                                      {{B, Tq, Tk}, Tq * Tk, 0, Tk},
+                                                      {{1, Tq, Tk}, 0, 0, Tk},
+                                                      {{B, 1, Tk}, Tk, 0, 0},
+                                                      {{B, H, Tq, Tk}, H * Tq * Tk, Tq * Tk, Tk},
+                                                      {{B, 1, 1, Tk}, Tk, 0, 0},
+                                                      {{1, H, 1, Tk}, 0, Tk, 0},
+                                                      {{B, 1, Tq, Tk}, Tq * Tk, 0, Tk}}) {
+    for (const bool boolean : {false, true}) {
+      INFO(mha::io::shape_text(mask.shape) << (boolean ? " bool" : " float"));
+      args.masks.add_mask = {};
+      args.masks.bool_mask = {};
+      if (boolean) {
+        REQUIRE(mha::io::write_npy(folder.file("m.npy"), mask.shape, booleans.data()));
+        args.masks.bool_mask = {booleans.data(), mask.b, mask.h, mask.q};
+      } else {
+        write_npy(folder.file("m.npy"), mask.shape, added);
+        args.masks.add_mask = {added.data(), mask.b, mask.h, mask.q};
+      }
+      run_ok(
+          folder,
+          "run --weights w.safetensors --query q.npy --key k.npy --num-heads 4 --num-kv-heads 2 --mask m.npy "
+          "--key-lengths l.npy --weights-mode averaged --output out.npy --attention-weights attention.npy --threads 2");
+      check_results(folder, layer, args, {B, Tq, 11}, {B, Tq, Tk});
+    }
+  }
+}
+
+TEST_CASE("cli: run, nothing to attend to and nothing to do") {
+  const Folder folder;
+  const Layer layer = write_small_layer(folder);
+  write_npy(folder.file("q.npy"), {2, 4}, random_floats(8, 10));
+  write_npy(folder.file("none.npy"), {0, 4}, {});
+  run_ok(folder, "run --weights w.safetensors --query q.npy --key none.npy --num-heads 2 --output out.npy");
+  const auto output = mha::io::read_npy<float>(folder.file("out.npy"));
+  REQUIRE(output);
+  const std::vector<float>& bias = layer.tensors.at("out_proj.bias").values;
+  for (std::size_t i = 0; i < 8; ++i) CHECK(output->values[i] == bias[i % 4]);
+  run_ok(folder, "run --weights w.safetensors --query none.npy --num-heads 2 --output out.npy");
+  CHECK(mha::io::read_npy<float>(folder.file("out.npy"))->shape == Shape{0, 4});
+}
+
+TEST_CASE("cli: run says which shape does not fit") {
+  const Folder folder;
+  const Layer layer = write_small_layer(folder);
+  const std::vector<float> values = random_floats(200, 10);
+  write_npy(folder.file("q.npy"), {2, 3, 4}, values);
+  write_npy(folder.file("wide.npy"), {2, 3, 5}, values);
+  write_npy(folder.file("flat.npy"), {4}, values);
+  write_npy(folder.file("batch3.npy"), {3, 3, 4}, values);
+  write_npy(folder.file("long.npy"), {2, 7, 4}, values);
+  write_npy(folder.file("mask.npy"), {3, 4}, values);
+  write_npy(folder.file("float.npy"), {2}, values);
+  const std::vector<int64_t> lengths = {1, 2, 9};
+  REQUIRE(mha::io::write_npy(folder.file("three.npy"), {3}, lengths.data()));
+  REQUIRE(mha::io::write_npy(folder.file("nine.npy"), {2}, lengths.data() + 1));
+
+  const std::string base = "run --weights w.safetensors --output out.npy --num-heads 2 ";
+  check_refused(folder, base + "--query wide.npy",
+                "wide.npy: query of shape [2, 3, 5] has width 5, the weights take 4");
+  check_refused(folder, base + "--query flat.npy", "flat.npy: query of shape [4] must be");
+  check_refused(folder, base + "--query q.npy --key wide.npy", "wide.npy: key of shape [2, 3, 5] has width 5");
+  check_refused(folder, base + "--query q.npy --key batch3.npy",
+                "batch3.npy: key of shape [3, 3, 4] has batch 3, expected 2");
+  check_refused(folder, base + "--query q.npy --value long.npy",
+                "long.npy: value of shape [2, 7, 4] has length 7, expected 3");
+  check_refused(folder, base + "--query q.npy --mask mask.npy", "mask.npy: mask of shape [3, 4] must be");
+  check_refused(folder, base + "--query q.npy --key-lengths three.npy",
+                "three.npy: key lengths of shape [3] must be [2]");
+  check_refused(folder, base + "--query q.npy --key-lengths float.npy", "float.npy: holds float32");
+  check_refused(folder, base + "--query q.npy --key-lengths nine.npy", "key_lengths");
+  check_refused(folder, base + "--query q.npy --causal sideways", "--causal takes");
+  check_refused(folder, base + "--query q.npy --causal offset x", "'x' is not an integer");
+  check_refused(folder, base + "--query q.npy --scale nan", "scale");
+  check_refused(folder, base + "--query q.npy --repeat 0", "--repeat is 0");
+  check_refused(folder, base + "--query q.npy --weights-mode averaged", "--attention-weights");
+  check_refused(folder, base + "--query q.npy --weights-mode most --attention-weights a.npy", "'most'");
+  check_refused(folder, base + "--query q.npy --prefix layer.", "layer.in_proj_weight");
+  check_refused(folder, base + "--query q.npy --target nonsense", "nonsense");
+  const std::string heads = "run --weights w.safetensors --query q.npy --output out.npy ";
+  check_refused(folder, heads + "--num-heads 3", "tensor 'out_proj.weight' of shape [4, 4]: 4 columns");
+  check_refused(folder, heads + "--num-heads 4 --num-kv-heads 3", "not a multiple of --num-kv-heads 3");
+  check_refused(folder, heads + "--num-heads 4 --num-kv-heads 2", "tensor 'in_proj_weight' of shape [12, 4]: 12 rows");
+  check_refused(folder, heads + "--num-heads 0", "--num-heads is 0");
+  check_refused(folder, heads + "--num-heads 2 --output /nonexistent/out.npy", "--output");
+  check_refused(folder, "run --weights w.safetensors --query q.npy --num-heads 2 --output /nonexistent/out.npy",
+                "/nonexistent/out.npy: cannot write");
+  CHECK_FALSE(std::filesystem::exists(folder.file("out.npy")));
+}
+
+TEST_CASE("cli: run says which weight does not fit") {
+  const Folder folder;
+  Layer layer;
+  layer.fused = false;
+  layer.config = {4, 2, 2, 2, 2, 4, 4, 4, 0};
+  layer.make_weights();
+  write_npy(folder.file("q.npy"), {3, 4}, random_floats(12, 10));
+  const auto refused = [&](const std::string& name, const Shape& shape, const std::string& part) {
+    Layer changed = layer;
+    changed.tensors[name] = Layer::random(shape, 1);
+    changed.write(folder.file("w.safetensors"));
+    check_refused(folder, "run --weights w.safetensors --query q.npy --num-heads 2 --output out.npy", part);
+  };
+  refused("q_proj_weight", {3, 4}, "'q_proj_weight' of shape [3, 4]: 3 rows are not a multiple of 2 heads");
+  refused("k_proj_weight", {6, 4}, "'k_proj_weight' of shape [6, 4]: must have Hkv*D = 4 rows");
+  refused("v_proj_weight", {2, 4}, "'v_proj_weight' of shape [2, 4]: must have Hkv*Dv = 4 rows");
+  refused("v_proj_weight", {4}, "'v_proj_weight' of shape [4]: must have 2 dimensions");
+  refused("v_proj_weight", {4, 0}, "'v_proj_weight' of shape [4, 0]: is empty");
+  refused("k_proj_weight", {4, 5}, "--key is needed: the weights take keys of width 5");
+  refused("in_proj_bias", {11}, "'in_proj_bias' of shape [11]: {q,k,v}_proj_weight needs 12 elements");
+  refused("out_proj.bias", {3}, "'out_proj.bias' of shape [3]: out_proj.weight needs 4 elements");
+  refused("in_proj_weight", {12, 4}, "has both");
+  refused("bias_k", {1, 1, 4}, "'bias_k' of shape [1, 1, 4]: a learned extra key");
+  Layer without = layer;
+  without.tensors.erase("k_proj_weight");
+  without.write(folder.file("w.safetensors"));
+  check_refused(folder, "run --weights w.safetensors --query q.npy --num-heads 2 --output out.npy",
+                "no tensor 'k_proj_weight'");
+}
+
+TEST_CASE("cli: wrong, truncated and hostile files") {
+  const Folder folder;
+  const Layer layer = write_small_layer(folder);
+  write_npy(folder.file("q.npy"), {3, 4}, random_floats(12, 10));
+  const std::string weights = read_text(folder.file("w.safetensors")), query = read_text(folder.file("q.npy"));
+  const auto with_weights = [&](const std::string& bytes) {
+    write_text(folder.file("bad"), bytes);
+    check_refused(folder, "run --weights bad --query q.npy --num-heads 2 --output out.npy", "bad: ");
+  };
+  const auto with_query = [&](const std::string& bytes) {
+    write_text(folder.file("bad"), bytes);
+    check_refused(folder, "run --weights w.safetensors --query bad --num-heads 2 --output out.npy", "bad: ");
+  };
+  for (const std::size_t keep : {0, 7, 8, 60, 200}) with_weights(weights.substr(0, keep));
+  with_weights(weights.substr(0, weights.size() - 1));
+  with_weights(weights + "x");
+  with_weights(query);
+  with_weights(std::string(8, '\xff') + weights.substr(8));
+  with_weights(std::string("\x02\0\0\0\0\0\0\0[]", 10));
+  for (const std::size_t keep : {0, 5, 9, 40, 128}) with_query(query.substr(0, keep));
+  with_query(query.substr(0, query.size() - 1));
+  with_query(query + "x");
+  with_query(weights);
+  std::string huge = query;
+  huge.replace(huge.find("(3, 4), }"), 9, "(99999999999, 99999999999), }");
+  with_query(huge);
+  for (const char* path : {"missing", ".", "/dev/zero", "/dev/null"}) {
+    check_refused(folder, std::string("run --weights ") + path + " --query q.npy --num-heads 2 --output o",
+                  std::string(path) + ": ");
+    check_refused(folder, std::string("run --weights w.safetensors --num-heads 2 --output o --query ") + path,
+                  std::string(path) + ": ");
+  }
+  check_refused(folder, "run --weights \"$(printf 'a\\nb\\033[2J')\" --query q.npy --num-heads 2 --output o",
+                "a\\x0ab\\x1b[2J: ");
+}

@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+// mha_*_explain: what it says of a call, that it says why, and how it fills a buffer.
+#include <functional>
+
+#include "core/mha.hpp"
+#include "support/layers.h"
+
+using namespace mha::test;
+
+namespace {
+
+/// One of the explain calls with all but the buffer bound.
+using Explain = std::function<mha_status(char* text, size_t capacity, size_t* needed, mha_error* error)>;
+
+Explain of_attention(const mha_context* context, const mha_attention_args& args) {
+  return [=](char* text, size_t capacity, size_t* needed, mha_error* error) {
+    return mha_attention_explain(context, &args, text, capacity, needed, error);
+  };
+}
+Explain of_linear(const mha_context* context, const mha_linear* linear, const mha_linear_args& args) {
+  return [=](char* text, size_t capacity, size_t* needed, mha_error* error) {
+    return mha_linear_explain(context, linear, &args, text, capacity, needed, error);
+  };
+}
+Explain of_layer(const mha_context* context, const mha_layer* layer, const mha_forward_args& args) {
+  return [=](char* text, size_t capacity, size_t* needed, mha_error* error) {
+    return mha_layer_forward_explain(context, layer, &args, text, capacity, needed, error);
+  };
+}
+
+std::string full_text(const Explain& explain) {
+  size_t needed = 0;
+  mha_error error = {};
+  require_ok(explain(nullptr, 0, &needed, &error), error);
+  std::vector<char> text(needed);
+  require_ok(explain(text.data(), text.size(), nullptr, &error), error);
+  REQUIRE(std::strlen(text.data()) + 1 == needed);
+  return text.data();
+}
+
+std::string text_of(const mha_context* context, const mha_attention_args& args) {
+  return full_text(of_attention(context, args));
+}
+
+void check_has(const std::string& text, const std::string& part) {
+  INFO(text << "lacks: " << part);
+  CHECK(text.find(part) != std::string::npos);
+}
+
+/// The target and its reason, a "key: value" a line, and the buffer's end respected.
+void check_form(const std::string& target, const Explain& explain) {
+  const std::string full = full_text(explain);
+  std::istringstream lines(full);
+  int64_t count = 0;
+  for (std::string line; std::getline(lines, line); ++count) {
+    INFO(line);
+    CHECK(line.find(": ") != std::string::npos);
+  }
+  CHECK(count >= 7);
+  check_has(full, "target: " + target + "\n");
+  check_has(full, target == supported_targets()[0] ? "why this target: the best" : "why this target: asked for");
+  check_has(full, "why so many threads: ");
+  check_has(full, "fallback: none\n");
+  for (size_t capacity : {size_t{1}, size_t{2}, size_t{10}, full.size(), full.size() + 1, full.size() + 50}) {
+    std::vector<char> text(capacity + 8, 'z');
+    size_t needed = 0;
+    REQUIRE(explain(text.data(), capacity, &needed, nullptr) == MHA_OK);
+    CHECK(needed == full.size() + 1);
+    CHECK(std::string(text.data()) == full.substr(0, capacity - 1));
+    CHECK(std::all_of(text.begin() + static_cast<int64_t>(capacity), text.end(), [](char c) { return c == 'z'; }));
+  }
+  mha_error error = {};
+  CHECK(explain(nullptr, 5, nullptr, &error) == MHA_ERR_NULL);
+  CHECK(mentions(error, "capacity is 5"));
+}
+
+/// A linear of zeros.
+LinearPtr zeros(const mha_context* context, int64_t in_features, int64_t out_features) {
+  const std::vector<float> weight(static_cast<size_t>(in_features * out_features));
+  return make_linear(context, in_features, out_features, weight.data(), nullptr);
+}
+
+mha_linear_args rows_only(int64_t rows) {
+  mha_linear_args args = {};
+  args.rows = rows;
+  return args;
+}
+
+}  // namespace
+
+TEST_CASE("explain: attention, a key and value a line, cut where the buffer ends", "[explain]") {
+  const AttentionProblem problem({1, 4, 2, 100, 600, 64, 64}, MaskKind::kNone, 150000);
+  for_each_target([&](const std::string& target, const mha_context* context) {
+    mha_attention_args args = problem.args();
+    check_form(target, of_attention(context, args));
+    const std::string full = text_of(context, args);
+    size_t bytes = 0;
+    REQUIRE(mha_attention_workspace(context, &args, &bytes, nullptr) == MHA_OK);
+    check_has(full, "workspace: " + std::to_string(bytes) + " bytes");
+    // The same without data, as for the size query.
+    args.query.data = args.key.data = args.value.data = nullptr;
+    CHECK(text_of(context, args) == full);
+    args.query_len = 0;
+    check_has(text_of(context, args), "work: none, a size is 0");
+  });
+}
+
+TEST_CASE("explain: attention tells whether the chunks of a row are shared among threads, and why", "[explain]") {
+  // The cases of test_bits.cpp rely on this: few rows over many chunks are cut, many heads are not.
+  const AttentionProblem decode({1, 1, 1, 1, 42000, 64, 64}, MaskKind::kNone, 151000);
+  const AttentionProblem prefill({1, 1, 1, 30, 42000, 64, 64}, MaskKind::kNone, 151004);
+  const AttentionProblem heads({4, 8, 8, 40, 130, 32, 33}, MaskKind::kNone, 151001);
+  const AttentionProblem blocks({4, 8, 8, 40, 400, 32, 33}, MaskKind::kNone, 151003);
+  const AttentionProblem small({1, 1, 1, 1, 1, 1, 1}, MaskKind::kNone, 151002);
+  for_each_target(
+      [&](const std::string&, const mha_context* context) {
+        const std::string split = text_of(context, decode.args());
+        check_has(split, "items: 165 of 165 chunks of keys, one per group of heads and chunk");
+        check_has(split, "attention kernel: streamed");
+        check_has(split, "threads: 5 of 5, by ");
+        check_has(split, "partial results");
+        const std::string cut = text_of(context, prefill.args());
+        check_has(cut, "attention kernel: fused");
+        check_has(cut, "one per block and chunk (165 chunks)");
+        check_has(cut, "blocks are too few for 5 threads");
+        check_has(cut, "partial results");
+        const std::string whole = text_of(context, heads.args());
+        check_has(whole, "one per block, over all 1 chunks of keys: one chunk cannot be split");
+        check_has(whole, "threads: 5 of 5, by ");
+        check_has(text_of(context, blocks.args()), "over all 2 chunks of keys: enough blocks for the threads");
+        const std::string one = text_of(context, small.args());
+        check_has(one, "threads: 1 of 5, in the calling thread\n");
+        check_has(one, "more threads would each get less");
+        check_has(one, "one thread needs no split");
+      },
+      5);
+}
+
+TEST_CASE("explain: why so many threads, at the cost model's threshold", "[explain]") {
+  // A thread for every half million multiply-adds: rows x 100 x 100 of them.
+  for_each_target(
+      [&](const std::string&, const mha_context* context) {
+        const LinearPtr linear = zeros(context, 100, 100), large = zeros(context, 1000, 1000);
+        const auto text = [&](int64_t rows) { return full_text(of_linear(context, linear.get(), rows_only(rows))); };
+        check_has(text(99), "threads: 1 of 3, in the calling thread\n");
+        check_has(text(99), "work of 0.99 million multiply-adds");
+        check_has(text(99), "a thread for every 0.5 million; more threads would each get less");
+        check_has(text(100), "threads: 2 of 3, by ");
+        check_has(text(100), "work of 1 million multiply-adds");
+        // One row of a million weights: a byte read costs as much as 1.5 multiply-adds.
+        check_has(full_text(of_linear(context, large.get(), rows_only(1))), "work of 6 million multiply-adds");
+        check_has(text(150), "threads: 3 of 3, by ");
+        check_has(text(150), "enough for all of the context's");
+      },
+      3);
+  const LinearPtr linear = zeros(shared_context(supported_targets()[0], 1), 1000, 1000);
+  const std::string one = full_text(of_linear(shared_context(supported_targets()[0], 1), linear.get(), rows_only(50)));
+  check_has(one, "threads: 1 of 1, in the calling thread\n");
+  check_has(one, "the context has one");
+
+  mha_context_options options = {};
+  options.num_threads = 3;
+  options.parallel_for.run = [](void*, int64_t, void (*)(void*, int64_t), void*) {};
+  const ContextPtr host = make_context(options);
+  check_has(full_text(of_linear(host.get(), linear.get(), rows_only(50))),
+            "threads: 3 of 3, by the host's parallel-for");
+}
+
+TEST_CASE("explain: linear, kernel, tile, split and no workspace", "[explain][linear]") {
+  for (int64_t threads : {1, 4}) {
+    for_each_target(
+        [&](const std::string& target, const mha_context* context) {
+          const LinearPtr linear = zeros(context, 300, 1000);
+          check_form(target, of_linear(context, linear.get(), rows_only(30)));
+          const std::string text = full_text(of_linear(context, linear.get(), rows_only(30)));
+          check_has(text, "linear kernel: packed GEMM, ");
+          check_has(text, "product: 1 x 30 rows, 300 -> 1000 features; ");
+          check_has(text, "rows whole");
+          check_has(text, threads == 1 ? "1 items of at most 30 rows x 1000 columns" : "columns cut");
+          check_has(text, threads == 1 ? "columns whole: one thread" : "threads: 4 of 4");
+          check_has(text, "workspace: 0 bytes");
+          check_has(full_text(of_linear(context, linear.get(), rows_only(5000))), "rows cut in blocks");
+          check_has(full_text(of_linear(context, linear.get(), rows_only(0))), "work: none, a size is 0");
+          const LinearPtr narrow = zeros(context, 100000, 3);
+          check_has(full_text(of_linear(context, narrow.get(), rows_only(30))),
+                    threads == 1 ? "columns whole: one thread" : "columns whole: no more items");
+        },
+        threads);
+  }
+}
+
+TEST_CASE("explain: linear, wrong arguments", "[explain][linear][status]") {
+  const mha_context* context = shared_context(supported_targets()[0], 1);
+  const LinearPtr linear = zeros(context, 4, 5);
+  mha_linear_args args = rows_only(3);
+  mha_error error = {};
+  size_t needed = 12345;
+  const auto refused = [&](mha_status status, const char* part) {
+    char text[] = "untouched";
+    CHECK(mha_linear_explain(context, linear.get(), &args, text, sizeof text, &needed, &error) == status);
+    INFO(error.message);
+    CHECK(mentions(error, part));
+    CHECK(std::string(text) == "untouched");
+    CHECK(needed == 12345);
+    args = rows_only(3);
+  };
+  args.rows = -1;
+  refused(MHA_ERR_ARGUMENT, "rows is -1");
+  args.input_stride = -1;
+  refused(MHA_ERR_STRIDE, "input_stride is -1");
+  args.output_stride = 4;
+  refused(MHA_ERR_STRIDE, "output_stride is 4");
+  args.rows = INT64_MAX / 8;
+  refused(MHA_ERR_OVERFLOW, "rows");
+  CHECK(mha_linear_explain(nullptr, linear.get(), &args, nullptr, 0, &needed, &error) == MHA_ERR_NULL);
+  CHECK(mentions(error, "context is NULL"));
+  CHECK(mha_linear_explain(context, nullptr, &args, nullptr, 0, &needed, &error) == MHA_ERR_NULL);
+  CHECK(mentions(error, "linear is NULL"));
+  CHECK(mha_linear_explain(context, linear.get(), nullptr, nullptr, 0, &needed, &error) == MHA_ERR_NULL);
+  CHECK(mentions(error, "args is NULL"));
+  // The call itself still wants its pointers.
+  CHECK(mha_linear_forward(context, linear.get(), &args, &error) == MHA_ERR_NULL);
+  CHECK(mentions(error, "input is NULL"));
+}
+
+TEST_CASE("explain: layer, every stage and why", "[explain][layer]") {
+  const LayerProblem problem({20, 4, 0, 0, 0, 0, 0, 0, 0}, 1, 3, 5, Biases::kAll, 152000);
+  for_each_target([&](const std::string& target, const mha_context* context) {
+    const LayerPtr layer = problem.make(context);
+    const mha_forward_args args = problem.args();
+    check_form(target, of_layer(context, layer.get(), args));
+    const std::string full = full_text(of_layer(context, layer.get(), args));
+    size_t bytes = 0;
+    REQUIRE(mha_layer_forward_workspace(context, layer.get(), &args, &bytes, nullptr) == MHA_OK);
+    for (const char* part : {"query projection: 1 x 3 rows", "key projection: 1 x 5 rows",
+                             "value projection: ", "output projection: ", "linear kernel: packed GEMM, ",
+                             "attention kernel: streamed: ", "columns whole: one thread", "one thread needs no split"})
+      check_has(full, part);
+    check_has(full, "\nworkspace: " + std::to_string(bytes) + " bytes");
+    char text[8];
+    size_t needed = 0;
+    CHECK(mha_layer_forward_explain(context, nullptr, &args, text, 5, &needed, nullptr) == MHA_ERR_NULL);
+    CHECK(mha_layer_forward_explain(nullptr, layer.get(), &args, text, 5, &needed, nullptr) == MHA_ERR_NULL);
+    CHECK(mha_layer_forward_explain(context, layer.get(), nullptr, text, 5, &needed, nullptr) == MHA_ERR_NULL);
+  });
+}
+
+TEST_CASE("explain: the C++ wrapper gives the same texts", "[explain][hpp]") {
+  auto context = mha::Context::create();
+  REQUIRE(context);
+  const auto check_same = [](const std::string& want, auto&& wrapped) {
+    auto needed = wrapped(mha::Span<char>());
+    REQUIRE(needed);
+    REQUIRE(*needed == want.size() + 1);
+    std::vector<char> text(*needed);
+    REQUIRE(wrapped(mha::Span<char>(text)));
+    CHECK(want == text.data());
+  };
+  const AttentionProblem attention({1, 4, 2, 3, 5, 8, 8}, MaskKind::kNone, 153000);
+  mha_attention_args args = attention.args();
+  check_same(text_of(context->get(), args),
+             [&](mha::Span<char> text) { return context->attention_explain(args, text); });
+  args.head_dim = -8;
+  CHECK(context->attention_explain(args, {}).status().code() == MHA_ERR_ARGUMENT);
+
+  const std::vector<float> weight(12);
+  auto linear = mha::Linear::create(*context, 4, 3, weight);
+  REQUIRE(linear);
+  check_same(full_text(of_linear(context->get(), linear->get(), rows_only(2))),
+             [&](mha::Span<char> text) { return linear->explain(*context, rows_only(2), text); });
+  CHECK(linear->explain(*context, rows_only(-2), {}).status().code() == MHA_ERR_ARGUMENT);
+
+  const LayerProblem problem({20, 4, 0, 0, 0, 0, 0, 0, 0}, 1, 3, 5, Biases::kAll, 154000);
+  auto layer = mha::Layer::create(*context, problem.config, problem.separate_weights());
+  REQUIRE(layer);
+  check_same(full_text(of_layer(context->get(), layer->get(), problem.args())),
+             [&](mha::Span<char> text) { return layer->forward_explain(*context, problem.args(), text); });
+  CHECK(mha::Layer().forward_explain(*context, problem.args(), {}).status().code() == MHA_ERR_NULL);
+}
