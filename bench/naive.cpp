@@ -40,7 +40,7 @@ class Comparison {
     }
   }
   std::string verdict(const char* what) const {
-    if (error_ <= kTolerance * scale_) return "";
+    if (error_ <= kTolerance * scale_ + std::numeric_limits<float>::min()) return "";  // denormals count as zero
     char text[160];
     std::snprintf(text, sizeof text, "%s differs from the reference by %.3g, where the largest value is %.3g", what,
                   error_, scale_);

@@ -211,7 +211,9 @@ typedef struct mha_attention_args {
  *           keys, chunks merged in ascending order by their log-sum-exp (online softmax: arXiv 1805.02867). exp2 by a
  *           degree-5 polynomial; weights below 2^-125.5 of the row's greatest are 0. A NaN in a visible query, key or
  *           value reaches exactly the rows that see it; a score of +inf makes its row NaN. The division by the sum
- *           comes last: values beyond FLT_MAX / Tk may overflow on the way. Measured error: tests/README.md.
+ *           comes last: values beyond FLT_MAX / Tk may overflow on the way. Denormals count as zero, whatever the
+ *           caller's floating-point mode, which is left as found; rounding is to nearest. Measured error:
+ *           tests/README.md.
  * Threads:  at most the context's. The same bits for any number.
  * Returns:  MHA_OK; MHA_ERR_NULL, _ARGUMENT, _SHAPE, _STRIDE, _OVERFLOW, _WORKSPACE, _OUT_OF_MEMORY. */
 MHA_API mha_status mha_attention(const mha_context* context, const mha_attention_args* args, mha_error* error);
@@ -252,6 +254,7 @@ typedef struct mha_linear_args {
 
 /* Computes output[m,n] = bias[n] + sum_k input[m,k] * weight[n,k].
  * Numerics: one fused multiply-add chain over k ascending from 0, then the bias added. A row's bits depend on it alone.
+ *           Denormals count as zero; rounding is to nearest, whatever the caller's floating-point mode.
  * Threads:  at most the context's. Needs no workspace, never allocates.
  * Returns:  MHA_OK; MHA_ERR_NULL, _ARGUMENT, _STRIDE, _OVERFLOW. */
 MHA_API mha_status mha_linear_forward(const mha_context* context, const mha_linear* linear, const mha_linear_args* args,

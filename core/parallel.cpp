@@ -6,6 +6,8 @@
 // item.
 #include "core/parallel.h"
 
+#include "simd/float_mode.h"
+
 #if defined(MHA_OPENMP) && MHA_OPENMP
 #include <omp.h>
 #endif
@@ -36,6 +38,7 @@ void drain_range(const Phase& phase, const Ranges& ranges, int64_t range, int64_
 }
 
 void drain(const Phase& phase, const Ranges& ranges, int64_t slot) {
+  const FloatMode mode;
   for (int64_t i = 0; i < ranges.count; ++i) drain_range(phase, ranges, (slot + i) % ranges.count, slot);
 }
 
@@ -77,6 +80,7 @@ bool has_openmp() {
 
 void run_phases(const mha_context& context, int64_t threads, const Phase* phases, int count) {
   if (threads <= 1) {
+    const FloatMode mode;
     for (int p = 0; p < count; ++p) {
       for (int64_t item = 0; item < phases[p].count; ++item) phases[p].run(phases[p].job, item, 0);
     }
@@ -97,6 +101,8 @@ void run_phases(const mha_context& context, int64_t threads, const Phase* phases
     return;
   }
 #if defined(MHA_OPENMP) && MHA_OPENMP
+  // The host's own region has its threads: a team in each of them would only take turns on the same CPUs.
+  if (omp_in_parallel()) return run_phases(context, 1, phases, count);
   run_openmp(static_cast<int>(threads), phases, count, ranges);
 #else
   run_phases(context, 1, phases, count);

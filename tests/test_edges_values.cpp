@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Edge semantics of mha_attention: extreme scores, special values, what scaling the values must do.
+#include <cfenv>
 #include <cfloat>
 
 #include "support/shapes.h"
@@ -257,12 +258,41 @@ TEST_CASE("edges: values scaled by 2 scale the result by exactly 2", "[edges][pr
   });
 }
 
-TEST_CASE("edges: a single key gives its value exactly, denormals included", "[edges][property]") {
+TEST_CASE("edges: a single key gives its value exactly, denormals as zero", "[edges][property]") {
   AttentionProblem problem({1, 1, 1, 1, 1, 8, 8}, MaskKind::kNone, 83000);
   problem.value = {0.0f, -0.0f, 1.0f, -1.0f, FLT_MAX, -FLT_MIN, 1e-39f, 0.1f};
   for_each_target([&](const std::string&, const mha_context* context) {
     const std::vector<float> output = run_attention(context, problem.args()).output;
-    for (size_t d = 0; d < 8; ++d) CHECK(output[d] == problem.value[d]);
+    for (size_t d = 0; d < 8; ++d) CHECK(output[d] == (d == 6 ? 0 : problem.value[d]));
     CHECK(bits_of(output[0]) == 0);
+  });
+}
+
+TEST_CASE("edges: denormal inputs count as zeros, in calls on one thread and on more", "[edges][property]") {
+  const AttentionShape s = {1, 8, 8, 60, 300, 64, 64};
+  AttentionProblem tiny(s, MaskKind::kNone, 84000), zero(s, MaskKind::kNone, 84000);
+  for (size_t n = 0; n < tiny.query.size(); n += 3) tiny.query[n] = 1e-39f, zero.query[n] = 0;
+  for (size_t n = 0; n < tiny.key.size(); n += 5) tiny.key[n] = -1e-40f, zero.key[n] = -0.0f;
+  for (size_t n = 0; n < tiny.value.size(); n += 2) tiny.value[n] = 1e-41f, zero.value[n] = 0;
+  for (int64_t threads : {1, 3}) {
+    for_each_target(
+        [&](const std::string&, const mha_context* context) {
+          check_same_bits("output", run_attention(context, tiny.args()).output,
+                          run_attention(context, zero.args()).output);
+        },
+        threads);
+  }
+}
+
+TEST_CASE("edges: the caller's rounding mode does not matter", "[edges][property]") {
+  const AttentionProblem problem({1, 4, 2, 30, 300, 40, 40}, MaskKind::kNone, 85000);
+  for_each_target([&](const std::string&, const mha_context* context) {
+    const std::vector<float> want = run_attention(context, problem.args()).output;
+    for (int mode : {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO}) {
+      std::fesetround(mode);
+      const std::vector<float> output = run_attention(context, problem.args()).output;
+      std::fesetround(FE_TONEAREST);
+      check_same_bits("output", output, want);
+    }
   });
 }
