@@ -7,6 +7,7 @@
 
 #include "core/log_sum_exp.h"
 #include "core/validate.h"
+#include "simd/float_mode.h"
 
 namespace mha {
 namespace {
@@ -276,6 +277,7 @@ Phase weights_phase(const AttentionJob& job) {
 
 extern "C" mha_status mha_attention(const mha_context* context, const mha_attention_args* args, mha_error* error) {
   using namespace mha;
+  const FloatMode mode;  // from here on: the default scale is rounded too
   if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
   AttentionJob job = {};
   job.table = context->table;

@@ -6,6 +6,7 @@
 #include "core/layer.h"
 #include "core/linear.h"
 #include "core/validate.h"
+#include "simd/float_mode.h"
 
 namespace mha {
 namespace {
@@ -131,6 +132,7 @@ void run_forward(const mha_context& context, Forward& f, char* workspace) {
 extern "C" mha_status mha_layer_forward(const mha_context* context, const mha_layer* layer,
                                         const mha_forward_args* args, mha_error* error) {
   using namespace mha;
+  const FloatMode mode;  // from here on: the default scale is rounded too
   Forward f = {};
   mha_status status = prepare(context, layer, args, Check::kAll, &f, error);
   if (status != MHA_OK || f.attention.nothing_to_do()) return status;
