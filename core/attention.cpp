@@ -100,13 +100,16 @@ const float* head_rows(const AttentionProblem& p, const ConstTensor& t, int64_t 
   return p.key_len == 0 ? nullptr : t.data + b * t.stride_b + kv_head * t.stride_h;
 }
 
-int64_t fill_rows(const AttentionProblem& p, const Block& block, const Tensor& output, AttentionRow* rows) {
+// Fills `rows` for the queries of a block; returns one past the last key any of them sees.
+int64_t fill_rows(const AttentionProblem& p, const Block& block, AttentionRow* rows) {
   int64_t last_key = 0;
+  int64_t h = block.kv_head * p.group() + block.row / p.query_len, i = block.row % p.query_len;
   for (int64_t r = 0; r < block.count; ++r) {
-    const int64_t h = block.kv_head * p.group() + (block.row + r) / p.query_len, i = (block.row + r) % p.query_len;
     rows[r] = make_row(p, block.batch, h, i);
-    rows[r].output = element(output, block.batch, h, i);
+    rows[r].output = element(p.output, block.batch, h, i);
+    if (p.weights_mode == MHA_WEIGHTS_PER_HEAD) rows[r].scores = element(p.weights, block.batch, h, i);
     if (rows[r].key_end > last_key) last_key = rows[r].key_end;
+    if (++i == p.query_len) i = 0, ++h;
   }
   return last_key;
 }
@@ -129,9 +132,29 @@ AttentionArgs kernel_args(const AttentionProblem& p, const Block& block, const S
   return args;
 }
 
+// The next item is most likely this thread's too (parallel.cpp): its first chunk.
+void set_next(const AttentionJob& job, int64_t item, AttentionArgs* args) {
+  if (item + 1 >= job.plan.items) return;
+  const AttentionProblem& p = job.problem;
+  const Block next = item_block(job, item + 1);
+  args->next_key = head_rows(p, p.key, next.batch, next.kv_head);
+  args->next_value = head_rows(p, p.value, next.batch, next.kv_head);
+  args->next_keys = p.key_len < kChunk ? p.key_len : kChunk;
+  const int64_t h = next.kv_head * p.group() + next.row / p.query_len;
+  args->next_query =
+      p.query.data + next.batch * p.query.stride_b + h * p.query.stride_h + next.row % p.query_len * p.query.stride_t;
+  args->next_query_stride = p.query.stride_t;
+}
+
 void write_log_sum_exp(const AttentionJob& job, int64_t row, int64_t count) {
   if (job.problem.log_sum_exp == nullptr) return;
   for (int64_t r = row; r < row + count; ++r) job.problem.log_sum_exp[r] = log_sum_exp(row_states(job)[r]);
+}
+
+void finish_weights(const AttentionJob& job, const AttentionRow* rows, int64_t first_row, int64_t count) {
+  if (job.problem.weights_mode != MHA_WEIGHTS_PER_HEAD) return;
+  const FinishWeightsArgs args = {rows, count, job.problem.key_len, row_states(job) + first_row};
+  job.table->finish_weights(&args);
 }
 
 void run_block(const void* data, int64_t item, int64_t slot_index) {
@@ -140,11 +163,13 @@ void run_block(const void* data, int64_t item, int64_t slot_index) {
   const Slot slot = slot_memory(job, slot_index);
   const Block block = item_block(job, item);
   AttentionArgs args = kernel_args(p, block, slot);
-  args.key_end = fill_rows(p, block, p.output, slot.rows);
+  args.key_end = fill_rows(p, block, slot.rows);
   const int64_t first_row = block.pair * p.group_rows() + block.row;
   args.states = row_states(job) + first_row;
   args.finish = true;
+  set_next(job, item, &args);
   run_kernel(job, args);
+  finish_weights(job, slot.rows, first_row, block.count);
   write_log_sum_exp(job, first_row, block.count);
 }
 
@@ -169,7 +194,7 @@ void run_chunk(const void* data, int64_t item, int64_t slot_index) {
   const int64_t chunk = item % job.plan.chunks;
   AttentionArgs args = kernel_args(p, block, slot);
   args.key_begin = chunk * kChunk;
-  const int64_t last_key = fill_rows(p, block, p.output, slot.rows);
+  const int64_t last_key = fill_rows(p, block, slot.rows);
   const int64_t chunk_end = args.key_begin + kChunk < last_key ? args.key_begin + kChunk : last_key;
   args.key_end = chunk_end > args.key_begin ? chunk_end : args.key_begin;
   const int64_t first_row = block.pair * p.group_rows() + block.row;
@@ -197,6 +222,11 @@ void run_merge(const void* data, int64_t row, int64_t) {
   args.output = element(p.output, pair / p.kv_heads, h, in_pair % p.query_len);
   args.state = row_states(job) + row;
   job.table->merge(&args);
+  if (p.weights_mode == MHA_WEIGHTS_PER_HEAD) {
+    AttentionRow finished = make_row(p, pair / p.kv_heads, h, in_pair % p.query_len);
+    finished.scores = element(p.weights, pair / p.kv_heads, h, in_pair % p.query_len);
+    finish_weights(job, &finished, row, 1);
+  }
   write_log_sum_exp(job, row, 1);
 }
 
@@ -213,16 +243,6 @@ WeightsArgs weights_args(const AttentionProblem& p, const Block& block, const Sl
   args.factor = 1.0f;
   args.scratch = a.scratch;
   return args;
-}
-
-void run_weights_per_head(const void* data, int64_t item, int64_t slot_index) {
-  const AttentionJob& job = *static_cast<const AttentionJob*>(data);
-  const Slot slot = slot_memory(job, slot_index);
-  const Block block = block_of(job, item);
-  fill_rows(job.problem, block, job.problem.weights, slot.rows);
-  WeightsArgs args = weights_args(job.problem, block, slot);
-  args.states = row_states(job) + block.pair * job.problem.group_rows() + block.row;
-  job.table->weights(&args);
 }
 
 // A block of queries of one batch item, its heads summed in ascending order.
@@ -265,12 +285,9 @@ int attention_phases(const AttentionJob& job, Phase* phases) {
 }
 
 Phase weights_phase(const AttentionJob& job) {
-  const AttentionProblem& p = job.problem;
-  if (p.weights_mode == MHA_WEIGHTS_PER_HEAD) {
-    return {run_weights_per_head, &job, p.batch * p.kv_heads * job.plan.blocks};
-  }
-  if (p.weights_mode == MHA_WEIGHTS_AVERAGED) return {run_weights_averaged, &job, p.batch * job.plan.average_blocks};
-  return {run_weights_per_head, &job, 0};
+  const int64_t items =
+      job.problem.weights_mode == MHA_WEIGHTS_AVERAGED ? job.problem.batch * job.plan.average_blocks : 0;
+  return {run_weights_averaged, &job, items};
 }
 
 }  // namespace mha

@@ -16,8 +16,8 @@ struct AttentionJob {
 
 int64_t threads_for(const mha_context& context, const AttentionProblem& problem);
 
-// The phases that compute output and log-sum-exp (returns how many, at most 2), and the one that computes the weights
-// from what those left in the workspace (count 0 if not wanted).
+// The phases that compute output, log-sum-exp and weights per head (returns how many, at most 2), and the one that
+// computes the mean of the weights over heads from what those left in the workspace (count 0 if not wanted).
 int attention_phases(const AttentionJob& job, Phase* phases);
 Phase weights_phase(const AttentionJob& job);
 

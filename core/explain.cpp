@@ -134,7 +134,7 @@ void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, con
   const char* weights =
       p.weights_mode == MHA_WEIGHTS_NONE
           ? "not wanted"
-          : (p.weights_mode == MHA_WEIGHTS_PER_HEAD ? "per head, by a second pass over the scores"
+          : (p.weights_mode == MHA_WEIGHTS_PER_HEAD ? "per head, from the scores that each block keeps"
                                                     : "averaged, by a second pass, heads in ascending order");
   out->line("weights: %s", weights);
   out->line("fallback: none");

@@ -8,11 +8,10 @@ namespace {
 int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Rows that share one packing of a chunk of keys and values. Packing costs about 84 cycles for 16 keys by 16 dims,
-// the products 16 cycles a row for the same: 1 % at 512 rows. The rows' queries should stay in L2 beside the chunk, so
-// wide heads get fewer rows, down to where packing costs 2 %.
-constexpr int64_t kMaxBlockRows = 768, kLeastFullBlockRows = 288;
-constexpr int64_t kMaxBlockFloats = 48 * 1024;
+// Rows that share one packing of a chunk of keys and values, which costs what about 16 rows cost.
+constexpr int64_t kMaxBlockRows = 1024;
+// Scores that a block keeps for its weights: they should still be in L2 when the block is done.
+constexpr int64_t kMaxWeights = 256 * 1024;
 
 // Rows of A that pass over all columns of B: a block of so many floats (of one block of k) stays in L2 beside the groups
 // of B's columns, which come from the outer caches once per block of rows, ahead of time (gemm-inl.h). At M, N and K
@@ -54,14 +53,13 @@ LinearPlan plan_linear(const KernelTable& table, int64_t threads, const LinearPr
 
 namespace {
 
-int64_t full_block_rows(const AttentionProblem& p) {
-  return least(kMaxBlockRows, most(kLeastFullBlockRows, kMaxBlockFloats / p.head_dim));
-}
-
 void cut_rows(const KernelTable& table, const AttentionProblem& p, AttentionPlan* plan) {
   const int64_t rows = p.group_rows();
   const int64_t pairs = p.batch * p.kv_heads;
-  int64_t limit = full_block_rows(p);
+  int64_t limit = kMaxBlockRows;
+  if (p.weights_mode == MHA_WEIGHTS_PER_HEAD && p.key_len > 0) {
+    limit = most(4 * table.attention_rows, least(limit, kMaxWeights / p.key_len));
+  }
   if (plan->threads > 1) {
     // As many items as balance the threads, but no block smaller than what shares one pass over a chunk.
     const int64_t share = divide_up(pairs * rows, plan->threads * kItemsPerThread);
@@ -101,7 +99,7 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
   if (p.weights_mode == MHA_WEIGHTS_AVERAGED) {
     const int64_t share = divide_up(p.batch * p.query_len, plan->threads * kItemsPerThread);
     plan->average_block_rows =
-        even_piece(p.query_len, most(table.attention_rows, least(full_block_rows(p), share)), table.attention_rows);
+        even_piece(p.query_len, most(table.attention_rows, least(kMaxBlockRows, share)), table.attention_rows);
     plan->average_blocks = divide_up(p.query_len, plan->average_block_rows);
   }
 
@@ -115,7 +113,7 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
   }
   Layout slot;
   int64_t slot_rows = most(plan->block_rows, plan->average_block_rows);
-  int64_t scratch = table.attention_scratch(slot_rows, p.head_dim, p.value_head_dim);
+  int64_t scratch = table.attention_scratch(p.head_dim, p.value_head_dim);
   if (plan->streamed) {
     const int64_t streamed_rows = plan->heads_per_item * plan->block_rows;
     slot_rows = most(slot_rows, streamed_rows);

@@ -40,6 +40,7 @@ const KernelTable table = {
     attention,
     attention_streamed,
     merge,
+    finish_weights,
     weights,
     exp2_array,
     attention_scratch,

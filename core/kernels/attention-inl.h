@@ -20,7 +20,7 @@ struct Scratch {
   float* scores;   // [kAttentionRows][kScoreStride]
   float* keys;     // panels of a chunk
   float* values;   // panels of a chunk
-  float* queries;  // [rows][D], scaled: read for every chunk, so copied together once
+  float* queries;  // [kAttentionRows][D], scaled
 };
 
 inline Scratch split_scratch(float* p, int64_t head_dim, int64_t value_head_dim) {
@@ -32,9 +32,8 @@ inline Scratch split_scratch(float* p, int64_t head_dim, int64_t value_head_dim)
   return s;
 }
 
-inline int64_t attention_scratch(int64_t rows, int64_t head_dim, int64_t value_head_dim) {
-  return kAttentionRows * kScoreStride + kChunk * head_dim + kChunk * round_up(value_head_dim, kLanes) +
-         rows * head_dim;
+inline int64_t attention_scratch(int64_t head_dim, int64_t value_head_dim) {
+  return kAttentionRows * (kScoreStride + head_dim) + kChunk * (head_dim + round_up(value_head_dim, kLanes));
 }
 
 // dst[p][j][lane] = value[j][p * 16 + lane], zeros beyond the width. Returns whether all values are finite.
@@ -63,12 +62,7 @@ inline void scale_query(const float* query, float scale, int64_t head_dim, float
 
 // dst[r][d] = query of row r, scaled.
 inline void scale_queries(const AttentionRow* rows, int64_t num_rows, int64_t head_dim, float scale, float* dst) {
-  for (int64_t r = 0; r < num_rows; ++r, dst += head_dim) {
-    if (r + kRowsAhead < num_rows) {
-      for (int64_t d = 0; d < head_dim; d += kLanes) prefetch(rows[r + kRowsAhead].query + d);
-    }
-    scale_query(rows[r].query, scale, head_dim, dst);
-  }
+  for (int64_t r = 0; r < num_rows; ++r, dst += head_dim) scale_query(rows[r].query, scale, head_dim, dst);
 }
 
 // Scores of a group of rows (`queries` [num_rows][D], scaled) against the packed keys of a chunk, masked:
@@ -87,6 +81,27 @@ inline bool group_scores(const AttentionRow* rows, int64_t num_rows, const float
   return hidden;
 }
 
+inline void keep_scores(const AttentionRow& row, int64_t begin, int64_t keys, const float* scores) {
+  if (row.scores != nullptr) memcpy(row.scores + begin, scores, static_cast<size_t>(keys) * sizeof(float));
+}
+
+// Rows that will be read next: queries of the next group, keys and values of the next chunk. They lie far apart ([T, H, D]), so the tiles ask for them line by line, spread over all of
+// a block's work: in one go they would wait for each other.
+constexpr int kAheadStreams = 3;
+struct AheadRows {
+  const float* row;
+  int64_t stride, lines, left;  // lines of 16 floats in a row; rows left
+
+  // Takes as many whole rows as have about `wanted` lines; returns how many lines that is.
+  int64_t take(int64_t wanted, const float** first) {
+    const int64_t few = wanted / lines > 0 ? wanted / lines : 1;
+    const int64_t rows = few < left ? few : left;
+    *first = row;
+    row += rows * stride, left -= rows;
+    return rows * lines;
+  }
+};
+
 // The product of weights and values of a group, merged into the output rows.
 struct ValueTile {
   const AttentionRow* rows;
@@ -99,6 +114,7 @@ struct ValueTile {
   const float* take;
   const float* inverse;  // null: not the last chunk
   bool first;
+  AheadRows* ahead;  // kAheadStreams of them; null: none
 
   template <int kRows, int kPanels>
   MHA_INLINE void run(int64_t row, int64_t column) const {
@@ -108,8 +124,27 @@ struct ValueTile {
     }
     Sums<kRows, kPanels> sums;
     clear<kRows, kPanels>(sums);
-    multiply_add<kRows, kPanels>(sums, weights + row * kScoreStride, kScoreStride,
-                                 values + column / kLanes * panel_stride, panel_stride, value_stride, keys);
+    const float* a = weights + row * kScoreStride;
+    const float* b = values + column / kLanes * panel_stride;
+    int64_t j = 0;
+    int stream = 0;
+    while (ahead != nullptr && stream < kAheadStreams && ahead[stream].left == 0) ++stream;
+    if (ahead != nullptr && stream < kAheadStreams) {
+      AheadRows& rows_ahead = ahead[stream];
+      const float* line;
+      const int64_t lines = rows_ahead.take(keys / 4, &line);
+      const float* row_end = line + rows_ahead.lines * kLanes;
+      for (int64_t n = 0; n < lines && j + 4 <= keys; ++n) {
+        prefetch_to_l2(line);
+        line += kLanes;
+        if (line == row_end) line += rows_ahead.stride - rows_ahead.lines * kLanes, row_end += rows_ahead.stride;
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i, ++j, b += value_stride) {
+          multiply_add_step<kRows, kPanels>(sums, a + j, kScoreStride, b, panel_stride);
+        }
+      }
+    }
+    multiply_add<kRows, kPanels>(sums, a + j, kScoreStride, b, panel_stride, value_stride, keys - j);
     merge_tile<kRows, kPanels>(sums, row, column);
   }
 
@@ -201,6 +236,7 @@ inline void clear_empty_rows(const AttentionRow* rows, const RowState* states, i
 struct ChunkValues {
   int64_t begin, keys;
   bool first, finite;
+  AheadRows* ahead;
 };
 
 using GroupFactors = RowFactors<kAttentionRows>;
@@ -235,8 +271,9 @@ inline void attention_group(const AttentionArgs& args, int64_t row, int64_t num_
   if (group_end <= chunk.begin && !chunk.first) return;
   const int64_t keys = keys_before(group_end, chunk.begin, chunk.keys);
 
-  const float* queries = scratch.queries + row * args.head_dim;
-  const bool hidden = group_scores(rows, num_rows, queries, args.head_dim, chunk.begin, keys, scratch);
+  scale_queries(rows, num_rows, args.head_dim, args.query_scale, scratch.queries);
+  const bool hidden = group_scores(rows, num_rows, scratch.queries, args.head_dim, chunk.begin, keys, scratch);
+  for (int64_t r = 0; r < num_rows; ++r) keep_scores(rows[r], chunk.begin, keys, scratch.scores + r * kScoreStride);
   GroupFactors factors;
   load_states(states, num_rows, chunk.first, factors);
   softmax_rows<kAttentionRows>(scratch.scores, num_rows, divide_up(keys, kLanes), factors);
@@ -255,7 +292,8 @@ inline void attention_group(const AttentionArgs& args, int64_t row, int64_t num_
                           factors.keep,
                           factors.take,
                           last ? factors.inverse : nullptr,
-                          chunk.first};
+                          chunk.first,
+                          chunk.ahead};
   if (hidden && !chunk.finite) {
     value_rows_skipping(tile, num_rows);
   } else {
@@ -264,22 +302,20 @@ inline void attention_group(const AttentionArgs& args, int64_t row, int64_t num_
   if (last) clear_empty_rows(rows, states, num_rows, args.value_head_dim);
 }
 
-// Asks for the share of the next chunk's keys and values that falls to the group of rows at `row`, so that they are in
-// L2 when they are packed: the loads spread over the work of all groups.
-inline void prefetch_next_chunk(const AttentionArgs& a, int64_t begin, int64_t row) {
-  const int64_t keys = keys_before(a.key_end, begin, kChunk);
-  const int64_t share = divide_up(keys * kAttentionRows, a.num_rows);
-  const int64_t first = row / kAttentionRows * share;
-  for (int64_t j = begin + first; j < begin + first + share && j < begin + keys; ++j) {
-    for (int64_t d = 0; d < a.head_dim; d += kLanes) prefetch_to_l2(a.key + j * a.key_stride + d);
-    for (int64_t d = 0; d < a.value_head_dim; d += kLanes) prefetch_to_l2(a.value + j * a.value_stride + d);
+// The queries of the group at `row`, or where there is none, of the next call's first.
+inline AheadRows group_ahead(const AttentionArgs& a, int64_t row, bool last_chunk) {
+  const int64_t left = a.num_rows - row, count = left < kAttentionRows ? left : kAttentionRows;
+  if (count <= 0 && last_chunk && a.next_keys > 0) {
+    return {a.next_query, a.next_query_stride, divide_up(a.head_dim, kLanes), kAttentionRows};
   }
+  if (count < 2) return {};
+  const float* first = a.rows[row].query;  // rows of one head but for a few: what lies elsewhere is not asked for
+  return {first, a.rows[row + 1].query - first, divide_up(a.head_dim, kLanes), count};
 }
 
 inline void attention(const AttentionArgs* args) {
   const AttentionArgs& a = *args;
   const Scratch scratch = split_scratch(a.scratch, a.head_dim, a.value_head_dim);
-  scale_queries(a.rows, a.num_rows, a.head_dim, a.query_scale, scratch.queries);
   int64_t begin = a.key_begin;
   do {  // once at least: a row without keys has a result too
     const int64_t left = a.key_end - begin;
@@ -287,9 +323,17 @@ inline void attention(const AttentionArgs* args) {
     pack_panels(a.key + begin * a.key_stride, a.key_stride, keys, a.head_dim, scratch.keys);
     const bool finite =
         pack_values(a.value + begin * a.value_stride, a.value_stride, keys, a.value_head_dim, scratch.values);
-    const ChunkValues chunk = {begin, keys, begin == a.key_begin, finite};
+    const int64_t next = begin + kChunk;
+    const bool more = next < a.key_end;
+    const int64_t next_keys = more ? keys_before(a.key_end, next, kChunk) : a.next_keys;
+    AheadRows ahead[kAheadStreams] = {
+        {},
+        {more ? a.key + next * a.key_stride : a.next_key, a.key_stride, divide_up(a.head_dim, kLanes), next_keys},
+        {more ? a.value + next * a.value_stride : a.next_value, a.value_stride, divide_up(a.value_head_dim, kLanes),
+         next_keys}};
+    const ChunkValues chunk = {begin, keys, begin == a.key_begin, finite, ahead};
     for (int64_t r = 0; r < a.num_rows; r += kAttentionRows) {
-      prefetch_next_chunk(a, begin + kChunk, r);
+      ahead[0] = group_ahead(a, r + kAttentionRows, !more);
       attention_group(a, r, a.num_rows - r < kAttentionRows ? a.num_rows - r : kAttentionRows, chunk, scratch);
     }
     begin += kChunk;
@@ -309,9 +353,10 @@ inline void merge(const MergeArgs* args) {
     merge_states(f, 1);
     state = {f.running_max[0], f.running_sum[0]};
     const bool last = c + 1 == m.num_chunks;
-    const AttentionRow row = {nullptr, m.output, nullptr, nullptr, 0};
+    const AttentionRow row = {nullptr, m.output, nullptr, nullptr, 0, nullptr};
     const ValueTile tile = {
-        &row, nullptr, nullptr, 0, 0, 0, m.value_head_dim, 0, f.keep, f.take, last ? f.inverse : nullptr, c == 0};
+        &row,   nullptr, nullptr, 0, 0, 0, m.value_head_dim, 0, f.keep, f.take, last ? f.inverse : nullptr,
+        c == 0, nullptr};
     merge_row_sums(tile, 1, m.partial_outputs + c * m.output_step, 0);
     if (last) clear_empty_rows(&row, &state, 1, m.value_head_dim);
   }

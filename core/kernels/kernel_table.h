@@ -32,6 +32,7 @@ struct AttentionRow {
   const uint8_t* bool_mask;  // [key_len] or null; non-zero = visible
   const float* add_mask;     // [key_len] or null; -inf = not visible
   int64_t key_end;           // keys j >= key_end are not visible
+  float* scores;             // [key_len] or null: where the masked scores are left for finish_weights
 };
 
 // Softmax state of a row over the keys seen so far: the greatest score (in units of log2) and the sum of 2^(score -
@@ -51,12 +52,17 @@ struct AttentionArgs {
   int64_t value_stride, value_stride_h;
   int64_t head_dim;
   int64_t value_head_dim;
-  int64_t key_begin;  // a multiple of kChunk: the first key looked at
-  int64_t key_end;    // the last key looked at, plus one
-  float query_scale;  // scale * log2(e)
-  RowState* states;   // [num_rows], written
-  bool finish;        // divide by the sum: output is the result, not a partial one
-  float* scratch;     // KernelTable::attention_scratch or streamed_scratch floats
+  int64_t key_begin;        // a multiple of kChunk: the first key looked at
+  int64_t key_end;          // the last key looked at, plus one
+  float query_scale;        // scale * log2(e)
+  const float* next_key;    // what the next call of this thread will begin with, to be asked for ahead of time:
+  const float* next_value;  // next_keys rows, at most kChunk; 0: not known
+  int64_t next_keys;
+  const float* next_query;
+  int64_t next_query_stride;
+  RowState* states;  // [num_rows], written
+  bool finish;       // divide by the sum: output is the result, not a partial one
+  float* scratch;    // KernelTable::attention_scratch or streamed_scratch floats
 };
 
 struct MergeArgs {
@@ -68,6 +74,13 @@ struct MergeArgs {
   int64_t value_head_dim;
   float* output;    // [value_head_dim]
   RowState* state;  // of the row, written
+};
+
+struct FinishWeightsArgs {
+  const AttentionRow* rows;  // scores = row of weights, written by the attention kernels up to key_end
+  int64_t num_rows;
+  int64_t key_len;
+  const RowState* states;  // of the whole rows
 };
 
 struct WeightsArgs {
@@ -113,15 +126,18 @@ struct KernelTable {
   // all chunks gives the same bits.
   void (*merge)(const MergeArgs* args);
 
-  // Second pass: weights[j] = 2^(score_j - max) / sum for visible keys, 0 for the others.
+  // In place: weights[j] = 2^(score_j - max) / sum for visible keys, 0 for the others.
+  void (*finish_weights)(const FinishWeightsArgs* args);
+
+  // The same from queries and keys, where the scores were not kept (mean over heads).
   void (*weights)(const WeightsArgs* args);
 
   // y[i] = 2^x[i] as the softmax computes it, for x <= 0.
   void (*exp2)(const float* x, float* y, int64_t n);
 
-  // Floats of scratch for `attention` and `weights` of so many rows.
-  int64_t (*attention_scratch)(int64_t rows, int64_t head_dim, int64_t value_head_dim);
-  // The same for `attention_streamed`.
+  // Floats of scratch for `attention` and `weights`.
+  int64_t (*attention_scratch)(int64_t head_dim, int64_t value_head_dim);
+  // The same for `attention_streamed` of so many rows.
   int64_t (*streamed_scratch)(int64_t rows, int64_t head_dim, int64_t value_head_dim);
 };
 

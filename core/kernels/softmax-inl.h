@@ -16,7 +16,10 @@ constexpr int64_t kScoreStride = kChunk + kLanes;
 // additive mask elsewhere. A select, not an addition: what is masked may be NaN.
 inline void mask_scores(const AttentionRow& row, int64_t begin, int64_t keys, float* scores) {
   const Vec hidden = set1(-kInfinity);
-  for (int64_t j = 0; j < keys; j += kLanes) {
+  const int64_t visible_keys = row.key_end - begin;
+  // Without masks the keys before the end stay as they are.
+  const bool only_end = row.add_mask == nullptr && row.bool_mask == nullptr;
+  for (int64_t j = only_end && visible_keys > 0 ? visible_keys / kLanes * kLanes : 0; j < keys; j += kLanes) {
     const int count = static_cast<int>(keys - j < kLanes ? keys - j : kLanes);
     Vec s = load(scores + j);
     if (row.add_mask != nullptr) {
@@ -28,7 +31,7 @@ inline void mask_scores(const AttentionRow& row, int64_t begin, int64_t keys, fl
     if (row.bool_mask != nullptr) {
       s = select_greater(load_bytes_first(row.bool_mask + begin + j, count), zero(), s, hidden);
     }
-    const int64_t visible = row.key_end - begin - j;
+    const int64_t visible = visible_keys - j;
     if (visible < kLanes) s = select_greater(set1(static_cast<float>(visible)), lane_numbers(), s, hidden);
     store(scores + j, s);
   }
@@ -73,16 +76,16 @@ inline void merge_states(RowFactors<kRows>& f, int64_t rows) {
   }
 }
 
-// Exact maximum of a row's panels * 16 scores, NaN left out.
-MHA_INLINE float max_of_row(const float* scores, int64_t panels) {
+// Lane by lane, the exact maximum of a row's panels * 16 scores, NaN left out.
+MHA_INLINE Vec max_of_row(const float* scores, int64_t panels) {
   Vec most = set1(-kInfinity);
   for (int64_t p = 0; p < panels; ++p) most = max_or_second(load(scores + p * kLanes), most);
-  return max(most);
+  return most;
 }
 
-// Replaces a row's scores by 2^(score - max) and returns their sum. Hidden scores are -inf and become 0; a NaN stays
-// NaN and makes the sum NaN. The sum runs over 16 lanes, panel by panel, then over the fixed tree.
-MHA_INLINE float exp2_of_row(float* scores, int64_t panels, float row_max) {
+// Replaces a row's scores by 2^(score - max) and returns their sum, lane by lane, panel by panel. Hidden scores are -inf
+// and become 0; a NaN stays NaN and makes the sum NaN.
+MHA_INLINE Vec exp2_of_row(float* scores, int64_t panels, float row_max) {
   const Vec base = set1(exponent_base(row_max));
   Vec total = zero();
   for (int64_t p = 0; p < panels; ++p) {
@@ -90,14 +93,22 @@ MHA_INLINE float exp2_of_row(float* scores, int64_t panels, float row_max) {
     store(scores + p * kLanes, e);
     total = add(total, e);
   }
-  return sum(total);
+  return total;
 }
 
-// Softmax of a group: `scores` holds rows kScoreStride apart. All maxima come first, so that no row waits for its own.
+// Softmax of a group: `scores` holds rows kScoreStride apart. All maxima come first, so that no row waits for its own;
+// the lanes of 16 rows are folded together.
 template <int kRows>
 MHA_NOINLINE void softmax_rows(float* scores, int64_t rows, int64_t panels, RowFactors<kRows>& f) {
-  for (int64_t r = 0; r < rows; ++r) f.chunk_max[r] = max_of_row(scores + r * kScoreStride, panels);
-  for (int64_t r = 0; r < rows; ++r) f.chunk_sum[r] = exp2_of_row(scores + r * kScoreStride, panels, f.chunk_max[r]);
+  alignas(64) float lanes[RowFactors<kRows>::kPadded * kLanes];
+  for (int64_t r = 0; r < rows; ++r) store(lanes + r * kLanes, max_of_row(scores + r * kScoreStride, panels));
+  for (int64_t r = rows; r % kLanes != 0; ++r) store(lanes + r * kLanes, set1(-kInfinity));
+  for (int64_t r = 0; r < rows; r += kLanes) store(f.chunk_max + r, max_rows(lanes + r * kLanes));
+  for (int64_t r = 0; r < rows; ++r) {
+    store(lanes + r * kLanes, exp2_of_row(scores + r * kScoreStride, panels, f.chunk_max[r]));
+  }
+  for (int64_t r = rows; r % kLanes != 0; ++r) store(lanes + r * kLanes, zero());
+  for (int64_t r = 0; r < rows; r += kLanes) store(f.chunk_sum + r, sum_rows(lanes + r * kLanes));
 }
 
 inline void exp2_array(const float* x, float* y, int64_t n) {

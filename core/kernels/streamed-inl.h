@@ -211,6 +211,7 @@ inline void streamed_chunk(const StreamedChunk& chunk, bool first) {
     if (has_hidden_keys(a.rows[r], chunk.begin + round_up(chunk.keys, kLanes))) {
       mask_scores(a.rows[r], chunk.begin, chunk.keys, scratch.scores + r * kScoreStride);
     }
+    keep_scores(a.rows[r], chunk.begin, chunk.keys, scratch.scores + r * kScoreStride);
   }
   StreamedFactors factors;
   load_states(a.states, a.num_rows, first, factors);
@@ -237,7 +238,8 @@ inline void streamed_chunk(const StreamedChunk& chunk, bool first) {
                             factors.keep + row,
                             factors.take + row,
                             last ? factors.inverse + row : nullptr,
-                            first};
+                            first,
+                            nullptr};
     if (chunk.must_skip(h)) {
       value_rows_skipping(tile, rows);
     } else {

@@ -1,8 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention weights on request: a second pass over the keys that computes the scores again and divides by the row's
-// final sum, which the first pass left in the states. Included by all-inl.h, once per target.
+// Attention weights on request, from the final maxima and sums that the attention kernels left in the states: per head in
+// place, from the scores they kept; for the mean over heads by a second pass that computes the scores again. Included by
+// all-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
+
+// Weights of 16 scores.
+MHA_INLINE Vec weights_of(const Vec& scores, const Vec& base, const Vec& inverse) {
+  const Vec w = mul(exp2(sub(scores, base)), inverse);
+  return select_greater(set1(kLowest), scores, zero(), w);  // hidden: 0 also in a row that is NaN
+}
+
+inline void finish_weights(const FinishWeightsArgs* args) {
+  for (int64_t r = 0; r < args->num_rows; ++r) {
+    const AttentionRow& row = args->rows[r];
+    const Vec base = set1(exponent_base(args->states[r].max)), inverse = inverse_or_zero(set1(args->states[r].sum));
+    const int64_t keys = row.key_end < args->key_len ? row.key_end : args->key_len;
+    int64_t j = 0;
+    for (; j + kLanes <= keys; j += kLanes) store(row.scores + j, weights_of(load(row.scores + j), base, inverse));
+    const int count = static_cast<int>(keys - j);
+    if (count > 0) store_first(row.scores + j, weights_of(load_first(row.scores + j, count), base, inverse), count);
+    memset(row.scores + keys, 0, static_cast<size_t>(args->key_len - keys) * sizeof(float));
+  }
+}
 
 // One row of weights over one chunk.
 inline void store_weights(const float* scores, int64_t keys, const RowState& state, const WeightsArgs& args,
@@ -11,9 +31,7 @@ inline void store_weights(const float* scores, int64_t keys, const RowState& sta
   const Vec inverse = inverse_or_zero(set1(state.sum));
   for (int64_t j = 0; j < keys; j += kLanes) {
     const int count = static_cast<int>(keys - j < kLanes ? keys - j : kLanes);
-    const Vec s = load(scores + j);
-    Vec w = mul(exp2(sub(s, base)), inverse);
-    w = select_greater(set1(kLowest), s, zero(), w);  // hidden: 0 also in a row that is NaN
+    Vec w = weights_of(load(scores + j), base, inverse);
     if (args.accumulate) w = add(load_first(dst + j, count), w);
     store_first(dst + j, mul(w, factor), count);
   }
@@ -36,8 +54,8 @@ inline void weights_group(const WeightsArgs& args, int64_t row, int64_t num_rows
                           const Scratch& scratch) {
   const AttentionRow* rows = args.rows + row;
   const int64_t keys = keys_before(last_visible_key(rows, num_rows), begin, chunk_keys);
-  const float* queries = scratch.queries + row * args.head_dim;
-  if (keys > 0) group_scores(rows, num_rows, queries, args.head_dim, begin, keys, scratch);
+  scale_queries(rows, num_rows, args.head_dim, args.query_scale, scratch.queries);
+  if (keys > 0) group_scores(rows, num_rows, scratch.queries, args.head_dim, begin, keys, scratch);
   for (int64_t r = 0; r < num_rows; ++r) {
     store_weights(scratch.scores + r * kScoreStride, keys, args.states[row + r], args, rows[r].output + begin);
     if (keys < chunk_keys) store_no_weights(args, chunk_keys - keys, rows[r].output + begin + keys);
@@ -47,7 +65,6 @@ inline void weights_group(const WeightsArgs& args, int64_t row, int64_t num_rows
 inline void weights(const WeightsArgs* args) {
   const WeightsArgs& a = *args;
   const Scratch scratch = split_scratch(a.scratch, a.head_dim, 0);
-  scale_queries(a.rows, a.num_rows, a.head_dim, a.query_scale, scratch.queries);
   for (int64_t begin = 0; begin < a.key_len; begin += kChunk) {
     const int64_t keys = a.key_len - begin < kChunk ? a.key_len - begin : kChunk;
     pack_panels(a.key + begin * a.key_stride, a.key_stride, keys, a.head_dim, scratch.keys);
