@@ -71,12 +71,15 @@ void cut_rows(const KernelTable& table, const AttentionProblem& p, AttentionPlan
   plan->items = pairs * plan->blocks * (plan->split ? plan->chunks : 1);
 }
 
-// Few rows: all heads of an item together, as many as the kernel takes; chunks are what threads share.
+// Few rows. Where a token holds all heads side by side, as many of them as the kernel takes make an item, so that memory
+// is read in long runs; where a head's tokens follow each other, one head (1024 keys, H 32: 1.23 ms instead of 1.34).
+// Chunks are what threads share.
 void plan_streamed(const KernelTable& table, const AttentionProblem& p, AttentionPlan* plan) {
   plan->streamed = true;
   plan->block_rows = p.group_rows();
   plan->blocks = 1;
-  plan->heads_per_item = even_piece(p.kv_heads, most(1, table.max_streamed_rows / p.group_rows()), 1);
+  const int64_t most_heads = p.key.stride_t <= p.key.stride_h ? 1 : most(1, table.max_streamed_rows / p.group_rows());
+  plan->heads_per_item = even_piece(p.kv_heads, most_heads, 1);
   plan->head_groups = divide_up(p.kv_heads, plan->heads_per_item);
   plan->items = p.batch * plan->head_groups;
   plan->split = plan->threads > 1 && plan->chunks > 1 && plan->items < plan->threads * kItemsPerThread;
