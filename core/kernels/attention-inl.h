@@ -87,7 +87,7 @@ inline void keep_scores(const AttentionRow& row, int64_t begin, int64_t keys, co
 
 // Rows that will be read next: queries of the next group, keys and values of the next chunk. They lie far apart ([T, H, D]), so the tiles ask for them line by line, spread over all of
 // a block's work: in one go they would wait for each other.
-constexpr int kAheadStreams = 3;
+constexpr int kAheadStreams = 4;
 struct AheadRows {
   const float* row;
   int64_t stride, lines, left;  // lines of 16 floats in a row; rows left
@@ -313,6 +313,14 @@ inline AheadRows group_ahead(const AttentionArgs& a, int64_t row, bool last_chun
   return {first, a.rows[row + 1].query - first, divide_up(a.head_dim, kLanes), count};
 }
 
+// Where the scores of that group will be left.
+inline AheadRows scores_ahead(const AttentionArgs& a, int64_t row, int64_t begin, int64_t keys) {
+  const int64_t left = a.num_rows - row, count = left < kAttentionRows ? left : kAttentionRows;
+  if (count < 2 || a.rows[row].scores == nullptr) return {};
+  float* first = a.rows[row].scores;
+  return {first + begin, a.rows[row + 1].scores - first, divide_up(keys, kLanes), count};
+}
+
 inline void attention(const AttentionArgs* args) {
   const AttentionArgs& a = *args;
   const Scratch scratch = split_scratch(a.scratch, a.head_dim, a.value_head_dim);
@@ -328,12 +336,14 @@ inline void attention(const AttentionArgs* args) {
     const int64_t next_keys = more ? keys_before(a.key_end, next, kChunk) : a.next_keys;
     AheadRows ahead[kAheadStreams] = {
         {},
+        {},
         {more ? a.key + next * a.key_stride : a.next_key, a.key_stride, divide_up(a.head_dim, kLanes), next_keys},
         {more ? a.value + next * a.value_stride : a.next_value, a.value_stride, divide_up(a.value_head_dim, kLanes),
          next_keys}};
     const ChunkValues chunk = {begin, keys, begin == a.key_begin, finite, ahead};
     for (int64_t r = 0; r < a.num_rows; r += kAttentionRows) {
       ahead[0] = group_ahead(a, r + kAttentionRows, !more);
+      ahead[1] = scores_ahead(a, r + kAttentionRows, begin, keys);
       attention_group(a, r, a.num_rows - r < kAttentionRows ? a.num_rows - r : kAttentionRows, chunk, scratch);
     }
     begin += kChunk;
