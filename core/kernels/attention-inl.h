@@ -316,7 +316,7 @@ inline AheadRows group_ahead(const AttentionArgs& a, int64_t row, bool last_chun
 // Where the scores of that group will be left.
 inline AheadRows scores_ahead(const AttentionArgs& a, int64_t row, int64_t begin, int64_t keys) {
   const int64_t left = a.num_rows - row, count = left < kAttentionRows ? left : kAttentionRows;
-  if (count < 2 || a.rows[row].scores == nullptr) return {};
+  if (count < 2 || keys == 0 || a.rows[row].scores == nullptr) return {};
   float* first = a.rows[row].scores;
   return {first + begin, a.rows[row + 1].scores - first, divide_up(keys, kLanes), count};
 }
