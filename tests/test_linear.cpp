@@ -73,6 +73,29 @@ TEST_CASE("linear: 1024 in each dimension", "[linear]") {
   check_problem(LinearProblem(1, 1025, 1023, true, 11005));
 }
 
+TEST_CASE("linear: one chain of fused multiply-adds over k, in however many blocks the kernel takes it", "[linear]") {
+  for (int64_t M : {1, 7, 8, 9, 26}) {
+    for (int64_t K : {1024, 1025, 2047, 2500, 4100}) {
+      const LinearProblem p(M, 83, K, true, static_cast<uint64_t>(12000 + K));
+      std::vector<float> want(static_cast<size_t>(M * p.N));
+      for (int64_t m = 0; m < M; ++m) {
+        for (int64_t n = 0; n < p.N; ++n) {
+          float sum = 0;
+          const float *row = p.input.data() + m * K, *column = p.weight.data() + n * K;
+          for (int64_t k = 0; k < K; ++k) sum = std::fma(row[k], column[k], sum);
+          want[static_cast<size_t>(m * p.N + n)] = sum + p.bias[static_cast<size_t>(n)];
+        }
+      }
+      for (const std::string& target : fma_targets()) {
+        INFO(target << " M " << M << " K " << K);
+        const mha_context* context = shared_context(target, 2);
+        const LinearPtr linear = make_linear(context, K, p.N, p.weight.data(), p.bias.data());
+        check_same_bits("linear", run_linear(context, linear.get(), p.input, M), want);
+      }
+    }
+  }
+}
+
 TEST_CASE("linear: rows of larger buffers", "[linear][strides]") {
   const LinearProblem p(13, 37, 29, true, 12000);
   const std::vector<double> want = p.reference();

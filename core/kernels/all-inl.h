@@ -14,6 +14,8 @@
 
 #include "core/kernels/softmax-inl.h"
 
+#include "core/kernels/values-inl.h"
+
 #include "core/kernels/attention-inl.h"
 
 #include "core/kernels/streamed-inl.h"

@@ -2,8 +2,8 @@
 // Fused attention of a block of query rows over a range of keys, chunk by chunk. Included by all-inl.h, once per
 // target.
 //
-// What a chunk of C = 256 keys costs for R rows (up to 768), in floats moved and vector operations:
-//   pack keys and values   C (D + Dv) read and written, once for all R rows: 1 to 2 % of the work
+// What a chunk of C = 256 keys costs for R rows (up to 1024), in floats moved and vector operations:
+//   pack keys and values   C (D + Dv) read and written, once for all R rows: 4 % of the time at 512 rows
 //   queries * keys         R C D / 16 multiply-adds; 4 panels of keys stay in L1 while kAttentionRows rows pass
 //   softmax                R C scores read and written in L1, 14 operations for 16 of them
 //   weights * values       R C Dv / 16 multiply-adds; C Dv from L2 for every kTileRows rows
@@ -85,154 +85,6 @@ inline void keep_scores(const AttentionRow& row, int64_t begin, int64_t keys, co
   if (row.scores != nullptr) memcpy(row.scores + begin, scores, static_cast<size_t>(keys) * sizeof(float));
 }
 
-// Rows that will be read next: queries of the next group, keys and values of the next chunk. They lie far apart ([T, H, D]), so the tiles ask for them line by line, spread over all of
-// a block's work: in one go they would wait for each other.
-constexpr int kAheadStreams = 4;
-struct AheadRows {
-  const float* row;
-  int64_t stride, lines, left;  // lines of 16 floats in a row; rows left
-
-  // Takes as many whole rows as have about `wanted` lines; returns how many lines that is.
-  int64_t take(int64_t wanted, const float** first) {
-    const int64_t few = wanted / lines > 0 ? wanted / lines : 1;
-    const int64_t rows = few < left ? few : left;
-    *first = row;
-    row += rows * stride, left -= rows;
-    return rows * lines;
-  }
-};
-
-// The product of weights and values of a group, merged into the output rows.
-struct ValueTile {
-  const AttentionRow* rows;
-  const float* weights;  // [rows][kScoreStride]
-  const float* values;   // panels, or rows where they lie
-  int64_t keys;
-  int64_t panel_stride, value_stride;  // from 16 columns to the next, from a key to the next
-  int64_t width, begin;
-  const float* keep;  // RowFactors
-  const float* take;
-  const float* inverse;  // null: not the last chunk
-  bool first;
-  AheadRows* ahead;  // kAheadStreams of them; null: none
-
-  template <int kRows, int kPanels>
-  MHA_INLINE void run(int64_t row, int64_t column) const {
-    // Output rows lie far apart as keys do; by the end of the product they are here.
-    for (int r = 0; r < kRows; ++r) {
-      for (int p = 0; p < kPanels; ++p) prefetch_to_write(rows[row + r].output + column + p * kLanes);
-    }
-    Sums<kRows, kPanels> sums;
-    clear<kRows, kPanels>(sums);
-    const float* a = weights + row * kScoreStride;
-    const float* b = values + column / kLanes * panel_stride;
-    int64_t j = 0;
-    int stream = 0;
-    while (ahead != nullptr && stream < kAheadStreams && ahead[stream].left == 0) ++stream;
-    if (ahead != nullptr && stream < kAheadStreams) {
-      AheadRows& rows_ahead = ahead[stream];
-      const float* line;
-      const int64_t lines = rows_ahead.take(keys / 4, &line);
-      const float* row_end = line + rows_ahead.lines * kLanes;
-      for (int64_t n = 0; n < lines && j + 4 <= keys; ++n) {
-        prefetch_to_l2(line);
-        line += kLanes;
-        if (line == row_end) line += rows_ahead.stride - rows_ahead.lines * kLanes, row_end += rows_ahead.stride;
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i, ++j, b += value_stride) {
-          multiply_add_step<kRows, kPanels>(sums, a + j, kScoreStride, b, panel_stride);
-        }
-      }
-    }
-    multiply_add<kRows, kPanels>(sums, a + j, kScoreStride, b, panel_stride, value_stride, keys - j);
-    merge_tile<kRows, kPanels>(sums, row, column);
-  }
-
-  template <int kRows, int kPanels>
-  MHA_INLINE void merge_tile(Sums<kRows, kPanels>& sums, int64_t row, int64_t column) const {
-    const int64_t columns = width - column;
-    if (columns >= kPanels * kLanes) {
-      merge_rows<kRows, kPanels>(
-          sums, row, column, [](float* p, int) MHA_ALWAYS_INLINE { return load(p); },
-          [](float* p, const Vec& v, int) MHA_ALWAYS_INLINE { store(p, v); });
-      return;
-    }
-    const auto count = [columns](int panel) MHA_ALWAYS_INLINE {  // only the last panel is ragged
-      const int64_t left = columns - panel * kLanes;
-      return static_cast<int>(left < kLanes ? left : kLanes);
-    };
-    merge_rows<kRows, kPanels>(
-        sums, row, column, [&](float* p, int panel) MHA_ALWAYS_INLINE { return load_first(p, count(panel)); },
-        [&](float* p, const Vec& v, int panel) MHA_ALWAYS_INLINE { store_first(p, v, count(panel)); });
-  }
-
-  template <int kRows, int kPanels, class Load, class Store>
-  MHA_INLINE void merge_rows(Sums<kRows, kPanels>& sums, int64_t row, int64_t column, Load load_output,
-                             Store store_output) const {
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-      float* output = rows[row + r].output + column;
-      const Vec taken = set1(take[row + r]);
-#pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) sums[r][p] = mul(sums[r][p], taken);
-      if (!first) {
-        const Vec kept = set1(keep[row + r]);
-#pragma GCC unroll 8
-        for (int p = 0; p < kPanels; ++p) sums[r][p] = fma(load_output(output + p * kLanes, p), kept, sums[r][p]);
-      }
-      if (inverse != nullptr) {
-        const Vec factor = set1(inverse[row + r]);
-        // + 0 turns -0 into 0: whether a masked key's 0 * value was added cannot show.
-#pragma GCC unroll 8
-        for (int p = 0; p < kPanels; ++p) sums[r][p] = add(mul(sums[r][p], factor), zero());
-      }
-#pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) store_output(output + p * kLanes, sums[r][p], p);
-    }
-  }
-};
-
-inline bool is_visible(const AttentionRow& row, int64_t key) {
-  return key < row.key_end && (row.bool_mask == nullptr || row.bool_mask[key] != 0) &&
-         (row.add_mask == nullptr || row.add_mask[key] != -kInfinity);
-}
-
-// The same product where the values hold NaN or Inf and some keys are hidden: 0 * NaN would reach rows that do not see
-// the key, so hidden keys are left out of the chain. Same bits as ValueTile for finite values.
-inline void value_rows_skipping(const ValueTile& tile, int64_t num_rows) {
-  for (int64_t r = 0; r < num_rows; ++r) {
-    for (int64_t column = 0; column < tile.width; column += kLanes) {
-      const float* values = tile.values + column / kLanes * tile.panel_stride;
-      const int count = static_cast<int>(tile.width - column < kLanes ? tile.width - column : kLanes);
-      Sums<1, 1> sums = {{zero()}};
-      for (int64_t j = 0; j < tile.keys; ++j) {
-        if (!is_visible(tile.rows[r], tile.begin + j)) continue;
-        sums[0][0] = fma(set1(tile.weights[r * kScoreStride + j]), load_first(values + j * tile.value_stride, count),
-                         sums[0][0]);
-      }
-      tile.merge_tile<1, 1>(sums, r, column);
-    }
-  }
-}
-
-// Merges a chunk's finished sums [rows][stride].
-inline void merge_row_sums(const ValueTile& tile, int64_t rows, const float* sums, int64_t stride) {
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t column = 0; column < tile.width; column += kLanes) {
-      const int count = static_cast<int>(tile.width - column < kLanes ? tile.width - column : kLanes);
-      Sums<1, 1> chunk = {{load_first(sums + r * stride + column, count)}};
-      tile.merge_tile<1, 1>(chunk, r, column);
-    }
-  }
-}
-
-// A row without visible keys is zero whatever the values are (0 * Inf under a score of -inf).
-inline void clear_empty_rows(const AttentionRow* rows, const RowState* states, int64_t num_rows, int64_t width) {
-  for (int64_t r = 0; r < num_rows; ++r) {
-    if (states[r].sum == 0.0f) memset(rows[r].output, 0, static_cast<size_t>(width) * sizeof(float));
-  }
-}
-
 struct ChunkValues {
   int64_t begin, keys;
   bool first, finite;
@@ -240,16 +92,6 @@ struct ChunkValues {
 };
 
 using GroupFactors = RowFactors<kAttentionRows>;
-
-template <int kRows>
-inline void load_states(const RowState* states, int64_t rows, bool first, RowFactors<kRows>& f) {
-  for (int r = 0; r < RowFactors<kRows>::kPadded; ++r) {
-    const bool used = r < rows;
-    f.running_max[r] = used && !first ? states[r].max : -kInfinity;
-    f.running_sum[r] = used && !first ? states[r].sum : 0.0f;
-    if (!used) f.chunk_max[r] = -kInfinity, f.chunk_sum[r] = 0.0f;
-  }
-}
 
 inline int64_t last_visible_key(const AttentionRow* rows, int64_t num_rows) {
   int64_t end = 0;
@@ -348,29 +190,6 @@ inline void attention(const AttentionArgs* args) {
     }
     begin += kChunk;
   } while (begin < a.key_end);
-}
-
-inline void merge(const MergeArgs* args) {
-  const MergeArgs& m = *args;
-  RowFactors<1> f;
-  RowState state = {-kInfinity, 0.0f};
-  for (int64_t c = 0; c < m.num_chunks; ++c) {
-    const RowState chunk = m.partial_states[c * m.state_step];
-    for (int i = 0; i < kLanes; ++i) {
-      f.running_max[i] = state.max, f.running_sum[i] = state.sum;
-      f.chunk_max[i] = chunk.max, f.chunk_sum[i] = chunk.sum;
-    }
-    merge_states(f, 1);
-    state = {f.running_max[0], f.running_sum[0]};
-    const bool last = c + 1 == m.num_chunks;
-    const AttentionRow row = {nullptr, m.output, nullptr, nullptr, 0, nullptr};
-    const ValueTile tile = {
-        &row,   nullptr, nullptr, 0, 0, 0, m.value_head_dim, 0, f.keep, f.take, last ? f.inverse : nullptr,
-        c == 0, nullptr};
-    merge_row_sums(tile, 1, m.partial_outputs + c * m.output_step, 0);
-    if (last) clear_empty_rows(&row, &state, 1, m.value_head_dim);
-  }
-  *m.state = state;
 }
 
 }  // namespace

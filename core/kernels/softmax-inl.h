@@ -58,6 +58,16 @@ struct RowFactors {
   alignas(64) float inverse[kPadded];  // 1 / sum; 0 for a row without visible keys, NaN for NaN
 };
 
+template <int kRows>
+inline void load_states(const RowState* states, int64_t rows, bool first, RowFactors<kRows>& f) {
+  for (int r = 0; r < RowFactors<kRows>::kPadded; ++r) {
+    const bool used = r < rows;
+    f.running_max[r] = used && !first ? states[r].max : -kInfinity;
+    f.running_sum[r] = used && !first ? states[r].sum : 0.0f;
+    if (!used) f.chunk_max[r] = -kInfinity, f.chunk_sum[r] = 0.0f;
+  }
+}
+
 // Merges chunk into running state, ascending order of chunks being the caller's business.
 template <int kRows>
 inline void merge_states(RowFactors<kRows>& f, int64_t rows) {
