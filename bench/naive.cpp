@@ -51,7 +51,8 @@ class Comparison {
   double error_ = 0, scale_ = 0;
 };
 
-/// Seconds that `threads` threads take for body(0) ... body(count - 1), the best of as many runs as fit in 20 ms, at least two.
+/// Seconds that `threads` threads take for body(0) ... body(count - 1), the best of as many runs as fit in 20 ms, at
+/// least two.
 template <class Body>
 double seconds_of(int threads, int64_t count, Body body) {
   auto run = [&](int thread) {

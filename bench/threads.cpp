@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// mha_threads: what the choice of threads costs and gains. From which size on a second thread pays, beside the cost model
-// (useful_threads of core/plan.h); two processes at once; calls inside the host's own parallel region; more threads than
-// CPUs. mha_threads [sizes | sharing], under a minute.
+// mha_threads: what the choice of threads costs and gains. From which size on a second thread pays, beside the cost
+// model (useful_threads of core/plan.h); two processes at once; calls inside the host's own parallel region; more
+// threads than CPUs. mha_threads [sizes | sharing], under a minute.
 #include <omp.h>
 
 #include <algorithm>

@@ -224,8 +224,9 @@ MHA_API mha_status mha_attention_workspace(const mha_context* context, const mha
                                            mha_error* error);
 
 /* Writes what mha_attention would do with these arguments and why (target, threads by the cost model, kernel, tiles,
- * work items, split, workspace), a "key: value" a line, zero-terminated, cut at `capacity` (0: text may be NULL). *needed (may be NULL) gets the full
- * length with the zero. Returns: as mha_attention_workspace; MHA_ERR_NULL also for text NULL with a capacity. */
+ * work items, split, workspace), a "key: value" a line, zero-terminated, cut at `capacity` (0: text may be NULL).
+ * *needed (may be NULL) gets the full length with the zero. Returns: as mha_attention_workspace; MHA_ERR_NULL also for
+ * text NULL with a capacity. */
 MHA_API mha_status mha_attention_explain(const mha_context* context, const mha_attention_args* args, char* text,
                                          size_t capacity, size_t* needed, mha_error* error);
 

@@ -2,8 +2,8 @@
 // The only file that knows a thread runtime. The items of a phase are cut into as many ranges as there are slots. A
 // thread takes those of its own range first, so that from call to call it meets the same weights and keys, which its
 // caches may still hold; then it helps the others, so any team size works: OpenMP may give fewer threads than asked for
-// (OMP_THREAD_LIMIT, nested regions), a host may run its tasks one after the other. Results do not depend on who runs an
-// item.
+// (OMP_THREAD_LIMIT, nested regions), a host may run its tasks one after the other. Results do not depend on who runs
+// an item.
 #include "core/parallel.h"
 
 #include "simd/float_mode.h"

@@ -62,8 +62,8 @@ class Layout {
 };
 
 // The cost model: waking a thread costs a microsecond or two while it spins, some more when it sleeps; half a million
-// multiply-adds take 5 on one AVX-512 core. Measured with mha_threads: two threads pay from 0.13 (linear) to 0.3 million
-// multiply-adds on, and at one million are 1.5 times as fast as one.
+// multiply-adds take 5 on one AVX-512 core. Measured with mha_threads: two threads pay from 0.13 (linear) to 0.3
+// million multiply-adds on, and at one million are 1.5 times as fast as one.
 constexpr double kMultiplyAddsPerThread = 0.5e6;
 
 // Threads worth waking for a call of so much work (problem.h: work()), at most num_threads. Decided once for all stages

@@ -161,8 +161,8 @@ TEST_CASE("blob: another format version is refused by name", "[blob]") {
 }
 
 TEST_CASE("blob: a hostile header with a right checksum is refused", "[blob]") {
-  // Magic 8 bytes, version 4, byte order 4, eight sizes of 8 from offset 16, scale and bias bits, bytes; the FNV-1a of all that
-  // at offset 184.
+  // Magic 8 bytes, version 4, byte order 4, eight sizes of 8 from offset 16, scale and bias bits, bytes; the FNV-1a of
+  // all that at offset 184.
   const LayerProblem problem(kConfigs[0], 1, 2, 3, Biases::kAll, 123600);
   const mha_context* context = shared_context(supported_targets()[0], 1);
   const std::unique_ptr<Blob> good = save(problem.make(context).get());

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The `mha` command as a process: what its subcommands print, and that wrong arguments give exit status 2 and exactly one
-// line on stderr. `mha run` has a file of its own.
+// The `mha` command as a process: what its subcommands print, and that wrong arguments give exit status 2 and exactly
+// one line on stderr. `mha run` has a file of its own.
 #include "support/cli.h"
 #include "support/targets.h"
 #include "tools/io/safetensors.h"

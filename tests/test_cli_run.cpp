@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// `mha run` as a process: what it computes from files, and that whatever is wrong with shapes, weights or files gives exit
-// status 2 and exactly one line on stderr that says so.
+// `mha run` as a process: what it computes from files, and that whatever is wrong with shapes, weights or files gives
+// exit status 2 and exactly one line on stderr that says so.
 #include <map>
 #include <vector>
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The bits of results across machines: hashes that every FMA target (avx512, avx2, neon) must reproduce. Inputs are drawn by
-// integer arithmetic and exact conversions, so they are the same everywhere. tests/README.md says when the hashes may change.
+// The bits of results across machines: hashes that every FMA target (avx512, avx2, neon) must reproduce. Inputs are
+// drawn by integer arithmetic and exact conversions, so they are the same everywhere. tests/README.md says when the
+// hashes may change.
 #include "support/layers.h"
 
 using namespace mha::test;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Calls from inside the host's own OpenMP parallel region, and OpenMP settings left as found. Built only where the library
-// has OpenMP.
+// Calls from inside the host's own OpenMP parallel region, and OpenMP settings left as found. Built only where the
+// library has OpenMP.
 #include <omp.h>
 
 #include <atomic>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Sizes and offsets beyond 32 bits: products that leave 63 bits are refused by calls and by size queries, offsets beyond 2^31
-// elements are followed (in virtual memory, of which few pages are touched).
+// Sizes and offsets beyond 32 bits: products that leave 63 bits are refused by calls and by size queries, offsets
+// beyond 2^31 elements are followed (in virtual memory, of which few pages are touched).
 #include <sys/mman.h>
 
 #include <functional>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The canonical order on random attention problems: sizes, masks, values and layouts are drawn from a seed, and the same
-// numbers come another way (threads, targets, batch items, heads and queries on their own, other strides) to equal bits.
+// The canonical order on random attention problems: sizes, masks, values and layouts are drawn from a seed, and the
+// same numbers come another way (threads, targets, batch items, heads and queries on their own, other strides) to equal
+// bits.
 #include "support/random_cases.h"
 
 using namespace mha::test;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every status of the attention, linear and layer calls: which arguments give it, a message that names the argument and its
-// value, and nothing written. (Contexts: test_context.cpp. Sizes that overflow: test_overflow.cpp.)
+// Every status of the attention, linear and layer calls: which arguments give it, a message that names the argument and
+// its value, and nothing written. (Contexts: test_context.cpp. Sizes that overflow: test_overflow.cpp.)
 #include <functional>
 
 #include "support/layers.h"

@@ -4,9 +4,9 @@
 // Order of the loops, outermost first: blocks of k (kMaxDepth; only where k is larger), groups of columns (kPanels
 // panels), row tiles (kTileRows rows). A block of rows (the planner's) stays in L2 while all columns pass, a group of
 // panels while all rows pass; A is read in place. Per tile and step k: 4 lines of B from L1/L2 and 6 broadcasts for 24
-// multiply-adds of 16 (AVX-512), so B needs 21 bytes a cycle at two multiply-adds a cycle, which L2 delivers. Each block
-// of k reads and writes C once more, which pays once a block of rows would not stay in L2 otherwise (M 128, N and K
-// 4096: 0.73 of the peak in one block, 0.88 in four).
+// multiply-adds of 16 (AVX-512), so B needs 21 bytes a cycle at two multiply-adds a cycle, which L2 delivers. Each
+// block of k reads and writes C once more, which pays once a block of rows would not stay in L2 otherwise (M 128, N and
+// K 4096: 0.73 of the peak in one block, 0.88 in four).
 namespace mha::MHA_TARGET_NS {
 namespace {
 
@@ -51,7 +51,8 @@ struct GemmTile {
     });
   }
 
-  // Where the lines lie that a tile asks for, 1 or 2 with every 4 steps: at line and line + second, then step further on.
+  // Where the lines lie that a tile asks for, 1 or 2 with every 4 steps: at line and line + second, then step further
+  // on.
   struct Ahead {
     const float* line;
     int64_t second, step;

@@ -93,8 +93,8 @@ MHA_INLINE Vec max_of_row(const float* scores, int64_t panels) {
   return most;
 }
 
-// Replaces a row's scores by 2^(score - max) and returns their sum, lane by lane, panel by panel. Hidden scores are -inf
-// and become 0; a NaN stays NaN and makes the sum NaN.
+// Replaces a row's scores by 2^(score - max) and returns their sum, lane by lane, panel by panel. Hidden scores are
+// -inf and become 0; a NaN stays NaN and makes the sum NaN.
 MHA_INLINE Vec exp2_of_row(float* scores, int64_t panels, float row_max) {
   const Vec base = set1(exponent_base(row_max));
   Vec total = zero();

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention of few query rows (decoding): keys and values are read once, where they lie, and nothing is packed. Included
-// by all-inl.h, once per target. Same order of operations and same bits as attention-inl.h.
+// Attention of few query rows (decoding): keys and values are read once, where they lie, and nothing is packed.
+// Included by all-inl.h, once per target. Same order of operations and same bits as attention-inl.h.
 //
 // For a row or two the time is that of reading K and V, so what counts is the order of the reads. A step is 16 keys of
 // one head. Where tokens hold all heads side by side ([T, H, D]) the steps go through the heads of 16 tokens first, so
 // that memory is read in long runs which the hardware foresees; head by head, runs of D floats lie pages apart. Where a
 // head's tokens follow each other ([H, T, D]) the planner gives one head at a time.
-//   scores  16 keys are transposed in registers, 4 columns at a time, and meet all rows of the head; a row and lane each
+//   scores  16 keys are transposed in registers, 4 columns at a time, and meet all rows of the head; a row and lane
+//   each
 //           are one chain over d
 //   values  the 16 keys extend the chains of the chunk's sums, kept [rows][Dv] in L1
 namespace mha::MHA_TARGET_NS {

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The second half of attention: weights times values of a chunk, merged into the running output, and the merge of chunks
-// that ran apart. Included by all-inl.h, once per target.
+// The second half of attention: weights times values of a chunk, merged into the running output, and the merge of
+// chunks that ran apart. Included by all-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// Rows that will be read next: queries of the next group, keys and values of the next chunk. They lie far apart ([T, H, D]), so the tiles ask for them line by line, spread over all of
-// a block's work: in one go they would wait for each other.
+// What is read or written next: queries of the next group, where its scores will be kept, keys and values of the next
+// chunk.
 constexpr int kAheadStreams = 4;
+
+// Rows far apart ([T, H, D]), which no hardware foresees. The tiles ask for them line by line, spread over all of a
+// block's work: in one go they would wait for each other.
 struct AheadRows {
   const float* row;
   int64_t stride, lines, left;  // lines of 16 floats in a row; rows left

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention weights on request, from the final maxima and sums that the attention kernels left in the states: per head in
-// place, from the scores they kept; for the mean over heads by a second pass that computes the scores again. Included by
-// all-inl.h, once per target.
+// Attention weights on request, from the final maxima and sums that the attention kernels left in the states: per head
+// in place, from the scores they kept; for the mean over heads by a second pass that computes the scores again.
+// Included by all-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 

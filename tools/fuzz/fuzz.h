@@ -27,8 +27,8 @@ extern "C" std::size_t LLVMFuzzerMutate(std::uint8_t* data, std::size_t size, st
 
 namespace mha::fuzz {
 
-// For LLVMFuzzerCustomMutator: the corpus starts empty, so that most empty and a few other inputs become one of `seeds`;
-// the rest is left to libFuzzer.
+// For LLVMFuzzerCustomMutator: the corpus starts empty, so that most empty and a few other inputs become one of
+// `seeds`; the rest is left to libFuzzer.
 inline std::size_t mutate_or_seed(std::uint8_t* data, std::size_t size, std::size_t max_size, unsigned random,
                                   const std::vector<std::string>& seeds) {
   const std::string& seed = seeds[random / 256 % seeds.size()];

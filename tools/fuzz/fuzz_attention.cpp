@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// mha_attention on any small shape, strides, masks and values: close to the double reference on every target, in equal bits
-// on the FMA targets and for the host's threads, nothing outside its elements written; and on a call with one fault in its
-// arguments the stated status with nothing written. All buffers are exact heap blocks for the address sanitizer.
+// mha_attention on any small shape, strides, masks and values: close to the double reference on every target, in equal
+// bits on the FMA targets and for the host's threads, nothing outside its elements written; and on a call with one
+// fault in its arguments the stated status with nothing written. All buffers are exact heap blocks for the address
+// sanitizer.
 #include <fuzzer/FuzzedDataProvider.h>
 #include <mha/mha.h>
 

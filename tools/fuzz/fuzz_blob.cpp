@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// mha_layer_map on damaged blobs: a valid blob with edits, cut or extended, is refused with a status or is a layer whose
-// forward call stays inside the blob (an exact heap block, so that the address sanitizer sees any step outside).
+// mha_layer_map on damaged blobs: a valid blob with edits, cut or extended, is refused with a status or is a layer
+// whose forward call stays inside the blob (an exact heap block, so that the address sanitizer sees any step outside).
 #include <fuzzer/FuzzedDataProvider.h>
 #include <mha/mha.h>
 

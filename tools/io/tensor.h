@@ -30,9 +30,9 @@ const char* scalar_name(Scalar scalar);
 // The most dimensions a shape may have in either format (NumPy's own limit).
 inline constexpr std::size_t kMaxRank = 32;
 
-// Bytes of a tensor of that shape, for elements of 1 to 8 bytes. Fails on a negative dimension, on more than kMaxRank of
-// them, and where the product of the non-zero dimensions, times 8, does not fit in 63 bits: so every stride fits, in bytes
-// too, and still does once the elements are converted to a wider type.
+// Bytes of a tensor of that shape, for elements of 1 to 8 bytes. Fails on a negative dimension, on more than kMaxRank
+// of them, and where the product of the non-zero dimensions, times 8, does not fit in 63 bits: so every stride fits, in
+// bytes too, and still does once the elements are converted to a wider type.
 Result<std::int64_t> shape_bytes(const std::vector<std::int64_t>& shape, std::size_t element_bytes);
 // Elements of a shape that shape_bytes has accepted.
 std::int64_t shape_elements(const std::vector<std::int64_t>& shape);
