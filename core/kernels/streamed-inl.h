@@ -97,6 +97,7 @@ struct StreamedValueTile {
   float* sums;
   int64_t sums_stride;
   bool first;  // the chains start here
+  bool ahead;  // the next rows follow without a gap and are asked for (H 32/32, 4096 keys: 10.0 ms, without 11.0)
 
   template <int kRows, int kPanels>
   MHA_INLINE void run(int64_t row, int64_t column) const {
@@ -111,8 +112,17 @@ struct StreamedValueTile {
         for (int p = 0; p < kPanels; ++p) s[r][p] = load(at + r * sums_stride + p * kLanes);
       }
     }
-    multiply_add<kRows, kPanels>(s, weights + row * kScoreStride, kScoreStride, values + column, kLanes, value_stride,
-                                 keys);
+    const float* a = weights + row * kScoreStride;
+    const float* b = values + column;
+    if (ahead) {
+      for (int64_t j = 0; j < keys; ++j, b += value_stride) {
+#pragma GCC unroll 8
+        for (int p = 0; p < kPanels; ++p) prefetch(b + kLanes * value_stride + p * kLanes);
+        multiply_add_step<kRows, kPanels>(s, a + j, kScoreStride, b, kLanes);
+      }
+    } else {
+      multiply_add<kRows, kPanels>(s, a, kScoreStride, b, kLanes, value_stride, keys);
+    }
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 8
@@ -191,11 +201,12 @@ struct StreamedChunk {
                               keys_of(block),
                               scratch.sums + row * padded(a.value_head_dim),
                               padded(a.value_head_dim),
-                              block == 0};
+                              block == 0,
+                              a.value_stride == a.value_head_dim};
     cover(tile, rows_per_head(), whole);
     if (whole == a.value_head_dim) return;
     copy_block(value + whole, a.value_stride, tile.keys, a.value_head_dim - whole, scratch.block);
-    tile.values = scratch.block, tile.value_stride = kLanes, tile.sums += whole;
+    tile.values = scratch.block, tile.value_stride = kLanes, tile.sums += whole, tile.ahead = false;
     cover(tile, rows_per_head(), kLanes);
   }
 
