@@ -262,7 +262,8 @@ MHA_INLINE float max(const Vec& v) {
 }
 #endif
 
-// Lane r = the fold of row r of rows[16][16], by the same tree: 16 rows at a time take 45 operations, one by one 128.
+// Lane r = the fold of row r of rows[16][16], by the same tree: 16 rows at a time take 45 operations, one by one 128
+// (attention at D 128: 0.79 of the peak one by one, 0.81 so).
 #if defined(__AVX512F__)
 template <class Op>
 MHA_INLINE Vec fold_rows(const float* rows, Op op) {

@@ -2,10 +2,11 @@
 // Attention of few query rows (decoding): keys and values are read once, where they lie, and nothing is packed.
 // Included by all-inl.h, once per target. Same order of operations and same bits as attention-inl.h.
 //
-// For a row or two the time is that of reading K and V, so what counts is the order of the reads. A step is 16 keys of
-// one head. Where tokens hold all heads side by side ([T, H, D]) the steps go through the heads of 16 tokens first, so
-// that memory is read in long runs which the hardware foresees; head by head, runs of D floats lie pages apart. Where a
-// head's tokens follow each other ([H, T, D]) the planner gives one head at a time.
+// For a row or two the time is that of reading K and V (H 32/32, D 128, 1024 keys: 0.94 of a plain read; packed 0.37),
+// so what counts is the order of the reads. A step is 16 keys of one head. Where tokens hold all heads side by side
+// ([T, H, D]) the steps go through the heads of 16 tokens first, so that memory is read in long runs which the hardware
+// foresees; head by head, runs of D floats lie pages apart. Where a head's tokens follow each other ([H, T, D]) the
+// planner gives one head at a time.
 //   scores  16 keys are transposed in registers, 4 columns at a time, and meet all rows of the head; a row and lane
 //   each
 //           are one chain over d

@@ -13,7 +13,8 @@ namespace {
 // Registers kept for sums; what is left holds B and the broadcasts. As many rows, up to 6, as then fit at one panel.
 constexpr int kSumRegs = kVectorRegisters * 3 / 4;
 constexpr int kTileRows = kSumRegs / kRegs < 6 ? kSumRegs / kRegs : 6;
-// Up to so many rows go in one tile where there are no more: B is then read once.
+// Up to so many rows go in one tile where there are no more: B is then read once (8 rows, N and K 1024: 181 us as 4 +
+// 4, 146 us as 8, which is the time of reading B).
 constexpr int kMostTileRows = kSumRegs / kRegs < 8 ? kSumRegs / kRegs : 8;
 
 // The most panels that `rows` rows can sum at once; more than four only for one row, which
