@@ -24,7 +24,7 @@ INK = "#444444"
 
 
 def kind_of(case):
-    if case.family == "linear_f32":
+    if case.family.startswith("linear_f32"):
         return "linear"
     if case.family == "notebook_f32":
         return "notebook"
@@ -51,6 +51,7 @@ def short_name(case):
         name = f"attention T {case.number('Tq')} D {case.number('D')}"
         name += ", causal" if case.number("causal") else ""
         name += ", weights" if kind == "attention, weights returned" else ""
+    name += ", denormal" if case.family.endswith("_denormal") else ""
     return name + (f" ({case.target})" if "/target:" in case.name else "")
 
 
