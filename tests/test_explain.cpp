@@ -117,7 +117,7 @@ TEST_CASE("explain: attention tells whether the chunks of a row are shared among
         const std::string split = text_of(context, decode.args());
         check_has(split, "items: 165 of 165 chunks of keys, one per group of heads and chunk");
         check_has(split, "attention kernel: streamed");
-        check_has(split, "threads: 5 of 5, by ");
+        check_has(split, "threads: 5 of 5, ");
         check_has(split, "partial results");
         const std::string cut = text_of(context, prefill.args());
         check_has(cut, "attention kernel: fused");
@@ -126,7 +126,7 @@ TEST_CASE("explain: attention tells whether the chunks of a row are shared among
         check_has(cut, "partial results");
         const std::string whole = text_of(context, heads.args());
         check_has(whole, "one per block, over all 1 chunks of keys: one chunk cannot be split");
-        check_has(whole, "threads: 5 of 5, by ");
+        check_has(whole, "threads: 5 of 5, ");
         check_has(text_of(context, blocks.args()), "over all 2 chunks of keys: enough blocks for the threads");
         const std::string one = text_of(context, small.args());
         check_has(one, "threads: 1 of 5, in the calling thread\n");
@@ -145,11 +145,11 @@ TEST_CASE("explain: why so many threads, at the cost model's threshold", "[expla
         check_has(text(99), "threads: 1 of 3, in the calling thread\n");
         check_has(text(99), "work of 0.99 million multiply-adds");
         check_has(text(99), "a thread for every 0.5 million; more threads would each get less");
-        check_has(text(100), "threads: 2 of 3, by ");
+        check_has(text(100), "threads: 2 of 3, ");
         check_has(text(100), "work of 1 million multiply-adds");
         // One row of a million weights: a byte read costs as much as 1.5 multiply-adds.
         check_has(full_text(of_linear(context, large.get(), rows_only(1))), "work of 6 million multiply-adds");
-        check_has(text(150), "threads: 3 of 3, by ");
+        check_has(text(150), "threads: 3 of 3, ");
         check_has(text(150), "enough for all of the context's");
       },
       3);
