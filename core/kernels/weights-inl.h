@@ -20,7 +20,7 @@ inline void finish_weights(const FinishWeightsArgs* args) {
     for (; j + kLanes <= keys; j += kLanes) store(row.scores + j, weights_of(load(row.scores + j), base, inverse));
     const int count = static_cast<int>(keys - j);
     if (count > 0) store_first(row.scores + j, weights_of(load_first(row.scores + j, count), base, inverse), count);
-    memset(row.scores + keys, 0, static_cast<size_t>(args->key_len - keys) * sizeof(float));
+    if (keys < args->key_len) memset(row.scores + keys, 0, static_cast<size_t>(args->key_len - keys) * sizeof(float));
   }
 }
 
