@@ -20,35 +20,58 @@ struct GemmTile {
 
   template <int kRows, int kPanels>
   MHA_INLINE void run(int64_t row, int64_t column) const {
-    Sums<kRows, kPanels> sums;
     float* c = g.c + row * g.c_stride + column;
-    const int64_t columns = g.n - column;
+    if (g.n - column >= kPanels * kLanes) {
+      run_at<kRows, kPanels>(row, column, c, g.c_stride);
+      return;
+    }
+    // A ragged edge goes through a block, whose lanes beyond the matrix are written but not kept.
+    constexpr int64_t kPitch = kPanels * kLanes;
+    alignas(64) float edge[kRows * kPitch];
+    const size_t bytes = static_cast<size_t>(g.n - column) * sizeof(float);
+    if (k_begin > 0) {
+      memset(edge, 0, sizeof(edge));
+      for (int r = 0; r < kRows; ++r) memcpy(edge + r * kPitch, c + r * g.c_stride, bytes);
+    }
+    run_at<kRows, kPanels>(row, column, edge, kPitch);
+    for (int r = 0; r < kRows; ++r) memcpy(c + r * g.c_stride, edge + r * kPitch, bytes);
+  }
+
+  template <int kRows, int kPanels>
+  MHA_NOINLINE void run_at(int64_t row, int64_t column, float* c, int64_t c_stride) const {
+    Sums<kRows, kPanels> sums;
     if (k_begin == 0) {
       clear<kRows, kPanels>(sums);
     } else {
-      each<kRows, kPanels>(columns, c, [&](int r, int p, float* at, int count) MHA_ALWAYS_INLINE {
-        sums[r][p] = count == kLanes ? load(at) : load_first(at, count);
-      });
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+        for (int p = 0; p < kPanels; ++p) sums[r][p] = load(c + r * c_stride + p * kLanes);
+      }
     }
     const float* a = g.a + row * g.a_stride;
     const float* b = g.panels + column * g.k;
-    const Ahead ahead = ahead_of(row, column / kLanes + kPanels);
     int64_t k = k_begin;
-    if (ahead.line != nullptr) {
-      for (const float* line = ahead.line; k + 4 <= k_end; k += 4, line += ahead.step) {
-        prefetch_to_l2(line);
-        prefetch_to_l2(line + ahead.second);
+    if constexpr (kRows > kTileRows / 2) {  // fewer rows are bound by reading, which the hardware foresees
+      const Ahead ahead = ahead_of(row, column / kLanes + kPanels);
+      if (ahead.line != nullptr) {
+        for (const float* line = ahead.line; k + 4 <= k_end; k += 4, line += ahead.step) {
+          prefetch_to_l2(line);
+          prefetch_to_l2(line + ahead.second);
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) {
-          multiply_add_step<kRows, kPanels>(sums, a + k + i, g.a_stride, b + (k + i) * kLanes, g.k * kLanes);
+          for (int i = 0; i < 4; ++i) {
+            multiply_add_step<kRows, kPanels>(sums, a + k + i, g.a_stride, b + (k + i) * kLanes, g.k * kLanes);
+          }
         }
       }
     }
     multiply_add<kRows, kPanels>(sums, a + k, g.a_stride, b + k * kLanes, g.k * kLanes, kLanes, k_end - k);
     if (g.bias != nullptr && k_end == g.k) add_bias<kRows, kPanels>(sums, column);
-    each<kRows, kPanels>(columns, c, [&](int r, int p, float* at, int count) MHA_ALWAYS_INLINE {
-      count == kLanes ? store(at, sums[r][p]) : store_first(at, sums[r][p], count);
-    });
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) store(c + r * c_stride + p * kLanes, sums[r][p]);
+    }
   }
 
   // Where the lines lie that a tile asks for, 1 or 2 with every 4 steps: at line and line + second, then step further
@@ -71,26 +94,6 @@ struct GemmTile {
     if (panel >= panels) return {nullptr, 0, 0};
     const float* line = g.panels + ((next_panel + panel) * g.k + k_begin + part * (depth / 4 * rate)) * kLanes;
     return {line, (rate - 1) * kLanes, rate * kLanes};
-  }
-
-  // Calls visit(row, panel, address, columns); only the last panel is ragged.
-  template <int kRows, int kPanels, class Visit>
-  MHA_INLINE void each(int64_t columns, float* c, Visit visit) const {
-    if (columns >= kPanels * kLanes) {
-#pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-        for (int p = 0; p < kPanels; ++p) visit(r, p, c + r * g.c_stride + p * kLanes, kLanes);
-      }
-      return;
-    }
-#pragma GCC unroll 8
-    for (int p = 0; p < kPanels; ++p) {
-      const int64_t left = columns - p * kLanes;
-      const int count = static_cast<int>(left < kLanes ? left : kLanes);
-#pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) visit(r, p, c + r * g.c_stride + p * kLanes, count);
-    }
   }
 
   template <int kRows, int kPanels>

@@ -50,7 +50,7 @@ struct ValueTile {
     const float* a = weights + row * kScoreStride;
     const float* b = values + column / kLanes * panel_stride;
     int64_t j = 0;
-    int stream = 0;
+    int stream = kRows > kTileRows / 2 ? 0 : kAheadStreams;
     while (ahead != nullptr && stream < kAheadStreams && ahead[stream].left == 0) ++stream;
     if (ahead != nullptr && stream < kAheadStreams) {
       AheadRows& rows_ahead = ahead[stream];
