@@ -94,9 +94,8 @@ void explain_packed(const AttentionProblem& p, const AttentionPlan& plan, const 
             static_cast<ll>(table.tile_rows), static_cast<ll>(table.tile_columns),
             static_cast<ll>(table.attention_rows), static_cast<ll>(kChunk));
   out->line(
-      "rows: %lld for each of %lld key/value heads (%lld heads share one), in %lld blocks of at most %lld (a block "
-      "packs "
-      "each chunk of keys once; more threads make smaller blocks)",
+      "rows: %lld for each of %lld key/value heads (%lld heads share one), in %lld blocks of at most %lld "
+      "(a block packs each chunk of keys once; more threads make smaller blocks)",
       static_cast<ll>(p.group_rows()), static_cast<ll>(p.batch * p.kv_heads), static_cast<ll>(p.group()),
       static_cast<ll>(plan.blocks), static_cast<ll>(plan.block_rows));
   const int64_t blocks = p.batch * p.kv_heads * plan.blocks;

@@ -43,11 +43,7 @@ struct GemmTile {
     if (k_begin == 0) {
       clear<kRows, kPanels>(sums);
     } else {
-#pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-        for (int p = 0; p < kPanels; ++p) sums[r][p] = load(c + r * c_stride + p * kLanes);
-      }
+      load_sums<kRows, kPanels>(sums, c, c_stride);
     }
     const float* a = g.a + row * g.a_stride;
     const float* b = g.panels + column * g.k;
@@ -67,11 +63,7 @@ struct GemmTile {
     }
     multiply_add<kRows, kPanels>(sums, a + k, g.a_stride, b + k * kLanes, g.k * kLanes, kLanes, k_end - k);
     if (g.bias != nullptr && k_end == g.k) add_bias<kRows, kPanels>(sums, column);
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) store(c + r * c_stride + p * kLanes, sums[r][p]);
-    }
+    store_sums<kRows, kPanels>(sums, c, c_stride);
   }
 
   // Where the lines lie that a tile asks for, 1 or 2 with every 4 steps: at line and line + second, then step further

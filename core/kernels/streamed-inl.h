@@ -7,9 +7,8 @@
 // ([T, H, D]) the steps go through the heads of 16 tokens first, so that memory is read in long runs which the hardware
 // foresees; head by head, runs of D floats lie pages apart. Where a head's tokens follow each other ([H, T, D]) the
 // planner gives one head at a time.
-//   scores  16 keys are transposed in registers, 4 columns at a time, and meet all rows of the head; a row and lane
-//   each
-//           are one chain over d
+//   scores  16 keys are transposed in registers, 4 columns at a time, and meet all rows of the head; each row and
+//           lane is one chain over d
 //   values  the 16 keys extend the chains of the chunk's sums, kept [rows][Dv] in L1
 namespace mha::MHA_TARGET_NS {
 namespace {
@@ -26,14 +25,13 @@ struct StreamedScratch {
   float* scores;   // [rows][kScoreStride]
   float* queries;  // [rows][D], scaled
   float* sums;     // [rows][Dv rounded up to 16]
-  float* block;    // [16][D or Dv rounded up to 16]: what would be read beyond the end
+  float* block;    // [16][D rounded up to 16]: copies where a read would pass the end
 };
 
 inline int64_t padded(int64_t width) { return round_up(width, kLanes); }
 
 inline int64_t streamed_scratch(int64_t rows, int64_t head_dim, int64_t value_head_dim) {
-  const int64_t widest = padded(head_dim > value_head_dim ? head_dim : value_head_dim);
-  return rows * (kScoreStride + padded(head_dim) + padded(value_head_dim)) + kLanes * widest;
+  return rows * (kScoreStride + padded(head_dim) + padded(value_head_dim)) + kLanes * padded(head_dim);
 }
 
 inline StreamedScratch split_streamed_scratch(float* p, int64_t rows, int64_t head_dim, int64_t value_head_dim) {
@@ -98,8 +96,8 @@ struct StreamedValueTile {
   float* sums;
   int64_t sums_stride;
   bool first;  // the chains start here
-  // The next 16 rows, where rows follow each other without a gap: they are asked for (H 32/32, 4096 keys: 10.0 ms, without
-  // 11.0). Else 0, which asks for what is read anyway.
+  // How far the next 16 rows are where rows follow each other without a gap: they are asked for (H 32/32, 4096 keys:
+  // 10.0 ms, without 11.0). Else 0, which asks for what is read anyway.
   int64_t ahead;
 
   template <int kRows, int kPanels>
@@ -109,11 +107,7 @@ struct StreamedValueTile {
     if (first) {
       clear<kRows, kPanels>(s);
     } else {
-#pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-        for (int p = 0; p < kPanels; ++p) s[r][p] = load(at + r * sums_stride + p * kLanes);
-      }
+      load_sums<kRows, kPanels>(s, at, sums_stride);
     }
     const float* a = weights + row * kScoreStride;
     const float* b = values + column;
@@ -122,11 +116,7 @@ struct StreamedValueTile {
       for (int p = 0; p < kPanels; ++p) prefetch(b + ahead + p * kLanes);
       multiply_add_step<kRows, kPanels>(s, a + j, kScoreStride, b, kLanes);
     }
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) store(at + r * sums_stride + p * kLanes, s[r][p]);
-    }
+    store_sums<kRows, kPanels>(s, at, sums_stride);
   }
 };
 
@@ -163,17 +153,11 @@ struct StreamedChunk {
     return left < kLanes ? left : kLanes;
   }
 
-  // Calls step(head, block) for all, in the order of memory.
+  // Calls step(head, block) for all, 16 tokens at a time.
   template <class Step>
-  MHA_INLINE void walk(int64_t stride_t, int64_t stride_h, Step step) const {
-    if (stride_t > stride_h) {
-      for (int64_t b = 0; b < blocks(); ++b) {
-        for (int64_t h = 0; h < a.kv_heads; ++h) step(h, b);
-      }
-    } else {
-      for (int64_t h = 0; h < a.kv_heads; ++h) {
-        for (int64_t b = 0; b < blocks(); ++b) step(h, b);
-      }
+  MHA_INLINE void walk(Step step) const {
+    for (int64_t b = 0; b < blocks(); ++b) {
+      for (int64_t h = 0; h < a.kv_heads; ++h) step(h, b);
     }
   }
 
@@ -185,10 +169,9 @@ struct StreamedChunk {
       copy_block(key, stride, keys_of(block), a.head_dim, scratch.block);
       key = scratch.block, stride = padded(a.head_dim);
     }
-    (a.key_stride == a.head_dim ? block_scores<true>
-                                : block_scores<false>)(rows_per_head(), scratch.queries + row * a.head_dim, a.head_dim,
-                                                       key, stride,
-                                                       scratch.scores + row * kScoreStride + block * kLanes);
+    const auto scores = a.key_stride == a.head_dim ? &block_scores<true> : &block_scores<false>;
+    scores(rows_per_head(), scratch.queries + row * a.head_dim, a.head_dim, key, stride,
+           scratch.scores + row * kScoreStride + block * kLanes);
   }
 
   void add_values(int64_t head, int64_t block) const {
@@ -226,7 +209,7 @@ using StreamedFactors = RowFactors<kMaxStreamedRows>;
 inline void streamed_chunk(const StreamedChunk& chunk, bool first) {
   const AttentionArgs& a = chunk.a;
   const StreamedScratch& scratch = chunk.scratch;
-  chunk.walk(a.key_stride, a.key_stride_h, [&](int64_t h, int64_t b) MHA_ALWAYS_INLINE { chunk.score(h, b); });
+  chunk.walk([&](int64_t h, int64_t b) MHA_ALWAYS_INLINE { chunk.score(h, b); });
   for (int64_t r = 0; r < a.num_rows; ++r) {
     if (has_hidden_keys(a.rows[r], chunk.begin + round_up(chunk.keys, kLanes))) {
       mask_scores(a.rows[r], chunk.begin, chunk.keys, scratch.scores + r * kScoreStride);
@@ -242,7 +225,7 @@ inline void streamed_chunk(const StreamedChunk& chunk, bool first) {
   if (chunk.keys == 0) {
     memset(scratch.sums, 0, static_cast<size_t>(a.num_rows * padded(a.value_head_dim)) * sizeof(float));
   }
-  chunk.walk(a.value_stride, a.value_stride_h, [&](int64_t h, int64_t b) MHA_ALWAYS_INLINE { chunk.add_values(h, b); });
+  chunk.walk([&](int64_t h, int64_t b) MHA_ALWAYS_INLINE { chunk.add_values(h, b); });
   const bool last = a.finish && chunk.begin + kChunk >= a.key_end;
   const int64_t rows = chunk.rows_per_head();
   for (int64_t h = 0; h < a.kv_heads; ++h) {

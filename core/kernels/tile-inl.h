@@ -36,6 +36,25 @@ MHA_INLINE void clear(Sums<kRows, kPanels>& sums) {
   }
 }
 
+// Sums kept in memory, rows `stride` apart.
+template <int kRows, int kPanels>
+MHA_INLINE void load_sums(Sums<kRows, kPanels>& sums, const float* at, int64_t stride) {
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int p = 0; p < kPanels; ++p) sums[r][p] = load(at + r * stride + p * kLanes);
+  }
+}
+
+template <int kRows, int kPanels>
+MHA_INLINE void store_sums(const Sums<kRows, kPanels>& sums, float* at, int64_t stride) {
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int p = 0; p < kPanels; ++p) store(at + r * stride + p * kLanes, sums[r][p]);
+  }
+}
+
 // One step of the chains: sums[r][p] += a[r * a_stride] * b[p * panel_stride + lane].
 template <int kRows, int kPanels>
 MHA_INLINE void multiply_add_step(Sums<kRows, kPanels>& sums, const float* a, int64_t a_stride, const float* b,
