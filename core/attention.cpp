@@ -6,6 +6,7 @@
 #include "core/attention.h"
 
 #include "core/log_sum_exp.h"
+#include "core/rows.h"
 #include "core/validate.h"
 #include "simd/float_mode.h"
 
@@ -69,26 +70,6 @@ Block item_block(const AttentionJob& job, int64_t index) {
 
 void run_kernel(const AttentionJob& job, const AttentionArgs& args) {
   (job.plan.streamed ? job.table->attention_streamed : job.table->attention)(&args);
-}
-
-// One past the last key that query i of batch item b can see, as far as causality and length go.
-int64_t key_end(const AttentionProblem& p, int64_t b, int64_t i) {
-  const int64_t length = p.masks.key_lengths != nullptr ? p.masks.key_lengths[b] : p.key_len;
-  if (p.masks.causal == MHA_CAUSAL_NONE) return length;
-  const int64_t offset = p.masks.causal == MHA_CAUSAL_BOTTOM_RIGHT ? p.key_len - p.query_len : p.masks.causal_offset;
-  const int64_t end = i + offset + 1;
-  return end < 0 ? 0 : (end < length ? end : length);
-}
-
-AttentionRow make_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t i) {
-  AttentionRow row = {};
-  row.query = p.query.data + b * p.query.stride_b + h * p.query.stride_h + i * p.query.stride_t;
-  const mha_bool_mask& bm = p.masks.bool_mask;
-  const mha_add_mask& am = p.masks.add_mask;
-  if (bm.data != nullptr) row.bool_mask = bm.data + b * bm.stride_b + h * bm.stride_h + i * bm.stride_q;
-  if (am.data != nullptr) row.add_mask = am.data + b * am.stride_b + h * am.stride_h + i * am.stride_q;
-  row.key_end = key_end(p, b, i);
-  return row;
 }
 
 float* element(const Tensor& t, int64_t b, int64_t h, int64_t i) {

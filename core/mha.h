@@ -52,7 +52,8 @@ typedef enum mha_status {
   MHA_ERR_OUT_OF_MEMORY = 7, /* the allocator returned NULL */
   MHA_ERR_TARGET = 8,        /* the target asked for is unknown, not built in, or not supported by this CPU */
   MHA_ERR_BLOB = 9,          /* a packed blob is damaged, truncated, or of another format version */
-  MHA_ERR_UNSUPPORTED = 10   /* a combination this version does not have; nothing falls back silently */
+  MHA_ERR_UNSUPPORTED = 10,  /* a combination this version does not have; nothing falls back silently */
+  MHA_ERR_FULL = 11          /* a cache has no room for what is to be stored */
 } mha_status;
 
 /* What went wrong, for a person: names the argument and its value. Every call that can fail takes an optional pointer
@@ -163,13 +164,201 @@ typedef enum mha_causal {
   MHA_CAUSAL_OFFSET = 2        /* query i sees keys j <= i + causal_offset: 0 is top-left alignment */
 } mha_causal;
 
+/* One bit a key: bit j % 8 (least significant first) of byte j / 8 of row (b, h, i), which begins at
+ * data[b*stride_b + h*stride_h + i*stride_q]; strides count bytes. Set = visible. data NULL: no mask. */
+typedef struct mha_bit_mask {
+  const uint8_t* data;
+  int64_t stride_b, stride_h, stride_q;
+} mha_bit_mask;
+
+/* Block-sparse: queries fall into blocks of query_block, keys into blocks of key_block; a query sees the keys of the
+ * blocks it is paired with. pairs [num_pairs][2]: (query block, key block), ascending and distinct, for every item and
+ * head. pairs NULL: no mask. */
+typedef struct mha_block_mask {
+  int64_t query_block, key_block;
+  const int64_t* pairs;
+  int64_t num_pairs;
+} mha_block_mask;
+
+/* Query i stands at position p(i) = i + causal_offset with MHA_CAUSAL_OFFSET, else i + Tk - Tq (the last query at the
+ * last key); key j at position j. Tq and Tk are those of the item where items differ. */
 typedef struct mha_masks {
   mha_causal causal;
   int64_t causal_offset;      /* with MHA_CAUSAL_OFFSET, may be negative; |causal_offset| <= 2^62 */
   const int64_t* key_lengths; /* [B], each in [0, Tk]: item b has keys j < key_lengths[b]; NULL: Tk */
   mha_bool_mask bool_mask;
   mha_add_mask add_mask;
+  mha_bit_mask bit_mask;
+  mha_block_mask block_mask;
+  int64_t window_left;           /* n >= 1: keys j > p(i) - n, so n keys with its own; 0: no limit */
+  int64_t window_right;          /* n >= 1: keys j < p(i) + n; 0: no limit */
+  int64_t sink_tokens;           /* keys j < sink_tokens stay visible beside window_left */
+  const int64_t* prefix_lengths; /* [B], each >= 0: keys j < prefix_lengths[b] are visible whatever causal and
+                                    window_right say (prefix-LM); NULL: none */
+  const int32_t* query_segments; /* [B, Tq] dense (packed as query where items differ in length) and */
+  const int32_t* key_segments;   /* [B, Tk]: query i sees keys of its own segment only. Both or none. */
 } mha_masks;
+
+/* What happens to scores besides masks, in this order: softcap, biases, masks, the softmax with its sink.
+ *   score = cap * tanh(scale * <q, k> / cap) - alibi_slopes[h] * |p(i) - j| + relative_bias[h, j - p(i)] + add_mask
+ *   weight_j = exp(score_j) / (sum over visible keys of exp(score) + exp(sink_logits[h])) */
+typedef struct mha_score_mods {
+  float softcap;              /* > 0: cap (Gemma 2, Grok); 0: none */
+  const float* alibi_slopes;  /* [H]; NULL: none (arXiv 2108.12409) */
+  const float* relative_bias; /* [H, relative_left + relative_right + 1]: entry relative_left + (j - p(i)), distances
+                                  beyond either end take the end's; NULL: none. mha_t5_bias makes one from buckets */
+  int64_t relative_left, relative_right; /* >= 0 */
+  const float* sink_logits; /* [H]: a learned logit per head that takes weight and gives nothing (gpt-oss); zeros:
+                                  "smooth softmax", add_zero_attn. It counts in log_sum_exp. NULL: none */
+} mha_score_mods;
+
+/* Expands T5's bucketed biases (arXiv 1910.10683) to distances: table [num_buckets, H] as in T5's checkpoints, result
+ * [H, 2 * max_distance + 1] for relative_left = relative_right = max_distance. Returns: MHA_OK; MHA_ERR_NULL,
+ * MHA_ERR_ARGUMENT (num_buckets < 2, odd and bidirectional; max_distance too small for num_buckets). */
+MHA_API mha_status mha_t5_bias(const float* table, int64_t num_heads, int64_t num_buckets, int64_t max_distance,
+                               int bidirectional, float* result, mha_error* error);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Rotary positions (RoPE, arXiv 2104.09864) and RMS norm of queries and keys
+ */
+
+typedef enum mha_rope_style {
+  MHA_ROPE_HALF = 0,       /* pairs (d, d + dims/2): GPT-NeoX, Llama as Hugging Face stores it */
+  MHA_ROPE_INTERLEAVED = 1 /* pairs (2d, 2d + 1): GPT-J, Llama as Meta stores it */
+} mha_rope_style;
+
+typedef enum mha_rope_scaling {
+  MHA_ROPE_SCALING_NONE = 0,
+  MHA_ROPE_SCALING_LINEAR = 1, /* positions / factor */
+  MHA_ROPE_SCALING_LLAMA3 = 2, /* Llama 3.1: factor, low_freq_factor, high_freq_factor, original_positions */
+  MHA_ROPE_SCALING_YARN = 3    /* arXiv 2309.00071: factor, beta_fast, beta_slow, original_positions, attention_factor
+                                */
+} mha_rope_scaling;
+
+/* Pair d < dims/2 of a row at position p turns by the angle p * base^(-2 d / dims), as scaling changes it; the other
+ * D - dims elements stay. Angles, sine and cosine are computed in double and rounded to float: the same bits
+ * everywhere. */
+typedef struct mha_rope {
+  mha_rope_style style;
+  int64_t dims; /* even, <= D: the first so many of a row; 0: D */
+  double base;  /* 0: 10000 */
+  mha_rope_scaling scaling;
+  double factor;                            /* >= 1 where scaling needs it */
+  double low_freq_factor, high_freq_factor; /* LLAMA3; 0: 1 and 4 */
+  double beta_fast, beta_slow;              /* YARN; 0: 32 and 1 */
+  double attention_factor;                  /* YARN: multiplies sine and cosine; 0: 0.1 ln(factor) + 1 */
+  int64_t original_positions;               /* LLAMA3, YARN: the length trained on, >= 1 */
+  const float* cos; /* [table_positions, dims/2]: the caller's own table instead of base and scaling, and */
+  const float* sin;
+  int64_t table_positions;
+} mha_rope;
+
+/* x -> x / sqrt(mean(x^2) + epsilon) * weight, over each row of D, before rotation. */
+typedef struct mha_qk_norm {
+  float epsilon;             /* > 0 */
+  const float* query_weight; /* [D]; NULL: ones */
+  const float* key_weight;   /* [D]; NULL: ones */
+} mha_qk_norm;
+
+typedef struct mha_rope_args {
+  int64_t batch, length, num_heads, head_dim;
+  mha_view input;           /* [B, T, heads, D] */
+  mha_mut_view output;      /* alike; may be the input itself, with the same strides */
+  const int64_t* positions; /* [B, T] dense, each >= 0; NULL: first_position + t */
+  int64_t first_position;
+  const mha_rope* rope;     /* NULL: no rotation */
+  const float* norm_weight; /* [D]; NULL: ones */
+  float norm_epsilon;       /* > 0: RMS norm first; 0: none */
+} mha_rope_args;
+
+/* Norms and rotates rows, for keys that the caller keeps. Returns: MHA_OK; MHA_ERR_NULL, _ARGUMENT (dims odd or > D,
+ * a position < 0 or beyond the table, ...), _STRIDE, _OVERFLOW. Never allocates. */
+MHA_API mha_status mha_rope_apply(const mha_context* context, const mha_rope_args* args, mha_error* error);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Cache: keys and values kept between calls, for one or more sequences, numbered from 0
+ */
+
+typedef struct mha_cache mha_cache;
+
+typedef enum mha_cache_kind {
+  MHA_CACHE_CONTIGUOUS = 0, /* each sequence has room for `capacity` tokens */
+  MHA_CACHE_RING = 1,       /* each keeps its first sink_tokens and its last `capacity` tokens, for sliding windows */
+  MHA_CACHE_PAGED = 2       /* `capacity` tokens in pages that sequences take as they grow, and share after a fork */
+} mha_cache_kind;
+
+typedef struct mha_cache_config {
+  mha_cache_kind kind;
+  int64_t num_kv_heads;   /* Hkv, >= 1 */
+  int64_t head_dim;       /* D, >= 1 */
+  int64_t value_head_dim; /* Dv, 0: D */
+  int64_t max_sequences;  /* 0: 1 */
+  int64_t capacity;       /* tokens, >= 1: see mha_cache_kind; paged: of all sequences together, rounded up to pages */
+  int64_t page_size;      /* paged: tokens in a page, any size >= 1 (multiples of 16 are fastest); 0: 64 */
+  int64_t sink_tokens;    /* ring: first tokens kept beside the last `capacity`, see mha_masks.sink_tokens */
+  void* memory; /* where the tokens are kept, any alignment, the caller's until mha_cache_destroy; NULL: allocated */
+  size_t memory_bytes; /* of `memory`: mha_cache_bytes at least */
+} mha_cache_config;
+
+/* Bytes that a cache of this configuration takes for its tokens (config.memory): known before it is made. */
+MHA_API mha_status mha_cache_bytes(const mha_cache_config* config, size_t* bytes, mha_error* error);
+/* Makes an empty cache. Threads: calls that change different sequences may run at once, and calls that read sequences
+ * which no other call changes; one writer a sequence. mha_cache_reset and _destroy exclude every other call.
+ * Returns: MHA_OK; MHA_ERR_NULL, _ARGUMENT, _OVERFLOW, _WORKSPACE (memory_bytes too small), _OUT_OF_MEMORY. */
+MHA_API mha_status mha_cache_create(const mha_context* context, const mha_cache_config* config, mha_cache** cache,
+                                    mha_error* error);
+MHA_API void mha_cache_destroy(mha_cache* cache);
+/* The configuration with every default filled in; NULL cache: does nothing. */
+MHA_API void mha_cache_get_config(const mha_cache* cache, mha_cache_config* config);
+
+typedef struct mha_append_args {
+  int64_t batch;                /* B: sequences that grow, distinct */
+  const int64_t* sequences;     /* [B]; NULL: 0 .. B-1 */
+  int64_t length;               /* T: new tokens of each, or of all where offsets are given */
+  const int64_t* offsets;       /* [B+1] ascending from 0 to length: item b has tokens [offsets[b], offsets[b+1]) of key
+                                  and value, packed one after the other (stride_b unused); NULL: T each */
+  mha_view key;                 /* [B, T, Hkv, D], or [T, Hkv, D] packed */
+  mha_view value;               /* [B, T, Hkv, Dv] */
+  const mha_rope* rope;         /* rotates keys on the way in; NULL: none */
+  const int64_t* positions;     /* [B, T] dense, or [T] packed; NULL: the token's number in its sequence */
+  const float* key_norm_weight; /* [D], before rotation; NULL: ones */
+  float key_norm_epsilon;       /* > 0: RMS norm of keys; 0: none */
+} mha_append_args;
+
+/* Appends tokens to sequences, all or nothing: on failure the cache is as it was. A ring drops what is older than its
+ * capacity. Returns: MHA_OK; MHA_ERR_NULL, _ARGUMENT (a sequence out of range or twice), _SHAPE, _STRIDE, _OVERFLOW,
+ * MHA_ERR_FULL. Never allocates but from the cache's own pages. */
+MHA_API mha_status mha_cache_append(const mha_context* context, mha_cache* cache, const mha_append_args* args,
+                                    mha_error* error);
+/* Forgets the tokens from `length` on (rollback). MHA_ERR_ARGUMENT: beyond the sequence's length, or before what a ring
+ * still keeps (mha_cache_first_kept). */
+MHA_API mha_status mha_cache_truncate(mha_cache* cache, int64_t sequence, int64_t length, mha_error* error);
+/* Makes the empty sequence `destination` equal to the first `length` tokens of `source` (-1: all). Paged: shares the
+ * pages, which are copied by whoever writes to them first; else copies. Returns: MHA_OK; MHA_ERR_ARGUMENT,
+ * MHA_ERR_FULL. */
+MHA_API mha_status mha_cache_fork(mha_cache* cache, int64_t source, int64_t destination, int64_t length,
+                                  mha_error* error);
+/* Empties a sequence and gives its pages back. */
+MHA_API mha_status mha_cache_remove(mha_cache* cache, int64_t sequence, mha_error* error);
+/* Empties all. */
+MHA_API void mha_cache_reset(mha_cache* cache);
+/* Tokens so far, dropped ones too. -1: no such sequence. */
+MHA_API int64_t mha_cache_length(const mha_cache* cache, int64_t sequence);
+/* The first token kept besides a ring's sink tokens: 0 unless some were dropped. -1: no such sequence. */
+MHA_API int64_t mha_cache_first_kept(const mha_cache* cache, int64_t sequence);
+MHA_API size_t mha_cache_used_bytes(const mha_cache* cache); /* of the memory, held by sequences; shared pages once */
+
+/* Copies tokens [begin, begin + count) of a sequence out, as they were stored (rotated): key [count, Hkv, D], value
+ * [count, Hkv, Dv]; views with stride_b 0 or dense. To import, append them. MHA_ERR_ARGUMENT: tokens not kept. */
+MHA_API mha_status mha_cache_export(const mha_cache* cache, int64_t sequence, int64_t begin, int64_t count,
+                                    const mha_mut_view* key, const mha_mut_view* value, mha_error* error);
+
+/* One sequence as a block of bytes (a checksum included), for a cache of the same heads and widths, of any kind that
+ * has room. load needs an empty sequence. Returns: MHA_OK; MHA_ERR_NULL, _ARGUMENT, _WORKSPACE (save: bytes too small),
+ * _BLOB (damaged, truncated, another version or other sizes), _FULL. */
+MHA_API size_t mha_cache_save_bytes(const mha_cache* cache, int64_t sequence);
+MHA_API mha_status mha_cache_save(const mha_cache* cache, int64_t sequence, void* blob, size_t bytes, mha_error* error);
+MHA_API mha_status mha_cache_load(mha_cache* cache, int64_t sequence, const void* blob, size_t bytes, mha_error* error);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Attention on its own
@@ -178,8 +367,15 @@ typedef struct mha_masks {
 typedef enum mha_weights_mode {
   MHA_WEIGHTS_NONE = 0,
   MHA_WEIGHTS_PER_HEAD = 1, /* weights [B, H, Tq, Tk] */
-  MHA_WEIGHTS_AVERAGED = 2  /* weights [B, Tq, Tk]: the mean over heads */
+  MHA_WEIGHTS_AVERAGED = 2, /* weights [B, Tq, Tk]: the mean over heads */
+  MHA_WEIGHTS_KEY_SUMS = 3  /* weights [B, H, Tk]: the sum over queries, ascending: what each key was worth */
 } mha_weights_mode;
+
+/* Which queries' weights are returned (PER_HEAD, AVERAGED) or summed (KEY_SUMS). */
+typedef struct mha_weight_rows {
+  const int64_t* rows; /* [count] ascending, distinct, < Tq, the same for every item; NULL: all */
+  int64_t count;       /* weights are [B, H, count, Tk] or [B, count, Tk] then */
+} mha_weight_rows;
 
 typedef struct mha_attention_args {
   int64_t batch;          /* B */
@@ -200,6 +396,24 @@ typedef struct mha_attention_args {
   float* log_sum_exp;   /* [B, H, Tq] dense, natural log of the sum over visible keys of exp(score); NULL: not wanted */
   void* workspace;      /* NULL: taken from the context's allocator for the time of the call */
   size_t workspace_bytes; /* of `workspace`; any alignment */
+
+  mha_score_mods mods;
+  mha_weight_rows weight_rows;
+  const mha_rope* rope;     /* rotates queries on the way in; keys are given rotated (cache, mha_rope_apply); or NULL */
+  const mha_qk_norm* norm;  /* RMS norm of queries, likewise; NULL: none */
+  const int64_t* positions; /* of queries, for rope: [B, Tq] dense, or packed; NULL: p(i) of the masks, >= 0 */
+
+  /* Items of unequal length: item b has queries [query_offsets[b], query_offsets[b+1]) of query and output, packed one
+   * after the other ([query_len, H, D]; stride_b unused), ascending from 0 to query_len; its log_sum_exp is [H, Tq_b]
+   * at H * query_offsets[b]. Weights: [H, query_len, longest Tk_b] (AVERAGED without H), zeros beyond Tk_b; KEY_SUMS
+   * [B, H, longest Tk_b]. NULL: Tq each. */
+  const int64_t* query_offsets; /* [B+1] */
+  const int64_t* key_offsets;   /* [B+1], the same for key and value and key_len; NULL: Tk each */
+  /* Keys and values of item b are those of sequences[b] in `cache` (NULL: b); key, value, key_len and key_offsets are
+   * not used then, Tk_b is the sequence's length. A ring must still keep every key that the masks let a query see. Where
+   * sequences next to each other share pages (mha_cache_fork), what they share is read once. */
+  const mha_cache* cache;
+  const int64_t* sequences; /* [B] */
 } mha_attention_args;
 
 /* Computes scaled dot-product attention for a batch of heads, without a Tq x Tk matrix in memory.
@@ -229,6 +443,36 @@ MHA_API mha_status mha_attention_workspace(const mha_context* context, const mha
  * text NULL with a capacity. */
 MHA_API mha_status mha_attention_explain(const mha_context* context, const mha_attention_args* args, char* text,
                                          size_t capacity, size_t* needed, mha_error* error);
+
+/* Attention over a part of the keys, to be merged with the parts that others computed (a context split over processes):
+ * one partial result for each chunk of 256 keys, so that merging them in ascending order gives the bits of one call
+ * over all keys, provided that parts hold whole chunks (all but the last a multiple of 256 keys). Keys count from the
+ * part's first: shift causal_offset. B items of the same length; log_sum_exp, output, weights and sink_logits are not
+ * used. partials [chunks of the part][B * H * Tq * (Dv + 2)]: opaque; parts are merged by putting them one after the
+ * other. Returns: as mha_attention; MHA_ERR_WORKSPACE where count is smaller than mha_attention_partial_floats. */
+MHA_API mha_status mha_attention_partial_floats(const mha_attention_args* args, int64_t* count, mha_error* error);
+MHA_API mha_status mha_attention_partial(const mha_context* context, const mha_attention_args* args, float* partials,
+                                         int64_t count, mha_error* error);
+
+typedef struct mha_merge_args {
+  int64_t batch, num_heads, query_len, value_head_dim;
+  int64_t num_chunks;       /* of all parts; 0: zeros */
+  const float* partials;    /* [num_chunks][B * H * Tq * (Dv + 2)] */
+  const float* sink_logits; /* [H]; NULL: none */
+  mha_mut_view output;      /* [B, Tq, H, Dv] */
+  float* log_sum_exp;       /* [B, H, Tq]; NULL: not wanted */
+} mha_merge_args;
+MHA_API mha_status mha_attention_merge_partials(const mha_context* context, const mha_merge_args* args,
+                                                mha_error* error);
+
+/* Merges finished results over disjoint sets of keys by their log-sum-exp (cascade, ring attention): outputs[n]
+ * [rows, Dv] and log_sum_exps[n] [rows], dense, n < num_parts, in the order given. output may be outputs[0]. Rows that
+ * no part saw are zeros. Not bound to chunks, so not the bits of one call.
+ *   lse = ln sum_n exp(lse_n);  output = sum_n exp(lse_n - lse) output_n */
+MHA_API mha_status mha_attention_merge(const mha_context* context, int64_t num_parts, int64_t rows,
+                                       int64_t value_head_dim, const float* const* outputs,
+                                       const float* const* log_sum_exps, float* output, float* log_sum_exp,
+                                       mha_error* error);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Linear: the packed GEMM on its own
@@ -282,6 +526,7 @@ typedef struct mha_layer_config {
   int64_t vdim;           /* width of value, 0: E */
   int64_t out_dim;        /* width of output, 0: E */
   float scale;            /* 0: 1 / sqrt(D) */
+  int add_zero_attn;      /* nn.MultiheadAttention's: one more key of zeros with a value of zeros, after bias_key */
 } mha_layer_config;
 
 /* Weights in torch's layout [out, in], dense. Either in_proj_weight (rows: H*D of query, Hkv*D of key, Hkv*Dv of value;
@@ -297,6 +542,9 @@ typedef struct mha_layer_weights {
   const float* key_bias;
   const float* value_bias;
   const float* output_bias; /* [out_dim] */
+  const float* bias_key;    /* [Hkv*D], nn.MultiheadAttention's bias_k: one more key that every query sees, and */
+  const float*
+      bias_value; /* [Hkv*Dv] its value; both or none. Weights returned get a column for it and for zero_attn */
 } mha_layer_weights;
 
 /* Packs the weights. The layer is immutable and may be shared by threads and contexts; the sources are not kept.
@@ -332,6 +580,20 @@ typedef struct mha_forward_args {
   mha_mut_view weights; /* as in mha_attention_args */
   void* workspace;      /* as in mha_attention_args */
   size_t workspace_bytes;
+
+  mha_score_mods mods;
+  mha_weight_rows weight_rows;
+  const mha_rope* rope;         /* rotates queries and keys; NULL: none */
+  const mha_qk_norm* norm;      /* RMS norm of both, before; NULL: none */
+  const int64_t* positions;     /* [B, Tq] dense, or packed, of queries (and of keys in self-attention); NULL: p(i) */
+  const int64_t* key_positions; /* [B, Tk], of keys that are given; NULL: j */
+  const int64_t* query_offsets; /* as in mha_attention_args: query and output are [query_len, E] packed */
+  const int64_t* key_offsets;
+  /* Self-attention with a cache: the call projects the new tokens (query), norms and rotates, appends keys and values
+   * to sequences[b] (NULL: b), and attends to all that is there then. key, value, key_len and key_offsets are not used.
+   * Where the call fails the cache is as it was. */
+  mha_cache* cache;
+  const int64_t* sequences; /* [B] */
 } mha_forward_args;
 
 /* Computes multi-head attention with projections.
