@@ -234,6 +234,14 @@ mha_status check_size(const char* name, int64_t value, int64_t least, mha_error*
   return MHA_OK;
 }
 
+mha_status check_view(const char* name, const mha_view& view, const ViewSizes& n, ConstTensor* out, mha_error* error) {
+  return check_input(name, view, {n.b, n.t, n.h, n.d}, Check::kAll, out, error);
+}
+
+mha_status check_view(const char* name, const mha_mut_view& view, const ViewSizes& n, Tensor* out, mha_error* error) {
+  return check_result(name, view, {n.b, n.t, n.h, n.d}, Order::kBthd, Check::kAll, out, error);
+}
+
 mha_status validate_attention(const mha_attention_args* args, Check check, AttentionProblem* problem,
                               mha_error* error) {
   if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
