@@ -13,16 +13,10 @@ constexpr int64_t kMaxBytes = INT64_MAX / static_cast<int64_t>(sizeof(float));
 
 using ll = long long;
 
-struct Dimensions {
-  int64_t b, t, h, d;
-};
-
 // What a view must satisfy, and its strides with the default filled in.
 struct Strides {
   int64_t b, t, h;
 };
-
-enum class Order { kBthd, kBhtd };
 
 mha_status check_extent(const char* name, const Dimensions& n, const Strides& s, mha_error* error) {
   if (n.b == 0 || n.t == 0 || n.h == 0 || n.d == 0) return MHA_OK;
@@ -84,6 +78,8 @@ mha_status resolve_strides(const char* name, const Dimensions& n, Order order, i
   return check_extent(name, n, *out, error);
 }
 
+}  // namespace
+
 mha_status check_input(const char* name, const mha_view& v, const Dimensions& n, Check check, ConstTensor* out,
                        mha_error* error) {
   Strides s = {};
@@ -111,14 +107,7 @@ mha_status check_result(const char* name, const mha_mut_view& v, const Dimension
   return MHA_OK;
 }
 
-// What a caller put into an enum, which may be no value of it: reading that as the enum is undefined.
-template <class Enum>
-int enum_value(const Enum& e) {
-  static_assert(sizeof(Enum) == sizeof(int), "enums of the interface are ints");
-  int value = 0;
-  memcpy(&value, &e, sizeof(value));
-  return value;
-}
+namespace {
 
 mha_status check_mask_strides(const char* name, int64_t stride_b, int64_t stride_h, int64_t stride_q,
                               const AttentionProblem& p, mha_error* error) {
