@@ -230,6 +230,7 @@ mha_status validate_attention(const mha_attention_args* args, Check check, Atten
   if (status != MHA_OK) return status;
   p.batch = a.batch, p.heads = a.num_heads, p.query_len = a.query_len, p.key_len = a.key_len, p.head_dim = a.head_dim;
   p.value_head_dim = a.value_head_dim != 0 ? a.value_head_dim : a.head_dim;
+  p.longest_key_len = p.key_len;
   p.log_sum_exp = a.log_sum_exp;
   status = check_products(p, error);
   const Dimensions query = {p.batch, p.query_len, p.heads, p.head_dim};
@@ -286,7 +287,7 @@ mha_status validate_forward(const mha_layer_config& c, const mha_forward_args* a
   if (status != MHA_OK) return status;
   AttentionProblem p = {};
   p.batch = a.batch, p.heads = c.num_heads, p.kv_heads = c.num_kv_heads, p.query_len = a.query_len;
-  p.key_len = a.key_len, p.head_dim = c.head_dim, p.value_head_dim = c.value_head_dim, p.scale = c.scale;
+  p.key_len = p.longest_key_len = a.key_len, p.head_dim = c.head_dim, p.value_head_dim = c.value_head_dim, p.scale = c.scale;
   status = check_products(p, error);
   if (status != MHA_OK) return status;
   const struct {
