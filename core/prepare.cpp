@@ -14,7 +14,6 @@ using ll = long long;
 
 // An item computes the frequencies anew, which costs as much as a token or two.
 constexpr int64_t kLeastTokens = 16;
-constexpr int64_t kItemsPerThread = 4;
 
 // What the sine and cosine of a pair cost, in multiply-adds of a vector kernel.
 constexpr double kWorkOfAngle = 500;
