@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/items.h"
 
+#include "core/cache.h"
+
 namespace mha {
 namespace {
 
@@ -13,18 +15,34 @@ TokenRows rows_in_tensor(const AttentionProblem& p, const ConstTensor& t, int64_
   return rows;
 }
 
+TokenRows from_head(TokenRows rows, int64_t kv_head) {
+  if (rows.base != nullptr) rows.base += kv_head * rows.stride_h;
+  rows.offset += kv_head * rows.stride_h;
+  return rows;
+}
+
 }  // namespace
 
 int64_t key_len_of(const AttentionProblem& p, int64_t b) {
+  if (p.cache != nullptr) return cache_length(*p.cache, sequence_of(p, b)) + (p.appends ? query_len_of(p, b) : 0);
   return p.key_offsets != nullptr ? p.key_offsets[b + 1] - p.key_offsets[b] : p.key_len;
 }
 
+int64_t first_kept_of(const AttentionProblem& p, int64_t b) {
+  if (p.cache == nullptr) return 0;
+  const int64_t now = cache_first_kept(*p.cache, sequence_of(p, b));
+  const int64_t then = p.appends ? first_kept_at(*p.cache, key_len_of(p, b)) : 0;
+  return now > then ? now : then;
+}
+
 TokenRows keys_of(const AttentionProblem& p, int64_t b, int64_t kv_head) {
-  return rows_in_tensor(p, p.key, b, kv_head);
+  if (p.cache == nullptr) return rows_in_tensor(p, p.key, b, kv_head);
+  return from_head(cache_keys(*p.cache, sequence_of(p, b)), kv_head);
 }
 
 TokenRows values_of(const AttentionProblem& p, int64_t b, int64_t kv_head) {
-  return rows_in_tensor(p, p.value, b, kv_head);
+  if (p.cache == nullptr) return rows_in_tensor(p, p.value, b, kv_head);
+  return from_head(cache_values(*p.cache, sequence_of(p, b)), kv_head);
 }
 
 int64_t weight_rows_of(const AttentionProblem& p, int64_t b) {

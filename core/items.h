@@ -19,6 +19,13 @@ inline int64_t query_len_of(const AttentionProblem& p, int64_t b) {
   return p.query_offsets != nullptr ? p.query_offsets[b + 1] - p.query_offsets[b] : p.query_len;
 }
 int64_t key_len_of(const AttentionProblem& p, int64_t b);
+// The first token that a ring keeps for item b besides its sink tokens; 0 elsewhere.
+int64_t first_kept_of(const AttentionProblem& p, int64_t b);
+
+// Where query i of item b stands among the keys: p(i) of mha_masks.
+inline int64_t position_of(const AttentionProblem& p, int64_t b, int64_t i) {
+  return i + (p.masks.causal == MHA_CAUSAL_OFFSET ? p.masks.causal_offset : key_len_of(p, b) - query_len_of(p, b));
+}
 
 // Rows of one (item, key/value head): the queries of the heads that share it, head by head.
 inline int64_t group_rows_of(const AttentionProblem& p, int64_t b) { return p.group() * query_len_of(p, b); }

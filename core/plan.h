@@ -8,9 +8,6 @@
 
 namespace mha {
 
-constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-
 // Items for each thread where work can be cut freely, so that the last to finish is not far behind.
 constexpr int64_t kItemsPerThread = 4;
 

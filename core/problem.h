@@ -44,7 +44,8 @@ struct AttentionProblem {
   const mha_cache* cache;        // where keys and values are, of
   const int64_t* sequences;      // [B]; null: 0, 1, ...
   bool appends;                  // the cache will have as many more tokens as there are queries
-  int64_t longest_key_len;       // of any item
+  int64_t longest_key_len;       // of any item, and
+  int64_t longest_query_len;
 
   int64_t group() const { return heads / kv_heads; }
   int64_t total_queries() const { return query_offsets != nullptr ? query_len : batch * query_len; }

@@ -14,6 +14,19 @@ constexpr int64_t kChunk = 256;  // keys whose partial result is one unit of the
 
 constexpr int64_t divide_up(int64_t x, int64_t unit) { return x / unit + (x % unit != 0 ? 1 : 0); }
 constexpr int64_t round_up(int64_t x, int64_t unit) { return divide_up(x, unit) * unit; }
+constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Rows of keys or values where they lie: in one tensor, or in the pages of a cache. Token t of head h is at
+//   base + h * stride_h + t * stride_t                                                      where pages is null, else at
+//   pages[index(t / page_size)] + offset + h * stride_h + t % page_size * stride_t,
+//   index(n) = n < pinned_pages ? n : pinned_pages + (n - pinned_pages) % ring_pages.
+struct TokenRows {
+  const float* base;
+  int64_t stride_t, stride_h;
+  const float* const* pages;
+  int64_t page_size, offset, pinned_pages, ring_pages;
+};
 
 // Rows of keys or values where they lie: in one tensor, or in the pages of a cache. Token t of head h is at
 //   base + h * stride_h + t * stride_t                                                      where pages is null, else at
