@@ -5,6 +5,7 @@
 #include "core/items.h"
 #include "core/layer.h"
 #include "core/linear.h"
+#include "core/prepare.h"
 #include "core/run_attention.h"
 #include "core/validate.h"
 #include "simd/float_mode.h"
@@ -113,6 +114,12 @@ void run_forward(const mha_context& context, Forward& f, char* workspace) {
     in.jobs[in.count++] = make_linear_job(*context.table, f.plan.threads, projection_problem(f, i, *inputs[i], out));
   }
   f.attention.output = heads_out;
+  PreparePhase prepare = {};
+  if (f.attention.preparation.wanted()) {
+    prepare.jobs[prepare.count++] =
+        query_job(*context.table, f.attention, f.plan.threads, projected(f, kQuery, workspace), nullptr);
+    prepare.jobs[prepare.count++] = key_job(*context.table, f.attention, f.plan.threads, projected(f, kKey, workspace));
+  }
   const AttentionJob attention = {context.table, f.attention, f.plan.attention, workspace + f.plan.attention_offset,
                                   nullptr};
   LinearPhase out = {};
@@ -121,6 +128,7 @@ void run_forward(const mha_context& context, Forward& f, char* workspace) {
   Phase phases[kMaxPhases];
   int count = 0;
   phases[count++] = linear_phase(in);
+  if (prepare.count > 0) phases[count++] = prepare_phase(prepare);
   count += attention_phases(attention, phases + count);
   phases[count++] = linear_phase(out);
   run_phases(context, f.plan.threads, phases, count);

@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "core/items.h"
 #include "core/plan.h"
 #include "simd/float_mode.h"
 
@@ -42,40 +43,36 @@ int64_t position_of(const PrepareJob& job, int64_t token, const Token& at) {
 void run_prepare(const void* data, int64_t item, int64_t) {
   const PrepareJob* job = static_cast<const PreparePhase*>(data)->jobs;
   for (; item >= items(*job); ++job) item -= items(*job);
-  const mha_rope& rope = job->rope;
-  double frequencies[kMaxRopeDims / 2];
-  float angles[2 * kMaxRopeDims];
-  rope_frequencies(rope, frequencies);
-  PrepareArgs args = {};
-  args.input_stride = job->input.stride_h, args.output_stride = job->output.stride_h;
-  args.count = job->heads, args.width = job->width;
-  args.norm = job->epsilon > 0, args.epsilon = job->epsilon, args.weight = job->weight;
-  args.dims = rope.dims, args.interleaved = rope.style == MHA_ROPE_INTERLEAVED;
-  args.cos = angles, args.sin = angles + rope_row_floats(rope) / 2;
-  const int64_t begin = item * job->block_tokens, left = job->tokens() - begin;
-  const int64_t end = begin + (left < job->block_tokens ? left : job->block_tokens);
+  TokenPreparer prepare(*job->table, job->rope, job->epsilon, job->weight, job->heads, job->width);
+  const int64_t begin = item * job->block_tokens, end = least(begin + job->block_tokens, job->tokens());
   for (int64_t token = begin; token < end; ++token) {
     const Token at = token_at(*job, token);
-    if (rope.dims > 0) rope_row(rope, frequencies, position_of(*job, token, at), angles);
     const int64_t b = job->offsets != nullptr ? 0 : at.batch, t = job->offsets != nullptr ? token : at.index;
-    args.input = job->input.data + b * job->input.stride_b + t * job->input.stride_t;
-    args.output = job->output.data + b * job->output.stride_b + t * job->output.stride_t;
-    job->table->prepare_rows(&args);
+    prepare.run(position_of(*job, token, at), job->input.data + b * job->input.stride_b + t * job->input.stride_t,
+                job->input.stride_h, job->output.data + b * job->output.stride_b + t * job->output.stride_t,
+                job->output.stride_h);
   }
 }
 
-mha_status check_positions(const mha_rope_args& a, const mha_rope& rope, mha_error* error) {
-  if (rope.dims == 0) return MHA_OK;
-  if (a.positions == nullptr) {
-    mha_status status = check_position(rope, "first_position", -1, a.first_position, error);
-    if (status != MHA_OK) return status;
-    return check_position(rope, "the last position", -1, a.first_position + (a.length - 1), error);
-  }
-  for (int64_t i = 0; i < a.batch * a.length; ++i) {
-    const mha_status status = check_position(rope, "positions", i, a.positions[i], error);
+// By its bits: a denormal compares equal to 0 here (float_mode.h).
+bool is_given(float epsilon) {
+  const float none = 0;
+  return memcmp(&epsilon, &none, sizeof(none)) != 0;
+}
+
+mha_status check_given(const mha_rope& rope, const char* name, const int64_t* positions, int64_t count,
+                       mha_error* error) {
+  for (int64_t i = 0; i < count; ++i) {
+    const mha_status status = check_position(rope, name, i, positions[i], error);
     if (status != MHA_OK) return status;
   }
   return MHA_OK;
+}
+
+// Positions that count on from `first`, which is called `name`.
+mha_status check_counted(const mha_rope& rope, const char* name, int64_t first, int64_t count, mha_error* error) {
+  const mha_status status = check_position(rope, name, -1, first, error);
+  return status != MHA_OK ? status : check_position(rope, "the last position", -1, first + (count - 1), error);
 }
 
 mha_status validate_rope_apply(const mha_rope_args& a, PrepareJob* job, mha_error* error) {
@@ -92,21 +89,20 @@ mha_status validate_rope_apply(const mha_rope_args& a, PrepareJob* job, mha_erro
     return fail(error, MHA_ERR_OVERFLOW, "batch %lld, length %lld, num_heads %lld, head_dim %lld: too large",
                 ll{a.batch}, ll{a.length}, ll{a.num_heads}, ll{a.head_dim});
   }
-  const Dimensions dimensions = {a.batch, a.length, a.num_heads, a.head_dim};
-  mha_status status = check_input("input", a.input, dimensions, Check::kAll, &job->input, error);
-  if (status == MHA_OK) {
-    status = check_result("output", a.output, dimensions, Order::kBthd, Check::kAll, &job->output, error);
-  }
+  const ViewSizes view = {a.batch, a.length, a.num_heads, a.head_dim};
+  mha_status status = check_view("input", a.input, view, &job->input, error);
+  if (status == MHA_OK) status = check_view("output", a.output, view, &job->output, error);
   if (status == MHA_OK) status = validate_rope(a.rope, a.head_dim, &job->rope, error);
-  // By its bits: a denormal epsilon compares equal to 0 here (float_mode.h).
-  const float none = 0;
-  const bool norm = memcmp(&a.norm_epsilon, &none, sizeof(none)) != 0;
+  const bool norm = is_given(a.norm_epsilon);
   if (status == MHA_OK && norm) status = check_norm("norm_epsilon", a.norm_epsilon, error);
   if (status == MHA_OK && a.norm_weight != nullptr && !norm) {
     status = fail(error, MHA_ERR_ARGUMENT, "norm_epsilon is 0 (no norm), but norm_weight is given: must be > 0");
   }
   const bool empty = a.batch == 0 || a.length == 0 || a.num_heads == 0;
-  if (status == MHA_OK && !empty) status = check_positions(a, job->rope, error);
+  if (status == MHA_OK && !empty && job->rope.dims > 0) {
+    status = a.positions != nullptr ? check_given(job->rope, "positions", a.positions, a.batch * a.length, error)
+                                    : check_counted(job->rope, "first_position", a.first_position, a.length, error);
+  }
   if (status != MHA_OK) return status;
   const ConstTensor& in = job->input;
   const Tensor& out = job->output;
@@ -130,15 +126,106 @@ double PrepareJob::work() const {
                  rows * static_cast<double>(width) * 2 * sizeof(float));
 }
 
+TokenPreparer::TokenPreparer(const KernelTable& table, const mha_rope& rope, float epsilon, const float* weight,
+                             int64_t heads, int64_t width)
+    : table_(table), rope_(rope), args_() {
+  args_.count = heads, args_.width = width;
+  args_.norm = epsilon > 0, args_.epsilon = epsilon, args_.weight = weight;
+  args_.dims = rope.dims, args_.interleaved = rope.style == MHA_ROPE_INTERLEAVED;
+  args_.cos = angles_, args_.sin = angles_ + rope_row_floats(rope) / 2;
+  rope_frequencies(rope, frequencies_);
+}
+
+void TokenPreparer::run(int64_t position, const float* input, int64_t input_stride, float* output,
+                        int64_t output_stride) {
+  if (rope_.dims > 0) rope_row(rope_, frequencies_, position, angles_);
+  args_.input = input, args_.input_stride = input_stride;
+  args_.output = output, args_.output_stride = output_stride;
+  table_.prepare_rows(&args_);
+}
+
 int64_t plan_prepare(const PrepareJob& job, int64_t threads) {
   const int64_t share = divide_up(job.tokens(), threads > 1 ? threads * kItemsPerThread : 1);
-  return share > kLeastTokens ? share : kLeastTokens;
+  return most(share, kLeastTokens);
 }
 
 Phase prepare_phase(const PreparePhase& work) {
   int64_t count = 0;
   for (int i = 0; i < work.count; ++i) count += items(work.jobs[i]);
   return {run_prepare, &work, count};
+}
+
+namespace {
+
+// p(i) of the masks for the first query of item b.
+int64_t first_query_position(const AttentionProblem& p, int64_t b) {
+  return p.masks.causal == MHA_CAUSAL_OFFSET ? p.masks.causal_offset : key_len_of(p, b) - query_len_of(p, b);
+}
+
+mha_status check_query_positions(const AttentionProblem& p, mha_error* error) {
+  const Preparation& r = p.preparation;
+  if (r.positions != nullptr) return check_given(r.rope, "positions", r.positions, p.total_queries(), error);
+  mha_status status = MHA_OK;
+  for (int64_t b = 0; b < p.batch && status == MHA_OK; ++b) {
+    if (query_len_of(p, b) == 0) continue;
+    status = check_counted(r.rope, "position of the first query (by the masks, since positions is NULL)",
+                           first_query_position(p, b), query_len_of(p, b), error);
+    if (p.uniform()) break;
+  }
+  return status;
+}
+
+}  // namespace
+
+mha_status check_preparation(const PreparationArgs& args, Check check, AttentionProblem* p, mha_error* error) {
+  Preparation r = {};
+  r.norm = args.norm != nullptr, r.rotate = args.rope != nullptr;
+  r.positions = args.positions, r.key_positions = args.key_positions;
+  if (check == Check::kAll) {
+    mha_status status = validate_rope(args.rope, p->head_dim, &r.rope, error);
+    if (status == MHA_OK && r.norm) status = check_norm("norm.epsilon", args.norm->epsilon, error);
+    if (status != MHA_OK) return status;
+    if (r.norm) {
+      r.epsilon = args.norm->epsilon;
+      r.query_weight = args.norm->query_weight, r.key_weight = args.norm->key_weight;
+    }
+  }
+  p->preparation = r;
+  if (check != Check::kAll || !r.rotate || p->nothing_to_do()) return MHA_OK;
+  const mha_status status = check_query_positions(*p, error);
+  if (status != MHA_OK || p->copies_queries || p->longest_key_len == 0) return status;  // no keys are prepared
+  if (r.key_positions == nullptr) return check_counted(r.rope, "position of key 0", 0, p->longest_key_len, error);
+  const int64_t keys = p->key_offsets != nullptr ? p->key_len : p->batch * p->key_len;
+  return check_given(r.rope, "key_positions", r.key_positions, keys, error);
+}
+
+PrepareJob query_job(const KernelTable& table, const AttentionProblem& p, int64_t threads, const Tensor& output,
+                     int64_t* first_positions) {
+  const Preparation& r = p.preparation;
+  PrepareJob job = {};
+  job.table = &table, job.input = p.query, job.output = output;
+  job.batch = p.batch, job.length = p.query_len, job.offsets = p.query_offsets;
+  job.heads = p.heads, job.width = p.head_dim;
+  job.rope = r.rope, job.epsilon = r.epsilon, job.weight = r.query_weight, job.positions = r.positions;
+  if (p.uniform()) {
+    job.first_position = first_query_position(p, 0);
+  } else {
+    for (int64_t b = 0; b < p.batch; ++b) first_positions[b] = first_query_position(p, b);
+    job.first_positions = first_positions;
+  }
+  job.block_tokens = plan_prepare(job, threads);
+  return job;
+}
+
+PrepareJob key_job(const KernelTable& table, const AttentionProblem& p, int64_t threads, const Tensor& keys) {
+  const Preparation& r = p.preparation;
+  PrepareJob job = {};
+  job.table = &table, job.input = {keys.data, keys.stride_b, keys.stride_t, keys.stride_h}, job.output = keys;
+  job.batch = p.batch, job.length = p.key_len, job.offsets = p.key_offsets;
+  job.heads = p.kv_heads, job.width = p.head_dim;
+  job.rope = r.rope, job.epsilon = r.epsilon, job.weight = r.key_weight, job.positions = r.key_positions;
+  job.block_tokens = plan_prepare(job, threads);
+  return job;
 }
 
 }  // namespace mha

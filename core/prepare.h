@@ -3,12 +3,30 @@
 #pragma once
 
 #include "core/parallel.h"
+#include "core/problem.h"
 #include "core/rope.h"
 
 namespace mha {
 
-// One tensor of tokens. Items of a batch have `length` tokens each, or with `offsets` lie packed one after the other
-// (stride_b unused). What positions a token has, and where its row goes, depends on the token alone.
+// Prepares single tokens: one of these for a thread's run of them.
+class TokenPreparer {
+ public:
+  // epsilon 0: no norm; weight [width] may be null; rope.dims 0: no rotation.
+  TokenPreparer(const KernelTable& table, const mha_rope& rope, float epsilon, const float* weight, int64_t heads,
+                int64_t width);
+  // The heads of a token, `stride` floats apart; output may be input.
+  void run(int64_t position, const float* input, int64_t input_stride, float* output, int64_t output_stride);
+
+ private:
+  const KernelTable& table_;
+  const mha_rope& rope_;
+  PrepareArgs args_;
+  double frequencies_[kMaxRopeDims / 2];
+  float angles_[2 * kMaxRopeDims];
+};
+
+// The tokens of one tensor. Items of a batch have `length` tokens each, or with `offsets` lie packed one after the
+// other (stride_b unused). What becomes of a token depends on it and its position alone.
 struct PrepareJob {
   const KernelTable* table;
   ConstTensor input;  // [batch, length, heads, width]
@@ -23,7 +41,7 @@ struct PrepareJob {
   const int64_t* positions;        // [batch, length], or packed; null: the item's first position + t, which is
   const int64_t* first_positions;  // [batch]; null:
   int64_t first_position;          // the same for all
-  int64_t block_tokens;            // of a work item, see plan_prepare
+  int64_t block_tokens;            // of a work item: plan_prepare
 
   int64_t tokens() const { return offsets != nullptr ? length : batch * length; }
   double work() const;
@@ -38,5 +56,21 @@ struct PreparePhase {
 // How many tokens make a work item.
 int64_t plan_prepare(const PrepareJob& job, int64_t threads);
 Phase prepare_phase(const PreparePhase& work);
+
+// What an attention or layer call asks for, checked into problem->preparation; its sizes, items and masks must be set.
+// Without Check::kAll only whether there is something to do.
+struct PreparationArgs {
+  const mha_rope* rope;
+  const mha_qk_norm* norm;
+  const int64_t* positions;
+  const int64_t* key_positions;
+};
+mha_status check_preparation(const PreparationArgs& args, Check check, AttentionProblem* problem, mha_error* error);
+
+// The queries of a call, and keys in a tensor; block_tokens is planned. Where items differ in length, first_positions
+// has room for one each, which are written now.
+PrepareJob query_job(const KernelTable& table, const AttentionProblem& problem, int64_t threads, const Tensor& output,
+                     int64_t* first_positions);
+PrepareJob key_job(const KernelTable& table, const AttentionProblem& problem, int64_t threads, const Tensor& keys);
 
 }  // namespace mha

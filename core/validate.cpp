@@ -7,6 +7,7 @@
 
 #include "core/items.h"
 #include "core/plan.h"
+#include "core/prepare.h"
 
 namespace mha {
 namespace {
@@ -16,10 +17,16 @@ constexpr int64_t kMaxBytes = INT64_MAX / static_cast<int64_t>(sizeof(float));
 
 using ll = long long;
 
+struct Dimensions {
+  int64_t b, t, h, d;
+};
+
 // What a view must satisfy, and its strides with the default filled in.
 struct Strides {
   int64_t b, t, h;
 };
+
+enum class Order { kBthd, kBhtd };
 
 mha_status check_extent(const char* name, const Dimensions& n, const Strides& s, mha_error* error) {
   if (n.b == 0 || n.t == 0 || n.h == 0 || n.d == 0) return MHA_OK;
@@ -81,8 +88,6 @@ mha_status resolve_strides(const char* name, const Dimensions& n, Order order, i
   return check_extent(name, n, *out, error);
 }
 
-}  // namespace
-
 mha_status check_input(const char* name, const mha_view& v, const Dimensions& n, Check check, ConstTensor* out,
                        mha_error* error) {
   Strides s = {};
@@ -109,8 +114,6 @@ mha_status check_result(const char* name, const mha_mut_view& v, const Dimension
   *out = {v.data, s.b, s.t, s.h};
   return MHA_OK;
 }
-
-namespace {
 
 mha_status check_mask_strides(const char* name, int64_t stride_b, int64_t stride_h, int64_t stride_q,
                               const AttentionProblem& p, mha_error* error) {
@@ -266,6 +269,8 @@ mha_status validate_attention(const mha_attention_args* args, Check check, Atten
   if (status == MHA_OK) status = check_masks(a.masks, keys, &p, error);
   if (status == MHA_OK) status = check_ring(p, error);
   if (status == MHA_OK) status = check_weights(a.weights_mode, a.weight_rows, a.weights, check, &p, error);
+  p.copies_queries = true;
+  if (status == MHA_OK) status = check_preparation({a.rope, a.norm, a.positions, nullptr}, check, &p, error);
   if (status == MHA_OK) *problem = p;
   return status;
 }
@@ -358,6 +363,14 @@ mha_status validate_forward(const mha_layer_config& c, const mha_forward_args* a
   }
   if (status == MHA_OK) status = check_masks(a.masks, key_check, &p, error);
   if (status == MHA_OK) status = check_weights(a.weights_mode, a.weight_rows, a.weights, check, &p, error);
+  if (status == MHA_OK && keys_are_query && a.key_positions != nullptr) {
+    status = fail(error, MHA_ERR_SHAPE,
+                  "key_positions is given, but key.data is NULL (self-attention): positions are those of both");
+  }
+  if (status == MHA_OK) {
+    const int64_t* key_positions = keys_are_query ? a.positions : a.key_positions;
+    status = check_preparation({a.rope, a.norm, a.positions, key_positions}, check, &p, error);
+  }
   if (status == MHA_OK) *problem = p;
   return status;
 }

@@ -75,10 +75,10 @@ struct AttentionArgs {
   TokenRows value;   // [key_end, value_head_dim]
   int64_t head_dim;
   int64_t value_head_dim;
-  int64_t key_begin;        // a multiple of kChunk: the first key looked at
-  int64_t key_end;          // the last key looked at, plus one
-  float query_scale;        // scale * log2(e)
-  TokenRows next_key;  // what the next call of this thread will begin with, to be asked for ahead of time: tokens
+  int64_t key_begin;     // a multiple of kChunk: the first key looked at
+  int64_t key_end;       // the last key looked at, plus one
+  float query_scale;     // scale * log2(e)
+  TokenRows next_key;    // what the next call of this thread will begin with, to be asked for ahead of time: tokens
   TokenRows next_value;  // [next_begin, next_begin + next_keys), at most kChunk; 0: not known
   int64_t next_begin, next_keys;
   const float* next_query;
