@@ -28,17 +28,6 @@ struct TokenRows {
   int64_t page_size, offset, pinned_pages, ring_pages;
 };
 
-// Rows of keys or values where they lie: in one tensor, or in the pages of a cache. Token t of head h is at
-//   base + h * stride_h + t * stride_t                                                      where pages is null, else at
-//   pages[index(t / page_size)] + offset + h * stride_h + t % page_size * stride_t,
-//   index(n) = n < pinned_pages ? n : pinned_pages + (n - pinned_pages) % ring_pages.
-struct TokenRows {
-  const float* base;
-  int64_t stride_t, stride_h;
-  const float* const* pages;
-  int64_t page_size, offset, pinned_pages, ring_pages;
-};
-
 struct GemmArgs {
   const float* a;  // [m, k], rows a_stride apart
   int64_t a_stride;
