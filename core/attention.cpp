@@ -13,8 +13,6 @@
 namespace mha {
 namespace {
 
-constexpr double kLog2e = 1.44269504088896340736;
-
 // Rows [row, row + count) of the queries that share key/value head `kv_head` of item `batch`.
 struct Block {
   int64_t batch, kv_head;
@@ -26,11 +24,13 @@ struct Block {
 struct Slot {
   float* scratch;
   AttentionRow* rows;
+  RowExtras* extras;  // null: the problem has none
 };
 
 Slot slot_memory(const AttentionJob& job, int64_t slot) {
   char* base = job.workspace + job.plan.slots_offset + slot * job.plan.slot_bytes;
-  return {reinterpret_cast<float*>(base), reinterpret_cast<AttentionRow*>(base + job.plan.slot_rows_offset)};
+  return {reinterpret_cast<float*>(base), reinterpret_cast<AttentionRow*>(base + job.plan.slot_rows_offset),
+          job.problem.has_extras() ? reinterpret_cast<RowExtras*>(base + job.plan.slot_extras_offset) : nullptr};
 }
 
 RowState* row_states(const AttentionJob& job) {
@@ -81,18 +81,22 @@ const float* head_rows(const AttentionProblem& p, const ConstTensor& t, int64_t 
   return p.key_len == 0 ? nullptr : t.data + b * t.stride_b + kv_head * t.stride_h;
 }
 
-// Fills `rows` for the queries of a block; returns one past the last key any of them sees.
-int64_t fill_rows(const AttentionProblem& p, const Block& block, AttentionRow* rows) {
-  int64_t last_key = 0;
+RowExtras* extras_of(const Slot& slot, int64_t row) { return slot.extras != nullptr ? slot.extras + row : nullptr; }
+
+// Fills the rows of a slot for the queries of a block; returns the keys that any of them sees.
+KeyRange fill_rows(const AttentionProblem& p, const Block& block, const Slot& slot) {
+  AttentionRow* rows = slot.rows;
+  KeyRange keys = {INT64_MAX, 0};
   int64_t h = block.kv_head * p.group() + block.row / p.query_len, i = block.row % p.query_len;
   for (int64_t r = 0; r < block.count; ++r) {
-    rows[r] = make_row(p, block.batch, h, i);
+    rows[r] = make_row(p, block.batch, h, i, extras_of(slot, r));
     rows[r].output = element(p.output, block.batch, h, i);
     if (p.weights_mode == MHA_WEIGHTS_PER_HEAD) rows[r].scores = element(p.weights, block.batch, h, i);
-    if (rows[r].key_end > last_key) last_key = rows[r].key_end;
+    keys = join(keys, seen_keys(rows[r]));
     if (++i == p.query_len) i = 0, ++h;
   }
-  return last_key;
+  if (keys.end == 0) keys.begin = 0;
+  return keys;
 }
 
 AttentionArgs kernel_args(const AttentionProblem& p, const Block& block, const Slot& slot) {
@@ -108,7 +112,8 @@ AttentionArgs kernel_args(const AttentionProblem& p, const Block& block, const S
   args.value_stride_h = p.value.stride_h;
   args.head_dim = p.head_dim;
   args.value_head_dim = p.value_head_dim;
-  args.query_scale = static_cast<float>(static_cast<double>(p.scale) * kLog2e);
+  args.query_scale = query_scale(p);
+  args.mods = kernel_mods(p);
   args.scratch = slot.scratch;
   return args;
 }
@@ -144,7 +149,9 @@ void run_block(const void* data, int64_t item, int64_t slot_index) {
   const Slot slot = slot_memory(job, slot_index);
   const Block block = item_block(job, item);
   AttentionArgs args = kernel_args(p, block, slot);
-  args.key_end = fill_rows(p, block, slot.rows);
+  const KeyRange seen = fill_rows(p, block, slot);
+  args.key_begin = seen.begin / kChunk * kChunk;
+  args.key_end = seen.end;
   const int64_t first_row = block.pair * p.group_rows() + block.row;
   args.states = row_states(job) + first_row;
   args.finish = true;
@@ -175,7 +182,7 @@ void run_chunk(const void* data, int64_t item, int64_t slot_index) {
   const int64_t chunk = item % job.plan.chunks;
   AttentionArgs args = kernel_args(p, block, slot);
   args.key_begin = chunk * kChunk;
-  const int64_t last_key = fill_rows(p, block, slot.rows);
+  const int64_t last_key = fill_rows(p, block, slot).end;
   const int64_t chunk_end = args.key_begin + kChunk < last_key ? args.key_begin + kChunk : last_key;
   args.key_end = chunk_end > args.key_begin ? chunk_end : args.key_begin;
   const int64_t first_row = block.pair * p.group_rows() + block.row;
@@ -202,9 +209,13 @@ void run_merge(const void* data, int64_t row, int64_t) {
   args.value_head_dim = p.value_head_dim;
   args.output = element(p.output, pair / p.kv_heads, h, in_pair % p.query_len);
   args.state = row_states(job) + row;
+  args.has_sink = p.mods.sink_logits != nullptr;
+  args.sink = sink_of(p, h);
   job.table->merge(&args);
   if (p.weights_mode == MHA_WEIGHTS_PER_HEAD) {
-    AttentionRow finished = make_row(p, pair / p.kv_heads, h, in_pair % p.query_len);
+    RowExtras extras;
+    AttentionRow finished =
+        make_row(p, pair / p.kv_heads, h, in_pair % p.query_len, p.has_extras() ? &extras : nullptr);
     finished.scores = element(p.weights, pair / p.kv_heads, h, in_pair % p.query_len);
     finish_weights(job, &finished, row, 1);
   }
@@ -221,6 +232,7 @@ WeightsArgs weights_args(const AttentionProblem& p, const Block& block, const Sl
   args.head_dim = a.head_dim;
   args.key_len = p.key_len;
   args.query_scale = a.query_scale;
+  args.mods = a.mods;
   args.factor = 1.0f;
   args.scratch = a.scratch;
   return args;
@@ -238,7 +250,7 @@ void run_weights_averaged(const void* data, int64_t item, int64_t slot_index) {
   for (int64_t h = 0; h < p.heads; ++h) {
     const int64_t kv_head = h / p.group();
     for (int64_t r = 0; r < count; ++r) {
-      slot.rows[r] = make_row(p, b, h, query + r);
+      slot.rows[r] = make_row(p, b, h, query + r, extras_of(slot, r));
       slot.rows[r].output = element(p.weights, b, 0, query + r);
     }
     WeightsArgs args = weights_args(p, {b, kv_head, query, count, b * p.kv_heads + kv_head, 1}, slot);

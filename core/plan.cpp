@@ -125,6 +125,7 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
   }
   slot.append(Size(scratch) * Size(sizeof(float)));
   plan->slot_rows_offset = slot.append(Size(slot_rows) * Size(sizeof(AttentionRow)));
+  if (p.has_extras()) plan->slot_extras_offset = slot.append(Size(slot_rows) * Size(sizeof(RowExtras)));
   plan->slots_offset = layout.append(slot.bytes() * Size(plan->threads));
   if (!(layout.bytes() + Size(64)).ok()) {
     return fail(error, MHA_ERR_OVERFLOW, "the workspace for key_len %lld and head_dim %lld exceeds 2^63 bytes",

@@ -33,9 +33,9 @@ struct AttentionPlan {
   int64_t states_offset;           // RowState [B * Hkv * group_rows]
   int64_t partial_states_offset;   // split: RowState [B * Hkv * group_rows][chunks]
   int64_t partial_outputs_offset;  // split: float [B * Hkv * group_rows][chunks][Dv]
-  int64_t slots_offset;            // per thread: scratch, AttentionRow and RowState [block_rows]
-  int64_t slot_bytes, slot_rows_offset;
-  int64_t bytes;  // in all
+  int64_t slots_offset;            // per thread: scratch, AttentionRow [block_rows] and, where the problem has them,
+  int64_t slot_bytes, slot_rows_offset, slot_extras_offset;  // RowExtras [block_rows]
+  int64_t bytes;                                             // in all
 };
 
 // MHA_ERR_OVERFLOW: the workspace does not fit in 63 bits.

@@ -31,26 +31,56 @@ struct AttentionProblem {
   float scale;
   ConstTensor query, key, value;
   mha_masks masks;
+  mha_score_mods mods;
   Tensor output;
   mha_weights_mode weights_mode;
   Tensor weights;  // stride_t steps queries; keys are dense
   float* log_sum_exp;
+
+  bool changes_scores() const {
+    return mods.softcap > 0.0f || mods.alibi_slopes != nullptr || mods.relative_bias != nullptr;
+  }
+  // What a row of kernels carries beside its ranges and masks (RowExtras).
+  bool has_extras() const {
+    return changes_scores() || mods.sink_logits != nullptr || masks.bit_mask.data != nullptr ||
+           masks.block_mask.pairs != nullptr || masks.key_segments != nullptr ||
+           (masks.window_left > 0 && masks.sink_tokens > 0);
+  }
+  // Keys that a query sees at most, as far as a window limits them.
+  int64_t most_visible_keys() const {
+    const bool open = masks.window_left == 0 || masks.prefix_lengths != nullptr ||
+                      (masks.causal == MHA_CAUSAL_NONE && masks.window_right == 0);
+    if (open || masks.window_left > key_len) return key_len;
+    const int64_t right = masks.causal == MHA_CAUSAL_NONE ? masks.window_right - 1 : 0;
+    if (right > key_len || masks.sink_tokens > key_len) return key_len;
+    const int64_t keys = masks.window_left + right + masks.sink_tokens;
+    return keys < key_len ? keys : key_len;
+  }
 
   int64_t group() const { return heads / kv_heads; }
   // Rows of one (batch, key/value head): the queries of the heads that share it, head by head.
   int64_t group_rows() const { return group() * query_len; }
   double multiply_adds() const {
     return static_cast<double>(batch) * static_cast<double>(heads) * static_cast<double>(query_len) *
-           static_cast<double>(key_len) * static_cast<double>(head_dim + value_head_dim);
+           static_cast<double>(most_visible_keys()) * static_cast<double>(head_dim + value_head_dim);
   }
   // What a call costs, in multiply-adds: computing, or reading keys and values.
   double work() const {
     return work_of(multiply_adds(), static_cast<double>(batch) * static_cast<double>(kv_heads) *
-                                        static_cast<double>(key_len) * static_cast<double>(head_dim + value_head_dim) *
-                                        sizeof(float));
+                                        static_cast<double>(least_keys_read()) *
+                                        static_cast<double>(head_dim + value_head_dim) * sizeof(float));
+  }
+  // Keys that some query may see: all, but where few queries have a window.
+  int64_t least_keys_read() const {
+    const int64_t keys = most_visible_keys();
+    return keys < key_len - query_len ? keys + query_len : key_len;
   }
   bool nothing_to_do() const { return batch == 0 || heads == 0 || query_len == 0; }
 };
+
+// Lengths of item b.
+inline int64_t query_len_of(const AttentionProblem& p, int64_t) { return p.query_len; }
+inline int64_t key_len_of(const AttentionProblem& p, int64_t) { return p.key_len; }
 
 // `batch` blocks of `rows` rows: inputs and outputs whose items do not follow each other at the stride of the rows.
 struct LinearProblem {

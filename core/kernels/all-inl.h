@@ -12,6 +12,8 @@
 
 #include "core/kernels/gemm-inl.h"
 
+#include "core/kernels/masks-inl.h"
+
 #include "core/kernels/softmax-inl.h"
 
 #include "core/kernels/values-inl.h"
@@ -45,6 +47,7 @@ const KernelTable table = {
     finish_weights,
     weights,
     exp2_array,
+    tanh_array,
     attention_scratch,
     streamed_scratch,
 };
