@@ -112,6 +112,17 @@ inline SeenChunks seen_chunks(const AttentionArgs& a) {
   return seen;
 }
 
+// Keys of the chunk at `begin` up to the last in the range of any row.
+inline int64_t keys_of_chunk(const AttentionArgs& a, int64_t begin) {
+  const int64_t end = least(begin + kChunk, a.key_end);
+  int64_t seen = begin;
+  for (int64_t r = 0; r < a.num_rows && seen < end; ++r) {
+    const AttentionRow& row = a.rows[r];
+    seen = most(seen, least(row.key_begin < end ? row.key_end : pinned_end(row), end));
+  }
+  return seen - begin;
+}
+
 // A partial result of chunks that no row sees.
 inline void leave_unseen(const AttentionArgs& a) {
   for (int64_t r = 0; r < a.num_rows; ++r) a.states[r] = {-kInfinity, kUnseen};
@@ -213,7 +224,7 @@ inline void attention(const AttentionArgs* args) {
       begin += kChunk;
       continue;
     }
-    const int64_t keys = none ? 0 : keys_before(a.key_end, begin, kChunk);
+    const int64_t keys = none ? 0 : keys_of_chunk(a, begin);
     pack_panels(a.key + begin * a.key_stride, a.key_stride, keys, a.head_dim, scratch.keys);
     const bool finite =
         pack_values(a.value + begin * a.value_stride, a.value_stride, keys, a.value_head_dim, scratch.values);

@@ -134,21 +134,38 @@ inline void hide_between_blocks(const RowExtras& extras, int64_t begin, int64_t 
   hide_within(scores, keys, shown - begin, keys);
 }
 
-// The additive mask and those of single keys.
-inline void mask_single_keys(const AttentionRow& row, int64_t begin, int64_t keys, float* scores) {
+inline void add_mask_scores(const float* mask, int64_t keys, float* scores) {
   const Vec hidden = set1(-kInfinity);
-  const bool bits = has_key_bits(row);
   for (int64_t j = 0; j < keys; j += kLanes) {
-    const int count = static_cast<int>(least(keys - j, kLanes));
-    Vec s = load(scores + j);
-    if (row.add_mask != nullptr) {
-      const Vec mask = load_first(row.add_mask + begin + j, count);
-      // -FLT_MAX * log2(e) must not become -inf, which would mask the key.
-      s = add(s, max_or_second(set1(kLowest), mul(mask, set1(kLog2e))));
-      s = select_greater(set1(kLowest), mask, hidden, s);
-    }
-    if (bits) s = select_bits(key_bits(row, begin + j, count), s, hidden);
-    store(scores + j, s);
+    const Vec m = load_first(mask + j, static_cast<int>(least(keys - j, kLanes)));
+    // -FLT_MAX * log2(e) must not become -inf, which would mask the key.
+    const Vec s = add(load(scores + j), max_or_second(set1(kLowest), mul(m, set1(kLog2e))));
+    store(scores + j, select_greater(set1(kLowest), m, hidden, s));
+  }
+}
+
+// Masks of single keys, one kind after the other, so that each is a short loop; where all 16 keys of a vector are
+// visible nothing is done.
+inline void hide_single_keys(const AttentionRow& row, int64_t begin, int64_t keys, float* scores) {
+  uint32_t bits[kChunk / kLanes];
+  const int64_t whole = keys / kLanes, vectors = divide_up(keys, kLanes);
+  for (int64_t v = 0; v < whole; ++v) bits[v] = 0xffffu;
+  if (row.bool_mask != nullptr) {
+    for (int64_t v = 0; v < whole; ++v) bits[v] = nonzero_bits(row.bool_mask + begin + v * kLanes, kLanes);
+  }
+  if (row.extras != nullptr && row.extras->bit_mask != nullptr) {
+    const uint8_t* bytes = row.extras->bit_mask + begin / 8;
+    for (int64_t v = 0; v < whole; ++v) bits[v] &= bytes[2 * v] | static_cast<uint32_t>(bytes[2 * v + 1]) << 8;
+  }
+  if (row.extras != nullptr && row.extras->key_segments != nullptr) {
+    const int32_t* segments = row.extras->key_segments + begin;
+    for (int64_t v = 0; v < whole; ++v) bits[v] &= equal_bits_first(segments + v * kLanes, row.extras->segment, kLanes);
+  }
+  if (vectors > whole) bits[whole] = key_bits(row, begin + whole * kLanes, static_cast<int>(keys - whole * kLanes));
+  const Vec hidden = set1(-kInfinity);
+  for (int64_t v = 0; v < vectors; ++v) {
+    float* at = scores + v * kLanes;
+    if (bits[v] != 0xffffu) store(at, select_bits(bits[v], load(at), hidden));
   }
 }
 
@@ -156,7 +173,9 @@ inline void mask_single_keys(const AttentionRow& row, int64_t begin, int64_t key
 // additive mask elsewhere. A select, not an addition: what is masked may be NaN.
 inline void mask_scores(const AttentionRow& row, int64_t begin, int64_t keys, float* scores) {
   const int64_t padded_keys = round_up(keys, kLanes);
-  if (row.add_mask != nullptr || has_key_bits(row)) mask_single_keys(row, begin, keys, scores);
+  const int64_t seen = most(least(keys, row.key_end - begin), 0);
+  if (row.add_mask != nullptr) add_mask_scores(row.add_mask + begin, seen, scores);
+  if (has_key_bits(row)) hide_single_keys(row, begin, seen, scores);
   hide_within(scores, padded_keys, pinned_end(row) - begin, row.key_begin - begin);
   hide_within(scores, padded_keys, row.key_end - begin, padded_keys);
   if (has_blocks(row) && keys > 0) hide_between_blocks(*row.extras, begin, keys, scores);

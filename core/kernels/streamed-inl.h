@@ -282,7 +282,7 @@ inline void attention_streamed(const AttentionArgs* args) {
       begin += kChunk;
       continue;
     }
-    const int64_t keys = none ? 0 : keys_before(a.key_end, begin, kChunk);
+    const int64_t keys = none ? 0 : keys_of_chunk(a, begin);
     const StreamedChunk chunk = {a, scratch, begin, keys, first_block_of(a, begin, keys)};
     streamed_chunk(chunk, none || begin == seen.first, a.finish && begin >= seen.last);
     begin += kChunk;
