@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Structured masks and score modifications: values against the double reference over random combinations, what each
 // mask means on small cases, what is hidden cannot matter, work that is skipped. (Equal bits: test_properties.cpp.)
+#include <functional>
+
 #include "support/random_cases.h"
 
 using namespace mha::test;
@@ -170,5 +172,114 @@ TEST_CASE("masks: NaN and Inf in hidden keys and values never reach a result, sk
           },
           threads);
     }
+  }
+}
+
+TEST_CASE("masks: bad arguments name themselves", "[masks][status]") {
+  const AttentionShape shape = {2, 1, 1, 3, 5, 4, 4};
+  const AttentionProblem problem(shape, MaskKind::kNone, 12);
+  const std::vector<int64_t> lengths = {3, -4}, unsorted = {0, 1, 0, 0}, twice = {1, 1, 1, 1}, negative = {0, -1};
+  const std::vector<int32_t> segments(10);
+  const std::vector<uint8_t> bits(2);
+  std::vector<float> output = poisoned(24);
+  struct Mistake {
+    mha_status status;
+    std::string text;
+    std::function<void(mha_masks&)> make;
+  };
+  const Mistake mistakes[] = {
+      {MHA_ERR_ARGUMENT, "masks.window_left is -1", [](mha_masks& m) { m.window_left = -1; }},
+      {MHA_ERR_ARGUMENT, "masks.window_right is -2", [](mha_masks& m) { m.window_right = -2; }},
+      {MHA_ERR_ARGUMENT, "masks.sink_tokens is -3", [](mha_masks& m) { m.sink_tokens = -3; }},
+      {MHA_ERR_OVERFLOW, "masks.window_left is 9223372036854775807", [](mha_masks& m) { m.window_left = INT64_MAX; }},
+      {MHA_ERR_ARGUMENT, "masks.prefix_lengths[1] is -4", [&](mha_masks& m) { m.prefix_lengths = lengths.data(); }},
+      {MHA_ERR_SHAPE, "masks.key_segments is NULL", [&](mha_masks& m) { m.query_segments = segments.data(); }},
+      {MHA_ERR_SHAPE, "masks.query_segments is NULL", [&](mha_masks& m) { m.key_segments = segments.data(); }},
+      {MHA_ERR_ARGUMENT, "query_block is 0",
+       [&](mha_masks& m) {
+         m.block_mask = {0, 1, twice.data(), 1};
+       }},
+      {MHA_ERR_ARGUMENT, "key_block is -7",
+       [&](mha_masks& m) {
+         m.block_mask = {1, -7, twice.data(), 1};
+       }},
+      {MHA_ERR_ARGUMENT, "num_pairs is -1",
+       [&](mha_masks& m) {
+         m.block_mask = {1, 1, twice.data(), -1};
+       }},
+      {MHA_ERR_ARGUMENT, "pairs[1] is (0, 0) after (0, 1)",
+       [&](mha_masks& m) {
+         m.block_mask = {1, 1, unsorted.data(), 2};
+       }},
+      {MHA_ERR_ARGUMENT, "pairs[1] is (1, 1) after (1, 1)",
+       [&](mha_masks& m) {
+         m.block_mask = {1, 1, twice.data(), 2};
+       }},
+      {MHA_ERR_ARGUMENT, "pairs[0] is (0, -1)",
+       [&](mha_masks& m) {
+         m.block_mask = {1, 1, negative.data(), 1};
+       }},
+      {MHA_ERR_STRIDE, "masks.bit_mask.stride_q is -1",
+       [&](mha_masks& m) {
+         m.bit_mask = {bits.data(), 0, 0, -1};
+       }},
+  };
+  for (const Mistake& mistake : mistakes) {
+    INFO(mistake.text);
+    mha_attention_args args = problem.args();
+    args.output.data = output.data();
+    mistake.make(args.masks);
+    mha_error error = {};
+    CHECK(mha_attention(shared_context(supported_targets()[0], 1), &args, &error) == mistake.status);
+    INFO(error.message);
+    CHECK(mentions(error, mistake.text));
+    CHECK(std::all_of(output.begin(), output.end(), is_poison));
+  }
+}
+
+TEST_CASE("masks: extreme sizes do not overflow", "[masks][edges]") {
+  constexpr int64_t kMost = int64_t{1} << 62;
+  const AttentionShape shape = {1, 1, 1, 3, 5, 4, 4};
+  const AttentionProblem problem(shape, MaskKind::kNone, 13);
+  const std::vector<int64_t> prefix = {kMost}, pairs = {0, 0, 0, kMost};
+  for_each_target([&](const std::string&, const mha_context* context) {
+    for (int64_t offset : {-kMost, int64_t{-1}, int64_t{2}, kMost}) {
+      for (int64_t window : {int64_t{0}, int64_t{1}, kMost}) {
+        for (bool others : {false, true}) {
+          INFO("offset " << offset << " window " << window << " others " << others);
+          mha_attention_args args = problem.args();
+          args.masks.causal = MHA_CAUSAL_OFFSET, args.masks.causal_offset = offset;
+          args.masks.window_left = args.masks.window_right = window;
+          if (others) {
+            args.masks.sink_tokens = kMost, args.masks.prefix_lengths = prefix.data();
+            args.masks.block_mask = {kMost, kMost, pairs.data(), 2};
+          }
+          args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+          const AttentionReference want = reference_attention(args);
+          check_close("extreme", run_attention(context, args).weights, want.weights, {1e-6, 1e-6});
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE("masks: the layer hands masks and score modifications on", "[masks][mods][layer]") {
+  for (uint64_t seed = 1000; seed < 1040; ++seed) {
+    Random random(seed);
+    mha_layer_config config = {};
+    config.embed_dim = 12, config.num_heads = 4, config.num_kv_heads = 2, config.head_dim = 5;
+    const int64_t Tq = random_length(random, 60), Tk = random_length(random, 300);
+    const LayerProblem problem(config, 2, Tq, Tk, Biases::kAll, seed);
+    const RandomMasks masks(random, 2, 4, Tq, Tk);
+    mha_forward_args args = problem.args();
+    args.masks = masks.get();
+    args.mods = masks.mods();
+    const RandomContext context = random_context(random);
+    INFO("seed " << seed << ": " << context.describe() << " Tq " << Tq << " Tk " << Tk << ":" << masks.describe());
+    const LayerPtr layer = problem.make(context.get());
+    const LayerResult got = run_layer(context.get(), layer.get(), args);
+    std::vector<double> want(got.output.size());
+    mha::reference::forward<double>(problem.config, problem.separate_weights(), args, want.data(), nullptr);
+    check_close("layer", got.output, want, {3e-6, 1e-6});
   }
 }
