@@ -454,8 +454,8 @@ MHA_API mha_status mha_attention_explain(const mha_context* context, const mha_a
  * one partial result for each chunk of 256 keys, so that merging them in ascending order gives the bits of one call
  * over all keys, provided that parts hold whole chunks (all but the last a multiple of 256 keys). Keys count from the
  * part's first: shift causal_offset. B items of the same length; log_sum_exp, output, weights and sink_logits are not
- * used. partials [chunks of the part][B * H * Tq * (Dv + 2)]: opaque; parts are merged by putting them one after the
- * other. Returns: as mha_attention; MHA_ERR_WORKSPACE where count is smaller than mha_attention_partial_floats. */
+ * used; the workspace is that of mha_attention. partials [chunks of the part][B * H * Tq * (Dv + 2)]: opaque; parts are
+ * merged by putting them one after the other. Returns: as mha_attention; MHA_ERR_WORKSPACE where count is smaller than mha_attention_partial_floats. */
 MHA_API mha_status mha_attention_partial_floats(const mha_attention_args* args, int64_t* count, mha_error* error);
 MHA_API mha_status mha_attention_partial(const mha_context* context, const mha_attention_args* args, float* partials,
                                          int64_t count, mha_error* error);

@@ -98,6 +98,12 @@ AttentionRow make_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t i
   return row;
 }
 
+bool rows_are_alike(const AttentionProblem& p) {
+  const mha_masks& m = p.masks;
+  return !p.has_extras() && m.bool_mask.data == nullptr && m.add_mask.data == nullptr && m.key_lengths == nullptr &&
+         m.prefix_lengths == nullptr && m.window_left == 0 && m.window_right == 0;
+}
+
 KeyRange seen_keys(const AttentionRow& row) {
   if (row.key_end == 0) return {INT64_MAX, 0};
   const bool pinned = row.extras != nullptr && row.extras->pinned_end > 0;

@@ -106,13 +106,23 @@ int64_t first_row(const AttentionProblem& p, const Block& block) {
 // Fills the rows of a slot from `first` on for the queries of a block; returns the keys that any of them sees.
 KeyRange fill_rows(const AttentionProblem& p, const Block& block, const Slot& slot, int64_t first = 0) {
   KeyRange keys = {INT64_MAX, 0};
-  const int64_t query_len = query_len_of(p, block.b);
+  const int64_t query_len = query_len_of(p, block.b), key_len = key_len_of(p, block.b);
+  const bool alike = rows_are_alike(p), causal = p.masks.causal != MHA_CAUSAL_NONE;
+  const int64_t position = position_of(p, block.b, 0);
   int64_t h = block.kv_head * p.group() + block.row / query_len, i = block.row % query_len;
   for (int64_t r = first; r < first + block.count; ++r) {
     AttentionRow& row = slot.rows[r];
-    row = make_row(p, block.b, h, i, slot.extras_of(r));
-    row.output = query_row(p, p.output, block.b, h, i);
-    if (keeps_scores(p)) row.scores = weights_row(p, block.b, h, i);
+    if (alike && r > first && i > 0) {
+      row = slot.rows[r - 1];
+      row.query += p.query.stride_t;
+      row.output += p.output.stride_t;
+      if (row.scores != nullptr) row.scores += p.weights.stride_t;
+      if (causal) row.key_end = most(0, least(position + i + 1, key_len));
+    } else {
+      row = make_row(p, block.b, h, i, slot.extras_of(r));
+      row.output = query_row(p, p.output, block.b, h, i);
+      if (keeps_scores(p)) row.scores = weights_row(p, block.b, h, i);
+    }
     keys = join(keys, seen_keys(row));
     if (++i == query_len) i = 0, ++h;
   }
