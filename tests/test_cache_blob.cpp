@@ -206,6 +206,13 @@ TEST_CASE("cache blob: other sizes, another version, a hostile header with a rig
   set_field(&blob, kBytes, kHeader + (uint64_t{1} << 40) * 2 * 8 * 4);
   set_field(&blob, kHeader - 8, header_sum(blob));
   check_refused(target.get(), blob, blob.size(), "bytes is");
+  // As many tokens as there are, but some of them twice.
+  blob = good;
+  set_field(&blob, kLength, 25);
+  set_field(&blob, kLeading, 10);
+  set_field(&blob, kFirstKept, 5);
+  set_field(&blob, kHeader - 8, header_sum(blob));
+  check_refused(target.get(), blob, blob.size(), "unsound");
   // Nearly all tokens dropped: as sound as any, and small.
   blob = good;
   set_field(&blob, kLength, (uint64_t{1} << 61) + 29);
