@@ -10,6 +10,8 @@
 
 #include "core/kernels/pack-inl.h"
 
+#include "core/kernels/tokens-inl.h"
+
 #include "core/kernels/gemm-inl.h"
 
 #include "core/kernels/softmax-inl.h"
@@ -21,6 +23,8 @@
 #include "core/kernels/streamed-inl.h"
 
 #include "core/kernels/weights-inl.h"
+
+#include "core/kernels/rope-inl.h"
 
 namespace mha::MHA_TARGET_NS {
 
@@ -44,6 +48,7 @@ const KernelTable table = {
     merge,
     finish_weights,
     weights,
+    prepare_rows,
     exp2_array,
     attention_scratch,
     streamed_scratch,

@@ -21,6 +21,7 @@ import torch
 import attention_cases
 import layer_cases
 import notebook
+import rope_cases
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "tests" / "golden"
 # Two machines may round the last bit of a float64 sum differently; a stored float32 then moves by one unit in the last
@@ -66,6 +67,7 @@ FILES = {
     "notebook": notebook_golden,
     "multihead_attention": layer_cases.golden,
     "scaled_dot_product_attention": attention_cases.golden,
+    "rotary_embedding": rope_cases.golden,
 }
 
 
