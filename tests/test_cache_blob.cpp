@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// mha_cache_save and mha_cache_load: a sequence goes from any kind of cache to any other that has room; damage of any bit
-// and any cut is refused, and nothing is loaded by halves.
+// mha_cache_save and mha_cache_load: a sequence goes from any kind of cache to any other that has room; damage of any
+// bit and any cut is refused, and nothing is loaded by halves.
 #include <algorithm>
 
 #include "support/caches.h"

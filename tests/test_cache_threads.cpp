@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// One writer a sequence, readers of the others meanwhile: threads that append to, cut, fork and empty sequences of their
-// own from one pool of pages, beside threads that read sequences sharing those pages. Made for the thread sanitizer.
+// One writer a sequence, readers of the others meanwhile: threads that append to, cut, fork and empty sequences of
+// their own from one pool of pages, beside threads that read sequences sharing those pages. Made for the thread
+// sanitizer.
 #include <atomic>
 #include <thread>
 
