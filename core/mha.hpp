@@ -61,6 +61,7 @@ struct Destroy {
   void operator()(mha_context* p) const { mha_context_destroy(p); }
   void operator()(mha_linear* p) const { mha_linear_destroy(p); }
   void operator()(mha_layer* p) const { mha_layer_destroy(p); }
+  void operator()(mha_cache* p) const { mha_cache_destroy(p); }
 };
 }  // namespace detail
 
@@ -226,6 +227,83 @@ class Layer {
  private:
   explicit Layer(mha_layer* handle) : handle_(handle) {}
   std::unique_ptr<mha_layer, detail::Destroy> handle_;
+};
+
+/// Keys and values kept between calls; see mha_cache. Attention and forward calls take get() as their `cache`.
+class Cache {
+ public:
+  static Result<Cache> create(const Context& context, const mha_cache_config& config) {
+    Status status;
+    mha_cache* handle = nullptr;
+    if (mha_cache_create(context.get(), &config, &handle, status.get()) != MHA_OK) return status;
+    return Cache(handle);
+  }
+  /// Bytes for the tokens of such a cache, known before it is made.
+  static Result<std::size_t> bytes(const mha_cache_config& config) {
+    Status status;
+    std::size_t bytes = 0;
+    if (mha_cache_bytes(&config, &bytes, status.get()) != MHA_OK) return status;
+    return bytes;
+  }
+  Cache() = default;
+  mha_cache* get() { return handle_.get(); }
+  const mha_cache* get() const { return handle_.get(); }
+  mha_cache_config config() const {
+    mha_cache_config config = {};
+    mha_cache_get_config(get(), &config);
+    return config;
+  }
+
+  Status append(const Context& context, const mha_append_args& args) {
+    Status status;
+    (void)mha_cache_append(context.get(), get(), &args, status.get());
+    return status;
+  }
+  /// Forgets the tokens from `length` on.
+  Status truncate(std::int64_t sequence, std::int64_t length) {
+    Status status;
+    (void)mha_cache_truncate(get(), sequence, length, status.get());
+    return status;
+  }
+  /// Makes the empty `destination` the first `length` tokens of `source` (-1: all).
+  Status fork(std::int64_t source, std::int64_t destination, std::int64_t length = -1) {
+    Status status;
+    (void)mha_cache_fork(get(), source, destination, length, status.get());
+    return status;
+  }
+  Status remove(std::int64_t sequence) {
+    Status status;
+    (void)mha_cache_remove(get(), sequence, status.get());
+    return status;
+  }
+  void reset() { mha_cache_reset(get()); }
+
+  std::int64_t length(std::int64_t sequence) const { return mha_cache_length(get(), sequence); }
+  std::int64_t first_kept(std::int64_t sequence) const { return mha_cache_first_kept(get(), sequence); }
+  std::size_t used_bytes() const { return mha_cache_used_bytes(get()); }
+
+  /// Copies tokens [begin, begin + count) out; see mha_cache_export.
+  Status export_to(std::int64_t sequence, std::int64_t begin, std::int64_t count, const mha_mut_view& key,
+                   const mha_mut_view& value) const {
+    Status status;
+    (void)mha_cache_export(get(), sequence, begin, count, &key, &value, status.get());
+    return status;
+  }
+  std::size_t save_bytes(std::int64_t sequence) const { return mha_cache_save_bytes(get(), sequence); }
+  Status save(std::int64_t sequence, Span<std::byte> blob) const {
+    Status status;
+    (void)mha_cache_save(get(), sequence, blob.data, blob.size, status.get());
+    return status;
+  }
+  Status load(std::int64_t sequence, Span<const std::byte> blob) {
+    Status status;
+    (void)mha_cache_load(get(), sequence, blob.data, blob.size, status.get());
+    return status;
+  }
+
+ private:
+  explicit Cache(mha_cache* handle) : handle_(handle) {}
+  std::unique_ptr<mha_cache, detail::Destroy> handle_;
 };
 
 }  // namespace mha
