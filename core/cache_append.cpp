@@ -73,7 +73,7 @@ void copy_shared_page(mha_cache* cache, CacheSequence* s) {
 mha_status check_lengths(const mha_cache& cache, const CacheBatch& batch, mha_error* error) {
   for (int64_t b = 0; b < batch.batch; ++b) {
     const int64_t sequence = batch.sequence(b), held = cache.sequences[sequence].length, count = batch.count(b);
-    if (cache.config.kind == MHA_CACHE_CONTIGUOUS && count > cache.config.capacity - held) {
+    if (cache.config.kind != MHA_CACHE_RING && count > cache.config.capacity - held) {
       return fail(error, MHA_ERR_FULL, "sequence %lld has %lld tokens of %lld (capacity): %lld more do not fit",
                   ll{sequence}, ll{held}, ll{cache.config.capacity}, ll{count});
     }

@@ -140,9 +140,12 @@ mha_status run_forward(const mha_context& context, Forward& f, char* workspace, 
   f.attention.output = heads_out;
   PreparePhase prepare = {};
   if (f.attention.preparation.wanted()) {
+    int64_t* first_positions =
+        reinterpret_cast<int64_t*>(workspace + f.plan.attention_offset + f.plan.attention.positions_offset);
     prepare.jobs[prepare.count++] =
-        query_job(*context.table, f.attention, f.plan.threads, projected(f, kQuery, workspace), nullptr);
-    prepare.jobs[prepare.count++] = key_job(*context.table, f.attention, f.plan.threads, projected(f, kKey, workspace));
+        query_job(*context.table, f.attention, f.plan.threads, projected(f, kQuery, workspace), first_positions);
+    prepare.jobs[prepare.count++] = key_job(*context.table, f.attention, f.plan.threads,
+                                            projected(f, kKey, workspace), first_positions + f.attention.batch);
   }
   const AttentionJob attention = {context.table, f.attention, f.plan.attention, workspace + f.plan.attention_offset,
                                   nullptr};

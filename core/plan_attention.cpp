@@ -224,7 +224,7 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
   if (p.preparation.wanted()) {
     const Size queries = p.copies_queries ? rows * Size(p.head_dim) * Size(sizeof(float)) : Size(0);
     plan->queries_offset = layout.append(queries);
-    plan->positions_offset = layout.append(Size(plan->uniform ? 0 : p.batch) * Size(sizeof(int64_t)));
+    plan->positions_offset = layout.append(Size(plan->uniform ? 0 : 2) * Size(p.batch) * Size(sizeof(int64_t)));
   }
   Layout slot;
   slot.append(Size(needs.scratch) * Size(sizeof(float)));

@@ -217,13 +217,19 @@ PrepareJob query_job(const KernelTable& table, const AttentionProblem& p, int64_
   return job;
 }
 
-PrepareJob key_job(const KernelTable& table, const AttentionProblem& p, int64_t threads, const Tensor& keys) {
+PrepareJob key_job(const KernelTable& table, const AttentionProblem& p, int64_t threads, const Tensor& keys,
+                   int64_t* first_positions) {
   const Preparation& r = p.preparation;
   PrepareJob job = {};
   job.table = &table, job.input = {keys.data, keys.stride_b, keys.stride_t, keys.stride_h}, job.output = keys;
   job.batch = p.batch, job.length = p.key_len, job.offsets = p.key_offsets;
   job.heads = p.kv_heads, job.width = p.head_dim;
   job.rope = r.rope, job.epsilon = r.epsilon, job.weight = r.key_weight, job.positions = r.key_positions;
+  if (p.cache != nullptr) {  // the new tokens, which follow those that are there
+    job.length = p.query_len, job.offsets = p.query_offsets;
+    for (int64_t b = 0; b < p.batch; ++b) first_positions[b] = key_len_of(p, b) - query_len_of(p, b);
+    job.first_positions = first_positions;
+  }
   job.block_tokens = plan_prepare(job, threads);
   return job;
 }

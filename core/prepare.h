@@ -71,6 +71,7 @@ mha_status check_preparation(const PreparationArgs& args, Check check, Attention
 // has room for one each, which are written now.
 PrepareJob query_job(const KernelTable& table, const AttentionProblem& problem, int64_t threads, const Tensor& output,
                      int64_t* first_positions);
-PrepareJob key_job(const KernelTable& table, const AttentionProblem& problem, int64_t threads, const Tensor& keys);
+PrepareJob key_job(const KernelTable& table, const AttentionProblem& problem, int64_t threads, const Tensor& keys,
+                   int64_t* first_positions);
 
 }  // namespace mha

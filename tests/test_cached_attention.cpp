@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention over a cache: every kind and page size gives the bits of plain tensors; sequences that share a prefix give
 // those of sequences that do not.
-#include "support/caches.h"
+#include "support/cache_layouts.h"
 
 using namespace mha::test;
 
