@@ -159,7 +159,7 @@ namespace {
 
 // p(i) of the masks for the first query of item b.
 int64_t first_query_position(const AttentionProblem& p, int64_t b) {
-  return p.masks.causal == MHA_CAUSAL_OFFSET ? p.masks.causal_offset : key_len_of(p, b) - query_len_of(p, b);
+  return p.masks.causal == MHA_CAUSAL_OFFSET ? p.masks.causal_offset : key_len_of(p, b) - p.tail - query_len_of(p, b);
 }
 
 mha_status check_query_positions(const AttentionProblem& p, mha_error* error) {
@@ -222,7 +222,7 @@ PrepareJob key_job(const KernelTable& table, const AttentionProblem& p, int64_t 
   const Preparation& r = p.preparation;
   PrepareJob job = {};
   job.table = &table, job.input = {keys.data, keys.stride_b, keys.stride_t, keys.stride_h}, job.output = keys;
-  job.batch = p.batch, job.length = p.key_len, job.offsets = p.key_offsets;
+  job.batch = p.batch, job.length = p.key_len - p.tail, job.offsets = p.key_offsets;
   job.heads = p.kv_heads, job.width = p.head_dim;
   job.rope = r.rope, job.epsilon = r.epsilon, job.weight = r.key_weight, job.positions = r.key_positions;
   if (p.cache != nullptr) {  // the new tokens, which follow those that are there

@@ -16,12 +16,16 @@ constexpr int64_t kScoreStride = kChunk + kLanes;
 // additive mask elsewhere. A select, not an addition: what is masked may be NaN.
 inline void mask_scores(const AttentionRow& row, int64_t begin, int64_t keys, float* scores) {
   const Vec hidden = set1(-kInfinity);
-  const int64_t visible_keys = row.key_end - begin;
+  const bool gap = row.tail_begin > 0;
+  const int64_t visible_keys = (gap ? row.gap_begin : row.key_end) - begin;
+  const int64_t tail = row.tail_begin - begin;
   // Without masks the keys before the end stay as they are.
   const bool only_end = row.add_mask == nullptr && row.bool_mask == nullptr;
   for (int64_t j = only_end && visible_keys > 0 ? visible_keys / kLanes * kLanes : 0; j < keys; j += kLanes) {
-    const int count = static_cast<int>(keys - j < kLanes ? keys - j : kLanes);
-    Vec s = load(scores + j);
+    const int64_t left = (gap && tail < keys ? tail : keys) - j;
+    const int count = static_cast<int>(left < 0 ? 0 : (left < kLanes ? left : kLanes));
+    const Vec unmasked = load(scores + j);
+    Vec s = unmasked;
     if (row.add_mask != nullptr) {
       const Vec mask = load_first(row.add_mask + begin + j, count);
       // -FLT_MAX * log2(e) must not become -inf, which would mask the key.
@@ -33,12 +37,16 @@ inline void mask_scores(const AttentionRow& row, int64_t begin, int64_t keys, fl
     }
     const int64_t visible = visible_keys - j;
     if (visible < kLanes) s = select_greater(set1(static_cast<float>(visible)), lane_numbers(), s, hidden);
+    if (gap && tail - j < kLanes) {
+      s = select_greater(set1(static_cast<float>(tail - j)), lane_numbers(), s, unmasked);
+      s = select_greater(set1(static_cast<float>(row.key_end - begin - j)), lane_numbers(), s, hidden);
+    }
     store(scores + j, s);
   }
 }
 
 inline bool has_hidden_keys(const AttentionRow& row, int64_t key_end) {
-  return row.add_mask != nullptr || row.bool_mask != nullptr || row.key_end < key_end;
+  return row.add_mask != nullptr || row.bool_mask != nullptr || row.key_end < key_end || row.gap_begin < row.tail_begin;
 }
 
 // -inf stands for "no key yet": 2^(x - 0) is then 0 for every x that can be there.

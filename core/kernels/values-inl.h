@@ -116,6 +116,7 @@ struct ValueTile {
 };
 
 inline bool is_visible(const AttentionRow& row, int64_t key) {
+  if (row.tail_begin > 0 && key >= row.gap_begin) return key >= row.tail_begin && key < row.key_end;
   return key < row.key_end && (row.bool_mask == nullptr || row.bool_mask[key] != 0) &&
          (row.add_mask == nullptr || row.add_mask[key] != -kInfinity);
 }
