@@ -106,11 +106,18 @@ void cache_rollback(mha_cache* cache, const CacheBatch& batch);
 // Storing the reserved tokens of a batch as one phase: a work item is a range of all tokens, whichever sequences they
 // belong to. key [batch, length, Hkv, D] and value, or packed (stride_b unused).
 struct AppendJob {
+  const KernelTable* table;
   const mha_cache* cache;
   CacheBatch batch;
   ConstTensor key, value;
   int64_t tokens;       // of all sequences
   int64_t item_tokens;  // of a work item, see plan_append
+
+  bool prepares;  // keys are normed and rotated as in core/prepare.h
+  mha_rope rope;
+  float epsilon;
+  const float* weight;
+  const int64_t* positions;  // [batch, length], or packed; null: the tokens' numbers
 };
 int64_t plan_append(int64_t tokens, int64_t threads);
 Phase append_phase(const AppendJob& job);

@@ -179,7 +179,8 @@ mha_status run_forward(const mha_context& context, Forward& f, char* workspace, 
   if (prepare.count > 0) phases[count++] = prepare_phase(prepare);
   AppendJob append = {};
   if (f.cache != nullptr) {
-    append = {f.cache, growth(f), f.attention.key, f.attention.value, f.attention.total_queries(), 0};
+    append.table = context.table, append.cache = f.cache, append.batch = growth(f);
+    append.key = f.attention.key, append.value = f.attention.value, append.tokens = f.attention.total_queries();
     append.item_tokens = plan_append(append.tokens, f.plan.threads);
     phases[count++] = append_phase(append);
   }

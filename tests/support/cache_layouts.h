@@ -20,9 +20,8 @@ struct CacheLayout {
     return kNames[kind] + (kind == MHA_CACHE_PAGED ? std::to_string(page_size) : std::string());
   }
 };
-inline constexpr CacheLayout kCacheLayouts[] = {{MHA_CACHE_CONTIGUOUS, 0}, {MHA_CACHE_RING, 0},
-                                                {MHA_CACHE_PAGED, 1},      {MHA_CACHE_PAGED, 16},
-                                                {MHA_CACHE_PAGED, 24},     {MHA_CACHE_PAGED, 64},
+inline constexpr CacheLayout kCacheLayouts[] = {{MHA_CACHE_CONTIGUOUS, 0}, {MHA_CACHE_RING, 0},   {MHA_CACHE_PAGED, 1},
+                                                {MHA_CACHE_PAGED, 16},     {MHA_CACHE_PAGED, 24}, {MHA_CACHE_PAGED, 64},
                                                 {MHA_CACHE_PAGED, 300}};
 
 inline mha_cache_config cache_config(const CacheLayout& layout, const AttentionShape& s, int64_t sequences,
