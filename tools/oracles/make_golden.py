@@ -22,6 +22,7 @@ import attention_cases
 import layer_cases
 import notebook
 import rope_cases
+import score_cases
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "tests" / "golden"
 # Two machines may round the last bit of a float64 sum differently; a stored float32 then moves by one unit in the last
@@ -68,6 +69,7 @@ FILES = {
     "multihead_attention": layer_cases.golden,
     "scaled_dot_product_attention": attention_cases.golden,
     "rotary_embedding": rope_cases.golden,
+    "masks_and_scores": score_cases.golden,
 }
 
 
