@@ -77,6 +77,45 @@ TEST_CASE("added keys: every mask, around chunks, against the reference; threads
   }
 }
 
+TEST_CASE("added keys: structured masks and sinks do not reach them", "[added]") {
+  const std::vector<float> sinks = {0.5f, -1, 2, 0};
+  uint64_t seed = 950;
+  for (const auto& [Tq, Tk] : {std::pair<int64_t, int64_t>{2, 30}, {50, 255}, {3, 300}}) {
+    for (int kind = 0; kind < 7; ++kind) {
+      const AddedKeys p(true, true, 2, Tq, Tk, MaskKind::kNone, ++seed);
+      Random random(seed);
+      const int64_t bytes = (Tk + 7) / 8;
+      std::vector<uint8_t> packed;
+      for (int64_t n = 0; n < Tq * bytes; ++n) packed.push_back(static_cast<uint8_t>(random.below(256)));
+      const GuardedBuffer bits(packed.size(), Guard::kAfter);
+      std::memcpy(bits.data(), packed.data(), packed.size());
+      std::vector<int32_t> query_segments, key_segments;
+      for (int64_t n = 0; n < 2 * Tq; ++n) query_segments.push_back(static_cast<int32_t>(random.below(3)));
+      for (int64_t n = 0; n < 2 * Tk; ++n) key_segments.push_back(static_cast<int32_t>(random.below(3)));
+      const std::vector<int64_t> pairs = {0, 0, 0, 1, 1, 1}, prefix = {3, Tk / 2};
+      mha_forward_args args = p.args(kModes[seed % 3]);
+      const bool all = kind == 6;
+      if (kind == 0 || all) args.masks.bit_mask = {static_cast<const uint8_t*>(bits.data()), 0, 0, bytes};
+      if (kind == 1 || all) args.masks.window_left = 9, args.masks.sink_tokens = 4;
+      if (kind == 2 || all) args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT, args.masks.prefix_lengths = prefix.data();
+      if (kind == 3 || all) {
+        args.masks.query_segments = query_segments.data();
+        args.masks.key_segments = key_segments.data();
+      }
+      if (kind == 4) args.masks.block_mask = {20, 20, pairs.data(), 3};
+      if (kind == 5 || all) args.mods.sink_logits = sinks.data();
+      const LayerReference want = reference_layer(p.config, p.weights(), args);
+      for_each_target([&](const std::string& target, const mha_context* context) {
+        INFO("kind " << kind << " Tq " << Tq << " Tk " << Tk);
+        const LayerPtr layer = p.layer.make_from(context, p.weights());
+        const LayerResult got = run_layer(context, layer.get(), args, p.count());
+        check_close("added structured " + target, got.output, want.output, {1e-6, 1.2e-7});
+        check_close("added structured weights " + target, got.weights, want.weights, {2e-7, 6e-8});
+      });
+    }
+  }
+}
+
 TEST_CASE("added keys: NaN in what is masked stays there; a query that sees no key sees the added ones", "[added]") {
   for (const int64_t Tq : {2, 60}) {
     const int64_t Tk = 300;
