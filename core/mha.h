@@ -244,7 +244,7 @@ typedef enum mha_rope_scaling {
  * everywhere. */
 typedef struct mha_rope {
   mha_rope_style style;
-  int64_t dims; /* even, <= D: the first so many of a row; 0: D */
+  int64_t dims; /* even, <= D and <= 1024: the first so many of a row; 0: D */
   double base;  /* 0: 10000 */
   mha_rope_scaling scaling;
   double factor;                            /* >= 1 where scaling needs it */
@@ -275,8 +275,9 @@ typedef struct mha_rope_args {
   float norm_epsilon;       /* > 0: RMS norm first; 0: none */
 } mha_rope_args;
 
-/* Norms and rotates rows, for keys that the caller keeps. Returns: MHA_OK; MHA_ERR_NULL, _ARGUMENT (dims odd or > D,
- * a position < 0 or beyond the table, ...), _STRIDE, _OVERFLOW. Never allocates. */
+/* Norms and rotates rows, for keys that the caller keeps. A pair (x1, x2) becomes (x1 cos - x2 sin, x2 cos + x1 sin).
+ * Returns: MHA_OK; MHA_ERR_NULL, _ARGUMENT (dims odd or > D, a position < 0, > 2^31 - 1 or beyond the table, ...),
+ * _SHAPE (a table beside base or scaling), _STRIDE, _OVERFLOW, _UNSUPPORTED (dims > 1024). Never allocates. */
 MHA_API mha_status mha_rope_apply(const mha_context* context, const mha_rope_args* args, mha_error* error);
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -532,7 +533,8 @@ typedef struct mha_layer_config {
   int64_t vdim;           /* width of value, 0: E */
   int64_t out_dim;        /* width of output, 0: E */
   float scale;            /* 0: 1 / sqrt(D) */
-  int add_zero_attn;      /* nn.MultiheadAttention's: one more key of zeros with a value of zeros, after bias_key */
+  int add_zero_attn; /* nn.MultiheadAttention's: one more key of zeros with a value of zeros, after bias_key: seen by
+                             every query. Neither with a cache, key_offsets, softcap, ALiBi or relative_bias */
 } mha_layer_config;
 
 /* Weights in torch's layout [out, in], dense. Either in_proj_weight (rows: H*D of query, Hkv*D of key, Hkv*Dv of value;

@@ -63,6 +63,21 @@ struct Destroy {
   void operator()(mha_layer* p) const { mha_layer_destroy(p); }
   void operator()(mha_cache* p) const { mha_cache_destroy(p); }
 };
+
+template <class T>
+bool fits(const Span<T>& span, std::int64_t rows, std::int64_t columns) {
+  // Sizes that are wrong in themselves are for the C call to name.
+  if (rows < 0 || columns < 0 || (columns > 0 && rows > INT64_MAX / columns)) return true;
+  return span.size == static_cast<std::size_t>(rows * columns);
+}
+inline Status mismatch(Status& status, const char* why) {
+  mha_error& error = *status.get();
+  error.status = MHA_ERR_SHAPE;
+  std::size_t i = 0;
+  for (; why[i] != 0 && i + 1 < sizeof(error.message); ++i) error.message[i] = why[i];
+  error.message[i] = 0;
+  return status;
+}
 }  // namespace detail
 
 /// Threads, target and memory. Shareable; see mha_context.
@@ -98,6 +113,27 @@ class Context {
     if (mha_attention_explain(get(), &args, text.data, text.size, &needed, status.get()) != MHA_OK) return status;
     return needed;
   }
+  /// mha_rope_apply with the arguments given.
+  Status rope_apply(const mha_rope_args& args) const {
+    Status status;
+    (void)mha_rope_apply(get(), &args, status.get());
+    return status;
+  }
+  /// Merges finished results, a pointer for each part: outputs [rows, value_head_dim], log_sum_exps [rows]; the merged
+  /// log_sum_exp may be empty.
+  Status attention_merge(std::int64_t rows, std::int64_t value_head_dim, Span<const float* const> outputs,
+                         Span<const float* const> log_sum_exps, Span<float> output,
+                         Span<float> log_sum_exp = {}) const {
+    Status status;
+    if (outputs.size != log_sum_exps.size || !detail::fits(output, rows, value_head_dim) ||
+        (log_sum_exp.data != nullptr && !detail::fits(log_sum_exp, rows, 1))) {
+      return detail::mismatch(status,
+                              "outputs, log_sum_exps, output or log_sum_exp has another size than the others say");
+    }
+    (void)mha_attention_merge(get(), static_cast<std::int64_t>(outputs.size), rows, value_head_dim, outputs.data,
+                              log_sum_exps.data, output.data, log_sum_exp.data, status.get());
+    return status;
+  }
 
  private:
   explicit Context(mha_context* handle) : handle_(handle) {}
@@ -111,8 +147,9 @@ class Linear {
   static Result<Linear> create(const Context& context, std::int64_t in_features, std::int64_t out_features,
                                Span<const float> weight, Span<const float> bias = {}) {
     Status status;
-    if (!fits(weight, in_features, out_features) || (bias.data != nullptr && !fits(bias, 1, out_features))) {
-      return mismatch(status, "weight or bias has another size than in_features x out_features say");
+    if (!detail::fits(weight, in_features, out_features) ||
+        (bias.data != nullptr && !detail::fits(bias, 1, out_features))) {
+      return detail::mismatch(status, "weight or bias has another size than in_features x out_features say");
     }
     mha_linear* handle = nullptr;
     if (mha_linear_create(context.get(), in_features, out_features, weight.data, bias.data, &handle, status.get()) !=
@@ -127,8 +164,9 @@ class Linear {
   /// input [rows, in_features], output [rows, out_features], both dense.
   Status forward(const Context& context, std::int64_t rows, Span<const float> input, Span<float> output) const {
     Status status;
-    if (!fits(input, rows, mha_linear_in_features(get())) || !fits(output, rows, mha_linear_out_features(get()))) {
-      return mismatch(status, "input or output has another size than rows and the features say");
+    if (!detail::fits(input, rows, mha_linear_in_features(get())) ||
+        !detail::fits(output, rows, mha_linear_out_features(get()))) {
+      return detail::mismatch(status, "input or output has another size than rows and the features say");
     }
     mha_linear_args args = {};
     args.rows = rows;
@@ -153,21 +191,6 @@ class Linear {
 
  private:
   explicit Linear(mha_linear* handle) : handle_(handle) {}
-
-  template <class T>
-  static bool fits(const Span<T>& span, std::int64_t rows, std::int64_t columns) {
-    // Sizes that are wrong in themselves are for the C call to name.
-    if (rows < 0 || columns < 0 || (columns > 0 && rows > INT64_MAX / columns)) return true;
-    return span.size == static_cast<std::size_t>(rows * columns);
-  }
-  static Status mismatch(Status& status, const char* why) {
-    mha_error& error = *status.get();
-    error.status = MHA_ERR_SHAPE;
-    std::size_t i = 0;
-    for (; why[i] != 0 && i + 1 < sizeof(error.message); ++i) error.message[i] = why[i];
-    error.message[i] = 0;
-    return status;
-  }
 
   std::unique_ptr<mha_linear, detail::Destroy> handle_;
 };

@@ -379,10 +379,31 @@ mha_status validate_layer_config(const mha_layer_config* config, mha_layer_confi
   if (c.kdim == 0) c.kdim = c.embed_dim;
   if (c.vdim == 0) c.vdim = c.embed_dim;
   if (c.out_dim == 0) c.out_dim = c.embed_dim;
+  c.add_zero_attn = c.add_zero_attn != 0 ? 1 : 0;
   status = check_scale(c.scale, c.head_dim, &c.scale, error);
   if (status == MHA_OK) *resolved = c;
   return status;
 }
+
+namespace {
+
+mha_status add_tail(const mha_forward_args& a, int64_t tail, AttentionProblem* p, mha_error* error) {
+  if (tail == 0) return MHA_OK;
+  const char* what = nullptr;
+  if (p->cache != nullptr) what = "a cache";
+  if (p->key_offsets != nullptr) what = "keys of unequal length";
+  if (a.mods.softcap != 0.0f) what = "mods.softcap";
+  if (a.mods.alibi_slopes != nullptr) what = "mods.alibi_slopes";
+  if (a.mods.relative_bias != nullptr) what = "mods.relative_bias";
+  if (what != nullptr) {
+    return fail(error, MHA_ERR_UNSUPPORTED, "%s: not with a layer that has bias_key or add_zero_attn", what);
+  }
+  p->tail = tail;
+  p->key_len += tail, p->longest_key_len += tail;
+  return MHA_OK;
+}
+
+}  // namespace
 
 mha_status validate_forward(const mha_layer_config& c, const mha_forward_args* args, Check check, ForwardViews* views,
                             AttentionProblem* problem, mha_error* error) {
@@ -452,7 +473,6 @@ mha_status validate_forward(const mha_layer_config& c, const mha_forward_args* a
   if (status == MHA_OK) status = check_masks(a.masks, key_check, &p, error);
   if (status == MHA_OK) status = check_mods(a.mods, key_check, &p, error);
   if (status == MHA_OK) status = check_ring(p, error);
-  if (status == MHA_OK) status = check_weights(a.weights_mode, a.weight_rows, a.weights, check, &p, error);
   if (status == MHA_OK && keys_are_query && a.key_positions != nullptr) {
     status = fail(error, MHA_ERR_SHAPE,
                   "key_positions is given, but key.data is NULL (self-attention): positions are those of both");
@@ -461,6 +481,9 @@ mha_status validate_forward(const mha_layer_config& c, const mha_forward_args* a
     const int64_t* key_positions = keys_are_query ? a.positions : a.key_positions;
     status = check_preparation({a.rope, a.norm, a.positions, key_positions}, check, &p, error);
   }
+  // From here on the keys that the layer adds count as well.
+  if (status == MHA_OK) status = add_tail(a, problem->tail, &p, error);
+  if (status == MHA_OK) status = check_weights(a.weights_mode, a.weight_rows, a.weights, check, &p, error);
   if (status == MHA_OK) *problem = p;
   return status;
 }

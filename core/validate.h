@@ -14,7 +14,7 @@ enum class Check { kSizesOnly, kNoResults, kAll };
 
 mha_status validate_attention(const mha_attention_args* args, Check check, AttentionProblem* problem, mha_error* error);
 
-// The views of a layer call, without heads. The masks are checked into *problem, whose sizes must be set.
+// The views of a layer call, without heads. problem->tail must be set: the keys that the layer adds.
 struct ForwardViews {
   ConstTensor query, key, value;
   Tensor output;

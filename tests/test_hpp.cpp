@@ -200,3 +200,34 @@ TEST_CASE("hpp: handles free what they hold, moved or not", "[hpp]") {
   CHECK(allocator.live.empty());
   CHECK_FALSE(allocator.misuse);
 }
+
+TEST_CASE("hpp: rope and merge", "[hpp]") {
+  auto context = mha::Context::create(options_for(supported_targets()[0]));
+  REQUIRE(context);
+  const std::vector<float> input = random_floats(2 * 3 * 8, 184000);
+  std::vector<float> output = poisoned(2 * 3 * 8), want = poisoned(2 * 3 * 8);
+  const mha_rope rope = {};
+  mha_rope_args args = {};
+  args.batch = 1, args.length = 2, args.num_heads = 3, args.head_dim = 8;
+  args.input.data = input.data();
+  args.output.data = output.data();
+  args.rope = &rope;
+  CHECK(context->rope_apply(args));
+  args.output.data = want.data();
+  REQUIRE(mha_rope_apply(context->get(), &args, nullptr) == MHA_OK);
+  check_same_bits("rope", output, want);
+  args.first_position = -1;
+  CHECK(context->rope_apply(args).code() == MHA_ERR_ARGUMENT);
+
+  const std::vector<float> lse = {0.5f, -1};
+  const std::vector<const float*> outputs = {input.data(), input.data() + 16}, lses = {lse.data(), lse.data()};
+  std::vector<float> merged = poisoned(16), merged_want = poisoned(16), merged_lse = poisoned(2);
+  CHECK(context->attention_merge(2, 8, outputs, lses, merged, merged_lse));
+  REQUIRE(mha_attention_merge(context->get(), 2, 2, 8, outputs.data(), lses.data(), merged_want.data(), nullptr,
+                              nullptr) == MHA_OK);
+  check_same_bits("merge", merged, merged_want);
+  CHECK(none_poison(merged_lse));
+  CHECK(context->attention_merge(2, 8, outputs, {lses.data(), 1}, merged).code() == MHA_ERR_SHAPE);
+  CHECK(context->attention_merge(3, 8, outputs, lses, merged).code() == MHA_ERR_SHAPE);
+  CHECK(context->attention_merge(2, 8, outputs, lses, merged, {merged_lse.data(), 1}).code() == MHA_ERR_SHAPE);
+}

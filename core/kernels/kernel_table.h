@@ -70,6 +70,8 @@ struct AttentionRow {
   const float* add_mask;     // [key_len] or null; -inf = not visible
   int64_t key_begin;         // keys j < key_begin are not visible, but those that extras pins
   int64_t key_end;           // keys j >= key_end are not visible
+  int64_t gap_begin;         // nor are keys [gap_begin, tail_begin); those from tail_begin on are, whatever the masks,
+  int64_t tail_begin;        // which end there. 0, 0: no gap
   float* scores;             // [key_len] or null: where the masked scores are left for finish_weights
   const RowExtras* extras;   // or null
   RowState state;            // for `weights`: of the whole row
