@@ -26,16 +26,43 @@ struct Tensor {
   int64_t stride_b, stride_t, stride_h;
 };
 
+// What happens to queries (and in the layer to keys) before attention: core/prepare.h.
+struct Preparation {
+  bool norm, rotate;
+  mha_rope rope;  // validated; dims 0: no rotation
+  float epsilon;  // 0: no norm
+  const float* query_weight;
+  const float* key_weight;
+  const int64_t* positions;      // of queries; null: p(i) of the masks
+  const int64_t* key_positions;  // of keys; null: their numbers
+
+  bool wanted() const { return norm || rotate; }
+};
+
 struct AttentionProblem {
-  int64_t batch, heads, kv_heads, query_len, key_len, head_dim, value_head_dim;
+  int64_t batch, heads, kv_heads;
+  int64_t query_len, key_len;  // of each item; where items are packed one after the other, of all together
+  int64_t head_dim, value_head_dim;
   float scale;
   ConstTensor query, key, value;
   mha_masks masks;
   mha_score_mods mods;
   Tensor output;
   mha_weights_mode weights_mode;
+  mha_weight_rows weight_rows;
   Tensor weights;  // stride_t steps queries; keys are dense
   float* log_sum_exp;
+
+  const int64_t* query_offsets;  // [B + 1]: queries, or
+  const int64_t* key_offsets;    // keys are packed; null: as many in each item
+  const mha_cache* cache;        // where keys and values are, of
+  const int64_t* sequences;      // [B]; null: 0, 1, ...
+  bool appends;                  // the cache will have as many more tokens as there are queries
+  int64_t longest_key_len;       // of any item, and
+  int64_t longest_query_len;
+
+  Preparation preparation;
+  bool copies_queries;  // what is prepared goes into the workspace; else in place
 
   bool changes_scores() const {
     return mods.softcap > 0.0f || mods.alibi_slopes != nullptr || mods.relative_bias != nullptr;
@@ -46,41 +73,13 @@ struct AttentionProblem {
            masks.block_mask.pairs != nullptr || masks.key_segments != nullptr ||
            (masks.window_left > 0 && masks.sink_tokens > 0);
   }
-  // Keys that a query sees at most, as far as a window limits them.
-  int64_t most_visible_keys() const {
-    const bool open = masks.window_left == 0 || masks.prefix_lengths != nullptr ||
-                      (masks.causal == MHA_CAUSAL_NONE && masks.window_right == 0);
-    if (open || masks.window_left > key_len) return key_len;
-    const int64_t right = masks.causal == MHA_CAUSAL_NONE ? masks.window_right - 1 : 0;
-    if (right > key_len || masks.sink_tokens > key_len) return key_len;
-    const int64_t keys = masks.window_left + right + masks.sink_tokens;
-    return keys < key_len ? keys : key_len;
-  }
 
   int64_t group() const { return heads / kv_heads; }
-  // Rows of one (batch, key/value head): the queries of the heads that share it, head by head.
-  int64_t group_rows() const { return group() * query_len; }
-  double multiply_adds() const {
-    return static_cast<double>(batch) * static_cast<double>(heads) * static_cast<double>(query_len) *
-           static_cast<double>(most_visible_keys()) * static_cast<double>(head_dim + value_head_dim);
-  }
-  // What a call costs, in multiply-adds: computing, or reading keys and values.
-  double work() const {
-    return work_of(multiply_adds(), static_cast<double>(batch) * static_cast<double>(kv_heads) *
-                                        static_cast<double>(least_keys_read()) *
-                                        static_cast<double>(head_dim + value_head_dim) * sizeof(float));
-  }
-  // Keys that some query may see: all, but where few queries have a window.
-  int64_t least_keys_read() const {
-    const int64_t keys = most_visible_keys();
-    return keys < key_len - query_len ? keys + query_len : key_len;
-  }
-  bool nothing_to_do() const { return batch == 0 || heads == 0 || query_len == 0; }
+  int64_t total_queries() const { return query_offsets != nullptr ? query_len : batch * query_len; }
+  // Whether all items have the same sizes.
+  bool uniform() const { return query_offsets == nullptr && key_offsets == nullptr && cache == nullptr; }
+  bool nothing_to_do() const { return batch == 0 || heads == 0 || total_queries() == 0; }
 };
-
-// Lengths of item b.
-inline int64_t query_len_of(const AttentionProblem& p, int64_t) { return p.query_len; }
-inline int64_t key_len_of(const AttentionProblem& p, int64_t) { return p.key_len; }
 
 // `batch` blocks of `rows` rows: inputs and outputs whose items do not follow each other at the stride of the rows.
 struct LinearProblem {

@@ -1,19 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/rows.h"
 
+#include "core/items.h"
+
 namespace mha {
 namespace {
 
 constexpr double kLog2e = 1.44269504088896340736;
-
-int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-
-// Where query i of item b stands among the keys.
-int64_t position_of(const AttentionProblem& p, int64_t b, int64_t i) {
-  if (p.masks.causal == MHA_CAUSAL_OFFSET) return i + p.masks.causal_offset;
-  return i + key_len_of(p, b) - query_len_of(p, b);
-}
 
 // One past the last key that a query at `position` can see, as far as causality, window, prefix and length go.
 int64_t key_end(const AttentionProblem& p, int64_t b, int64_t position) {
@@ -58,8 +51,8 @@ void fill_extras(const AttentionProblem& p, int64_t b, int64_t h, int64_t i, Row
     extras->bit_mask = m.bit_mask.data + b * m.bit_mask.stride_b + h * m.bit_mask.stride_h + i * m.bit_mask.stride_q;
   }
   if (m.key_segments != nullptr) {
-    extras->key_segments = m.key_segments + b * p.key_len;
-    extras->segment = m.query_segments[b * p.query_len + i];
+    extras->key_segments = m.key_segments + key_begin_of(p, b);
+    extras->segment = m.query_segments[query_begin_of(p, b) + i];
   }
   if (m.block_mask.pairs != nullptr) {
     const Pairs pairs = pairs_of(m.block_mask, i);
@@ -80,7 +73,7 @@ void fill_extras(const AttentionProblem& p, int64_t b, int64_t h, int64_t i, Row
 AttentionRow make_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t i, RowExtras* extras) {
   const mha_masks& m = p.masks;
   AttentionRow row = {};
-  row.query = p.query.data + b * p.query.stride_b + h * p.query.stride_h + i * p.query.stride_t;
+  row.query = query_row(p, p.query, b, h, i);
   const mha_bool_mask& bm = m.bool_mask;
   const mha_add_mask& am = m.add_mask;
   if (bm.data != nullptr) row.bool_mask = bm.data + b * bm.stride_b + h * bm.stride_h + i * bm.stride_q;

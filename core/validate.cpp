@@ -5,6 +5,10 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/items.h"
+#include "core/plan.h"
+#include "core/prepare.h"
+
 namespace mha {
 namespace {
 
@@ -111,15 +115,6 @@ mha_status check_result(const char* name, const mha_mut_view& v, const Dimension
   return MHA_OK;
 }
 
-// What a caller put into an enum, which may be no value of it: reading that as the enum is undefined.
-template <class Enum>
-int enum_value(const Enum& e) {
-  static_assert(sizeof(Enum) == sizeof(int), "enums of the interface are ints");
-  int value = 0;
-  memcpy(&value, &e, sizeof(value));
-  return value;
-}
-
 mha_status check_mask_strides(const char* name, int64_t stride_b, int64_t stride_h, int64_t stride_q,
                               const AttentionProblem& p, mha_error* error) {
   const struct {
@@ -131,7 +126,8 @@ mha_status check_mask_strides(const char* name, int64_t stride_b, int64_t stride
       return fail(error, MHA_ERR_STRIDE, "masks.%s.stride_%s is %lld: must be >= 0", name, s.suffix, ll{s.value});
     }
   }
-  return check_extent(name, {p.batch, p.query_len, p.heads, p.key_len}, {stride_b, stride_q, stride_h}, error);
+  return check_extent(name, {p.batch, p.longest_query_len, p.heads, p.longest_key_len}, {stride_b, stride_q, stride_h},
+                      error);
 }
 
 struct NamedSize {
@@ -148,15 +144,12 @@ mha_status check_sizes(const NamedSize (&sizes)[kCount], mha_error* error) {
   return MHA_OK;
 }
 
-// Lengths, one an item, from 0 on.
-mha_status check_lengths(const char* name, const int64_t* lengths, int64_t count, int64_t most, const char* most_name,
-                         mha_error* error) {
-  for (int64_t b = 0; b < count; ++b) {
-    if (lengths[b] >= 0 && lengths[b] <= most) continue;
-    return fail(error, MHA_ERR_ARGUMENT, "masks.%s[%lld] is %lld: must be 0 to %s (%lld)", name, ll{b}, ll{lengths[b]},
-                most_name, ll{most});
-  }
-  return MHA_OK;
+// The length of item b, from 0 on.
+mha_status check_length(const char* name, int64_t b, int64_t length, int64_t most, const char* most_name,
+                        mha_error* error) {
+  if (length >= 0 && length <= most) return MHA_OK;
+  return fail(error, MHA_ERR_ARGUMENT, "masks.%s[%lld] is %lld: must be 0 to %s (%lld)", name, ll{b}, ll{length},
+              most_name, ll{most});
 }
 
 mha_status check_block_mask(const mha_block_mask& m, Check check, mha_error* error) {
@@ -189,11 +182,13 @@ mha_status check_ranges(const mha_masks& m, Check check, const AttentionProblem&
                                    {"masks.sink_tokens", m.sink_tokens, 0}},
                                   error);
   if (status == MHA_OK && check == Check::kAll) {
-    const int64_t lengths = m.key_lengths != nullptr ? p.batch : 0,
-                  prefixes = m.prefix_lengths != nullptr ? p.batch : 0;
-    status = check_lengths("key_lengths", m.key_lengths, lengths, p.key_len, "key_len", error);
-    if (status == MHA_OK) {
-      status = check_lengths("prefix_lengths", m.prefix_lengths, prefixes, kMaxSize, "2^62", error);
+    for (int64_t b = 0; b < p.batch && status == MHA_OK; ++b) {
+      if (m.key_lengths != nullptr) {
+        status = check_length("key_lengths", b, m.key_lengths[b], key_len_of(p, b), "key_len", error);
+      }
+      if (m.prefix_lengths != nullptr && status == MHA_OK) {
+        status = check_length("prefix_lengths", b, m.prefix_lengths[b], kMaxSize, "2^62", error);
+      }
     }
   }
   if (status == MHA_OK && (m.query_segments == nullptr) != (m.key_segments == nullptr)) {
@@ -262,17 +257,22 @@ mha_status check_scale(float scale, int64_t head_dim, float* out, mha_error* err
   return MHA_OK;
 }
 
-mha_status check_weights(const mha_weights_mode& mode, const mha_mut_view& view, Check check, AttentionProblem* p,
-                         mha_error* error) {
+mha_status check_weights(const mha_weights_mode& mode, const mha_weight_rows& rows, const mha_mut_view& view,
+                         Check check, AttentionProblem* p, mha_error* error) {
   const int value = enum_value(mode);
-  if (value < MHA_WEIGHTS_NONE || value > MHA_WEIGHTS_AVERAGED) {
+  if (value < MHA_WEIGHTS_NONE || value > MHA_WEIGHTS_KEY_SUMS) {
     return fail(error, MHA_ERR_ARGUMENT, "weights_mode is %d: not a value of mha_weights_mode", value);
   }
   p->weights_mode = mode;
   if (mode == MHA_WEIGHTS_NONE) return MHA_OK;
-  const int64_t heads = mode == MHA_WEIGHTS_PER_HEAD ? p->heads : 1;
-  return check_result("weights", view, {p->batch, p->query_len, heads, p->key_len}, Order::kBhtd, check, &p->weights,
-                      error);
+  const mha_status status = check_weight_rows(rows, p, error);
+  if (status != MHA_OK) return status;
+  Dimensions n = {p->batch, p->query_len, p->heads, p->longest_key_len};
+  if (p->query_offsets != nullptr && p->weight_rows.rows == nullptr) n.b = least(n.b, 1);  // packed as the queries are
+  if (p->weight_rows.rows != nullptr) n.t = p->weight_rows.count;
+  if (mode == MHA_WEIGHTS_KEY_SUMS) n.b = p->batch, n.t = 1;
+  if (mode == MHA_WEIGHTS_AVERAGED) n.h = 1;
+  return check_result("weights", view, n, Order::kBhtd, check, &p->weights, error);
 }
 
 mha_status check_heads(int64_t heads, int64_t kv_heads, int64_t* out, mha_error* error) {
@@ -287,13 +287,13 @@ mha_status check_heads(int64_t heads, int64_t kv_heads, int64_t* out, mha_error*
 
 // Rows of attention over the whole call, and scores of one row, must be countable.
 mha_status check_products(const AttentionProblem& p, mha_error* error) {
-  const Size rows = Size(p.batch) * Size(p.heads) * Size(p.query_len);
-  const Size keys = Size(p.batch) * Size(p.kv_heads) * Size(p.key_len);
+  const Size rows = Size(p.query_offsets != nullptr ? 1 : p.batch) * Size(p.heads) * Size(p.query_len);
+  const Size keys = Size(p.batch) * Size(p.kv_heads) * Size(p.longest_key_len);
   const Size widest = Size(p.head_dim) + Size(p.value_head_dim) + Size(1024);
   if ((rows * widest * Size(8)).ok() && (keys * widest * Size(8)).ok() && (widest * Size(1 << 20)).ok()) return MHA_OK;
   return fail(error, MHA_ERR_OVERFLOW,
               "batch %lld, num_heads %lld, query_len %lld, key_len %lld, head_dim %lld: too large", ll{p.batch},
-              ll{p.heads}, ll{p.query_len}, ll{p.key_len}, ll{p.head_dim});
+              ll{p.heads}, ll{p.query_len}, ll{p.longest_key_len}, ll{p.head_dim});
 }
 
 }  // namespace
@@ -302,6 +302,14 @@ mha_status check_size(const char* name, int64_t value, int64_t least, mha_error*
   if (value < least) return fail(error, MHA_ERR_ARGUMENT, "%s is %lld: must be >= %lld", name, ll{value}, ll{least});
   if (value > kMaxSize) return fail(error, MHA_ERR_OVERFLOW, "%s is %lld: must be at most 2^62", name, ll{value});
   return MHA_OK;
+}
+
+mha_status check_view(const char* name, const mha_view& view, const ViewSizes& n, ConstTensor* out, mha_error* error) {
+  return check_input(name, view, {n.b, n.t, n.h, n.d}, Check::kAll, out, error);
+}
+
+mha_status check_view(const char* name, const mha_mut_view& view, const ViewSizes& n, Tensor* out, mha_error* error) {
+  return check_result(name, view, {n.b, n.t, n.h, n.d}, Order::kBthd, Check::kAll, out, error);
 }
 
 mha_status validate_attention(const mha_attention_args* args, Check check, AttentionProblem* problem,
@@ -322,20 +330,26 @@ mha_status validate_attention(const mha_attention_args* args, Check check, Atten
   p.batch = a.batch, p.heads = a.num_heads, p.query_len = a.query_len, p.key_len = a.key_len, p.head_dim = a.head_dim;
   p.value_head_dim = a.value_head_dim != 0 ? a.value_head_dim : a.head_dim;
   p.log_sum_exp = a.log_sum_exp;
-  status = check_products(p, error);
-  const Dimensions query = {p.batch, p.query_len, p.heads, p.head_dim};
-  const Dimensions key = {p.batch, p.key_len, p.kv_heads, p.head_dim};
-  const Dimensions value = {p.batch, p.key_len, p.kv_heads, p.value_head_dim};
-  const Dimensions output = {p.batch, p.query_len, p.heads, p.value_head_dim};
+  status = check_items({a.query_offsets, a.key_offsets, a.cache, a.sequences}, &p, error);
+  if (status == MHA_OK) status = check_products(p, error);
+  const int64_t queries = p.query_offsets != nullptr ? least(p.batch, 1) : p.batch;
+  const int64_t keyed = p.key_offsets != nullptr ? least(p.batch, 1) : p.batch;
+  const Dimensions query = {queries, p.query_len, p.heads, p.head_dim};
+  const Dimensions key = {keyed, p.key_len, p.kv_heads, p.head_dim};
+  const Dimensions value = {keyed, p.key_len, p.kv_heads, p.value_head_dim};
+  const Dimensions output = {queries, p.query_len, p.heads, p.value_head_dim};
   // Where nothing is to be done, no pointer is needed.
   const Check keys = p.nothing_to_do() ? Check::kSizesOnly : check;
   if (status == MHA_OK) status = check_input("query", a.query, query, check, &p.query, error);
-  if (status == MHA_OK) status = check_input("key", a.key, key, keys, &p.key, error);
-  if (status == MHA_OK) status = check_input("value", a.value, value, keys, &p.value, error);
+  if (status == MHA_OK && p.cache == nullptr) status = check_input("key", a.key, key, keys, &p.key, error);
+  if (status == MHA_OK && p.cache == nullptr) status = check_input("value", a.value, value, keys, &p.value, error);
   if (status == MHA_OK) status = check_result("output", a.output, output, Order::kBthd, check, &p.output, error);
   if (status == MHA_OK) status = check_masks(a.masks, keys, &p, error);
   if (status == MHA_OK) status = check_mods(a.mods, keys, &p, error);
-  if (status == MHA_OK) status = check_weights(a.weights_mode, a.weights, check, &p, error);
+  if (status == MHA_OK) status = check_ring(p, error);
+  if (status == MHA_OK) status = check_weights(a.weights_mode, a.weight_rows, a.weights, check, &p, error);
+  p.copies_queries = true;
+  if (status == MHA_OK) status = check_preparation({a.rope, a.norm, a.positions, nullptr}, check, &p, error);
   if (status == MHA_OK) *problem = p;
   return status;
 }
@@ -379,7 +393,11 @@ mha_status validate_forward(const mha_layer_config& c, const mha_forward_args* a
   AttentionProblem p = {};
   p.batch = a.batch, p.heads = c.num_heads, p.kv_heads = c.num_kv_heads, p.query_len = a.query_len;
   p.key_len = a.key_len, p.head_dim = c.head_dim, p.value_head_dim = c.value_head_dim, p.scale = c.scale;
-  status = check_products(p, error);
+  p.appends = a.cache != nullptr;
+  const bool packed_alike = a.key_offsets == nullptr && a.key.data == nullptr && a.key_len == a.query_len;
+  status =
+      check_items({a.query_offsets, packed_alike ? a.query_offsets : a.key_offsets, a.cache, a.sequences}, &p, error);
+  if (status == MHA_OK) status = check_products(p, error);
   if (status != MHA_OK) return status;
   const struct {
     const char* name;
@@ -395,10 +413,11 @@ mha_status validate_forward(const mha_layer_config& c, const mha_forward_args* a
     return fail(error, MHA_ERR_STRIDE, "output.stride_h is %lld: must be 0, there are no heads here",
                 ll{a.output.stride_h});
   }
-  const bool no_keys = p.nothing_to_do() || p.key_len == 0;  // then an empty tensor's pointer may be null
-  const bool keys_are_query = a.key.data == nullptr && check == Check::kAll && !no_keys;
-  const bool values_are_keys = a.value.data == nullptr;
-  if (keys_are_query && a.key_len != a.query_len) {
+  // Without keys an empty tensor's pointer may be null.
+  const bool no_keys = p.nothing_to_do() || (p.key_len == 0 && p.cache == nullptr);
+  const bool keys_are_query = p.cache != nullptr || (a.key.data == nullptr && check == Check::kAll && !no_keys);
+  const bool values_are_keys = p.cache != nullptr || a.value.data == nullptr;
+  if (keys_are_query && p.cache == nullptr && a.key_len != a.query_len) {
     return fail(error, MHA_ERR_SHAPE,
                 "key_len is %lld, but key.data is NULL (self-attention): must be query_len (%lld)", ll{a.key_len},
                 ll{a.query_len});
@@ -414,20 +433,33 @@ mha_status validate_forward(const mha_layer_config& c, const mha_forward_args* a
   const mha_view& key = keys_are_query ? a.query : a.key;
   const mha_view& value = values_are_keys ? key : a.value;
   const Check key_check = p.nothing_to_do() ? Check::kSizesOnly : check;
-  status = check_input("query", a.query, {p.batch, p.query_len, 1, c.embed_dim}, check, &views->query, error);
+  const int64_t queries = p.query_offsets != nullptr ? least(p.batch, 1) : p.batch;
+  const bool keys_packed = p.cache != nullptr ? p.query_offsets != nullptr : p.key_offsets != nullptr;
+  const int64_t keyed = keys_packed ? least(p.batch, 1) : p.batch;
+  const int64_t key_rows = p.cache != nullptr ? p.query_len : p.key_len;
+  status = check_input("query", a.query, {queries, p.query_len, 1, c.embed_dim}, check, &views->query, error);
   if (status == MHA_OK) {
-    status = check_input("key", key, {p.batch, p.key_len, 1, c.kdim}, key_check, &views->key, error);
+    status = check_input("key", key, {keyed, key_rows, 1, c.kdim}, key_check, &views->key, error);
   }
   if (status == MHA_OK) {
-    status = check_input("value", value, {p.batch, p.key_len, 1, c.vdim}, key_check, &views->value, error);
+    status = check_input("value", value, {keyed, key_rows, 1, c.vdim}, key_check, &views->value, error);
   }
   if (status == MHA_OK) {
-    status = check_result("output", a.output, {p.batch, p.query_len, 1, c.out_dim}, Order::kBthd, check, &views->output,
+    status = check_result("output", a.output, {queries, p.query_len, 1, c.out_dim}, Order::kBthd, check, &views->output,
                           error);
   }
   if (status == MHA_OK) status = check_masks(a.masks, key_check, &p, error);
   if (status == MHA_OK) status = check_mods(a.mods, key_check, &p, error);
-  if (status == MHA_OK) status = check_weights(a.weights_mode, a.weights, check, &p, error);
+  if (status == MHA_OK) status = check_ring(p, error);
+  if (status == MHA_OK) status = check_weights(a.weights_mode, a.weight_rows, a.weights, check, &p, error);
+  if (status == MHA_OK && keys_are_query && a.key_positions != nullptr) {
+    status = fail(error, MHA_ERR_SHAPE,
+                  "key_positions is given, but key.data is NULL (self-attention): positions are those of both");
+  }
+  if (status == MHA_OK) {
+    const int64_t* key_positions = keys_are_query ? a.positions : a.key_positions;
+    status = check_preparation({a.rope, a.norm, a.positions, key_positions}, check, &p, error);
+  }
   if (status == MHA_OK) *problem = p;
   return status;
 }

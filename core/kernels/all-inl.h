@@ -10,6 +10,8 @@
 
 #include "core/kernels/pack-inl.h"
 
+#include "core/kernels/tokens-inl.h"
+
 #include "core/kernels/gemm-inl.h"
 
 #include "core/kernels/masks-inl.h"
@@ -23,6 +25,8 @@
 #include "core/kernels/streamed-inl.h"
 
 #include "core/kernels/weights-inl.h"
+
+#include "core/kernels/rope-inl.h"
 
 namespace mha::MHA_TARGET_NS {
 
@@ -46,6 +50,7 @@ const KernelTable table = {
     merge,
     finish_weights,
     weights,
+    prepare_rows,
     exp2_array,
     tanh_array,
     attention_scratch,

@@ -14,6 +14,19 @@ constexpr int64_t kChunk = 256;  // keys whose partial result is one unit of the
 
 constexpr int64_t divide_up(int64_t x, int64_t unit) { return x / unit + (x % unit != 0 ? 1 : 0); }
 constexpr int64_t round_up(int64_t x, int64_t unit) { return divide_up(x, unit) * unit; }
+constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Rows of keys or values where they lie: in one tensor, or in the pages of a cache. Token t of head h is at
+//   base + h * stride_h + t * stride_t                                                      where pages is null, else at
+//   pages[index(t / page_size)] + offset + h * stride_h + t % page_size * stride_t,
+//   index(n) = n < pinned_pages ? n : pinned_pages + (n - pinned_pages) % ring_pages.
+struct TokenRows {
+  const float* base;
+  int64_t stride_t, stride_h;
+  const float* const* pages;
+  int64_t page_size, offset, pinned_pages, ring_pages;
+};
 
 struct GemmArgs {
   const float* a;  // [m, k], rows a_stride apart
@@ -24,6 +37,15 @@ struct GemmArgs {
   int64_t c_stride;
   int64_t m, n, k;
 };
+
+// Softmax state of a row over the keys seen so far: the greatest score (in units of log2) and the sum of 2^(score -
+// max). No visible key: {-inf, 0}. A partial result that was not computed, since no row of its call saw a key: a sum of
+// kUnseen; its output is not written.
+struct RowState {
+  float max;
+  float sum;
+};
+constexpr float kUnseen = -1.0f;
 
 // What else decides what a query row sees and how its scores change; only where a call has any of it.
 struct RowExtras {
@@ -50,44 +72,33 @@ struct AttentionRow {
   int64_t key_end;           // keys j >= key_end are not visible
   float* scores;             // [key_len] or null: where the masked scores are left for finish_weights
   const RowExtras* extras;   // or null
+  RowState state;            // for `weights`: of the whole row
 };
 
 // How the scores of a call change between the product and the softmax, rows giving the rest.
 struct ScoreMods {
-  float
-      softcap;  // cap * log2(e), where the queries' scale is divided by the cap: score = softcap * tanh(product); or 0
+  float softcap;  // cap * log2(e), and the queries' scale is divided by the cap: score = softcap * tanh(product); or 0
   bool alibi;   // score -= alibi_slope * |position - j|
   bool relative_bias;                     // score += relative_bias[j - position within]
   int64_t relative_left, relative_right;  // [-relative_left, relative_right]
   bool sink;                              // the row's sink is merged at the end
 };
 
-// Softmax state of a row over the keys seen so far: the greatest score (in units of log2) and the sum of 2^(score -
-// max). No visible key: {-inf, 0}. A partial result that was not computed, since no row of its call saw a key: a sum of
-// kUnseen; its output is not written.
-struct RowState {
-  float max;
-  float sum;
-};
-constexpr float kUnseen = -1.0f;
-
 struct AttentionArgs {
   const AttentionRow* rows;  // [kv_heads][num_rows / kv_heads]
   int64_t num_rows;
   int64_t kv_heads;  // 1 for `attention`
-  const float* key;  // [key_end, head_dim], rows key_stride apart, heads key_stride_h
-  int64_t key_stride, key_stride_h;
-  const float* value;  // [key_end, value_head_dim]
-  int64_t value_stride, value_stride_h;
+  TokenRows key;     // [key_end, head_dim]
+  TokenRows value;   // [key_end, value_head_dim]
   int64_t head_dim;
   int64_t value_head_dim;
-  int64_t key_begin;  // a multiple of kChunk: the first key looked at
-  int64_t key_end;    // the last key looked at, plus one
-  float query_scale;  // scale * log2(e), or what ScoreMods::softcap says
+  int64_t key_begin;     // a multiple of kChunk: the first key looked at
+  int64_t key_end;       // the last key looked at, plus one
+  float query_scale;     // scale * log2(e), or what ScoreMods::softcap says
   ScoreMods mods;
-  const float* next_key;    // what the next call of this thread will begin with, to be asked for ahead of time:
-  const float* next_value;  // next_keys rows, at most kChunk; 0: not known
-  int64_t next_keys;
+  TokenRows next_key;    // what the next call of this thread will begin with, to be asked for ahead of time: tokens
+  TokenRows next_value;  // [next_begin, next_begin + next_keys), at most kChunk; 0: not known
+  int64_t next_begin, next_keys;
   const float* next_query;
   int64_t next_query_stride;
   RowState* states;  // [num_rows], written
@@ -96,10 +107,9 @@ struct AttentionArgs {
 };
 
 struct MergeArgs {
-  const float* partial_outputs;  // chunk c of the row is at partial_outputs + c * output_step
-  int64_t output_step;
-  const RowState* partial_states;  // chunk c at partial_states[c * state_step]
-  int64_t state_step;
+  const float* partial_outputs;    // chunk c of the row is at partial_outputs + c * step, and
+  const RowState* partial_states;  // as many floats from here on
+  int64_t step;
   int64_t num_chunks;
   int64_t value_head_dim;
   float* output;    // [value_head_dim]
@@ -118,16 +128,30 @@ struct FinishWeightsArgs {
 struct WeightsArgs {
   const AttentionRow* rows;  // output = row of weights, keys dense
   int64_t num_rows;
-  const float* key;
-  int64_t key_stride;
+  TokenRows key;
   int64_t head_dim;
   int64_t key_len;  // length of a row of weights; what is not visible becomes 0
   float query_scale;
   ScoreMods mods;
-  const RowState* states;  // of the whole row, as the attention kernel left them
-  bool accumulate;         // add to the row of weights (mean over heads)
-  float factor;            // multiplies what is stored (1 / H with the last head, else 1)
+  bool accumulate;  // add to the row of weights (mean over heads, sum over queries), row after row
+  float factor;     // multiplies what is stored (1 / H with the last head, else 1)
   float* scratch;
+};
+
+// Rows of one token (its heads): RMS norm, then rotation by the token's angles.
+struct PrepareArgs {
+  const float* input;  // [count, width], rows input_stride apart
+  int64_t input_stride;
+  float* output;  // alike; may be the input with its stride
+  int64_t output_stride;
+  int64_t count, width;
+  bool norm;
+  float epsilon;
+  const float* weight;  // [width], or null: ones
+  int64_t dims;         // even; the first so many elements turn
+  bool interleaved;     // pairs (2d, 2d + 1), else (d, d + dims / 2)
+  const float* cos;     // [dims / 2]; interleaved: [dims], each twice
+  const float* sin;     // [dims / 2]; interleaved: [dims], (-sin, sin) a pair
 };
 
 struct KernelTable {
@@ -162,8 +186,12 @@ struct KernelTable {
   // In place: weights[j] = 2^(score_j - max) / sum for visible keys, 0 for the others.
   void (*finish_weights)(const FinishWeightsArgs* args);
 
-  // The same from queries and keys, where the scores were not kept (mean over heads).
+  // The same from queries and keys, where the scores were not kept (mean over heads, sums, some rows).
   void (*weights)(const WeightsArgs* args);
+
+  // output = rotate(norm(input)): norm(x) = x * (1 / sqrt(mean(x^2) + epsilon)) * weight, squares summed over 16 lanes
+  // and the fixed tree; a pair (x1, x2) becomes (fma(x1, cos, -(x2 * sin)), fma(x2, cos, x1 * sin)).
+  void (*prepare_rows)(const PrepareArgs* args);
 
   // y[i] = 2^x[i] as the softmax computes it, for x <= 0.
   void (*exp2)(const float* x, float* y, int64_t n);

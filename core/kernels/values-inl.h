@@ -29,9 +29,9 @@ struct AheadRows {
 struct ValueTile {
   const AttentionRow* rows;
   const float* weights;  // [rows][kScoreStride]
-  const float* values;   // panels, or rows where they lie
+  const float* values;   // panels [width / 16][keys of the chunk][16]
   int64_t keys;
-  int64_t panel_stride, value_stride;  // from 16 columns to the next, from a key to the next
+  int64_t panel_stride;  // from 16 columns to the next
   int64_t width, begin;
   const float* keep;  // RowFactors
   const float* take;
@@ -62,12 +62,12 @@ struct ValueTile {
         line += kLanes;
         if (line == row_end) line += rows_ahead.stride - rows_ahead.lines * kLanes, row_end += rows_ahead.stride;
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i, ++j, b += value_stride) {
+        for (int i = 0; i < 4; ++i, ++j, b += kLanes) {
           multiply_add_step<kRows, kPanels>(sums, a + j, kScoreStride, b, panel_stride);
         }
       }
     }
-    multiply_add<kRows, kPanels>(sums, a + j, kScoreStride, b, panel_stride, value_stride, keys - j);
+    multiply_add<kRows, kPanels>(sums, a + j, kScoreStride, b, panel_stride, kLanes, keys - j);
     merge_tile<kRows, kPanels>(sums, row, column);
   }
 
@@ -116,17 +116,17 @@ struct ValueTile {
 };
 
 // The same product where the values hold NaN or Inf and some keys are hidden: 0 * NaN would reach rows that do not see
-// the key, so hidden keys are left out of the chain. Same bits as ValueTile for finite values.
-inline void value_rows_skipping(const ValueTile& tile, int64_t num_rows) {
+// the key, so hidden keys are left out of the chain. Same bits as ValueTile for finite values. row_of(j, column) is
+// where 16 columns of value j are.
+template <class RowOf>
+inline void value_rows_skipping(const ValueTile& tile, int64_t num_rows, RowOf row_of) {
   for (int64_t r = 0; r < num_rows; ++r) {
     for (int64_t column = 0; column < tile.width; column += kLanes) {
-      const float* values = tile.values + column / kLanes * tile.panel_stride;
       const int count = static_cast<int>(tile.width - column < kLanes ? tile.width - column : kLanes);
       Sums<1, 1> sums = {{zero()}};
       for (int64_t j = 0; j < tile.keys; ++j) {
         if (!is_visible(tile.rows[r], tile.begin + j)) continue;
-        sums[0][0] = fma(set1(tile.weights[r * kScoreStride + j]), load_first(values + j * tile.value_stride, count),
-                         sums[0][0]);
+        sums[0][0] = fma(set1(tile.weights[r * kScoreStride + j]), load_first(row_of(j, column), count), sums[0][0]);
       }
       tile.merge_tile<1, 1>(sums, r, column);
     }
@@ -155,13 +155,18 @@ inline void merge(const MergeArgs* args) {
   const MergeArgs& m = *args;
   RowFactors<1> f;
   RowState state = {-kInfinity, 0.0f};
-  const auto unseen = [&m](int64_t c) { return m.partial_states[c * m.state_step].sum == kUnseen; };
+  const auto state_of = [&m](int64_t c) {
+    RowState chunk;
+    memcpy(&chunk, reinterpret_cast<const float*>(m.partial_states) + c * m.step, sizeof(chunk));
+    return chunk;
+  };
   int64_t first = 0, end = m.num_chunks;
-  while (first < end && unseen(first)) ++first;
-  while (end > first && unseen(end - 1)) --end;
-  const AttentionRow row = {nullptr, m.output, nullptr, nullptr, 0, 0, nullptr, nullptr};
+  while (first < end && state_of(first).sum == kUnseen) ++first;
+  while (end > first && state_of(end - 1).sum == kUnseen) --end;
+  AttentionRow row = {};
+  row.output = m.output;
   for (int64_t c = first; c < end; ++c) {
-    const RowState chunk = m.partial_states[c * m.state_step];
+    const RowState chunk = state_of(c);
     if (chunk.sum == kUnseen) continue;
     for (int i = 0; i < kLanes; ++i) {
       f.running_max[i] = state.max, f.running_sum[i] = state.sum;
@@ -172,9 +177,9 @@ inline void merge(const MergeArgs* args) {
     const bool last = c + 1 == end;
     if (last && m.has_sink) merge_one_sink(m.sink, f);
     const ValueTile tile = {
-        &row,       nullptr, nullptr, 0, 0, 0, m.value_head_dim, 0, f.keep, f.take, last ? f.inverse : nullptr,
-        c == first, nullptr};
-    merge_row_sums(tile, 1, m.partial_outputs + c * m.output_step, 0);
+        &row, nullptr, nullptr, 0, 0, m.value_head_dim, 0, f.keep, f.take, last ? f.inverse : nullptr, c == first,
+        nullptr};
+    merge_row_sums(tile, 1, m.partial_outputs + c * m.step, 0);
   }
   clear_empty_rows(&row, &state, 1, m.value_head_dim);
   if (first == end && m.has_sink) {

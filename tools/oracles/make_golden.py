@@ -21,6 +21,7 @@ import torch
 import attention_cases
 import layer_cases
 import notebook
+import rope_cases
 import score_cases
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "tests" / "golden"
@@ -67,6 +68,7 @@ FILES = {
     "notebook": notebook_golden,
     "multihead_attention": layer_cases.golden,
     "scaled_dot_product_attention": attention_cases.golden,
+    "rotary_embedding": rope_cases.golden,
     "masks_and_scores": score_cases.golden,
 }
 
