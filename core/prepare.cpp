@@ -180,7 +180,7 @@ mha_status check_preparation(const PreparationArgs& args, Check check, Attention
   Preparation r = {};
   r.norm = args.norm != nullptr, r.rotate = args.rope != nullptr;
   r.positions = args.positions, r.key_positions = args.key_positions;
-  if (check == Check::kAll) {
+  if (check != Check::kSizesOnly) {
     mha_status status = validate_rope(args.rope, p->head_dim, &r.rope, error);
     if (status == MHA_OK && r.norm) status = check_norm("norm.epsilon", args.norm->epsilon, error);
     if (status != MHA_OK) return status;
@@ -190,7 +190,7 @@ mha_status check_preparation(const PreparationArgs& args, Check check, Attention
     }
   }
   p->preparation = r;
-  if (check != Check::kAll || !r.rotate || p->nothing_to_do()) return MHA_OK;
+  if (check == Check::kSizesOnly || !r.rotate || p->nothing_to_do()) return MHA_OK;
   const mha_status status = check_query_positions(*p, error);
   if (status != MHA_OK || p->copies_queries || p->longest_key_len == 0) return status;  // no keys are prepared
   if (r.key_positions == nullptr) return check_counted(r.rope, "position of key 0", 0, p->longest_key_len, error);

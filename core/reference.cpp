@@ -234,8 +234,8 @@ template <class T>
 void attention(const mha_attention_args& args, T* output, T* weights, T* log_sum_exp) {
   const int64_t Hkv = args.num_kv_heads ? args.num_kv_heads : args.num_heads;
   const int64_t Dv = args.value_head_dim ? args.value_head_dim : args.head_dim;
-  const Problem p = {args.batch,   args.num_heads,   Hkv, args.query_len,
-                     args.key_len, args.head_dim,    Dv,  scale_or_default(args.scale, args.head_dim),
+  const Problem p = {args.batch,   args.num_heads,    Hkv,      args.query_len,
+                     args.key_len, args.head_dim,     Dv,       scale_or_default(args.scale, args.head_dim),
                      args.masks,   args.weights_mode, args.mods};
   std::vector<T> query = copy_of<T>(tensor_of(args.query, p.Tq, p.H, p.D), p.B, p.Tq, p.H, p.D);
   prepare(
@@ -274,12 +274,12 @@ void forward(const mha_layer_config& config, const mha_layer_weights& w, const m
   const std::vector<T> v = project<T>(value_view, B, Tk, vdim, pick(w.in_proj_weight, first_v, E, w.value_weight),
                                       pick(w.in_proj_bias, first_v, 1, w.value_bias), Hkv * Dv);
 
-  const Problem p = {B, H, Hkv, Tq, Tk, D, Dv, scale_or_default(config.scale, D), args.masks, args.weights_mode, args.mods};
+  const Problem p = {B,        H, Hkv, Tq, Tk, D, Dv, scale_or_default(config.scale, D), args.masks, args.weights_mode,
+                     args.mods};
   const int64_t* key_positions = args.key.data ? args.key_positions : args.positions;
   prepare(
       args.rope, args.norm, args.norm ? args.norm->query_weight : nullptr, B, Tq, H, D,
-      [&](int64_t b, int64_t i) { return args.positions ? args.positions[b * Tq + i] : position_of(p, i); },
-      q.data());
+      [&](int64_t b, int64_t i) { return args.positions ? args.positions[b * Tq + i] : position_of(p, i); }, q.data());
   prepare(
       args.rope, args.norm, args.norm ? args.norm->key_weight : nullptr, B, Tk, Hkv, D,
       [&](int64_t b, int64_t j) { return key_positions ? key_positions[b * Tk + j] : j; }, k.data());

@@ -120,8 +120,10 @@ ScoreMods kernel_mods(const AttentionProblem& p) {
   return mods;
 }
 
+float sink_in_log2(float logit) { return static_cast<float>(static_cast<double>(logit) * kLog2e); }
+
 float sink_of(const AttentionProblem& p, int64_t h) {
-  return p.mods.sink_logits != nullptr ? static_cast<float>(static_cast<double>(p.mods.sink_logits[h]) * kLog2e) : 0.0f;
+  return p.mods.sink_logits != nullptr ? sink_in_log2(p.mods.sink_logits[h]) : 0.0f;
 }
 
 }  // namespace mha

@@ -10,6 +10,7 @@
 
 #include "core/items.h"
 #include "core/log_sum_exp.h"
+#include "core/prepare.h"
 #include "core/rows.h"
 
 namespace mha {
@@ -366,6 +367,39 @@ int attention_phases(const AttentionJob& job, Phase* phases) {
   if (job.plan.merges > 0) phases[count++] = {run_merge, &job, job.plan.merges};
   if (job.plan.weights > 0) phases[count++] = {run_weights, &job, job.plan.weights};
   return count;
+}
+
+namespace {
+
+// Queries are normed and rotated into the workspace, where attention then finds them.
+PrepareJob prepared_queries(AttentionJob* job) {
+  AttentionProblem& p = job->problem;
+  float* data = reinterpret_cast<float*>(job->workspace + job->plan.queries_offset);
+  const Tensor dense = {data, p.query_len * p.heads * p.head_dim, p.heads * p.head_dim, p.head_dim};
+  int64_t* first_positions = reinterpret_cast<int64_t*>(job->workspace + job->plan.positions_offset);
+  const PrepareJob prepare = query_job(*job->table, p, job->plan.threads, dense, first_positions);
+  p.query = {dense.data, dense.stride_b, dense.stride_t, dense.stride_h};
+  return prepare;
+}
+
+}  // namespace
+
+mha_status run_attention(const mha_context& context, const mha_attention_args& args, AttentionJob* job,
+                         mha_error* error) {
+  Workspace workspace(context, args.workspace);
+  const mha_status status = workspace.reserve(workspace_bytes(job->plan.bytes), args.workspace_bytes, error);
+  if (status != MHA_OK) return status;
+  job->workspace = workspace.data();
+  Phase phases[kMaxPhases];
+  int count = 0;
+  PreparePhase queries = {};
+  if (job->problem.preparation.wanted()) {
+    queries.jobs[queries.count++] = prepared_queries(job);
+    phases[count++] = prepare_phase(queries);
+  }
+  count += attention_phases(*job, phases + count);
+  run_phases(context, job->plan.threads, phases, count);
+  return MHA_OK;
 }
 
 }  // namespace mha

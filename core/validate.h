@@ -8,8 +8,9 @@
 
 namespace mha {
 
-// Size queries and explain pass kSizesOnly: pointers may be null and are not read through.
-enum class Check { kSizesOnly, kAll };
+// Size queries and explain pass kSizesOnly: pointers may be null and are not read through. Partial results go elsewhere
+// than results: kNoResults does not ask for those.
+enum class Check { kSizesOnly, kNoResults, kAll };
 
 mha_status validate_attention(const mha_attention_args* args, Check check, AttentionProblem* problem, mha_error* error);
 

@@ -78,7 +78,7 @@ struct AttentionRow {
 // How the scores of a call change between the product and the softmax, rows giving the rest.
 struct ScoreMods {
   float softcap;  // cap * log2(e), and the queries' scale is divided by the cap: score = softcap * tanh(product); or 0
-  bool alibi;   // score -= alibi_slope * |position - j|
+  bool alibi;     // score -= alibi_slope * |position - j|
   bool relative_bias;                     // score += relative_bias[j - position within]
   int64_t relative_left, relative_right;  // [-relative_left, relative_right]
   bool sink;                              // the row's sink is merged at the end
@@ -92,9 +92,9 @@ struct AttentionArgs {
   TokenRows value;   // [key_end, value_head_dim]
   int64_t head_dim;
   int64_t value_head_dim;
-  int64_t key_begin;     // a multiple of kChunk: the first key looked at
-  int64_t key_end;       // the last key looked at, plus one
-  float query_scale;     // scale * log2(e), or what ScoreMods::softcap says
+  int64_t key_begin;  // a multiple of kChunk: the first key looked at
+  int64_t key_end;    // the last key looked at, plus one
+  float query_scale;  // scale * log2(e), or what ScoreMods::softcap says
   ScoreMods mods;
   TokenRows next_key;    // what the next call of this thread will begin with, to be asked for ahead of time: tokens
   TokenRows next_value;  // [next_begin, next_begin + next_keys), at most kChunk; 0: not known

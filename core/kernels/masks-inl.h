@@ -12,7 +12,6 @@ constexpr float kLowest = -3.402823466e+38f;
 constexpr float kInfinity = __builtin_inff();
 constexpr float kLog2e = 1.44269504088896341f;
 
-
 inline int64_t pinned_end(const AttentionRow& row) { return row.extras != nullptr ? row.extras->pinned_end : 0; }
 
 // --- Masks of single keys --------------------------------------------------------------------------------------------
