@@ -6,7 +6,7 @@
 #include <cstdio>
 #include <cstring>
 
-#include "core/attention.h"
+#include "core/items.h"
 #include "core/linear.h"
 #include "core/validate.h"
 #include "simd/dispatch.h"
@@ -96,40 +96,40 @@ void explain_packed(const AttentionProblem& p, const AttentionPlan& plan, const 
   out->line(
       "rows: %lld for each of %lld key/value heads (%lld heads share one), in %lld blocks of at most %lld "
       "(a block packs each chunk of keys once; more threads make smaller blocks)",
-      static_cast<ll>(p.group_rows()), static_cast<ll>(p.batch * p.kv_heads), static_cast<ll>(p.group()),
-      static_cast<ll>(plan.blocks), static_cast<ll>(plan.block_rows));
-  const int64_t blocks = p.batch * p.kv_heads * plan.blocks;
-  if (plan.split) {
+      static_cast<ll>(group_rows_of(p, 0)), static_cast<ll>(p.batch * p.kv_heads), static_cast<ll>(p.group()),
+      static_cast<ll>(plan.each.blocks), static_cast<ll>(plan.each.block_rows));
+  const int64_t blocks = p.batch * p.kv_heads * plan.each.blocks;
+  if (plan.any_split) {
     out->line(
         "items: %lld, one per block and chunk (%lld chunks), merged afterwards: %lld blocks are too few for %lld "
         "threads",
-        static_cast<ll>(plan.items), static_cast<ll>(plan.chunks), static_cast<ll>(blocks),
+        static_cast<ll>(plan.items), static_cast<ll>(plan.each.chunks), static_cast<ll>(blocks),
         static_cast<ll>(plan.threads));
   } else {
     const char* why = plan.threads <= 1  ? "one thread needs no split"
-                      : plan.chunks <= 1 ? "one chunk cannot be split"
+                      : plan.each.chunks <= 1 ? "one chunk cannot be split"
                                          : "enough blocks for the threads";
     out->line("items: %lld, one per block, over all %lld chunks of keys: %s", static_cast<ll>(plan.items),
-              static_cast<ll>(plan.chunks), why);
+              static_cast<ll>(plan.each.chunks), why);
   }
 }
 
 void explain_streamed(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable& table, Text* out) {
   out->line("attention kernel: streamed: keys and values are read where they lie, %lld key/value heads together",
-            static_cast<ll>(plan.heads_per_item));
+            static_cast<ll>(plan.each.heads_per_item));
   out->line("why streamed: %lld rows for each key/value head (%lld heads share one); packing pays beyond %lld",
-            static_cast<ll>(p.group_rows()), static_cast<ll>(p.group()), static_cast<ll>(table.streamed_rows));
-  const char* why = plan.split ? "one per group of heads and chunk, merged afterwards: threads share the chunks"
+            static_cast<ll>(group_rows_of(p, 0)), static_cast<ll>(p.group()), static_cast<ll>(table.streamed_rows));
+  const char* why = plan.any_split ? "one per group of heads and chunk, merged afterwards: threads share the chunks"
                     : plan.threads <= 1 ? "one per group of heads: one thread needs no split"
-                    : plan.chunks <= 1  ? "one per group of heads: one chunk cannot be split"
+                    : plan.each.chunks <= 1  ? "one per group of heads: one chunk cannot be split"
                                         : "one per group of heads: enough for the threads";
-  out->line("items: %lld of %lld chunks of keys, %s", static_cast<ll>(plan.items), static_cast<ll>(plan.chunks), why);
+  out->line("items: %lld of %lld chunks of keys, %s", static_cast<ll>(plan.items), static_cast<ll>(plan.each.chunks), why);
 }
 
 }  // namespace
 
 void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable& table, Text* out) {
-  (plan.streamed ? explain_streamed : explain_packed)(p, plan, table, out);
+  (plan.each.streamed ? explain_streamed : explain_packed)(p, plan, table, out);
   const char* weights =
       p.weights_mode == MHA_WEIGHTS_NONE
           ? "not wanted"
@@ -141,7 +141,7 @@ void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, con
 
 void explain_attention_workspace(const char* name, size_t bytes, const AttentionPlan& plan, Text* out) {
   out->line("%s: %zu bytes: %lld for softmax states%s, %lld for each of %lld threads (packed keys, scores, rows)", name,
-            bytes, static_cast<ll>(plan.slots_offset), plan.split ? " and partial results" : "",
+            bytes, static_cast<ll>(plan.slots_offset), plan.any_split ? " and partial results" : "",
             static_cast<ll>(plan.slot_bytes), static_cast<ll>(plan.threads));
 }
 
@@ -156,11 +156,11 @@ extern "C" mha_status mha_attention_explain(const mha_context* context, const mh
   mha_status status = validate_attention(args, Check::kSizesOnly, &problem, error);
   if (status != MHA_OK) return status;
   AttentionPlan plan = {};
-  const int64_t threads = threads_for(*context, problem);
-  if (!problem.nothing_to_do()) status = plan_attention(*context->table, threads, problem, &plan, error);
+  const int64_t threads = useful_threads(context->num_threads, work_of_call(problem));
+  if (!problem.nothing_to_do()) status = plan_attention(*context->table, threads, problem, false, &plan, error);
   if (status != MHA_OK) return status;
   Text out(text, capacity);
-  explain_context(*context, threads, problem.work(), &out);
+  explain_context(*context, threads, work_of_call(problem), &out);
   if (problem.nothing_to_do()) {
     out.line("work: none, a size is 0");
   } else {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The layer's forward: query, key and value projections side by side, attention, output projection, in one parallel
 // region.
-#include "core/attention.h"
 #include "core/explain.h"
+#include "core/items.h"
 #include "core/layer.h"
 #include "core/linear.h"
+#include "core/run_attention.h"
 #include "core/validate.h"
 #include "simd/float_mode.h"
 
@@ -64,7 +65,7 @@ ConstTensor as_const(const Tensor& t) { return {t.data, t.stride_b, t.stride_t, 
 
 // What the call costs, in multiply-adds: the stages' work, each bound by computing or by reading.
 double work(const Forward& f) {
-  double total = f.attention.work();
+  double total = work_of_call(f.attention);
   for (int i = 0; i < kProjections; ++i) total += projection_problem(f, i, {}, {}).work();
   return total;
 }
@@ -73,7 +74,7 @@ mha_status plan_forward(const mha_context& context, Forward* f, mha_error* error
   const mha_layer_config& c = f->layer->config;
   ForwardPlan& plan = f->plan;
   plan.threads = useful_threads(context.num_threads, work(*f));
-  mha_status status = plan_attention(*context.table, plan.threads, f->attention, &plan.attention, error);
+  mha_status status = plan_attention(*context.table, plan.threads, f->attention, false, &plan.attention, error);
   if (status != MHA_OK) return status;
   Layout layout;
   for (int i = 0; i < kProjections; ++i) {
@@ -112,7 +113,8 @@ void run_forward(const mha_context& context, Forward& f, char* workspace) {
     in.jobs[in.count++] = make_linear_job(*context.table, f.plan.threads, projection_problem(f, i, *inputs[i], out));
   }
   f.attention.output = heads_out;
-  const AttentionJob attention = {context.table, f.attention, f.plan.attention, workspace + f.plan.attention_offset};
+  const AttentionJob attention = {context.table, f.attention, f.plan.attention, workspace + f.plan.attention_offset,
+                                  nullptr};
   LinearPhase out = {};
   out.jobs[out.count++] = make_linear_job(*context.table, f.plan.threads,
                                           projection_problem(f, kOutput, as_const(heads_out), f.views.output));
@@ -120,8 +122,6 @@ void run_forward(const mha_context& context, Forward& f, char* workspace) {
   int count = 0;
   phases[count++] = linear_phase(in);
   count += attention_phases(attention, phases + count);
-  const Phase weights = weights_phase(attention);
-  if (weights.count > 0) phases[count++] = weights;
   phases[count++] = linear_phase(out);
   run_phases(context, f.plan.threads, phases, count);
 }

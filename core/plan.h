@@ -8,6 +8,15 @@
 
 namespace mha {
 
+// Items for each thread where work can be cut freely, so that the last to finish is not far behind.
+constexpr int64_t kItemsPerThread = 4;
+
+// `total` cut in pieces of at most `limit`, equal as far as multiples of `unit` allow: the size of a piece.
+constexpr int64_t even_piece(int64_t total, int64_t limit, int64_t unit) {
+  if (total <= limit) return most(total, 1);
+  return round_up(divide_up(total, divide_up(total, limit)), unit);
+}
+
 struct LinearPlan {
   int64_t block_rows;     // rows of an item, a multiple of the tile's unless it is all
   int64_t block_columns;  // columns of an item, a multiple of the tile's unless it is all
@@ -17,30 +26,53 @@ struct LinearPlan {
 
 LinearPlan plan_linear(const KernelTable& table, int64_t threads, const LinearProblem& problem);
 
+// How the rows of one item of the batch are cut into work items. The counts before it (first_*) are over the whole call.
+struct SequencePlan {
+  bool streamed;  // few query rows: KernelTable::attention_streamed, a work item is heads_per_item key/value heads
+  bool split;     // a work item is one chunk of a block, merged afterwards; else all chunks of a block
+  int64_t heads_per_item, head_groups;
+  int64_t block_rows;  // query rows of a block; streamed: of a head
+  int64_t blocks;      // of each key/value head
+  int64_t chunks;      // of keys, 1 at least
+  // Sequences of a cache that begin with the same pages form a group; its first has `members` of them, the others 0.
+  // All rows of a group meet the first shared_chunks chunks together, one key/value head at a time.
+  int64_t members, shared_chunks, shared_rows;
+  int64_t items, first_item;
+  int64_t merges, first_merge;    // rows to be merged
+  int64_t weights, first_weights;  // work items of the second pass
+  int64_t first_partial;          // where its partial results begin, in floats
+
+  int64_t shared_items(int64_t kv_heads) const { return members > 0 ? kv_heads * shared_chunks : 0; }
+};
+
 struct AttentionPlan {
   int64_t threads;
-  bool streamed;  // few query rows: KernelTable::attention_streamed, an item is heads_per_item key/value heads
-  int64_t heads_per_item, head_groups;
-  int64_t block_rows;  // query rows of an item; streamed: of a head
-  int64_t blocks;      // blocks of each (batch, key/value head)
-  int64_t chunks;      // chunks of keys, 1 at least
-  bool split;          // an item is one chunk of a block, merged afterwards; else all chunks of a block
-  int64_t items;
-  int64_t average_block_rows;  // queries of an item of the averaged weights
-  int64_t average_blocks;
+  bool uniform;       // all items of the batch are planned alike:
+  SequencePlan each;  // the first of them; else there is a table of SequencePlan in the workspace
+  int64_t batch, items, merges, weights;  // in all
+  bool any_split, any_streamed, any_packed, any_shared;
+  int64_t weights_block_rows;  // queries of an item of the second pass
+  int64_t partial_floats;      // of all partial results
 
   // Workspace, in bytes from its start; each part begins on a 64-byte line.
-  int64_t states_offset;           // RowState [B * Hkv * group_rows]
-  int64_t partial_states_offset;   // split: RowState [B * Hkv * group_rows][chunks]
-  int64_t partial_outputs_offset;  // split: float [B * Hkv * group_rows][chunks][Dv]
-  int64_t slots_offset;            // per thread: scratch, AttentionRow and RowState [block_rows]
-  int64_t slot_bytes, slot_rows_offset;
+  int64_t states_offset;     // RowState [H * queries of all items]
+  int64_t sequences_offset;  // not uniform: SequencePlan [B]
+  int64_t partials_offset;   // float [partial_floats]
+  int64_t slots_offset;      // per thread: scratch, AttentionRow [rows], RowState [shared rows]
+  int64_t slot_bytes, slot_rows_offset, slot_states_offset;
   int64_t bytes;  // in all
 };
 
-// MHA_ERR_OVERFLOW: the workspace does not fit in 63 bits.
-mha_status plan_attention(const KernelTable& table, int64_t threads, const AttentionProblem& problem,
+// split_all: every chunk's partial result is wanted. MHA_ERR_OVERFLOW: the workspace does not fit in 63 bits.
+mha_status plan_attention(const KernelTable& table, int64_t threads, const AttentionProblem& problem, bool split_all,
                           AttentionPlan* plan, mha_error* error);
+
+// The table of a plan that is not uniform, as planned. Needs room for B.
+void plan_sequences(const KernelTable& table, const AttentionProblem& problem, const AttentionPlan& plan, bool split_all,
+                    SequencePlan* sequences);
+
+// Floats of one partial result of a row: the running sums and the RowState.
+constexpr int64_t partial_width(int64_t value_head_dim) { return value_head_dim + 2; }
 
 // What a caller must give so that `bytes` remain once the start is aligned to 64.
 constexpr size_t workspace_bytes(int64_t bytes) { return static_cast<size_t>(bytes) + 63; }

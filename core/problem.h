@@ -27,29 +27,31 @@ struct Tensor {
 };
 
 struct AttentionProblem {
-  int64_t batch, heads, kv_heads, query_len, key_len, head_dim, value_head_dim;
+  int64_t batch, heads, kv_heads;
+  int64_t query_len, key_len;  // of each item; where items are packed one after the other, of all together
+  int64_t head_dim, value_head_dim;
   float scale;
   ConstTensor query, key, value;
   mha_masks masks;
   Tensor output;
   mha_weights_mode weights_mode;
+  mha_weight_rows weight_rows;
   Tensor weights;  // stride_t steps queries; keys are dense
   float* log_sum_exp;
 
+  const int64_t* query_offsets;  // [B + 1]: queries, or
+  const int64_t* key_offsets;    // keys are packed; null: as many in each item
+  const mha_cache* cache;        // where keys and values are, of
+  const int64_t* sequences;      // [B]; null: 0, 1, ...
+  bool appends;                  // the cache will have as many more tokens as there are queries
+  int64_t longest_key_len;       // of any item, and
+  int64_t longest_query_len;
+
   int64_t group() const { return heads / kv_heads; }
-  // Rows of one (batch, key/value head): the queries of the heads that share it, head by head.
-  int64_t group_rows() const { return group() * query_len; }
-  double multiply_adds() const {
-    return static_cast<double>(batch) * static_cast<double>(heads) * static_cast<double>(query_len) *
-           static_cast<double>(key_len) * static_cast<double>(head_dim + value_head_dim);
-  }
-  // What a call costs, in multiply-adds: computing, or reading keys and values.
-  double work() const {
-    return work_of(multiply_adds(), static_cast<double>(batch) * static_cast<double>(kv_heads) *
-                                        static_cast<double>(key_len) * static_cast<double>(head_dim + value_head_dim) *
-                                        sizeof(float));
-  }
-  bool nothing_to_do() const { return batch == 0 || heads == 0 || query_len == 0; }
+  int64_t total_queries() const { return query_offsets != nullptr ? query_len : batch * query_len; }
+  // Whether all items have the same sizes.
+  bool uniform() const { return query_offsets == nullptr && key_offsets == nullptr && cache == nullptr; }
+  bool nothing_to_do() const { return batch == 0 || heads == 0 || total_queries() == 0; }
 };
 
 // `batch` blocks of `rows` rows: inputs and outputs whose items do not follow each other at the stride of the rows.

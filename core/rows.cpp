@@ -1,14 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/rows.h"
 
+#include "core/items.h"
+
 namespace mha {
 namespace {
 
 // One past the last key that query i of batch item b can see, as far as causality and length go.
 int64_t key_end(const AttentionProblem& p, int64_t b, int64_t i) {
-  const int64_t length = p.masks.key_lengths != nullptr ? p.masks.key_lengths[b] : p.key_len;
+  const int64_t key_len = key_len_of(p, b);
+  const int64_t length = p.masks.key_lengths != nullptr ? p.masks.key_lengths[b] : key_len;
   if (p.masks.causal == MHA_CAUSAL_NONE) return length;
-  const int64_t offset = p.masks.causal == MHA_CAUSAL_BOTTOM_RIGHT ? p.key_len - p.query_len : p.masks.causal_offset;
+  const int64_t offset = p.masks.causal == MHA_CAUSAL_BOTTOM_RIGHT ? key_len - query_len_of(p, b) : p.masks.causal_offset;
   const int64_t end = i + offset + 1;
   return end < 0 ? 0 : (end < length ? end : length);
 }
@@ -17,7 +20,7 @@ int64_t key_end(const AttentionProblem& p, int64_t b, int64_t i) {
 
 AttentionRow make_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t i) {
   AttentionRow row = {};
-  row.query = p.query.data + b * p.query.stride_b + h * p.query.stride_h + i * p.query.stride_t;
+  row.query = query_row(p, p.query, b, h, i);
   const mha_bool_mask& bm = p.masks.bool_mask;
   const mha_add_mask& am = p.masks.add_mask;
   if (bm.data != nullptr) row.bool_mask = bm.data + b * bm.stride_b + h * bm.stride_h + i * bm.stride_q;

@@ -51,6 +51,8 @@ extern "C" const char* mha_status_string(int status) {
       return "MHA_ERR_BLOB";
     case MHA_ERR_UNSUPPORTED:
       return "MHA_ERR_UNSUPPORTED";
+    case MHA_ERR_FULL:
+      return "MHA_ERR_FULL";
   }
   return "unknown status";
 }

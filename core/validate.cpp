@@ -5,6 +5,9 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/items.h"
+#include "core/plan.h"
+
 namespace mha {
 namespace {
 
@@ -131,7 +134,8 @@ mha_status check_mask_strides(const char* name, int64_t stride_b, int64_t stride
       return fail(error, MHA_ERR_STRIDE, "masks.%s.stride_%s is %lld: must be >= 0", name, s.suffix, ll{s.value});
     }
   }
-  return check_extent(name, {p.batch, p.query_len, p.heads, p.key_len}, {stride_b, stride_q, stride_h}, error);
+  return check_extent(name, {p.batch, p.longest_query_len, p.heads, p.longest_key_len}, {stride_b, stride_q, stride_h},
+                      error);
 }
 
 mha_status check_masks(const mha_masks& m, Check check, AttentionProblem* p, mha_error* error) {
@@ -144,9 +148,10 @@ mha_status check_masks(const mha_masks& m, Check check, AttentionProblem* p, mha
   }
   if (m.key_lengths != nullptr && check == Check::kAll) {
     for (int64_t b = 0; b < p->batch; ++b) {
-      if (m.key_lengths[b] < 0 || m.key_lengths[b] > p->key_len) {
+      const int64_t key_len = key_len_of(*p, b);
+      if (m.key_lengths[b] < 0 || m.key_lengths[b] > key_len) {
         return fail(error, MHA_ERR_ARGUMENT, "masks.key_lengths[%lld] is %lld: must be 0 to key_len (%lld)", ll{b},
-                    ll{m.key_lengths[b]}, ll{p->key_len});
+                    ll{m.key_lengths[b]}, ll{key_len});
       }
     }
   }
@@ -168,17 +173,22 @@ mha_status check_scale(float scale, int64_t head_dim, float* out, mha_error* err
   return MHA_OK;
 }
 
-mha_status check_weights(const mha_weights_mode& mode, const mha_mut_view& view, Check check, AttentionProblem* p,
-                         mha_error* error) {
+mha_status check_weights(const mha_weights_mode& mode, const mha_weight_rows& rows, const mha_mut_view& view,
+                         Check check, AttentionProblem* p, mha_error* error) {
   const int value = enum_value(mode);
-  if (value < MHA_WEIGHTS_NONE || value > MHA_WEIGHTS_AVERAGED) {
+  if (value < MHA_WEIGHTS_NONE || value > MHA_WEIGHTS_KEY_SUMS) {
     return fail(error, MHA_ERR_ARGUMENT, "weights_mode is %d: not a value of mha_weights_mode", value);
   }
   p->weights_mode = mode;
   if (mode == MHA_WEIGHTS_NONE) return MHA_OK;
-  const int64_t heads = mode == MHA_WEIGHTS_PER_HEAD ? p->heads : 1;
-  return check_result("weights", view, {p->batch, p->query_len, heads, p->key_len}, Order::kBhtd, check, &p->weights,
-                      error);
+  const mha_status status = check_weight_rows(rows, p, error);
+  if (status != MHA_OK) return status;
+  Dimensions n = {p->batch, p->query_len, p->heads, p->longest_key_len};
+  if (p->query_offsets != nullptr && p->weight_rows.rows == nullptr) n.b = least(n.b, 1);  // packed as the queries are
+  if (p->weight_rows.rows != nullptr) n.t = p->weight_rows.count;
+  if (mode == MHA_WEIGHTS_KEY_SUMS) n.b = p->batch, n.t = 1;
+  if (mode == MHA_WEIGHTS_AVERAGED) n.h = 1;
+  return check_result("weights", view, n, Order::kBhtd, check, &p->weights, error);
 }
 
 mha_status check_heads(int64_t heads, int64_t kv_heads, int64_t* out, mha_error* error) {
@@ -207,13 +217,13 @@ mha_status check_sizes(const NamedSize (&sizes)[kCount], mha_error* error) {
 
 // Rows of attention over the whole call, and scores of one row, must be countable.
 mha_status check_products(const AttentionProblem& p, mha_error* error) {
-  const Size rows = Size(p.batch) * Size(p.heads) * Size(p.query_len);
-  const Size keys = Size(p.batch) * Size(p.kv_heads) * Size(p.key_len);
+  const Size rows = Size(p.query_offsets != nullptr ? 1 : p.batch) * Size(p.heads) * Size(p.query_len);
+  const Size keys = Size(p.batch) * Size(p.kv_heads) * Size(p.longest_key_len);
   const Size widest = Size(p.head_dim) + Size(p.value_head_dim) + Size(1024);
   if ((rows * widest * Size(8)).ok() && (keys * widest * Size(8)).ok() && (widest * Size(1 << 20)).ok()) return MHA_OK;
   return fail(error, MHA_ERR_OVERFLOW,
               "batch %lld, num_heads %lld, query_len %lld, key_len %lld, head_dim %lld: too large", ll{p.batch},
-              ll{p.heads}, ll{p.query_len}, ll{p.key_len}, ll{p.head_dim});
+              ll{p.heads}, ll{p.query_len}, ll{p.longest_key_len}, ll{p.head_dim});
 }
 
 }  // namespace
@@ -222,6 +232,14 @@ mha_status check_size(const char* name, int64_t value, int64_t least, mha_error*
   if (value < least) return fail(error, MHA_ERR_ARGUMENT, "%s is %lld: must be >= %lld", name, ll{value}, ll{least});
   if (value > kMaxSize) return fail(error, MHA_ERR_OVERFLOW, "%s is %lld: must be at most 2^62", name, ll{value});
   return MHA_OK;
+}
+
+mha_status check_view(const char* name, const mha_view& view, const ViewSizes& n, ConstTensor* out, mha_error* error) {
+  return check_input(name, view, {n.b, n.t, n.h, n.d}, Check::kAll, out, error);
+}
+
+mha_status check_view(const char* name, const mha_mut_view& view, const ViewSizes& n, Tensor* out, mha_error* error) {
+  return check_result(name, view, {n.b, n.t, n.h, n.d}, Order::kBthd, Check::kAll, out, error);
 }
 
 mha_status validate_attention(const mha_attention_args* args, Check check, AttentionProblem* problem,
@@ -242,19 +260,23 @@ mha_status validate_attention(const mha_attention_args* args, Check check, Atten
   p.batch = a.batch, p.heads = a.num_heads, p.query_len = a.query_len, p.key_len = a.key_len, p.head_dim = a.head_dim;
   p.value_head_dim = a.value_head_dim != 0 ? a.value_head_dim : a.head_dim;
   p.log_sum_exp = a.log_sum_exp;
-  status = check_products(p, error);
-  const Dimensions query = {p.batch, p.query_len, p.heads, p.head_dim};
-  const Dimensions key = {p.batch, p.key_len, p.kv_heads, p.head_dim};
-  const Dimensions value = {p.batch, p.key_len, p.kv_heads, p.value_head_dim};
-  const Dimensions output = {p.batch, p.query_len, p.heads, p.value_head_dim};
+  status = check_items({a.query_offsets, a.key_offsets, a.cache, a.sequences}, &p, error);
+  if (status == MHA_OK) status = check_products(p, error);
+  const int64_t queries = p.query_offsets != nullptr ? least(p.batch, 1) : p.batch;
+  const int64_t keyed = p.key_offsets != nullptr ? least(p.batch, 1) : p.batch;
+  const Dimensions query = {queries, p.query_len, p.heads, p.head_dim};
+  const Dimensions key = {keyed, p.key_len, p.kv_heads, p.head_dim};
+  const Dimensions value = {keyed, p.key_len, p.kv_heads, p.value_head_dim};
+  const Dimensions output = {queries, p.query_len, p.heads, p.value_head_dim};
   // Where nothing is to be done, no pointer is needed.
   const Check keys = p.nothing_to_do() ? Check::kSizesOnly : check;
   if (status == MHA_OK) status = check_input("query", a.query, query, check, &p.query, error);
-  if (status == MHA_OK) status = check_input("key", a.key, key, keys, &p.key, error);
-  if (status == MHA_OK) status = check_input("value", a.value, value, keys, &p.value, error);
+  if (status == MHA_OK && p.cache == nullptr) status = check_input("key", a.key, key, keys, &p.key, error);
+  if (status == MHA_OK && p.cache == nullptr) status = check_input("value", a.value, value, keys, &p.value, error);
   if (status == MHA_OK) status = check_result("output", a.output, output, Order::kBthd, check, &p.output, error);
   if (status == MHA_OK) status = check_masks(a.masks, keys, &p, error);
-  if (status == MHA_OK) status = check_weights(a.weights_mode, a.weights, check, &p, error);
+  if (status == MHA_OK) status = check_ring(p, error);
+  if (status == MHA_OK) status = check_weights(a.weights_mode, a.weight_rows, a.weights, check, &p, error);
   if (status == MHA_OK) *problem = p;
   return status;
 }
@@ -298,7 +320,8 @@ mha_status validate_forward(const mha_layer_config& c, const mha_forward_args* a
   AttentionProblem p = {};
   p.batch = a.batch, p.heads = c.num_heads, p.kv_heads = c.num_kv_heads, p.query_len = a.query_len;
   p.key_len = a.key_len, p.head_dim = c.head_dim, p.value_head_dim = c.value_head_dim, p.scale = c.scale;
-  status = check_products(p, error);
+  status = check_items({}, &p, error);
+  if (status == MHA_OK) status = check_products(p, error);
   if (status != MHA_OK) return status;
   const struct {
     const char* name;
@@ -345,7 +368,7 @@ mha_status validate_forward(const mha_layer_config& c, const mha_forward_args* a
                           error);
   }
   if (status == MHA_OK) status = check_masks(a.masks, key_check, &p, error);
-  if (status == MHA_OK) status = check_weights(a.weights_mode, a.weights, check, &p, error);
+  if (status == MHA_OK) status = check_weights(a.weights_mode, a.weight_rows, a.weights, check, &p, error);
   if (status == MHA_OK) *problem = p;
   return status;
 }

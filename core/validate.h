@@ -19,7 +19,28 @@ struct ForwardViews {
 mha_status validate_forward(const mha_layer_config& config, const mha_forward_args* args, Check check,
                             ForwardViews* views, AttentionProblem* problem, mha_error* error);
 
+// How long the items of a batch are; the lengths of *problem must be set. Offsets and sequences are read even for sizes.
+struct ItemArgs {
+  const int64_t* query_offsets;
+  const int64_t* key_offsets;
+  const mha_cache* cache;
+  const int64_t* sequences;
+};
+mha_status check_items(const ItemArgs& args, AttentionProblem* problem, mha_error* error);
+// Whether a ring still keeps what the masks show.
+mha_status check_ring(const AttentionProblem& problem, mha_error* error);
+mha_status check_weight_rows(const mha_weight_rows& rows, AttentionProblem* problem, mha_error* error);
+
 mha_status validate_layer_config(const mha_layer_config* config, mha_layer_config* resolved, mha_error* error);
+
+// A view given as [b, t, h, d], with its strides resolved; pointers are not looked at where a size is 0.
+struct ViewSizes {
+  int64_t b, t, h, d;
+};
+mha_status check_view(const char* name, const mha_view& view, const ViewSizes& sizes, ConstTensor* out,
+                      mha_error* error);
+mha_status check_view(const char* name, const mha_mut_view& view, const ViewSizes& sizes, Tensor* out,
+                      mha_error* error);
 
 // value in [least, 2^62], else MHA_ERR_ARGUMENT or MHA_ERR_OVERFLOW naming it.
 mha_status check_size(const char* name, int64_t value, int64_t least, mha_error* error);

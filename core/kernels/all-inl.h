@@ -10,6 +10,8 @@
 
 #include "core/kernels/pack-inl.h"
 
+#include "core/kernels/tokens-inl.h"
+
 #include "core/kernels/gemm-inl.h"
 
 #include "core/kernels/softmax-inl.h"

@@ -21,6 +21,7 @@ struct Scratch {
   float* keys;     // panels of a chunk
   float* values;   // panels of a chunk
   float* queries;  // [kAttentionRows][D], scaled
+  float* block;    // [16][D rounded up to 16]: keys that lie in more than one page
 };
 
 inline Scratch split_scratch(float* p, int64_t head_dim, int64_t value_head_dim) {
@@ -28,27 +29,33 @@ inline Scratch split_scratch(float* p, int64_t head_dim, int64_t value_head_dim)
   s.scores = p;
   s.keys = s.scores + kAttentionRows * kScoreStride;
   s.values = s.keys + kChunk * head_dim;
-  s.queries = s.values + kChunk * round_up(value_head_dim, kLanes);
+  s.queries = s.values + kChunk * padded(value_head_dim);
+  s.block = s.queries + kAttentionRows * head_dim;
   return s;
 }
 
 inline int64_t attention_scratch(int64_t head_dim, int64_t value_head_dim) {
-  return kAttentionRows * (kScoreStride + head_dim) + kChunk * (head_dim + round_up(value_head_dim, kLanes));
+  return kAttentionRows * (kScoreStride + head_dim) + kChunk * (head_dim + padded(value_head_dim)) +
+         kLanes * padded(head_dim);
 }
 
-// dst[p][j][lane] = value[j][p * 16 + lane], zeros beyond the width. Returns whether all values are finite.
-inline bool pack_values(const float* value, int64_t stride, int64_t keys, int64_t width, float* dst) {
+// dst[p][j][lane] = value[j][p * 16 + lane] for tokens [begin, begin + keys), zeros beyond the width. Returns whether
+// all values are finite.
+inline bool pack_values(const TokenRows& tokens, int64_t begin, int64_t keys, int64_t width, float* dst) {
   Vec probe = zero();  // 0 * NaN and 0 * Inf are NaN
-  for (int64_t j = 0; j < keys; ++j, value += stride, dst += kLanes) {
-    float* panel = dst;
-    for (int64_t c = 0; c < width; c += kLanes, panel += keys * kLanes) {
-      const int count = static_cast<int>(width - c < kLanes ? width - c : kLanes);
-      const Vec v = count == kLanes ? load(value + c) : load_first(value + c, count);
-      if (j + kRowsAhead < keys) prefetch(value + kRowsAhead * stride + c);
-      probe = fma(v, zero(), probe);
-      store(panel, v);
+  for_each_run(tokens, 0, begin, keys, [&](const TokenRun& run, int64_t) MHA_ALWAYS_INLINE {
+    const float* value = run.row;
+    for (int64_t j = 0; j < run.count; ++j, value += run.stride, dst += kLanes) {
+      float* panel = dst;
+      for (int64_t c = 0; c < width; c += kLanes, panel += keys * kLanes) {
+        const int count = static_cast<int>(width - c < kLanes ? width - c : kLanes);
+        const Vec v = count == kLanes ? load(value + c) : load_first(value + c, count);
+        if (j + kRowsAhead < run.count) prefetch(value + kRowsAhead * run.stride + c);
+        probe = fma(v, zero(), probe);
+        store(panel, v);
+      }
     }
-  }
+  });
   return sum(probe) == 0.0f;
 }
 
@@ -128,7 +135,6 @@ inline void attention_group(const AttentionArgs& args, int64_t row, int64_t num_
                           scratch.values,
                           keys,
                           chunk.keys * kLanes,
-                          kLanes,
                           args.value_head_dim,
                           chunk.begin,
                           factors.keep,
@@ -137,7 +143,9 @@ inline void attention_group(const AttentionArgs& args, int64_t row, int64_t num_
                           chunk.first,
                           chunk.ahead};
   if (hidden && !chunk.finite) {
-    value_rows_skipping(tile, num_rows);
+    value_rows_skipping(tile, num_rows, [&](int64_t j, int64_t column) {
+      return tile.values + column / kLanes * tile.panel_stride + j * kLanes;
+    });
   } else {
     cover(tile, num_rows, args.value_head_dim);
   }
@@ -163,6 +171,13 @@ inline AheadRows scores_ahead(const AttentionArgs& a, int64_t row, int64_t begin
   return {first + begin, a.rows[row + 1].scores - first, divide_up(keys, kLanes), count};
 }
 
+// What lies first of tokens [begin, begin + count).
+inline AheadRows tokens_ahead(const TokenRows& tokens, int64_t begin, int64_t count, int64_t width) {
+  if (count <= 0) return {};
+  const TokenRun run = run_at(tokens, 0, begin, count);
+  return {run.row, run.stride, divide_up(width, kLanes), run.count};
+}
+
 inline void attention(const AttentionArgs* args) {
   const AttentionArgs& a = *args;
   const Scratch scratch = split_scratch(a.scratch, a.head_dim, a.value_head_dim);
@@ -170,18 +185,19 @@ inline void attention(const AttentionArgs* args) {
   do {  // once at least: a row without keys has a result too
     const int64_t left = a.key_end - begin;
     const int64_t keys = left < kChunk ? left : kChunk;
-    pack_panels(a.key + begin * a.key_stride, a.key_stride, keys, a.head_dim, scratch.keys);
-    const bool finite =
-        pack_values(a.value + begin * a.value_stride, a.value_stride, keys, a.value_head_dim, scratch.values);
+    pack_keys(a.key, begin, keys, a.head_dim, scratch.block, scratch.keys);
+    const bool finite = pack_values(a.value, begin, keys, a.value_head_dim, scratch.values);
     const int64_t next = begin + kChunk;
     const bool more = next < a.key_end;
-    const int64_t next_keys = more ? keys_before(a.key_end, next, kChunk) : a.next_keys;
-    AheadRows ahead[kAheadStreams] = {
-        {},
-        {},
-        {more ? a.key + next * a.key_stride : a.next_key, a.key_stride, divide_up(a.head_dim, kLanes), next_keys},
-        {more ? a.value + next * a.value_stride : a.next_value, a.value_stride, divide_up(a.value_head_dim, kLanes),
-         next_keys}};
+    AheadRows ahead[kAheadStreams] = {};
+    if (more) {
+      const int64_t next_keys = keys_before(a.key_end, next, kChunk);
+      ahead[2] = tokens_ahead(a.key, next, next_keys, a.head_dim);
+      ahead[3] = tokens_ahead(a.value, next, next_keys, a.value_head_dim);
+    } else {
+      ahead[2] = tokens_ahead(a.next_key, a.next_begin, a.next_keys, a.head_dim);
+      ahead[3] = tokens_ahead(a.next_value, a.next_begin, a.next_keys, a.value_head_dim);
+    }
     const ChunkValues chunk = {begin, keys, begin == a.key_begin, finite, ahead};
     for (int64_t r = 0; r < a.num_rows; r += kAttentionRows) {
       ahead[0] = group_ahead(a, r + kAttentionRows, !more);

@@ -14,6 +14,19 @@ constexpr int64_t kChunk = 256;  // keys whose partial result is one unit of the
 
 constexpr int64_t divide_up(int64_t x, int64_t unit) { return x / unit + (x % unit != 0 ? 1 : 0); }
 constexpr int64_t round_up(int64_t x, int64_t unit) { return divide_up(x, unit) * unit; }
+constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Rows of keys or values where they lie: in one tensor, or in the pages of a cache. Token t of head h is at
+//   base + h * stride_h + t * stride_t                                                      where pages is null, else at
+//   pages[index(t / page_size)] + offset + h * stride_h + t % page_size * stride_t,
+//   index(n) = n < pinned_pages ? n : pinned_pages + (n - pinned_pages) % ring_pages.
+struct TokenRows {
+  const float* base;
+  int64_t stride_t, stride_h;
+  const float* const* pages;
+  int64_t page_size, offset, pinned_pages, ring_pages;
+};
 
 struct GemmArgs {
   const float* a;  // [m, k], rows a_stride apart
@@ -25,6 +38,13 @@ struct GemmArgs {
   int64_t m, n, k;
 };
 
+// Softmax state of a row over the keys seen so far: the greatest score (in units of log2) and the sum of 2^(score -
+// max). No visible key: {-inf, 0}.
+struct RowState {
+  float max;
+  float sum;
+};
+
 // One query row as a kernel sees it: a query of one head, or one of several heads that share keys and values.
 struct AttentionRow {
   const float* query;        // [head_dim]
@@ -33,31 +53,23 @@ struct AttentionRow {
   const float* add_mask;     // [key_len] or null; -inf = not visible
   int64_t key_end;           // keys j >= key_end are not visible
   float* scores;             // [key_len] or null: where the masked scores are left for finish_weights
-};
-
-// Softmax state of a row over the keys seen so far: the greatest score (in units of log2) and the sum of 2^(score -
-// max). No visible key: {-inf, 0}.
-struct RowState {
-  float max;
-  float sum;
+  RowState state;            // for `weights`: of the whole row
 };
 
 struct AttentionArgs {
   const AttentionRow* rows;  // [kv_heads][num_rows / kv_heads]
   int64_t num_rows;
   int64_t kv_heads;  // 1 for `attention`
-  const float* key;  // [key_end, head_dim], rows key_stride apart, heads key_stride_h
-  int64_t key_stride, key_stride_h;
-  const float* value;  // [key_end, value_head_dim]
-  int64_t value_stride, value_stride_h;
+  TokenRows key;     // [key_end, head_dim]
+  TokenRows value;   // [key_end, value_head_dim]
   int64_t head_dim;
   int64_t value_head_dim;
   int64_t key_begin;        // a multiple of kChunk: the first key looked at
   int64_t key_end;          // the last key looked at, plus one
   float query_scale;        // scale * log2(e)
-  const float* next_key;    // what the next call of this thread will begin with, to be asked for ahead of time:
-  const float* next_value;  // next_keys rows, at most kChunk; 0: not known
-  int64_t next_keys;
+  TokenRows next_key;  // what the next call of this thread will begin with, to be asked for ahead of time: tokens
+  TokenRows next_value;  // [next_begin, next_begin + next_keys), at most kChunk; 0: not known
+  int64_t next_begin, next_keys;
   const float* next_query;
   int64_t next_query_stride;
   RowState* states;  // [num_rows], written
@@ -66,10 +78,9 @@ struct AttentionArgs {
 };
 
 struct MergeArgs {
-  const float* partial_outputs;  // chunk c of the row is at partial_outputs + c * output_step
-  int64_t output_step;
-  const RowState* partial_states;  // chunk c at partial_states[c * state_step]
-  int64_t state_step;
+  const float* partial_outputs;    // chunk c of the row is at partial_outputs + c * step, and
+  const RowState* partial_states;  // as many floats from here on
+  int64_t step;
   int64_t num_chunks;
   int64_t value_head_dim;
   float* output;    // [value_head_dim]
@@ -86,14 +97,12 @@ struct FinishWeightsArgs {
 struct WeightsArgs {
   const AttentionRow* rows;  // output = row of weights, keys dense
   int64_t num_rows;
-  const float* key;
-  int64_t key_stride;
+  TokenRows key;
   int64_t head_dim;
   int64_t key_len;  // length of a row of weights; what is not visible becomes 0
   float query_scale;
-  const RowState* states;  // of the whole row, as the attention kernel left them
-  bool accumulate;         // add to the row of weights (mean over heads)
-  float factor;            // multiplies what is stored (1 / H with the last head, else 1)
+  bool accumulate;  // add to the row of weights (mean over heads, sum over queries), row after row
+  float factor;     // multiplies what is stored (1 / H with the last head, else 1)
   float* scratch;
 };
 
@@ -129,7 +138,7 @@ struct KernelTable {
   // In place: weights[j] = 2^(score_j - max) / sum for visible keys, 0 for the others.
   void (*finish_weights)(const FinishWeightsArgs* args);
 
-  // The same from queries and keys, where the scores were not kept (mean over heads).
+  // The same from queries and keys, where the scores were not kept (mean over heads, sums, some rows).
   void (*weights)(const WeightsArgs* args);
 
   // y[i] = 2^x[i] as the softmax computes it, for x <= 0.

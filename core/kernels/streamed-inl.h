@@ -28,8 +28,6 @@ struct StreamedScratch {
   float* block;    // [16][D rounded up to 16]: copies where a read would pass the end
 };
 
-inline int64_t padded(int64_t width) { return round_up(width, kLanes); }
-
 inline int64_t streamed_scratch(int64_t rows, int64_t head_dim, int64_t value_head_dim) {
   return rows * (kScoreStride + padded(head_dim) + padded(value_head_dim)) + kLanes * padded(head_dim);
 }
@@ -120,23 +118,16 @@ struct StreamedValueTile {
   }
 };
 
-// dst[j][d] = src[j][d] for `rows` of 16 rows, zeros elsewhere.
-inline void copy_block(const float* src, int64_t stride, int64_t rows, int64_t width, float* dst) {
-  const int64_t pitch = padded(width);
-  memset(dst, 0, static_cast<size_t>(kLanes * pitch) * sizeof(float));
-  for (int64_t j = 0; j < rows; ++j) {
-    memcpy(dst + j * pitch, src + j * stride, static_cast<size_t>(width) * sizeof(float));
-  }
-}
-
-inline bool all_finite(const float* value, int64_t stride, int64_t keys, int64_t width) {
+inline bool all_finite(const TokenRows& tokens, int64_t head, int64_t begin, int64_t keys, int64_t width) {
   Vec probe = zero();
-  for (int64_t j = 0; j < keys; ++j, value += stride) {
-    for (int64_t d = 0; d < width; d += kLanes) {
-      const int count = static_cast<int>(width - d < kLanes ? width - d : kLanes);
-      probe = fma(load_first(value + d, count), zero(), probe);
+  for_each_run(tokens, head, begin, keys, [&](const TokenRun& run, int64_t) {
+    for (int64_t j = 0; j < run.count; ++j) {
+      for (int64_t d = 0; d < width; d += kLanes) {
+        const int count = static_cast<int>(width - d < kLanes ? width - d : kLanes);
+        probe = fma(load_first(run.row + j * run.stride + d, count), zero(), probe);
+      }
     }
-  }
+  });
   return sum(probe) == 0.0f;
 }
 
@@ -162,37 +153,40 @@ struct StreamedChunk {
   }
 
   void score(int64_t head, int64_t block) const {
-    const int64_t row = head * rows_per_head();
-    const float* key = a.key + head * a.key_stride_h + (begin + block * kLanes) * a.key_stride;
-    int64_t stride = a.key_stride;
-    if (keys_of(block) < kLanes) {
-      copy_block(key, stride, keys_of(block), a.head_dim, scratch.block);
-      key = scratch.block, stride = padded(a.head_dim);
+    const int64_t row = head * rows_per_head(), token = begin + block * kLanes;
+    TokenRun run = run_at(a.key, head, token, kLanes);
+    if (keys_of(block) < kLanes || run.count < kLanes) {
+      copy_block(a.key, head, token, keys_of(block), 0, a.head_dim, scratch.block);
+      run = {scratch.block, padded(a.head_dim), kLanes};
     }
-    const auto scores = a.key_stride == a.head_dim ? &block_scores<true> : &block_scores<false>;
-    scores(rows_per_head(), scratch.queries + row * a.head_dim, a.head_dim, key, stride,
+    const auto scores = a.key.stride_t == a.head_dim ? &block_scores<true> : &block_scores<false>;
+    scores(rows_per_head(), scratch.queries + row * a.head_dim, a.head_dim, run.row, run.stride,
            scratch.scores + row * kScoreStride + block * kLanes);
   }
 
   void add_values(int64_t head, int64_t block) const {
     const int64_t row = head * rows_per_head(), whole = a.value_head_dim / kLanes * kLanes;
-    const float* value = a.value + head * a.value_stride_h + (begin + block * kLanes) * a.value_stride;
+    const int64_t token = begin + block * kLanes;
     StreamedValueTile tile = {scratch.scores + row * kScoreStride + block * kLanes,
-                              value,
-                              a.value_stride,
-                              keys_of(block),
+                              nullptr,
+                              0,
+                              0,
                               scratch.sums + row * padded(a.value_head_dim),
                               padded(a.value_head_dim),
                               block == 0,
-                              a.value_stride == a.value_head_dim ? kLanes * a.value_stride : 0};
-    cover(tile, rows_per_head(), whole);
+                              0};
+    StreamedValueTile run_tile = tile;
+    for_each_run(a.value, head, token, keys_of(block), [&](const TokenRun& run, int64_t) MHA_ALWAYS_INLINE {
+      run_tile.values = run.row, run_tile.value_stride = run.stride, run_tile.keys = run.count;
+      run_tile.ahead = run.stride == a.value_head_dim ? kLanes * run.stride : 0;
+      cover(run_tile, rows_per_head(), whole);
+      run_tile.weights += run.count, run_tile.first = false;
+    });
     if (whole == a.value_head_dim) return;
-    copy_block(value + whole, a.value_stride, tile.keys, a.value_head_dim - whole, scratch.block);
-    tile.values = scratch.block, tile.value_stride = kLanes, tile.sums += whole, tile.ahead = 0;
+    copy_block(a.value, head, token, keys_of(block), whole, a.value_head_dim - whole, scratch.block);
+    tile.values = scratch.block, tile.value_stride = kLanes, tile.keys = keys_of(block), tile.sums += whole;
     cover(tile, rows_per_head(), kLanes);
   }
-
-  const float* head_values(int64_t head) const { return a.value + head * a.value_stride_h + begin * a.value_stride; }
 
   // Some of the keys are hidden from a row of the head, and a value is NaN or Inf: such keys are left out.
   bool must_skip(int64_t head) const {
@@ -200,7 +194,7 @@ struct StreamedChunk {
     for (int64_t r = 0; r < rows_per_head(); ++r) {
       hidden |= has_hidden_keys(a.rows[head * rows_per_head() + r], begin + keys);
     }
-    return hidden && !all_finite(head_values(head), a.value_stride, keys, a.value_head_dim);
+    return hidden && !all_finite(a.value, head, begin, keys, a.value_head_dim);
   }
 };
 
@@ -232,10 +226,9 @@ inline void streamed_chunk(const StreamedChunk& chunk, bool first) {
     const int64_t row = h * rows;
     const ValueTile tile = {a.rows + row,
                             scratch.scores + row * kScoreStride,
-                            chunk.keys > 0 ? chunk.head_values(h) : nullptr,
+                            nullptr,
                             chunk.keys,
-                            kLanes,
-                            a.value_stride,
+                            0,
                             a.value_head_dim,
                             chunk.begin,
                             factors.keep + row,
@@ -244,7 +237,9 @@ inline void streamed_chunk(const StreamedChunk& chunk, bool first) {
                             first,
                             nullptr};
     if (chunk.must_skip(h)) {
-      value_rows_skipping(tile, rows);
+      value_rows_skipping(tile, rows, [&](int64_t j, int64_t column) {
+        return run_at(a.value, h, chunk.begin + j, 1).row + column;
+      });
     } else {
       merge_row_sums(tile, rows, scratch.sums + row * padded(a.value_head_dim), padded(a.value_head_dim));
     }

@@ -29,9 +29,9 @@ struct AheadRows {
 struct ValueTile {
   const AttentionRow* rows;
   const float* weights;  // [rows][kScoreStride]
-  const float* values;   // panels, or rows where they lie
+  const float* values;   // panels [width / 16][keys of the chunk][16]
   int64_t keys;
-  int64_t panel_stride, value_stride;  // from 16 columns to the next, from a key to the next
+  int64_t panel_stride;  // from 16 columns to the next
   int64_t width, begin;
   const float* keep;  // RowFactors
   const float* take;
@@ -62,12 +62,12 @@ struct ValueTile {
         line += kLanes;
         if (line == row_end) line += rows_ahead.stride - rows_ahead.lines * kLanes, row_end += rows_ahead.stride;
 #pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i, ++j, b += value_stride) {
+        for (int i = 0; i < 4; ++i, ++j, b += kLanes) {
           multiply_add_step<kRows, kPanels>(sums, a + j, kScoreStride, b, panel_stride);
         }
       }
     }
-    multiply_add<kRows, kPanels>(sums, a + j, kScoreStride, b, panel_stride, value_stride, keys - j);
+    multiply_add<kRows, kPanels>(sums, a + j, kScoreStride, b, panel_stride, kLanes, keys - j);
     merge_tile<kRows, kPanels>(sums, row, column);
   }
 
@@ -121,17 +121,18 @@ inline bool is_visible(const AttentionRow& row, int64_t key) {
 }
 
 // The same product where the values hold NaN or Inf and some keys are hidden: 0 * NaN would reach rows that do not see
-// the key, so hidden keys are left out of the chain. Same bits as ValueTile for finite values.
-inline void value_rows_skipping(const ValueTile& tile, int64_t num_rows) {
+// the key, so hidden keys are left out of the chain. Same bits as ValueTile for finite values. row_of(j, column) is
+// where 16 columns of value j are.
+template <class RowOf>
+inline void value_rows_skipping(const ValueTile& tile, int64_t num_rows, RowOf row_of) {
   for (int64_t r = 0; r < num_rows; ++r) {
     for (int64_t column = 0; column < tile.width; column += kLanes) {
-      const float* values = tile.values + column / kLanes * tile.panel_stride;
       const int count = static_cast<int>(tile.width - column < kLanes ? tile.width - column : kLanes);
       Sums<1, 1> sums = {{zero()}};
       for (int64_t j = 0; j < tile.keys; ++j) {
         if (!is_visible(tile.rows[r], tile.begin + j)) continue;
-        sums[0][0] = fma(set1(tile.weights[r * kScoreStride + j]), load_first(values + j * tile.value_stride, count),
-                         sums[0][0]);
+        sums[0][0] =
+            fma(set1(tile.weights[r * kScoreStride + j]), load_first(row_of(j, column), count), sums[0][0]);
       }
       tile.merge_tile<1, 1>(sums, r, column);
     }
@@ -161,7 +162,8 @@ inline void merge(const MergeArgs* args) {
   RowFactors<1> f;
   RowState state = {-kInfinity, 0.0f};
   for (int64_t c = 0; c < m.num_chunks; ++c) {
-    const RowState chunk = m.partial_states[c * m.state_step];
+    RowState chunk;
+    memcpy(&chunk, reinterpret_cast<const float*>(m.partial_states) + c * m.step, sizeof(chunk));
     for (int i = 0; i < kLanes; ++i) {
       f.running_max[i] = state.max, f.running_sum[i] = state.sum;
       f.chunk_max[i] = chunk.max, f.chunk_sum[i] = chunk.sum;
@@ -169,11 +171,12 @@ inline void merge(const MergeArgs* args) {
     merge_states(f, 1);
     state = {f.running_max[0], f.running_sum[0]};
     const bool last = c + 1 == m.num_chunks;
-    const AttentionRow row = {nullptr, m.output, nullptr, nullptr, 0, nullptr};
+    AttentionRow row = {};
+    row.output = m.output;
     const ValueTile tile = {
-        &row,   nullptr, nullptr, 0, 0, 0, m.value_head_dim, 0, f.keep, f.take, last ? f.inverse : nullptr,
+        &row,   nullptr, nullptr, 0, 0, m.value_head_dim, 0, f.keep, f.take, last ? f.inverse : nullptr,
         c == 0, nullptr};
-    merge_row_sums(tile, 1, m.partial_outputs + c * m.output_step, 0);
+    merge_row_sums(tile, 1, m.partial_outputs + c * m.step, 0);
     if (last) clear_empty_rows(&row, &state, 1, m.value_head_dim);
   }
   *m.state = state;

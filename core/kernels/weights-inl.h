@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention weights on request, from the final maxima and sums that the attention kernels left in the states: per head
-// in place, from the scores they kept; for the mean over heads by a second pass that computes the scores again.
-// Included by all-inl.h, once per target.
+// in place, from the scores they kept; for the mean over heads, sums over queries and single rows by a second pass that
+// computes the scores again. Included by all-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
@@ -57,7 +57,7 @@ inline void weights_group(const WeightsArgs& args, int64_t row, int64_t num_rows
   scale_queries(rows, num_rows, args.head_dim, args.query_scale, scratch.queries);
   if (keys > 0) group_scores(rows, num_rows, scratch.queries, args.head_dim, begin, keys, scratch);
   for (int64_t r = 0; r < num_rows; ++r) {
-    store_weights(scratch.scores + r * kScoreStride, keys, args.states[row + r], args, rows[r].output + begin);
+    store_weights(scratch.scores + r * kScoreStride, keys, rows[r].state, args, rows[r].output + begin);
     if (keys < chunk_keys) store_no_weights(args, chunk_keys - keys, rows[r].output + begin + keys);
   }
 }
@@ -67,7 +67,7 @@ inline void weights(const WeightsArgs* args) {
   const Scratch scratch = split_scratch(a.scratch, a.head_dim, 0);
   for (int64_t begin = 0; begin < a.key_len; begin += kChunk) {
     const int64_t keys = a.key_len - begin < kChunk ? a.key_len - begin : kChunk;
-    pack_panels(a.key + begin * a.key_stride, a.key_stride, keys, a.head_dim, scratch.keys);
+    pack_keys(a.key, begin, keys, a.head_dim, scratch.block, scratch.keys);
     for (int64_t r = 0; r < a.num_rows; r += kAttentionRows) {
       weights_group(a, r, a.num_rows - r < kAttentionRows ? a.num_rows - r : kAttentionRows, begin, keys, scratch);
     }

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+// Keys and values where they lie: runs of tokens whose rows follow each other, in a tensor or in a cache's pages.
+// Included by all-inl.h, once per target.
+namespace mha::MHA_TARGET_NS {
+namespace {
+
+struct TokenRun {
+  const float* row;
+  int64_t stride, count;
+};
+
+// The run that begins at `token`, at most `most` tokens of it.
+MHA_INLINE TokenRun run_at(const TokenRows& t, int64_t head, int64_t token, int64_t most) {
+  if (t.pages == nullptr) return {t.base + head * t.stride_h + token * t.stride_t, t.stride_t, most};
+  const int64_t page = token / t.page_size, slot = token % t.page_size;
+  const int64_t index = page < t.pinned_pages ? page : t.pinned_pages + (page - t.pinned_pages) % t.ring_pages;
+  const int64_t left = t.page_size - slot;
+  return {t.pages[index] + t.offset + head * t.stride_h + slot * t.stride_t, t.stride_t, left < most ? left : most};
+}
+
+// Calls take(run, tokens before it) for the runs of tokens [begin, begin + count), in order.
+template <class Take>
+MHA_INLINE void for_each_run(const TokenRows& t, int64_t head, int64_t begin, int64_t count, Take take) {
+  for (int64_t done = 0; done < count;) {
+    const TokenRun run = run_at(t, head, begin + done, count - done);
+    take(run, done);
+    done += run.count;
+  }
+}
+
+inline int64_t padded(int64_t width) { return round_up(width, kLanes); }
+
+// dst[j][d] = columns [column, column + width) of tokens [begin, begin + count), count <= 16; zeros elsewhere. Rows of
+// dst lie padded(width) apart.
+inline void copy_block(const TokenRows& t, int64_t head, int64_t begin, int64_t count, int64_t column, int64_t width,
+                       float* dst) {
+  const int64_t pitch = padded(width);
+  memset(dst, 0, static_cast<size_t>(kLanes * pitch) * sizeof(float));
+  for_each_run(t, head, begin, count, [&](const TokenRun& run, int64_t done) {
+    for (int64_t j = 0; j < run.count; ++j) {
+      memcpy(dst + (done + j) * pitch, run.row + j * run.stride + column, static_cast<size_t>(width) * sizeof(float));
+    }
+  });
+}
+
+// pack_panels of tokens [begin, begin + count); `block` has room for 16 rows of padded(width).
+inline void pack_keys(const TokenRows& t, int64_t begin, int64_t count, int64_t width, float* block, float* dst) {
+  for (int64_t done = 0; done < count;) {
+    const TokenRun run = run_at(t, 0, begin + done, count - done);
+    int64_t packed = done + run.count == count ? run.count : run.count / kLanes * kLanes;
+    if (packed > 0) {
+      pack_panels(run.row, run.stride, packed, width, dst + done * width);
+    } else {  // 16 tokens in more than one page
+      packed = count - done < kLanes ? count - done : kLanes;
+      copy_block(t, 0, begin + done, packed, 0, width, block);
+      pack_panels(block, padded(width), packed, width, dst + done * width);
+    }
+    done += packed;
+  }
+}
+
+}  // namespace
+}  // namespace mha::MHA_TARGET_NS

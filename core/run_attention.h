@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+// The attention stage: phases of work items over (item of the batch, key/value head) x query block x key chunk.
+#pragma once
+
+#include "core/parallel.h"
+#include "core/plan.h"
+
+namespace mha {
+
+struct AttentionJob {
+  const KernelTable* table;
+  AttentionProblem problem;
+  AttentionPlan plan;
+  char* workspace;        // plan.bytes, aligned to 64
+  float* given_partials;  // where every chunk's partial result is wanted, and nothing else; null: in the workspace
+
+  const SequencePlan* sequences() const {
+    return reinterpret_cast<const SequencePlan*>(workspace + plan.sequences_offset);
+  }
+  float* partials() const {
+    return given_partials != nullptr ? given_partials : reinterpret_cast<float*>(workspace + plan.partials_offset);
+  }
+};
+
+// What queries are multiplied by: scale * log2(e).
+float query_scale(const AttentionProblem& problem);
+
+// The phases that compute all results, at most kAttentionPhases; `job` must stay until they have run.
+constexpr int kAttentionPhases = 3;
+int attention_phases(const AttentionJob& job, Phase* phases);
+
+}  // namespace mha
