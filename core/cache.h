@@ -12,7 +12,7 @@
 #pragma once
 
 #include "core/cache_pages.h"
-#include "core/context.h"
+#include "core/parallel.h"
 #include "core/problem.h"
 
 namespace mha {
@@ -98,6 +98,18 @@ void cache_write(const mha_cache& cache, int64_t sequence, int64_t first, int64_
 void cache_commit(mha_cache* cache, const CacheBatch& batch);
 // Gives the pages back; pages that were copied stay copied.
 void cache_rollback(mha_cache* cache, const CacheBatch& batch);
+
+// Storing the reserved tokens of a batch as one phase: a work item is a range of all tokens, whichever sequences they
+// belong to. key [batch, length, Hkv, D] and value, or packed (stride_b unused).
+struct AppendJob {
+  const mha_cache* cache;
+  CacheBatch batch;
+  ConstTensor key, value;
+  int64_t tokens;       // of all sequences
+  int64_t item_tokens;  // of a work item, see plan_append
+};
+int64_t plan_append(int64_t tokens, int64_t threads);
+Phase append_phase(const AppendJob& job);
 
 // One sequence, for those who change it otherwise: takes the pages of tokens [begin, end), of which a ring needs the
 // last ones only; there must be enough. With the lock held.

@@ -179,15 +179,6 @@ void cache_rollback(mha_cache* cache, const CacheBatch& batch) {
 
 namespace {
 
-// Appending as one phase: an item is a range of all tokens, whichever sequences they belong to.
-struct AppendJob {
-  const mha_cache* cache;
-  CacheBatch batch;
-  ConstTensor key, value;
-  int64_t tokens;       // of all sequences
-  int64_t item_tokens;  // of an item
-};
-
 // The item of the batch that token `t` of all is of, and its first token. Items without tokens are passed over.
 int64_t item_at(const CacheBatch& batch, int64_t t, int64_t* begin) {
   if (batch.offsets == nullptr) {
@@ -228,8 +219,14 @@ mha_status check_positions(const mha_append_args& a, mha_error* error) {
   return fail(error, MHA_ERR_UNSUPPORTED, "rope, positions, key_norm_weight and key_norm_epsilon must be 0 or NULL");
 }
 
-
 }  // namespace
+
+int64_t plan_append(int64_t tokens, int64_t threads) {
+  return threads > 1 ? divide_up(tokens, threads * kItemsPerThread) : tokens;
+}
+
+Phase append_phase(const AppendJob& job) { return {run_append, &job, divide_up(job.tokens, job.item_tokens)}; }
+
 }  // namespace mha
 
 extern "C" mha_status mha_cache_append(const mha_context* context, mha_cache* cache, const mha_append_args* args,
@@ -264,8 +261,8 @@ extern "C" mha_status mha_cache_append(const mha_context* context, mha_cache* ca
   const double bytes = static_cast<double>(job.tokens) * static_cast<double>(c.num_kv_heads) *
                        static_cast<double>(c.head_dim + c.value_head_dim) * (2 * sizeof(float));
   const int64_t threads = useful_threads(context->num_threads, work_of(0, bytes));
-  job.item_tokens = threads > 1 ? divide_up(job.tokens, threads * kItemsPerThread) : job.tokens;
-  const Phase phase = {run_append, &job, divide_up(job.tokens, job.item_tokens)};
+  job.item_tokens = plan_append(job.tokens, threads);
+  const Phase phase = append_phase(job);
   run_phases(*context, threads, &phase, 1);
   cache_commit(cache, job.batch);
   return MHA_OK;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The layer's forward: query, key and value projections side by side, attention, output projection, in one parallel
-// region.
+// The layer's forward: query, key and value projections side by side, keys and values appended to a cache where there is
+// one, attention, output projection, in one parallel region.
+#include "core/cache.h"
 #include "core/explain.h"
 #include "core/items.h"
 #include "core/layer.h"
@@ -25,11 +26,19 @@ struct Forward {
   const mha_layer* layer;
   ForwardViews views;
   AttentionProblem attention;
+  mha_cache* cache;  // that grows, or null
   ForwardPlan plan;
 };
 
-int64_t projected_rows(const AttentionProblem& p, int projection) {
-  return projection == kKey || projection == kValue ? p.key_len : p.query_len;
+// The tokens that a projection reads or writes: [batch, rows]. With a cache keys are projected from the new tokens, which
+// the queries are.
+struct Tokens {
+  int64_t batch, rows;
+};
+Tokens tokens_of(const AttentionProblem& p, int projection) {
+  const bool keys = (projection == kKey || projection == kValue) && p.cache == nullptr;
+  const bool packed = (keys ? p.key_offsets : p.query_offsets) != nullptr;
+  return {packed ? 1 : p.batch, keys ? p.key_len : p.query_len};
 }
 
 LinearProblem projection_problem(const Forward& f, int projection, const ConstTensor& input, const Tensor& output) {
@@ -39,7 +48,8 @@ LinearProblem projection_problem(const Forward& f, int projection, const ConstTe
   p.output = output.data, p.output_stride = output.stride_t, p.output_stride_b = output.stride_b;
   p.panels = f.layer->panels[projection], p.bias = f.layer->bias[projection];
   p.in_features = size.in_features, p.out_features = size.out_features;
-  p.batch = f.attention.batch, p.rows = projected_rows(f.attention, projection);
+  const Tokens tokens = tokens_of(f.attention, projection);
+  p.batch = tokens.batch, p.rows = tokens.rows;
   const bool one_block = p.batch <= 1 || p.rows == 0 ||
                          (p.input_stride_b == p.rows * p.input_stride && p.output_stride_b == p.rows * p.output_stride);
   if (one_block || p.rows == 1) {
@@ -58,7 +68,7 @@ Tensor projected(const Forward& f, int projection, char* workspace) {
   const int64_t head_dim = projection == kQuery || projection == kKey ? c.head_dim : c.value_head_dim;
   float* data =
       workspace != nullptr ? reinterpret_cast<float*>(workspace + f.plan.projected_offset[projection]) : nullptr;
-  return {data, projected_rows(f.attention, projection) * width, width, head_dim};
+  return {data, tokens_of(f.attention, projection).rows * width, width, head_dim};
 }
 
 ConstTensor as_const(const Tensor& t) { return {t.data, t.stride_b, t.stride_t, t.stride_h}; }
@@ -73,13 +83,18 @@ double work(const Forward& f) {
 mha_status plan_forward(const mha_context& context, Forward* f, mha_error* error) {
   const mha_layer_config& c = f->layer->config;
   ForwardPlan& plan = f->plan;
+  // The planner looks at strides.
+  f->attention.query = as_const(projected(*f, kQuery, nullptr));
+  f->attention.key = as_const(projected(*f, kKey, nullptr));
+  f->attention.value = as_const(projected(*f, kValue, nullptr));
   plan.threads = useful_threads(context.num_threads, work(*f));
   mha_status status = plan_attention(*context.table, plan.threads, f->attention, false, &plan.attention, error);
   if (status != MHA_OK) return status;
   Layout layout;
   for (int i = 0; i < kProjections; ++i) {
     const int64_t width = i == kOutput ? c.num_heads * c.value_head_dim : projection_size(c, i).out_features;
-    const Size floats = Size(f->attention.batch) * Size(projected_rows(f->attention, i)) * Size(width);
+    const Tokens tokens = tokens_of(f->attention, i);
+    const Size floats = Size(tokens.batch) * Size(tokens.rows) * Size(width);
     plan.projected_offset[i] = layout.append(floats * Size(sizeof(float)));
   }
   plan.attention_offset = layout.append(Size(plan.attention.bytes));
@@ -92,17 +107,26 @@ mha_status plan_forward(const mha_context& context, Forward* f, mha_error* error
   return MHA_OK;
 }
 
+// The sequences that grow, where there is a cache.
+CacheBatch growth(const Forward& f) {
+  return {f.attention.batch, f.attention.sequences, f.attention.query_len, f.attention.query_offsets};
+}
+
 mha_status prepare(const mha_context* context, const mha_layer* layer, const mha_forward_args* args, Check check,
                    Forward* f, mha_error* error) {
   if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
   if (layer == nullptr) return fail(error, MHA_ERR_NULL, "layer is NULL");
   f->layer = layer;
-  const mha_status status = validate_forward(layer->config, args, check, &f->views, &f->attention, error);
+  mha_status status = validate_forward(layer->config, args, check, &f->views, &f->attention, error);
+  if (status == MHA_OK && args->cache != nullptr) {
+    f->cache = args->cache;
+    status = check_batch(f->cache, growth(*f), error);
+  }
   if (status != MHA_OK || f->attention.nothing_to_do()) return status;
   return plan_forward(*context, f, error);
 }
 
-void run_forward(const mha_context& context, Forward& f, char* workspace) {
+mha_status run_forward(const mha_context& context, Forward& f, char* workspace, mha_error* error) {
   const Tensor heads_out = projected(f, kOutput, workspace);
   LinearPhase in = {};
   const ConstTensor* inputs[3] = {&f.views.query, &f.views.key, &f.views.value};
@@ -121,9 +145,21 @@ void run_forward(const mha_context& context, Forward& f, char* workspace) {
   Phase phases[kMaxPhases];
   int count = 0;
   phases[count++] = linear_phase(in);
+  AppendJob append = {};
+  if (f.cache != nullptr) {
+    append = {f.cache, growth(f), f.attention.key, f.attention.value, f.attention.total_queries(), 0};
+    append.item_tokens = plan_append(append.tokens, f.plan.threads);
+    phases[count++] = append_phase(append);
+  }
   count += attention_phases(attention, phases + count);
   phases[count++] = linear_phase(out);
+  if (f.cache != nullptr) {
+    const mha_status status = cache_reserve(f.cache, append.batch, error);
+    if (status != MHA_OK) return status;
+  }
   run_phases(context, f.plan.threads, phases, count);
+  if (f.cache != nullptr) cache_commit(f.cache, append.batch);
+  return MHA_OK;
 }
 
 }  // namespace
@@ -139,8 +175,7 @@ extern "C" mha_status mha_layer_forward(const mha_context* context, const mha_la
   Workspace workspace(*context, args->workspace);
   status = workspace.reserve(workspace_bytes(f.plan.bytes), args->workspace_bytes, error);
   if (status != MHA_OK) return status;
-  run_forward(*context, f, workspace.data());
-  return MHA_OK;
+  return run_forward(*context, f, workspace.data(), error);
 }
 
 extern "C" mha_status mha_layer_forward_workspace(const mha_context* context, const mha_layer* layer,

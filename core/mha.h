@@ -96,7 +96,7 @@ typedef struct mha_allocator {
 
 /* The host's own threads. run must call task(task_data, i) once for each i in [0, count), on any threads, in any order,
  * at once or one after the other, and return when all are done; count <= num_threads. Called once a stage, up to
- * five times a call. */
+ * eight times a call. */
 typedef struct mha_parallel_for {
   void* user;
   void (*run)(void* user, int64_t count, void (*task)(void* task_data, int64_t index),

@@ -320,7 +320,10 @@ mha_status validate_forward(const mha_layer_config& c, const mha_forward_args* a
   AttentionProblem p = {};
   p.batch = a.batch, p.heads = c.num_heads, p.kv_heads = c.num_kv_heads, p.query_len = a.query_len;
   p.key_len = a.key_len, p.head_dim = c.head_dim, p.value_head_dim = c.value_head_dim, p.scale = c.scale;
-  status = check_items({}, &p, error);
+  p.appends = a.cache != nullptr;
+  const bool packed_alike = a.key_offsets == nullptr && a.key.data == nullptr && a.key_len == a.query_len;
+  status = check_items({a.query_offsets, packed_alike ? a.query_offsets : a.key_offsets, a.cache, a.sequences}, &p,
+                       error);
   if (status == MHA_OK) status = check_products(p, error);
   if (status != MHA_OK) return status;
   const struct {
@@ -337,10 +340,11 @@ mha_status validate_forward(const mha_layer_config& c, const mha_forward_args* a
     return fail(error, MHA_ERR_STRIDE, "output.stride_h is %lld: must be 0, there are no heads here",
                 ll{a.output.stride_h});
   }
-  const bool no_keys = p.nothing_to_do() || p.key_len == 0;  // then an empty tensor's pointer may be null
-  const bool keys_are_query = a.key.data == nullptr && check == Check::kAll && !no_keys;
-  const bool values_are_keys = a.value.data == nullptr;
-  if (keys_are_query && a.key_len != a.query_len) {
+  // Without keys an empty tensor's pointer may be null.
+  const bool no_keys = p.nothing_to_do() || (p.key_len == 0 && p.cache == nullptr);
+  const bool keys_are_query = p.cache != nullptr || (a.key.data == nullptr && check == Check::kAll && !no_keys);
+  const bool values_are_keys = p.cache != nullptr || a.value.data == nullptr;
+  if (keys_are_query && p.cache == nullptr && a.key_len != a.query_len) {
     return fail(error, MHA_ERR_SHAPE,
                 "key_len is %lld, but key.data is NULL (self-attention): must be query_len (%lld)", ll{a.key_len},
                 ll{a.query_len});
@@ -356,18 +360,23 @@ mha_status validate_forward(const mha_layer_config& c, const mha_forward_args* a
   const mha_view& key = keys_are_query ? a.query : a.key;
   const mha_view& value = values_are_keys ? key : a.value;
   const Check key_check = p.nothing_to_do() ? Check::kSizesOnly : check;
-  status = check_input("query", a.query, {p.batch, p.query_len, 1, c.embed_dim}, check, &views->query, error);
+  const int64_t queries = p.query_offsets != nullptr ? least(p.batch, 1) : p.batch;
+  const bool keys_packed = p.cache != nullptr ? p.query_offsets != nullptr : p.key_offsets != nullptr;
+  const int64_t keyed = keys_packed ? least(p.batch, 1) : p.batch;
+  const int64_t key_rows = p.cache != nullptr ? p.query_len : p.key_len;
+  status = check_input("query", a.query, {queries, p.query_len, 1, c.embed_dim}, check, &views->query, error);
   if (status == MHA_OK) {
-    status = check_input("key", key, {p.batch, p.key_len, 1, c.kdim}, key_check, &views->key, error);
+    status = check_input("key", key, {keyed, key_rows, 1, c.kdim}, key_check, &views->key, error);
   }
   if (status == MHA_OK) {
-    status = check_input("value", value, {p.batch, p.key_len, 1, c.vdim}, key_check, &views->value, error);
+    status = check_input("value", value, {keyed, key_rows, 1, c.vdim}, key_check, &views->value, error);
   }
   if (status == MHA_OK) {
-    status = check_result("output", a.output, {p.batch, p.query_len, 1, c.out_dim}, Order::kBthd, check, &views->output,
+    status = check_result("output", a.output, {queries, p.query_len, 1, c.out_dim}, Order::kBthd, check, &views->output,
                           error);
   }
   if (status == MHA_OK) status = check_masks(a.masks, key_check, &p, error);
+  if (status == MHA_OK) status = check_ring(p, error);
   if (status == MHA_OK) status = check_weights(a.weights_mode, a.weight_rows, a.weights, check, &p, error);
   if (status == MHA_OK) *problem = p;
   return status;

@@ -13,6 +13,7 @@ const std::vector<Lengths>& batches() {
       {{64, 64}, {512, 512}, {1, 700}, {17, 300}, {0, 50}, {3, 0}, {130, 1300}},
       {{0, 0}, {5, 5}, {0, 7}},
       {{300, 300}},
+      {{30, 30}, {1, 1}, {300, 300}},
       {{40, 256}, {1, 4000}, {2, 30}},
   };
   return kBatches;
@@ -97,6 +98,16 @@ TEST_CASE("ragged: queries packed beside keys of one length, and the other way r
     args.query_offsets = nullptr, args.query_len = 7;
     const AttentionResult keys = run_ragged(shared_context(target, 2), args, 530);
     for (int64_t b = 0; b < 3; ++b) check_item(q, keys, b, args, shared_context(target, 1));
+  });
+}
+
+TEST_CASE("ragged: widths that are no multiple of 16", "[ragged]") {
+  for_each_target([](const std::string& target, const mha_context*) {
+    const RaggedProblem p({{30, 30}, {1, 1}, {300, 300}}, 6, 2, 16, 24, 5);
+    mha_attention_args args = p.args();
+    args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+    const AttentionResult all = run_ragged(shared_context(target, 1), args, 300);
+    for (int64_t b = 0; b < 3; ++b) check_item(p, all, b, args, shared_context(target, 1));
   });
 }
 
