@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention on its own: the public calls.
 #include "core/items.h"
+#include "core/prepare.h"
 #include "core/run_attention.h"
 #include "core/validate.h"
 #include "simd/float_mode.h"
@@ -18,13 +19,30 @@ mha_status prepare(const mha_context* context, const mha_attention_args* args, C
   return plan_attention(*context->table, threads, job->problem, job->given_partials != nullptr, &job->plan, error);
 }
 
+// Queries are normed and rotated into the workspace, where attention then finds them.
+PrepareJob prepared_queries(AttentionJob* job) {
+  AttentionProblem& p = job->problem;
+  float* data = reinterpret_cast<float*>(job->workspace + job->plan.queries_offset);
+  const Tensor dense = {data, p.query_len * p.heads * p.head_dim, p.heads * p.head_dim, p.head_dim};
+  int64_t* first_positions = reinterpret_cast<int64_t*>(job->workspace + job->plan.positions_offset);
+  const PrepareJob prepare = query_job(*job->table, p, job->plan.threads, dense, first_positions);
+  p.query = {dense.data, dense.stride_b, dense.stride_t, dense.stride_h};
+  return prepare;
+}
+
 mha_status run(const mha_context& context, const mha_attention_args& args, AttentionJob* job, mha_error* error) {
   Workspace workspace(context, args.workspace);
   const mha_status status = workspace.reserve(workspace_bytes(job->plan.bytes), args.workspace_bytes, error);
   if (status != MHA_OK) return status;
   job->workspace = workspace.data();
   Phase phases[kMaxPhases];
-  const int count = attention_phases(*job, phases);
+  int count = 0;
+  PreparePhase queries = {};
+  if (job->problem.preparation.wanted()) {
+    queries.jobs[queries.count++] = prepared_queries(job);
+    phases[count++] = prepare_phase(queries);
+  }
+  count += attention_phases(*job, phases + count);
   run_phases(context, job->plan.threads, phases, count);
   return MHA_OK;
 }

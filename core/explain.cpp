@@ -106,9 +106,9 @@ void explain_packed(const AttentionProblem& p, const AttentionPlan& plan, const 
         static_cast<ll>(plan.items), static_cast<ll>(plan.each.chunks), static_cast<ll>(blocks),
         static_cast<ll>(plan.threads));
   } else {
-    const char* why = plan.threads <= 1  ? "one thread needs no split"
+    const char* why = plan.threads <= 1       ? "one thread needs no split"
                       : plan.each.chunks <= 1 ? "one chunk cannot be split"
-                                         : "enough blocks for the threads";
+                                              : "enough blocks for the threads";
     out->line("items: %lld, one per block, over all %lld chunks of keys: %s", static_cast<ll>(plan.items),
               static_cast<ll>(plan.each.chunks), why);
   }
@@ -120,10 +120,11 @@ void explain_streamed(const AttentionProblem& p, const AttentionPlan& plan, cons
   out->line("why streamed: %lld rows for each key/value head (%lld heads share one); packing pays beyond %lld",
             static_cast<ll>(group_rows_of(p, 0)), static_cast<ll>(p.group()), static_cast<ll>(table.streamed_rows));
   const char* why = plan.any_split ? "one per group of heads and chunk, merged afterwards: threads share the chunks"
-                    : plan.threads <= 1 ? "one per group of heads: one thread needs no split"
-                    : plan.each.chunks <= 1  ? "one per group of heads: one chunk cannot be split"
-                                        : "one per group of heads: enough for the threads";
-  out->line("items: %lld of %lld chunks of keys, %s", static_cast<ll>(plan.items), static_cast<ll>(plan.each.chunks), why);
+                    : plan.threads <= 1     ? "one per group of heads: one thread needs no split"
+                    : plan.each.chunks <= 1 ? "one per group of heads: one chunk cannot be split"
+                                            : "one per group of heads: enough for the threads";
+  out->line("items: %lld of %lld chunks of keys, %s", static_cast<ll>(plan.items), static_cast<ll>(plan.each.chunks),
+            why);
 }
 
 }  // namespace
@@ -136,6 +137,13 @@ void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, con
           : (p.weights_mode == MHA_WEIGHTS_PER_HEAD ? "per head, from the scores that each block keeps"
                                                     : "averaged, by a second pass, heads in ascending order");
   out->line("weights: %s", weights);
+  const Preparation& r = p.preparation;
+  if (r.wanted()) {
+    out->line("before attention: %s %s%s%s by a phase of its own, %s",
+              p.copies_queries ? "queries" : "queries and keys", r.norm ? "RMS-normed" : "",
+              r.norm && r.rotate ? " and " : "", r.rotate ? "rotated" : "",
+              p.copies_queries ? "into the workspace" : "in place in the projections");
+  }
   out->line("fallback: none");
 }
 

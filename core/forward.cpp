@@ -6,6 +6,7 @@
 #include "core/items.h"
 #include "core/layer.h"
 #include "core/linear.h"
+#include "core/prepare.h"
 #include "core/run_attention.h"
 #include "core/validate.h"
 #include "simd/float_mode.h"
@@ -137,6 +138,15 @@ mha_status run_forward(const mha_context& context, Forward& f, char* workspace, 
     in.jobs[in.count++] = make_linear_job(*context.table, f.plan.threads, projection_problem(f, i, *inputs[i], out));
   }
   f.attention.output = heads_out;
+  PreparePhase prepare = {};
+  if (f.attention.preparation.wanted()) {
+    int64_t* first_positions =
+        reinterpret_cast<int64_t*>(workspace + f.plan.attention_offset + f.plan.attention.positions_offset);
+    prepare.jobs[prepare.count++] =
+        query_job(*context.table, f.attention, f.plan.threads, projected(f, kQuery, workspace), first_positions);
+    prepare.jobs[prepare.count++] = key_job(*context.table, f.attention, f.plan.threads,
+                                            projected(f, kKey, workspace), first_positions + f.attention.batch);
+  }
   const AttentionJob attention = {context.table, f.attention, f.plan.attention, workspace + f.plan.attention_offset,
                                   nullptr};
   LinearPhase out = {};
@@ -145,6 +155,7 @@ mha_status run_forward(const mha_context& context, Forward& f, char* workspace, 
   Phase phases[kMaxPhases];
   int count = 0;
   phases[count++] = linear_phase(in);
+  if (prepare.count > 0) phases[count++] = prepare_phase(prepare);
   AppendJob append = {};
   if (f.cache != nullptr) {
     append = {f.cache, growth(f), f.attention.key, f.attention.value, f.attention.total_queries(), 0};

@@ -133,7 +133,7 @@ mha_status read_header(const void* blob, size_t bytes, mha_layer_config* config,
   if (h.byte_order != kByteOrder) return fail(error, MHA_ERR_BLOB, "blob is of another byte order");
   if (h.checksum != header_checksum(h)) return fail(error, MHA_ERR_BLOB, "blob's header is damaged (checksum)");
   mha_layer_config c = {h.sizes[0], h.sizes[1], h.sizes[2], h.sizes[3], h.sizes[4],
-                        h.sizes[5], h.sizes[6], h.sizes[7], h.scale};
+                        h.sizes[5], h.sizes[6], h.sizes[7], h.scale,    0};
   mha_error why = {};
   if (validate_layer_config(&c, config, &why) != MHA_OK || h.has_bias >= 1u << kProjections || !widths_fit(*config)) {
     return fail(error, MHA_ERR_BLOB, "blob's header is unsound: %.160s", why.message);

@@ -38,17 +38,17 @@ struct SequencePlan {
   // All rows of a group meet the first shared_chunks chunks together, one key/value head at a time.
   int64_t members, shared_chunks, shared_rows;
   int64_t items, first_item;
-  int64_t merges, first_merge;    // rows to be merged
+  int64_t merges, first_merge;     // rows to be merged
   int64_t weights, first_weights;  // work items of the second pass
-  int64_t first_partial;          // where its partial results begin, in floats
+  int64_t first_partial;           // where its partial results begin, in floats
 
   int64_t shared_items(int64_t kv_heads) const { return members > 0 ? kv_heads * shared_chunks : 0; }
 };
 
 struct AttentionPlan {
   int64_t threads;
-  bool uniform;       // all items of the batch are planned alike:
-  SequencePlan each;  // the first of them; else there is a table of SequencePlan in the workspace
+  bool uniform;                           // all items of the batch are planned alike:
+  SequencePlan each;                      // the first of them; else there is a table of SequencePlan in the workspace
   int64_t batch, items, merges, weights;  // in all
   bool any_split, any_streamed, any_packed, any_shared;
   int64_t weights_block_rows;  // queries of an item of the second pass
@@ -58,6 +58,8 @@ struct AttentionPlan {
   int64_t states_offset;     // RowState [H * queries of all items]
   int64_t sequences_offset;  // not uniform: SequencePlan [B]
   int64_t partials_offset;   // float [partial_floats]
+  int64_t queries_offset;    // prepared queries: float [queries of all items][H][D], and where items differ in
+  int64_t positions_offset;  // length the position of the first: int64_t [B]
   int64_t slots_offset;      // per thread: scratch, AttentionRow [rows], RowState [shared rows]
   int64_t slot_bytes, slot_rows_offset, slot_states_offset;
   int64_t bytes;  // in all
@@ -68,8 +70,8 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
                           AttentionPlan* plan, mha_error* error);
 
 // The table of a plan that is not uniform, as planned. Needs room for B.
-void plan_sequences(const KernelTable& table, const AttentionProblem& problem, const AttentionPlan& plan, bool split_all,
-                    SequencePlan* sequences);
+void plan_sequences(const KernelTable& table, const AttentionProblem& problem, const AttentionPlan& plan,
+                    bool split_all, SequencePlan* sequences);
 
 // Floats of one partial result of a row: the running sums and the RowState.
 constexpr int64_t partial_width(int64_t value_head_dim) { return value_head_dim + 2; }

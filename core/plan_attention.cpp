@@ -208,9 +208,8 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
     plan->partial_floats = p.batch * planner.partials(s);
     add_needs(table, p, s, &needs, plan);
   } else {
-    const SequencePlan end = walk(planner, p, [&](int64_t, const SequencePlan& s) {
-      add_needs(table, p, s, &needs, plan);
-    });
+    const SequencePlan end =
+        walk(planner, p, [&](int64_t, const SequencePlan& s) { add_needs(table, p, s, &needs, plan); });
     plan->items = end.first_item + end.items, plan->merges = end.first_merge + end.merges;
     plan->weights = end.first_weights + end.weights;
     plan->partial_floats = end.first_partial + planner.partials(end);
@@ -222,6 +221,11 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
   plan->states_offset = layout.append(rows * Size(sizeof(RowState)));
   plan->sequences_offset = layout.append(Size(plan->uniform ? 0 : p.batch) * Size(sizeof(SequencePlan)));
   plan->partials_offset = layout.append(Size(split_all ? 0 : plan->partial_floats) * Size(sizeof(float)));
+  if (p.preparation.wanted()) {
+    const Size queries = p.copies_queries ? rows * Size(p.head_dim) * Size(sizeof(float)) : Size(0);
+    plan->queries_offset = layout.append(queries);
+    plan->positions_offset = layout.append(Size(plan->uniform ? 0 : 2) * Size(p.batch) * Size(sizeof(int64_t)));
+  }
   Layout slot;
   slot.append(Size(needs.scratch) * Size(sizeof(float)));
   plan->slot_rows_offset = slot.append(Size(needs.slot_rows) * Size(sizeof(AttentionRow)));

@@ -26,6 +26,19 @@ struct Tensor {
   int64_t stride_b, stride_t, stride_h;
 };
 
+// What happens to queries (and in the layer to keys) before attention: core/prepare.h.
+struct Preparation {
+  bool norm, rotate;
+  mha_rope rope;  // validated; dims 0: no rotation
+  float epsilon;  // 0: no norm
+  const float* query_weight;
+  const float* key_weight;
+  const int64_t* positions;      // of queries; null: p(i) of the masks
+  const int64_t* key_positions;  // of keys; null: their numbers
+
+  bool wanted() const { return norm || rotate; }
+};
+
 struct AttentionProblem {
   int64_t batch, heads, kv_heads;
   int64_t query_len, key_len;  // of each item; where items are packed one after the other, of all together
@@ -46,6 +59,9 @@ struct AttentionProblem {
   bool appends;                  // the cache will have as many more tokens as there are queries
   int64_t longest_key_len;       // of any item, and
   int64_t longest_query_len;
+
+  Preparation preparation;
+  bool copies_queries;  // what is prepared goes into the workspace; else in place
 
   int64_t group() const { return heads / kv_heads; }
   int64_t total_queries() const { return query_offsets != nullptr ? query_len : batch * query_len; }

@@ -3,6 +3,8 @@
 // formula.
 #include "core/reference.h"
 
+#include "core/reference_rope.h"
+
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -38,6 +40,34 @@ struct Problem {
   mha_weights_mode weights_mode;
 };
 
+/// The position of query i, where the caller gives none.
+int64_t query_position(const Problem& p, int64_t i) {
+  return p.masks.causal == MHA_CAUSAL_OFFSET ? i + p.masks.causal_offset : i + p.Tk - p.Tq;
+}
+
+/// Dense [B, T, heads, width].
+template <class T>
+std::vector<T> copy_of(const Tensor<float>& from, int64_t B, int64_t length, int64_t heads, int64_t width) {
+  std::vector<T> copy;
+  for (int64_t b = 0; b < B; ++b)
+    for (int64_t t = 0; t < length; ++t)
+      for (int64_t h = 0; h < heads; ++h) {
+        const float* row = from.row(b, t, h);
+        copy.insert(copy.end(), row, row + width);
+      }
+  return copy;
+}
+
+/// Norms and rotates x [B, T, heads, D] in place; position(b, t) says where a token stands.
+template <class T, class Position>
+void prepare(const mha_rope* rope, const mha_qk_norm* norm, const float* weight, int64_t B, int64_t length,
+             int64_t heads, int64_t D, Position position, T* x) {
+  for (int64_t b = 0; b < B; ++b)
+    for (int64_t t = 0; t < length; ++t)
+      for (int64_t h = 0; h < heads; ++h, x += D)
+        prepare_row(rope, norm ? norm->epsilon : 0, weight, position(b, t), D, x);
+}
+
 /// The additive mask of query row (b, h, i), or nullptr.
 const float* add_mask_row(const Problem& p, int64_t b, int64_t h, int64_t i) {
   const mha_add_mask& mask = p.masks.add_mask;
@@ -59,8 +89,8 @@ bool is_visible(const Problem& p, int64_t b, int64_t h, int64_t i, int64_t j) {
 }
 
 /// One query row. q [D]; probs [Tk] out: the softmax weights; out [Dv]. Returns the log-sum-exp.
-template <class S, class T>
-T attend_row(const Problem& p, int64_t b, int64_t h, int64_t i, const S* q, const Tensor<S>& key,
+template <class Q, class S, class T>
+T attend_row(const Problem& p, int64_t b, int64_t h, int64_t i, const Q* q, const Tensor<S>& key,
              const Tensor<S>& value, T* probs, T* out) {
   const T kMinusInf = -std::numeric_limits<T>::infinity();
   const int64_t g = h / (p.H / p.Hkv);  // the key/value head that this query head shares
@@ -107,8 +137,8 @@ T attend_row(const Problem& p, int64_t b, int64_t h, int64_t i, const S* q, cons
 
 /// query [B, Tq, H, D], key [B, Tk, Hkv, D], value [B, Tk, Hkv, Dv] -> output [B, Tq, H, Dv] dense and what else is
 /// wanted.
-template <class S, class T>
-void attend(const Problem& p, const Tensor<S>& query, const Tensor<S>& key, const Tensor<S>& value, T* output,
+template <class Q, class S, class T>
+void attend(const Problem& p, const Tensor<Q>& query, const Tensor<S>& key, const Tensor<S>& value, T* output,
             T* weights, T* log_sum_exp) {
   const bool averaged = p.weights_mode == MHA_WEIGHTS_AVERAGED;
   if (weights) {
@@ -173,7 +203,12 @@ void attention(const mha_attention_args& args, T* output, T* weights, T* log_sum
   const Problem p = {args.batch,   args.num_heads,   Hkv, args.query_len,
                      args.key_len, args.head_dim,    Dv,  scale_or_default(args.scale, args.head_dim),
                      args.masks,   args.weights_mode};
-  attend(p, tensor_of(args.query, p.Tq, p.H, p.D), tensor_of(args.key, p.Tk, p.Hkv, p.D),
+  std::vector<T> query = copy_of<T>(tensor_of(args.query, p.Tq, p.H, p.D), p.B, p.Tq, p.H, p.D);
+  prepare(
+      args.rope, args.norm, args.norm ? args.norm->query_weight : nullptr, p.B, p.Tq, p.H, p.D,
+      [&](int64_t b, int64_t i) { return args.positions ? args.positions[b * p.Tq + i] : query_position(p, i); },
+      query.data());
+  attend(p, dense_tensor(query.data(), p.Tq, p.H, p.D), tensor_of(args.key, p.Tk, p.Hkv, p.D),
          tensor_of(args.value, p.Tk, p.Hkv, p.Dv), output, weights, log_sum_exp);
 }
 
@@ -198,14 +233,22 @@ void forward(const mha_layer_config& config, const mha_layer_weights& w, const m
 
   // Rows of the fused in-projection: H*D of query, Hkv*D of key, Hkv*Dv of value.
   const int64_t first_k = H * D, first_v = first_k + Hkv * D;
-  const std::vector<T> q = project<T>(args.query, B, Tq, E, pick(w.in_proj_weight, 0, E, w.query_weight),
-                                      pick(w.in_proj_bias, 0, 1, w.query_bias), H * D);
-  const std::vector<T> k = project<T>(key_view, B, Tk, kdim, pick(w.in_proj_weight, first_k, E, w.key_weight),
-                                      pick(w.in_proj_bias, first_k, 1, w.key_bias), Hkv * D);
+  std::vector<T> q = project<T>(args.query, B, Tq, E, pick(w.in_proj_weight, 0, E, w.query_weight),
+                                pick(w.in_proj_bias, 0, 1, w.query_bias), H * D);
+  std::vector<T> k = project<T>(key_view, B, Tk, kdim, pick(w.in_proj_weight, first_k, E, w.key_weight),
+                                pick(w.in_proj_bias, first_k, 1, w.key_bias), Hkv * D);
   const std::vector<T> v = project<T>(value_view, B, Tk, vdim, pick(w.in_proj_weight, first_v, E, w.value_weight),
                                       pick(w.in_proj_bias, first_v, 1, w.value_bias), Hkv * Dv);
 
   const Problem p = {B, H, Hkv, Tq, Tk, D, Dv, scale_or_default(config.scale, D), args.masks, args.weights_mode};
+  const int64_t* key_positions = args.key.data ? args.key_positions : args.positions;
+  prepare(
+      args.rope, args.norm, args.norm ? args.norm->query_weight : nullptr, B, Tq, H, D,
+      [&](int64_t b, int64_t i) { return args.positions ? args.positions[b * Tq + i] : query_position(p, i); },
+      q.data());
+  prepare(
+      args.rope, args.norm, args.norm ? args.norm->key_weight : nullptr, B, Tk, Hkv, D,
+      [&](int64_t b, int64_t j) { return key_positions ? key_positions[b * Tk + j] : j; }, k.data());
   std::vector<T> heads(B * Tq * H * Dv);
   attend(p, dense_tensor(q.data(), Tq, H, D), dense_tensor(k.data(), Tk, Hkv, D), dense_tensor(v.data(), Tk, Hkv, Dv),
          heads.data(), weights_out, static_cast<T*>(nullptr));

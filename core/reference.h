@@ -37,6 +37,10 @@ template <class T>
 void forward(const mha_layer_config& config, const mha_layer_weights& weights, const mha_forward_args& args, T* output,
              T* weights_out);
 
+/// What mha_rope_apply must compute: output [B, T, heads, D] dense.
+template <class T>
+void rope_apply(const mha_rope_args& args, T* output);
+
 }  // namespace mha::reference
 
 #endif  // MHA_CORE_REFERENCE_H

@@ -7,6 +7,7 @@
 
 #include "core/items.h"
 #include "core/plan.h"
+#include "core/prepare.h"
 
 namespace mha {
 namespace {
@@ -112,15 +113,6 @@ mha_status check_result(const char* name, const mha_mut_view& v, const Dimension
   if (check == Check::kAll && v.data == nullptr && !empty) return fail(error, MHA_ERR_NULL, "%s.data is NULL", name);
   *out = {v.data, s.b, s.t, s.h};
   return MHA_OK;
-}
-
-// What a caller put into an enum, which may be no value of it: reading that as the enum is undefined.
-template <class Enum>
-int enum_value(const Enum& e) {
-  static_assert(sizeof(Enum) == sizeof(int), "enums of the interface are ints");
-  int value = 0;
-  memcpy(&value, &e, sizeof(value));
-  return value;
 }
 
 mha_status check_mask_strides(const char* name, int64_t stride_b, int64_t stride_h, int64_t stride_q,
@@ -277,6 +269,8 @@ mha_status validate_attention(const mha_attention_args* args, Check check, Atten
   if (status == MHA_OK) status = check_masks(a.masks, keys, &p, error);
   if (status == MHA_OK) status = check_ring(p, error);
   if (status == MHA_OK) status = check_weights(a.weights_mode, a.weight_rows, a.weights, check, &p, error);
+  p.copies_queries = true;
+  if (status == MHA_OK) status = check_preparation({a.rope, a.norm, a.positions, nullptr}, check, &p, error);
   if (status == MHA_OK) *problem = p;
   return status;
 }
@@ -378,6 +372,14 @@ mha_status validate_forward(const mha_layer_config& c, const mha_forward_args* a
   if (status == MHA_OK) status = check_masks(a.masks, key_check, &p, error);
   if (status == MHA_OK) status = check_ring(p, error);
   if (status == MHA_OK) status = check_weights(a.weights_mode, a.weight_rows, a.weights, check, &p, error);
+  if (status == MHA_OK && keys_are_query && a.key_positions != nullptr) {
+    status = fail(error, MHA_ERR_SHAPE,
+                  "key_positions is given, but key.data is NULL (self-attention): positions are those of both");
+  }
+  if (status == MHA_OK) {
+    const int64_t* key_positions = keys_are_query ? a.positions : a.key_positions;
+    status = check_preparation({a.rope, a.norm, a.positions, key_positions}, check, &p, error);
+  }
   if (status == MHA_OK) *problem = p;
   return status;
 }

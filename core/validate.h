@@ -2,6 +2,8 @@
 // Every check of the arguments of a call, once. Nothing is written before these pass.
 #pragma once
 
+#include <cstring>
+
 #include "core/problem.h"
 
 namespace mha {
@@ -41,6 +43,15 @@ mha_status check_view(const char* name, const mha_view& view, const ViewSizes& s
                       mha_error* error);
 mha_status check_view(const char* name, const mha_mut_view& view, const ViewSizes& sizes, Tensor* out,
                       mha_error* error);
+
+// What a caller put into an enum, which may be no value of it: reading that as the enum is undefined.
+template <class Enum>
+int enum_value(const Enum& e) {
+  static_assert(sizeof(Enum) == sizeof(int), "enums of the interface are ints");
+  int value = 0;
+  memcpy(&value, &e, sizeof(value));
+  return value;
+}
 
 // value in [least, 2^62], else MHA_ERR_ARGUMENT or MHA_ERR_OVERFLOW naming it.
 mha_status check_size(const char* name, int64_t value, int64_t least, mha_error* error);

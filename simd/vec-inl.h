@@ -70,6 +70,8 @@ MHA_INLINE Reg load_quads(const float* p, int64_t stride) {
   const __m512 low = _mm512_insertf32x4(_mm512_castps128_ps512(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * stride), 1);
   return _mm512_insertf32x4(_mm512_insertf32x4(low, _mm_loadu_ps(p + 8 * stride), 2), _mm_loadu_ps(p + 12 * stride), 3);
 }
+// Elements 2i and 2i + 1 change places.
+MHA_INLINE Reg swap_pairs(Reg a) { return _mm512_permute_ps(a, 0xb1); }
 MHA_INLINE void transpose_quads(Reg r[4]) {
   const __m512 t0 = _mm512_unpacklo_ps(r[0], r[1]), t1 = _mm512_unpackhi_ps(r[0], r[1]);
   const __m512 t2 = _mm512_unpacklo_ps(r[2], r[3]), t3 = _mm512_unpackhi_ps(r[2], r[3]);
@@ -84,6 +86,7 @@ MHA_INLINE Reg shift_bits_left_23(Reg a) { return _mm256_castsi256_ps(_mm256_sll
 MHA_INLINE Reg load_quads(const float* p, int64_t stride) {
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * stride), 1);
 }
+MHA_INLINE Reg swap_pairs(Reg a) { return _mm256_permute_ps(a, 0xb1); }
 MHA_INLINE void transpose_quads(Reg r[4]) {
   const __m256 t0 = _mm256_unpacklo_ps(r[0], r[1]), t1 = _mm256_unpackhi_ps(r[0], r[1]);
   const __m256 t2 = _mm256_unpacklo_ps(r[2], r[3]), t3 = _mm256_unpackhi_ps(r[2], r[3]);
@@ -96,6 +99,7 @@ MHA_INLINE Reg fma(Reg a, Reg b, Reg c) { return a * b + c; }  // rounds twice: 
 MHA_INLINE Reg max_or_second(Reg first, Reg second) { return _mm_max_ps(first, second); }
 MHA_INLINE Reg shift_bits_left_23(Reg a) { return _mm_castsi128_ps(_mm_slli_epi32(_mm_castps_si128(a), 23)); }
 MHA_INLINE Reg load_quads(const float* p, int64_t) { return _mm_loadu_ps(p); }
+MHA_INLINE Reg swap_pairs(Reg a) { return _mm_shuffle_ps(a, a, 0xb1); }
 MHA_INLINE void transpose_quads(Reg r[4]) {
   const __m128 t0 = _mm_unpacklo_ps(r[0], r[1]), t1 = _mm_unpackhi_ps(r[0], r[1]);
   const __m128 t2 = _mm_unpacklo_ps(r[2], r[3]), t3 = _mm_unpackhi_ps(r[2], r[3]);
@@ -112,6 +116,7 @@ MHA_INLINE Reg max_or_second(Reg first, Reg second) {
 MHA_INLINE Reg shift_bits_left_23(Reg a) { return vreinterpretq_f32_s32(vshlq_n_s32(vreinterpretq_s32_f32(a), 23)); }
 MHA_INLINE Reg divide(Reg a, Reg b) { return vdivq_f32(a, b); }  // xsimd 8.1 estimates the reciprocal
 MHA_INLINE Reg load_quads(const float* p, int64_t) { return vld1q_f32(p); }
+MHA_INLINE Reg swap_pairs(Reg a) { return vrev64q_f32(a); }
 MHA_INLINE void transpose_quads(Reg r[4]) {
   const float32x4x2_t a = vtrnq_f32(r[0], r[1]), b = vtrnq_f32(r[2], r[3]);
   r[0] = vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0]));
@@ -174,6 +179,17 @@ MHA_INLINE Vec inverse_or_zero(const Vec& x) {
   return map([&](int i) MHA_ALWAYS_INLINE {
     return xsimd::select(x.r[i] == Reg(0.0f), Reg(0.0f), divide(Reg(1.0f), x.r[i]));
   });
+}
+MHA_INLINE Vec swap_pairs(const Vec& a) {
+  return map([&](int i) MHA_ALWAYS_INLINE { return swap_pairs(a.r[i]); });
+}
+// 1 / sqrt(x), both rounded correctly (xsimd's rsqrt estimates).
+MHA_INLINE float inverse_square_root(float x) {
+#if defined(__SSE2__)
+  return 1.0f / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x)));
+#else
+  return 1.0f / vget_lane_f32(vsqrt_f32(vdup_n_f32(x)), 0);
+#endif
 }
 // {0, 1, ..., 15}
 MHA_INLINE Vec lane_numbers() {

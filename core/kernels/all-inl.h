@@ -24,6 +24,8 @@
 
 #include "core/kernels/weights-inl.h"
 
+#include "core/kernels/rope-inl.h"
+
 namespace mha::MHA_TARGET_NS {
 
 #define MHA_STRING_(x) #x
@@ -46,6 +48,7 @@ const KernelTable table = {
     merge,
     finish_weights,
     weights,
+    prepare_rows,
     exp2_array,
     attention_scratch,
     streamed_scratch,

@@ -64,10 +64,10 @@ struct AttentionArgs {
   TokenRows value;   // [key_end, value_head_dim]
   int64_t head_dim;
   int64_t value_head_dim;
-  int64_t key_begin;        // a multiple of kChunk: the first key looked at
-  int64_t key_end;          // the last key looked at, plus one
-  float query_scale;        // scale * log2(e)
-  TokenRows next_key;  // what the next call of this thread will begin with, to be asked for ahead of time: tokens
+  int64_t key_begin;     // a multiple of kChunk: the first key looked at
+  int64_t key_end;       // the last key looked at, plus one
+  float query_scale;     // scale * log2(e)
+  TokenRows next_key;    // what the next call of this thread will begin with, to be asked for ahead of time: tokens
   TokenRows next_value;  // [next_begin, next_begin + next_keys), at most kChunk; 0: not known
   int64_t next_begin, next_keys;
   const float* next_query;
@@ -106,6 +106,22 @@ struct WeightsArgs {
   float* scratch;
 };
 
+// Rows of one token (its heads): RMS norm, then rotation by the token's angles.
+struct PrepareArgs {
+  const float* input;  // [count, width], rows input_stride apart
+  int64_t input_stride;
+  float* output;  // alike; may be the input with its stride
+  int64_t output_stride;
+  int64_t count, width;
+  bool norm;
+  float epsilon;
+  const float* weight;  // [width], or null: ones
+  int64_t dims;         // even; the first so many elements turn
+  bool interleaved;     // pairs (2d, 2d + 1), else (d, d + dims / 2)
+  const float* cos;     // [dims / 2]; interleaved: [dims], each twice
+  const float* sin;     // [dims / 2]; interleaved: [dims], (-sin, sin) a pair
+};
+
 struct KernelTable {
   const char* name;
   bool has_fma;               // takes part in the same-bits promise
@@ -140,6 +156,10 @@ struct KernelTable {
 
   // The same from queries and keys, where the scores were not kept (mean over heads, sums, some rows).
   void (*weights)(const WeightsArgs* args);
+
+  // output = rotate(norm(input)): norm(x) = x * (1 / sqrt(mean(x^2) + epsilon)) * weight, squares summed over 16 lanes
+  // and the fixed tree; a pair (x1, x2) becomes (fma(x1, cos, -(x2 * sin)), fma(x2, cos, x1 * sin)).
+  void (*prepare_rows)(const PrepareArgs* args);
 
   // y[i] = 2^x[i] as the softmax computes it, for x <= 0.
   void (*exp2)(const float* x, float* y, int64_t n);

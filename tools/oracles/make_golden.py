@@ -24,6 +24,7 @@ import decode_cases
 import layer_cases
 import notebook
 import ragged_cases
+import rope_cases
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "tests" / "golden"
 # Two machines may round the last bit of a float64 sum differently; a stored float32 then moves by one unit in the last
@@ -71,6 +72,7 @@ FILES = {
     "scaled_dot_product_attention": attention_cases.golden,
     "group_query_attention": decode_cases.golden,
     "ragged_attention": ragged_cases.golden,
+    "rotary_embedding": rope_cases.golden,
 }
 
 

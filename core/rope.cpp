@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+// Rotary positions. Frequencies as Hugging Face's modeling_rope_utils computes them, but in double.
+#include "core/rope.h"
+
+#include <cfloat>
+#include <cmath>
+
+#include "core/elementary.h"
+
+namespace mha {
+namespace {
+
+using ll = long long;
+
+constexpr double kTwoPi = 6.28318530717958647693;
+
+bool is_finite_from(double value, double least) { return std::isfinite(value) && value >= least; }
+
+mha_status check_llama3(const mha_rope& r, mha_error* error) {
+  if (!is_finite_from(r.low_freq_factor, DBL_MIN)) {
+    return fail(error, MHA_ERR_ARGUMENT, "rope.low_freq_factor is %g: must be > 0 and finite", r.low_freq_factor);
+  }
+  if (!is_finite_from(r.high_freq_factor, DBL_MIN) || r.high_freq_factor <= r.low_freq_factor) {
+    return fail(error, MHA_ERR_ARGUMENT, "rope.high_freq_factor is %g: must be finite and > low_freq_factor (%g)",
+                r.high_freq_factor, r.low_freq_factor);
+  }
+  return MHA_OK;
+}
+
+mha_status check_yarn(const mha_rope& r, mha_error* error) {
+  if (!is_finite_from(r.beta_slow, DBL_MIN)) {
+    return fail(error, MHA_ERR_ARGUMENT, "rope.beta_slow is %g: must be > 0 and finite", r.beta_slow);
+  }
+  if (!is_finite_from(r.beta_fast, DBL_MIN) || r.beta_fast < r.beta_slow) {
+    return fail(error, MHA_ERR_ARGUMENT, "rope.beta_fast is %g: must be finite and >= beta_slow (%g)", r.beta_fast,
+                r.beta_slow);
+  }
+  if (!is_finite_from(r.attention_factor, DBL_MIN)) {
+    return fail(error, MHA_ERR_ARGUMENT, "rope.attention_factor is %g: must be > 0 and finite", r.attention_factor);
+  }
+  return MHA_OK;
+}
+
+mha_status check_scaling(int scaling, mha_rope* r, mha_error* error) {
+  if (scaling < MHA_ROPE_SCALING_NONE || scaling > MHA_ROPE_SCALING_YARN) {
+    return fail(error, MHA_ERR_ARGUMENT, "rope.scaling is %d: not a value of mha_rope_scaling", scaling);
+  }
+  if (r->base == 0) r->base = 10000;
+  if (!std::isfinite(r->base) || r->base <= 1) {
+    return fail(error, MHA_ERR_ARGUMENT, "rope.base is %g: must be > 1 and finite", r->base);
+  }
+  if (scaling == MHA_ROPE_SCALING_NONE) return MHA_OK;
+  if (!is_finite_from(r->factor, 1)) {
+    return fail(error, MHA_ERR_ARGUMENT, "rope.factor is %g: must be >= 1 and finite", r->factor);
+  }
+  if (scaling == MHA_ROPE_SCALING_LINEAR) return MHA_OK;
+  if (r->original_positions < 1 || r->original_positions > kMaxPosition) {
+    return fail(error, MHA_ERR_ARGUMENT, "rope.original_positions is %lld: must be 1 to %lld",
+                ll{r->original_positions}, ll{kMaxPosition});
+  }
+  if (scaling == MHA_ROPE_SCALING_LLAMA3) {
+    if (r->low_freq_factor == 0) r->low_freq_factor = 1;
+    if (r->high_freq_factor == 0) r->high_freq_factor = 4;
+    return check_llama3(*r, error);
+  }
+  if (r->beta_fast == 0) r->beta_fast = 32;
+  if (r->beta_slow == 0) r->beta_slow = 1;
+  if (r->attention_factor == 0) r->attention_factor = 0.1 * elementary::log(r->factor) + 1;
+  return check_yarn(*r, error);
+}
+
+mha_status check_table(const mha_rope& r, int scaling, mha_error* error) {
+  if (r.cos == nullptr || r.sin == nullptr) {
+    return fail(error, MHA_ERR_SHAPE, "rope.%s is given and rope.%s is NULL: both or none",
+                r.cos != nullptr ? "cos" : "sin", r.cos != nullptr ? "sin" : "cos");
+  }
+  if (r.base != 0 || scaling != MHA_ROPE_SCALING_NONE) {
+    return fail(error, MHA_ERR_SHAPE, "rope.base is %g and rope.scaling %d beside rope.cos and rope.sin: must be 0",
+                r.base, scaling);
+  }
+  if (r.table_positions < 1 || !(Size(r.table_positions) * Size(r.dims) * Size(sizeof(float))).ok()) {
+    return fail(error, r.table_positions < 1 ? MHA_ERR_ARGUMENT : MHA_ERR_OVERFLOW,
+                "rope.table_positions is %lld: must be >= 1, and the table below 2^63 bytes", ll{r.table_positions});
+  }
+  return MHA_OK;
+}
+
+double clamp01(double x) { return x < 0 ? 0 : (x > 1 ? 1 : x); }
+
+// Wavelengths well below the length trained on stay, those well above are stretched, those between in part.
+double llama3(const mha_rope& r, double frequency) {
+  const double length = static_cast<double>(r.original_positions);
+  const double wavelength = kTwoPi / frequency;
+  if (wavelength < length / r.high_freq_factor) return frequency;
+  if (wavelength > length / r.low_freq_factor) return frequency / r.factor;
+  const double smooth = (length / wavelength - r.low_freq_factor) / (r.high_freq_factor - r.low_freq_factor);
+  return (1 - smooth) * frequency / r.factor + smooth * frequency;
+}
+
+// The pair that turns `rotations` times over the length trained on.
+double yarn_pair(const mha_rope& r, double rotations) {
+  const double dims = static_cast<double>(r.dims), length = static_cast<double>(r.original_positions);
+  return dims * (elementary::log(length) - elementary::log(rotations * kTwoPi)) / (2 * elementary::log(r.base));
+}
+
+// Pairs below `low` stay, those from `high` on are stretched, in between a ramp.
+struct Ramp {
+  double low, high;
+};
+Ramp yarn_ramp(const mha_rope& r) {
+  Ramp ramp = {std::floor(yarn_pair(r, r.beta_fast)), std::ceil(yarn_pair(r, r.beta_slow))};
+  const double last = static_cast<double>(r.dims - 1);
+  if (ramp.low < 0) ramp.low = 0;
+  if (ramp.high > last) ramp.high = last;
+  if (ramp.low == ramp.high) ramp.high += 0.001;
+  return ramp;
+}
+
+}  // namespace
+
+mha_status validate_rope(const mha_rope* rope, int64_t head_dim, mha_rope* resolved, mha_error* error) {
+  *resolved = {};
+  if (rope == nullptr) return MHA_OK;
+  mha_rope r = *rope;
+  const int style = enum_value(rope->style), scaling = enum_value(rope->scaling);
+  if (style != MHA_ROPE_HALF && style != MHA_ROPE_INTERLEAVED) {
+    return fail(error, MHA_ERR_ARGUMENT, "rope.style is %d: not a value of mha_rope_style", style);
+  }
+  if (r.dims == 0) r.dims = head_dim;
+  if (r.dims < 0 || r.dims > head_dim || r.dims % 2 != 0) {
+    return fail(error, MHA_ERR_ARGUMENT, "rope.dims is %lld: must be even and at most head_dim (%lld)", ll{r.dims},
+                ll{head_dim});
+  }
+  if (r.dims > kMaxRopeDims) {
+    return fail(error, MHA_ERR_UNSUPPORTED, "rope.dims is %lld: at most %lld", ll{r.dims}, ll{kMaxRopeDims});
+  }
+  const bool table = r.cos != nullptr || r.sin != nullptr;
+  const mha_status status = table ? check_table(r, scaling, error) : check_scaling(scaling, &r, error);
+  if (status == MHA_OK) *resolved = r;
+  return status;
+}
+
+mha_status check_norm(const char* name, float epsilon, mha_error* error) {
+  if (std::isfinite(epsilon) && epsilon >= FLT_MIN) return MHA_OK;
+  return fail(error, MHA_ERR_ARGUMENT, "%s is %g: must be > 0, normal and finite", name, static_cast<double>(epsilon));
+}
+
+mha_status check_position(const mha_rope& rope, const char* name, int64_t index, int64_t position, mha_error* error) {
+  const int64_t last =
+      rope.cos != nullptr && rope.table_positions <= kMaxPosition ? rope.table_positions - 1 : kMaxPosition;
+  if (position >= 0 && position <= last) return MHA_OK;
+  const char* why = rope.cos != nullptr ? "the last of rope's table" : "2^31 - 1";
+  if (index < 0) {
+    return fail(error, MHA_ERR_ARGUMENT, "%s is %lld: must be 0 to %lld (%s)", name, ll{position}, ll{last}, why);
+  }
+  return fail(error, MHA_ERR_ARGUMENT, "%s[%lld] is %lld: must be 0 to %lld (%s)", name, ll{index}, ll{position},
+              ll{last}, why);
+}
+
+void rope_frequencies(const mha_rope& rope, double* frequencies) {
+  if (rope.cos != nullptr) return;
+  const double log_base = elementary::log(rope.base);
+  const Ramp ramp = rope.scaling == MHA_ROPE_SCALING_YARN ? yarn_ramp(rope) : Ramp{0, 1};
+  for (int64_t d = 0; d < rope.dims / 2; ++d) {
+    const double pair = static_cast<double>(d);
+    const double plain = elementary::exp(-(2 * pair / static_cast<double>(rope.dims)) * log_base);
+    double frequency = plain;
+    if (rope.scaling == MHA_ROPE_SCALING_LINEAR) frequency = plain / rope.factor;
+    if (rope.scaling == MHA_ROPE_SCALING_LLAMA3) frequency = llama3(rope, plain);
+    if (rope.scaling == MHA_ROPE_SCALING_YARN) {
+      const double stretched = clamp01((pair - ramp.low) / (ramp.high - ramp.low));
+      frequency = plain / rope.factor * stretched + plain * (1 - stretched);
+    }
+    frequencies[d] = frequency;
+  }
+}
+
+void rope_row(const mha_rope& rope, const double* frequencies, int64_t position, float* row) {
+  const int64_t pairs = rope.dims / 2;
+  const bool interleaved = rope.style == MHA_ROPE_INTERLEAVED;
+  const double amplitude = rope.scaling == MHA_ROPE_SCALING_YARN ? rope.attention_factor : 1;
+  float* cosines = row;
+  float* sines = row + (interleaved ? rope.dims : pairs);
+  for (int64_t d = 0; d < pairs; ++d) {
+    float cosine = 0, sine = 0;
+    if (rope.cos != nullptr) {
+      cosine = rope.cos[position * pairs + d], sine = rope.sin[position * pairs + d];
+    } else {
+      const elementary::SinCos angle = elementary::sin_cos(static_cast<double>(position) * frequencies[d]);
+      cosine = static_cast<float>(angle.cos * amplitude), sine = static_cast<float>(angle.sin * amplitude);
+    }
+    if (interleaved) {
+      cosines[2 * d] = cosines[2 * d + 1] = cosine;
+      sines[2 * d] = -sine, sines[2 * d + 1] = sine;
+    } else {
+      cosines[d] = cosine, sines[d] = sine;
+    }
+  }
+}
+
+}  // namespace mha
