@@ -26,8 +26,8 @@ COUNT = 200
 POSITIONS = 2048
 LONG_PROMPT = 1024
 # (tokens, seed) of each prompt; the lengths lie on both sides of a chunk of 256 keys. The seeds are those of the first
-# prompt of a length whose 200 choices are all clear: the greatest logit is ahead of the next by more than 0.004, a
-# thousand times the difference that another order of sums makes.
+# prompt of a length whose 200 choices are all clear: the greatest logit is ahead of the next by more than 0.004, two
+# hundred times the difference that another order of sums makes.
 PROMPTS = [(1, 0), (5, 1), (17, 10), (32, 15), (63, 4), (100, 2), (257, 0), (300, 14)]
 LEAST_MARGIN = 2e-3
 ROUNDS = 3
