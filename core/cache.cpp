@@ -26,8 +26,6 @@ struct CacheLayout {
   int64_t bytes;  // of the handle
 };
 
-int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 mha_status check_config(const mha_cache_config& config, mha_cache_config* resolved, mha_error* error) {
   int kind = 0;  // reading it as the enum is undefined where it is no value of it
   static_assert(sizeof(kind) == sizeof(config.kind), "enums of the interface are ints");

@@ -6,17 +6,15 @@
 #include "core/cache.h"
 #include "core/parallel.h"
 #include "core/plan.h"
+#include "core/prepare.h"
 #include "core/status.h"
 #include "core/validate.h"
+#include "simd/float_mode.h"
 
 namespace mha {
 namespace {
 
 using ll = long long;
-
-// Tokens written head by head: few enough that a token's rows are still in a core's caches for the next head. Measured: a
-// long append then takes 1.04 times a copy of its bytes, against 1.4 for all tokens of a head at once.
-constexpr int64_t kRunTokens = 64;
 
 mha_status check_offsets(const CacheBatch& batch, mha_error* error) {
   const int64_t* offsets = batch.offsets;
@@ -73,7 +71,7 @@ void copy_shared_page(mha_cache* cache, CacheSequence* s) {
 mha_status check_lengths(const mha_cache& cache, const CacheBatch& batch, mha_error* error) {
   for (int64_t b = 0; b < batch.batch; ++b) {
     const int64_t sequence = batch.sequence(b), held = cache.sequences[sequence].length, count = batch.count(b);
-    if (cache.config.kind == MHA_CACHE_CONTIGUOUS && count > cache.config.capacity - held) {
+    if (cache.config.kind != MHA_CACHE_RING && count > cache.config.capacity - held) {
       return fail(error, MHA_ERR_FULL, "sequence %lld has %lld tokens of %lld (capacity): %lld more do not fit",
                   ll{sequence}, ll{held}, ll{cache.config.capacity}, ll{count});
     }
@@ -134,12 +132,21 @@ mha_status cache_reserve(mha_cache* cache, const CacheBatch& batch, mha_error* e
   return MHA_OK;
 }
 
+namespace {
+
+// The first page of a ring's turn at the end of the reservation.
+int64_t first_page_kept(const mha_cache& cache, const CacheSequence& s) {
+  return divide_up(s.reserved, cache.page_size) - cache.ring_pages;
+}
+
+}  // namespace
+
 void cache_write(const mha_cache& cache, int64_t sequence, int64_t first, int64_t count, const CacheRows& rows) {
   const mha_cache_config& c = cache.config;
   const CacheSequence& s = cache.sequences[sequence];
   const size_t key_bytes = static_cast<size_t>(c.head_dim) * sizeof(float);
   const size_t value_bytes = static_cast<size_t>(c.value_head_dim) * sizeof(float);
-  const int64_t kept = divide_up(s.reserved, cache.page_size) - cache.ring_pages;  // the first page of a ring's turn
+  const int64_t kept = first_page_kept(cache, s);
   for (int64_t done = 0; done < count;) {
     const int64_t page = (first + done) / cache.page_size, slot = (first + done) % cache.page_size;
     const int64_t run = least(least(cache.page_size - slot, kRunTokens), count - done);
@@ -194,8 +201,24 @@ int64_t item_at(const CacheBatch& batch, int64_t t, int64_t* begin) {
   return low;
 }
 
+// Norms and rotates stored keys where they lie. `positions` of the tokens, or null: their numbers.
+void prepare_keys(const AppendJob& job, TokenPreparer* prepare, int64_t sequence, int64_t first, int64_t count,
+                  const int64_t* positions) {
+  const mha_cache& cache = *job.cache;
+  const CacheSequence& s = cache.sequences[sequence];
+  for (int64_t t = first; t < first + count; ++t) {
+    const int64_t page = t / cache.page_size;
+    if (page >= cache.pinned_pages && page < first_page_kept(cache, s)) continue;
+    float* key = s.pages[page_entry(cache, page)] + t % cache.page_size * cache.config.head_dim;
+    const int64_t stride = cache.page_size * cache.config.head_dim;
+    prepare->run(positions != nullptr ? positions[t - first] : t, key, stride, key, stride);
+  }
+}
+
 void run_append(const void* data, int64_t item, int64_t) {
   const AppendJob& job = *static_cast<const AppendJob*>(data);
+  const mha_cache_config& c = job.cache->config;
+  TokenPreparer prepare(*job.table, job.rope, job.epsilon, job.weight, c.num_kv_heads, c.head_dim);
   const bool packed = job.batch.offsets != nullptr;
   const int64_t end = least((item + 1) * job.item_tokens, job.tokens);
   for (int64_t t = item * job.item_tokens; t < end;) {
@@ -206,17 +229,36 @@ void run_append(const void* data, int64_t item, int64_t) {
     const CacheRows rows = {
         job.key.data + outer * job.key.stride_b + row * job.key.stride_t,       job.key.stride_t,   job.key.stride_h,
         job.value.data + outer * job.value.stride_b + row * job.value.stride_t, job.value.stride_t, job.value.stride_h};
-    cache_write(*job.cache, sequence, job.cache->sequences[sequence].length + t - begin, count, rows);
+    const int64_t first = job.cache->sequences[sequence].length + t - begin;
+    cache_write(*job.cache, sequence, first, count, rows);
+    if (job.prepares) {
+      prepare_keys(job, &prepare, sequence, first, count, job.positions != nullptr ? job.positions + t : nullptr);
+    }
     t += count;
   }
 }
 
-// Until keys are normed and rotated on the way in, that is refused.
-mha_status check_positions(const mha_append_args& a, mha_error* error) {
-  if (a.rope == nullptr && a.positions == nullptr && a.key_norm_weight == nullptr && a.key_norm_epsilon == 0.0f) {
-    return MHA_OK;
+// Norm and rotation of the keys on the way in; the sequences must have been checked.
+mha_status check_preparation(const mha_append_args& a, AppendJob* job, mha_error* error) {
+  const bool norm = is_given(a.key_norm_epsilon);
+  mha_status status = validate_rope(a.rope, job->cache->config.head_dim, &job->rope, error);
+  if (status == MHA_OK && norm) status = check_norm("key_norm_epsilon", a.key_norm_epsilon, error);
+  if (status == MHA_OK && a.key_norm_weight != nullptr && !norm) {
+    status =
+        fail(error, MHA_ERR_ARGUMENT, "key_norm_epsilon is 0 (no norm), but key_norm_weight is given: must be > 0");
   }
-  return fail(error, MHA_ERR_UNSUPPORTED, "rope, positions, key_norm_weight and key_norm_epsilon must be 0 or NULL");
+  job->epsilon = a.key_norm_epsilon, job->weight = a.key_norm_weight, job->positions = a.positions;
+  job->prepares = norm || job->rope.dims > 0;
+  for (int64_t b = 0, token = 0; b < a.batch && status == MHA_OK && job->rope.dims > 0; ++b) {
+    const int64_t count = job->batch.count(b), first = job->cache->sequences[job->batch.sequence(b)].length;
+    for (int64_t t = 0; t < count && status == MHA_OK && a.positions != nullptr; ++t, ++token) {
+      status = check_position(job->rope, "positions", token, a.positions[token], error);
+    }
+    if (count > 0 && status == MHA_OK && a.positions == nullptr) {
+      status = check_position(job->rope, "the last token's number in its sequence", -1, first + (count - 1), error);
+    }
+  }
+  return status;
 }
 
 }  // namespace
@@ -232,16 +274,18 @@ Phase append_phase(const AppendJob& job) { return {run_append, &job, divide_up(j
 extern "C" mha_status mha_cache_append(const mha_context* context, mha_cache* cache, const mha_append_args* args,
                                        mha_error* error) {
   using namespace mha;
+  const FloatMode mode;
   if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
   if (cache == nullptr) return fail(error, MHA_ERR_NULL, "cache is NULL");
   if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
   const mha_append_args& a = *args;
   const mha_cache_config& c = cache->config;
   AppendJob job = {};
+  job.table = context->table;
   job.cache = cache;
   job.batch = {a.batch, a.sequences, a.length, a.offsets};
   mha_status status = check_batch(cache, job.batch, error);
-  if (status == MHA_OK) status = check_positions(a, error);
+  if (status == MHA_OK) status = check_preparation(a, &job, error);
   const int64_t items = a.offsets != nullptr ? 1 : a.batch;
   if (status == MHA_OK) {
     status = check_view("key", a.key, {items, a.length, c.num_kv_heads, c.head_dim}, &job.key, error);

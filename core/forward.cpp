@@ -144,8 +144,8 @@ mha_status run_forward(const mha_context& context, Forward& f, char* workspace, 
         reinterpret_cast<int64_t*>(workspace + f.plan.attention_offset + f.plan.attention.positions_offset);
     prepare.jobs[prepare.count++] =
         query_job(*context.table, f.attention, f.plan.threads, projected(f, kQuery, workspace), first_positions);
-    prepare.jobs[prepare.count++] = key_job(*context.table, f.attention, f.plan.threads,
-                                            projected(f, kKey, workspace), first_positions + f.attention.batch);
+    prepare.jobs[prepare.count++] = key_job(*context.table, f.attention, f.plan.threads, projected(f, kKey, workspace),
+                                            first_positions + f.attention.batch);
   }
   const AttentionJob attention = {context.table, f.attention, f.plan.attention, workspace + f.plan.attention_offset,
                                   nullptr};
@@ -158,7 +158,8 @@ mha_status run_forward(const mha_context& context, Forward& f, char* workspace, 
   if (prepare.count > 0) phases[count++] = prepare_phase(prepare);
   AppendJob append = {};
   if (f.cache != nullptr) {
-    append = {f.cache, growth(f), f.attention.key, f.attention.value, f.attention.total_queries(), 0};
+    append.table = context.table, append.cache = f.cache, append.batch = growth(f);
+    append.key = f.attention.key, append.value = f.attention.value, append.tokens = f.attention.total_queries();
     append.item_tokens = plan_append(append.tokens, f.plan.threads);
     phases[count++] = append_phase(append);
   }

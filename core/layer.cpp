@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "core/checksum.h"
 #include "core/linear.h"
 #include "core/status.h"
 #include "core/validate.h"
@@ -31,12 +32,7 @@ struct BlobHeader {
 };
 static_assert(sizeof(BlobHeader) == 192, "the blob's header is part of its format");
 
-uint64_t header_checksum(const BlobHeader& header) {
-  uint64_t hash = 0xcbf29ce484222325u;
-  const unsigned char* bytes = reinterpret_cast<const unsigned char*>(&header);
-  for (size_t i = 0; i < offsetof(BlobHeader, checksum); ++i) hash = (hash ^ bytes[i]) * 0x100000001b3u;
-  return hash;
-}
+uint64_t checksum_of(const BlobHeader& header) { return header_checksum(&header, offsetof(BlobHeader, checksum)); }
 
 struct BlobLayout {
   int64_t panels[kProjections];
@@ -114,7 +110,7 @@ BlobHeader make_header(const mha_layer_config& c, uint32_t has_bias, int64_t byt
   h.scale = c.scale;
   h.has_bias = has_bias;
   h.bytes = static_cast<uint64_t>(bytes);
-  h.checksum = header_checksum(h);
+  h.checksum = checksum_of(h);
   return h;
 }
 
@@ -131,7 +127,7 @@ mha_status read_header(const void* blob, size_t bytes, mha_layer_config* config,
     return fail(error, MHA_ERR_BLOB, "blob has format version %u: this library reads %u", h.version, kBlobVersion);
   }
   if (h.byte_order != kByteOrder) return fail(error, MHA_ERR_BLOB, "blob is of another byte order");
-  if (h.checksum != header_checksum(h)) return fail(error, MHA_ERR_BLOB, "blob's header is damaged (checksum)");
+  if (h.checksum != checksum_of(h)) return fail(error, MHA_ERR_BLOB, "blob's header is damaged (checksum)");
   mha_layer_config c = {h.sizes[0], h.sizes[1], h.sizes[2], h.sizes[3], h.sizes[4],
                         h.sizes[5], h.sizes[6], h.sizes[7], h.scale,    0};
   mha_error why = {};

@@ -330,8 +330,8 @@ typedef struct mha_append_args {
  * MHA_ERR_FULL. Never allocates but from the cache's own pages. */
 MHA_API mha_status mha_cache_append(const mha_context* context, mha_cache* cache, const mha_append_args* args,
                                     mha_error* error);
-/* Forgets the tokens from `length` on (rollback). MHA_ERR_ARGUMENT: beyond the sequence's length, or before what a ring
- * still keeps (mha_cache_first_kept). */
+/* Forgets the tokens from `length` on (rollback). MHA_ERR_ARGUMENT: beyond the sequence's length, or among those that a
+ * ring has dropped (between sink_tokens and mha_cache_first_kept). */
 MHA_API mha_status mha_cache_truncate(mha_cache* cache, int64_t sequence, int64_t length, mha_error* error);
 /* Makes the empty sequence `destination` equal to the first `length` tokens of `source` (-1: all). Paged: shares the
  * pages, which are copied by whoever writes to them first; else copies. Returns: MHA_OK; MHA_ERR_ARGUMENT,
@@ -353,9 +353,10 @@ MHA_API size_t mha_cache_used_bytes(const mha_cache* cache); /* of the memory, h
 MHA_API mha_status mha_cache_export(const mha_cache* cache, int64_t sequence, int64_t begin, int64_t count,
                                     const mha_mut_view* key, const mha_mut_view* value, mha_error* error);
 
-/* One sequence as a block of bytes (a checksum included), for a cache of the same heads and widths, of any kind that
- * has room. load needs an empty sequence. Returns: MHA_OK; MHA_ERR_NULL, _ARGUMENT, _WORKSPACE (save: bytes too small),
- * _BLOB (damaged, truncated, another version or other sizes), _FULL. */
+/* One sequence as a block of bytes (a checksum of all of them included), for a cache of the same heads and widths, of
+ * any kind that has room; what a ring has dropped is not in it. load needs an empty sequence. Returns: MHA_OK;
+ * MHA_ERR_NULL, _ARGUMENT (blob not aligned to 4 bytes), _WORKSPACE (save: bytes too small), _BLOB (damaged, truncated,
+ * another version or other sizes), _FULL, _UNSUPPORTED (tokens were dropped: for a ring of no more sink_tokens). */
 MHA_API size_t mha_cache_save_bytes(const mha_cache* cache, int64_t sequence);
 MHA_API mha_status mha_cache_save(const mha_cache* cache, int64_t sequence, void* blob, size_t bytes, mha_error* error);
 MHA_API mha_status mha_cache_load(mha_cache* cache, int64_t sequence, const void* blob, size_t bytes, mha_error* error);

@@ -54,12 +54,6 @@ void run_prepare(const void* data, int64_t item, int64_t) {
   }
 }
 
-// By its bits: a denormal compares equal to 0 here (float_mode.h).
-bool is_given(float epsilon) {
-  const float none = 0;
-  return memcmp(&epsilon, &none, sizeof(none)) != 0;
-}
-
 mha_status check_given(const mha_rope& rope, const char* name, const int64_t* positions, int64_t count,
                        mha_error* error) {
   for (int64_t i = 0; i < count; ++i) {
@@ -153,6 +147,11 @@ Phase prepare_phase(const PreparePhase& work) {
   int64_t count = 0;
   for (int i = 0; i < work.count; ++i) count += items(work.jobs[i]);
   return {run_prepare, &work, count};
+}
+
+bool is_given(float epsilon) {
+  const float none = 0;
+  return memcmp(&epsilon, &none, sizeof(none)) != 0;
 }
 
 namespace {

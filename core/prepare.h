@@ -25,6 +25,9 @@ class TokenPreparer {
   float angles_[2 * kMaxRopeDims];
 };
 
+// Whether a norm is asked for. By the bits of its epsilon: a denormal compares equal to 0 in a call (float_mode.h).
+bool is_given(float epsilon);
+
 // The tokens of one tensor. Items of a batch have `length` tokens each, or with `offsets` lie packed one after the
 // other (stride_b unused). What becomes of a token depends on it and its position alone.
 struct PrepareJob {

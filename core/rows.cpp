@@ -11,7 +11,8 @@ int64_t key_end(const AttentionProblem& p, int64_t b, int64_t i) {
   const int64_t key_len = key_len_of(p, b);
   const int64_t length = p.masks.key_lengths != nullptr ? p.masks.key_lengths[b] : key_len;
   if (p.masks.causal == MHA_CAUSAL_NONE) return length;
-  const int64_t offset = p.masks.causal == MHA_CAUSAL_BOTTOM_RIGHT ? key_len - query_len_of(p, b) : p.masks.causal_offset;
+  const int64_t offset =
+      p.masks.causal == MHA_CAUSAL_BOTTOM_RIGHT ? key_len - query_len_of(p, b) : p.masks.causal_offset;
   const int64_t end = i + offset + 1;
   return end < 0 ? 0 : (end < length ? end : length);
 }

@@ -209,8 +209,7 @@ void run_shared(const AttentionJob& job, const Place& place, const Slot& slot) {
     last_key = most(last_key, fill_rows(p, block, slot.rows + rows));
     const Partials parts = partials_of(job, job.sequences()[b], b);
     for (int64_t r = 0; r < block.count; ++r) {
-      slot.rows[rows + r].output =
-          parts.outputs + chunk * parts.step + (first_row(p, block) + r) * p.value_head_dim;
+      slot.rows[rows + r].output = parts.outputs + chunk * parts.step + (first_row(p, block) + r) * p.value_head_dim;
     }
     rows += block.count;
   }
@@ -308,7 +307,8 @@ void run_weights_block(const AttentionJob& job, int64_t b, int64_t block, int64_
     args.accumulate = h > first_head;
     args.factor = end_head - first_head > 1 && h + 1 == end_head ? 1.0f / static_cast<float>(p.heads) : 1.0f;
     job.table->weights(&args);
-    for (int64_t r = 0; r < count; ++r) clear_floats(slot.rows[r].output + args.key_len, p.longest_key_len - args.key_len);
+    for (int64_t r = 0; r < count; ++r)
+      clear_floats(slot.rows[r].output + args.key_len, p.longest_key_len - args.key_len);
   }
 }
 
@@ -344,9 +344,7 @@ void run_weights(const void* data, int64_t item, int64_t slot_index) {
 
 }  // namespace
 
-float query_scale(const AttentionProblem& p) {
-  return static_cast<float>(static_cast<double>(p.scale) * kLog2e);
-}
+float query_scale(const AttentionProblem& p) { return static_cast<float>(static_cast<double>(p.scale) * kLog2e); }
 
 int attention_phases(const AttentionJob& job, Phase* phases) {
   if (!job.plan.uniform) {

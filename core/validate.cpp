@@ -316,8 +316,8 @@ mha_status validate_forward(const mha_layer_config& c, const mha_forward_args* a
   p.key_len = a.key_len, p.head_dim = c.head_dim, p.value_head_dim = c.value_head_dim, p.scale = c.scale;
   p.appends = a.cache != nullptr;
   const bool packed_alike = a.key_offsets == nullptr && a.key.data == nullptr && a.key_len == a.query_len;
-  status = check_items({a.query_offsets, packed_alike ? a.query_offsets : a.key_offsets, a.cache, a.sequences}, &p,
-                       error);
+  status =
+      check_items({a.query_offsets, packed_alike ? a.query_offsets : a.key_offsets, a.cache, a.sequences}, &p, error);
   if (status == MHA_OK) status = check_products(p, error);
   if (status != MHA_OK) return status;
   const struct {

@@ -87,10 +87,11 @@ mha_status check_ring(const AttentionProblem& p, mha_error* error) {
     if (kept == 0) continue;
     const int64_t needed = p.masks.window_left > 0 ? position_of(p, b, 0) - p.masks.window_left + 1 : 0;
     if (needed < kept) {
-      return fail(error, MHA_ERR_ARGUMENT,
-                  "masks.window_left is %lld: query 0 of item %lld sees keys from %lld on, but the ring keeps them from "
-                  "%lld on",
-                  ll{p.masks.window_left}, ll{b}, ll{needed < 0 ? 0 : needed}, ll{kept});
+      return fail(
+          error, MHA_ERR_ARGUMENT,
+          "masks.window_left is %lld: query 0 of item %lld sees keys from %lld on, but the ring keeps them from "
+          "%lld on",
+          ll{p.masks.window_left}, ll{b}, ll{needed < 0 ? 0 : needed}, ll{kept});
     }
     if (p.masks.sink_tokens > pinned) {
       return fail(error, MHA_ERR_ARGUMENT, "masks.sink_tokens is %lld, but the ring keeps the first %lld",

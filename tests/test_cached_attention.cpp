@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention over a cache: every kind and page size gives the bits of plain tensors; sequences that share a prefix give
 // those of sequences that do not.
-#include "support/caches.h"
+#include "support/cache_layouts.h"
 
 using namespace mha::test;
 
@@ -69,8 +69,7 @@ TEST_CASE("cached attention: sequences that share a prefix", "[cache]") {
         RaggedProblem p(sizes, 4, 2, 32, 32, 40 + static_cast<uint64_t>(prefix));
         const auto share = [&](int64_t from, int64_t to, int64_t count) {
           const auto copy = [&](std::vector<float>& t, int64_t width) {
-            std::copy_n(t.begin() + p.key_offsets[from] * width, count * width,
-                        t.begin() + p.key_offsets[to] * width);
+            std::copy_n(t.begin() + p.key_offsets[from] * width, count * width, t.begin() + p.key_offsets[to] * width);
           };
           copy(p.key, 2 * 32), copy(p.value, 2 * 32);
         };

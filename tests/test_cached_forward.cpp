@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The layer with a cache: a causal prefill in one call, in any pieces, token by token, ragged among others, after a
 // rollback or in a fork gives the same bits, whatever the kind of cache.
-#include "support/caches.h"
+#include "support/cache_layouts.h"
 #include "support/layers.h"
 
 using namespace mha::test;

@@ -25,8 +25,8 @@ std::vector<float> rows_of(const std::vector<float>& all, int64_t begin, int64_t
 }
 
 /// Weights [heads][rows][Tk] of an item out of [all heads][all rows][longest], which must be zero beyond Tk.
-std::vector<float> weights_of(const std::vector<float>& all, int64_t heads, int64_t all_rows, int64_t begin, int64_t rows,
-                              int64_t longest, int64_t key_len) {
+std::vector<float> weights_of(const std::vector<float>& all, int64_t heads, int64_t all_rows, int64_t begin,
+                              int64_t rows, int64_t longest, int64_t key_len) {
   std::vector<float> found;
   bool zeros = true;
   for (int64_t h = 0; h < heads; ++h) {

@@ -237,9 +237,8 @@ inline void streamed_chunk(const StreamedChunk& chunk, bool first) {
                             first,
                             nullptr};
     if (chunk.must_skip(h)) {
-      value_rows_skipping(tile, rows, [&](int64_t j, int64_t column) {
-        return run_at(a.value, h, chunk.begin + j, 1).row + column;
-      });
+      value_rows_skipping(
+          tile, rows, [&](int64_t j, int64_t column) { return run_at(a.value, h, chunk.begin + j, 1).row + column; });
     } else {
       merge_row_sums(tile, rows, scratch.sums + row * padded(a.value_head_dim), padded(a.value_head_dim));
     }

@@ -131,8 +131,7 @@ inline void value_rows_skipping(const ValueTile& tile, int64_t num_rows, RowOf r
       Sums<1, 1> sums = {{zero()}};
       for (int64_t j = 0; j < tile.keys; ++j) {
         if (!is_visible(tile.rows[r], tile.begin + j)) continue;
-        sums[0][0] =
-            fma(set1(tile.weights[r * kScoreStride + j]), load_first(row_of(j, column), count), sums[0][0]);
+        sums[0][0] = fma(set1(tile.weights[r * kScoreStride + j]), load_first(row_of(j, column), count), sums[0][0]);
       }
       tile.merge_tile<1, 1>(sums, r, column);
     }
@@ -174,8 +173,7 @@ inline void merge(const MergeArgs* args) {
     AttentionRow row = {};
     row.output = m.output;
     const ValueTile tile = {
-        &row,   nullptr, nullptr, 0, 0, m.value_head_dim, 0, f.keep, f.take, last ? f.inverse : nullptr,
-        c == 0, nullptr};
+        &row, nullptr, nullptr, 0, 0, m.value_head_dim, 0, f.keep, f.take, last ? f.inverse : nullptr, c == 0, nullptr};
     merge_row_sums(tile, 1, m.partial_outputs + c * m.step, 0);
     if (last) clear_empty_rows(&row, &state, 1, m.value_head_dim);
   }

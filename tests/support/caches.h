@@ -1,19 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
-// Caches that free themselves, and filling one with the items of a ragged problem.
+// Caches for tests: made from a few sizes, filled, and read back through export.
 #ifndef MHA_TESTS_SUPPORT_CACHES_H
 #define MHA_TESTS_SUPPORT_CACHES_H
 
-#include <memory>
 #include <string>
+#include <vector>
 
-#include "ragged.h"
+#include "compare.h"
+#include "targets.h"
+#include "tensors.h"
 
 namespace mha::test {
 
-struct CacheDeleter {
-  void operator()(mha_cache* cache) const { mha_cache_destroy(cache); }
-};
-using CachePtr = std::unique_ptr<mha_cache, CacheDeleter>;
+inline const mha_cache_kind kCacheKinds[] = {MHA_CACHE_CONTIGUOUS, MHA_CACHE_RING, MHA_CACHE_PAGED};
+
+inline const char* kind_name(mha_cache_kind kind) {
+  return kind == MHA_CACHE_CONTIGUOUS ? "contiguous" : kind == MHA_CACHE_RING ? "ring" : "paged";
+}
+
+/// Sizes that most tests want; the rest is set on the result.
+inline mha_cache_config cache_config(mha_cache_kind kind, int64_t capacity, int64_t max_sequences = 1,
+                                     int64_t page_size = 0, int64_t sink_tokens = 0) {
+  mha_cache_config config = {};
+  config.kind = kind;
+  config.num_kv_heads = 2;
+  config.head_dim = 5;
+  config.value_head_dim = 3;
+  config.max_sequences = max_sequences;
+  config.capacity = capacity;
+  config.page_size = page_size;
+  config.sink_tokens = sink_tokens;
+  return config;
+}
 
 inline CachePtr make_cache(const mha_context* context, const mha_cache_config& config) {
   mha_cache* cache = nullptr;
@@ -22,41 +40,80 @@ inline CachePtr make_cache(const mha_context* context, const mha_cache_config& c
   return CachePtr(cache);
 }
 
-/// Kinds and page sizes that a test goes through. A ring's capacity holds everything.
-struct CacheLayout {
-  mha_cache_kind kind;
-  int64_t page_size;
+/// The one context that tests of caches use: no kernel takes part.
+inline const mha_context* cache_context() { return shared_context(supported_targets()[0], 1); }
 
-  std::string name() const {
-    static const char* const kNames[] = {"contiguous", "ring", "paged "};
-    return kNames[kind] + (kind == MHA_CACHE_PAGED ? std::to_string(page_size) : std::string());
-  }
+/// Dense tokens: key [count, Hkv, D], value [count, Hkv, Dv].
+struct Tokens {
+  std::vector<float> key, value;
 };
-inline constexpr CacheLayout kCacheLayouts[] = {{MHA_CACHE_CONTIGUOUS, 0}, {MHA_CACHE_RING, 0},
-                                                {MHA_CACHE_PAGED, 1},      {MHA_CACHE_PAGED, 16},
-                                                {MHA_CACHE_PAGED, 24},     {MHA_CACHE_PAGED, 64},
-                                                {MHA_CACHE_PAGED, 300}};
 
-inline mha_cache_config cache_config(const CacheLayout& layout, const AttentionShape& s, int64_t sequences,
-                                     int64_t longest) {
+inline mha_cache_config config_of(const mha_cache* cache) {
   mha_cache_config config = {};
-  config.kind = layout.kind;
-  config.num_kv_heads = s.Hkv, config.head_dim = s.D, config.value_head_dim = s.Dv;
-  config.max_sequences = sequences;
-  config.page_size = layout.page_size;
-  config.capacity = longest > 0 ? longest : 1;
-  if (layout.kind == MHA_CACHE_PAGED) config.capacity = sequences * (config.capacity + layout.page_size);
+  mha_cache_get_config(cache, &config);
   return config;
 }
 
-/// Appends rows [length, Hkv, D] and [length, Hkv, Dv] to one sequence.
-inline void append(const mha_context* context, mha_cache* cache, int64_t sequence, int64_t length, const float* key,
-                   const float* value) {
+inline Tokens random_tokens(const mha_cache_config& c, int64_t count, uint64_t seed) {
+  return {random_floats(count * c.num_kv_heads * c.head_dim, seed),
+          random_floats(count * c.num_kv_heads * (c.value_head_dim ? c.value_head_dim : c.head_dim), seed + 1)};
+}
+
+/// Tokens [begin, begin + count) of dense ones.
+inline Tokens slice(const mha_cache_config& c, const Tokens& all, int64_t begin, int64_t count) {
+  const int64_t key = c.num_kv_heads * c.head_dim;
+  const int64_t value = c.num_kv_heads * (c.value_head_dim ? c.value_head_dim : c.head_dim);
+  return {std::vector<float>(all.key.begin() + begin * key, all.key.begin() + (begin + count) * key),
+          std::vector<float>(all.value.begin() + begin * value, all.value.begin() + (begin + count) * value)};
+}
+
+inline Tokens& operator+=(Tokens& all, const Tokens& more) {
+  all.key.insert(all.key.end(), more.key.begin(), more.key.end());
+  all.value.insert(all.value.end(), more.value.begin(), more.value.end());
+  return all;
+}
+
+/// Appends dense tokens to one sequence.
+inline mha_status append(const mha_context* context, mha_cache* cache, int64_t sequence, const Tokens& tokens,
+                         mha_error* error = nullptr) {
+  const mha_cache_config c = config_of(cache);
   mha_append_args args = {};
-  args.batch = 1, args.sequences = &sequence, args.length = length;
-  args.key.data = key, args.value.data = value;
+  args.batch = 1;
+  args.sequences = &sequence;
+  args.length = static_cast<int64_t>(tokens.key.size()) / (c.num_kv_heads * c.head_dim);
+  args.key.data = tokens.key.data();
+  args.value.data = tokens.value.data();
+  return mha_cache_append(context, cache, &args, error);
+}
+
+inline void require_append(mha_cache* cache, int64_t sequence, const Tokens& tokens) {
   mha_error error = {};
-  require_ok(mha_cache_append(context, cache, &args, &error), error);
+  require_ok(append(cache_context(), cache, sequence, tokens, &error), error);
+}
+
+/// Tokens [begin, begin + count) as export gives them; poison where it fails.
+inline Tokens exported(const mha_cache* cache, int64_t sequence, int64_t begin, int64_t count) {
+  const mha_cache_config c = config_of(cache);
+  Tokens out = {poisoned(count * c.num_kv_heads * c.head_dim), poisoned(count * c.num_kv_heads * c.value_head_dim)};
+  const mha_mut_view key = {out.key.data(), 0, 0, 0, 0}, value = {out.value.data(), 0, 0, 0, 0};
+  mha_cache_export(cache, sequence, begin, count, &key, &value, nullptr);
+  return out;
+}
+
+inline bool same_tokens(const Tokens& a, const Tokens& b) {
+  return same_bits(a.key, b.key) && same_bits(a.value, b.value);
+}
+
+inline void check_same_tokens(const std::string& what, const Tokens& got, const Tokens& want) {
+  check_same_bits(what + " key", got.key, want.key);
+  check_same_bits(what + " value", got.value, want.value);
+}
+
+inline std::vector<float> save_sequence(const mha_cache* cache, int64_t sequence) {
+  std::vector<float> blob(mha_cache_save_bytes(cache, sequence) / sizeof(float));
+  mha_error error = {};
+  require_ok(mha_cache_save(cache, sequence, blob.data(), blob.size() * sizeof(float), &error), error);
+  return blob;
 }
 
 }  // namespace mha::test
