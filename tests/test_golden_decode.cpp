@@ -3,9 +3,9 @@
 // every kind of cache, and PyTorch's scaled_dot_product_attention over items of unequal length in one call. The cases
 // are listed in tools/oracles/decode_cases.py and ragged_cases.py.
 #include <algorithm>
-#include <memory>
 
 #include "core/mha.h"
+#include "support/caches.h"
 #include "support/golden.h"
 #include "support/targets.h"
 
@@ -18,11 +18,6 @@ const Bound kOutputBound = {2e-6, 2e-7};
 const Bound kKeyBound = {5e-7, 1e-7};
 const Bound kRaggedBound = {9e-7, 1e-7};
 const Bound kLseBound = {9e-7, 5e-7};
-
-struct CacheDeleter {
-  void operator()(mha_cache* cache) const { mha_cache_destroy(cache); }
-};
-using CachePtr = std::unique_ptr<mha_cache, CacheDeleter>;
 
 using Sizes = std::vector<int64_t>;
 
@@ -106,10 +101,7 @@ CachePtr make_cache(const mha_context* context, const DecodeCase& c, mha_cache_k
     config.page_size = 3;
     config.capacity = config.max_sequences * (c.longest + config.page_size);
   }
-  mha_cache* cache = nullptr;
-  mha_error error = {};
-  require_ok(mha_cache_create(context, &config, &cache, &error), error);
-  return CachePtr(cache);
+  return mha::test::make_cache(context, config);
 }
 
 /// Where a step begins: tokens before it, of all items and of the first.
@@ -214,9 +206,6 @@ void check_stored_keys(const std::string& what, const DecodeCase& c, const mha_c
   }
 }
 
-const std::vector<std::pair<mha_cache_kind, const char*>> kKinds = {
-    {MHA_CACHE_CONTIGUOUS, " contiguous"}, {MHA_CACHE_RING, " ring"}, {MHA_CACHE_PAGED, " paged"}};
-
 }  // namespace
 
 TEST_CASE("golden: GroupQueryAttention through every kind of cache", "[golden]") {
@@ -225,10 +214,11 @@ TEST_CASE("golden: GroupQueryAttention through every kind of cache", "[golden]")
     for (const auto& description : file.cases()) {
       const DecodeCase c(file, description);
       std::vector<float> first;
-      for (const auto& [kind, kind_name] : kKinds) {
+      for (const mha_cache_kind kind : kCacheKinds) {
         for (const bool always_packed : {false, true}) {
           if (always_packed && !c.bias.empty()) continue;  // the mask of an item begins where the others' do
-          const std::string what = " " + target + " " + c.name + kind_name + (always_packed ? " packed" : "");
+          const std::string what =
+              " " + target + " " + c.name + " " + kind_name(kind) + (always_packed ? " packed" : "");
           INFO(what);
           const CachePtr cache = make_cache(context, c, kind);
           const std::vector<float> got = replay(context, c, cache.get(), always_packed);
