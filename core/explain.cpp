@@ -129,8 +129,60 @@ void explain_streamed(const AttentionProblem& p, const AttentionPlan& plan, cons
 
 }  // namespace
 
+namespace {
+
+// Names that apply, one after the other.
+struct NamedFlag {
+  bool applies;
+  const char* name;
+};
+
+template <int kCount>
+void explain_flags(const char* key, const NamedFlag (&flags)[kCount], const char* how, Text* out) {
+  char names[200] = "";
+  size_t length = 0;
+  for (const NamedFlag& flag : flags) {
+    if (!flag.applies) continue;
+    length += static_cast<size_t>(
+        snprintf(names + length, sizeof(names) - length, "%s%s", length > 0 ? ", " : "", flag.name));
+  }
+  if (length == 0) {
+    out->line("%s: none", key);
+  } else {
+    out->line("%s: %s; %s", key, names, how);
+  }
+}
+
+void explain_masks(const AttentionProblem& p, Text* out) {
+  const mha_masks& m = p.masks;
+  explain_flags("masks",
+                {{m.causal != MHA_CAUSAL_NONE, "causal"},
+                 {m.key_lengths != nullptr, "key lengths"},
+                 {m.window_left > 0, "window left"},
+                 {m.window_right > 0, "window right"},
+                 {m.window_left > 0 && m.sink_tokens > 0, "sink tokens"},
+                 {m.prefix_lengths != nullptr, "prefix lengths"},
+                 {m.key_segments != nullptr, "segments"},
+                 {m.block_mask.pairs != nullptr, "block list"},
+                 {m.bit_mask.data != nullptr, "bits"},
+                 {m.bool_mask.data != nullptr, "bool"},
+                 {m.add_mask.data != nullptr, "additive"}},
+                "in the fused kernel: chunks of 256 keys that no row of a pass sees are skipped (additive: computed), "
+                "others masked in registers",
+                out);
+  explain_flags("score changes",
+                {{p.mods.softcap > 0.0f, "softcap"},
+                 {p.mods.alibi_slopes != nullptr, "ALiBi"},
+                 {p.mods.relative_bias != nullptr, "relative bias"},
+                 {p.mods.sink_logits != nullptr, "sink logits"}},
+                "in the fused kernel, in registers", out);
+}
+
+}  // namespace
+
 void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable& table, Text* out) {
   (plan.each.streamed ? explain_streamed : explain_packed)(p, plan, table, out);
+  explain_masks(p, out);
   const char* weights =
       p.weights_mode == MHA_WEIGHTS_NONE
           ? "not wanted"

@@ -28,6 +28,14 @@ int64_t key_len_of(const AttentionProblem& p, int64_t b) {
   return p.key_offsets != nullptr ? p.key_offsets[b + 1] - p.key_offsets[b] : p.key_len;
 }
 
+int64_t key_begin_of(const AttentionProblem& p, int64_t b) {
+  if (p.key_offsets != nullptr) return p.key_offsets[b];
+  if (p.cache == nullptr) return b * p.key_len;
+  int64_t begin = 0;
+  for (int64_t i = 0; i < b; ++i) begin += key_len_of(p, i);
+  return begin;
+}
+
 int64_t first_kept_of(const AttentionProblem& p, int64_t b) {
   if (p.cache == nullptr) return 0;
   const int64_t now = cache_first_kept(*p.cache, sequence_of(p, b));
@@ -58,14 +66,35 @@ float* weights_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t r) {
   return p.weights.data + item + h * p.weights.stride_h + r * p.weights.stride_t;
 }
 
+namespace {
+
+// Keys that a query of item b sees at most, as far as a window limits them.
+int64_t most_visible_keys(const AttentionProblem& p, int64_t b) {
+  const mha_masks& m = p.masks;
+  const int64_t keys = key_len_of(p, b);
+  const bool open =
+      m.window_left == 0 || m.prefix_lengths != nullptr || (m.causal == MHA_CAUSAL_NONE && m.window_right == 0);
+  if (open || m.window_left > keys) return keys;
+  const int64_t right = m.causal == MHA_CAUSAL_NONE ? m.window_right - 1 : 0;
+  if (right > keys || m.sink_tokens > keys) return keys;
+  return least(keys, m.window_left + right + m.sink_tokens);
+}
+
+// Keys that some query may see: all, but where few queries have a window.
+int64_t keys_read(const AttentionProblem& p, int64_t b) {
+  return least(most_visible_keys(p, b) + query_len_of(p, b), key_len_of(p, b));
+}
+
+}  // namespace
+
 double multiply_adds_of(const AttentionProblem& p, int64_t b) {
   return static_cast<double>(p.heads) * static_cast<double>(query_len_of(p, b)) *
-         static_cast<double>(key_len_of(p, b)) * static_cast<double>(p.head_dim + p.value_head_dim);
+         static_cast<double>(most_visible_keys(p, b)) * static_cast<double>(p.head_dim + p.value_head_dim);
 }
 
 double work_of_item(const AttentionProblem& p, int64_t b) {
   if (query_len_of(p, b) == 0) return 0;
-  const double bytes = static_cast<double>(p.kv_heads) * static_cast<double>(key_len_of(p, b)) *
+  const double bytes = static_cast<double>(p.kv_heads) * static_cast<double>(keys_read(p, b)) *
                        static_cast<double>(p.head_dim + p.value_head_dim) * sizeof(float);
   return work_of(multiply_adds_of(p, b), bytes);
 }

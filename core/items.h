@@ -37,6 +37,9 @@ auto* query_row(const AttentionProblem& p, const AnyTensor& t, int64_t b, int64_
   return t.data + item + h * t.stride_h + i * t.stride_t;
 }
 
+// The first key of item b, counted over all items.
+int64_t key_begin_of(const AttentionProblem& p, int64_t b);
+
 // Keys and values of item b from key/value head `kv_head` on.
 TokenRows keys_of(const AttentionProblem& p, int64_t b, int64_t kv_head);
 TokenRows values_of(const AttentionProblem& p, int64_t b, int64_t kv_head);

@@ -9,9 +9,10 @@ namespace {
 
 constexpr double kLn2 = 0.693147180559945309417;
 
-// ln(x) for a normal float x > 0, to about 1e-13: x = 2^e * m with m in [sqrt(1/2), sqrt(2)), ln(m) = 2
-// atanh((m-1)/(m+1)).
-double log_of(float x) {
+}  // namespace
+
+// x = 2^e * m with m in [sqrt(1/2), sqrt(2)), ln(m) = 2 atanh((m-1)/(m+1)).
+double natural_log(float x) {
   uint32_t bits = 0;
   memcpy(&bits, &x, sizeof(bits));
   int exponent = static_cast<int>(bits >> 23) - 127;
@@ -26,12 +27,10 @@ double log_of(float x) {
   return exponent * kLn2 + 2 * s * series;
 }
 
-}  // namespace
-
 float log_sum_exp(const RowState& state) {
   if (state.sum == 0.0f) return -__builtin_inff();
   if (!(state.sum < __builtin_inff())) return state.sum;  // NaN
-  return static_cast<float>(state.max * kLn2 + log_of(state.sum));
+  return static_cast<float>(state.max * kLn2 + natural_log(state.sum));
 }
 
 }  // namespace mha

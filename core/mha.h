@@ -139,7 +139,9 @@ typedef struct mha_mut_view {
 } mha_mut_view;
 
 /* ---------------------------------------------------------------------------------------------------------------------
- * Masks: every one that is given applies (visible = causal AND key_lengths AND bool_mask AND add_mask != -inf).
+ * Masks: every one that is given applies (visible = causal AND window AND key_lengths AND segments AND block_mask AND
+ * bit_mask AND bool_mask AND add_mask != -inf; what prefix_lengths and sink_tokens open, the others may still hide).
+ * Chunks of 256 keys that no query of a block sees, additive mask left aside, are not computed.
  * What is not visible cannot matter: a NaN or Inf in a masked key, value or mask entry never reaches a result.
  * A row with no visible key gives zeros (weights 0, log-sum-exp -inf); so does one whose visible scores are all -inf.
  */
@@ -173,7 +175,7 @@ typedef struct mha_bit_mask {
 
 /* Block-sparse: queries fall into blocks of query_block, keys into blocks of key_block; a query sees the keys of the
  * blocks it is paired with. pairs [num_pairs][2]: (query block, key block), ascending and distinct, for every item and
- * head. pairs NULL: no mask. */
+ * head; blocks beyond the lengths do not matter. pairs NULL: no mask. */
 typedef struct mha_block_mask {
   int64_t query_block, key_block;
   const int64_t* pairs;
@@ -199,7 +201,9 @@ typedef struct mha_masks {
   const int32_t* key_segments;   /* [B, Tk]: query i sees keys of its own segment only. Both or none. */
 } mha_masks;
 
-/* What happens to scores besides masks, in this order: softcap, biases, masks, the softmax with its sink.
+/* What happens to scores besides masks, in this order: softcap, biases, masks, the softmax with its sink. A bias or a
+ * sink that is NaN makes the rows NaN that see it; a sink of -inf is none. A row with no visible key gives zeros, and
+ * its log-sum-exp is the sink's logit. tanh is within 3e-7 of it, relative to its value.
  *   score = cap * tanh(scale * <q, k> / cap) - alibi_slopes[h] * |p(i) - j| + relative_bias[h, j - p(i)] + add_mask
  *   weight_j = exp(score_j) / (sum over visible keys of exp(score) + exp(sink_logits[h])) */
 typedef struct mha_score_mods {
@@ -419,6 +423,7 @@ typedef struct mha_attention_args {
 
 /* Computes scaled dot-product attention for a batch of heads, without a Tq x Tk matrix in memory.
  *   output[b,i,h,:] = sum_j softmax_j(scale * <query[b,i,h,:], key[b,j,g,:]> + add_mask) * value[b,j,g,:]
+ *   (mha_score_mods says what else goes into the softmax)
  *   with g = h / (H / Hkv).
  * Shapes:   as in the struct. B, H or Tq = 0 succeeds and writes nothing; Tk = 0 gives zeros.
  * Requires: results overlap no input and no other result.

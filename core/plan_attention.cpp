@@ -229,6 +229,7 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
   Layout slot;
   slot.append(Size(needs.scratch) * Size(sizeof(float)));
   plan->slot_rows_offset = slot.append(Size(needs.slot_rows) * Size(sizeof(AttentionRow)));
+  if (p.has_extras()) plan->slot_extras_offset = slot.append(Size(needs.slot_rows) * Size(sizeof(RowExtras)));
   plan->slot_states_offset = slot.append(Size(needs.shared_rows) * Size(sizeof(RowState)));
   plan->slots_offset = layout.append(slot.bytes() * Size(plan->threads));
   if (!(layout.bytes() + Size(64)).ok()) return too_large(p, error);

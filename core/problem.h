@@ -46,6 +46,7 @@ struct AttentionProblem {
   float scale;
   ConstTensor query, key, value;
   mha_masks masks;
+  mha_score_mods mods;
   Tensor output;
   mha_weights_mode weights_mode;
   mha_weight_rows weight_rows;
@@ -62,6 +63,16 @@ struct AttentionProblem {
 
   Preparation preparation;
   bool copies_queries;  // what is prepared goes into the workspace; else in place
+
+  bool changes_scores() const {
+    return mods.softcap > 0.0f || mods.alibi_slopes != nullptr || mods.relative_bias != nullptr;
+  }
+  // What a row of kernels carries beside its ranges and masks (RowExtras).
+  bool has_extras() const {
+    return changes_scores() || mods.sink_logits != nullptr || masks.bit_mask.data != nullptr ||
+           masks.block_mask.pairs != nullptr || masks.key_segments != nullptr ||
+           (masks.window_left > 0 && masks.sink_tokens > 0);
+  }
 
   int64_t group() const { return heads / kv_heads; }
   int64_t total_queries() const { return query_offsets != nullptr ? query_len : batch * query_len; }

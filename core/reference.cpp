@@ -3,11 +3,12 @@
 // formula.
 #include "core/reference.h"
 
-#include "core/reference_rope.h"
-
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
+
+#include "core/reference_rope.h"
 
 namespace mha::reference {
 namespace {
@@ -38,11 +39,19 @@ struct Problem {
   double scale;
   mha_masks masks;
   mha_weights_mode weights_mode;
+  mha_score_mods mods;
 };
 
-/// The position of query i, where the caller gives none.
-int64_t query_position(const Problem& p, int64_t i) {
+/// p(i): where query i stands among the keys.
+int64_t position_of(const Problem& p, int64_t i) {
   return p.masks.causal == MHA_CAUSAL_OFFSET ? i + p.masks.causal_offset : i + p.Tk - p.Tq;
+}
+
+/// Whether the list has the pair of the blocks of query i and key j.
+bool has_pair(const mha_block_mask& mask, int64_t i, int64_t j) {
+  for (int64_t n = 0; n < mask.num_pairs; ++n)
+    if (mask.pairs[2 * n] == i / mask.query_block && mask.pairs[2 * n + 1] == j / mask.key_block) return true;
+  return false;
 }
 
 /// Dense [B, T, heads, width].
@@ -77,15 +86,38 @@ const float* add_mask_row(const Problem& p, int64_t b, int64_t h, int64_t i) {
 /// Whether query i of head h of item b may attend to key j.
 bool is_visible(const Problem& p, int64_t b, int64_t h, int64_t i, int64_t j) {
   const mha_masks& m = p.masks;
-  if (m.causal == MHA_CAUSAL_BOTTOM_RIGHT && j > i + p.Tk - p.Tq) return false;
-  if (m.causal == MHA_CAUSAL_OFFSET && j > i + m.causal_offset) return false;
+  const int64_t at = position_of(p, i);
+  const bool in_prefix = m.prefix_lengths && j < m.prefix_lengths[b];
+  if (m.causal != MHA_CAUSAL_NONE && j > at && !in_prefix) return false;
+  if (m.window_right > 0 && j - at >= m.window_right && !in_prefix) return false;
+  if (m.window_left > 0 && at - j >= m.window_left && j >= m.sink_tokens) return false;
   if (m.key_lengths && j >= m.key_lengths[b]) return false;
+  if (m.key_segments && m.key_segments[b * p.Tk + j] != m.query_segments[b * p.Tq + i]) return false;
+  if (m.block_mask.pairs && !has_pair(m.block_mask, i, j)) return false;
+  if (m.bit_mask.data) {
+    const mha_bit_mask& mask = m.bit_mask;
+    const uint8_t* row = mask.data + b * mask.stride_b + h * mask.stride_h + i * mask.stride_q;
+    if (!(row[j / 8] >> (j % 8) & 1)) return false;
+  }
   if (m.bool_mask.data) {
     const mha_bool_mask& mask = m.bool_mask;
     if (!mask.data[b * mask.stride_b + h * mask.stride_h + i * mask.stride_q + j]) return false;
   }
   const float* add = add_mask_row(p, b, h, i);
   return !add || add[j] != -std::numeric_limits<float>::infinity();
+}
+
+/// The score of key j at `distance` = j - p(i), from scale * <q, k>: softcap, then biases.
+template <class T>
+T modified(const Problem& p, int64_t h, int64_t distance, T score) {
+  const mha_score_mods& m = p.mods;
+  if (m.softcap > 0) score = T(m.softcap) * std::tanh(score / T(m.softcap));
+  if (m.alibi_slopes) score -= T(m.alibi_slopes[h]) * std::abs(T(distance));
+  if (m.relative_bias) {
+    const int64_t at = std::clamp(distance, -m.relative_left, m.relative_right);
+    score += T(m.relative_bias[h * (m.relative_left + m.relative_right + 1) + m.relative_left + at]);
+  }
+  return score;
 }
 
 /// One query row. q [D]; probs [Tk] out: the softmax weights; out [Dv]. Returns the log-sum-exp.
@@ -97,18 +129,19 @@ T attend_row(const Problem& p, int64_t b, int64_t h, int64_t i, const Q* q, cons
   const float* add = add_mask_row(p, b, h, i);
   std::vector<int64_t> visible;
 
-  // Pass 1: scores[j] = scale * <q, key_j> + mask_j, kept in probs.
+  // Pass 1: scores[j] = modified(scale * <q, key_j>) + mask_j, kept in probs.
   for (int64_t j = 0; j < p.Tk; ++j) {
     probs[j] = 0;
     if (!is_visible(p, b, h, i, j)) continue;
     const S* k = key.row(b, j, g);
     T dot = 0;
     for (int64_t d = 0; d < p.D; ++d) dot += T(q[d]) * T(k[d]);
-    probs[j] = dot * T(p.scale) + (add ? T(add[j]) : T(0));
+    probs[j] = modified(p, h, j - position_of(p, i), dot * T(p.scale)) + (add ? T(add[j]) : T(0));
     visible.push_back(j);
   }
 
   // Pass 2: the largest score; a NaN stays.
+  const T sink = p.mods.sink_logits ? T(p.mods.sink_logits[h]) : kMinusInf;
   T max = kMinusInf;
   for (int64_t j : visible)
     if (probs[j] > max || std::isnan(probs[j])) max = probs[j];
@@ -116,11 +149,12 @@ T attend_row(const Problem& p, int64_t b, int64_t h, int64_t i, const Q* q, cons
   for (int64_t d = 0; d < p.Dv; ++d) out[d] = 0;
   if (max == kMinusInf) {
     for (int64_t j : visible) probs[j] = 0;
-    return kMinusInf;
+    return sink;
   }
+  if (sink > max || std::isnan(sink)) max = sink;
 
-  // Pass 3: weights = exp(score - max) / sum.
-  T sum = 0;
+  // Pass 3: weights = exp(score - max) / sum, where the sink is one more score.
+  T sum = std::exp(sink - max);
   for (int64_t j : visible) {
     probs[j] = std::exp(probs[j] - max);
     sum += probs[j];
@@ -202,11 +236,11 @@ void attention(const mha_attention_args& args, T* output, T* weights, T* log_sum
   const int64_t Dv = args.value_head_dim ? args.value_head_dim : args.head_dim;
   const Problem p = {args.batch,   args.num_heads,   Hkv, args.query_len,
                      args.key_len, args.head_dim,    Dv,  scale_or_default(args.scale, args.head_dim),
-                     args.masks,   args.weights_mode};
+                     args.masks,   args.weights_mode, args.mods};
   std::vector<T> query = copy_of<T>(tensor_of(args.query, p.Tq, p.H, p.D), p.B, p.Tq, p.H, p.D);
   prepare(
       args.rope, args.norm, args.norm ? args.norm->query_weight : nullptr, p.B, p.Tq, p.H, p.D,
-      [&](int64_t b, int64_t i) { return args.positions ? args.positions[b * p.Tq + i] : query_position(p, i); },
+      [&](int64_t b, int64_t i) { return args.positions ? args.positions[b * p.Tq + i] : position_of(p, i); },
       query.data());
   attend(p, dense_tensor(query.data(), p.Tq, p.H, p.D), tensor_of(args.key, p.Tk, p.Hkv, p.D),
          tensor_of(args.value, p.Tk, p.Hkv, p.Dv), output, weights, log_sum_exp);
@@ -240,11 +274,11 @@ void forward(const mha_layer_config& config, const mha_layer_weights& w, const m
   const std::vector<T> v = project<T>(value_view, B, Tk, vdim, pick(w.in_proj_weight, first_v, E, w.value_weight),
                                       pick(w.in_proj_bias, first_v, 1, w.value_bias), Hkv * Dv);
 
-  const Problem p = {B, H, Hkv, Tq, Tk, D, Dv, scale_or_default(config.scale, D), args.masks, args.weights_mode};
+  const Problem p = {B, H, Hkv, Tq, Tk, D, Dv, scale_or_default(config.scale, D), args.masks, args.weights_mode, args.mods};
   const int64_t* key_positions = args.key.data ? args.key_positions : args.positions;
   prepare(
       args.rope, args.norm, args.norm ? args.norm->query_weight : nullptr, B, Tq, H, D,
-      [&](int64_t b, int64_t i) { return args.positions ? args.positions[b * Tq + i] : query_position(p, i); },
+      [&](int64_t b, int64_t i) { return args.positions ? args.positions[b * Tq + i] : position_of(p, i); },
       q.data());
   prepare(
       args.rope, args.norm, args.norm ? args.norm->key_weight : nullptr, B, Tk, Hkv, D,

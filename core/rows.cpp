@@ -6,28 +6,122 @@
 namespace mha {
 namespace {
 
-// One past the last key that query i of batch item b can see, as far as causality and length go.
-int64_t key_end(const AttentionProblem& p, int64_t b, int64_t i) {
-  const int64_t key_len = key_len_of(p, b);
-  const int64_t length = p.masks.key_lengths != nullptr ? p.masks.key_lengths[b] : key_len;
-  if (p.masks.causal == MHA_CAUSAL_NONE) return length;
-  const int64_t offset =
-      p.masks.causal == MHA_CAUSAL_BOTTOM_RIGHT ? key_len - query_len_of(p, b) : p.masks.causal_offset;
-  const int64_t end = i + offset + 1;
-  return end < 0 ? 0 : (end < length ? end : length);
+constexpr double kLog2e = 1.44269504088896340736;
+
+// One past the last key that a query at `position` can see, as far as causality, window, prefix and length go.
+int64_t key_end(const AttentionProblem& p, int64_t b, int64_t position) {
+  const mha_masks& m = p.masks;
+  const int64_t length = m.key_lengths != nullptr ? m.key_lengths[b] : key_len_of(p, b);
+  int64_t end = length;
+  if (m.causal != MHA_CAUSAL_NONE) end = least(end, position + 1);
+  if (m.window_right > 0 && position < length - m.window_right) end = least(end, position + m.window_right);
+  if (m.prefix_lengths != nullptr) end = most(end, least(length, m.prefix_lengths[b]));
+  return most(end, 0);
+}
+
+struct Pairs {
+  const int64_t* first;
+  int64_t count;
+};
+
+// The first pair whose query block is not before `block`.
+int64_t first_pair(const mha_block_mask& mask, int64_t block) {
+  int64_t low = 0, high = mask.num_pairs;
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    if (mask.pairs[2 * middle] < block) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
+Pairs pairs_of(const mha_block_mask& mask, int64_t i) {
+  const int64_t block = i / mask.query_block, first = first_pair(mask, block);
+  return {mask.pairs + 2 * first, first_pair(mask, block + 1) - first};
+}
+
+void fill_extras(const AttentionProblem& p, int64_t b, int64_t h, int64_t i, RowExtras* extras) {
+  const mha_masks& m = p.masks;
+  *extras = {};
+  extras->position = position_of(p, b, i);
+  if (m.bit_mask.data != nullptr) {
+    extras->bit_mask = m.bit_mask.data + b * m.bit_mask.stride_b + h * m.bit_mask.stride_h + i * m.bit_mask.stride_q;
+  }
+  if (m.key_segments != nullptr) {
+    extras->key_segments = m.key_segments + key_begin_of(p, b);
+    extras->segment = m.query_segments[query_begin_of(p, b) + i];
+  }
+  if (m.block_mask.pairs != nullptr) {
+    const Pairs pairs = pairs_of(m.block_mask, i);
+    extras->blocks = pairs.first, extras->num_blocks = pairs.count, extras->key_block = m.block_mask.key_block;
+  }
+  if (p.mods.alibi_slopes != nullptr) {
+    extras->alibi_slope = static_cast<float>(static_cast<double>(p.mods.alibi_slopes[h]) * kLog2e);
+  }
+  if (p.mods.relative_bias != nullptr) {
+    const int64_t width = p.mods.relative_left + p.mods.relative_right + 1;
+    extras->relative_bias = p.mods.relative_bias + h * width + p.mods.relative_left;
+  }
+  extras->sink = sink_of(p, h);
 }
 
 }  // namespace
 
-AttentionRow make_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t i) {
+AttentionRow make_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t i, RowExtras* extras) {
+  const mha_masks& m = p.masks;
   AttentionRow row = {};
   row.query = query_row(p, p.query, b, h, i);
-  const mha_bool_mask& bm = p.masks.bool_mask;
-  const mha_add_mask& am = p.masks.add_mask;
+  const mha_bool_mask& bm = m.bool_mask;
+  const mha_add_mask& am = m.add_mask;
   if (bm.data != nullptr) row.bool_mask = bm.data + b * bm.stride_b + h * bm.stride_h + i * bm.stride_q;
   if (am.data != nullptr) row.add_mask = am.data + b * am.stride_b + h * am.stride_h + i * am.stride_q;
-  row.key_end = key_end(p, b, i);
+  const int64_t position = position_of(p, b, i);
+  row.key_end = key_end(p, b, position);
+  if (extras != nullptr) {
+    fill_extras(p, b, h, i, extras);
+    row.extras = extras;
+  }
+  if (m.window_left > 0 && position >= m.window_left) {
+    row.key_begin = least(position - m.window_left + 1, row.key_end);
+    const int64_t pinned = least(m.sink_tokens, row.key_end);
+    if (pinned >= row.key_begin) {
+      row.key_begin = 0;
+    } else if (pinned > 0) {
+      extras->pinned_end = pinned;
+    } else if (row.key_begin == row.key_end) {
+      row.key_begin = row.key_end = 0;
+    }
+  }
   return row;
+}
+
+KeyRange seen_keys(const AttentionRow& row) {
+  if (row.key_end == 0) return {INT64_MAX, 0};
+  const bool pinned = row.extras != nullptr && row.extras->pinned_end > 0;
+  return {pinned ? 0 : row.key_begin, row.key_end};
+}
+
+float query_scale(const AttentionProblem& p) {
+  const double scale = static_cast<double>(p.scale);
+  return static_cast<float>(p.mods.softcap > 0.0f ? scale / static_cast<double>(p.mods.softcap) : scale * kLog2e);
+}
+
+ScoreMods kernel_mods(const AttentionProblem& p) {
+  ScoreMods mods = {};
+  mods.softcap = static_cast<float>(static_cast<double>(p.mods.softcap) * kLog2e);
+  mods.alibi = p.mods.alibi_slopes != nullptr;
+  mods.relative_bias = p.mods.relative_bias != nullptr;
+  mods.relative_left = p.mods.relative_left;
+  mods.relative_right = p.mods.relative_right;
+  mods.sink = p.mods.sink_logits != nullptr;
+  return mods;
+}
+
+float sink_of(const AttentionProblem& p, int64_t h) {
+  return p.mods.sink_logits != nullptr ? static_cast<float>(static_cast<double>(p.mods.sink_logits[h]) * kLog2e) : 0.0f;
 }
 
 }  // namespace mha

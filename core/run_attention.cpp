@@ -15,17 +15,19 @@
 namespace mha {
 namespace {
 
-constexpr double kLog2e = 1.44269504088896340736;
-
 struct Slot {
   float* scratch;
   AttentionRow* rows;
+  RowExtras* extras;  // null: the problem has none
   RowState* states;
+
+  RowExtras* extras_of(int64_t row) const { return extras != nullptr ? extras + row : nullptr; }
 };
 
 Slot slot_memory(const AttentionJob& job, int64_t slot) {
   char* base = job.workspace + job.plan.slots_offset + slot * job.plan.slot_bytes;
   return {reinterpret_cast<float*>(base), reinterpret_cast<AttentionRow*>(base + job.plan.slot_rows_offset),
+          job.problem.has_extras() ? reinterpret_cast<RowExtras*>(base + job.plan.slot_extras_offset) : nullptr,
           reinterpret_cast<RowState*>(base + job.plan.slot_states_offset)};
 }
 
@@ -100,19 +102,21 @@ int64_t first_row(const AttentionProblem& p, const Block& block) {
   return block.kv_head * group_rows_of(p, block.b) + block.row;
 }
 
-// Fills `rows` for the queries of a block; returns one past the last key any of them sees.
-int64_t fill_rows(const AttentionProblem& p, const Block& block, AttentionRow* rows) {
-  int64_t last_key = 0;
+// Fills the rows of a slot from `first` on for the queries of a block; returns the keys that any of them sees.
+KeyRange fill_rows(const AttentionProblem& p, const Block& block, const Slot& slot, int64_t first = 0) {
+  KeyRange keys = {INT64_MAX, 0};
   const int64_t query_len = query_len_of(p, block.b);
   int64_t h = block.kv_head * p.group() + block.row / query_len, i = block.row % query_len;
-  for (int64_t r = 0; r < block.count; ++r) {
-    rows[r] = make_row(p, block.b, h, i);
-    rows[r].output = query_row(p, p.output, block.b, h, i);
-    if (keeps_scores(p)) rows[r].scores = weights_row(p, block.b, h, i);
-    last_key = most(last_key, rows[r].key_end);
+  for (int64_t r = first; r < first + block.count; ++r) {
+    AttentionRow& row = slot.rows[r];
+    row = make_row(p, block.b, h, i, slot.extras_of(r));
+    row.output = query_row(p, p.output, block.b, h, i);
+    if (keeps_scores(p)) row.scores = weights_row(p, block.b, h, i);
+    keys = join(keys, seen_keys(row));
     if (++i == query_len) i = 0, ++h;
   }
-  return last_key;
+  if (keys.end == 0) keys.begin = 0;
+  return keys;
 }
 
 AttentionArgs kernel_args(const AttentionProblem& p, const Block& block, const Slot& slot) {
@@ -125,6 +129,7 @@ AttentionArgs kernel_args(const AttentionProblem& p, const Block& block, const S
   args.head_dim = p.head_dim;
   args.value_head_dim = p.value_head_dim;
   args.query_scale = query_scale(p);
+  args.mods = kernel_mods(p);
   args.scratch = slot.scratch;
   return args;
 }
@@ -165,7 +170,9 @@ void run_block(const AttentionJob& job, const Place& place, int64_t item, const 
   const AttentionProblem& p = job.problem;
   const Block block = block_of(p, place.plan, place.b, place.index);
   AttentionArgs args = kernel_args(p, block, slot);
-  args.key_end = fill_rows(p, block, slot.rows);
+  const KeyRange seen = fill_rows(p, block, slot);
+  args.key_begin = seen.begin / kChunk * kChunk;
+  args.key_end = seen.end;
   const int64_t row = first_row(p, block);
   args.states = row_states(job, block.b) + row;
   args.finish = true;
@@ -188,7 +195,7 @@ void run_chunk(const AttentionJob& job, const Place& place, const Slot& slot) {
   const int64_t chunk = s.shared_chunks + place.index % own_chunks;
   const Block block = block_of(p, s, place.b, place.index / own_chunks);
   AttentionArgs args = kernel_args(p, block, slot);
-  take_chunk(chunk, fill_rows(p, block, slot.rows), &args);
+  take_chunk(chunk, fill_rows(p, block, slot).end, &args);
   const int64_t row = first_row(p, block);
   const Partials parts = partials_of(job, s, block.b);
   for (int64_t r = 0; r < block.count; ++r) {
@@ -206,7 +213,7 @@ void run_shared(const AttentionJob& job, const Place& place, const Slot& slot) {
   int64_t rows = 0, last_key = 0;
   for (int64_t b = place.b; b < place.b + first.members; ++b) {
     const Block block = {b, kv_head, 1, 0, group_rows_of(p, b)};
-    last_key = most(last_key, fill_rows(p, block, slot.rows + rows));
+    last_key = most(last_key, fill_rows(p, block, slot, rows).end);
     const Partials parts = partials_of(job, job.sequences()[b], b);
     for (int64_t r = 0; r < block.count; ++r) {
       slot.rows[rows + r].output = parts.outputs + chunk * parts.step + (first_row(p, block) + r) * p.value_head_dim;
@@ -257,9 +264,12 @@ void run_merge(const void* data, int64_t index, int64_t) {
   args.value_head_dim = p.value_head_dim;
   args.output = query_row(p, p.output, b, h, i);
   args.state = row_states(job, b) + row;
+  args.has_sink = p.mods.sink_logits != nullptr;
+  args.sink = sink_of(p, h);
   job.table->merge(&args);
   if (keeps_scores(p)) {
-    AttentionRow finished = make_row(p, b, h, i);
+    RowExtras extras;
+    AttentionRow finished = make_row(p, b, h, i, p.has_extras() ? &extras : nullptr);
     finished.scores = weights_row(p, b, h, i);
     finish_weights(job, &finished, b, row, 1);
   }
@@ -278,7 +288,7 @@ WeightsArgs weights_args(const AttentionJob& job, const WeightsBlock& block, con
   const int64_t query_len = query_len_of(p, block.b);
   for (int64_t r = 0; r < block.count; ++r) {
     const int64_t i = weight_query(p, block.begin + r);
-    slot.rows[r] = make_row(p, block.b, block.h, i);
+    slot.rows[r] = make_row(p, block.b, block.h, i, slot.extras_of(r));
     slot.rows[r].output = weights_row(p, block.b, block.h, block.begin + r);
     slot.rows[r].state = row_states(job, block.b)[block.h * query_len + i];
   }
@@ -289,6 +299,7 @@ WeightsArgs weights_args(const AttentionJob& job, const WeightsBlock& block, con
   args.head_dim = p.head_dim;
   args.key_len = key_len_of(p, block.b);
   args.query_scale = query_scale(p);
+  args.mods = kernel_mods(p);
   args.factor = 1.0f;
   args.scratch = slot.scratch;
   return args;
@@ -343,8 +354,6 @@ void run_weights(const void* data, int64_t item, int64_t slot_index) {
 }
 
 }  // namespace
-
-float query_scale(const AttentionProblem& p) { return static_cast<float>(static_cast<double>(p.scale) * kLog2e); }
 
 int attention_phases(const AttentionJob& job, Phase* phases) {
   if (!job.plan.uniform) {

@@ -22,9 +22,6 @@ struct AttentionJob {
   }
 };
 
-// What queries are multiplied by: scale * log2(e).
-float query_scale(const AttentionProblem& problem);
-
 // The phases that compute all results, at most kAttentionPhases; `job` must stay until they have run.
 constexpr int kAttentionPhases = 3;
 int attention_phases(const AttentionJob& job, Phase* phases);

@@ -136,6 +136,70 @@ TEST_CASE("explain: attention tells whether the chunks of a row are shared among
       5);
 }
 
+TEST_CASE("explain: masks and score modifications by name, no combination falls back", "[explain][masks][mods]") {
+  const AttentionProblem prefill({1, 2, 1, 40, 600, 8, 8}, MaskKind::kNone, 151100);
+  const AttentionProblem decode({1, 2, 1, 1, 600, 8, 8}, MaskKind::kNone, 151101);
+  const int64_t numbers[2] = {0, 0};
+  const int32_t segments[1] = {0};
+  const uint8_t bytes[1] = {1};
+  const float floats[2] = {0, 0};
+  struct Option {
+    const char* name;
+    std::function<void(mha_attention_args&)> set;
+  };
+  const std::vector<Option> options = {
+      {"causal", [](auto& a) { a.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT; }},
+      {"key lengths", [&](auto& a) { a.masks.key_lengths = numbers; }},
+      {"window left", [](auto& a) { a.masks.window_left = 9; }},
+      {"window right", [](auto& a) { a.masks.window_right = 9; }},
+      {"window left, sink tokens", [](auto& a) { a.masks.window_left = 9, a.masks.sink_tokens = 2; }},
+      {"prefix lengths", [&](auto& a) { a.masks.prefix_lengths = numbers; }},
+      {"segments", [&](auto& a) { a.masks.query_segments = a.masks.key_segments = segments; }},
+      {"block list",
+       [&](auto& a) {
+         a.masks.block_mask = {4, 4, numbers, 1};
+       }},
+      {"bits",
+       [&](auto& a) {
+         a.masks.bit_mask = {bytes, 0, 0, 0};
+       }},
+      {"bool",
+       [&](auto& a) {
+         a.masks.bool_mask = {bytes, 0, 0, 0};
+       }},
+      {"additive",
+       [&](auto& a) {
+         a.masks.add_mask = {floats, 0, 0, 0};
+       }},
+      {"softcap", [](auto& a) { a.mods.softcap = 5; }},
+      {"ALiBi", [&](auto& a) { a.mods.alibi_slopes = floats; }},
+      {"relative bias", [&](auto& a) { a.mods.relative_bias = floats; }},
+      {"sink logits", [&](auto& a) { a.mods.sink_logits = floats; }},
+  };
+  for_each_target([&](const std::string&, const mha_context* context) {
+    for (const AttentionProblem* problem : {&prefill, &decode}) {
+      check_has(text_of(context, problem->args()), "masks: none\nscore changes: none\n");
+      for (size_t n = 0; n < options.size(); ++n) {
+        mha_attention_args args = problem->args();
+        options[n].set(args);
+        const std::string key = n < 11 ? "masks: " : "score changes: ";
+        check_has(text_of(context, args), key + options[n].name + "; in the fused kernel");
+      }
+      // Every subset that a bit pattern of the options names.
+      for (uint32_t set = 0; set < 1u << options.size(); set += 37) {
+        mha_attention_args args = problem->args();
+        for (size_t n = 0; n < options.size(); ++n)
+          if (set >> n & 1) options[n].set(args);
+        for (mha_weights_mode mode : {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED}) {
+          args.weights_mode = mode;
+          const std::string text = text_of(context, args);
+          if (text.find("\nfallback: none\n") == std::string::npos) FAIL_CHECK(text);
+        }
+      }
+    }
+  });
+}
+
 TEST_CASE("explain: why so many threads, at the cost model's threshold", "[explain]") {
   // A thread for every half million multiply-adds: rows x 100 x 100 of them.
   for_each_target(

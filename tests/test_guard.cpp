@@ -120,6 +120,40 @@ TEST_CASE("guard: attention between pages without access, over all tails", "[mem
   }
 }
 
+TEST_CASE("guard: structured masks and score modifications between pages without access", "[memory][guard][masks]") {
+  for (int64_t Tk : {1, 7, 9, 17, 255, 264, 530}) {
+    for (int64_t Tq : {1, 20}) {
+      const AttentionProblem problem({1, 2, 1, Tq, Tk, 5, 5}, MaskKind::kCausal, 92000);
+      for (Guard side : kSides) {
+        const GuardedBuffer bits(static_cast<size_t>((Tk + 7) / 8), side);
+        const GuardedBuffer pairs(2 * sizeof(int64_t), side), prefix(sizeof(int64_t), side);
+        const GuardedBuffer queries(static_cast<size_t>(Tq) * 4, side), keys(static_cast<size_t>(Tk) * 4, side);
+        const GuardedFloats slopes({0.1f, 0.2f}, side), bias(random_floats(2 * 24, 3), side), sinks({0, 1}, side);
+        std::memset(bits.data(), 0xed, bits.bytes());
+        for (const GuardedBuffer* zeros : {&pairs, &prefix, &queries, &keys})
+          std::memset(zeros->data(), 0, zeros->bytes());
+        INFO("Tk " << Tk << " Tq " << Tq);
+        for_each_target([&](const std::string&, const mha_context* context) {
+          mha_attention_args args = problem.args();
+          args.masks.bit_mask = {static_cast<const uint8_t*>(bits.data()), 0, 0, 0};
+          args.masks.block_mask = {100, 400, static_cast<const int64_t*>(pairs.data()), 1};
+          args.masks.prefix_lengths = static_cast<const int64_t*>(prefix.data());
+          args.masks.query_segments = static_cast<const int32_t*>(queries.data());
+          args.masks.key_segments = static_cast<const int32_t*>(keys.data());
+          args.mods = {3.0f, slopes.floats(), bias.floats(), 20, 3, sinks.floats()};
+          for (mha_weights_mode mode : {MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED}) {
+            args.weights_mode = mode;
+            const AttentionReference want = reference_attention(args);
+            const AttentionResult got = run_attention(context, args);
+            check_close("guarded", got.output, want.output, {1e-6, 1e-6});
+            check_close("guarded weights", got.weights, want.weights, {1e-6, 1e-6});
+          }
+        });
+      }
+    }
+  }
+}
+
 TEST_CASE("guard: attention on several threads between pages without access", "[memory][guard][threads]") {
   for (int64_t Tk : {20001, 20225}) {  // a thread is used for every million multiply-adds
     const AttentionProblem problem({1, 1, 1, 5, Tk, 33, 17}, MaskKind::kAll, 91000);

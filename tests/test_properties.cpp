@@ -59,6 +59,7 @@ struct Drawn {
     args.key = view(problem.key, shape.key());
     args.value = view(problem.value, shape.value());
     args.masks = masks.get();
+    args.mods = masks.mods();
     args.weights_mode = mode;
     return args;
   }
@@ -83,7 +84,8 @@ mha_attention_args part_args(mha_attention_args args, const AttentionShape& s, c
   move(args.query, part.b * args.query.stride_b + part.h * args.query.stride_h + part.q * args.query.stride_t);
   move(args.key, part.b * args.key.stride_b + kv_head * args.key.stride_h);
   move(args.value, part.b * args.value.stride_b + kv_head * args.value.stride_h);
-  args.masks = masks_from(args.masks, part.b, part.h, part.q, s.Tq, s.Tk);
+  args.masks = masks_from(args.masks, args.mods, {part.b, part.B, part.h, part.q, part.Tq, s.Tq, s.Tk});
+  args.mods = mods_from(args.mods, part.h);
   args.batch = part.B, args.num_heads = part.H, args.query_len = part.Tq;
   if (part.H != s.H) args.num_kv_heads = 1;
   if (part.H != s.H && args.weights_mode == MHA_WEIGHTS_AVERAGED) args.weights_mode = MHA_WEIGHTS_NONE;

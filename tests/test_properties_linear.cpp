@@ -128,7 +128,8 @@ struct LayerCase {
       if (q == 0 && count == Tq) args.key = {};
     }
     if (sources != Sources::kSeparate) args.value = {};
-    args.masks = masks_from(masks.get(), b, 0, q, Tq, Tk);
+    args.masks = masks_from(masks.get(), masks.mods(), {b, items, 0, q, count, Tq, Tk});
+    args.mods = masks.mods();
     args.weights_mode = mode;
     return args;
   }

@@ -14,6 +14,8 @@
 
 #include "core/kernels/gemm-inl.h"
 
+#include "core/kernels/masks-inl.h"
+
 #include "core/kernels/softmax-inl.h"
 
 #include "core/kernels/values-inl.h"
@@ -50,6 +52,7 @@ const KernelTable table = {
     weights,
     prepare_rows,
     exp2_array,
+    tanh_array,
     attention_scratch,
     streamed_scratch,
 };

@@ -72,31 +72,68 @@ inline void scale_queries(const AttentionRow* rows, int64_t num_rows, int64_t he
   for (int64_t r = 0; r < num_rows; ++r, dst += head_dim) scale_query(rows[r].query, scale, head_dim, dst);
 }
 
-// Scores of a group of rows (`queries` [num_rows][D], scaled) against the packed keys of a chunk, masked:
+// Scores of a group of rows (`queries` [num_rows][D], scaled) against the packed keys of a chunk, modified and masked:
 // scratch.scores[r][j], j in [0, keys rounded up to 16). Returns whether any key of the range is hidden from any row.
 inline bool group_scores(const AttentionRow* rows, int64_t num_rows, const float* queries, int64_t head_dim,
-                         int64_t begin, int64_t keys, const Scratch& scratch) {
+                         const ScoreMods& mods, int64_t begin, int64_t keys, const Scratch& scratch) {
   const GemmArgs g = {queries,      head_dim, scratch.keys,           nullptr, scratch.scores,
                       kScoreStride, num_rows, round_up(keys, kLanes), head_dim};
   gemm(&g);
+  if (changes_scores(mods)) {
+    for (int64_t r = 0; r < num_rows; ++r) {
+      modify_scores(rows[r], mods, begin, keys, scratch.scores + r * kScoreStride);
+    }
+  }
   bool hidden = false;
   for (int64_t r = 0; r < num_rows; ++r) {
-    if (!has_hidden_keys(rows[r], begin + round_up(keys, kLanes))) continue;
+    if (!has_hidden_keys(rows[r], begin, begin + round_up(keys, kLanes))) continue;
     mask_scores(rows[r], begin, keys, scratch.scores + r * kScoreStride);
-    hidden |= has_hidden_keys(rows[r], begin + keys);
+    hidden |= has_hidden_keys(rows[r], begin, begin + keys);
   }
   return hidden;
 }
 
-inline void keep_scores(const AttentionRow& row, int64_t begin, int64_t keys, const float* scores) {
-  if (row.scores != nullptr) memcpy(row.scores + begin, scores, static_cast<size_t>(keys) * sizeof(float));
-}
-
 struct ChunkValues {
   int64_t begin, keys;
-  bool first, finite;
+  int64_t done;  // the end of the chunk before this one, of those that are looked at; the first: -1
+  bool last, finite;
   AheadRows* ahead;
+
+  bool first() const { return done < 0; }
 };
+
+// The chunks that a call looks at: from the first to the last that any row may see, by their first keys. Chunks in
+// between that no row sees are passed over.
+struct SeenChunks {
+  int64_t first, last;  // last < first: none
+};
+
+inline bool sees_chunk(const AttentionArgs& a, int64_t begin) {
+  return any_may_see(a.rows, a.num_rows, begin, least(begin + kChunk, a.key_end));
+}
+
+inline SeenChunks seen_chunks(const AttentionArgs& a) {
+  SeenChunks seen = {a.key_begin, a.key_begin + divide_up(a.key_end - a.key_begin, kChunk) * kChunk - kChunk};
+  while (seen.first <= seen.last && !sees_chunk(a, seen.first)) seen.first += kChunk;
+  while (seen.last > seen.first && !sees_chunk(a, seen.last)) seen.last -= kChunk;
+  return seen;
+}
+
+// Keys of the chunk at `begin` up to the last in the range of any row.
+inline int64_t keys_of_chunk(const AttentionArgs& a, int64_t begin) {
+  const int64_t end = least(begin + kChunk, a.key_end);
+  int64_t seen = begin;
+  for (int64_t r = 0; r < a.num_rows && seen < end; ++r) {
+    const AttentionRow& row = a.rows[r];
+    seen = most(seen, least(row.key_begin < end ? row.key_end : pinned_end(row), end));
+  }
+  return seen - begin;
+}
+
+// A partial result of chunks that no row sees.
+inline void leave_unseen(const AttentionArgs& a) {
+  for (int64_t r = 0; r < a.num_rows; ++r) a.states[r] = {-kInfinity, kUnseen};
+}
 
 using GroupFactors = RowFactors<kAttentionRows>;
 
@@ -117,19 +154,28 @@ inline void attention_group(const AttentionArgs& args, int64_t row, int64_t num_
   const AttentionRow* rows = args.rows + row;
   RowState* states = args.states + row;
   const int64_t group_end = last_visible_key(rows, num_rows);
-  if (group_end <= chunk.begin && !chunk.first) return;
-  const int64_t keys = keys_before(group_end, chunk.begin, chunk.keys);
+  if (group_end <= chunk.done) return;  // finished before
+  const bool last = args.finish && (chunk.last || chunk.begin + kChunk >= group_end);
+  int64_t keys = keys_before(group_end, chunk.begin, chunk.keys);
+  if (!any_may_see(rows, num_rows, chunk.begin, chunk.begin + keys)) {
+    keep_hidden_scores(rows, num_rows, chunk.begin, chunk.begin + keys);
+    if (!chunk.first() && !last) return;
+    keys = 0;  // a row without keys has a result too
+  }
 
-  scale_queries(rows, num_rows, args.head_dim, args.query_scale, scratch.queries);
-  const bool hidden = group_scores(rows, num_rows, scratch.queries, args.head_dim, chunk.begin, keys, scratch);
+  bool hidden = false;
+  if (keys > 0) {
+    scale_queries(rows, num_rows, args.head_dim, args.query_scale, scratch.queries);
+    hidden = group_scores(rows, num_rows, scratch.queries, args.head_dim, args.mods, chunk.begin, keys, scratch);
+  }
   for (int64_t r = 0; r < num_rows; ++r) keep_scores(rows[r], chunk.begin, keys, scratch.scores + r * kScoreStride);
   GroupFactors factors;
-  load_states(states, num_rows, chunk.first, factors);
+  load_states(states, num_rows, chunk.first(), factors);
   softmax_rows<kAttentionRows>(scratch.scores, num_rows, divide_up(keys, kLanes), factors);
   merge_states(factors, num_rows);
-  for (int64_t r = 0; r < num_rows; ++r) states[r] = {factors.running_max[r], factors.running_sum[r]};
+  store_states(factors, num_rows, states);
+  if (last && args.mods.sink) merge_row_sinks(rows, num_rows, factors);
 
-  const bool last = args.finish && chunk.begin + kChunk >= group_end;
   const ValueTile tile = {rows,
                           scratch.scores,
                           scratch.values,
@@ -140,7 +186,7 @@ inline void attention_group(const AttentionArgs& args, int64_t row, int64_t num_
                           factors.keep,
                           factors.take,
                           last ? factors.inverse : nullptr,
-                          chunk.first,
+                          chunk.first(),
                           chunk.ahead};
   if (hidden && !chunk.finite) {
     value_rows_skipping(tile, num_rows, [&](int64_t j, int64_t column) {
@@ -150,6 +196,7 @@ inline void attention_group(const AttentionArgs& args, int64_t row, int64_t num_
     cover(tile, num_rows, args.value_head_dim);
   }
   if (last) clear_empty_rows(rows, states, num_rows, args.value_head_dim);
+  if (last && args.mods.sink) store_states(factors, num_rows, states);
 }
 
 // The queries of the group at `row`, or where there is none, of the next call's first.
@@ -181,14 +228,22 @@ inline AheadRows tokens_ahead(const TokenRows& tokens, int64_t begin, int64_t co
 inline void attention(const AttentionArgs* args) {
   const AttentionArgs& a = *args;
   const Scratch scratch = split_scratch(a.scratch, a.head_dim, a.value_head_dim);
-  int64_t begin = a.key_begin;
+  const SeenChunks seen = seen_chunks(a);
+  keep_hidden_scores(a.rows, a.num_rows, a.key_begin, least(seen.first, a.key_end));
+  if (seen.last < seen.first && !a.finish) return leave_unseen(a);
+  const bool none = seen.last < seen.first;
+  int64_t begin = none ? a.key_begin : seen.first, done = -1;
   do {  // once at least: a row without keys has a result too
-    const int64_t left = a.key_end - begin;
-    const int64_t keys = left < kChunk ? left : kChunk;
+    if (done >= 0 && !sees_chunk(a, begin)) {
+      keep_hidden_scores(a.rows, a.num_rows, begin, begin + kChunk);
+      begin += kChunk;
+      continue;
+    }
+    const int64_t keys = none ? 0 : keys_of_chunk(a, begin);
     pack_keys(a.key, begin, keys, a.head_dim, scratch.block, scratch.keys);
     const bool finite = pack_values(a.value, begin, keys, a.value_head_dim, scratch.values);
     const int64_t next = begin + kChunk;
-    const bool more = next < a.key_end;
+    const bool more = !none && begin < seen.last;
     AheadRows ahead[kAheadStreams] = {};
     if (more) {
       const int64_t next_keys = keys_before(a.key_end, next, kChunk);
@@ -198,14 +253,15 @@ inline void attention(const AttentionArgs* args) {
       ahead[2] = tokens_ahead(a.next_key, a.next_begin, a.next_keys, a.head_dim);
       ahead[3] = tokens_ahead(a.next_value, a.next_begin, a.next_keys, a.value_head_dim);
     }
-    const ChunkValues chunk = {begin, keys, begin == a.key_begin, finite, ahead};
+    const ChunkValues chunk = {begin, keys, done, !more, finite, ahead};
     for (int64_t r = 0; r < a.num_rows; r += kAttentionRows) {
       ahead[0] = group_ahead(a, r + kAttentionRows, !more);
       ahead[1] = scores_ahead(a, r + kAttentionRows, begin, keys);
       attention_group(a, r, a.num_rows - r < kAttentionRows ? a.num_rows - r : kAttentionRows, chunk, scratch);
     }
-    begin += kChunk;
-  } while (begin < a.key_end);
+    done = begin += kChunk;
+  } while (begin <= seen.last);
+  keep_hidden_scores(a.rows, a.num_rows, begin, a.key_end);
 }
 
 }  // namespace

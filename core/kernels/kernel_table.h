@@ -39,10 +39,27 @@ struct GemmArgs {
 };
 
 // Softmax state of a row over the keys seen so far: the greatest score (in units of log2) and the sum of 2^(score -
-// max). No visible key: {-inf, 0}.
+// max). No visible key: {-inf, 0}. A partial result that was not computed, since no row of its call saw a key: a sum of
+// kUnseen; its output is not written.
 struct RowState {
   float max;
   float sum;
+};
+constexpr float kUnseen = -1.0f;
+
+// What else decides what a query row sees and how its scores change; only where a call has any of it.
+struct RowExtras {
+  const uint8_t* bit_mask;      // [ceil(key_len / 8)] or null: bit j % 8 of byte j / 8 set = visible
+  const int32_t* key_segments;  // [key_len] or null: keys whose segment is `segment` are visible
+  const int64_t* blocks;        // [num_blocks][2]: the second of each pair is a block of key_block visible keys,
+  int64_t num_blocks;           // ascending
+  int64_t key_block;            // 0: no such list
+  int64_t pinned_end;           // keys j < pinned_end <= key_begin are visible beside those from key_begin on
+  int64_t position;             // of the query, in keys: what distances count from
+  const float* relative_bias;   // the bias of distance 0 or null
+  int32_t segment;
+  float alibi_slope;  // times log2(e)
+  float sink;         // the logit of the sink, times log2(e)
 };
 
 // One query row as a kernel sees it: a query of one head, or one of several heads that share keys and values.
@@ -51,9 +68,20 @@ struct AttentionRow {
   float* output;             // [value_head_dim], or the row of attention weights [key_len]
   const uint8_t* bool_mask;  // [key_len] or null; non-zero = visible
   const float* add_mask;     // [key_len] or null; -inf = not visible
+  int64_t key_begin;         // keys j < key_begin are not visible, but those that extras pins
   int64_t key_end;           // keys j >= key_end are not visible
   float* scores;             // [key_len] or null: where the masked scores are left for finish_weights
+  const RowExtras* extras;   // or null
   RowState state;            // for `weights`: of the whole row
+};
+
+// How the scores of a call change between the product and the softmax, rows giving the rest.
+struct ScoreMods {
+  float softcap;  // cap * log2(e), and the queries' scale is divided by the cap: score = softcap * tanh(product); or 0
+  bool alibi;   // score -= alibi_slope * |position - j|
+  bool relative_bias;                     // score += relative_bias[j - position within]
+  int64_t relative_left, relative_right;  // [-relative_left, relative_right]
+  bool sink;                              // the row's sink is merged at the end
 };
 
 struct AttentionArgs {
@@ -66,7 +94,8 @@ struct AttentionArgs {
   int64_t value_head_dim;
   int64_t key_begin;     // a multiple of kChunk: the first key looked at
   int64_t key_end;       // the last key looked at, plus one
-  float query_scale;     // scale * log2(e)
+  float query_scale;     // scale * log2(e), or what ScoreMods::softcap says
+  ScoreMods mods;
   TokenRows next_key;    // what the next call of this thread will begin with, to be asked for ahead of time: tokens
   TokenRows next_value;  // [next_begin, next_begin + next_keys), at most kChunk; 0: not known
   int64_t next_begin, next_keys;
@@ -85,6 +114,8 @@ struct MergeArgs {
   int64_t value_head_dim;
   float* output;    // [value_head_dim]
   RowState* state;  // of the row, written
+  bool has_sink;    // merged at the end:
+  float sink;       // as RowExtras::sink
 };
 
 struct FinishWeightsArgs {
@@ -101,6 +132,7 @@ struct WeightsArgs {
   int64_t head_dim;
   int64_t key_len;  // length of a row of weights; what is not visible becomes 0
   float query_scale;
+  ScoreMods mods;
   bool accumulate;  // add to the row of weights (mean over heads, sum over queries), row after row
   float factor;     // multiplies what is stored (1 / H with the last head, else 1)
   float* scratch;
@@ -163,6 +195,9 @@ struct KernelTable {
 
   // y[i] = 2^x[i] as the softmax computes it, for x <= 0.
   void (*exp2)(const float* x, float* y, int64_t n);
+
+  // y[i] = tanh(x[i]) as the softcap computes it.
+  void (*tanh)(const float* x, float* y, int64_t n);
 
   // Floats of scratch for `attention` and `weights`.
   int64_t (*attention_scratch)(int64_t head_dim, int64_t value_head_dim);

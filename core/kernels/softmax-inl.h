@@ -1,45 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Softmax of one row of scores over one chunk of keys: masks, exact maximum, exp2, sum. Included by all-inl.h, once per
+// Softmax of one row of scores over one chunk of keys: exact maximum, exp2, sum. Included by all-inl.h, once per
 // target. Scores are in units of log2 (the query carries scale * log2(e)).
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-constexpr float kLowest = -3.402823466e+38f;
-constexpr float kInfinity = __builtin_inff();
-constexpr float kLog2e = 1.44269504088896341f;
-
 // Rows of scores lie a line more than a chunk apart: at 1024 bytes the rows of a group would fall into four sets of the
 // nearest cache (the product of 24 rows and 256 keys then reached 0.81 of the peak instead of 0.92).
 constexpr int64_t kScoreStride = kChunk + kLanes;
-
-// Sets scores[j] to -inf where key `begin` + j is not visible to the row, j in [0, keys rounded up to 16), and adds the
-// additive mask elsewhere. A select, not an addition: what is masked may be NaN.
-inline void mask_scores(const AttentionRow& row, int64_t begin, int64_t keys, float* scores) {
-  const Vec hidden = set1(-kInfinity);
-  const int64_t visible_keys = row.key_end - begin;
-  // Without masks the keys before the end stay as they are.
-  const bool only_end = row.add_mask == nullptr && row.bool_mask == nullptr;
-  for (int64_t j = only_end && visible_keys > 0 ? visible_keys / kLanes * kLanes : 0; j < keys; j += kLanes) {
-    const int count = static_cast<int>(keys - j < kLanes ? keys - j : kLanes);
-    Vec s = load(scores + j);
-    if (row.add_mask != nullptr) {
-      const Vec mask = load_first(row.add_mask + begin + j, count);
-      // -FLT_MAX * log2(e) must not become -inf, which would mask the key.
-      s = add(s, max_or_second(set1(kLowest), mul(mask, set1(kLog2e))));
-      s = select_greater(set1(kLowest), mask, hidden, s);
-    }
-    if (row.bool_mask != nullptr) {
-      s = select_greater(load_bytes_first(row.bool_mask + begin + j, count), zero(), s, hidden);
-    }
-    const int64_t visible = visible_keys - j;
-    if (visible < kLanes) s = select_greater(set1(static_cast<float>(visible)), lane_numbers(), s, hidden);
-    store(scores + j, s);
-  }
-}
-
-inline bool has_hidden_keys(const AttentionRow& row, int64_t key_end) {
-  return row.add_mask != nullptr || row.bool_mask != nullptr || row.key_end < key_end;
-}
 
 // -inf stands for "no key yet": 2^(x - 0) is then 0 for every x that can be there.
 MHA_INLINE float exponent_base(float max) { return max == -kInfinity ? 0.0f : max; }
@@ -86,6 +53,41 @@ inline void merge_states(RowFactors<kRows>& f, int64_t rows) {
   }
 }
 
+// Merges the sinks [rows padded to 16] of rows whose last chunk is merged, each as a last chunk of one key that has no
+// value. `inverse` then takes the output to the result.
+template <int kRows>
+inline void merge_sinks(const float* sinks, RowFactors<kRows>& f, int64_t rows) {
+  const Vec none = set1(-kInfinity);
+  for (int64_t r = 0; r < rows; r += kLanes) {
+    const Vec sink = load(sinks + r), running = load(f.running_max + r);
+    const Vec most = max_or_second(running, sink);
+    const Vec base = select_greater(most, none, most, zero());
+    const Vec keep = exp2(sub(running, base));
+    const Vec total = fma(load(f.running_sum + r), keep, exp2(sub(sink, base)));
+    store(f.running_max + r, most);
+    store(f.running_sum + r, total);
+    store(f.inverse + r, mul(keep, inverse_or_zero(total)));
+  }
+}
+
+template <int kRows>
+inline void merge_row_sinks(const AttentionRow* rows, int64_t num_rows, RowFactors<kRows>& f) {
+  alignas(64) float sinks[RowFactors<kRows>::kPadded];
+  for (int r = 0; r < RowFactors<kRows>::kPadded; ++r) sinks[r] = r < num_rows ? rows[r].extras->sink : -kInfinity;
+  merge_sinks(sinks, f, num_rows);
+}
+
+inline void merge_one_sink(float sink, RowFactors<1>& f) {
+  alignas(64) float sinks[RowFactors<1>::kPadded];
+  store(sinks, set1(sink));
+  merge_sinks(sinks, f, 1);
+}
+
+template <int kRows>
+inline void store_states(const RowFactors<kRows>& f, int64_t rows, RowState* states) {
+  for (int64_t r = 0; r < rows; ++r) states[r] = {f.running_max[r], f.running_sum[r]};
+}
+
 // Lane by lane, the exact maximum of a row's panels * 16 scores, NaN left out.
 MHA_INLINE Vec max_of_row(const float* scores, int64_t panels) {
   Vec most = set1(-kInfinity);
@@ -119,6 +121,13 @@ MHA_NOINLINE void softmax_rows(float* scores, int64_t rows, int64_t panels, RowF
   }
   for (int64_t r = rows; r % kLanes != 0; ++r) store(lanes + r * kLanes, zero());
   for (int64_t r = 0; r < rows; r += kLanes) store(f.chunk_sum + r, sum_rows(lanes + r * kLanes));
+}
+
+inline void tanh_array(const float* x, float* y, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const int count = static_cast<int>(n - i < kLanes ? n - i : kLanes);
+    store_first(y + i, tanh(load_first(x + i, count)), count);
+  }
 }
 
 inline void exp2_array(const float* x, float* y, int64_t n) {

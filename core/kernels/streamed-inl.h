@@ -136,6 +136,7 @@ struct StreamedChunk {
   const AttentionArgs& a;
   const StreamedScratch& scratch;
   int64_t begin, keys;
+  int64_t first_block;  // blocks of 16 keys before this one no row sees
 
   int64_t rows_per_head() const { return a.num_rows / a.kv_heads; }
   int64_t blocks() const { return divide_up(keys, kLanes); }
@@ -147,7 +148,7 @@ struct StreamedChunk {
   // Calls step(head, block) for all, 16 tokens at a time.
   template <class Step>
   MHA_INLINE void walk(Step step) const {
-    for (int64_t b = 0; b < blocks(); ++b) {
+    for (int64_t b = first_block; b < blocks(); ++b) {
       for (int64_t h = 0; h < a.kv_heads; ++h) step(h, b);
     }
   }
@@ -173,7 +174,7 @@ struct StreamedChunk {
                               0,
                               scratch.sums + row * padded(a.value_head_dim),
                               padded(a.value_head_dim),
-                              block == 0,
+                              block == first_block,
                               0};
     StreamedValueTile run_tile = tile;
     for_each_run(a.value, head, token, keys_of(block), [&](const TokenRun& run, int64_t) MHA_ALWAYS_INLINE {
@@ -192,7 +193,7 @@ struct StreamedChunk {
   bool must_skip(int64_t head) const {
     bool hidden = false;
     for (int64_t r = 0; r < rows_per_head(); ++r) {
-      hidden |= has_hidden_keys(a.rows[head * rows_per_head() + r], begin + keys);
+      hidden |= has_hidden_keys(a.rows[head * rows_per_head() + r], begin, begin + keys);
     }
     return hidden && !all_finite(a.value, head, begin, keys, a.value_head_dim);
   }
@@ -200,12 +201,25 @@ struct StreamedChunk {
 
 using StreamedFactors = RowFactors<kMaxStreamedRows>;
 
-inline void streamed_chunk(const StreamedChunk& chunk, bool first) {
+// The first block of 16 keys that a row sees, as far as ranges go.
+inline int64_t first_block_of(const AttentionArgs& a, int64_t begin, int64_t keys) {
+  int64_t first = divide_up(keys, kLanes);
+  for (int64_t r = 0; r < a.num_rows; ++r) {
+    const int64_t seen = begin < pinned_end(a.rows[r]) ? 0 : most(a.rows[r].key_begin - begin, 0) / kLanes;
+    first = least(first, seen);
+  }
+  return first;
+}
+
+inline void streamed_chunk(const StreamedChunk& chunk, bool first, bool last) {
   const AttentionArgs& a = chunk.a;
   const StreamedScratch& scratch = chunk.scratch;
   chunk.walk([&](int64_t h, int64_t b) MHA_ALWAYS_INLINE { chunk.score(h, b); });
   for (int64_t r = 0; r < a.num_rows; ++r) {
-    if (has_hidden_keys(a.rows[r], chunk.begin + round_up(chunk.keys, kLanes))) {
+    if (changes_scores(a.mods)) {
+      modify_scores(a.rows[r], a.mods, chunk.begin, chunk.keys, scratch.scores + r * kScoreStride);
+    }
+    if (has_hidden_keys(a.rows[r], chunk.begin, chunk.begin + round_up(chunk.keys, kLanes))) {
       mask_scores(a.rows[r], chunk.begin, chunk.keys, scratch.scores + r * kScoreStride);
     }
     keep_scores(a.rows[r], chunk.begin, chunk.keys, scratch.scores + r * kScoreStride);
@@ -214,13 +228,13 @@ inline void streamed_chunk(const StreamedChunk& chunk, bool first) {
   load_states(a.states, a.num_rows, first, factors);
   softmax_rows<kMaxStreamedRows>(scratch.scores, a.num_rows, chunk.blocks(), factors);
   merge_states(factors, a.num_rows);
-  for (int64_t r = 0; r < a.num_rows; ++r) a.states[r] = {factors.running_max[r], factors.running_sum[r]};
+  store_states(factors, a.num_rows, a.states);
+  if (last && a.mods.sink) merge_row_sinks(a.rows, a.num_rows, factors);
 
-  if (chunk.keys == 0) {
+  if (chunk.first_block == chunk.blocks()) {
     memset(scratch.sums, 0, static_cast<size_t>(a.num_rows * padded(a.value_head_dim)) * sizeof(float));
   }
   chunk.walk([&](int64_t h, int64_t b) MHA_ALWAYS_INLINE { chunk.add_values(h, b); });
-  const bool last = a.finish && chunk.begin + kChunk >= a.key_end;
   const int64_t rows = chunk.rows_per_head();
   for (int64_t h = 0; h < a.kv_heads; ++h) {
     const int64_t row = h * rows;
@@ -244,18 +258,30 @@ inline void streamed_chunk(const StreamedChunk& chunk, bool first) {
     }
   }
   if (last) clear_empty_rows(a.rows, a.states, a.num_rows, a.value_head_dim);
+  if (last && a.mods.sink) store_states(factors, a.num_rows, a.states);
 }
 
 inline void attention_streamed(const AttentionArgs* args) {
   const AttentionArgs& a = *args;
   const StreamedScratch scratch = split_streamed_scratch(a.scratch, a.num_rows, a.head_dim, a.value_head_dim);
+  const SeenChunks seen = seen_chunks(a);
+  keep_hidden_scores(a.rows, a.num_rows, a.key_begin, least(seen.first, a.key_end));
+  if (seen.last < seen.first && !a.finish) return leave_unseen(a);
   scale_queries(a.rows, a.num_rows, a.head_dim, a.query_scale, scratch.queries);
-  int64_t begin = a.key_begin;
+  const bool none = seen.last < seen.first;
+  int64_t begin = none ? a.key_begin : seen.first;
   do {  // once at least: a row without keys has a result too
-    const StreamedChunk chunk = {a, scratch, begin, keys_before(a.key_end, begin, kChunk)};
-    streamed_chunk(chunk, begin == a.key_begin);
+    if (!none && !sees_chunk(a, begin)) {
+      keep_hidden_scores(a.rows, a.num_rows, begin, begin + kChunk);
+      begin += kChunk;
+      continue;
+    }
+    const int64_t keys = none ? 0 : keys_of_chunk(a, begin);
+    const StreamedChunk chunk = {a, scratch, begin, keys, first_block_of(a, begin, keys)};
+    streamed_chunk(chunk, none || begin == seen.first, a.finish && begin >= seen.last);
     begin += kChunk;
-  } while (begin < a.key_end);
+  } while (begin <= seen.last);
+  keep_hidden_scores(a.rows, a.num_rows, begin, a.key_end);
 }
 
 }  // namespace

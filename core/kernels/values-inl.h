@@ -115,11 +115,6 @@ struct ValueTile {
   }
 };
 
-inline bool is_visible(const AttentionRow& row, int64_t key) {
-  return key < row.key_end && (row.bool_mask == nullptr || row.bool_mask[key] != 0) &&
-         (row.add_mask == nullptr || row.add_mask[key] != -kInfinity);
-}
-
 // The same product where the values hold NaN or Inf and some keys are hidden: 0 * NaN would reach rows that do not see
 // the key, so hidden keys are left out of the chain. Same bits as ValueTile for finite values. row_of(j, column) is
 // where 16 columns of value j are.
@@ -160,24 +155,38 @@ inline void merge(const MergeArgs* args) {
   const MergeArgs& m = *args;
   RowFactors<1> f;
   RowState state = {-kInfinity, 0.0f};
-  for (int64_t c = 0; c < m.num_chunks; ++c) {
+  const auto state_of = [&m](int64_t c) {
     RowState chunk;
     memcpy(&chunk, reinterpret_cast<const float*>(m.partial_states) + c * m.step, sizeof(chunk));
+    return chunk;
+  };
+  int64_t first = 0, end = m.num_chunks;
+  while (first < end && state_of(first).sum == kUnseen) ++first;
+  while (end > first && state_of(end - 1).sum == kUnseen) --end;
+  AttentionRow row = {};
+  row.output = m.output;
+  for (int64_t c = first; c < end; ++c) {
+    const RowState chunk = state_of(c);
+    if (chunk.sum == kUnseen) continue;
     for (int i = 0; i < kLanes; ++i) {
       f.running_max[i] = state.max, f.running_sum[i] = state.sum;
       f.chunk_max[i] = chunk.max, f.chunk_sum[i] = chunk.sum;
     }
     merge_states(f, 1);
     state = {f.running_max[0], f.running_sum[0]};
-    const bool last = c + 1 == m.num_chunks;
-    AttentionRow row = {};
-    row.output = m.output;
+    const bool last = c + 1 == end;
+    if (last && m.has_sink) merge_one_sink(m.sink, f);
     const ValueTile tile = {
-        &row, nullptr, nullptr, 0, 0, m.value_head_dim, 0, f.keep, f.take, last ? f.inverse : nullptr, c == 0, nullptr};
+        &row, nullptr, nullptr, 0, 0, m.value_head_dim, 0, f.keep, f.take, last ? f.inverse : nullptr, c == first,
+        nullptr};
     merge_row_sums(tile, 1, m.partial_outputs + c * m.step, 0);
-    if (last) clear_empty_rows(&row, &state, 1, m.value_head_dim);
   }
-  *m.state = state;
+  clear_empty_rows(&row, &state, 1, m.value_head_dim);
+  if (first == end && m.has_sink) {
+    load_states(&state, 1, true, f);
+    merge_one_sink(m.sink, f);
+  }
+  *m.state = m.has_sink ? RowState{f.running_max[0], f.running_sum[0]} : state;
 }
 
 }  // namespace

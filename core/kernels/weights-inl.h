@@ -11,16 +11,26 @@ MHA_INLINE Vec weights_of(const Vec& scores, const Vec& base, const Vec& inverse
   return select_greater(set1(kLowest), scores, zero(), w);  // hidden: 0 also in a row that is NaN
 }
 
+inline void finish_run(float* scores, int64_t begin, int64_t end, const Vec& base, const Vec& inverse) {
+  int64_t j = begin;
+  for (; j + kLanes <= end; j += kLanes) store(scores + j, weights_of(load(scores + j), base, inverse));
+  const int count = static_cast<int>(end - j);
+  if (count > 0) store_first(scores + j, weights_of(load_first(scores + j, count), base, inverse), count);
+}
+
+inline void store_zeros(float* scores, int64_t begin, int64_t end) {
+  if (begin < end) memset(scores + begin, 0, static_cast<size_t>(end - begin) * sizeof(float));
+}
+
 inline void finish_weights(const FinishWeightsArgs* args) {
   for (int64_t r = 0; r < args->num_rows; ++r) {
     const AttentionRow& row = args->rows[r];
     const Vec base = set1(exponent_base(args->states[r].max)), inverse = inverse_or_zero(set1(args->states[r].sum));
-    const int64_t keys = row.key_end < args->key_len ? row.key_end : args->key_len;
-    int64_t j = 0;
-    for (; j + kLanes <= keys; j += kLanes) store(row.scores + j, weights_of(load(row.scores + j), base, inverse));
-    const int count = static_cast<int>(keys - j);
-    if (count > 0) store_first(row.scores + j, weights_of(load_first(row.scores + j, count), base, inverse), count);
-    if (keys < args->key_len) memset(row.scores + keys, 0, static_cast<size_t>(args->key_len - keys) * sizeof(float));
+    const int64_t end = least(row.key_end, args->key_len);
+    finish_run(row.scores, 0, pinned_end(row), base, inverse);
+    store_zeros(row.scores, pinned_end(row), row.key_begin);
+    finish_run(row.scores, row.key_begin, end, base, inverse);
+    store_zeros(row.scores, end, args->key_len);
   }
 }
 
@@ -53,9 +63,12 @@ inline void store_no_weights(const WeightsArgs& args, int64_t keys, float* dst) 
 inline void weights_group(const WeightsArgs& args, int64_t row, int64_t num_rows, int64_t begin, int64_t chunk_keys,
                           const Scratch& scratch) {
   const AttentionRow* rows = args.rows + row;
-  const int64_t keys = keys_before(last_visible_key(rows, num_rows), begin, chunk_keys);
-  scale_queries(rows, num_rows, args.head_dim, args.query_scale, scratch.queries);
-  if (keys > 0) group_scores(rows, num_rows, scratch.queries, args.head_dim, begin, keys, scratch);
+  int64_t keys = keys_before(last_visible_key(rows, num_rows), begin, chunk_keys);
+  if (!any_may_see(rows, num_rows, begin, begin + keys)) keys = 0;
+  if (keys > 0) {
+    scale_queries(rows, num_rows, args.head_dim, args.query_scale, scratch.queries);
+    group_scores(rows, num_rows, scratch.queries, args.head_dim, args.mods, begin, keys, scratch);
+  }
   for (int64_t r = 0; r < num_rows; ++r) {
     store_weights(scratch.scores + r * kScoreStride, keys, rows[r].state, args, rows[r].output + begin);
     if (keys < chunk_keys) store_no_weights(args, chunk_keys - keys, rows[r].output + begin + keys);
@@ -67,7 +80,9 @@ inline void weights(const WeightsArgs* args) {
   const Scratch scratch = split_scratch(a.scratch, a.head_dim, 0);
   for (int64_t begin = 0; begin < a.key_len; begin += kChunk) {
     const int64_t keys = a.key_len - begin < kChunk ? a.key_len - begin : kChunk;
-    pack_keys(a.key, begin, keys, a.head_dim, scratch.block, scratch.keys);
+    if (any_may_see(a.rows, a.num_rows, begin, begin + keys)) {
+      pack_keys(a.key, begin, keys, a.head_dim, scratch.block, scratch.keys);
+    }
     for (int64_t r = 0; r < a.num_rows; r += kAttentionRows) {
       weights_group(a, r, a.num_rows - r < kAttentionRows ? a.num_rows - r : kAttentionRows, begin, keys, scratch);
     }

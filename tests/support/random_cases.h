@@ -34,7 +34,8 @@ inline int64_t random_length(Random& random, int64_t most) {
   return std::min(length, most);
 }
 
-/// Masks of one call, owned. Any combination; boolean and additive ones may be broadcast over items, heads and queries.
+/// Masks and score modifications of one call, owned. Any combination; masks of single keys may be broadcast over items,
+/// heads and queries.
 class RandomMasks {
  public:
   RandomMasks(Random& random, int64_t B, int64_t H, int64_t Tq, int64_t Tk) {
@@ -58,11 +59,14 @@ class RandomMasks {
       for (float& add : adds_) add = random.below(8) < closed ? -kInf : 3 * random.uniform();
       m.data = adds_.data();
     }
+    if (one_in(random, 2)) draw_structured(random, {B, H, Tq, Tk});
+    if (one_in(random, 2)) draw_mods(random, {B, H, Tq, Tk});
   }
   RandomMasks(const RandomMasks&) = delete;
   RandomMasks& operator=(const RandomMasks&) = delete;
 
   const mha_masks& get() const { return masks_; }
+  const mha_score_mods& mods() const { return mods_; }
   std::string describe() const {
     std::ostringstream text;
     if (masks_.causal == MHA_CAUSAL_BOTTOM_RIGHT) text << " causal";
@@ -70,6 +74,18 @@ class RandomMasks {
     if (masks_.key_lengths) text << " lengths";
     if (masks_.bool_mask.data) text << " bool";
     if (masks_.add_mask.data) text << " add";
+    if (masks_.window_left) text << " window left " << masks_.window_left;
+    if (masks_.window_right) text << " window right " << masks_.window_right;
+    if (masks_.sink_tokens) text << " sink tokens " << masks_.sink_tokens;
+    if (masks_.prefix_lengths) text << " prefixes";
+    if (masks_.key_segments) text << " segments";
+    if (masks_.bit_mask.data) text << " bits";
+    if (masks_.block_mask.pairs)
+      text << " blocks " << masks_.block_mask.query_block << " x " << masks_.block_mask.key_block;
+    if (mods_.softcap > 0) text << " softcap " << mods_.softcap;
+    if (mods_.alibi_slopes) text << " alibi";
+    if (mods_.relative_bias) text << " relative " << mods_.relative_left << " " << mods_.relative_right;
+    if (mods_.sink_logits) text << " sinks";
     return text.str();
   }
 
@@ -88,25 +104,154 @@ class RandomMasks {
     return static_cast<size_t>(end + 1);
   }
 
+  void draw_structured(Random& random, const Sizes& s) {
+    if (one_in(random, 3)) masks_.window_left = random_length(random, s.Tk + 1);
+    if (one_in(random, 3)) masks_.window_right = random_length(random, s.Tk + 1);
+    if (one_in(random, 3)) masks_.sink_tokens = random.below(s.Tk + 2);
+    if (one_in(random, 4)) {
+      for (int64_t b = 0; b < s.B; ++b) prefixes_.push_back(random.below(s.Tk + 10));
+      if (s.B > 0) masks_.prefix_lengths = prefixes_.data();
+    }
+    if (one_in(random, 4)) draw_segments(random, s);
+    if (one_in(random, 4)) {
+      mha_bit_mask& m = masks_.bit_mask;
+      const Sizes bytes = {s.B, s.H, s.Tq, (s.Tk + 7) / 8};
+      bits_.resize(place(random, bytes, &m.stride_b, &m.stride_h, &m.stride_q));
+      const int64_t closed = random.below(3);  // of eight in the mean: 0, 4, 6
+      for (uint8_t& byte : bits_) {
+        byte = static_cast<uint8_t>(random.bits() | (closed == 0 ? 255 : 0));
+        if (closed == 2) byte &= static_cast<uint8_t>(random.bits());
+      }
+      m.data = bits_.data();
+    }
+    if (one_in(random, 4)) draw_blocks(random, s);
+  }
+  /// Documents one after the other, now and then in any order.
+  void draw_segments(Random& random, const Sizes& s) {
+    const bool shuffled = one_in(random, 4);
+    const int64_t count = between(random, 1, 5);
+    const auto segment = [&](int64_t n, int64_t length) {
+      return static_cast<int32_t>(shuffled ? random.below(count) : n * count / length);
+    };
+    for (int64_t b = 0; b < s.B; ++b) {
+      for (int64_t i = 0; i < s.Tq; ++i) query_segments_.push_back(segment(i, s.Tq));
+      for (int64_t j = 0; j < s.Tk; ++j) key_segments_.push_back(segment(j, s.Tk));
+    }
+    query_segments_.push_back(0), key_segments_.push_back(0);  // never empty
+    masks_.query_segments = query_segments_.data();
+    masks_.key_segments = key_segments_.data();
+  }
+  void draw_blocks(Random& random, const Sizes& s) {
+    mha_block_mask& m = masks_.block_mask;
+    m.query_block = one_of<int64_t>(random, {1, 7, 64, 1000});
+    m.key_block = one_of<int64_t>(random, {5, 16, 64, 100, 256, 300});
+    const int64_t open = between(random, 1, 7);  // of eight
+    for (int64_t q = 0; q * m.query_block < s.Tq; ++q) {
+      for (int64_t k = 0; k * m.key_block < s.Tk + 300; ++k) {
+        if (random.below(8) < open) pairs_.insert(pairs_.end(), {q, k});
+      }
+    }
+    m.num_pairs = static_cast<int64_t>(pairs_.size()) / 2;
+    pairs_.push_back(0);  // never empty
+    m.pairs = pairs_.data();
+  }
+  void draw_mods(Random& random, const Sizes& s) {
+    const auto floats = [&random](int64_t count, float scale) {
+      return random_floats(count, random.bits() >> 8, scale);
+    };
+    if (one_in(random, 3)) mods_.softcap = one_of(random, {0.5f, 5.0f, 30.0f});
+    // Where window_right alone limits the right, a part of the queries cannot say where it stands (masks_from).
+    const bool fixed = masks_.causal == MHA_CAUSAL_NONE && masks_.window_right > 0;
+    if (!fixed && one_in(random, 3)) {
+      slopes_ = floats(s.H, 0.1f);
+      mods_.alibi_slopes = slopes_.data();
+    }
+    if (!fixed && one_in(random, 3)) {
+      mods_.relative_left = random.below(one_of<int64_t>(random, {1, 20, 300}));
+      mods_.relative_right = random.below(one_of<int64_t>(random, {1, 20, 300}));
+      biases_ = floats(s.H * (mods_.relative_left + mods_.relative_right + 1), 2.0f);
+      mods_.relative_bias = biases_.data();
+    }
+    if (one_in(random, 3)) {
+      sinks_ = floats(s.H, 4.0f);
+      mods_.sink_logits = sinks_.data();
+    }
+  }
+
   mha_masks masks_ = {};
+  mha_score_mods mods_ = {};
+  std::vector<int64_t> prefixes_, pairs_;
+  std::vector<int32_t> query_segments_, key_segments_;
+  std::vector<uint8_t> bits_;
+  std::vector<float> slopes_, biases_, sinks_;
   std::vector<int64_t> lengths_;
   std::vector<uint8_t> bools_;
   std::vector<float> adds_;
 };
 
-/// The masks as batch items from b on, heads from h on, queries from q on see them; Tq and Tk are those of the whole.
-inline mha_masks masks_from(mha_masks masks, int64_t b, int64_t h, int64_t q, int64_t Tq, int64_t Tk) {
-  if (masks.causal == MHA_CAUSAL_BOTTOM_RIGHT) masks.causal_offset = Tk - Tq;
-  if (masks.causal != MHA_CAUSAL_NONE) {
-    masks.causal = MHA_CAUSAL_OFFSET;
-    masks.causal_offset += q;
+/// Items [b, b + B), heads from h on, queries [q, q + count) of a call of Tq queries and Tk keys.
+struct MaskPart {
+  int64_t b, B, h, q, count, Tq, Tk;
+};
+
+/// Moves positions by q queries. Without causality only a causal offset says where the queries stand, and a prefix of
+/// all keys, or the window's right side, undoes what it hides.
+inline void shift_positions(mha_masks* masks, const MaskPart& part) {
+  static const std::vector<int64_t> kAllKeys(64, int64_t{1} << 40);
+  if (masks->causal != MHA_CAUSAL_OFFSET) masks->causal_offset = part.Tk - part.Tq;
+  masks->causal_offset += part.q;
+  if (masks->causal == MHA_CAUSAL_NONE && masks->window_right > 0) {
+    masks->causal_offset += masks->window_right - 1;
+    if (masks->window_left > 0) masks->window_left += masks->window_right - 1;
+    masks->window_right = 0;
+  } else if (masks->causal == MHA_CAUSAL_NONE) {
+    masks->prefix_lengths = kAllKeys.data();
   }
+  masks->causal = MHA_CAUSAL_OFFSET;
+}
+
+/// The masks as a part of a call sees them. What it points to is valid until the next call of this function.
+inline mha_masks masks_from(mha_masks masks, const mha_score_mods& mods, const MaskPart& part) {
+  static std::vector<int32_t> segments;
+  static std::vector<int64_t> pairs;
+  const auto [b, B, h, q, count, Tq, Tk] = part;
+  if (masks.prefix_lengths) masks.prefix_lengths += b;
+  const bool stands = masks.window_left > 0 || masks.window_right > 0 || mods.alibi_slopes || mods.relative_bias;
+  if (stands || masks.causal != MHA_CAUSAL_NONE) shift_positions(&masks, part);
   if (masks.key_lengths) masks.key_lengths += b;
+  if (masks.key_segments) {
+    segments.assign(1, 0);
+    for (int64_t n = 0; n < B * count; ++n)
+      segments.insert(segments.end() - 1, masks.query_segments[(b + n / count) * Tq + q + n % count]);
+    masks.query_segments = segments.data();
+    masks.key_segments += b * Tk;
+  }
+  if (masks.block_mask.pairs) {  // in blocks of one query
+    mha_block_mask& m = masks.block_mask;
+    pairs.clear();
+    for (int64_t i = q; i < q + count; ++i) {
+      for (int64_t n = 0; n < m.num_pairs; ++n)
+        if (m.pairs[2 * n] == i / m.query_block) pairs.insert(pairs.end(), {i - q, m.pairs[2 * n + 1]});
+    }
+    m.num_pairs = static_cast<int64_t>(pairs.size()) / 2;
+    pairs.push_back(0);  // never empty
+    m.query_block = 1, m.pairs = pairs.data();
+  }
+  mha_bit_mask& im = masks.bit_mask;
+  if (im.data) im.data += b * im.stride_b + h * im.stride_h + q * im.stride_q;
   mha_bool_mask& bm = masks.bool_mask;
   if (bm.data) bm.data += b * bm.stride_b + h * bm.stride_h + q * bm.stride_q;
   mha_add_mask& am = masks.add_mask;
   if (am.data) am.data += b * am.stride_b + h * am.stride_h + q * am.stride_q;
   return masks;
+}
+
+/// The modifications as heads from h on see them.
+inline mha_score_mods mods_from(mha_score_mods mods, int64_t h) {
+  if (mods.alibi_slopes) mods.alibi_slopes += h;
+  if (mods.relative_bias) mods.relative_bias += h * (mods.relative_left + mods.relative_right + 1);
+  if (mods.sink_logits) mods.sink_logits += h;
+  return mods;
 }
 
 /// Strides of a layout with the three outer dimensions in any order and gaps after each.

@@ -25,6 +25,7 @@ import layer_cases
 import notebook
 import ragged_cases
 import rope_cases
+import score_cases
 
 GOLDEN = pathlib.Path(__file__).resolve().parents[2] / "tests" / "golden"
 # Two machines may round the last bit of a float64 sum differently; a stored float32 then moves by one unit in the last
@@ -73,6 +74,7 @@ FILES = {
     "group_query_attention": decode_cases.golden,
     "ragged_attention": ragged_cases.golden,
     "rotary_embedding": rope_cases.golden,
+    "masks_and_scores": score_cases.golden,
 }
 
 

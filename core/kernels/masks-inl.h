@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a row sees of a run of keys, and how its scores change before the softmax: softcap, biases, masks. Included by
+// all-inl.h, once per target.
+//
+// Most masks are ranges: a row sees the keys of [0, pinned_end) and [key_begin, key_end), and of a list of blocks where
+// there is one. What lies outside is set to -inf, nothing is done to what lies inside. Masks that speak of single keys
+// (bool, bits, segments) become 16 bits for 16 keys.
+namespace mha::MHA_TARGET_NS {
+namespace {
+
+constexpr float kLowest = -3.402823466e+38f;
+constexpr float kInfinity = __builtin_inff();
+constexpr float kLog2e = 1.44269504088896341f;
+
+
+inline int64_t pinned_end(const AttentionRow& row) { return row.extras != nullptr ? row.extras->pinned_end : 0; }
+
+// --- Masks of single keys --------------------------------------------------------------------------------------------
+
+inline bool has_key_bits(const AttentionRow& row) {
+  return row.bool_mask != nullptr ||
+         (row.extras != nullptr && (row.extras->bit_mask != nullptr || row.extras->key_segments != nullptr));
+}
+
+// Bit l set: these masks show key `key` + l to the row, l < count. `key` is a multiple of 16.
+inline uint32_t key_bits(const AttentionRow& row, int64_t key, int count) {
+  uint32_t bits = (1u << count) - 1;
+  if (row.bool_mask != nullptr) bits &= nonzero_bits(row.bool_mask + key, count);
+  if (row.extras == nullptr) return bits;
+  if (row.extras->bit_mask != nullptr) {
+    const uint8_t* bytes = row.extras->bit_mask + key / 8;
+    bits &= bytes[0] | (count > 8 ? static_cast<uint32_t>(bytes[1]) << 8 : 0);
+  }
+  if (row.extras->key_segments != nullptr) {
+    bits &= equal_bits_first(row.extras->key_segments + key, row.extras->segment, count);
+  }
+  return bits;
+}
+
+// --- Lists of blocks -------------------------------------------------------------------------------------------------
+
+inline bool has_blocks(const AttentionRow& row) { return row.extras != nullptr && row.extras->key_block > 0; }
+
+// The number in the row's list of the first block that ends after `key`.
+inline int64_t first_block(const RowExtras& extras, int64_t key) {
+  const int64_t wanted = key / extras.key_block;
+  int64_t low = 0, high = extras.num_blocks;
+  while (low < high) {
+    const int64_t middle = low + (high - low) / 2;
+    if (extras.blocks[2 * middle + 1] < wanted) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
+inline bool sees_block(const RowExtras& extras, int64_t begin, int64_t end) {
+  const int64_t n = first_block(extras, begin);
+  return n < extras.num_blocks && extras.blocks[2 * n + 1] <= (end - 1) / extras.key_block;
+}
+
+// --- What a row sees -------------------------------------------------------------------------------------------------
+
+// False only where no key of [begin, end) is visible to the row; begin is a multiple of 16.
+inline bool may_see(const AttentionRow& row, int64_t begin, int64_t end) {
+  end = least(end, row.key_end);
+  const bool pinned = begin < pinned_end(row);
+  if (begin >= end || (!pinned && end <= row.key_begin)) return false;
+  if (has_blocks(row) && !sees_block(*row.extras, begin, end)) return false;
+  if (!has_key_bits(row)) return true;
+  const int64_t from = pinned || row.key_begin <= begin ? begin : row.key_begin / kLanes * kLanes;
+  for (int64_t j = from; j < end; j += kLanes) {
+    if (key_bits(row, j, static_cast<int>(least(end - j, kLanes))) != 0) return true;
+  }
+  return false;
+}
+
+inline bool any_may_see(const AttentionRow* rows, int64_t num_rows, int64_t begin, int64_t end) {
+  for (int64_t r = 0; r < num_rows; ++r) {
+    if (may_see(rows[r], begin, end)) return true;
+  }
+  return false;
+}
+
+inline bool is_visible(const AttentionRow& row, int64_t key) {
+  if (key >= row.key_end || (key < row.key_begin && key >= pinned_end(row))) return false;
+  if (row.bool_mask != nullptr && row.bool_mask[key] == 0) return false;
+  if (row.add_mask != nullptr && row.add_mask[key] == -kInfinity) return false;
+  if (row.extras == nullptr) return true;
+  const RowExtras& e = *row.extras;
+  if (e.bit_mask != nullptr && (e.bit_mask[key / 8] >> (key % 8) & 1) == 0) return false;
+  if (e.key_segments != nullptr && e.key_segments[key] != e.segment) return false;
+  return e.key_block == 0 || sees_block(e, key, key + 1);
+}
+
+// False only where every key of [begin, end) is visible.
+inline bool has_hidden_keys(const AttentionRow& row, int64_t begin, int64_t end) {
+  return row.key_end < end || row.add_mask != nullptr || row.bool_mask != nullptr ||
+         (row.key_begin > begin && pinned_end(row) < end) ||
+         (row.extras != nullptr && (has_key_bits(row) || has_blocks(row)));
+}
+
+// --- Scores of a chunk: scores[j] is that of key begin + j, begin a multiple of 16 -------------------------------------
+
+// Sets scores[from, to) to -inf.
+inline void hide(float* scores, int64_t from, int64_t to) {
+  const Vec hidden = set1(-kInfinity);
+  for (int64_t j = from / kLanes * kLanes; j < to; j += kLanes) {
+    const uint32_t below = from > j ? (1u << (from - j)) - 1 : 0;
+    const uint32_t beyond = to - j < kLanes ? 0xffffu << (to - j) & 0xffffu : 0;
+    const uint32_t kept = below | beyond;
+    store(scores + j, kept == 0 ? hidden : select_bits(kept, load(scores + j), hidden));
+  }
+}
+
+// The same, clamped to the chunk's [0, keys).
+inline void hide_within(float* scores, int64_t keys, int64_t from, int64_t to) {
+  from = most(from, 0), to = least(to, keys);
+  if (from < to) hide(scores, from, to);
+}
+
+inline void hide_between_blocks(const RowExtras& extras, int64_t begin, int64_t keys, float* scores) {
+  int64_t shown = begin;  // up to here all is done
+  for (int64_t n = first_block(extras, begin); n < extras.num_blocks; ++n) {
+    const int64_t block = extras.blocks[2 * n + 1];
+    if (block > (begin + keys - 1) / extras.key_block) break;
+    hide_within(scores, keys, shown - begin, block * extras.key_block - begin);
+    shown = (block + 1) * extras.key_block;
+  }
+  hide_within(scores, keys, shown - begin, keys);
+}
+
+inline void add_mask_scores(const float* mask, int64_t keys, float* scores) {
+  const Vec hidden = set1(-kInfinity);
+  for (int64_t j = 0; j < keys; j += kLanes) {
+    const Vec m = load_first(mask + j, static_cast<int>(least(keys - j, kLanes)));
+    // -FLT_MAX * log2(e) must not become -inf, which would mask the key.
+    const Vec s = add(load(scores + j), max_or_second(set1(kLowest), mul(m, set1(kLog2e))));
+    store(scores + j, select_greater(set1(kLowest), m, hidden, s));
+  }
+}
+
+// Masks of single keys, one kind after the other, so that each is a short loop; where all 16 keys of a vector are
+// visible nothing is done.
+inline void hide_single_keys(const AttentionRow& row, int64_t begin, int64_t keys, float* scores) {
+  uint32_t bits[kChunk / kLanes];
+  const int64_t whole = keys / kLanes, vectors = divide_up(keys, kLanes);
+  for (int64_t v = 0; v < whole; ++v) bits[v] = 0xffffu;
+  if (row.bool_mask != nullptr) {
+    for (int64_t v = 0; v < whole; ++v) bits[v] = nonzero_bits(row.bool_mask + begin + v * kLanes, kLanes);
+  }
+  if (row.extras != nullptr && row.extras->bit_mask != nullptr) {
+    const uint8_t* bytes = row.extras->bit_mask + begin / 8;
+    for (int64_t v = 0; v < whole; ++v) bits[v] &= bytes[2 * v] | static_cast<uint32_t>(bytes[2 * v + 1]) << 8;
+  }
+  if (row.extras != nullptr && row.extras->key_segments != nullptr) {
+    const int32_t* segments = row.extras->key_segments + begin;
+    for (int64_t v = 0; v < whole; ++v) bits[v] &= equal_bits_first(segments + v * kLanes, row.extras->segment, kLanes);
+  }
+  if (vectors > whole) bits[whole] = key_bits(row, begin + whole * kLanes, static_cast<int>(keys - whole * kLanes));
+  const Vec hidden = set1(-kInfinity);
+  for (int64_t v = 0; v < vectors; ++v) {
+    float* at = scores + v * kLanes;
+    if (bits[v] != 0xffffu) store(at, select_bits(bits[v], load(at), hidden));
+  }
+}
+
+// Sets scores[j] to -inf where key `begin` + j is not visible to the row, j in [0, keys rounded up to 16), and adds the
+// additive mask elsewhere. A select, not an addition: what is masked may be NaN.
+inline void mask_scores(const AttentionRow& row, int64_t begin, int64_t keys, float* scores) {
+  const int64_t padded_keys = round_up(keys, kLanes);
+  const int64_t seen = most(least(keys, row.key_end - begin), 0);
+  if (row.add_mask != nullptr) add_mask_scores(row.add_mask + begin, seen, scores);
+  if (has_key_bits(row)) hide_single_keys(row, begin, seen, scores);
+  hide_within(scores, padded_keys, pinned_end(row) - begin, row.key_begin - begin);
+  hide_within(scores, padded_keys, row.key_end - begin, padded_keys);
+  if (has_blocks(row) && keys > 0) hide_between_blocks(*row.extras, begin, keys, scores);
+}
+
+// 16 biases from distance `distance` on.
+MHA_INLINE Vec load_biases(const float* bias, int64_t distance, const ScoreMods& mods) {
+  if (distance >= -mods.relative_left && distance <= mods.relative_right - (kLanes - 1)) return load(bias + distance);
+  if (distance > mods.relative_right) return set1(bias[mods.relative_right]);
+  if (distance < -mods.relative_left - (kLanes - 1)) return set1(bias[-mods.relative_left]);
+  alignas(64) float buffer[kLanes];
+  for (int i = 0; i < kLanes; ++i) {
+    buffer[i] = bias[least(most(distance + i, -mods.relative_left), mods.relative_right)];
+  }
+  return load(buffer);
+}
+
+inline bool changes_scores(const ScoreMods& mods) { return mods.softcap > 0.0f || mods.alibi || mods.relative_bias; }
+
+// Softcap and biases of the keys in the row's range; scores of what lies outside are hidden afterwards.
+inline void modify_scores(const AttentionRow& row, const ScoreMods& mods, int64_t begin, int64_t keys, float* scores) {
+  const int64_t seen = row.key_begin - begin;
+  const int64_t from = begin < pinned_end(row) ? 0 : most(seen, 0) / kLanes * kLanes;
+  const int64_t end = least(keys, row.key_end - begin);
+  const Vec cap = set1(mods.softcap);
+  for (int64_t j = from; j < end; j += kLanes) {
+    const int64_t distance = begin + j - row.extras->position;  // of the first of 16 keys
+    Vec s = load(scores + j);
+    if (mods.softcap > 0.0f) s = mul(cap, tanh(s));
+    if (mods.alibi) {
+      const Vec away = absolute(add(set1(static_cast<float>(distance)), lane_numbers()));
+      s = fma(set1(-row.extras->alibi_slope), away, s);
+    }
+    if (mods.relative_bias) s = fma(load_biases(row.extras->relative_bias, distance, mods), set1(kLog2e), s);
+    store(scores + j, s);
+  }
+}
+
+// --- Scores kept for attention weights -------------------------------------------------------------------------------
+
+inline void keep_scores(const AttentionRow& row, int64_t begin, int64_t keys, const float* scores) {
+  if (row.scores != nullptr) memcpy(row.scores + begin, scores, static_cast<size_t>(keys) * sizeof(float));
+}
+
+// As if the scores of [begin, end), which no row sees, had been computed.
+inline void keep_hidden_scores(const AttentionRow* rows, int64_t num_rows, int64_t begin, int64_t end) {
+  for (int64_t r = 0; r < num_rows; ++r) {
+    if (rows[r].scores == nullptr) continue;
+    for (int64_t j = begin; j < least(end, rows[r].key_end); ++j) rows[r].scores[j] = -kInfinity;
+  }
+}
+
+}  // namespace
+}  // namespace mha::MHA_TARGET_NS

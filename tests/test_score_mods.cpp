@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+// Score modifications: what each means on small cases, extremes, T5's buckets; arguments that are refused. (Values of
+// random combinations: test_masks.cpp; equal bits: test_properties.cpp.)
+#include "support/layers.h"
+#include "support/shapes.h"
+
+using namespace mha::test;
+
+namespace {
+
+/// One query at the last of `keys` keys, D 1: the product of query and key j is scores[j].
+struct Scores {
+  std::vector<float> query = {1}, key, value;
+  mha_attention_args args = {};
+
+  explicit Scores(std::vector<float> scores) : key(std::move(scores)), value(key.size(), 1.0f) {
+    args.batch = args.num_heads = args.query_len = args.head_dim = 1;
+    args.key_len = static_cast<int64_t>(key.size());
+    args.scale = 1;
+    args.query.data = query.data();
+    args.key.data = key.data();
+    args.value.data = value.data();
+    args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("mods: softcap bounds every score", "[mods]") {
+  for_each_target([](const std::string&, const mha_context* context) {
+    Scores s({1e30f, 3.0f, -1e30f, 0.0f});
+    s.args.mods.softcap = 2;
+    const AttentionResult got = run_attention(context, s.args);
+    double sum = 0;
+    for (float score : s.key) sum += std::exp(2 * std::tanh(score / 2.0));
+    for (size_t j = 0; j < 4; ++j)
+      CHECK(std::fabs(got.weights[j] - std::exp(2 * std::tanh(s.key[j] / 2.0)) / sum) < 1e-6);
+    CHECK(std::fabs(got.log_sum_exp[0] - std::log(sum)) < 1e-6);
+  });
+}
+
+TEST_CASE("mods: ALiBi and relative bias count from the query's position, also far beyond the keys", "[mods]") {
+  for_each_target([](const std::string&, const mha_context* context) {
+    for (int64_t position : {int64_t{39}, int64_t{20}, int64_t{-3}, int64_t{1000000}, -(int64_t{1} << 40)}) {
+      INFO("position " << position);
+      Scores s(std::vector<float>(40, 0.0f));
+      s.args.masks.causal = MHA_CAUSAL_OFFSET;
+      s.args.masks.causal_offset = position;
+      const std::vector<int64_t> prefix = {40};  // every key is visible
+      s.args.masks.prefix_lengths = prefix.data();
+      const float slope = 0.25f;
+      s.args.mods.alibi_slopes = &slope;
+      const std::vector<float> bias = random_floats(8, 5);
+      s.args.mods.relative_bias = bias.data();
+      s.args.mods.relative_left = 5, s.args.mods.relative_right = 2;
+      const AttentionReference want = reference_attention(s.args);
+      const AttentionResult got = run_attention(context, s.args);
+      if (position > -1000 && position < 1000) check_close("biased weights", got.weights, want.weights, {1e-6, 1e-6});
+      check_close("biased log-sum-exp", got.log_sum_exp, want.log_sum_exp, {1e-6, 1e-6});
+    }
+  });
+}
+
+TEST_CASE("mods: a sink takes weight and gives nothing", "[mods]") {
+  for_each_target(
+      [](const std::string&, const mha_context* context) {
+        const AttentionShape shape = {1, 2, 1, 3, 700, 8, 8};
+        AttentionProblem problem(shape, MaskKind::kNone, 3);
+        mha_attention_args args = problem.args();
+        args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+        const AttentionResult plain = run_attention(context, args);
+        const std::vector<float> sinks = {6.0f, -kInf};
+        args.mods.sink_logits = sinks.data();
+        const AttentionResult sunk = run_attention(context, args);
+        for (int64_t i = 0; i < 3; ++i) {
+          // Head 0: everything times exp(lse) / (exp(lse) + exp(6)).
+          const double lse = plain.log_sum_exp[i], share = 1 / (1 + std::exp(6 - lse));
+          CHECK(std::fabs(sunk.log_sum_exp[i] - (lse - std::log(share))) < 2e-6);
+          for (int64_t d = 0; d < 8; ++d)
+            CHECK(std::fabs(sunk.output[i * 16 + d] - share * plain.output[i * 16 + d]) < 1e-6);
+          for (int64_t j = 0; j < 700; ++j)
+            CHECK(std::fabs(sunk.weights[i * 700 + j] - share * plain.weights[i * 700 + j]) < 1e-7);
+          // Head 1: a sink of -inf is none.
+          CHECK(first_bit_difference(&sunk.output[i * 16 + 8], &plain.output[i * 16 + 8], 8) < 0);
+          CHECK(bits_of(sunk.log_sum_exp[3 + i]) == bits_of(plain.log_sum_exp[3 + i]));
+        }
+      },
+      3);
+}
+
+TEST_CASE("mods: without a visible key the result is zeros and the log-sum-exp the sink's", "[mods][edges]") {
+  for (int64_t threads : {1, 4}) {
+    for_each_target(
+        [](const std::string&, const mha_context* context) {
+          for (int64_t Tk : {0, 5, 5000}) {
+            const AttentionShape shape = {1, 2, 2, 1, Tk, 64, 64};
+            AttentionProblem problem(shape, MaskKind::kNone, 4);
+            for (float& value : problem.value) value = kNan;
+            mha_attention_args args = problem.args();
+            const std::vector<int64_t> none = {0};
+            args.masks.key_lengths = none.data();
+            const std::vector<float> sinks = {2.5f, -1.0f};
+            args.mods.sink_logits = sinks.data();
+            args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+            const AttentionResult got = run_attention(context, args);
+            CHECK(all_zero(got.output));
+            CHECK(all_zero(got.weights));
+            check_close("sink", got.log_sum_exp, {2.5, -1.0}, {1e-7, 1e-7});
+          }
+        },
+        threads);
+  }
+}
+
+TEST_CASE("mods: a NaN reaches the rows that see it, and no others", "[mods][edges]") {
+  for_each_target([](const std::string&, const mha_context* context) {
+    const AttentionShape shape = {1, 2, 1, 40, 40, 8, 8};
+    AttentionProblem problem(shape, MaskKind::kCausal, 6);
+    mha_attention_args args = problem.args();
+    std::vector<float> bias = random_floats(2 * 41, 7);
+    bias[41 + 40 - 7] = kNan;  // head 1, seven keys back
+    args.mods.relative_bias = bias.data();
+    args.mods.relative_left = 40;
+    const AttentionResult biased = run_attention(context, args);
+    args.mods = {};
+    const std::vector<float> sinks = {kNan, 0.0f};
+    args.mods.sink_logits = sinks.data();
+    const AttentionResult sunk = run_attention(context, args);
+    for (int64_t i = 0; i < 40; ++i) {
+      for (int64_t h = 0; h < 2; ++h) {
+        INFO("query " << i << " head " << h);
+        CHECK(std::isnan(output_row(shape, biased.output, 0, i, h)[3]) == (h == 1 && i >= 7));
+        CHECK(std::isnan(output_row(shape, sunk.output, 0, i, h)[3]) == (h == 0));
+      }
+    }
+  });
+}
+
+TEST_CASE("mods: bad arguments name themselves", "[mods][status]") {
+  Scores s({1, 2, 3});
+  std::vector<float> output = poisoned(1), weights = poisoned(3);
+  s.args.output.data = output.data();
+  s.args.weights.data = weights.data();
+  const float nan = kNan;
+  const auto check = [&](mha_status want, const std::string& text, auto&& change) {
+    mha_attention_args args = s.args;
+    change(args.mods);
+    mha_error error = {};
+    INFO(text);
+    CHECK(mha_attention(shared_context(supported_targets()[0], 1), &args, &error) == want);
+    CHECK(mentions(error, text));
+    CHECK(is_poison(output[0]));
+  };
+  check(MHA_ERR_ARGUMENT, "mods.softcap is -1", [](mha_score_mods& m) { m.softcap = -1; });
+  check(MHA_ERR_ARGUMENT, "mods.softcap is nan", [](mha_score_mods& m) { m.softcap = kNan; });
+  check(MHA_ERR_ARGUMENT, "mods.softcap is inf", [](mha_score_mods& m) { m.softcap = kInf; });
+  check(MHA_ERR_ARGUMENT, "mods.alibi_slopes[0] is nan", [&](mha_score_mods& m) { m.alibi_slopes = &nan; });
+  check(MHA_ERR_ARGUMENT, "mods.relative_left is -1",
+        [&](mha_score_mods& m) { m.relative_bias = &nan, m.relative_left = -1; });
+  check(MHA_ERR_ARGUMENT, "mods.relative_right is -2",
+        [&](mha_score_mods& m) { m.relative_bias = &nan, m.relative_right = -2; });
+  check(MHA_ERR_OVERFLOW, "mods.relative_left 4611686018427387904",
+        [&](mha_score_mods& m) { m.relative_bias = &nan, m.relative_left = m.relative_right = int64_t{1} << 62; });
+}
+
+TEST_CASE("t5 bias: bad arguments name themselves, nothing is written", "[mods][status]") {
+  const std::vector<float> table(64, 1.0f);
+  std::vector<float> result = poisoned(600);
+  const auto check = [&](mha_status want, const std::string& text, int64_t heads, int64_t buckets, int64_t distance,
+                         int bidirectional, const float* from, float* to) {
+    mha_error error = {};
+    INFO(text);
+    CHECK(mha_t5_bias(from, heads, buckets, distance, bidirectional, to, &error) == want);
+    CHECK(mentions(error, text));
+    CHECK(std::all_of(result.begin(), result.end(), is_poison));
+  };
+  float* to = result.data();
+  check(MHA_ERR_ARGUMENT, "num_heads is 0", 0, 32, 128, 1, table.data(), to);
+  check(MHA_ERR_ARGUMENT, "num_buckets is 1", 2, 1, 128, 1, table.data(), to);
+  check(MHA_ERR_ARGUMENT, "num_buckets is 31", 2, 31, 128, 1, table.data(), to);
+  check(MHA_ERR_ARGUMENT, "max_distance is 8", 2, 32, 8, 1, table.data(), to);
+  check(MHA_ERR_ARGUMENT, "max_distance is 16", 2, 32, 16, 0, table.data(), to);
+  check(MHA_ERR_OVERFLOW, "max_distance", 1 << 20, 32, int64_t{1} << 60, 1, table.data(), to);
+  check(MHA_ERR_NULL, "table", 2, 32, 128, 1, nullptr, to);
+  check(MHA_ERR_NULL, "result", 2, 32, 128, 1, table.data(), nullptr);
+}
