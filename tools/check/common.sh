@@ -20,7 +20,7 @@ make_build() {
   shift
   command -v ccache >/dev/null 2>&1 && launcher=(-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
   cmake -S "$root" -B "$out/$name" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE=-O1 \
-    -DMHA_WERROR=ON -DMHA_BUILD_BENCH=OFF \
+    -DMHA_WERROR=ON -DMHA_BUILD_BENCH=OFF -DMHA_BUILD_MPI=OFF \
     "${launcher[@]}" "$@" --log-level=WARNING
 }
 

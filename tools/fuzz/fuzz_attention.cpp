@@ -10,11 +10,10 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <memory>
 #include <random>
 
 #include "core/reference.h"
-#include "tools/fuzz/fuzz.h"
+#include "tools/fuzz/targets.h"
 
 namespace {
 
@@ -23,61 +22,9 @@ constexpr float kPoison = -1234.5F;
 // Scores reach 2 * 24 + 4, where float's rounding is 4e-6; it enters the weights as a relative error.
 constexpr double kBound = 5e-5;
 
-// An exact heap block that is never null.
-template <class T>
-class Buffer {
- public:
-  Buffer() = default;
-  explicit Buffer(std::int64_t count) : size_(static_cast<std::size_t>(count)), data_(new T[size_]) {}
-  T* data() const { return data_.get(); }
-  std::size_t size() const { return size_; }
-  T& operator[](std::size_t i) const { return data_[i]; }
-
- private:
-  std::size_t size_ = 0;
-  std::unique_ptr<T[]> data_;
-};
-
-// The host's threads: tasks last to first, one after the other, which is one of the orders the contract allows.
-void run_backwards(void* /*user*/, std::int64_t count, void (*task)(void*, std::int64_t), void* task_data) {
-  for (std::int64_t i = count; i-- > 0;) task(task_data, i);
-}
-
-struct Destroy {
-  void operator()(mha_context* context) const { mha_context_destroy(context); }
-};
-using Context = std::unique_ptr<mha_context, Destroy>;
-
-Context make_context(const mha_context_options& options) {
-  mha_context* context = nullptr;
-  mha_error error{};
-  MHA_FUZZ_CHECK(mha_context_create(&options, &context, &error) == MHA_OK, "%s", error.message);
-  return Context(context);
-}
-
-struct Target {
-  std::string name;
-  Context one_thread;
-  Context host_threads;
-};
-
-const std::vector<Target>& targets() {
-  static const std::vector<Target> list = [] {
-    std::vector<Target> made;
-    for (std::int64_t i = 0; i < mha_target_count(); ++i) {
-      if (mha_target_supported(i) == 0) continue;
-      mha_context_options one{};
-      one.target = mha_target_name(i);
-      one.num_threads = 1;
-      mha_context_options three = one;
-      three.num_threads = 3;
-      three.parallel_for.run = run_backwards;
-      made.push_back({mha_target_name(i), make_context(one), make_context(three)});
-    }
-    return made;
-  }();
-  return list;
-}
+using mha::fuzz::Buffer;
+using mha::fuzz::Target;
+using mha::fuzz::targets;
 
 struct Strides {
   std::int64_t b = 0, t = 0, h = 0, d = 0;

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the golden numbers of tests/golden with PyTorch: fixed seeds, float64 arithmetic, stored as float32.
+"""Makes the golden numbers of tests/golden with PyTorch and onnxruntime: fixed seeds, float64 arithmetic, stored as float32.
 
     build/venv/bin/python tools/oracles/make_golden.py            write tests/golden/*.safetensors
     build/venv/bin/python tools/oracles/make_golden.py --check    make them again and compare with what is committed
 
 Each file's metadata has one entry, "golden": a JSON object with the versions, the list of cases (what each is, in
-torch's terms) and how far torch's own float32 result is from the stored one. README.md describes the tensors.
+its maker's terms) and how far the maker's own float32 result is from the stored one. README.md describes the tensors.
 """
 
 import argparse
@@ -14,13 +14,16 @@ import pathlib
 import sys
 
 import numpy
+import onnxruntime
 import safetensors
 import safetensors.torch
 import torch
 
 import attention_cases
+import decode_cases
 import layer_cases
 import notebook
+import ragged_cases
 import rope_cases
 import score_cases
 
@@ -68,6 +71,8 @@ FILES = {
     "notebook": notebook_golden,
     "multihead_attention": layer_cases.golden,
     "scaled_dot_product_attention": attention_cases.golden,
+    "group_query_attention": decode_cases.golden,
+    "ragged_attention": ragged_cases.golden,
     "rotary_embedding": rope_cases.golden,
     "masks_and_scores": score_cases.golden,
 }
@@ -75,6 +80,8 @@ FILES = {
 
 def metadata_of(cases):
     versions = {"torch": torch.__version__.split("+")[0], "numpy": numpy.__version__}
+    if "onnxruntime_float32_difference" in cases[0]:
+        versions["onnxruntime"] = onnxruntime.__version__
     # One entry only: safetensors keeps metadata in a hash map, and the file should be the same bytes every time.
     return {"golden": json.dumps({"made_by": "tools/oracles/make_golden.py", "versions": versions, "cases": cases})}
 
@@ -95,7 +102,7 @@ def read(name):
 
 
 def without_measurement(cases):
-    return [{key: value for key, value in case.items() if key != "torch_float32_difference"} for case in cases]
+    return [{key: value for key, value in case.items() if "float32_difference" not in key} for case in cases]
 
 
 def check(name, tensors, cases):

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+// The decoder's forward pass, and the reading of its weights.
+#include "tools/demo_decode/llama.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <stdexcept>
+#include <utility>
+
+#include "tools/demo_decode/elementwise.h"
+
+namespace mha::demo {
+namespace {
+
+// Rows that pass through the feed-forward together, so that their inner activations stay in the second-level cache. A
+// row's bits do not depend on its block.
+constexpr int64_t kBlockRows = 192;
+
+[[noreturn]] void fail(const std::string& message) { throw std::runtime_error(message); }
+
+io::Safetensors open(const std::string& path) {
+  auto file = io::Safetensors::open(path);
+  if (!file) fail(file.message());
+  return std::move(*file);
+}
+
+LlamaConfig read_config(const io::Safetensors& file) {
+  const auto found = file.metadata().find("config");
+  if (found == file.metadata().end()) fail(file.label() + ": no metadata entry \"config\"");
+  try {
+    const auto json = nlohmann::json::parse(found->second);
+    LlamaConfig config;
+    config.vocabulary = json.at("vocabulary");
+    config.hidden = json.at("hidden");
+    config.intermediate = json.at("intermediate");
+    config.layers = json.at("layers");
+    config.heads = json.at("heads");
+    config.kv_heads = json.at("kv_heads");
+    config.head_dim = json.at("head_dim");
+    config.epsilon = json.at("epsilon");
+    config.rope_base = json.at("rope_base");
+    return config;
+  } catch (const std::exception& error) {
+    fail(file.label() + ": config: " + error.what());
+  }
+}
+
+}  // namespace
+
+void require_ok(mha_status status, const mha_error& error) {
+  if (status != MHA_OK) fail(std::string(mha_status_string(status)) + ": " + error.message);
+}
+
+void Step::add(int64_t sequence, const int64_t* tokens, int64_t count) {
+  sequences.push_back(sequence);
+  ids.insert(ids.end(), tokens, tokens + count);
+  offsets.push_back(static_cast<int64_t>(ids.size()));
+}
+
+Llama::Llama(const mha_context* context, const std::string& weights_path)
+    : context_(context),
+      threads_(static_cast<int>(mha_context_num_threads(context))),
+      file_(open(weights_path)),
+      config_(read_config(file_)) {
+  const LlamaConfig& c = config_;
+  rope_.style = MHA_ROPE_HALF;
+  rope_.base = c.rope_base;
+  embeddings_ = tensor("embed_tokens.weight", {c.vocabulary, c.hidden});
+  final_norm_ = tensor("norm.weight", {c.hidden});
+  head_ = linear(tensor("lm_head.weight", {c.vocabulary, c.hidden}), c.hidden, c.vocabulary);
+  for (int64_t n = 0; n < c.layers; ++n) {
+    const std::string name = "layers." + std::to_string(n) + ".";
+    Layer layer;
+    layer.attention_norm = tensor(name + "input_layernorm.weight", {c.hidden});
+    layer.attention = attention(name + "self_attn.");
+    layer.feed_forward_norm = tensor(name + "post_attention_layernorm.weight", {c.hidden});
+    layer.gate_up = gate_up(name + "mlp.");
+    layer.down = linear(tensor(name + "mlp.down_proj.weight", {c.hidden, c.intermediate}), c.intermediate, c.hidden);
+    layers_.push_back(std::move(layer));
+  }
+  inner_.resize(static_cast<size_t>(kBlockRows * 2 * c.intermediate));
+  gated_.resize(static_cast<size_t>(kBlockRows * c.intermediate));
+}
+
+std::vector<float> Llama::tensor(const std::string& name, const std::vector<int64_t>& shape) const {
+  auto tensor = file_.read<float>(name);
+  if (!tensor) fail(tensor.message());
+  if (tensor->shape != shape)
+    fail(file_.label() + ": " + name + " has shape " + io::shape_text(tensor->shape) + ", the configuration says " +
+         io::shape_text(shape));
+  return std::move(tensor->values);
+}
+
+Owned<mha_linear> Llama::linear(const std::vector<float>& weight, int64_t in, int64_t out) const {
+  mha_linear* linear = nullptr;
+  mha_error error = {};
+  require_ok(mha_linear_create(context_, in, out, weight.data(), nullptr, &linear, &error), error);
+  return Owned<mha_linear>(linear);
+}
+
+/// Both in one product: rows of gate_proj, then of up_proj.
+Owned<mha_linear> Llama::gate_up(const std::string& name) const {
+  const std::vector<int64_t> shape = {config_.intermediate, config_.hidden};
+  std::vector<float> weight = tensor(name + "gate_proj.weight", shape);
+  const std::vector<float> up = tensor(name + "up_proj.weight", shape);
+  weight.insert(weight.end(), up.begin(), up.end());
+  return linear(weight, config_.hidden, 2 * config_.intermediate);
+}
+
+Owned<mha_layer> Llama::attention(const std::string& name) const {
+  const LlamaConfig& c = config_;
+  const int64_t query_width = c.heads * c.head_dim, key_width = c.kv_heads * c.head_dim;
+  const std::vector<float> query = tensor(name + "q_proj.weight", {query_width, c.hidden});
+  const std::vector<float> key = tensor(name + "k_proj.weight", {key_width, c.hidden});
+  const std::vector<float> value = tensor(name + "v_proj.weight", {key_width, c.hidden});
+  const std::vector<float> output = tensor(name + "o_proj.weight", {c.hidden, query_width});
+  mha_layer_config config = {};
+  config.embed_dim = c.hidden;
+  config.num_heads = c.heads;
+  config.num_kv_heads = c.kv_heads;
+  config.head_dim = c.head_dim;
+  mha_layer_weights weights = {};
+  weights.query_weight = query.data();
+  weights.key_weight = key.data();
+  weights.value_weight = value.data();
+  weights.output_weight = output.data();
+  mha_layer* layer = nullptr;
+  mha_error error = {};
+  require_ok(mha_layer_create(context_, &config, &weights, &layer, &error), error);
+  return Owned<mha_layer>(layer);
+}
+
+Caches Llama::make_caches(mha_cache_config shape) const {
+  shape.num_kv_heads = config_.kv_heads;
+  shape.head_dim = config_.head_dim;
+  Caches caches;
+  for (int64_t n = 0; n < config_.layers; ++n) {
+    mha_cache* cache = nullptr;
+    mha_error error = {};
+    require_ok(mha_cache_create(context_, &shape, &cache, &error), error);
+    caches.emplace_back(cache);
+  }
+  return caches;
+}
+
+void Llama::check(const Step& step) const {
+  for (const int64_t id : step.ids)
+    if (id < 0 || id >= config_.vocabulary)
+      fail("token id " + std::to_string(id) + " is not in [0, " + std::to_string(config_.vocabulary) + ")");
+}
+
+void Llama::apply(const mha_linear* linear, int64_t rows, const float* input, float* output) const {
+  mha_linear_args args = {};
+  args.rows = rows;
+  args.input = input;
+  args.output = output;
+  mha_error error = {};
+  require_ok(mha_linear_forward(context_, linear, &args, &error), error);
+}
+
+/// state += attention(norm(state)); one call projects, rotates, appends to the cache and attends.
+void Llama::attend(const Layer& layer, mha_cache* cache, const Step& step, int64_t window) {
+  const int64_t rows = step.offsets.back();
+  rms_normalise(state_.data(), layer.attention_norm.data(), config_.epsilon, rows, config_.hidden, normed_.data(),
+                threads_);
+  mha_forward_args args = {};
+  args.batch = static_cast<int64_t>(step.sequences.size());
+  args.query_len = rows;
+  args.query_offsets = step.offsets.data();
+  args.query.data = normed_.data();
+  args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+  args.masks.window_left = window;
+  args.rope = &rope_;
+  args.cache = cache;
+  args.sequences = step.sequences.data();
+  args.output.data = update_.data();
+  mha_error error = {};
+  size_t bytes = 0;
+  require_ok(mha_layer_forward_workspace(context_, layer.attention.get(), &args, &bytes, &error), error);
+  if (workspace_.size() < bytes) workspace_.resize(bytes);
+  args.workspace = workspace_.data();
+  args.workspace_bytes = workspace_.size();
+  require_ok(mha_layer_forward(context_, layer.attention.get(), &args, &error), error);
+  add(state_.data(), update_.data(), rows * config_.hidden);
+}
+
+/// state += down(silu(gate(norm(state))) * up(norm(state))), a block of rows at a time.
+void Llama::feed_forward(const Layer& layer, int64_t rows) {
+  for (int64_t row = 0; row < rows; row += kBlockRows) {
+    const int64_t count = std::min(kBlockRows, rows - row);
+    float* state = state_.data() + row * config_.hidden;
+    float* normed = normed_.data() + row * config_.hidden;
+    float* update = update_.data() + row * config_.hidden;
+    rms_normalise(state, layer.feed_forward_norm.data(), config_.epsilon, count, config_.hidden, normed, threads_);
+    apply(layer.gate_up.get(), count, normed, inner_.data());
+    swiglu(inner_.data(), count, config_.intermediate, gated_.data(), threads_);
+    apply(layer.down.get(), count, gated_.data(), update);
+    add(state, update, count * config_.hidden);
+  }
+}
+
+std::vector<float> Llama::forward(const Caches& caches, const Step& step, int64_t window) {
+  check(step);
+  const int64_t rows = step.offsets.back(), hidden = config_.hidden;
+  const auto batch = static_cast<int64_t>(step.sequences.size());
+  for (std::vector<float>* buffer : {&state_, &normed_, &update_})
+    buffer->resize(std::max(buffer->size(), static_cast<size_t>(rows * hidden)));
+  for (int64_t row = 0; row < rows; ++row)
+    std::copy_n(embeddings_.data() + step.ids[static_cast<size_t>(row)] * hidden, hidden, state_.data() + row * hidden);
+  for (size_t n = 0; n < layers_.size(); ++n) {
+    attend(layers_[n], caches[n].get(), step, window);
+    feed_forward(layers_[n], rows);
+  }
+  for (int64_t b = 0; b < batch; ++b)
+    rms_normalise(state_.data() + (step.offsets[static_cast<size_t>(b) + 1] - 1) * hidden, final_norm_.data(),
+                  config_.epsilon, 1, hidden, normed_.data() + b * hidden, threads_);
+  std::vector<float> logits(static_cast<size_t>(batch * config_.vocabulary));
+  apply(head_.get(), batch, normed_.data(), logits.data());
+  return logits;
+}
+
+}  // namespace mha::demo

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// A Llama-style decoder on top of libmha: per layer attention with rotary positions and a cache (mha_layer) and a SwiGLU
+// feed-forward (mha_linear). Reads the weights of a .safetensors file in Llama's naming, and its sizes from the entry
+// "config" of the file's metadata. Errors are std::runtime_error with one line for a person.
+#ifndef MHA_TOOLS_DEMO_DECODE_LLAMA_H
+#define MHA_TOOLS_DEMO_DECODE_LLAMA_H
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/mha.h"
+#include "tools/io/safetensors.h"
+
+namespace mha::demo {
+
+struct HandleDeleter {
+  void operator()(mha_context* context) const { mha_context_destroy(context); }
+  void operator()(mha_linear* linear) const { mha_linear_destroy(linear); }
+  void operator()(mha_layer* layer) const { mha_layer_destroy(layer); }
+  void operator()(mha_cache* cache) const { mha_cache_destroy(cache); }
+};
+template <class Handle>
+using Owned = std::unique_ptr<Handle, HandleDeleter>;
+
+/// Throws unless the status is MHA_OK.
+void require_ok(mha_status status, const mha_error& error);
+
+struct LlamaConfig {
+  int64_t vocabulary = 0, hidden = 0, intermediate = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0;
+  float epsilon = 0;
+  double rope_base = 0;
+};
+
+/// Keys and values of every layer: one cache each, of the same shape.
+using Caches = std::vector<Owned<mha_cache>>;
+
+/// New tokens of some sequences, packed one sequence after the other.
+struct Step {
+  std::vector<int64_t> sequences;
+  std::vector<int64_t> offsets = {0};  // tokens [offsets[b], offsets[b+1]) belong to sequences[b]
+  std::vector<int64_t> ids;
+
+  void add(int64_t sequence, const int64_t* tokens, int64_t count);
+};
+
+class Llama {
+ public:
+  /// `context` must outlive this.
+  Llama(const mha_context* context, const std::string& weights_path);
+
+  const LlamaConfig& config() const { return config_; }
+  Caches make_caches(mha_cache_config shape) const;
+
+  /// Appends the step's tokens to its sequences and returns the logits [sequences, vocabulary] behind the last of each.
+  /// `window` > 0: every token sees that many, itself included. Not thread-safe (it keeps its buffers between calls).
+  std::vector<float> forward(const Caches& caches, const Step& step, int64_t window = 0);
+
+ private:
+  struct Layer {
+    Owned<mha_layer> attention;
+    Owned<mha_linear> gate_up, down;
+    std::vector<float> attention_norm, feed_forward_norm;
+  };
+
+  std::vector<float> tensor(const std::string& name, const std::vector<int64_t>& shape) const;
+  Owned<mha_linear> linear(const std::vector<float>& weight, int64_t in, int64_t out) const;
+  Owned<mha_linear> gate_up(const std::string& name) const;
+  Owned<mha_layer> attention(const std::string& name) const;
+  void check(const Step& step) const;
+  void attend(const Layer& layer, mha_cache* cache, const Step& step, int64_t window);
+  void feed_forward(const Layer& layer, int64_t rows);
+  void apply(const mha_linear* linear, int64_t rows, const float* input, float* output) const;
+
+  const mha_context* context_;
+  int threads_;
+  io::Safetensors file_;
+  LlamaConfig config_;
+  mha_rope rope_ = {};
+  std::vector<float> embeddings_, final_norm_;
+  Owned<mha_linear> head_;
+  std::vector<Layer> layers_;
+  std::vector<float> state_, normed_, update_;  // [rows, hidden] each
+  std::vector<float> inner_, gated_;            // [block of rows, 2 * intermediate], [block of rows, intermediate]
+  std::vector<std::byte> workspace_;
+};
+
+}  // namespace mha::demo
+
+#endif  // MHA_TOOLS_DEMO_DECODE_LLAMA_H

@@ -1,0 +1,585 @@
+// SPDX-License-Identifier: Apache-2.0
+// Caches under random operations (append, truncate, fork, remove, reset, export, save and load, attention) of any kind
+// and any small size, against a model that keeps plain vectors: what is exported has the model's bits, attention is
+// close to the double reference on every target and in equal bits on the FMA targets and for the host's threads, and
+// what fails changes nothing. All buffers are exact heap blocks for the address sanitizer.
+#include <fuzzer/FuzzedDataProvider.h>
+#include <mha/mha.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <random>
+
+#include "core/reference.h"
+#include "tools/fuzz/targets.h"
+
+namespace {
+
+using mha::fuzz::Buffer;
+using mha::fuzz::Target;
+using mha::fuzz::targets;
+
+constexpr float kPoison = -1234.5F;
+// Scores reach some 40 (norm of keys and queries), alibi 100; float's rounding of those enters the weights.
+constexpr double kBound = 1e-4;
+
+struct DestroyCache {
+  void operator()(mha_cache* cache) const { mha_cache_destroy(cache); }
+};
+using Cache = std::unique_ptr<mha_cache, DestroyCache>;
+using Floats = std::vector<float>;
+using Sizes = std::vector<std::int64_t>;
+
+// Tokens as plain vectors, [T, Hkv, D] and [T, Hkv, Dv].
+struct Sequence {
+  Floats key, value;
+  std::int64_t length = 0;
+};
+
+template <class T>
+Buffer<T> exact(const std::vector<T>& values) {
+  Buffer<T> buffer(static_cast<std::int64_t>(values.size()));
+  std::copy(values.begin(), values.end(), buffer.data());
+  return buffer;
+}
+
+std::int64_t pages_of(std::int64_t length, std::int64_t page) { return (length + page - 1) / page; }
+
+// The offsets of items of these lengths.
+Sizes running_sums(const Sizes& sizes) {
+  Sizes sums = {0};
+  for (const std::int64_t size : sizes) sums.push_back(sums.back() + size);
+  return sums;
+}
+
+class Session {
+ public:
+  explicit Session(FuzzedDataProvider& input) : input_(input) {
+    config_.kind = static_cast<mha_cache_kind>(integer(0, 2));
+    config_.num_kv_heads = integer(1, 2);
+    config_.head_dim = integer(1, 20);
+    config_.value_head_dim = integer(1, 20);
+    config_.max_sequences = integer(1, 4);
+    config_.capacity = integer(0, 3) == 0 ? integer(250, 600) : integer(1, 48);
+    config_.page_size = integer(1, 20);
+    config_.sink_tokens = integer(0, 3) == 0 ? integer(0, 70) : 0;
+    random_.seed(input.ConsumeIntegral<std::uint32_t>());
+    cache_ = make_cache(config_, memory_);
+    mha_cache_get_config(cache_.get(), &config_);
+    config_.memory = nullptr;
+    model_.resize(static_cast<std::size_t>(config_.max_sequences));
+  }
+
+  void run() {
+    for (int n = 0; n < 40 && input_.remaining_bytes() > 0; ++n) {
+      switch (integer(0, 9)) {
+        case 0:
+        case 1:
+        case 2:
+          append();
+          break;
+        case 3:
+          truncate();
+          break;
+        case 4:
+          fork();
+          break;
+        case 5:
+          remove();
+          break;
+        case 6:
+          save_and_load();
+          break;
+        case 7:
+          check_tokens(*cache_, integer(0, config_.max_sequences - 1));
+          break;
+        default:
+          attend();
+      }
+      for (std::int64_t s = 0; s < config_.max_sequences; ++s)
+        MHA_FUZZ_CHECK(mha_cache_length(cache_.get(), s) == at(s).length, "sequence %d", static_cast<int>(s));
+    }
+    for (std::int64_t s = 0; s < config_.max_sequences; ++s) check_tokens(*cache_, s);
+  }
+
+ private:
+  std::int64_t integer(std::int64_t low, std::int64_t high) {
+    return input_.ConsumeIntegralInRange<std::int64_t>(low, high);
+  }
+  float uniform() { return static_cast<float>(random_() >> 8) * 0x1p-23F - 1.0F; }
+  Floats uniforms(std::int64_t count, float scale = 1) {
+    Floats values(static_cast<std::size_t>(count));
+    for (float& value : values) value = uniform() * scale;
+    return values;
+  }
+  Sequence& at(std::int64_t s) { return model_[static_cast<std::size_t>(s)]; }
+  std::int64_t first_kept(std::int64_t s) { return mha_cache_first_kept(cache_.get(), s); }
+  std::int64_t key_row() const { return config_.num_kv_heads * config_.head_dim; }
+  std::int64_t value_row() const { return config_.num_kv_heads * config_.value_head_dim; }
+  bool can_end_at(std::int64_t s, std::int64_t length) {
+    return length <= config_.sink_tokens || length >= first_kept(s);
+  }
+  const Target& any_target() {
+    return targets()[static_cast<std::size_t>(integer(0, static_cast<std::int64_t>(targets().size()) - 1))];
+  }
+
+  // In memory of its own or the library's.
+  Cache make_cache(mha_cache_config config, Buffer<std::uint8_t>& memory) {
+    mha_error error{};
+    std::size_t bytes = 0;
+    MHA_FUZZ_CHECK(mha_cache_bytes(&config, &bytes, &error) == MHA_OK, "%s", error.message);
+    if (input_.ConsumeBool()) {
+      memory = Buffer<std::uint8_t>(static_cast<std::int64_t>(bytes));
+      config.memory = memory.data();
+      config.memory_bytes = bytes;
+    }
+    mha_cache* cache = nullptr;
+    const mha_status status = mha_cache_create(targets()[0].one_thread.get(), &config, &cache, &error);
+    MHA_FUZZ_CHECK(status == MHA_OK, "%s", error.message);
+    return Cache(cache);
+  }
+
+  mha_rope choose_rope() {
+    mha_rope rope{};
+    rope.style = static_cast<mha_rope_style>(integer(0, 1));
+    rope.dims = 2 * integer(1, config_.head_dim / 2);
+    rope.base = input_.ConsumeBool() ? 500000 : 0;
+    return rope;
+  }
+
+  // Rows [T, heads, D] as the library norms and rotates them on their own.
+  void prepare(const mha_context* context, Floats& rows, std::int64_t heads, const mha_rope* rope, float epsilon,
+               const std::int64_t* positions, std::int64_t first) {
+    if (rows.empty()) return;
+    mha_rope_args args{};
+    args.batch = 1;
+    args.length = static_cast<std::int64_t>(rows.size()) / (heads * config_.head_dim);
+    args.num_heads = heads;
+    args.head_dim = config_.head_dim;
+    args.input.data = args.output.data = rows.data();
+    args.positions = positions;
+    args.first_position = first;
+    args.rope = rope;
+    args.norm_epsilon = epsilon;
+    mha_error error{};
+    MHA_FUZZ_CHECK(mha_rope_apply(context, &args, &error) == MHA_OK, "%s", error.message);
+  }
+
+  // Distinct sequences, in any order.
+  Sizes choose_sequences() {
+    Sizes all(static_cast<std::size_t>(config_.max_sequences));
+    for (std::size_t s = 0; s < all.size(); ++s) all[s] = static_cast<std::int64_t>(s);
+    std::shuffle(all.begin(), all.end(), random_);
+    all.resize(static_cast<std::size_t>(integer(1, config_.max_sequences)));
+    return all;
+  }
+
+  void append();
+  mha_status expected_of_append(const Sizes& sequences, const Sizes& counts, bool& certain);
+  void truncate();
+  void fork();
+  void remove();
+  void save_and_load();
+  void check_tokens(const mha_cache& cache, std::int64_t s) { check_tokens(cache, s, at(s)); }
+  void check_tokens(const mha_cache& cache, std::int64_t s, const Sequence& want);
+  void attend();
+
+  FuzzedDataProvider& input_;
+  std::mt19937 random_;
+  mha_cache_config config_{};
+  Buffer<std::uint8_t> memory_;
+  Cache cache_;
+  std::vector<Sequence> model_;
+};
+
+// FULL or OK; not certain where it depends on which pages are shared.
+mha_status Session::expected_of_append(const Sizes& sequences, const Sizes& counts, bool& certain) {
+  certain = true;
+  if (config_.kind == MHA_CACHE_RING) return MHA_OK;
+  std::int64_t pages = 0;
+  Sizes lengths;
+  for (const Sequence& sequence : model_) lengths.push_back(sequence.length);
+  for (std::size_t b = 0; b < sequences.size(); ++b) {
+    std::int64_t& length = lengths[static_cast<std::size_t>(sequences[b])];
+    length += counts[b];
+    if (length > config_.capacity) return MHA_ERR_FULL;
+  }
+  if (config_.kind == MHA_CACHE_CONTIGUOUS) return MHA_OK;
+  for (const std::int64_t length : lengths) pages += pages_of(length, config_.page_size);
+  certain = pages * config_.page_size <= config_.capacity;
+  return MHA_OK;
+}
+
+void Session::append() {
+  const Sizes sequences = choose_sequences();
+  const auto batch = static_cast<std::int64_t>(sequences.size());
+  const bool packed = input_.ConsumeBool();
+  const std::int64_t most = integer(0, 7) == 0 ? 300 : 20;
+  Sizes counts(sequences.size(), integer(0, most));
+  if (packed)
+    for (std::int64_t& count : counts) count = integer(0, most);
+  const Sizes sums = running_sums(counts);
+  const Buffer<std::int64_t> offsets = exact(sums), numbers = exact(sequences);
+  const Floats key = uniforms(sums.back() * key_row()), value = uniforms(sums.back() * value_row());
+  const Buffer<float> key_block = exact(key), value_block = exact(value);
+  const bool rotates = config_.head_dim > 1 && input_.ConsumeBool();
+  const mha_rope rope = rotates ? choose_rope() : mha_rope{};
+  Sizes positions;
+  if (rotates && input_.ConsumeBool())
+    for (std::int64_t n = 0; n < sums.back(); ++n) positions.push_back(static_cast<std::int64_t>(random_() % 5000));
+  const Buffer<std::int64_t> position_block = exact(positions);
+  const float epsilon = integer(0, 3) == 0 ? 1e-5F : 0.0F;
+
+  mha_append_args args{};
+  args.batch = batch;
+  args.sequences = numbers.data();
+  args.length = packed ? sums.back() : counts[0];
+  args.offsets = packed ? offsets.data() : nullptr;
+  args.key.data = key_block.data();
+  args.value.data = value_block.data();
+  args.rope = rotates ? &rope : nullptr;
+  args.positions = positions.empty() ? nullptr : position_block.data();
+  args.key_norm_epsilon = epsilon;
+  const Target& target = any_target();
+  const mha_context* context = input_.ConsumeBool() ? target.one_thread.get() : target.host_threads.get();
+  bool certain = true;
+  const mha_status expected = expected_of_append(sequences, counts, certain);
+  mha_error error{};
+  const mha_status status = mha_cache_append(context, cache_.get(), &args, &error);
+  MHA_FUZZ_CHECK(status == expected || (!certain && status == MHA_ERR_FULL), "append: %s (%s), expected %s",
+                 mha_status_string(status), error.message, mha_status_string(expected));
+  if (status != MHA_OK) return;
+  for (std::size_t b = 0; b < sequences.size(); ++b) {
+    Sequence& sequence = at(sequences[b]);
+    Floats rows(key.begin() + sums[b] * key_row(), key.begin() + sums[b + 1] * key_row());
+    const std::int64_t* own = positions.empty() ? nullptr : positions.data() + sums[b];
+    prepare(context, rows, config_.num_kv_heads, args.rope, epsilon, own, sequence.length);
+    sequence.key.insert(sequence.key.end(), rows.begin(), rows.end());
+    sequence.value.insert(sequence.value.end(), value.begin() + sums[b] * value_row(),
+                          value.begin() + sums[b + 1] * value_row());
+    sequence.length += counts[b];
+    if (config_.kind != MHA_CACHE_RING) MHA_FUZZ_CHECK(first_kept(sequences[b]) == 0, "only a ring drops");
+  }
+}
+
+void Session::truncate() {
+  const std::int64_t s = integer(0, config_.max_sequences - 1);
+  Sequence& sequence = at(s);
+  const std::int64_t length = integer(0, sequence.length + 1);
+  const bool allowed = length <= sequence.length && can_end_at(s, length);
+  mha_error error{};
+  const mha_status status = mha_cache_truncate(cache_.get(), s, length, &error);
+  MHA_FUZZ_CHECK(status == (allowed ? MHA_OK : MHA_ERR_ARGUMENT), "truncate: %s", error.message);
+  if (!allowed) return;
+  sequence.length = length;
+  sequence.key.resize(static_cast<std::size_t>(length * key_row()));
+  sequence.value.resize(static_cast<std::size_t>(length * value_row()));
+}
+
+void Session::fork() {
+  const std::int64_t from = integer(0, config_.max_sequences - 1), to = integer(0, config_.max_sequences - 1);
+  const std::int64_t wanted = integer(-1, at(from).length + 1);
+  const std::int64_t length = wanted == -1 ? at(from).length : wanted;
+  const bool allowed = from != to && at(to).length == 0 && length <= at(from).length && can_end_at(from, length);
+  mha_error error{};
+  const mha_status status = mha_cache_fork(cache_.get(), from, to, wanted, &error);
+  MHA_FUZZ_CHECK(status == (allowed ? MHA_OK : MHA_ERR_ARGUMENT), "fork: %s", error.message);
+  if (!allowed) return;
+  at(to) = at(from);
+  at(to).length = length;
+  at(to).key.resize(static_cast<std::size_t>(length * key_row()));
+  at(to).value.resize(static_cast<std::size_t>(length * value_row()));
+  check_tokens(*cache_, to);
+}
+
+void Session::remove() {
+  if (integer(0, 3) == 0) {
+    mha_cache_reset(cache_.get());
+    for (Sequence& sequence : model_) sequence = {};
+    MHA_FUZZ_CHECK(mha_cache_used_bytes(cache_.get()) == 0, "%zu", mha_cache_used_bytes(cache_.get()));
+    return;
+  }
+  const std::int64_t s = integer(0, config_.max_sequences - 1);
+  mha_error error{};
+  MHA_FUZZ_CHECK(mha_cache_remove(cache_.get(), s, &error) == MHA_OK, "%s", error.message);
+  at(s) = {};
+}
+
+// All that the sequence keeps has the model's bits.
+void Session::check_tokens(const mha_cache& cache, std::int64_t s, const Sequence& want) {
+  const std::int64_t kept = mha_cache_first_kept(&cache, s);
+  const std::int64_t begins[] = {0, kept};
+  const std::int64_t ends[] = {kept == 0 ? 0 : std::min(config_.sink_tokens, want.length), want.length};
+  for (int part = 0; part < 2; ++part) {
+    const std::int64_t begin = begins[part], count = ends[part] - begin;
+    const Buffer<float> key(count * key_row()), value(count * value_row());
+    mha_mut_view key_view{}, value_view{};
+    key_view.data = key.data();
+    value_view.data = value.data();
+    mha_error error{};
+    const mha_status status = mha_cache_export(&cache, s, begin, count, &key_view, &value_view, &error);
+    MHA_FUZZ_CHECK(status == MHA_OK, "%s", error.message);
+    MHA_FUZZ_CHECK(
+        std::memcmp(key.data(), want.key.data() + begin * key_row(), key.size() * sizeof(float)) == 0 &&
+            std::memcmp(value.data(), want.value.data() + begin * value_row(), value.size() * sizeof(float)) == 0,
+        "sequence %d keeps other tokens", static_cast<int>(s));
+  }
+}
+
+// Into an empty cache of any kind with room; a damaged or shortened block is refused.
+void Session::save_and_load() {
+  const std::int64_t s = integer(0, config_.max_sequences - 1);
+  const Buffer<float> floats(static_cast<std::int64_t>(mha_cache_save_bytes(cache_.get(), s) + 3) / 4);
+  const std::size_t bytes = mha_cache_save_bytes(cache_.get(), s);
+  auto* blob = reinterpret_cast<std::uint8_t*>(floats.data());
+  mha_error error{};
+  MHA_FUZZ_CHECK(mha_cache_save(cache_.get(), s, blob, bytes, &error) == MHA_OK, "%s", error.message);
+  mha_cache_config config = config_;
+  config.kind = static_cast<mha_cache_kind>(integer(0, 2));
+  config.capacity = std::max<std::int64_t>(1, at(s).length);
+  config.page_size = integer(1, 20);
+  config.max_sequences = 1;
+  Buffer<std::uint8_t> memory;
+  const Cache other = make_cache(config, memory);
+
+  const std::size_t place = integer(0, 1) == 0 ? random_() % bytes : random_() % std::min<std::size_t>(bytes, 128);
+  const auto flip = static_cast<std::uint8_t>(1U << random_() % 8);
+  blob[place] ^= flip;
+  MHA_FUZZ_CHECK(mha_cache_load(other.get(), 0, blob, bytes, &error) == MHA_ERR_BLOB, "damage at %zu", place);
+  blob[place] ^= flip;
+  const std::size_t less = random_() % bytes;
+  const Buffer<float> part(static_cast<std::int64_t>(less) / 4);
+  std::copy_n(floats.data(), part.size(), part.data());
+  MHA_FUZZ_CHECK(mha_cache_load(other.get(), 0, part.data(), part.size() * 4, &error) == MHA_ERR_BLOB, "shortened");
+  MHA_FUZZ_CHECK(mha_cache_length(other.get(), 0) == 0, "a damaged block was loaded");
+
+  const mha_status status = mha_cache_load(other.get(), 0, blob, bytes, &error);
+  if (first_kept(s) > 0 && config.kind != MHA_CACHE_RING) {
+    MHA_FUZZ_CHECK(status == MHA_ERR_UNSUPPORTED, "%s", mha_status_string(status));
+    return;
+  }
+  MHA_FUZZ_CHECK(status == MHA_OK, "%s", error.message);
+  MHA_FUZZ_CHECK(mha_cache_length(other.get(), 0) == at(s).length, "loaded");
+  check_tokens(*other, 0, at(s));
+}
+
+// One attention call over some sequences, with all that it points to.
+struct Call {
+  mha_attention_args args{};
+  Sizes sequences, counts, offsets, key_lengths, prefix_lengths, positions;
+  Floats query, alibi, bias, sinks;
+  std::vector<std::uint8_t> mask;
+  mha_rope rope{};
+  mha_qk_norm norm{};
+};
+
+struct Results {
+  Buffer<float> output, lse;
+};
+
+Results call(const mha_context* context, const Call& c, mha_status& status, mha_error& error) {
+  const std::int64_t rows = c.offsets.back() * c.args.num_heads;
+  Results results{Buffer<float>(rows * c.args.value_head_dim), Buffer<float>(rows)};
+  std::fill_n(results.output.data(), results.output.size(), kPoison);
+  std::fill_n(results.lse.data(), results.lse.size(), kPoison);
+  const Buffer<float> query = exact(c.query), alibi = exact(c.alibi), bias = exact(c.bias), sinks = exact(c.sinks);
+  const Buffer<std::int64_t> sequences = exact(c.sequences), offsets = exact(c.offsets), positions = exact(c.positions);
+  const Buffer<std::int64_t> key_lengths = exact(c.key_lengths), prefixes = exact(c.prefix_lengths);
+  const Buffer<std::uint8_t> mask = exact(c.mask);
+  mha_attention_args args = c.args;
+  args.query.data = query.data();
+  args.output.data = results.output.data();
+  args.log_sum_exp = results.lse.data();
+  args.sequences = sequences.data();
+  if (args.query_offsets != nullptr) args.query_offsets = offsets.data();
+  if (args.positions != nullptr) args.positions = positions.data();
+  if (!c.key_lengths.empty()) args.masks.key_lengths = key_lengths.data();
+  if (!c.prefix_lengths.empty()) args.masks.prefix_lengths = prefixes.data();
+  if (!c.mask.empty()) args.masks.bool_mask.data = mask.data();
+  if (!c.alibi.empty()) args.mods.alibi_slopes = alibi.data();
+  if (!c.bias.empty()) args.mods.relative_bias = bias.data();
+  if (!c.sinks.empty()) args.mods.sink_logits = sinks.data();
+  args.rope = c.args.rope != nullptr ? &c.rope : nullptr;
+  args.norm = c.args.norm != nullptr ? &c.norm : nullptr;
+  std::size_t bytes = 0;
+  status = mha_attention_workspace(context, &args, &bytes, &error);
+  if (status != MHA_OK) return results;
+  const Buffer<std::uint8_t> workspace(static_cast<std::int64_t>(bytes));
+  args.workspace = workspace.data();
+  args.workspace_bytes = bytes;
+  status = mha_attention(context, &args, &error);
+  return results;
+}
+
+bool same_bits(const Buffer<float>& a, const Buffer<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+
+void check_value(float got, double want, const char* what) {
+  if (std::isinf(want)) {
+    MHA_FUZZ_CHECK(static_cast<double>(got) == want, "%s is %g, not %g", what, static_cast<double>(got), want);
+  } else {
+    MHA_FUZZ_CHECK(std::fabs(static_cast<double>(got) - want) <= kBound * std::max(1.0, std::fabs(want)),
+                   "%s is %.9g, not %.9g", what, static_cast<double>(got), want);
+  }
+}
+
+void choose_masks(FuzzedDataProvider& input, std::mt19937& random, const Sizes& lengths, Call& c) {
+  const auto integer = [&](int low, int high) { return input.ConsumeIntegralInRange<int>(low, high); };
+  mha_masks& masks = c.args.masks;
+  masks.causal = static_cast<mha_causal>(integer(0, 2));
+  if (masks.causal == MHA_CAUSAL_OFFSET) masks.causal_offset = integer(-5, 300);
+  if (input.ConsumeBool()) masks.window_left = integer(1, 40);
+  if (integer(0, 3) == 0) masks.window_right = integer(1, 40);
+  if (integer(0, 3) == 0) masks.sink_tokens = integer(0, 8);
+  for (const std::int64_t length : lengths) {
+    c.key_lengths.push_back(static_cast<std::int64_t>(random() % static_cast<unsigned>(length + 1)));
+    c.prefix_lengths.push_back(static_cast<std::int64_t>(random() % 30));
+  }
+  if (integer(0, 3) != 0) c.key_lengths.clear();
+  if (integer(0, 3) != 0) c.prefix_lengths.clear();
+  if (integer(0, 3) == 0) {  // one for all items, with the rows of the longest
+    const std::int64_t width = *std::max_element(lengths.begin(), lengths.end());
+    const std::int64_t rows = *std::max_element(c.counts.begin(), c.counts.end());
+    c.mask.resize(static_cast<std::size_t>(width * rows + 1));
+    for (std::uint8_t& element : c.mask) element = random() % 4 != 0 ? 1 : 0;
+    masks.bool_mask.stride_q = width;
+  }
+}
+
+void choose_mods(FuzzedDataProvider& input, std::mt19937& random, Call& c) {
+  const auto some = [&](std::int64_t count, float scale) {
+    Floats values(static_cast<std::size_t>(count));
+    for (float& value : values) value = (static_cast<float>(random() >> 8) * 0x1p-23F - 1.0F) * scale;
+    return values;
+  };
+  const auto rarely = [&] { return input.ConsumeIntegralInRange<int>(0, 3) == 0; };
+  if (rarely()) c.args.mods.softcap = 2.0F;
+  if (rarely()) c.alibi = some(c.args.num_heads, 0.3F);
+  if (rarely()) c.sinks = some(c.args.num_heads, 2);
+  if (rarely()) {
+    c.args.mods.relative_left = input.ConsumeIntegralInRange<int>(0, 20);
+    c.args.mods.relative_right = input.ConsumeIntegralInRange<int>(0, 20);
+    c.bias = some(c.args.num_heads * (c.args.mods.relative_left + c.args.mods.relative_right + 1), 2);
+  }
+}
+
+void Session::attend() {
+  Call c;
+  c.sequences = choose_sequences();
+  const bool packed = input_.ConsumeBool();
+  c.counts.assign(c.sequences.size(), integer(0, 9));
+  if (packed)
+    for (std::int64_t& count : c.counts) count = integer(0, integer(0, 7) == 0 ? 40 : 5);
+  c.offsets = running_sums(c.counts);
+  mha_attention_args& a = c.args;
+  a.batch = static_cast<std::int64_t>(c.sequences.size());
+  a.num_kv_heads = config_.num_kv_heads;
+  a.num_heads = a.num_kv_heads * integer(1, 3);
+  a.query_len = packed ? c.offsets.back() : c.counts[0];
+  a.head_dim = config_.head_dim;
+  a.value_head_dim = config_.value_head_dim;
+  a.cache = cache_.get();
+  if (packed) a.query_offsets = c.offsets.data();
+  c.query = uniforms(c.offsets.back() * a.num_heads * a.head_dim, 2);
+  Sizes lengths;
+  for (const std::int64_t s : c.sequences) lengths.push_back(at(s).length);
+  choose_masks(input_, random_, lengths, c);
+  choose_mods(input_, random_, c);
+  if (a.head_dim > 1 && input_.ConsumeBool()) {
+    c.rope = choose_rope();
+    a.rope = &c.rope;
+    for (std::int64_t n = 0; n < c.offsets.back(); ++n)
+      c.positions.push_back(static_cast<std::int64_t>(random_() % 5000));
+    a.positions = c.positions.data();
+  }
+  if (integer(0, 3) == 0) {
+    c.norm.epsilon = 1e-5F;
+    a.norm = &c.norm;
+  }
+
+  // Where a ring dropped tokens, the window must leave them out.
+  bool allowed = true;
+  for (std::size_t b = 0; b < c.sequences.size(); ++b) {
+    const std::int64_t kept = first_kept(c.sequences[b]);
+    if (kept == 0 || c.counts[b] == 0) continue;
+    const bool by_offset = a.masks.causal == MHA_CAUSAL_OFFSET;
+    const std::int64_t position = by_offset ? a.masks.causal_offset : lengths[b] - c.counts[b];
+    allowed = allowed && a.masks.window_left > 0 && position - a.masks.window_left + 1 >= kept &&
+              a.masks.sink_tokens <= config_.sink_tokens;
+  }
+
+  Results fma;
+  bool have_fma = false;
+  for (const Target& target : targets()) {
+    mha_status status = MHA_OK;
+    mha_error error{};
+    const Results results = call(target.one_thread.get(), c, status, error);
+    MHA_FUZZ_CHECK(status == (allowed ? MHA_OK : MHA_ERR_ARGUMENT), "attention: %s (%s)", mha_status_string(status),
+                   error.message);
+    if (!allowed) {
+      for (std::size_t n = 0; n < results.output.size(); ++n) MHA_FUZZ_CHECK(results.output[n] == kPoison, "written");
+      continue;
+    }
+    const Results threaded = call(target.host_threads.get(), c, status, error);
+    MHA_FUZZ_CHECK(same_bits(results.output, threaded.output) && same_bits(results.lse, threaded.lse),
+                   "threads change bits on %s", target.name.c_str());
+    for (std::size_t b = 0; b < c.sequences.size(); ++b) {
+      if (c.counts[b] == 0) continue;
+      Sequence sequence = at(c.sequences[b]);
+      const std::int64_t kept = first_kept(c.sequences[b]);
+      for (std::int64_t t = config_.sink_tokens; t < kept; ++t)  // dropped: must not matter
+        std::fill_n(sequence.key.begin() + t * key_row(), key_row(), std::numeric_limits<float>::quiet_NaN());
+      const std::int64_t row = a.num_heads * a.head_dim;
+      Floats query(c.query.begin() + c.offsets[b] * row, c.query.begin() + c.offsets[b + 1] * row);
+      if (a.rope != nullptr || a.norm != nullptr)
+        prepare(target.one_thread.get(), query, a.num_heads, a.rope, c.norm.epsilon,
+                a.rope != nullptr ? c.positions.data() + c.offsets[b] : nullptr, 0);
+      mha_attention_args item = a;
+      item.batch = 1;
+      item.query_len = c.counts[b];
+      item.key_len = sequence.length;
+      item.query.data = query.data();
+      item.key.data = sequence.key.data();
+      item.value.data = sequence.value.data();
+      item.cache = nullptr;
+      item.query_offsets = nullptr;
+      item.rope = nullptr;
+      item.norm = nullptr;
+      item.positions = nullptr;
+      if (!c.key_lengths.empty()) item.masks.key_lengths = c.key_lengths.data() + b;
+      if (!c.prefix_lengths.empty()) item.masks.prefix_lengths = c.prefix_lengths.data() + b;
+      if (!c.mask.empty()) item.masks.bool_mask.data = c.mask.data();
+      if (!c.alibi.empty()) item.mods.alibi_slopes = c.alibi.data();
+      if (!c.bias.empty()) item.mods.relative_bias = c.bias.data();
+      if (!c.sinks.empty()) item.mods.sink_logits = c.sinks.data();
+      const std::int64_t rows = c.counts[b] * a.num_heads;
+      std::vector<double> output(static_cast<std::size_t>(rows * a.value_head_dim));
+      std::vector<double> lse(static_cast<std::size_t>(rows));
+      mha::reference::attention<double>(item, output.data(), nullptr, lse.data());
+      const auto first = static_cast<std::size_t>(c.offsets[b] * a.num_heads);
+      const auto width = static_cast<std::size_t>(a.value_head_dim);
+      for (std::size_t n = 0; n < output.size(); ++n)
+        check_value(results.output[first * width + n], output[n], "output");
+      for (std::size_t n = 0; n < lse.size(); ++n) check_value(results.lse[first + n], lse[n], "log_sum_exp");
+    }
+    if (target.name == "sse2") continue;  // has no fused multiply-add
+    if (have_fma)
+      MHA_FUZZ_CHECK(same_bits(results.output, fma.output) && same_bits(results.lse, fma.lse), "%s gives other bits",
+                     target.name.c_str());
+    have_fma = true;
+    fma = {exact(Floats(results.output.data(), results.output.data() + results.output.size())),
+           exact(Floats(results.lse.data(), results.lse.data() + results.lse.size()))};
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  FuzzedDataProvider input(data, size);
+  Session(input).run();
+  return 0;
+}
