@@ -46,7 +46,7 @@ inline StreamedScratch split_streamed_scratch(float* p, int64_t rows, int64_t he
 // apart it does, and asking slows it down (320 to 400 us).
 template <int kRows, bool kAhead>
 MHA_INLINE void key_block_scores(const float* queries, int64_t head_dim, const float* key, int64_t key_stride,
-                                 float* scores) {
+                                 const float* next, float* scores) {
   Vec sums[kRows];
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) sums[r] = zero();
@@ -56,7 +56,7 @@ MHA_INLINE void key_block_scores(const float* queries, int64_t head_dim, const f
     transpose_16x4(key + d, key_stride, columns);
     if (kAhead) {
 #pragma GCC unroll 4
-      for (int line = 0; line < 4; ++line) prefetch(key + kLanes * key_stride + (d + line) * kLanes);
+      for (int line = 0; line < 4; ++line) prefetch(next + (d + line) * kLanes);
     }
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) {
@@ -77,12 +77,12 @@ MHA_INLINE void key_block_scores(const float* queries, int64_t head_dim, const f
 
 template <bool kAhead, int kRows = kStreamedTileRows>
 void block_scores(int64_t rows, const float* queries, int64_t head_dim, const float* key, int64_t key_stride,
-                  float* scores) {
+                  const float* next, float* scores) {
   for (; rows >= kRows; rows -= kRows, queries += kRows * head_dim, scores += kRows * kScoreStride) {
-    key_block_scores<kRows, kAhead>(queries, head_dim, key, key_stride, scores);
+    key_block_scores<kRows, kAhead>(queries, head_dim, key, key_stride, next, scores);
   }
   if constexpr (kRows > 1) {
-    if (rows > 0) block_scores<kAhead, kRows - 1>(rows, queries, head_dim, key, key_stride, scores);
+    if (rows > 0) block_scores<kAhead, kRows - 1>(rows, queries, head_dim, key, key_stride, next, scores);
   }
 }
 
@@ -153,6 +153,11 @@ struct StreamedChunk {
     }
   }
 
+  // The rows of the 16 tokens after those at `token`, which may lie in another page; `row` itself where there are none.
+  const float* rows_after(const TokenRows& tokens, int64_t head, int64_t token, const float* row) const {
+    return token + kLanes < a.key_end ? run_at(tokens, head, token + kLanes, 1).row : row;
+  }
+
   void score(int64_t head, int64_t block) const {
     const int64_t row = head * rows_per_head(), token = begin + block * kLanes;
     TokenRun run = run_at(a.key, head, token, kLanes);
@@ -162,7 +167,7 @@ struct StreamedChunk {
     }
     const auto scores = a.key.stride_t == a.head_dim ? &block_scores<true> : &block_scores<false>;
     scores(rows_per_head(), scratch.queries + row * a.head_dim, a.head_dim, run.row, run.stride,
-           scratch.scores + row * kScoreStride + block * kLanes);
+           rows_after(a.key, head, token, run.row), scratch.scores + row * kScoreStride + block * kLanes);
   }
 
   void add_values(int64_t head, int64_t block) const {
@@ -177,9 +182,11 @@ struct StreamedChunk {
                               block == first_block,
                               0};
     StreamedValueTile run_tile = tile;
+    const TokenRun values = run_at(a.value, head, token, kLanes);
+    const float* next = values.stride == a.value_head_dim ? rows_after(a.value, head, token, values.row) : nullptr;
     for_each_run(a.value, head, token, keys_of(block), [&](const TokenRun& run, int64_t) MHA_ALWAYS_INLINE {
       run_tile.values = run.row, run_tile.value_stride = run.stride, run_tile.keys = run.count;
-      run_tile.ahead = run.stride == a.value_head_dim ? kLanes * run.stride : 0;
+      run_tile.ahead = next != nullptr ? next - values.row : 0;
       cover(run_tile, rows_per_head(), whole);
       run_tile.weights += run.count, run_tile.first = false;
     });
