@@ -224,7 +224,8 @@ void run_append(const void* data, int64_t item, int64_t) {
   for (int64_t t = item * job.item_tokens; t < end;) {
     int64_t begin = 0;
     const int64_t b = item_at(job.batch, t, &begin), sequence = job.batch.sequence(b);
-    const int64_t count = least(end, begin + job.batch.count(b)) - t;
+    const int64_t left = least(end, begin + job.batch.count(b)) - t;
+    const int64_t count = job.prepares ? least(left, kRunTokens) : left;  // so that keys are prepared while at hand
     const int64_t row = packed ? t : t - begin, outer = packed ? 0 : b;
     const CacheRows rows = {
         job.key.data + outer * job.key.stride_b + row * job.key.stride_t,       job.key.stride_t,   job.key.stride_h,

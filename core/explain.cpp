@@ -189,6 +189,8 @@ void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, con
           : (p.weights_mode == MHA_WEIGHTS_PER_HEAD ? "per head, from the scores that each block keeps"
                                                     : "averaged, by a second pass, heads in ascending order");
   out->line("weights: %s", weights);
+  if (p.tail > 0)
+    out->line("keys added by the layer: %lld of each item, which every query sees", static_cast<ll>(p.tail));
   const Preparation& r = p.preparation;
   if (r.wanted()) {
     out->line("before attention: %s %s%s%s by a phase of its own, %s",

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The layer's forward: query, key and value projections side by side, keys and values appended to a cache where there is
 // one, attention, output projection, in one parallel region.
+#include <cstring>
+
 #include "core/cache.h"
 #include "core/explain.h"
 #include "core/items.h"
@@ -51,6 +53,7 @@ LinearProblem projection_problem(const Forward& f, int projection, const ConstTe
   p.in_features = size.in_features, p.out_features = size.out_features;
   const Tokens tokens = tokens_of(f.attention, projection);
   p.batch = tokens.batch, p.rows = tokens.rows;
+  if (projection == kKey || projection == kValue) p.rows -= f.attention.tail;
   const bool one_block = p.batch <= 1 || p.rows == 0 ||
                          (p.input_stride_b == p.rows * p.input_stride && p.output_stride_b == p.rows * p.output_stride);
   if (one_block || p.rows == 1) {
@@ -118,6 +121,7 @@ mha_status prepare(const mha_context* context, const mha_layer* layer, const mha
   if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
   if (layer == nullptr) return fail(error, MHA_ERR_NULL, "layer is NULL");
   f->layer = layer;
+  f->attention.tail = tail_keys(*layer);
   mha_status status = validate_forward(layer->config, args, check, &f->views, &f->attention, error);
   if (status == MHA_OK && args->cache != nullptr) {
     f->cache = args->cache;
@@ -125,6 +129,20 @@ mha_status prepare(const mha_context* context, const mha_layer* layer, const mha
   }
   if (status != MHA_OK || f->attention.nothing_to_do()) return status;
   return plan_forward(*context, f, error);
+}
+
+// The keys and values that the layer adds to those of each item: bias_key and bias_value, then zeros.
+void write_tail(const Forward& f, const Tensor& tokens, const float* bias, int64_t width) {
+  const AttentionProblem& p = f.attention;
+  for (int64_t b = 0; b < p.batch && p.tail > 0; ++b) {
+    float* row = tokens.data + b * tokens.stride_b + (p.key_len - p.tail) * tokens.stride_t;
+    const size_t bytes = static_cast<size_t>(width) * sizeof(float);
+    if (bias != nullptr) {
+      memcpy(row, bias, bytes);
+      row += tokens.stride_t;
+    }
+    if (f.layer->config.add_zero_attn != 0) memset(row, 0, bytes);
+  }
 }
 
 mha_status run_forward(const mha_context& context, Forward& f, char* workspace, mha_error* error) {
@@ -138,6 +156,9 @@ mha_status run_forward(const mha_context& context, Forward& f, char* workspace, 
     in.jobs[in.count++] = make_linear_job(*context.table, f.plan.threads, projection_problem(f, i, *inputs[i], out));
   }
   f.attention.output = heads_out;
+  const mha_layer_config& c = f.layer->config;
+  write_tail(f, projected(f, kKey, workspace), f.layer->bias_key, c.num_kv_heads * c.head_dim);
+  write_tail(f, projected(f, kValue, workspace), f.layer->bias_value, c.num_kv_heads * c.value_head_dim);
   PreparePhase prepare = {};
   if (f.attention.preparation.wanted()) {
     int64_t* first_positions =

@@ -30,7 +30,7 @@ int64_t key_len_of(const AttentionProblem& p, int64_t b) {
 
 int64_t key_begin_of(const AttentionProblem& p, int64_t b) {
   if (p.key_offsets != nullptr) return p.key_offsets[b];
-  if (p.cache == nullptr) return b * p.key_len;
+  if (p.cache == nullptr) return b * (p.key_len - p.tail);
   int64_t begin = 0;
   for (int64_t i = 0; i < b; ++i) begin += key_len_of(p, i);
   return begin;

@@ -14,7 +14,7 @@
 namespace mha {
 namespace {
 
-constexpr uint32_t kBlobVersion = 1;
+constexpr uint32_t kBlobVersion = 2;
 constexpr uint32_t kByteOrder = 0x01020304;
 constexpr char kMagic[8] = {'m', 'h', 'a', 'l', 'a', 'y', 'e', 'r'};
 const char* const kNames[kProjections] = {"query", "key", "value", "output"};
@@ -25,11 +25,13 @@ struct BlobHeader {
   uint32_t byte_order;
   int64_t sizes[8];  // embed_dim, num_heads, num_kv_heads, head_dim, value_head_dim, kdim, vdim, out_dim
   float scale;
-  uint32_t has_bias;  // bit per projection
-  uint64_t bytes;     // of the blob
+  uint32_t parts;  // bit per projection that has a bias, then kBiasKey, kZeroAttention
+  uint64_t bytes;  // of the blob
   uint64_t reserved[11];
   uint64_t checksum;  // FNV-1a of all before
 };
+constexpr uint32_t kBiasKey = 1u << kProjections;  // and bias_value
+constexpr uint32_t kZeroAttention = kBiasKey << 1;
 static_assert(sizeof(BlobHeader) == 192, "the blob's header is part of its format");
 
 uint64_t checksum_of(const BlobHeader& header) { return header_checksum(&header, offsetof(BlobHeader, checksum)); }
@@ -37,19 +39,24 @@ uint64_t checksum_of(const BlobHeader& header) { return header_checksum(&header,
 struct BlobLayout {
   int64_t panels[kProjections];
   int64_t bias[kProjections];
+  int64_t bias_key, bias_value;
   Size bytes = Size(0);
 };
 
-BlobLayout lay_out(const mha_layer_config& config, uint32_t has_bias) {
+BlobLayout lay_out(const mha_layer_config& config, uint32_t parts) {
   BlobLayout blob = {};
   Layout layout;
   layout.append(Size(sizeof(BlobHeader)));
   for (int i = 0; i < kProjections; ++i) {
     const ProjectionSize size = projection_size(config, i);
-    const bool bias = (has_bias >> i & 1) != 0;
+    const bool bias = (parts >> i & 1) != 0;
     blob.panels[i] = layout.append(packed_weight_floats(size.in_features, size.out_features) * Size(sizeof(float)));
     blob.bias[i] = layout.append(bias ? packed_bias_floats(size.out_features) * Size(sizeof(float)) : Size(0));
   }
+  const bool bias_key = (parts & kBiasKey) != 0;
+  const Size heads = Size(bias_key ? config.num_kv_heads : 0) * Size(sizeof(float));
+  blob.bias_key = layout.append(heads * Size(config.head_dim));
+  blob.bias_value = layout.append(heads * Size(config.value_head_dim));
   blob.bytes = layout.bytes();
   return blob;
 }
@@ -60,11 +67,15 @@ bool widths_fit(const mha_layer_config& c) {
   return (query_and_key + Size(c.num_heads) * Size(c.value_head_dim)).ok();
 }
 
-void point_into_blob(mha_layer* layer, const char* blob, const BlobLayout& layout, uint32_t has_bias) {
+void point_into_blob(mha_layer* layer, const char* blob, const BlobLayout& layout, uint32_t parts) {
   layer->blob = blob;
   for (int i = 0; i < kProjections; ++i) {
     layer->panels[i] = reinterpret_cast<const float*>(blob + layout.panels[i]);
-    layer->bias[i] = (has_bias >> i & 1) != 0 ? reinterpret_cast<const float*>(blob + layout.bias[i]) : nullptr;
+    layer->bias[i] = (parts >> i & 1) != 0 ? reinterpret_cast<const float*>(blob + layout.bias[i]) : nullptr;
+  }
+  if ((parts & kBiasKey) != 0) {
+    layer->bias_key = reinterpret_cast<const float*>(blob + layout.bias_key);
+    layer->bias_value = reinterpret_cast<const float*>(blob + layout.bias_value);
   }
 }
 
@@ -95,11 +106,15 @@ mha_status collect(const mha_layer_config& c, const mha_layer_weights& w, Source
   for (int i = 0; i < kProjections; ++i) {
     if (s.weight[i] == nullptr) return fail(error, MHA_ERR_NULL, "%s_weight is NULL", kNames[i]);
   }
+  if ((w.bias_key != nullptr) != (w.bias_value != nullptr)) {
+    return fail(error, MHA_ERR_SHAPE, "bias_%s is given and bias_%s is NULL: both or none",
+                w.bias_key != nullptr ? "key" : "value", w.bias_key != nullptr ? "value" : "key");
+  }
   *out = s;
   return MHA_OK;
 }
 
-BlobHeader make_header(const mha_layer_config& c, uint32_t has_bias, int64_t bytes) {
+BlobHeader make_header(const mha_layer_config& c, uint32_t parts, int64_t bytes) {
   BlobHeader h = {};
   memcpy(h.magic, kMagic, sizeof(kMagic));
   h.version = kBlobVersion;
@@ -108,14 +123,14 @@ BlobHeader make_header(const mha_layer_config& c, uint32_t has_bias, int64_t byt
                             c.value_head_dim, c.kdim,      c.vdim,         c.out_dim};
   memcpy(h.sizes, sizes, sizeof(sizes));
   h.scale = c.scale;
-  h.has_bias = has_bias;
+  h.parts = parts;
   h.bytes = static_cast<uint64_t>(bytes);
   h.checksum = checksum_of(h);
   return h;
 }
 
-// Reads and checks the header; *config, *has_bias and *layout are what it says.
-mha_status read_header(const void* blob, size_t bytes, mha_layer_config* config, uint32_t* has_bias, BlobLayout* layout,
+// Reads and checks the header; *config, *parts and *layout are what it says.
+mha_status read_header(const void* blob, size_t bytes, mha_layer_config* config, uint32_t* parts, BlobLayout* layout,
                        mha_error* error) {
   BlobHeader h = {};
   if (bytes < sizeof(h)) {
@@ -129,12 +144,12 @@ mha_status read_header(const void* blob, size_t bytes, mha_layer_config* config,
   if (h.byte_order != kByteOrder) return fail(error, MHA_ERR_BLOB, "blob is of another byte order");
   if (h.checksum != checksum_of(h)) return fail(error, MHA_ERR_BLOB, "blob's header is damaged (checksum)");
   mha_layer_config c = {h.sizes[0], h.sizes[1], h.sizes[2], h.sizes[3], h.sizes[4],
-                        h.sizes[5], h.sizes[6], h.sizes[7], h.scale,    0};
+                        h.sizes[5], h.sizes[6], h.sizes[7], h.scale,    (h.parts & kZeroAttention) != 0};
   mha_error why = {};
-  if (validate_layer_config(&c, config, &why) != MHA_OK || h.has_bias >= 1u << kProjections || !widths_fit(*config)) {
+  if (validate_layer_config(&c, config, &why) != MHA_OK || h.parts >= kZeroAttention << 1 || !widths_fit(*config)) {
     return fail(error, MHA_ERR_BLOB, "blob's header is unsound: %.160s", why.message);
   }
-  *layout = lay_out(*config, h.has_bias);
+  *layout = lay_out(*config, h.parts);
   if (!layout->bytes.ok() || static_cast<uint64_t>(layout->bytes.value()) != h.bytes) {
     return fail(error, MHA_ERR_BLOB, "blob's header says %llu bytes, which its sizes do not make",
                 static_cast<unsigned long long>(h.bytes));
@@ -143,7 +158,7 @@ mha_status read_header(const void* blob, size_t bytes, mha_layer_config* config,
     return fail(error, MHA_ERR_BLOB, "bytes is %zu: the blob has %llu", bytes,
                 static_cast<unsigned long long>(h.bytes));
   }
-  *has_bias = h.has_bias;
+  *parts = h.parts;
   return MHA_OK;
 }
 
@@ -174,14 +189,16 @@ extern "C" mha_status mha_layer_create(const mha_context* context, const mha_lay
   mha_layer made = {};
   mha_status status = validate_layer_config(config, &made.config, error);
   if (status != MHA_OK) return status;
-  uint32_t has_bias = 0;
+  uint32_t parts = 0;
   BlobLayout layout;
   Sources sources = {};
   if (widths_fit(made.config)) {
     status = collect(made.config, *weights, &sources, error);
     if (status != MHA_OK) return status;
-    for (int i = 0; i < kProjections; ++i) has_bias |= (sources.bias[i] != nullptr ? 1u : 0u) << i;
-    layout = lay_out(made.config, has_bias);
+    for (int i = 0; i < kProjections; ++i) parts |= (sources.bias[i] != nullptr ? 1u : 0u) << i;
+    if (weights->bias_key != nullptr) parts |= kBiasKey;
+    if (made.config.add_zero_attn != 0) parts |= kZeroAttention;
+    layout = lay_out(made.config, parts);
   }
   const Size total = layout.bytes + Size(round_up(sizeof(mha_layer), 64));
   if (!widths_fit(made.config) || !total.ok()) {
@@ -197,8 +214,8 @@ extern "C" mha_status mha_layer_create(const mha_context* context, const mha_lay
     return fail(error, MHA_ERR_OUT_OF_MEMORY, "no memory for packed weights of %zu bytes", made.bytes);
   char* blob = block + round_up(sizeof(mha_layer), 64);
   made.blob_bytes = static_cast<size_t>(layout.bytes.value());
-  point_into_blob(&made, blob, layout, has_bias);
-  const BlobHeader header = make_header(made.config, has_bias, layout.bytes.value());
+  point_into_blob(&made, blob, layout, parts);
+  const BlobHeader header = make_header(made.config, parts, layout.bytes.value());
   memcpy(blob, &header, sizeof(header));
   for (int i = 0; i < kProjections; ++i) {
     const ProjectionSize size = projection_size(made.config, i);
@@ -207,6 +224,11 @@ extern "C" mha_status mha_layer_create(const mha_context* context, const mha_lay
     if (sources.bias[i] != nullptr) {
       pack_bias(sources.bias[i], size.out_features, reinterpret_cast<float*>(blob + layout.bias[i]));
     }
+  }
+  if (weights->bias_key != nullptr) {
+    const size_t heads = static_cast<size_t>(made.config.num_kv_heads) * sizeof(float);
+    memcpy(blob + layout.bias_key, weights->bias_key, heads * static_cast<size_t>(made.config.head_dim));
+    memcpy(blob + layout.bias_value, weights->bias_value, heads * static_cast<size_t>(made.config.value_head_dim));
   }
   *reinterpret_cast<mha_layer*>(block) = made;
   *layer = reinterpret_cast<mha_layer*>(block);
@@ -247,14 +269,14 @@ extern "C" mha_status mha_layer_map(const mha_context* context, const void* blob
     return fail(error, MHA_ERR_ARGUMENT, "blob is at %p: must be aligned to %zu bytes", blob, alignof(float));
   }
   mha_layer made = {};
-  uint32_t has_bias = 0;
+  uint32_t parts = 0;
   BlobLayout layout;
-  const mha_status status = read_header(blob, bytes, &made.config, &has_bias, &layout, error);
+  const mha_status status = read_header(blob, bytes, &made.config, &parts, &layout, error);
   if (status != MHA_OK) return status;
   made.allocator = context->allocator;
   made.bytes = sizeof(mha_layer);
   made.blob_bytes = static_cast<size_t>(layout.bytes.value());
-  point_into_blob(&made, static_cast<const char*>(blob), layout, has_bias);
+  point_into_blob(&made, static_cast<const char*>(blob), layout, parts);
   mha_layer* handle = static_cast<mha_layer*>(allocate(context->allocator, made.bytes));
   if (handle == nullptr) return fail(error, MHA_ERR_OUT_OF_MEMORY, "no memory for a layer");
   *handle = made;

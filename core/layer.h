@@ -21,8 +21,19 @@ struct mha_layer {
   mha_layer_config config;  // defaults filled in
   const float* panels[mha::kProjections];
   const float* bias[mha::kProjections];  // padded, or null
+  const float* bias_key;                 // [Hkv * D] and
+  const float* bias_value;               // [Hkv * Dv], or null
   const void* blob;                      // header and packed weights
   size_t blob_bytes;
   mha_allocator allocator;
   size_t bytes;  // of the allocation that begins with this struct
 };
+
+namespace mha {
+
+// Keys that the layer adds to those of each item.
+inline int64_t tail_keys(const mha_layer& layer) {
+  return (layer.bias_key != nullptr ? 1 : 0) + (layer.config.add_zero_attn != 0 ? 1 : 0);
+}
+
+}  // namespace mha

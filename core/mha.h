@@ -96,7 +96,7 @@ typedef struct mha_allocator {
 
 /* The host's own threads. run must call task(task_data, i) once for each i in [0, count), on any threads, in any order,
  * at once or one after the other, and return when all are done; count <= num_threads. Called once a stage, up to
- * eight times a call. */
+ * seven times a call. */
 typedef struct mha_parallel_for {
   void* user;
   void (*run)(void* user, int64_t count, void (*task)(void* task_data, int64_t index),
@@ -244,7 +244,7 @@ typedef enum mha_rope_scaling {
  * everywhere. */
 typedef struct mha_rope {
   mha_rope_style style;
-  int64_t dims; /* even, <= D: the first so many of a row; 0: D */
+  int64_t dims; /* even, <= D and <= 1024: the first so many of a row; 0: D */
   double base;  /* 0: 10000 */
   mha_rope_scaling scaling;
   double factor;                            /* >= 1 where scaling needs it */
@@ -275,8 +275,9 @@ typedef struct mha_rope_args {
   float norm_epsilon;       /* > 0: RMS norm first; 0: none */
 } mha_rope_args;
 
-/* Norms and rotates rows, for keys that the caller keeps. Returns: MHA_OK; MHA_ERR_NULL, _ARGUMENT (dims odd or > D,
- * a position < 0 or beyond the table, ...), _STRIDE, _OVERFLOW. Never allocates. */
+/* Norms and rotates rows, for keys that the caller keeps. A pair (x1, x2) becomes (x1 cos - x2 sin, x2 cos + x1 sin).
+ * Returns: MHA_OK; MHA_ERR_NULL, _ARGUMENT (dims odd or > D, a position < 0, > 2^31 - 1 or beyond the table, ...),
+ * _SHAPE (a table beside base or scaling), _STRIDE, _OVERFLOW, _UNSUPPORTED (dims > 1024). Never allocates. */
 MHA_API mha_status mha_rope_apply(const mha_context* context, const mha_rope_args* args, mha_error* error);
 
 /* ---------------------------------------------------------------------------------------------------------------------
@@ -454,8 +455,8 @@ MHA_API mha_status mha_attention_explain(const mha_context* context, const mha_a
  * one partial result for each chunk of 256 keys, so that merging them in ascending order gives the bits of one call
  * over all keys, provided that parts hold whole chunks (all but the last a multiple of 256 keys). Keys count from the
  * part's first: shift causal_offset. B items of the same length; log_sum_exp, output, weights and sink_logits are not
- * used. partials [chunks of the part][B * H * Tq * (Dv + 2)]: opaque; parts are merged by putting them one after the
- * other. Returns: as mha_attention; MHA_ERR_WORKSPACE where count is smaller than mha_attention_partial_floats. */
+ * used; the workspace is that of mha_attention. partials [chunks of the part][B * H * Tq * (Dv + 2)]: opaque; parts are
+ * merged by putting them one after the other. Returns: as mha_attention; MHA_ERR_WORKSPACE where count is smaller than mha_attention_partial_floats. */
 MHA_API mha_status mha_attention_partial_floats(const mha_attention_args* args, int64_t* count, mha_error* error);
 MHA_API mha_status mha_attention_partial(const mha_context* context, const mha_attention_args* args, float* partials,
                                          int64_t count, mha_error* error);
@@ -532,7 +533,8 @@ typedef struct mha_layer_config {
   int64_t vdim;           /* width of value, 0: E */
   int64_t out_dim;        /* width of output, 0: E */
   float scale;            /* 0: 1 / sqrt(D) */
-  int add_zero_attn;      /* nn.MultiheadAttention's: one more key of zeros with a value of zeros, after bias_key */
+  int add_zero_attn; /* nn.MultiheadAttention's: one more key of zeros with a value of zeros, after bias_key: seen by
+                             every query. Neither with a cache, key_offsets, softcap, ALiBi or relative_bias */
 } mha_layer_config;
 
 /* Weights in torch's layout [out, in], dense. Either in_proj_weight (rows: H*D of query, Hkv*D of key, Hkv*Dv of value;

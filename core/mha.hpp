@@ -61,7 +61,23 @@ struct Destroy {
   void operator()(mha_context* p) const { mha_context_destroy(p); }
   void operator()(mha_linear* p) const { mha_linear_destroy(p); }
   void operator()(mha_layer* p) const { mha_layer_destroy(p); }
+  void operator()(mha_cache* p) const { mha_cache_destroy(p); }
 };
+
+template <class T>
+bool fits(const Span<T>& span, std::int64_t rows, std::int64_t columns) {
+  // Sizes that are wrong in themselves are for the C call to name.
+  if (rows < 0 || columns < 0 || (columns > 0 && rows > INT64_MAX / columns)) return true;
+  return span.size == static_cast<std::size_t>(rows * columns);
+}
+inline Status mismatch(Status& status, const char* why) {
+  mha_error& error = *status.get();
+  error.status = MHA_ERR_SHAPE;
+  std::size_t i = 0;
+  for (; why[i] != 0 && i + 1 < sizeof(error.message); ++i) error.message[i] = why[i];
+  error.message[i] = 0;
+  return status;
+}
 }  // namespace detail
 
 /// Threads, target and memory. Shareable; see mha_context.
@@ -97,6 +113,27 @@ class Context {
     if (mha_attention_explain(get(), &args, text.data, text.size, &needed, status.get()) != MHA_OK) return status;
     return needed;
   }
+  /// mha_rope_apply with the arguments given.
+  Status rope_apply(const mha_rope_args& args) const {
+    Status status;
+    (void)mha_rope_apply(get(), &args, status.get());
+    return status;
+  }
+  /// Merges finished results, a pointer for each part: outputs [rows, value_head_dim], log_sum_exps [rows]; the merged
+  /// log_sum_exp may be empty.
+  Status attention_merge(std::int64_t rows, std::int64_t value_head_dim, Span<const float* const> outputs,
+                         Span<const float* const> log_sum_exps, Span<float> output,
+                         Span<float> log_sum_exp = {}) const {
+    Status status;
+    if (outputs.size != log_sum_exps.size || !detail::fits(output, rows, value_head_dim) ||
+        (log_sum_exp.data != nullptr && !detail::fits(log_sum_exp, rows, 1))) {
+      return detail::mismatch(status,
+                              "outputs, log_sum_exps, output or log_sum_exp has another size than the others say");
+    }
+    (void)mha_attention_merge(get(), static_cast<std::int64_t>(outputs.size), rows, value_head_dim, outputs.data,
+                              log_sum_exps.data, output.data, log_sum_exp.data, status.get());
+    return status;
+  }
 
  private:
   explicit Context(mha_context* handle) : handle_(handle) {}
@@ -110,8 +147,9 @@ class Linear {
   static Result<Linear> create(const Context& context, std::int64_t in_features, std::int64_t out_features,
                                Span<const float> weight, Span<const float> bias = {}) {
     Status status;
-    if (!fits(weight, in_features, out_features) || (bias.data != nullptr && !fits(bias, 1, out_features))) {
-      return mismatch(status, "weight or bias has another size than in_features x out_features say");
+    if (!detail::fits(weight, in_features, out_features) ||
+        (bias.data != nullptr && !detail::fits(bias, 1, out_features))) {
+      return detail::mismatch(status, "weight or bias has another size than in_features x out_features say");
     }
     mha_linear* handle = nullptr;
     if (mha_linear_create(context.get(), in_features, out_features, weight.data, bias.data, &handle, status.get()) !=
@@ -126,8 +164,9 @@ class Linear {
   /// input [rows, in_features], output [rows, out_features], both dense.
   Status forward(const Context& context, std::int64_t rows, Span<const float> input, Span<float> output) const {
     Status status;
-    if (!fits(input, rows, mha_linear_in_features(get())) || !fits(output, rows, mha_linear_out_features(get()))) {
-      return mismatch(status, "input or output has another size than rows and the features say");
+    if (!detail::fits(input, rows, mha_linear_in_features(get())) ||
+        !detail::fits(output, rows, mha_linear_out_features(get()))) {
+      return detail::mismatch(status, "input or output has another size than rows and the features say");
     }
     mha_linear_args args = {};
     args.rows = rows;
@@ -152,21 +191,6 @@ class Linear {
 
  private:
   explicit Linear(mha_linear* handle) : handle_(handle) {}
-
-  template <class T>
-  static bool fits(const Span<T>& span, std::int64_t rows, std::int64_t columns) {
-    // Sizes that are wrong in themselves are for the C call to name.
-    if (rows < 0 || columns < 0 || (columns > 0 && rows > INT64_MAX / columns)) return true;
-    return span.size == static_cast<std::size_t>(rows * columns);
-  }
-  static Status mismatch(Status& status, const char* why) {
-    mha_error& error = *status.get();
-    error.status = MHA_ERR_SHAPE;
-    std::size_t i = 0;
-    for (; why[i] != 0 && i + 1 < sizeof(error.message); ++i) error.message[i] = why[i];
-    error.message[i] = 0;
-    return status;
-  }
 
   std::unique_ptr<mha_linear, detail::Destroy> handle_;
 };
@@ -226,6 +250,83 @@ class Layer {
  private:
   explicit Layer(mha_layer* handle) : handle_(handle) {}
   std::unique_ptr<mha_layer, detail::Destroy> handle_;
+};
+
+/// Keys and values kept between calls; see mha_cache. Attention and forward calls take get() as their `cache`.
+class Cache {
+ public:
+  static Result<Cache> create(const Context& context, const mha_cache_config& config) {
+    Status status;
+    mha_cache* handle = nullptr;
+    if (mha_cache_create(context.get(), &config, &handle, status.get()) != MHA_OK) return status;
+    return Cache(handle);
+  }
+  /// Bytes for the tokens of such a cache, known before it is made.
+  static Result<std::size_t> bytes(const mha_cache_config& config) {
+    Status status;
+    std::size_t bytes = 0;
+    if (mha_cache_bytes(&config, &bytes, status.get()) != MHA_OK) return status;
+    return bytes;
+  }
+  Cache() = default;
+  mha_cache* get() { return handle_.get(); }
+  const mha_cache* get() const { return handle_.get(); }
+  mha_cache_config config() const {
+    mha_cache_config config = {};
+    mha_cache_get_config(get(), &config);
+    return config;
+  }
+
+  Status append(const Context& context, const mha_append_args& args) {
+    Status status;
+    (void)mha_cache_append(context.get(), get(), &args, status.get());
+    return status;
+  }
+  /// Forgets the tokens from `length` on.
+  Status truncate(std::int64_t sequence, std::int64_t length) {
+    Status status;
+    (void)mha_cache_truncate(get(), sequence, length, status.get());
+    return status;
+  }
+  /// Makes the empty `destination` the first `length` tokens of `source` (-1: all).
+  Status fork(std::int64_t source, std::int64_t destination, std::int64_t length = -1) {
+    Status status;
+    (void)mha_cache_fork(get(), source, destination, length, status.get());
+    return status;
+  }
+  Status remove(std::int64_t sequence) {
+    Status status;
+    (void)mha_cache_remove(get(), sequence, status.get());
+    return status;
+  }
+  void reset() { mha_cache_reset(get()); }
+
+  std::int64_t length(std::int64_t sequence) const { return mha_cache_length(get(), sequence); }
+  std::int64_t first_kept(std::int64_t sequence) const { return mha_cache_first_kept(get(), sequence); }
+  std::size_t used_bytes() const { return mha_cache_used_bytes(get()); }
+
+  /// Copies tokens [begin, begin + count) out; see mha_cache_export.
+  Status export_to(std::int64_t sequence, std::int64_t begin, std::int64_t count, const mha_mut_view& key,
+                   const mha_mut_view& value) const {
+    Status status;
+    (void)mha_cache_export(get(), sequence, begin, count, &key, &value, status.get());
+    return status;
+  }
+  std::size_t save_bytes(std::int64_t sequence) const { return mha_cache_save_bytes(get(), sequence); }
+  Status save(std::int64_t sequence, Span<std::byte> blob) const {
+    Status status;
+    (void)mha_cache_save(get(), sequence, blob.data, blob.size, status.get());
+    return status;
+  }
+  Status load(std::int64_t sequence, Span<const std::byte> blob) {
+    Status status;
+    (void)mha_cache_load(get(), sequence, blob.data, blob.size, status.get());
+    return status;
+  }
+
+ private:
+  explicit Cache(mha_cache* handle) : handle_(handle) {}
+  std::unique_ptr<mha_cache, detail::Destroy> handle_;
 };
 
 }  // namespace mha

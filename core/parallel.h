@@ -13,7 +13,7 @@ struct Phase {
   int64_t count;
 };
 
-constexpr int kMaxPhases = 8;
+constexpr int kMaxPhases = 7;
 
 // Whether a context without a host's parallel-for can have more than the calling thread.
 bool has_openmp();

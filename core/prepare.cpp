@@ -156,11 +156,6 @@ bool is_given(float epsilon) {
 
 namespace {
 
-// p(i) of the masks for the first query of item b.
-int64_t first_query_position(const AttentionProblem& p, int64_t b) {
-  return p.masks.causal == MHA_CAUSAL_OFFSET ? p.masks.causal_offset : key_len_of(p, b) - query_len_of(p, b);
-}
-
 mha_status check_query_positions(const AttentionProblem& p, mha_error* error) {
   const Preparation& r = p.preparation;
   if (r.positions != nullptr) return check_given(r.rope, "positions", r.positions, p.total_queries(), error);
@@ -168,7 +163,7 @@ mha_status check_query_positions(const AttentionProblem& p, mha_error* error) {
   for (int64_t b = 0; b < p.batch && status == MHA_OK; ++b) {
     if (query_len_of(p, b) == 0) continue;
     status = check_counted(r.rope, "position of the first query (by the masks, since positions is NULL)",
-                           first_query_position(p, b), query_len_of(p, b), error);
+                           position_of(p, b, 0), query_len_of(p, b), error);
     if (p.uniform()) break;
   }
   return status;
@@ -180,7 +175,7 @@ mha_status check_preparation(const PreparationArgs& args, Check check, Attention
   Preparation r = {};
   r.norm = args.norm != nullptr, r.rotate = args.rope != nullptr;
   r.positions = args.positions, r.key_positions = args.key_positions;
-  if (check == Check::kAll) {
+  if (check != Check::kSizesOnly) {
     mha_status status = validate_rope(args.rope, p->head_dim, &r.rope, error);
     if (status == MHA_OK && r.norm) status = check_norm("norm.epsilon", args.norm->epsilon, error);
     if (status != MHA_OK) return status;
@@ -190,7 +185,7 @@ mha_status check_preparation(const PreparationArgs& args, Check check, Attention
     }
   }
   p->preparation = r;
-  if (check != Check::kAll || !r.rotate || p->nothing_to_do()) return MHA_OK;
+  if (check == Check::kSizesOnly || !r.rotate || p->nothing_to_do()) return MHA_OK;
   const mha_status status = check_query_positions(*p, error);
   if (status != MHA_OK || p->copies_queries || p->longest_key_len == 0) return status;  // no keys are prepared
   if (r.key_positions == nullptr) return check_counted(r.rope, "position of key 0", 0, p->longest_key_len, error);
@@ -207,9 +202,9 @@ PrepareJob query_job(const KernelTable& table, const AttentionProblem& p, int64_
   job.heads = p.heads, job.width = p.head_dim;
   job.rope = r.rope, job.epsilon = r.epsilon, job.weight = r.query_weight, job.positions = r.positions;
   if (p.uniform()) {
-    job.first_position = first_query_position(p, 0);
+    job.first_position = position_of(p, 0, 0);
   } else {
-    for (int64_t b = 0; b < p.batch; ++b) first_positions[b] = first_query_position(p, b);
+    for (int64_t b = 0; b < p.batch; ++b) first_positions[b] = position_of(p, b, 0);
     job.first_positions = first_positions;
   }
   job.block_tokens = plan_prepare(job, threads);
@@ -221,7 +216,7 @@ PrepareJob key_job(const KernelTable& table, const AttentionProblem& p, int64_t 
   const Preparation& r = p.preparation;
   PrepareJob job = {};
   job.table = &table, job.input = {keys.data, keys.stride_b, keys.stride_t, keys.stride_h}, job.output = keys;
-  job.batch = p.batch, job.length = p.key_len, job.offsets = p.key_offsets;
+  job.batch = p.batch, job.length = p.key_len - p.tail, job.offsets = p.key_offsets;
   job.heads = p.kv_heads, job.width = p.head_dim;
   job.rope = r.rope, job.epsilon = r.epsilon, job.weight = r.key_weight, job.positions = r.key_positions;
   if (p.cache != nullptr) {  // the new tokens, which follow those that are there

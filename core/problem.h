@@ -61,6 +61,8 @@ struct AttentionProblem {
   int64_t longest_key_len;       // of any item, and
   int64_t longest_query_len;
 
+  int64_t tail;  // the last keys of each item, which every query sees whatever the masks (bias_key, add_zero_attn)
+
   Preparation preparation;
   bool copies_queries;  // what is prepared goes into the workspace; else in place
 

@@ -40,11 +40,12 @@ struct Problem {
   mha_masks masks;
   mha_weights_mode weights_mode;
   mha_score_mods mods;
+  int64_t tail = 0;  // the last keys of Tk, which the layer adds and every query sees
 };
 
 /// p(i): where query i stands among the keys.
 int64_t position_of(const Problem& p, int64_t i) {
-  return p.masks.causal == MHA_CAUSAL_OFFSET ? i + p.masks.causal_offset : i + p.Tk - p.Tq;
+  return p.masks.causal == MHA_CAUSAL_OFFSET ? i + p.masks.causal_offset : i + p.Tk - p.tail - p.Tq;
 }
 
 /// Whether the list has the pair of the blocks of query i and key j.
@@ -86,13 +87,14 @@ const float* add_mask_row(const Problem& p, int64_t b, int64_t h, int64_t i) {
 /// Whether query i of head h of item b may attend to key j.
 bool is_visible(const Problem& p, int64_t b, int64_t h, int64_t i, int64_t j) {
   const mha_masks& m = p.masks;
+  if (j >= p.Tk - p.tail) return true;
   const int64_t at = position_of(p, i);
   const bool in_prefix = m.prefix_lengths && j < m.prefix_lengths[b];
   if (m.causal != MHA_CAUSAL_NONE && j > at && !in_prefix) return false;
   if (m.window_right > 0 && j - at >= m.window_right && !in_prefix) return false;
   if (m.window_left > 0 && at - j >= m.window_left && j >= m.sink_tokens) return false;
   if (m.key_lengths && j >= m.key_lengths[b]) return false;
-  if (m.key_segments && m.key_segments[b * p.Tk + j] != m.query_segments[b * p.Tq + i]) return false;
+  if (m.key_segments && m.key_segments[b * (p.Tk - p.tail) + j] != m.query_segments[b * p.Tq + i]) return false;
   if (m.block_mask.pairs && !has_pair(m.block_mask, i, j)) return false;
   if (m.bit_mask.data) {
     const mha_bit_mask& mask = m.bit_mask;
@@ -136,7 +138,7 @@ T attend_row(const Problem& p, int64_t b, int64_t h, int64_t i, const Q* q, cons
     const S* k = key.row(b, j, g);
     T dot = 0;
     for (int64_t d = 0; d < p.D; ++d) dot += T(q[d]) * T(k[d]);
-    probs[j] = modified(p, h, j - position_of(p, i), dot * T(p.scale)) + (add ? T(add[j]) : T(0));
+    probs[j] = modified(p, h, j - position_of(p, i), dot * T(p.scale)) + (add && j < p.Tk - p.tail ? T(add[j]) : T(0));
     visible.push_back(j);
   }
 
@@ -221,6 +223,12 @@ std::vector<T> project(const mha_view& view, int64_t batch, int64_t length, int6
   return output;
 }
 
+/// Adds rows to the end of each item of x [B, length, width].
+template <class T>
+void append_rows(const std::vector<T>& rows, int64_t B, int64_t length, int64_t width, std::vector<T>* x) {
+  for (int64_t b = B; b-- > 0;) x->insert(x->begin() + (b + 1) * length * width, rows.begin(), rows.end());
+}
+
 double scale_or_default(float scale, int64_t head_dim) { return scale != 0 ? scale : 1 / std::sqrt(double(head_dim)); }
 
 /// The part of the fused in-projection that starts at output row `first`, if there is one; else the separate pointer.
@@ -234,8 +242,8 @@ template <class T>
 void attention(const mha_attention_args& args, T* output, T* weights, T* log_sum_exp) {
   const int64_t Hkv = args.num_kv_heads ? args.num_kv_heads : args.num_heads;
   const int64_t Dv = args.value_head_dim ? args.value_head_dim : args.head_dim;
-  const Problem p = {args.batch,   args.num_heads,   Hkv, args.query_len,
-                     args.key_len, args.head_dim,    Dv,  scale_or_default(args.scale, args.head_dim),
+  const Problem p = {args.batch,   args.num_heads,    Hkv,      args.query_len,
+                     args.key_len, args.head_dim,     Dv,       scale_or_default(args.scale, args.head_dim),
                      args.masks,   args.weights_mode, args.mods};
   std::vector<T> query = copy_of<T>(tensor_of(args.query, p.Tq, p.H, p.D), p.B, p.Tq, p.H, p.D);
   prepare(
@@ -271,21 +279,30 @@ void forward(const mha_layer_config& config, const mha_layer_weights& w, const m
                                 pick(w.in_proj_bias, 0, 1, w.query_bias), H * D);
   std::vector<T> k = project<T>(key_view, B, Tk, kdim, pick(w.in_proj_weight, first_k, E, w.key_weight),
                                 pick(w.in_proj_bias, first_k, 1, w.key_bias), Hkv * D);
-  const std::vector<T> v = project<T>(value_view, B, Tk, vdim, pick(w.in_proj_weight, first_v, E, w.value_weight),
-                                      pick(w.in_proj_bias, first_v, 1, w.value_bias), Hkv * Dv);
+  std::vector<T> v = project<T>(value_view, B, Tk, vdim, pick(w.in_proj_weight, first_v, E, w.value_weight),
+                                pick(w.in_proj_bias, first_v, 1, w.value_bias), Hkv * Dv);
 
-  const Problem p = {B, H, Hkv, Tq, Tk, D, Dv, scale_or_default(config.scale, D), args.masks, args.weights_mode, args.mods};
+  Problem p = {B, H, Hkv, Tq, Tk, D, Dv, scale_or_default(config.scale, D), args.masks, args.weights_mode, args.mods};
   const int64_t* key_positions = args.key.data ? args.key_positions : args.positions;
   prepare(
       args.rope, args.norm, args.norm ? args.norm->query_weight : nullptr, B, Tq, H, D,
-      [&](int64_t b, int64_t i) { return args.positions ? args.positions[b * Tq + i] : position_of(p, i); },
-      q.data());
+      [&](int64_t b, int64_t i) { return args.positions ? args.positions[b * Tq + i] : position_of(p, i); }, q.data());
   prepare(
       args.rope, args.norm, args.norm ? args.norm->key_weight : nullptr, B, Tk, Hkv, D,
       [&](int64_t b, int64_t j) { return key_positions ? key_positions[b * Tk + j] : j; }, k.data());
+  // The keys and values that the layer adds: a learned one, then one of zeros.
+  std::vector<T> added_k, added_v;
+  if (w.bias_key)
+    added_k.assign(w.bias_key, w.bias_key + Hkv * D), added_v.assign(w.bias_value, w.bias_value + Hkv * Dv);
+  p.tail = (w.bias_key ? 1 : 0) + (config.add_zero_attn ? 1 : 0);
+  added_k.resize(p.tail * Hkv * D), added_v.resize(p.tail * Hkv * Dv);
+  append_rows(added_k, B, Tk, Hkv * D, &k);
+  append_rows(added_v, B, Tk, Hkv * Dv, &v);
+  p.Tk += p.tail;
+
   std::vector<T> heads(B * Tq * H * Dv);
-  attend(p, dense_tensor(q.data(), Tq, H, D), dense_tensor(k.data(), Tk, Hkv, D), dense_tensor(v.data(), Tk, Hkv, Dv),
-         heads.data(), weights_out, static_cast<T*>(nullptr));
+  attend(p, dense_tensor(q.data(), Tq, H, D), dense_tensor(k.data(), p.Tk, Hkv, D),
+         dense_tensor(v.data(), p.Tk, Hkv, Dv), heads.data(), weights_out, static_cast<T*>(nullptr));
   multiply(heads.data(), H * Dv, B * Tq, H * Dv, w.output_weight, w.output_bias, out_dim, output);
 }
 

@@ -32,7 +32,8 @@ void linear(const float* input, int64_t input_stride, int64_t rows, int64_t in_f
 
 /// What mha_layer_forward must compute: three projections, attention, output projection, nothing rounded to float
 /// between.
-///   output [B, Tq, out_dim] dense; weights_out as `weights` of attention.
+///   output [B, Tq, out_dim] dense; weights_out as `weights` of attention, with a column more for each key that the
+///   layer adds (bias_key, add_zero_attn).
 template <class T>
 void forward(const mha_layer_config& config, const mha_layer_weights& weights, const mha_forward_args& args, T* output,
              T* weights_out);

@@ -11,7 +11,7 @@ constexpr double kLog2e = 1.44269504088896340736;
 // One past the last key that a query at `position` can see, as far as causality, window, prefix and length go.
 int64_t key_end(const AttentionProblem& p, int64_t b, int64_t position) {
   const mha_masks& m = p.masks;
-  const int64_t length = m.key_lengths != nullptr ? m.key_lengths[b] : key_len_of(p, b);
+  const int64_t length = m.key_lengths != nullptr ? m.key_lengths[b] : key_len_of(p, b) - p.tail;
   int64_t end = length;
   if (m.causal != MHA_CAUSAL_NONE) end = least(end, position + 1);
   if (m.window_right > 0 && position < length - m.window_right) end = least(end, position + m.window_right);
@@ -68,6 +68,16 @@ void fill_extras(const AttentionProblem& p, int64_t b, int64_t h, int64_t i, Row
   extras->sink = sink_of(p, h);
 }
 
+// The row sees what it sees of the keys before the last `tail`, and those whatever the masks.
+void add_tail(int64_t key_len, int64_t tail, AttentionRow* row, RowExtras* extras) {
+  row->gap_begin = row->key_end;
+  row->tail_begin = key_len - tail;
+  row->key_end = key_len;
+  if (row->tail_begin > 0) return;
+  row->bool_mask = nullptr, row->add_mask = nullptr;  // masks of no keys
+  if (extras != nullptr) extras->bit_mask = nullptr, extras->key_segments = nullptr, extras->key_block = 0;
+}
+
 }  // namespace
 
 AttentionRow make_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t i, RowExtras* extras) {
@@ -95,7 +105,14 @@ AttentionRow make_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t i
       row.key_begin = row.key_end = 0;
     }
   }
+  if (p.tail > 0) add_tail(key_len_of(p, b), p.tail, &row, extras);
   return row;
+}
+
+bool rows_are_alike(const AttentionProblem& p) {
+  const mha_masks& m = p.masks;
+  return !p.has_extras() && m.bool_mask.data == nullptr && m.add_mask.data == nullptr && m.key_lengths == nullptr &&
+         m.prefix_lengths == nullptr && m.window_left == 0 && m.window_right == 0;
 }
 
 KeyRange seen_keys(const AttentionRow& row) {
@@ -120,8 +137,10 @@ ScoreMods kernel_mods(const AttentionProblem& p) {
   return mods;
 }
 
+float sink_in_log2(float logit) { return static_cast<float>(static_cast<double>(logit) * kLog2e); }
+
 float sink_of(const AttentionProblem& p, int64_t h) {
-  return p.mods.sink_logits != nullptr ? static_cast<float>(static_cast<double>(p.mods.sink_logits[h]) * kLog2e) : 0.0f;
+  return p.mods.sink_logits != nullptr ? sink_in_log2(p.mods.sink_logits[h]) : 0.0f;
 }
 
 }  // namespace mha

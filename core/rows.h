@@ -12,6 +12,10 @@ namespace mha {
 // is filled where the problem has any, else null.
 AttentionRow make_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t i, RowExtras* extras);
 
+// Whether rows of one head differ in their place and in the end of what they see alone: no masks but causality and
+// lengths. Then a row is made from the one before it, which counts where keys are few (T 128: 3 % of the time).
+bool rows_are_alike(const AttentionProblem& p);
+
 // Keys [begin, end).
 struct KeyRange {
   int64_t begin, end;
@@ -27,6 +31,7 @@ inline KeyRange join(const KeyRange& a, const KeyRange& b) {
 // What kernels take of the call's scale and score modifications.
 float query_scale(const AttentionProblem& p);
 ScoreMods kernel_mods(const AttentionProblem& p);
+float sink_in_log2(float logit);
 float sink_of(const AttentionProblem& p, int64_t h);
 
 }  // namespace mha

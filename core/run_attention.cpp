@@ -10,6 +10,7 @@
 
 #include "core/items.h"
 #include "core/log_sum_exp.h"
+#include "core/prepare.h"
 #include "core/rows.h"
 
 namespace mha {
@@ -105,13 +106,23 @@ int64_t first_row(const AttentionProblem& p, const Block& block) {
 // Fills the rows of a slot from `first` on for the queries of a block; returns the keys that any of them sees.
 KeyRange fill_rows(const AttentionProblem& p, const Block& block, const Slot& slot, int64_t first = 0) {
   KeyRange keys = {INT64_MAX, 0};
-  const int64_t query_len = query_len_of(p, block.b);
+  const int64_t query_len = query_len_of(p, block.b), key_len = key_len_of(p, block.b);
+  const bool alike = rows_are_alike(p), causal = p.masks.causal != MHA_CAUSAL_NONE;
+  const int64_t position = position_of(p, block.b, 0);
   int64_t h = block.kv_head * p.group() + block.row / query_len, i = block.row % query_len;
   for (int64_t r = first; r < first + block.count; ++r) {
     AttentionRow& row = slot.rows[r];
-    row = make_row(p, block.b, h, i, slot.extras_of(r));
-    row.output = query_row(p, p.output, block.b, h, i);
-    if (keeps_scores(p)) row.scores = weights_row(p, block.b, h, i);
+    if (alike && r > first && i > 0) {
+      row = slot.rows[r - 1];
+      row.query += p.query.stride_t;
+      row.output += p.output.stride_t;
+      if (row.scores != nullptr) row.scores += p.weights.stride_t;
+      if (causal) row.key_end = most(0, least(position + i + 1, key_len));
+    } else {
+      row = make_row(p, block.b, h, i, slot.extras_of(r));
+      row.output = query_row(p, p.output, block.b, h, i);
+      if (keeps_scores(p)) row.scores = weights_row(p, block.b, h, i);
+    }
     keys = join(keys, seen_keys(row));
     if (++i == query_len) i = 0, ++h;
   }
@@ -366,6 +377,39 @@ int attention_phases(const AttentionJob& job, Phase* phases) {
   if (job.plan.merges > 0) phases[count++] = {run_merge, &job, job.plan.merges};
   if (job.plan.weights > 0) phases[count++] = {run_weights, &job, job.plan.weights};
   return count;
+}
+
+namespace {
+
+// Queries are normed and rotated into the workspace, where attention then finds them.
+PrepareJob prepared_queries(AttentionJob* job) {
+  AttentionProblem& p = job->problem;
+  float* data = reinterpret_cast<float*>(job->workspace + job->plan.queries_offset);
+  const Tensor dense = {data, p.query_len * p.heads * p.head_dim, p.heads * p.head_dim, p.head_dim};
+  int64_t* first_positions = reinterpret_cast<int64_t*>(job->workspace + job->plan.positions_offset);
+  const PrepareJob prepare = query_job(*job->table, p, job->plan.threads, dense, first_positions);
+  p.query = {dense.data, dense.stride_b, dense.stride_t, dense.stride_h};
+  return prepare;
+}
+
+}  // namespace
+
+mha_status run_attention(const mha_context& context, const mha_attention_args& args, AttentionJob* job,
+                         mha_error* error) {
+  Workspace workspace(context, args.workspace);
+  const mha_status status = workspace.reserve(workspace_bytes(job->plan.bytes), args.workspace_bytes, error);
+  if (status != MHA_OK) return status;
+  job->workspace = workspace.data();
+  Phase phases[kMaxPhases];
+  int count = 0;
+  PreparePhase queries = {};
+  if (job->problem.preparation.wanted()) {
+    queries.jobs[queries.count++] = prepared_queries(job);
+    phases[count++] = prepare_phase(queries);
+  }
+  count += attention_phases(*job, phases + count);
+  run_phases(context, job->plan.threads, phases, count);
+  return MHA_OK;
 }
 
 }  // namespace mha

@@ -95,7 +95,8 @@ mha_status check_input(const char* name, const mha_view& v, const Dimensions& n,
       resolve_strides(name, n, Order::kBthd, v.stride_b, v.stride_t, v.stride_h, v.stride_d, &s, error);
   if (status != MHA_OK) return status;
   const bool empty = n.b == 0 || n.t == 0 || n.h == 0;
-  if (check == Check::kAll && v.data == nullptr && !empty) return fail(error, MHA_ERR_NULL, "%s.data is NULL", name);
+  if (check != Check::kSizesOnly && v.data == nullptr && !empty)
+    return fail(error, MHA_ERR_NULL, "%s.data is NULL", name);
   *out = {v.data, s.b, s.t, s.h};
   return MHA_OK;
 }
@@ -158,7 +159,7 @@ mha_status check_block_mask(const mha_block_mask& m, Check check, mha_error* err
                                    {"masks.block_mask.key_block", m.key_block, 1},
                                    {"masks.block_mask.num_pairs", m.num_pairs, 0}},
                                   error);
-  if (status != MHA_OK || check != Check::kAll) return status;
+  if (status != MHA_OK || check == Check::kSizesOnly) return status;
   for (int64_t n = 0; n < m.num_pairs; ++n) {
     const int64_t query = m.pairs[2 * n], key = m.pairs[2 * n + 1];
     if (query < 0 || key < 0) {
@@ -181,7 +182,7 @@ mha_status check_ranges(const mha_masks& m, Check check, const AttentionProblem&
                                    {"masks.window_right", m.window_right, 0},
                                    {"masks.sink_tokens", m.sink_tokens, 0}},
                                   error);
-  if (status == MHA_OK && check == Check::kAll) {
+  if (status == MHA_OK && check != Check::kSizesOnly) {
     for (int64_t b = 0; b < p.batch && status == MHA_OK; ++b) {
       if (m.key_lengths != nullptr) {
         status = check_length("key_lengths", b, m.key_lengths[b], key_len_of(p, b), "key_len", error);
@@ -228,7 +229,7 @@ mha_status check_mods(const mha_score_mods& m, Check check, AttentionProblem* p,
   if (!std::isfinite(m.softcap) || m.softcap < 0.0f) {
     return fail(error, MHA_ERR_ARGUMENT, "mods.softcap is %g: must be finite and >= 0", static_cast<double>(m.softcap));
   }
-  if (m.alibi_slopes != nullptr && check == Check::kAll) {
+  if (m.alibi_slopes != nullptr && check != Check::kSizesOnly) {
     for (int64_t h = 0; h < p->heads; ++h) {
       if (std::isfinite(m.alibi_slopes[h])) continue;
       return fail(error, MHA_ERR_ARGUMENT, "mods.alibi_slopes[%lld] is %g: must be finite", ll{h},
@@ -378,10 +379,31 @@ mha_status validate_layer_config(const mha_layer_config* config, mha_layer_confi
   if (c.kdim == 0) c.kdim = c.embed_dim;
   if (c.vdim == 0) c.vdim = c.embed_dim;
   if (c.out_dim == 0) c.out_dim = c.embed_dim;
+  c.add_zero_attn = c.add_zero_attn != 0 ? 1 : 0;
   status = check_scale(c.scale, c.head_dim, &c.scale, error);
   if (status == MHA_OK) *resolved = c;
   return status;
 }
+
+namespace {
+
+mha_status add_tail(const mha_forward_args& a, int64_t tail, AttentionProblem* p, mha_error* error) {
+  if (tail == 0) return MHA_OK;
+  const char* what = nullptr;
+  if (p->cache != nullptr) what = "a cache";
+  if (p->key_offsets != nullptr) what = "keys of unequal length";
+  if (a.mods.softcap != 0.0f) what = "mods.softcap";
+  if (a.mods.alibi_slopes != nullptr) what = "mods.alibi_slopes";
+  if (a.mods.relative_bias != nullptr) what = "mods.relative_bias";
+  if (what != nullptr) {
+    return fail(error, MHA_ERR_UNSUPPORTED, "%s: not with a layer that has bias_key or add_zero_attn", what);
+  }
+  p->tail = tail;
+  p->key_len += tail, p->longest_key_len += tail;
+  return MHA_OK;
+}
+
+}  // namespace
 
 mha_status validate_forward(const mha_layer_config& c, const mha_forward_args* args, Check check, ForwardViews* views,
                             AttentionProblem* problem, mha_error* error) {
@@ -415,7 +437,7 @@ mha_status validate_forward(const mha_layer_config& c, const mha_forward_args* a
   }
   // Without keys an empty tensor's pointer may be null.
   const bool no_keys = p.nothing_to_do() || (p.key_len == 0 && p.cache == nullptr);
-  const bool keys_are_query = p.cache != nullptr || (a.key.data == nullptr && check == Check::kAll && !no_keys);
+  const bool keys_are_query = p.cache != nullptr || (a.key.data == nullptr && check != Check::kSizesOnly && !no_keys);
   const bool values_are_keys = p.cache != nullptr || a.value.data == nullptr;
   if (keys_are_query && p.cache == nullptr && a.key_len != a.query_len) {
     return fail(error, MHA_ERR_SHAPE,
@@ -426,7 +448,7 @@ mha_status validate_forward(const mha_layer_config& c, const mha_forward_args* a
     return fail(error, MHA_ERR_SHAPE, "key.data is NULL (self-attention), but kdim is %lld and embed_dim %lld",
                 ll{c.kdim}, ll{c.embed_dim});
   }
-  if (values_are_keys && check == Check::kAll && !no_keys && c.vdim != c.kdim) {
+  if (values_are_keys && check != Check::kSizesOnly && !no_keys && c.vdim != c.kdim) {
     return fail(error, MHA_ERR_SHAPE, "value.data is NULL (same as key), but vdim is %lld and kdim %lld", ll{c.vdim},
                 ll{c.kdim});
   }
@@ -451,7 +473,6 @@ mha_status validate_forward(const mha_layer_config& c, const mha_forward_args* a
   if (status == MHA_OK) status = check_masks(a.masks, key_check, &p, error);
   if (status == MHA_OK) status = check_mods(a.mods, key_check, &p, error);
   if (status == MHA_OK) status = check_ring(p, error);
-  if (status == MHA_OK) status = check_weights(a.weights_mode, a.weight_rows, a.weights, check, &p, error);
   if (status == MHA_OK && keys_are_query && a.key_positions != nullptr) {
     status = fail(error, MHA_ERR_SHAPE,
                   "key_positions is given, but key.data is NULL (self-attention): positions are those of both");
@@ -460,6 +481,9 @@ mha_status validate_forward(const mha_layer_config& c, const mha_forward_args* a
     const int64_t* key_positions = keys_are_query ? a.positions : a.key_positions;
     status = check_preparation({a.rope, a.norm, a.positions, key_positions}, check, &p, error);
   }
+  // From here on the keys that the layer adds count as well.
+  if (status == MHA_OK) status = add_tail(a, problem->tail, &p, error);
+  if (status == MHA_OK) status = check_weights(a.weights_mode, a.weight_rows, a.weights, check, &p, error);
   if (status == MHA_OK) *problem = p;
   return status;
 }

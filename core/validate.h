@@ -8,12 +8,13 @@
 
 namespace mha {
 
-// Size queries and explain pass kSizesOnly: pointers may be null and are not read through.
-enum class Check { kSizesOnly, kAll };
+// Size queries and explain pass kSizesOnly: pointers may be null and are not read through. Partial results go elsewhere
+// than results: kNoResults does not ask for those.
+enum class Check { kSizesOnly, kNoResults, kAll };
 
 mha_status validate_attention(const mha_attention_args* args, Check check, AttentionProblem* problem, mha_error* error);
 
-// The views of a layer call, without heads. The masks are checked into *problem, whose sizes must be set.
+// The views of a layer call, without heads. problem->tail must be set: the keys that the layer adds.
 struct ForwardViews {
   ConstTensor query, key, value;
   Tensor output;

@@ -290,6 +290,7 @@ TEST_CASE("cache: sizes are known before, memory may be the caller's, of any ali
             const Tokens all = random_tokens(config, 100, 218000);
             require_append(cache.get(), s, all);
             check_same_tokens("own memory", contents(cache, s), all);
+            CHECK(reinterpret_cast<uintptr_t>(row_at(mha::cache_keys(*cache, s), 0, 0)) % 64 == 0);
           }
           CHECK(config_of(cache.get()).memory == config.memory);
           CHECK(allocator.calls == made + 1);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Caches as a state machine: thousands of random operations on every kind at once, against models that keep plain
-// vectors. After each operation lengths, what is kept, and bytes in use must be the model's; what fails changes nothing.
+// vectors. After each operation lengths, what is kept, and bytes in use must be the model's; what fails changes
+// nothing.
 #include <map>
 #include <set>
 

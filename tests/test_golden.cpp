@@ -46,6 +46,9 @@ class LayerCase {
     output_weight_ = file.floats(name + "/out_proj.weight");
     in_proj_bias_ = file.floats_or_none(name + "/in_proj_bias");
     output_bias_ = file.floats_or_none(name + "/out_proj.bias");
+    bias_key_ = file.floats_or_none(name + "/bias_k");
+    bias_value_ = file.floats_or_none(name + "/bias_v");
+    zero_attn_ = description.at("zero_attn");
     read_masks();
     if (file.has(name + "/key_lengths")) key_lengths_ = file.integers(name + "/key_lengths");
   }
@@ -58,6 +61,7 @@ class LayerCase {
     config.num_heads = H;
     config.kdim = kdim_;
     config.vdim = vdim_;
+    config.add_zero_attn = zero_attn_ ? 1 : 0;
     return config;
   }
 
@@ -71,6 +75,8 @@ class LayerCase {
     weights.output_weight = pointer(output_weight_);
     weights.in_proj_bias = pointer(in_proj_bias_);
     weights.output_bias = pointer(output_bias_);
+    weights.bias_key = pointer(bias_key_);
+    weights.bias_value = pointer(bias_value_);
     return weights;
   }
 
@@ -87,6 +93,7 @@ class LayerCase {
     return args;
   }
 
+  int64_t added_keys() const { return (bias_key_.empty() ? 0 : 1) + (zero_attn_ ? 1 : 0); }
   bool has_key_lengths() const { return !key_lengths_.empty(); }
   /// The same problem with its key padding said as lengths instead of a mask.
   void use_key_lengths() {
@@ -160,7 +167,8 @@ class LayerCase {
   const GoldenFile& file_;
   std::vector<float> query_, key_, value_;
   std::vector<float> in_proj_weight_, query_weight_, key_weight_, value_weight_, output_weight_;
-  std::vector<float> in_proj_bias_, output_bias_;
+  std::vector<float> in_proj_bias_, output_bias_, bias_key_, bias_value_;
+  bool zero_attn_;
   std::vector<uint8_t> bool_mask_;
   std::vector<float> add_mask_;
   std::vector<int64_t> key_lengths_;
@@ -177,7 +185,7 @@ LayerResult run_layer(const mha_context* context, const mha_layer* layer, const 
   result.output = poisoned(c.B * c.Tq * c.E);
   args.output.data = result.output.data();
   if (mode != MHA_WEIGHTS_NONE) {
-    result.weights = poisoned(c.B * (mode == MHA_WEIGHTS_AVERAGED ? 1 : c.H) * c.Tq * c.Tk);
+    result.weights = poisoned(c.B * (mode == MHA_WEIGHTS_AVERAGED ? 1 : c.H) * c.Tq * (c.Tk + c.added_keys()));
     args.weights.data = result.weights.data();
   }
   mha_error error = {};
@@ -213,7 +221,7 @@ TEST_CASE("golden: nn.MultiheadAttention through the reference", "[golden]") {
     for (const mha_weights_mode mode : {MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED}) {
       const int64_t heads = mode == MHA_WEIGHTS_AVERAGED ? 1 : c.H;
       std::vector<double> output(static_cast<size_t>(c.B * c.Tq * c.E));
-      std::vector<double> weights(static_cast<size_t>(c.B * heads * c.Tq * c.Tk));
+      std::vector<double> weights(static_cast<size_t>(c.B * heads * c.Tq * (c.Tk + c.added_keys())));
       mha::reference::forward<double>(c.config(), c.weights(), c.args(mode), output.data(), weights.data());
       check_rounds_to("reference output " + c.name, output, c.want_output());
       if (c.has_weights()) check_rounds_to("reference weights " + c.name, weights, c.want_weights(mode));

@@ -110,3 +110,40 @@ TEST_CASE("golden bits: layer", "[bits][golden]") {
     check_hash(target + " layer", hash, 0x3830d50bd0c5517e);
   }
 }
+
+TEST_CASE("golden bits: rope, norm, merge", "[bits][golden]") {
+  const int64_t T = 7, H = 3, D = 52;
+  const std::vector<float> input = random_floats(T * H * D, 173000, 20), weight = random_floats(D, 173001);
+  const std::vector<int64_t> positions = {0, 1, 2, 4095, 131071, 1000000, 2147483647};
+  for (const std::string& target : fma_targets()) {
+    const mha_context* context = shared_context(target, 1);
+    mha_error error = {};
+    Hash hash;
+    for (int style = 0; style < 2; ++style) {
+      for (int scaling = 0; scaling < 4; ++scaling) {
+        mha_rope rope = {};
+        rope.style = static_cast<mha_rope_style>(style);
+        rope.scaling = static_cast<mha_rope_scaling>(scaling);
+        rope.dims = 46, rope.factor = 3, rope.original_positions = 8192;
+        std::vector<float> output = poisoned(T * H * D);
+        mha_rope_args args = {};
+        args.batch = 1, args.length = T, args.num_heads = H, args.head_dim = D;
+        args.input.data = input.data(), args.output.data = output.data();
+        args.positions = positions.data();
+        args.rope = &rope;
+        args.norm_epsilon = 1e-5f, args.norm_weight = weight.data();
+        require_ok(mha_rope_apply(context, &args, &error), error);
+        hash.add(output);
+      }
+    }
+    const float* outputs[] = {input.data(), input.data() + 500};
+    const float* log_sum_exps[] = {weight.data(), weight.data() + 10};
+    std::vector<float> output = poisoned(10 * 50), log_sum_exp = poisoned(10);
+    require_ok(
+        mha_attention_merge(context, 2, 10, 50, outputs, log_sum_exps, output.data(), log_sum_exp.data(), &error),
+        error);
+    hash.add(output);
+    hash.add(log_sum_exp);
+    check_hash(target + " rope and merge", hash, 0x2d058ccdc5f4f558);
+  }
+}

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "core/mha.hpp"
+#include "support/caches.h"
 #include "support/counting.h"
 #include "support/layers.h"
 
@@ -12,6 +13,7 @@ using namespace mha::test;
 static_assert(!std::is_copy_constructible_v<mha::Context> && std::is_nothrow_move_constructible_v<mha::Context>);
 static_assert(!std::is_copy_constructible_v<mha::Linear> && std::is_nothrow_move_constructible_v<mha::Linear>);
 static_assert(!std::is_copy_constructible_v<mha::Layer> && std::is_nothrow_move_constructible_v<mha::Layer>);
+static_assert(!std::is_copy_constructible_v<mha::Cache> && std::is_nothrow_move_constructible_v<mha::Cache>);
 
 namespace {
 
@@ -119,6 +121,62 @@ TEST_CASE("hpp: layer, saved and mapped", "[hpp]") {
   CHECK(mha::Layer().forward(*context, args).code() == MHA_ERR_NULL);
 }
 
+TEST_CASE("hpp: cache", "[hpp]") {
+  mha_cache_config config = cache_config(MHA_CACHE_PAGED, 64, 3, 16);
+  auto context = mha::Context::create();
+  REQUIRE(context);
+  auto cache = mha::Cache::create(*context, config);
+  REQUIRE(cache);
+  CHECK(cache->config().page_size == 16);
+  auto bytes = mha::Cache::bytes(config);
+  REQUIRE(bytes);
+
+  const Tokens tokens = random_tokens(config, 20, 184000);
+  mha_append_args args = {};
+  args.batch = 1;
+  args.length = 20;
+  args.key.data = tokens.key.data();
+  args.value.data = tokens.value.data();
+  CHECK(cache->append(*context, args));
+  CHECK(cache->length(0) == 20);
+  CHECK(cache->fork(0, 1));
+  CHECK(cache->fork(0, 2, 7));
+  CHECK(cache->length(1) == 20);
+  CHECK(cache->length(2) == 7);
+  CHECK(cache->truncate(1, 16));
+  CHECK(cache->length(1) == 16);
+  CHECK(cache->used_bytes() > 0);
+  CHECK(cache->used_bytes() <= *bytes);
+  CHECK(cache->remove(2));
+  CHECK(cache->length(2) == 0);
+  CHECK(cache->first_kept(0) == 0);
+
+  Tokens out = {poisoned(20 * 10), poisoned(20 * 6)};
+  CHECK(cache->export_to(0, 0, 20, {out.key.data(), 0, 0, 0, 0}, {out.value.data(), 0, 0, 0, 0}));
+  check_same_tokens("exported", out, tokens);
+  std::vector<std::byte> blob(cache->save_bytes(0));
+  CHECK(cache->save(0, blob));
+  CHECK(cache->load(2, blob));
+  check_same_tokens("loaded", exported(cache->get(), 2, 0, 20), tokens);
+  blob[100] ^= std::byte{1};
+  cache->reset();
+  CHECK(cache->used_bytes() == 0);
+  CHECK(cache->load(2, blob).code() == MHA_ERR_BLOB);
+  CHECK(cache->save(2, mha::Span<std::byte>(blob.data(), 10)).code() == MHA_ERR_WORKSPACE);
+
+  args.length = 65;
+  args.key.stride_d = args.value.stride_d = 1;
+  CHECK(cache->append(*context, args).code() == MHA_ERR_FULL);
+  CHECK(cache->truncate(3, 0).code() == MHA_ERR_ARGUMENT);
+  CHECK(cache->fork(0, 0).code() == MHA_ERR_ARGUMENT);
+  CHECK(cache->remove(-1).code() == MHA_ERR_ARGUMENT);
+  config.capacity = 0;
+  CHECK(mha::Cache::bytes(config).status().code() == MHA_ERR_ARGUMENT);
+  CHECK(mha::Cache::create(*context, config).status().code() == MHA_ERR_ARGUMENT);
+  CHECK(mha::Cache().length(0) == -1);
+  CHECK(mha::Cache().append(*context, args).code() == MHA_ERR_NULL);
+}
+
 TEST_CASE("hpp: handles free what they hold, moved or not", "[hpp]") {
   CountingAllocator allocator;
   const LayerProblem problem({20, 4, 2, 0, 0, 0, 0, 0, 0}, 1, 3, 5, Biases::kAll, 183000);
@@ -127,15 +185,49 @@ TEST_CASE("hpp: handles free what they hold, moved or not", "[hpp]") {
     REQUIRE(context);
     auto layer = mha::Layer::create(*context, problem.config, problem.separate_weights());
     auto linear = mha::Linear::create(*context, 20, 20, problem.query_weight);
+    auto cache = mha::Cache::create(*context, cache_config(MHA_CACHE_RING, 8));
     REQUIRE(layer);
     REQUIRE(linear);
-    CHECK(allocator.live.size() == 3);
+    REQUIRE(cache);
+    CHECK(allocator.live.size() == 5);  // a cache is two: its tables and its tokens
     mha::Layer kept = std::move(*layer);
     *linear = mha::Linear();
+    *cache = mha::Cache();
     CHECK(allocator.live.size() == 2);
     mha::Context outlived = std::move(*context);
     CHECK(kept.config().embed_dim == 20);
   }
   CHECK(allocator.live.empty());
   CHECK_FALSE(allocator.misuse);
+}
+
+TEST_CASE("hpp: rope and merge", "[hpp]") {
+  auto context = mha::Context::create(options_for(supported_targets()[0]));
+  REQUIRE(context);
+  const std::vector<float> input = random_floats(2 * 3 * 8, 184000);
+  std::vector<float> output = poisoned(2 * 3 * 8), want = poisoned(2 * 3 * 8);
+  const mha_rope rope = {};
+  mha_rope_args args = {};
+  args.batch = 1, args.length = 2, args.num_heads = 3, args.head_dim = 8;
+  args.input.data = input.data();
+  args.output.data = output.data();
+  args.rope = &rope;
+  CHECK(context->rope_apply(args));
+  args.output.data = want.data();
+  REQUIRE(mha_rope_apply(context->get(), &args, nullptr) == MHA_OK);
+  check_same_bits("rope", output, want);
+  args.first_position = -1;
+  CHECK(context->rope_apply(args).code() == MHA_ERR_ARGUMENT);
+
+  const std::vector<float> lse = {0.5f, -1};
+  const std::vector<const float*> outputs = {input.data(), input.data() + 16}, lses = {lse.data(), lse.data()};
+  std::vector<float> merged = poisoned(16), merged_want = poisoned(16), merged_lse = poisoned(2);
+  CHECK(context->attention_merge(2, 8, outputs, lses, merged, merged_lse));
+  REQUIRE(mha_attention_merge(context->get(), 2, 2, 8, outputs.data(), lses.data(), merged_want.data(), nullptr,
+                              nullptr) == MHA_OK);
+  check_same_bits("merge", merged, merged_want);
+  CHECK(none_poison(merged_lse));
+  CHECK(context->attention_merge(2, 8, outputs, {lses.data(), 1}, merged).code() == MHA_ERR_SHAPE);
+  CHECK(context->attention_merge(3, 8, outputs, lses, merged).code() == MHA_ERR_SHAPE);
+  CHECK(context->attention_merge(2, 8, outputs, lses, merged, {merged_lse.data(), 1}).code() == MHA_ERR_SHAPE);
 }

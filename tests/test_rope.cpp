@@ -104,6 +104,10 @@ TEST_CASE("rope: every style, scaling, width and norm against the reference", "[
           const Sizes s = {2, 3, 3, D};
           mha_rope rope = make_rope(style, dims, scaling);
           if (++seed % 3 == 0) rope.base = 500000;
+          if (seed % 2 == 0) {  // not the defaults
+            rope.low_freq_factor = 2, rope.high_freq_factor = 6.5;
+            rope.beta_fast = 20, rope.beta_slow = 1.5, rope.attention_factor = 0.75;
+          }
           const std::vector<float> weight = random_floats(D, seed + 1000);
           const std::vector<int64_t> positions = {0, 1, 17, 255, 4095, 131071};
           mha_rope_args args = make_args(s, &rope);

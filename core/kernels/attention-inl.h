@@ -72,10 +72,27 @@ inline void scale_queries(const AttentionRow* rows, int64_t num_rows, int64_t he
   for (int64_t r = 0; r < num_rows; ++r, dst += head_dim) scale_query(rows[r].query, scale, head_dim, dst);
 }
 
+// What a group's rows see together: one look at each row instead of several (T 128: 2 % of the time).
+struct GroupSight {
+  int64_t end, least_end;  // of the rows' key_end
+  bool ends_only;          // nothing but their ends hides keys
+};
+
+inline GroupSight group_sight(const AttentionRow* rows, int64_t num_rows) {
+  GroupSight sight = {rows[0].key_end, rows[0].key_end, true};
+  for (int64_t r = 0; r < num_rows; ++r) {
+    const AttentionRow& row = rows[r];
+    sight.end = most(sight.end, row.key_end), sight.least_end = least(sight.least_end, row.key_end);
+    sight.ends_only &= row.key_begin == 0 && row.bool_mask == nullptr && row.add_mask == nullptr &&
+                       (row.extras == nullptr || !(has_key_bits(row) || has_blocks(row)));
+  }
+  return sight;
+}
+
 // Scores of a group of rows (`queries` [num_rows][D], scaled) against the packed keys of a chunk, modified and masked:
 // scratch.scores[r][j], j in [0, keys rounded up to 16). Returns whether any key of the range is hidden from any row.
-inline bool group_scores(const AttentionRow* rows, int64_t num_rows, const float* queries, int64_t head_dim,
-                         const ScoreMods& mods, int64_t begin, int64_t keys, const Scratch& scratch) {
+inline bool group_scores(const AttentionRow* rows, int64_t num_rows, const GroupSight& sight, const float* queries,
+                         int64_t head_dim, const ScoreMods& mods, int64_t begin, int64_t keys, const Scratch& scratch) {
   const GemmArgs g = {queries,      head_dim, scratch.keys,           nullptr, scratch.scores,
                       kScoreStride, num_rows, round_up(keys, kLanes), head_dim};
   gemm(&g);
@@ -85,6 +102,7 @@ inline bool group_scores(const AttentionRow* rows, int64_t num_rows, const float
     }
   }
   bool hidden = false;
+  if (sight.ends_only && sight.least_end >= begin + round_up(keys, kLanes)) return hidden;
   for (int64_t r = 0; r < num_rows; ++r) {
     if (!has_hidden_keys(rows[r], begin, begin + round_up(keys, kLanes))) continue;
     mask_scores(rows[r], begin, keys, scratch.scores + r * kScoreStride);
@@ -137,12 +155,6 @@ inline void leave_unseen(const AttentionArgs& a) {
 
 using GroupFactors = RowFactors<kAttentionRows>;
 
-inline int64_t last_visible_key(const AttentionRow* rows, int64_t num_rows) {
-  int64_t end = 0;
-  for (int64_t r = 0; r < num_rows; ++r) end = rows[r].key_end > end ? rows[r].key_end : end;
-  return end;
-}
-
 // Keys of the chunk that lie before `end`.
 inline int64_t keys_before(int64_t end, int64_t begin, int64_t keys) {
   const int64_t seen = end - begin;
@@ -153,11 +165,12 @@ inline void attention_group(const AttentionArgs& args, int64_t row, int64_t num_
                             const Scratch& scratch) {
   const AttentionRow* rows = args.rows + row;
   RowState* states = args.states + row;
-  const int64_t group_end = last_visible_key(rows, num_rows);
+  const GroupSight sight = group_sight(rows, num_rows);
+  const int64_t group_end = sight.end;
   if (group_end <= chunk.done) return;  // finished before
   const bool last = args.finish && (chunk.last || chunk.begin + kChunk >= group_end);
   int64_t keys = keys_before(group_end, chunk.begin, chunk.keys);
-  if (!any_may_see(rows, num_rows, chunk.begin, chunk.begin + keys)) {
+  if (keys == 0 || (!sight.ends_only && !any_may_see(rows, num_rows, chunk.begin, chunk.begin + keys))) {
     keep_hidden_scores(rows, num_rows, chunk.begin, chunk.begin + keys);
     if (!chunk.first() && !last) return;
     keys = 0;  // a row without keys has a result too
@@ -166,9 +179,11 @@ inline void attention_group(const AttentionArgs& args, int64_t row, int64_t num_
   bool hidden = false;
   if (keys > 0) {
     scale_queries(rows, num_rows, args.head_dim, args.query_scale, scratch.queries);
-    hidden = group_scores(rows, num_rows, scratch.queries, args.head_dim, args.mods, chunk.begin, keys, scratch);
+    hidden = group_scores(rows, num_rows, sight, scratch.queries, args.head_dim, args.mods, chunk.begin, keys, scratch);
   }
-  for (int64_t r = 0; r < num_rows; ++r) keep_scores(rows[r], chunk.begin, keys, scratch.scores + r * kScoreStride);
+  for (int64_t r = 0; r < num_rows && rows[0].scores != nullptr; ++r) {  // all rows keep theirs or none
+    keep_scores(rows[r], chunk.begin, keys, scratch.scores + r * kScoreStride);
+  }
   GroupFactors factors;
   load_states(states, num_rows, chunk.first(), factors);
   softmax_rows<kAttentionRows>(scratch.scores, num_rows, divide_up(keys, kLanes), factors);

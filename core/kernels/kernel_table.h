@@ -70,6 +70,8 @@ struct AttentionRow {
   const float* add_mask;     // [key_len] or null; -inf = not visible
   int64_t key_begin;         // keys j < key_begin are not visible, but those that extras pins
   int64_t key_end;           // keys j >= key_end are not visible
+  int64_t gap_begin;         // nor are keys [gap_begin, tail_begin); those from tail_begin on are, whatever the masks,
+  int64_t tail_begin;        // which end there. 0, 0: no gap
   float* scores;             // [key_len] or null: where the masked scores are left for finish_weights
   const RowExtras* extras;   // or null
   RowState state;            // for `weights`: of the whole row
@@ -78,7 +80,7 @@ struct AttentionRow {
 // How the scores of a call change between the product and the softmax, rows giving the rest.
 struct ScoreMods {
   float softcap;  // cap * log2(e), and the queries' scale is divided by the cap: score = softcap * tanh(product); or 0
-  bool alibi;   // score -= alibi_slope * |position - j|
+  bool alibi;     // score -= alibi_slope * |position - j|
   bool relative_bias;                     // score += relative_bias[j - position within]
   int64_t relative_left, relative_right;  // [-relative_left, relative_right]
   bool sink;                              // the row's sink is merged at the end
@@ -92,9 +94,9 @@ struct AttentionArgs {
   TokenRows value;   // [key_end, value_head_dim]
   int64_t head_dim;
   int64_t value_head_dim;
-  int64_t key_begin;     // a multiple of kChunk: the first key looked at
-  int64_t key_end;       // the last key looked at, plus one
-  float query_scale;     // scale * log2(e), or what ScoreMods::softcap says
+  int64_t key_begin;  // a multiple of kChunk: the first key looked at
+  int64_t key_end;    // the last key looked at, plus one
+  float query_scale;  // scale * log2(e), or what ScoreMods::softcap says
   ScoreMods mods;
   TokenRows next_key;    // what the next call of this thread will begin with, to be asked for ahead of time: tokens
   TokenRows next_value;  // [next_begin, next_begin + next_keys), at most kChunk; 0: not known

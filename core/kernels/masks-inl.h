@@ -12,8 +12,11 @@ constexpr float kLowest = -3.402823466e+38f;
 constexpr float kInfinity = __builtin_inff();
 constexpr float kLog2e = 1.44269504088896341f;
 
-
 inline int64_t pinned_end(const AttentionRow& row) { return row.extras != nullptr ? row.extras->pinned_end : 0; }
+
+// Where the keys end that ranges and masks speak of; in a row with a tail there is a gap after them.
+inline bool has_tail(const AttentionRow& row) { return row.tail_begin > 0; }
+inline int64_t masked_end(const AttentionRow& row) { return has_tail(row) ? row.gap_begin : row.key_end; }
 
 // --- Masks of single keys --------------------------------------------------------------------------------------------
 
@@ -65,7 +68,8 @@ inline bool sees_block(const RowExtras& extras, int64_t begin, int64_t end) {
 
 // False only where no key of [begin, end) is visible to the row; begin is a multiple of 16.
 inline bool may_see(const AttentionRow& row, int64_t begin, int64_t end) {
-  end = least(end, row.key_end);
+  if (has_tail(row) && end > row.tail_begin && begin < row.key_end) return true;
+  end = least(end, masked_end(row));
   const bool pinned = begin < pinned_end(row);
   if (begin >= end || (!pinned && end <= row.key_begin)) return false;
   if (has_blocks(row) && !sees_block(*row.extras, begin, end)) return false;
@@ -85,6 +89,7 @@ inline bool any_may_see(const AttentionRow* rows, int64_t num_rows, int64_t begi
 }
 
 inline bool is_visible(const AttentionRow& row, int64_t key) {
+  if (has_tail(row) && key >= row.gap_begin) return key >= row.tail_begin && key < row.key_end;
   if (key >= row.key_end || (key < row.key_begin && key >= pinned_end(row))) return false;
   if (row.bool_mask != nullptr && row.bool_mask[key] == 0) return false;
   if (row.add_mask != nullptr && row.add_mask[key] == -kInfinity) return false;
@@ -98,7 +103,7 @@ inline bool is_visible(const AttentionRow& row, int64_t key) {
 // False only where every key of [begin, end) is visible.
 inline bool has_hidden_keys(const AttentionRow& row, int64_t begin, int64_t end) {
   return row.key_end < end || row.add_mask != nullptr || row.bool_mask != nullptr ||
-         (row.key_begin > begin && pinned_end(row) < end) ||
+         (row.key_begin > begin && pinned_end(row) < end) || (row.gap_begin < end && row.tail_begin > begin) ||
          (row.extras != nullptr && (has_key_bits(row) || has_blocks(row)));
 }
 
@@ -159,7 +164,11 @@ inline void hide_single_keys(const AttentionRow& row, int64_t begin, int64_t key
     const int32_t* segments = row.extras->key_segments + begin;
     for (int64_t v = 0; v < whole; ++v) bits[v] &= equal_bits_first(segments + v * kLanes, row.extras->segment, kLanes);
   }
-  if (vectors > whole) bits[whole] = key_bits(row, begin + whole * kLanes, static_cast<int>(keys - whole * kLanes));
+  if (vectors > whole) {
+    const int count = static_cast<int>(keys - whole * kLanes);
+    bits[whole] = key_bits(row, begin + whole * kLanes, count);
+    if (has_tail(row)) bits[whole] |= 0xffffu << count & 0xffffu;  // is not theirs to hide
+  }
   const Vec hidden = set1(-kInfinity);
   for (int64_t v = 0; v < vectors; ++v) {
     float* at = scores + v * kLanes;
@@ -171,12 +180,14 @@ inline void hide_single_keys(const AttentionRow& row, int64_t begin, int64_t key
 // additive mask elsewhere. A select, not an addition: what is masked may be NaN.
 inline void mask_scores(const AttentionRow& row, int64_t begin, int64_t keys, float* scores) {
   const int64_t padded_keys = round_up(keys, kLanes);
-  const int64_t seen = most(least(keys, row.key_end - begin), 0);
+  const int64_t seen = most(least(keys, masked_end(row) - begin), 0);
   if (row.add_mask != nullptr) add_mask_scores(row.add_mask + begin, seen, scores);
   if (has_key_bits(row)) hide_single_keys(row, begin, seen, scores);
   hide_within(scores, padded_keys, pinned_end(row) - begin, row.key_begin - begin);
   hide_within(scores, padded_keys, row.key_end - begin, padded_keys);
-  if (has_blocks(row) && keys > 0) hide_between_blocks(*row.extras, begin, keys, scores);
+  if (has_tail(row)) hide_within(scores, padded_keys, row.gap_begin - begin, row.tail_begin - begin);
+  const int64_t blocked = has_tail(row) ? least(keys, row.tail_begin - begin) : keys;
+  if (has_blocks(row) && blocked > 0) hide_between_blocks(*row.extras, begin, blocked, scores);
 }
 
 // 16 biases from distance `distance` on.

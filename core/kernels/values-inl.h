@@ -177,8 +177,8 @@ inline void merge(const MergeArgs* args) {
     const bool last = c + 1 == end;
     if (last && m.has_sink) merge_one_sink(m.sink, f);
     const ValueTile tile = {
-        &row, nullptr, nullptr, 0, 0, m.value_head_dim, 0, f.keep, f.take, last ? f.inverse : nullptr, c == first,
-        nullptr};
+        &row,       nullptr, nullptr, 0, 0, m.value_head_dim, 0, f.keep, f.take, last ? f.inverse : nullptr,
+        c == first, nullptr};
     merge_row_sums(tile, 1, m.partial_outputs + c * m.step, 0);
   }
   clear_empty_rows(&row, &state, 1, m.value_head_dim);

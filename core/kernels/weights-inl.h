@@ -63,11 +63,12 @@ inline void store_no_weights(const WeightsArgs& args, int64_t keys, float* dst) 
 inline void weights_group(const WeightsArgs& args, int64_t row, int64_t num_rows, int64_t begin, int64_t chunk_keys,
                           const Scratch& scratch) {
   const AttentionRow* rows = args.rows + row;
-  int64_t keys = keys_before(last_visible_key(rows, num_rows), begin, chunk_keys);
+  const GroupSight sight = group_sight(rows, num_rows);
+  int64_t keys = keys_before(sight.end, begin, chunk_keys);
   if (!any_may_see(rows, num_rows, begin, begin + keys)) keys = 0;
   if (keys > 0) {
     scale_queries(rows, num_rows, args.head_dim, args.query_scale, scratch.queries);
-    group_scores(rows, num_rows, scratch.queries, args.head_dim, args.mods, begin, keys, scratch);
+    group_scores(rows, num_rows, sight, scratch.queries, args.head_dim, args.mods, begin, keys, scratch);
   }
   for (int64_t r = 0; r < num_rows; ++r) {
     store_weights(scratch.scores + r * kScoreStride, keys, rows[r].state, args, rows[r].output + begin);

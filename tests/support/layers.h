@@ -137,8 +137,9 @@ struct LayerResult {
 };
 
 /// Calls mha_layer_forward with dense results of its own and a workspace of exactly the size asked for, both poison
-/// before.
-inline LayerResult run_layer(const mha_context* context, const mha_layer* layer, mha_forward_args args) {
+/// before. `added_keys`: how many the layer adds to those given.
+inline LayerResult run_layer(const mha_context* context, const mha_layer* layer, mha_forward_args args,
+                             int64_t added_keys = 0) {
   mha_layer_config c = {};
   mha_layer_get_config(layer, &c);
   LayerResult result;
@@ -146,7 +147,7 @@ inline LayerResult run_layer(const mha_context* context, const mha_layer* layer,
   args.output = {result.output.data(), 0, 0, 0, 0};
   if (args.weights_mode != MHA_WEIGHTS_NONE) {
     const int64_t heads = args.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : c.num_heads;
-    result.weights = poisoned(args.batch * heads * args.query_len * args.key_len);
+    result.weights = poisoned(args.batch * heads * args.query_len * (args.key_len + added_keys));
     args.weights = {result.weights.data(), 0, 0, 0, 0};
   }
   mha_error error = {};
@@ -169,7 +170,8 @@ inline LayerReference reference_layer(const mha_layer_config& config, const mha_
   LayerReference result;
   result.output.resize(static_cast<size_t>(args.batch * args.query_len * c.out_dim));
   const int64_t heads = args.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : c.num_heads;
-  result.weights.resize(static_cast<size_t>(args.batch * heads * args.query_len * args.key_len));
+  const int64_t keys = args.key_len + (weights.bias_key ? 1 : 0) + (config.add_zero_attn ? 1 : 0);
+  result.weights.resize(static_cast<size_t>(args.batch * heads * args.query_len * keys));
   reference::forward<double>(config, weights, args, result.output.data(),
                              args.weights_mode == MHA_WEIGHTS_NONE ? nullptr : result.weights.data());
   if (args.weights_mode == MHA_WEIGHTS_NONE) result.weights.clear();

@@ -14,7 +14,8 @@ import torch.nn as nn
 def case(name, batch, query_len, embed_dim, num_heads, **options):
     """One case. options: key_len, kdim, vdim (their absence means those of self-attention), bias, batch_first, sources
     (how many of query, key, value are tensors of their own: 1 self-attention, 2 value is key, 3), attn_mask
-    ("bool", "float", "bool per head", "causal", whose mask is not stored), key_padding ("bool", "float", "lengths")."""
+    ("bool", "float", "bool per head", "causal", whose mask is not stored), key_padding ("bool", "float", "lengths"),
+    bias_kv and zero_attn (nn.MultiheadAttention's add_bias_kv and add_zero_attn: one more key each)."""
     return {
         "name": name,
         "batch": batch,
@@ -29,6 +30,8 @@ def case(name, batch, query_len, embed_dim, num_heads, **options):
         "sources": options.get("sources", 1),
         "attn_mask": options.get("attn_mask", "none"),
         "key_padding": options.get("key_padding", "none"),
+        "bias_kv": options.get("bias_kv", False),
+        "zero_attn": options.get("zero_attn", False),
     }
 
 
@@ -59,6 +62,29 @@ CASES = [
     case("causal_key_padding", 3, 9, 12, 2, attn_mask="causal", key_padding="lengths"),
     case("long_keys", 1, 3, 8, 2, key_len=300, sources=2),
     case("long_self_causal", 1, 270, 4, 1, attn_mask="causal"),
+    case("bias_kv", 2, 5, 12, 3, bias_kv=True),
+    case("zero_attn", 2, 5, 12, 3, zero_attn=True),
+    case("bias_kv_zero_attn", 2, 4, 16, 4, key_len=9, sources=2, bias_kv=True, zero_attn=True),
+    case("bias_kv_causal", 2, 7, 12, 2, attn_mask="causal", bias_kv=True),
+    case(
+        "bias_kv_zero_attn_mask", 2, 6, 12, 4,
+        key_len=17,
+        sources=2,
+        attn_mask="bool per head",
+        bias_kv=True,
+        zero_attn=True,
+    ),
+    case("bias_kv_zero_attn_float", 2, 5, 12, 2, attn_mask="float", bias_kv=True, zero_attn=True),
+    case("bias_kv_zero_attn_padding", 3, 6, 12, 4, key_padding="lengths", bias_kv=True, zero_attn=True),
+    case(
+        "zero_attn_both_masks", 2, 6, 12, 4,
+        key_len=16,
+        sources=2,
+        attn_mask="bool",
+        key_padding="bool",
+        zero_attn=True,
+    ),
+    case("bias_kv_zero_attn_long", 1, 3, 8, 2, key_len=255, sources=2, bias_kv=True, zero_attn=True),
 ]
 
 
@@ -79,6 +105,8 @@ def parameters_of(c, generator):
     if c["bias"]:
         names["in_proj_bias"] = (3 * embed,)
         names["out_proj.bias"] = (embed,)
+    if c["bias_kv"]:
+        names["bias_k"] = names["bias_v"] = (1, 1, embed)
     return {
         name: normal(generator, *shape) * (shape[1] ** -0.5 if len(shape) == 2 else 0.3)
         for name, shape in names.items()
@@ -93,8 +121,11 @@ def attn_mask_of(c, generator):
         return torch.ones(tq, tk, dtype=torch.bool).triu(1)
     shape = (c["batch"] * c["num_heads"], tq, tk) if c["attn_mask"] == "bool per head" else (tq, tk)
     blocked = torch.rand(shape, generator=generator) < 0.4
-    # Key 2 stays visible to every query: torch gives NaN for a row that sees nothing, the library gives zeros.
-    blocked[..., 2] = False
+    if c["bias_kv"] or c["zero_attn"]:
+        blocked[..., 0, :] = True  # that query sees the added keys alone
+    else:
+        # Key 2 stays visible to every query: torch gives NaN for a row that sees nothing, the library gives zeros.
+        blocked[..., 2] = False
     if c["attn_mask"] == "float":
         return (2 * normal(generator, *shape)).masked_fill(blocked, float("-inf"))
     return blocked
@@ -125,6 +156,8 @@ def run(c, tensors, dtype):
         kdim=c["kdim"],
         vdim=c["vdim"],
         batch_first=c["batch_first"],
+        add_bias_kv=c["bias_kv"],
+        add_zero_attn=c["zero_attn"],
         dtype=dtype,
     ).eval()
     wanted = layer.state_dict().keys()

@@ -59,7 +59,10 @@ CASES = [
     case("llama3", 1, 5, 2, 128, base=500000.0, scaling=LLAMA3, last_position=131071),
     case("llama32", 1, 5, 1, 64, base=500000.0, scaling={**LLAMA3, "factor": 32.0}, last_position=131071),
     case("yarn", 1, 5, 2, 128, base=1000000.0, scaling=YARN, last_position=131071),
-    case("yarn_own_factor", 1, 5, 1, 64, scaling={**YARN, "attention_factor": 0.875, "beta_fast": 24.0, "beta_slow": 2.0}),
+    case(
+        "yarn_own_factor", 1, 5, 1, 64,
+        scaling={**YARN, "attention_factor": 0.875, "beta_fast": 24.0, "beta_slow": 2.0},
+    ),
     case("yarn_interleaved", 1, 5, 1, 64, style="interleaved", scaling={**YARN, "factor": 40.0}),
     case("yarn_short", 1, 4, 1, 16, scaling={**YARN, "original_max_position_embeddings": 64}),
     case("norm", 1, 4, 2, 64, epsilon=1e-6),

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+// Keys normed and rotated on the way into a cache: the bits of mha_rope_apply and then a plain append, on every target,
+// for every kind, split and thread count; values are copied as they are.
+#include "support/caches.h"
+
+using namespace mha::test;
+
+namespace {
+
+/// What may be asked for. Each has its own part of a row, so that none can stand for another.
+struct Preparation {
+  const char* name;
+  mha_rope rope;
+  bool rotates;
+  float epsilon;
+  bool weighted;
+};
+
+std::vector<Preparation> preparations() {
+  mha_rope half = {}, interleaved = {}, partial = {};
+  interleaved.style = MHA_ROPE_INTERLEAVED;
+  partial.dims = 4;
+  partial.base = 500;
+  return {{"half", half, true, 0, false},
+          {"interleaved, norm", interleaved, true, 1e-5f, true},
+          {"partial", partial, true, 0, false},
+          {"norm alone", {}, false, 1e-6f, true},
+          {"norm without weight", half, true, 1e-5f, false}};
+}
+
+mha_cache_config wide_config(mha_cache_kind kind, int64_t capacity) {
+  mha_cache_config config = cache_config(kind, capacity, 3, 7, 5);
+  config.num_kv_heads = 3;
+  config.head_dim = 20;
+  config.value_head_dim = 12;
+  return config;
+}
+
+/// Dense keys [count, Hkv, D] as mha_rope_apply makes them.
+std::vector<float> applied(const mha_context* context, const mha_cache_config& c, const Preparation& p,
+                           const std::vector<float>& weight, const std::vector<float>& key, int64_t first,
+                           const int64_t* positions) {
+  std::vector<float> out = poisoned(static_cast<int64_t>(key.size()));
+  mha_rope_args args = {};
+  args.batch = 1;
+  args.num_heads = c.num_kv_heads;
+  args.head_dim = c.head_dim;
+  args.length = static_cast<int64_t>(key.size()) / (c.num_kv_heads * c.head_dim);
+  args.input.data = key.data();
+  args.output.data = out.data();
+  args.first_position = first;
+  args.positions = positions;
+  args.rope = p.rotates ? &p.rope : nullptr;
+  args.norm_epsilon = p.epsilon;
+  args.norm_weight = p.weighted ? weight.data() : nullptr;
+  mha_error error = {};
+  require_ok(mha_rope_apply(context, &args, &error), error);
+  return out;
+}
+
+mha_append_args append_args(const Preparation& p, const std::vector<float>& weight, const Tokens& tokens) {
+  mha_append_args args = {};
+  args.batch = 1;
+  args.key.data = tokens.key.data();
+  args.value.data = tokens.value.data();
+  args.rope = p.rotates ? &p.rope : nullptr;
+  args.key_norm_epsilon = p.epsilon;
+  args.key_norm_weight = p.weighted ? weight.data() : nullptr;
+  return args;
+}
+
+}  // namespace
+
+TEST_CASE("cache prepare: appended at once or in pieces, as applied before", "[cache][prepare]") {
+  constexpr int64_t kCount = 150;
+  for_each_target([&](const std::string&, const mha_context* context) {
+    for (mha_cache_kind kind : kCacheKinds) {
+      for (const Preparation& p : preparations()) {
+        INFO(kind_name(kind) << " " << p.name);
+        const mha_cache_config c = wide_config(kind, kind == MHA_CACHE_RING ? 30 : kCount);
+        const std::vector<float> weight = random_floats(c.head_dim, 250000);
+        const Tokens tokens = random_tokens(c, kCount, 250001);
+        const Tokens want = {applied(context, c, p, weight, tokens.key, 0, nullptr), tokens.value};
+        Random random(250003);
+        for (int64_t most : {kCount, int64_t{1}, int64_t{17}}) {
+          const CachePtr cache = make_cache(context, c);
+          for (int64_t done = 0; done < kCount;) {
+            const int64_t count = most == kCount ? kCount : std::min(kCount - done, 1 + random.below(most));
+            const Tokens piece = slice(c, tokens, done, count);
+            mha_append_args args = append_args(p, weight, piece);
+            args.length = count;
+            mha_error error = {};
+            require_ok(mha_cache_append(context, cache.get(), &args, &error), error);
+            done += count;
+          }
+          const int64_t first = mha_cache_first_kept(cache.get(), 0);
+          CHECK((first > 0) == (kind == MHA_CACHE_RING));
+          check_same_tokens("kept", exported(cache.get(), 0, first, kCount - first),
+                            slice(c, want, first, kCount - first));
+          check_same_tokens("sink", exported(cache.get(), 0, 0, 5), slice(c, want, 0, 5));
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE("cache prepare: positions of the caller's, packed and dense, on any number of threads", "[cache][prepare]") {
+  const int64_t offsets[] = {0, 400, 400, 1500}, sequences[] = {2, 0, 1};
+  constexpr int64_t kCount = 1500;
+  mha_cache_config c = wide_config(MHA_CACHE_PAGED, 4000);
+  c.head_dim = 64;
+  const std::vector<float> weight = random_floats(c.head_dim, 251000);
+  const Tokens tokens = random_tokens(c, kCount, 251001);
+  std::vector<int64_t> positions(kCount);
+  Random random(251003);
+  for (int64_t& position : positions) position = random.below(100000);
+  for (const Preparation& p : preparations()) {
+    for (int64_t threads : {1, 2, 5}) {
+      const mha_context* context = shared_context(supported_targets()[0], threads);
+      const Tokens want = {applied(context, c, p, weight, tokens.key, 0, positions.data()), tokens.value};
+      const CachePtr cache = make_cache(context, c);
+      mha_append_args args = append_args(p, weight, tokens);
+      args.positions = positions.data();
+      args.batch = 3;
+      args.sequences = sequences;
+      args.offsets = offsets;
+      args.length = kCount;
+      REQUIRE(mha_cache_append(context, cache.get(), &args, nullptr) == MHA_OK);
+      args.offsets = nullptr;
+      args.length = 500;
+      REQUIRE(mha_cache_append(context, cache.get(), &args, nullptr) == MHA_OK);
+      for (int64_t b = 0; b < 3; ++b) {
+        INFO(p.name << " threads " << threads << " item " << b);
+        Tokens both = slice(c, want, offsets[b], offsets[b + 1] - offsets[b]);
+        both += slice(c, want, 500 * b, 500);
+        check_same_tokens("sequence",
+                          exported(cache.get(), sequences[b], 0, mha_cache_length(cache.get(), sequences[b])), both);
+      }
+    }
+  }
+}
+
+TEST_CASE("cache prepare: positions count on in each sequence", "[cache][prepare]") {
+  const mha_context* context = cache_context();
+  const mha_cache_config c = wide_config(MHA_CACHE_PAGED, 200);
+  const Preparation p = preparations()[0];
+  const std::vector<float> weight = random_floats(c.head_dim, 252000);
+  const Tokens tokens = random_tokens(c, 40, 252001);
+  const CachePtr cache = make_cache(context, c);
+  mha_append_args args = append_args(p, weight, tokens);
+  args.length = 10;
+  REQUIRE(mha_cache_append(context, cache.get(), &args, nullptr) == MHA_OK);
+  args.batch = 2;
+  args.length = 20;
+  REQUIRE(mha_cache_append(context, cache.get(), &args, nullptr) == MHA_OK);
+  const Tokens first = slice(c, tokens, 0, 20), second = slice(c, tokens, 20, 20);
+  CHECK(same_bits(exported(cache.get(), 0, 10, 20).key, applied(context, c, p, weight, first.key, 10, nullptr)));
+  CHECK(same_bits(exported(cache.get(), 1, 0, 20).key, applied(context, c, p, weight, second.key, 0, nullptr)));
+  // After a rollback as if never appended.
+  REQUIRE(mha_cache_truncate(cache.get(), 0, 7, nullptr) == MHA_OK);
+  args.batch = 1;
+  REQUIRE(mha_cache_append(context, cache.get(), &args, nullptr) == MHA_OK);
+  CHECK(same_bits(exported(cache.get(), 0, 7, 20).key, applied(context, c, p, weight, first.key, 7, nullptr)));
+}
+
+TEST_CASE("cache prepare: refusals change nothing", "[cache][prepare][status]") {
+  const mha_cache_config c = wide_config(MHA_CACHE_RING, 30);
+  const CachePtr cache = make_cache(cache_context(), c);
+  const Tokens tokens = random_tokens(c, 4, 253000);
+  const std::vector<float> weight(static_cast<size_t>(c.head_dim), 1.0f), table(2 * 10, 0.5f);
+  const int64_t positions[] = {3, 0, -1, 2}, far[] = {0, 1, 2, 1};
+  mha_rope odd = {}, wide = {}, short_table = {};
+  odd.dims = 3;
+  wide.dims = 22;
+  short_table.cos = short_table.sin = table.data();
+  short_table.table_positions = 2;
+  const mha_rope plain = {};
+  struct Mistake {
+    const mha_rope* rope;
+    const int64_t* positions;
+    float epsilon;
+    const float* norm_weight;
+    std::string text, value;
+  };
+  const Mistake mistakes[] = {{&odd, nullptr, 0, nullptr, "dims", "3"},
+                              {&wide, nullptr, 0, nullptr, "dims", "22"},
+                              {&plain, positions, 0, nullptr, "positions[2]", "-1"},
+                              {&short_table, far, 0, nullptr, "positions[2]", "2"},
+                              {&short_table, nullptr, 0, nullptr, "token", "3"},
+                              {nullptr, nullptr, -1.0f, nullptr, "key_norm_epsilon", "-1"},
+                              {nullptr, nullptr, kNan, nullptr, "key_norm_epsilon", "nan"},
+                              {nullptr, nullptr, 0, weight.data(), "key_norm_weight", "0"}};
+  for (const Mistake& mistake : mistakes) {
+    mha_append_args args = append_args(preparations()[0], weight, tokens);
+    args.length = 4;
+    args.rope = mistake.rope;
+    args.positions = mistake.positions;
+    args.key_norm_epsilon = mistake.epsilon;
+    args.key_norm_weight = mistake.norm_weight;
+    mha_error error = {};
+    INFO(mistake.text);
+    CHECK(mha_cache_append(cache_context(), cache.get(), &args, &error) == MHA_ERR_ARGUMENT);
+    INFO(error.message);
+    CHECK(mentions(error, mistake.text));
+    CHECK(mentions(error, mistake.value));
+    CHECK(mha_cache_length(cache.get(), 0) == 0);
+    CHECK(mha_cache_used_bytes(cache.get()) == 0);
+  }
+}
