@@ -13,11 +13,12 @@ using namespace mha::test;
 
 namespace {
 
-// Measured over all cases on avx512, avx2 and sse2 (MHA_TEST_MEASURE=1 mha_tests "[golden]" prints each).
-const Bound kOutputBound = {2e-6, 2e-7};
-const Bound kKeyBound = {5e-7, 1e-7};
-const Bound kRaggedBound = {9e-7, 1e-7};
-const Bound kLseBound = {9e-7, 5e-7};
+// Measured over all cases on avx512 and avx2 (MHA_TEST_MEASURE=1 mha_tests "[golden]" prints each): output 1.2e-6, median
+// 5.5e-8; stored keys 1.7e-7, 9e-10; unequal lengths: output 3.5e-7, 3.0e-8, log-sum-exp 2.0e-7, 6.0e-8.
+const Bound kOutputBound = {2e-6, 1e-7};
+const Bound kKeyBound = {3e-7, 2e-9};
+const Bound kRaggedBound = {6e-7, 6e-8};
+const Bound kLseBound = {4e-7, 1e-7};
 
 using Sizes = std::vector<int64_t>;
 

@@ -14,24 +14,16 @@
 #include <random>
 
 #include "core/reference.h"
-#include "tools/fuzz/targets.h"
+#include "tools/fuzz/decode_call.h"
 
 namespace {
 
-using mha::fuzz::Buffer;
-using mha::fuzz::Target;
-using mha::fuzz::targets;
-
-constexpr float kPoison = -1234.5F;
-// Scores reach some 40 (norm of keys and queries), alibi 100; float's rounding of those enters the weights.
-constexpr double kBound = 1e-4;
+using namespace mha::fuzz;
 
 struct DestroyCache {
   void operator()(mha_cache* cache) const { mha_cache_destroy(cache); }
 };
 using Cache = std::unique_ptr<mha_cache, DestroyCache>;
-using Floats = std::vector<float>;
-using Sizes = std::vector<std::int64_t>;
 
 // Tokens as plain vectors, [T, Hkv, D] and [T, Hkv, Dv].
 struct Sequence {
@@ -39,21 +31,12 @@ struct Sequence {
   std::int64_t length = 0;
 };
 
-template <class T>
-Buffer<T> exact(const std::vector<T>& values) {
-  Buffer<T> buffer(static_cast<std::int64_t>(values.size()));
-  std::copy(values.begin(), values.end(), buffer.data());
-  return buffer;
+// Whether `got` has the bits of `all` from `begin` on.
+bool is_part(const Buffer<float>& got, const Floats& all, std::int64_t begin) {
+  return got.size() == 0 || std::memcmp(got.data(), all.data() + begin, got.size() * sizeof(float)) == 0;
 }
 
 std::int64_t pages_of(std::int64_t length, std::int64_t page) { return (length + page - 1) / page; }
-
-// The offsets of items of these lengths.
-Sizes running_sums(const Sizes& sizes) {
-  Sizes sums = {0};
-  for (const std::int64_t size : sizes) sums.push_back(sums.back() + size);
-  return sums;
-}
 
 class Session {
  public:
@@ -185,6 +168,9 @@ class Session {
   void save_and_load();
   void check_tokens(const mha_cache& cache, std::int64_t s) { check_tokens(cache, s, at(s)); }
   void check_tokens(const mha_cache& cache, std::int64_t s, const Sequence& want);
+  Call choose_call();
+  bool is_allowed(const Call& c);
+  void check_item(const mha_context* context, const Call& c, std::size_t b, const Results& results);
   void attend();
 
   FuzzedDataProvider& input_;
@@ -322,10 +308,8 @@ void Session::check_tokens(const mha_cache& cache, std::int64_t s, const Sequenc
     mha_error error{};
     const mha_status status = mha_cache_export(&cache, s, begin, count, &key_view, &value_view, &error);
     MHA_FUZZ_CHECK(status == MHA_OK, "%s", error.message);
-    MHA_FUZZ_CHECK(
-        std::memcmp(key.data(), want.key.data() + begin * key_row(), key.size() * sizeof(float)) == 0 &&
-            std::memcmp(value.data(), want.value.data() + begin * value_row(), value.size() * sizeof(float)) == 0,
-        "sequence %d keeps other tokens", static_cast<int>(s));
+    MHA_FUZZ_CHECK(is_part(key, want.key, begin * key_row()) && is_part(value, want.value, begin * value_row()),
+                   "sequence %d keeps other tokens", static_cast<int>(s));
   }
 }
 
@@ -366,108 +350,7 @@ void Session::save_and_load() {
   check_tokens(*other, 0, at(s));
 }
 
-// One attention call over some sequences, with all that it points to.
-struct Call {
-  mha_attention_args args{};
-  Sizes sequences, counts, offsets, key_lengths, prefix_lengths, positions;
-  Floats query, alibi, bias, sinks;
-  std::vector<std::uint8_t> mask;
-  mha_rope rope{};
-  mha_qk_norm norm{};
-};
-
-struct Results {
-  Buffer<float> output, lse;
-};
-
-Results call(const mha_context* context, const Call& c, mha_status& status, mha_error& error) {
-  const std::int64_t rows = c.offsets.back() * c.args.num_heads;
-  Results results{Buffer<float>(rows * c.args.value_head_dim), Buffer<float>(rows)};
-  std::fill_n(results.output.data(), results.output.size(), kPoison);
-  std::fill_n(results.lse.data(), results.lse.size(), kPoison);
-  const Buffer<float> query = exact(c.query), alibi = exact(c.alibi), bias = exact(c.bias), sinks = exact(c.sinks);
-  const Buffer<std::int64_t> sequences = exact(c.sequences), offsets = exact(c.offsets), positions = exact(c.positions);
-  const Buffer<std::int64_t> key_lengths = exact(c.key_lengths), prefixes = exact(c.prefix_lengths);
-  const Buffer<std::uint8_t> mask = exact(c.mask);
-  mha_attention_args args = c.args;
-  args.query.data = query.data();
-  args.output.data = results.output.data();
-  args.log_sum_exp = results.lse.data();
-  args.sequences = sequences.data();
-  if (args.query_offsets != nullptr) args.query_offsets = offsets.data();
-  if (args.positions != nullptr) args.positions = positions.data();
-  if (!c.key_lengths.empty()) args.masks.key_lengths = key_lengths.data();
-  if (!c.prefix_lengths.empty()) args.masks.prefix_lengths = prefixes.data();
-  if (!c.mask.empty()) args.masks.bool_mask.data = mask.data();
-  if (!c.alibi.empty()) args.mods.alibi_slopes = alibi.data();
-  if (!c.bias.empty()) args.mods.relative_bias = bias.data();
-  if (!c.sinks.empty()) args.mods.sink_logits = sinks.data();
-  args.rope = c.args.rope != nullptr ? &c.rope : nullptr;
-  args.norm = c.args.norm != nullptr ? &c.norm : nullptr;
-  std::size_t bytes = 0;
-  status = mha_attention_workspace(context, &args, &bytes, &error);
-  if (status != MHA_OK) return results;
-  const Buffer<std::uint8_t> workspace(static_cast<std::int64_t>(bytes));
-  args.workspace = workspace.data();
-  args.workspace_bytes = bytes;
-  status = mha_attention(context, &args, &error);
-  return results;
-}
-
-bool same_bits(const Buffer<float>& a, const Buffer<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
-
-void check_value(float got, double want, const char* what) {
-  if (std::isinf(want)) {
-    MHA_FUZZ_CHECK(static_cast<double>(got) == want, "%s is %g, not %g", what, static_cast<double>(got), want);
-  } else {
-    MHA_FUZZ_CHECK(std::fabs(static_cast<double>(got) - want) <= kBound * std::max(1.0, std::fabs(want)),
-                   "%s is %.9g, not %.9g", what, static_cast<double>(got), want);
-  }
-}
-
-void choose_masks(FuzzedDataProvider& input, std::mt19937& random, const Sizes& lengths, Call& c) {
-  const auto integer = [&](int low, int high) { return input.ConsumeIntegralInRange<int>(low, high); };
-  mha_masks& masks = c.args.masks;
-  masks.causal = static_cast<mha_causal>(integer(0, 2));
-  if (masks.causal == MHA_CAUSAL_OFFSET) masks.causal_offset = integer(-5, 300);
-  if (input.ConsumeBool()) masks.window_left = integer(1, 40);
-  if (integer(0, 3) == 0) masks.window_right = integer(1, 40);
-  if (integer(0, 3) == 0) masks.sink_tokens = integer(0, 8);
-  for (const std::int64_t length : lengths) {
-    c.key_lengths.push_back(static_cast<std::int64_t>(random() % static_cast<unsigned>(length + 1)));
-    c.prefix_lengths.push_back(static_cast<std::int64_t>(random() % 30));
-  }
-  if (integer(0, 3) != 0) c.key_lengths.clear();
-  if (integer(0, 3) != 0) c.prefix_lengths.clear();
-  if (integer(0, 3) == 0) {  // one for all items, with the rows of the longest
-    const std::int64_t width = *std::max_element(lengths.begin(), lengths.end());
-    const std::int64_t rows = *std::max_element(c.counts.begin(), c.counts.end());
-    c.mask.resize(static_cast<std::size_t>(width * rows + 1));
-    for (std::uint8_t& element : c.mask) element = random() % 4 != 0 ? 1 : 0;
-    masks.bool_mask.stride_q = width;
-  }
-}
-
-void choose_mods(FuzzedDataProvider& input, std::mt19937& random, Call& c) {
-  const auto some = [&](std::int64_t count, float scale) {
-    Floats values(static_cast<std::size_t>(count));
-    for (float& value : values) value = (static_cast<float>(random() >> 8) * 0x1p-23F - 1.0F) * scale;
-    return values;
-  };
-  const auto rarely = [&] { return input.ConsumeIntegralInRange<int>(0, 3) == 0; };
-  if (rarely()) c.args.mods.softcap = 2.0F;
-  if (rarely()) c.alibi = some(c.args.num_heads, 0.3F);
-  if (rarely()) c.sinks = some(c.args.num_heads, 2);
-  if (rarely()) {
-    c.args.mods.relative_left = input.ConsumeIntegralInRange<int>(0, 20);
-    c.args.mods.relative_right = input.ConsumeIntegralInRange<int>(0, 20);
-    c.bias = some(c.args.num_heads * (c.args.mods.relative_left + c.args.mods.relative_right + 1), 2);
-  }
-}
-
-void Session::attend() {
+Call Session::choose_call() {
   Call c;
   c.sequences = choose_sequences();
   const bool packed = input_.ConsumeBool();
@@ -483,41 +366,72 @@ void Session::attend() {
   a.head_dim = config_.head_dim;
   a.value_head_dim = config_.value_head_dim;
   a.cache = cache_.get();
-  if (packed) a.query_offsets = c.offsets.data();
+  c.is_packed = packed;
   c.query = uniforms(c.offsets.back() * a.num_heads * a.head_dim, 2);
-  Sizes lengths;
-  for (const std::int64_t s : c.sequences) lengths.push_back(at(s).length);
-  choose_masks(input_, random_, lengths, c);
+  for (const std::int64_t s : c.sequences) c.lengths.push_back(at(s).length);
+  choose_masks(input_, random_, c);
+  if (config_.kind == MHA_CACHE_RING && input_.ConsumeBool()) {
+    // As far as the ring reaches, or one token more or less.
+    const std::int64_t reach = c.position(0) - first_kept(c.sequences[0]) + 1 + integer(-1, 1);
+    a.masks.window_left = std::max<std::int64_t>(1, reach);
+  }
   choose_mods(input_, random_, c);
   if (a.head_dim > 1 && input_.ConsumeBool()) {
+    c.has_rope = true;
     c.rope = choose_rope();
-    a.rope = &c.rope;
     for (std::int64_t n = 0; n < c.offsets.back(); ++n)
       c.positions.push_back(static_cast<std::int64_t>(random_() % 5000));
-    a.positions = c.positions.data();
   }
-  if (integer(0, 3) == 0) {
-    c.norm.epsilon = 1e-5F;
-    a.norm = &c.norm;
-  }
+  if (integer(0, 3) == 0) c.norm.epsilon = 1e-5F;
+  return c;
+}
 
-  // Where a ring dropped tokens, the window must leave them out.
-  bool allowed = true;
+// Where a ring dropped tokens, the window must leave them out.
+bool Session::is_allowed(const Call& c) {
+  const mha_masks& masks = c.args.masks;
   for (std::size_t b = 0; b < c.sequences.size(); ++b) {
     const std::int64_t kept = first_kept(c.sequences[b]);
     if (kept == 0 || c.counts[b] == 0) continue;
-    const bool by_offset = a.masks.causal == MHA_CAUSAL_OFFSET;
-    const std::int64_t position = by_offset ? a.masks.causal_offset : lengths[b] - c.counts[b];
-    allowed = allowed && a.masks.window_left > 0 && position - a.masks.window_left + 1 >= kept &&
-              a.masks.sink_tokens <= config_.sink_tokens;
+    if (masks.window_left == 0 || c.position(b) - masks.window_left + 1 < kept) return false;
+    if (masks.sink_tokens > config_.sink_tokens) return false;
   }
+  return true;
+}
 
+// The rows of item `b`, beside the reference on the model's tokens.
+void Session::check_item(const mha_context* context, const Call& c, std::size_t b, const Results& results) {
+  const mha_attention_args& a = c.args;
+  Sequence sequence = at(c.sequences[b]);
+  for (std::int64_t t = config_.sink_tokens; t < first_kept(c.sequences[b]); ++t)  // dropped: must not matter
+    std::fill_n(sequence.key.begin() + t * key_row(), key_row(), std::numeric_limits<float>::quiet_NaN());
+  const std::int64_t row = a.num_heads * a.head_dim;
+  Floats query(c.query.begin() + c.offsets[b] * row, c.query.begin() + c.offsets[b + 1] * row);
+  if (c.has_rope || c.norm.epsilon > 0)
+    prepare(context, query, a.num_heads, c.has_rope ? &c.rope : nullptr, c.norm.epsilon,
+            c.has_rope ? c.positions.data() + c.offsets[b] : nullptr, 0);
+  mha_attention_args item = c.item(b);
+  item.query.data = query.data();
+  item.key.data = sequence.key.data();
+  item.value.data = sequence.value.data();
+  const std::int64_t rows = c.counts[b] * a.num_heads;
+  std::vector<double> output(static_cast<std::size_t>(rows * a.value_head_dim));
+  std::vector<double> lse(static_cast<std::size_t>(rows));
+  mha::reference::attention<double>(item, output.data(), nullptr, lse.data());
+  const auto first = static_cast<std::size_t>(c.offsets[b] * a.num_heads);
+  const auto width = static_cast<std::size_t>(a.value_head_dim);
+  for (std::size_t n = 0; n < output.size(); ++n) check_value(results.output[first * width + n], output[n], "output");
+  for (std::size_t n = 0; n < lse.size(); ++n) check_value(results.lse[first + n], lse[n], "log_sum_exp");
+}
+
+void Session::attend() {
+  const Call c = choose_call();
+  const bool allowed = is_allowed(c);
   Results fma;
   bool have_fma = false;
   for (const Target& target : targets()) {
     mha_status status = MHA_OK;
     mha_error error{};
-    const Results results = call(target.one_thread.get(), c, status, error);
+    Results results = call(target.one_thread.get(), c, status, error);
     MHA_FUZZ_CHECK(status == (allowed ? MHA_OK : MHA_ERR_ARGUMENT), "attention: %s (%s)", mha_status_string(status),
                    error.message);
     if (!allowed) {
@@ -525,58 +439,30 @@ void Session::attend() {
       continue;
     }
     const Results threaded = call(target.host_threads.get(), c, status, error);
-    MHA_FUZZ_CHECK(same_bits(results.output, threaded.output) && same_bits(results.lse, threaded.lse),
-                   "threads change bits on %s", target.name.c_str());
-    for (std::size_t b = 0; b < c.sequences.size(); ++b) {
-      if (c.counts[b] == 0) continue;
-      Sequence sequence = at(c.sequences[b]);
-      const std::int64_t kept = first_kept(c.sequences[b]);
-      for (std::int64_t t = config_.sink_tokens; t < kept; ++t)  // dropped: must not matter
-        std::fill_n(sequence.key.begin() + t * key_row(), key_row(), std::numeric_limits<float>::quiet_NaN());
-      const std::int64_t row = a.num_heads * a.head_dim;
-      Floats query(c.query.begin() + c.offsets[b] * row, c.query.begin() + c.offsets[b + 1] * row);
-      if (a.rope != nullptr || a.norm != nullptr)
-        prepare(target.one_thread.get(), query, a.num_heads, a.rope, c.norm.epsilon,
-                a.rope != nullptr ? c.positions.data() + c.offsets[b] : nullptr, 0);
-      mha_attention_args item = a;
-      item.batch = 1;
-      item.query_len = c.counts[b];
-      item.key_len = sequence.length;
-      item.query.data = query.data();
-      item.key.data = sequence.key.data();
-      item.value.data = sequence.value.data();
-      item.cache = nullptr;
-      item.query_offsets = nullptr;
-      item.rope = nullptr;
-      item.norm = nullptr;
-      item.positions = nullptr;
-      if (!c.key_lengths.empty()) item.masks.key_lengths = c.key_lengths.data() + b;
-      if (!c.prefix_lengths.empty()) item.masks.prefix_lengths = c.prefix_lengths.data() + b;
-      if (!c.mask.empty()) item.masks.bool_mask.data = c.mask.data();
-      if (!c.alibi.empty()) item.mods.alibi_slopes = c.alibi.data();
-      if (!c.bias.empty()) item.mods.relative_bias = c.bias.data();
-      if (!c.sinks.empty()) item.mods.sink_logits = c.sinks.data();
-      const std::int64_t rows = c.counts[b] * a.num_heads;
-      std::vector<double> output(static_cast<std::size_t>(rows * a.value_head_dim));
-      std::vector<double> lse(static_cast<std::size_t>(rows));
-      mha::reference::attention<double>(item, output.data(), nullptr, lse.data());
-      const auto first = static_cast<std::size_t>(c.offsets[b] * a.num_heads);
-      const auto width = static_cast<std::size_t>(a.value_head_dim);
-      for (std::size_t n = 0; n < output.size(); ++n)
-        check_value(results.output[first * width + n], output[n], "output");
-      for (std::size_t n = 0; n < lse.size(); ++n) check_value(results.lse[first + n], lse[n], "log_sum_exp");
-    }
+    MHA_FUZZ_CHECK(same_bits(results, threaded), "threads change bits on %s", target.name.c_str());
+    for (std::size_t b = 0; b < c.sequences.size(); ++b)
+      if (c.counts[b] > 0) check_item(target.one_thread.get(), c, b, results);
     if (target.name == "sse2") continue;  // has no fused multiply-add
-    if (have_fma)
-      MHA_FUZZ_CHECK(same_bits(results.output, fma.output) && same_bits(results.lse, fma.lse), "%s gives other bits",
-                     target.name.c_str());
+    if (have_fma) MHA_FUZZ_CHECK(same_bits(results, fma), "%s gives other bits", target.name.c_str());
     have_fma = true;
-    fma = {exact(Floats(results.output.data(), results.output.data() + results.output.size())),
-           exact(Floats(results.lse.data(), results.lse.data() + results.lse.size()))};
+    fma = std::move(results);
   }
 }
 
 }  // namespace
+
+// Long enough for a session of some operations; libFuzzer begins with single bytes.
+extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size, std::size_t max_size,
+                                               unsigned random) {
+  static const std::vector<std::string> seeds = [] {
+    std::mt19937 generator(1);
+    std::vector<std::string> made(64, std::string(700, ' '));
+    for (std::string& seed : made)
+      for (char& byte : seed) byte = static_cast<char>(generator());
+    return made;
+  }();
+  return mha::fuzz::mutate_or_seed(data, size, max_size, random, seeds);
+}
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   FuzzedDataProvider input(data, size);

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+// fuzz_decode's calls of mha_attention over a cache: what they are made of, and how their results are compared.
+#ifndef MHA_TOOLS_FUZZ_DECODE_CALL_H
+#define MHA_TOOLS_FUZZ_DECODE_CALL_H
+
+#include <fuzzer/FuzzedDataProvider.h>
+#include <mha/mha.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "tools/fuzz/targets.h"
+
+namespace mha::fuzz {
+
+constexpr float kPoison = -1234.5F;
+// Scores reach some 40 (norm of keys and queries), alibi 100; float's rounding of those enters the weights.
+constexpr double kBound = 1e-4;
+
+using Floats = std::vector<float>;
+using Sizes = std::vector<std::int64_t>;
+
+template <class T>
+Buffer<T> exact(const std::vector<T>& values) {
+  Buffer<T> buffer(static_cast<std::int64_t>(values.size()));
+  std::copy(values.begin(), values.end(), buffer.data());
+  return buffer;
+}
+
+// The offsets of items of these lengths.
+inline Sizes running_sums(const Sizes& sizes) {
+  Sizes sums = {0};
+  for (const std::int64_t size : sizes) sums.push_back(sums.back() + size);
+  return sums;
+}
+
+// One attention call over some sequences, with all that it points to.
+struct Call {
+  mha_attention_args args{};  // its pointers are set where it is used
+  bool is_packed = false, has_rope = false;
+  Sizes sequences, counts, offsets, lengths, key_lengths, prefix_lengths, positions;
+  Floats query, alibi, bias, sinks;
+  std::vector<std::uint8_t> mask;
+  mha_rope rope{};
+  mha_qk_norm norm{};
+
+  // Of the first query of item b.
+  std::int64_t position(std::size_t b) const {
+    return args.masks.causal == MHA_CAUSAL_OFFSET ? args.masks.causal_offset : lengths[b] - counts[b];
+  }
+  // Item b alone, without its tensors: what the reference understands.
+  mha_attention_args item(std::size_t b) const {
+    mha_attention_args item = args;
+    item.batch = 1;
+    item.query_len = counts[b];
+    item.key_len = lengths[b];
+    item.cache = nullptr;
+    if (!key_lengths.empty()) item.masks.key_lengths = key_lengths.data() + b;
+    if (!prefix_lengths.empty()) item.masks.prefix_lengths = prefix_lengths.data() + b;
+    if (!mask.empty()) item.masks.bool_mask.data = mask.data();
+    if (!alibi.empty()) item.mods.alibi_slopes = alibi.data();
+    if (!bias.empty()) item.mods.relative_bias = bias.data();
+    if (!sinks.empty()) item.mods.sink_logits = sinks.data();
+    return item;
+  }
+};
+
+struct Results {
+  Buffer<float> output, lse;
+};
+
+inline Results call(const mha_context* context, const Call& c, mha_status& status, mha_error& error) {
+  const std::int64_t rows = c.offsets.back() * c.args.num_heads;
+  Results results{Buffer<float>(rows * c.args.value_head_dim), Buffer<float>(rows)};
+  std::fill_n(results.output.data(), results.output.size(), kPoison);
+  std::fill_n(results.lse.data(), results.lse.size(), kPoison);
+  const Buffer<float> query = exact(c.query), alibi = exact(c.alibi), bias = exact(c.bias), sinks = exact(c.sinks);
+  const Buffer<std::int64_t> sequences = exact(c.sequences), offsets = exact(c.offsets), positions = exact(c.positions);
+  const Buffer<std::int64_t> key_lengths = exact(c.key_lengths), prefixes = exact(c.prefix_lengths);
+  const Buffer<std::uint8_t> mask = exact(c.mask);
+  mha_attention_args args = c.args;
+  args.query.data = query.data();
+  args.output.data = results.output.data();
+  args.log_sum_exp = results.lse.data();
+  args.sequences = sequences.data();
+  if (c.is_packed) args.query_offsets = offsets.data();
+  if (c.has_rope) args.positions = positions.data();
+  if (!c.key_lengths.empty()) args.masks.key_lengths = key_lengths.data();
+  if (!c.prefix_lengths.empty()) args.masks.prefix_lengths = prefixes.data();
+  if (!c.mask.empty()) args.masks.bool_mask.data = mask.data();
+  if (!c.alibi.empty()) args.mods.alibi_slopes = alibi.data();
+  if (!c.bias.empty()) args.mods.relative_bias = bias.data();
+  if (!c.sinks.empty()) args.mods.sink_logits = sinks.data();
+  args.rope = c.has_rope ? &c.rope : nullptr;
+  args.norm = c.norm.epsilon > 0 ? &c.norm : nullptr;
+  std::size_t bytes = 0;
+  status = mha_attention_workspace(context, &args, &bytes, &error);
+  if (status != MHA_OK) return results;
+  const Buffer<std::uint8_t> workspace(static_cast<std::int64_t>(bytes));
+  args.workspace = workspace.data();
+  args.workspace_bytes = bytes;
+  status = mha_attention(context, &args, &error);
+  return results;
+}
+
+inline bool same_bits(const Buffer<float>& a, const Buffer<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+inline bool same_bits(const Results& a, const Results& b) {
+  return same_bits(a.output, b.output) && same_bits(a.lse, b.lse);
+}
+
+inline void check_value(float got, double want, const char* what) {
+  if (std::isinf(want)) {
+    MHA_FUZZ_CHECK(static_cast<double>(got) == want, "%s is %g, not %g", what, static_cast<double>(got), want);
+  } else {
+    MHA_FUZZ_CHECK(std::fabs(static_cast<double>(got) - want) <= kBound * std::max(1.0, std::fabs(want)),
+                   "%s is %.9g, not %.9g", what, static_cast<double>(got), want);
+  }
+}
+
+inline void choose_masks(FuzzedDataProvider& input, std::mt19937& random, Call& c) {
+  const auto integer = [&](int low, int high) { return input.ConsumeIntegralInRange<int>(low, high); };
+  mha_masks& masks = c.args.masks;
+  masks.causal = static_cast<mha_causal>(integer(0, 2));
+  if (masks.causal == MHA_CAUSAL_OFFSET) masks.causal_offset = integer(-5, 300);
+  if (input.ConsumeBool()) masks.window_left = integer(1, 40);
+  if (integer(0, 3) == 0) masks.window_right = integer(1, 40);
+  if (integer(0, 3) == 0) masks.sink_tokens = integer(0, 8);
+  for (const std::int64_t length : c.lengths) {
+    c.key_lengths.push_back(static_cast<std::int64_t>(random() % static_cast<unsigned>(length + 1)));
+    c.prefix_lengths.push_back(static_cast<std::int64_t>(random() % 30));
+  }
+  if (integer(0, 3) != 0) c.key_lengths.clear();
+  if (integer(0, 3) != 0) c.prefix_lengths.clear();
+  if (integer(0, 3) == 0) {  // one for all items, with the rows of the longest
+    const std::int64_t width = *std::max_element(c.lengths.begin(), c.lengths.end());
+    const std::int64_t rows = *std::max_element(c.counts.begin(), c.counts.end());
+    c.mask.resize(static_cast<std::size_t>(width * rows + 1));
+    for (std::uint8_t& element : c.mask) element = random() % 4 != 0 ? 1 : 0;
+    masks.bool_mask.stride_q = width;
+  }
+}
+
+inline void choose_mods(FuzzedDataProvider& input, std::mt19937& random, Call& c) {
+  const auto some = [&](std::int64_t count, float scale) {
+    Floats values(static_cast<std::size_t>(count));
+    for (float& value : values) value = (static_cast<float>(random() >> 8) * 0x1p-23F - 1.0F) * scale;
+    return values;
+  };
+  const auto rarely = [&] { return input.ConsumeIntegralInRange<int>(0, 3) == 0; };
+  if (rarely()) c.args.mods.softcap = 2.0F;
+  if (rarely()) c.alibi = some(c.args.num_heads, 0.3F);
+  if (rarely()) c.sinks = some(c.args.num_heads, 2);
+  if (rarely()) {
+    c.args.mods.relative_left = input.ConsumeIntegralInRange<int>(0, 20);
+    c.args.mods.relative_right = input.ConsumeIntegralInRange<int>(0, 20);
+    c.bias = some(c.args.num_heads * (c.args.mods.relative_left + c.args.mods.relative_right + 1), 2);
+  }
+}
+
+}  // namespace mha::fuzz
+
+#endif  // MHA_TOOLS_FUZZ_DECODE_CALL_H
