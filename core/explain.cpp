@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "core/cache.h"
 #include "core/items.h"
 #include "core/linear.h"
 #include "core/validate.h"
@@ -127,6 +128,34 @@ void explain_streamed(const AttentionProblem& p, const AttentionPlan& plan, cons
             why);
 }
 
+// Items that differ in length, or have their keys in a cache, are planned one by one.
+void explain_unequal(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable& table, Text* out) {
+  out->line("batch: %lld items%s, %lld queries in all, %lld of one item at most, %lld keys at most",
+            static_cast<ll>(p.batch), p.query_offsets != nullptr ? " packed without padding" : "",
+            static_cast<ll>(p.total_queries()), static_cast<ll>(p.longest_query_len),
+            static_cast<ll>(p.longest_key_len));
+  if (p.cache != nullptr) {
+    static const char* const kKinds[] = {"contiguous", "ring", "paged"};
+    out->line("keys and values: in a %s cache, in pages of %lld tokens; %s", kKinds[p.cache->config.kind],
+              static_cast<ll>(p.cache->page_size),
+              p.appends ? "the new tokens are appended by a phase before attention" : "none are appended");
+    out->line("shared prefixes: %s", plan.any_shared ? "chunks that neighbours share are read once for all their rows"
+                                                     : "no neighbours share a chunk");
+  }
+  const char* kernels = plan.any_streamed && plan.any_packed ? "streamed and fused"
+                        : plan.any_streamed                  ? "streamed"
+                                                             : "fused";
+  out->line(
+      "attention kernel: %s: streamed (keys and values are read where they lie) for items of at most %lld rows for "
+      "each "
+      "key/value head (%lld heads share one), fused (%lld rows share a pass over a chunk of %lld keys) for those of "
+      "more",
+      kernels, static_cast<ll>(table.streamed_rows), static_cast<ll>(p.group()), static_cast<ll>(table.attention_rows),
+      static_cast<ll>(kChunk));
+  out->line("items: %lld, cut by what each costs%s", static_cast<ll>(plan.items),
+            plan.any_split ? ", long ones into chunks, merged afterwards" : "; none is cut into chunks");
+}
+
 }  // namespace
 
 namespace {
@@ -178,17 +207,31 @@ void explain_masks(const AttentionProblem& p, Text* out) {
                 "in the fused kernel, in registers", out);
 }
 
+void explain_weights(const AttentionProblem& p, Text* out) {
+  const char* rows = p.weight_rows.rows != nullptr ? " of the chosen queries" : "";
+  switch (p.weights_mode) {
+    case MHA_WEIGHTS_NONE:
+      return out->line("weights: not wanted");
+    case MHA_WEIGHTS_PER_HEAD:
+      return out->line("weights: per head%s, %s", rows,
+                       keeps_scores(p) ? "from the scores that each block keeps" : "by a second pass");
+    case MHA_WEIGHTS_AVERAGED:
+      return out->line("weights: averaged%s, by a second pass, heads in ascending order", rows);
+    case MHA_WEIGHTS_KEY_SUMS:
+      return out->line("weights: summed for each key%s, by a second pass, queries in ascending order", rows);
+  }
+}
+
 }  // namespace
 
 void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable& table, Text* out) {
-  (plan.each.streamed ? explain_streamed : explain_packed)(p, plan, table, out);
+  if (p.uniform()) {
+    (plan.each.streamed ? explain_streamed : explain_packed)(p, plan, table, out);
+  } else {
+    explain_unequal(p, plan, table, out);
+  }
   explain_masks(p, out);
-  const char* weights =
-      p.weights_mode == MHA_WEIGHTS_NONE
-          ? "not wanted"
-          : (p.weights_mode == MHA_WEIGHTS_PER_HEAD ? "per head, from the scores that each block keeps"
-                                                    : "averaged, by a second pass, heads in ascending order");
-  out->line("weights: %s", weights);
+  explain_weights(p, out);
   if (p.tail > 0)
     out->line("keys added by the layer: %lld of each item, which every query sees", static_cast<ll>(p.tail));
   const Preparation& r = p.preparation;

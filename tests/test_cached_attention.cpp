@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention over a cache: every kind and page size gives the bits of plain tensors; sequences that share a prefix give
-// those of sequences that do not.
+// Attention over a cache: every kind and page size gives the bits of plain tensors, under masks and score modifications
+// too; sequences that share a prefix give those of sequences that do not; a ring those of a cache that keeps everything.
+#include <algorithm>
+#include <functional>
+
 #include "support/cache_layouts.h"
 
 using namespace mha::test;
@@ -53,6 +56,101 @@ TEST_CASE("cached attention: every kind and page size gives the bits of plain te
           }
         }
       }
+    }
+  });
+}
+
+TEST_CASE("cached attention: masks and score modifications count within the sequence", "[cache][masks]") {
+  RaggedProblem p({{3, 300}, {1, 700}, {40, 520}}, 4, 2, 24, 16, 90);
+  const int64_t key_lengths[] = {290, 700, 500}, prefixes[] = {100, 0, 300}, pairs[] = {0, 0, 0, 2, 1, 1, 4, 3};
+  std::vector<int32_t> query_segments(44), key_segments(1520);
+  for (size_t i = 0; i < query_segments.size(); ++i) query_segments[i] = static_cast<int32_t>(i % 2);
+  for (size_t j = 0; j < key_segments.size(); ++j) key_segments[j] = static_cast<int32_t>(j / 90 % 2);
+  const std::vector<float> slopes = random_floats(4, 91), biases = random_floats(4 * 61, 92),
+                           sinks = random_floats(4, 93);
+  const std::vector<std::function<void(mha_attention_args&)>> options = {
+      [&](auto& a) { a.masks.window_left = 120, a.masks.sink_tokens = 5; },
+      [&](auto& a) { a.masks.key_lengths = key_lengths, a.masks.prefix_lengths = prefixes; },
+      [&](auto& a) { a.masks.query_segments = query_segments.data(), a.masks.key_segments = key_segments.data(); },
+      [&](auto& a) {
+        a.masks.block_mask = {8, 200, pairs, 4};
+      },
+      [&](auto& a) { a.mods.softcap = 3, a.mods.alibi_slopes = slopes.data(); },
+      [&](auto& a) {
+        a.mods.relative_bias = biases.data(), a.mods.relative_left = 40, a.mods.relative_right = 20;
+        a.mods.sink_logits = sinks.data();
+      },
+  };
+  for_each_target([&](const std::string& target, const mha_context*) {
+    for (uint32_t set : {1u, 2u, 4u, 8u, 16u, 32u, 5u, 50u, 63u}) {
+      mha_attention_args args = p.args();
+      args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+      for (size_t n = 0; n < options.size(); ++n)
+        if (set >> n & 1) options[n](args);
+      const AttentionResult want = run_ragged(shared_context(target, 1), args, p.longest_key_len);
+      for (const CacheLayout& layout : {kCacheLayouts[0], kCacheLayouts[1], kCacheLayouts[4]}) {
+        const CachePtr cache = filled(p, layout);
+        mha_attention_args cached = args;
+        cached.cache = cache.get();
+        cached.key = {}, cached.value = {}, cached.key_offsets = nullptr, cached.key_len = 0;
+        for (const int64_t threads : {1, 3}) {
+          check_same_results(layout.name() + " options " + std::to_string(set),
+                             run_ragged(shared_context(target, threads), cached, p.longest_key_len), want);
+        }
+      }
+    }
+  });
+}
+
+TEST_CASE("cached attention: a ring that has dropped tokens, under a window with first tokens kept", "[cache]") {
+  constexpr int64_t kWindow = 100, kLength = 900, kMost = 30;
+  const RaggedProblem p({{kMost, kLength}}, 4, 2, 32, 32, 95);
+  for_each_target([&](const std::string&, const mha_context* context) {
+    for (const int64_t first_tokens : {0, 5, 70}) {
+      mha_cache_config config = cache_config({MHA_CACHE_RING, 0}, p.shape, 1, kWindow - 1 + kMost);
+      config.sink_tokens = first_tokens;
+      const CachePtr ring = make_cache(context, config);
+      const CachePtr all = make_cache(context, cache_config({MHA_CACHE_CONTIGUOUS, 0}, p.shape, 1, kLength));
+      int64_t dropped = 0;
+      for (int64_t begin = 0, n = 0; begin < kLength; ++n) {
+        const int64_t count = std::min<int64_t>(n % 3 == 0 ? 1 : n % 3 == 1 ? kMost : 17, kLength - begin);
+        for (mha_cache* cache : {ring.get(), all.get()}) {
+          append(context, cache, 0, count, p.key.data() + begin * 64, p.value.data() + begin * 64);
+        }
+        begin += count;
+        mha_attention_args args = p.args();
+        args.query_offsets = args.key_offsets = nullptr, args.query_len = count;
+        args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+        args.masks.window_left = kWindow, args.masks.sink_tokens = first_tokens;
+        args.cache = all.get();
+        const AttentionResult want = run_ragged(context, args, kLength);
+        args.cache = ring.get();
+        INFO("length " << begin << " of which first " << first_tokens);
+        check_same_results("ring", run_ragged(context, args, kLength), want);
+        dropped = mha_cache_first_kept(ring.get(), 0);
+      }
+      CHECK(dropped > kLength - 2 * (kWindow + kMost));
+
+      // What the ring no longer has cannot be seen.
+      std::vector<float> output = poisoned(4 * 32);
+      mha_attention_args args = p.args();
+      args.query_offsets = args.key_offsets = nullptr, args.query_len = 1;
+      args.cache = ring.get();
+      args.output = {output.data(), 0, 0, 0, 0};
+      mha_error error = {};
+      const auto refused = [&](int64_t window, int64_t first, const std::string& text) {
+        args.masks.window_left = window, args.masks.sink_tokens = first;
+        CHECK(mha_attention(context, &args, &error) == MHA_ERR_ARGUMENT);
+        INFO(error.message);
+        CHECK(mentions(error, text));
+        for (const float value : output) CHECK(is_poison(value));
+      };
+      refused(0, first_tokens, "masks.window_left is 0: query 0 of item 0 sees keys from 0 on");
+      refused(kLength - dropped + 1, first_tokens, "but the ring keeps them from " + std::to_string(dropped) + " on");
+      refused(10, first_tokens + 1,
+              "masks.sink_tokens is " + std::to_string(first_tokens + 1) + ", but the ring keeps");
+      args.masks.window_left = kLength - dropped, args.masks.sink_tokens = first_tokens;
+      require_ok(mha_attention(context, &args, &error), error);
     }
   });
 }

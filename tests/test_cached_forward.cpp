@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The layer with a cache: a causal prefill in one call, in any pieces, token by token, ragged among others, after a
-// rollback or in a fork gives the same bits, whatever the kind of cache.
+// rollback or in a fork gives the same bits, whatever the kind of cache, with and without rope and norm.
 #include "support/cache_layouts.h"
 #include "support/layers.h"
 
@@ -21,6 +21,8 @@ struct Decoder {
   std::vector<std::vector<float>> tokens;  // [T_b, E] of each sequence
   LayerProblem problem;
   LayerPtr layer;
+  const mha_rope* rope = nullptr;
+  const mha_qk_norm* norm = nullptr;
 
   explicit Decoder(const std::vector<int64_t>& lengths)
       : problem(config(), 1, 1, 1, Biases::kAll, 11), layer(problem.make(any_context())) {
@@ -37,6 +39,7 @@ struct Decoder {
     args.query_len = args.key_len = static_cast<int64_t>(tokens[b].size()) / kWidth;
     args.query.data = tokens[b].data();
     args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+    args.rope = rope, args.norm = norm;
     std::vector<float> output = poisoned(static_cast<int64_t>(tokens[b].size()));
     args.output = {output.data(), 0, 0, 0, 0};
     mha_error error = {};
@@ -63,6 +66,7 @@ struct Decoder {
     args.query.data = input.data();
     args.output = {output.data(), 0, 0, 0, 0};
     args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+    args.rope = rope, args.norm = norm;
     args.cache = cache;
     args.sequences = sequences.data();
     size_t bytes = 0;
@@ -117,6 +121,39 @@ TEST_CASE("cached forward: any pieces, any kind of cache, the same bits as one c
         }
         d.must_step(context, cache.get(), {2}, {269}, {530}, &outputs);
         for (size_t b = 0; b < lengths.size(); ++b) check_same_bits(layout.name(), outputs[b], want[b]);
+      }
+    }
+  });
+}
+
+TEST_CASE("cached forward: rope and norm, each token at its number in its sequence", "[cache][prepare][bits]") {
+  const std::vector<int64_t> lengths = {300, 40};
+  Decoder d(lengths);
+  const std::vector<float> weights = random_floats(32, 720);
+  mha_rope rope = {};
+  rope.style = MHA_ROPE_INTERLEAVED, rope.dims = 12, rope.base = 500000;
+  const mha_qk_norm norm = {1e-5f, weights.data(), weights.data() + 16};
+  const std::vector<float> without = d.plain(Decoder::any_context(), 0);
+  d.rope = &rope;
+  CHECK(d.plain(Decoder::any_context(), 0) != without);
+  for_each_target([&](const std::string& target, const mha_context* one) {
+    for (const mha_qk_norm* given : {static_cast<const mha_qk_norm*>(nullptr), &norm}) {
+      d.norm = given;
+      const std::vector<std::vector<float>> want = {d.plain(one, 0), d.plain(one, 1)};
+      for (const CacheLayout& layout : {kCacheLayouts[0], kCacheLayouts[1], kCacheLayouts[4]}) {
+        for (const int64_t threads : {1, 3}) {
+          const mha_context* context = shared_context(target, threads);
+          INFO(layout.name() << " threads " << threads << (given != nullptr ? " with norm" : ""));
+          const CachePtr cache = make_cache(context, cache_config(layout, d.heads(), 2, 300));
+          auto outputs = d.blank(), scratch = d.blank();
+          mha_error error = {};
+          d.must_step(context, cache.get(), {1, 0}, {0, 0}, {39, 200}, &outputs);
+          d.must_step(context, cache.get(), {0}, {200}, {210}, &scratch);
+          require_ok(mha_cache_truncate(cache.get(), 0, 200, &error), error);
+          d.must_step(context, cache.get(), {0, 1}, {200, 39}, {299, 40}, &outputs);
+          d.must_step(context, cache.get(), {0}, {299}, {300}, &outputs);
+          for (size_t b = 0; b < lengths.size(); ++b) check_same_bits(layout.name(), outputs[b], want[b]);
+        }
       }
     }
   });

@@ -3,7 +3,9 @@
 #include <functional>
 
 #include "core/mha.hpp"
+#include "support/caches.h"
 #include "support/layers.h"
+#include "support/ragged.h"
 
 using namespace mha::test;
 
@@ -190,12 +192,66 @@ TEST_CASE("explain: masks and score modifications by name, no combination falls 
         mha_attention_args args = problem->args();
         for (size_t n = 0; n < options.size(); ++n)
           if (set >> n & 1) options[n].set(args);
-        for (mha_weights_mode mode : {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED}) {
+        for (mha_weights_mode mode :
+             {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED, MHA_WEIGHTS_KEY_SUMS}) {
           args.weights_mode = mode;
           const std::string text = text_of(context, args);
           if (text.find("\nfallback: none\n") == std::string::npos) FAIL_CHECK(text);
         }
       }
+    }
+  });
+}
+
+TEST_CASE("explain: weights by how they come about", "[explain][weights]") {
+  const AttentionProblem problem({1, 2, 1, 40, 600, 8, 8}, MaskKind::kNone, 151200);
+  const int64_t rows[] = {3, 7};
+  for_each_target([&](const std::string&, const mha_context* context) {
+    mha_attention_args args = problem.args();
+    check_has(text_of(context, args), "\nweights: not wanted\n");
+    args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+    check_has(text_of(context, args), "\nweights: per head, from the scores that each block keeps\n");
+    args.weight_rows = {rows, 2};
+    check_has(text_of(context, args), "\nweights: per head of the chosen queries, by a second pass\n");
+    args.weights_mode = MHA_WEIGHTS_AVERAGED;
+    check_has(text_of(context, args), "\nweights: averaged of the chosen queries, by a second pass");
+    args.weight_rows = {};
+    args.weights_mode = MHA_WEIGHTS_KEY_SUMS;
+    check_has(text_of(context, args), "\nweights: summed for each key, by a second pass");
+  });
+}
+
+TEST_CASE("explain: packed items and caches, each by its own kernel, prefixes that are read once", "[explain][cache]") {
+  const RaggedProblem p({{40, 600}, {1, 300}}, 4, 2, 16, 16, 151300);
+  for_each_target([&](const std::string&, const mha_context* context) {
+    mha_attention_args args = p.args();
+    const std::string packed = text_of(context, args);
+    check_has(packed, "\nbatch: 2 items packed without padding, 41 queries in all, 40 of one item at most, 600 keys");
+    check_has(packed, "\nattention kernel: streamed and fused: ");
+    check_has(packed, "\nfallback: none\n");
+    CHECK(packed.find("cache") == std::string::npos);
+    for (const mha_cache_kind kind : kCacheKinds) {
+      mha_cache_config config = cache_config(kind, 2048, 3);
+      config.head_dim = config.value_head_dim = 16;
+      const CachePtr cache = make_cache(context, config);
+      mha_append_args append = {};
+      append.batch = 2, append.length = 900, append.offsets = p.key_offsets.data();
+      append.key.data = p.key.data(), append.value.data = p.value.data();
+      mha_error error = {};
+      require_ok(mha_cache_append(context, cache.get(), &append, &error), error);
+      require_ok(mha_cache_fork(cache.get(), 0, 2, 512, &error), error);
+      const int64_t alone[] = {0, 1}, forked[] = {0, 2};
+      mha_attention_args cached = args;
+      cached.cache = cache.get(), cached.query_offsets = nullptr, cached.query_len = 1;
+      cached.sequences = alone;
+      const std::string text = text_of(context, cached);
+      check_has(text, std::string("\nkeys and values: in a ") + kind_name(kind) + " cache, ");
+      check_has(text, "none are appended\nshared prefixes: no neighbours share a chunk\nattention kernel: streamed: ");
+      check_has(text, "\nfallback: none\n");
+      cached.sequences = forked;
+      check_has(text_of(context, cached), kind == MHA_CACHE_PAGED
+                                              ? "shared prefixes: chunks that neighbours share are read once"
+                                              : "shared prefixes: no neighbours share a chunk");
     }
   });
 }

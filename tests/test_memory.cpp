@@ -5,6 +5,7 @@
 
 #include <cfenv>
 #include <cstdlib>
+#include <functional>
 
 #include "support/counting.h"
 #include "support/layers.h"
@@ -272,6 +273,54 @@ TEST_CASE("memory: whichever allocation fails is reported, leaks nothing, and a 
     }
     CHECK(allocator.live.empty());
     CHECK_FALSE(allocator.misuse);
+  }
+}
+
+TEST_CASE("memory: workspace is not a matter of Tq x Tk", "[memory]") {
+  // Four times the scores take twice the workspace at most, and a small part of one head's matrix of scores, whatever
+  // masks the call has and what it does to scores.
+  constexpr int64_t kLength = 16384;
+  const uint8_t byte = 1;
+  const float number = 0;
+  const int64_t lengths[1] = {9}, pairs[2] = {0, 0};
+  const int32_t segments[1] = {0};
+  const std::vector<std::function<void(mha_attention_args&)>> options = {
+      [](auto&) {},
+      [](auto& a) { a.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT; },
+      [](auto& a) { a.masks.window_left = a.masks.window_right = 100, a.masks.sink_tokens = 4; },
+      [&](auto& a) { a.masks.prefix_lengths = a.masks.key_lengths = lengths; },
+      [&](auto& a) { a.masks.query_segments = a.masks.key_segments = segments; },
+      [&](auto& a) {
+        a.masks.block_mask = {64, 64, pairs, 1};
+      },
+      [&](auto& a) {
+        a.masks.bool_mask = {&byte, 0, 0, 0}, a.masks.bit_mask = {&byte, 0, 0, 0};
+      },
+      [&](auto& a) {
+        a.masks.add_mask = {&number, 0, 0, 0};
+      },
+      [&](auto& a) { a.mods.alibi_slopes = a.mods.relative_bias = a.mods.sink_logits = &number, a.mods.softcap = 5; },
+      [](auto& a) { a.weights_mode = MHA_WEIGHTS_AVERAGED; },
+      [](auto& a) { a.weights_mode = MHA_WEIGHTS_KEY_SUMS; },
+      [](auto& a) { a.weights_mode = MHA_WEIGHTS_PER_HEAD; },
+  };
+  for (int64_t threads : {1, 3}) {
+    for_each_target(
+        [&](const std::string&, const mha_context* context) {
+          for (size_t n = 0; n < options.size(); ++n) {
+            INFO("threads " << threads << " option " << n);
+            size_t bytes[2] = {0, 0};
+            for (int64_t i : {0, 1}) {
+              mha_attention_args args = {};
+              args.batch = 1, args.num_heads = 4, args.head_dim = 64, args.query_len = args.key_len = kLength << i;
+              options[n](args);
+              REQUIRE(mha_attention_workspace(context, &args, &bytes[i], nullptr) == MHA_OK);
+            }
+            CHECK(bytes[1] <= 2 * bytes[0]);
+            CHECK(bytes[0] < static_cast<size_t>(kLength * kLength) / 64);
+          }
+        },
+        threads);
   }
 }
 
