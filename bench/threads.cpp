@@ -15,8 +15,9 @@
 #include <vector>
 
 #include "bench/support.h"
-#include "core/attention.h"
+#include "core/items.h"
 #include "core/linear.h"
+#include "core/run_attention.h"
 #include "core/validate.h"
 
 namespace mha::bench {
@@ -87,11 +88,11 @@ class AttentionCall : public Call {
     return "attention H " + std::to_string(problem_.heads) + " Tq " + std::to_string(problem_.query_len) + " Tk " +
            std::to_string(problem_.key_len) + " D " + std::to_string(problem_.head_dim);
   }
-  double work() const override { return problem_.work(); }
+  double work() const override { return mha::work_of_call(problem_); }
   void run_on(const mha_context& context, int64_t threads) override {
-    AttentionJob job = {context.table, problem_, {}, nullptr};
+    AttentionJob job = {context.table, problem_, {}, nullptr, nullptr};
     mha_error error = {};
-    require(plan_attention(*context.table, threads, problem_, &job.plan, &error), error);
+    require(plan_attention(*context.table, threads, problem_, false, &job.plan, &error), error);
     if (workspace_.size() * 4 < job.plan.bytes) workspace_ = Floats(job.plan.bytes / 4 + 1);
     job.workspace = reinterpret_cast<char*>(workspace_.data());
     Phase phases[kMaxPhases];

@@ -24,7 +24,8 @@ int64_t first_kept_of(const AttentionProblem& p, int64_t b);
 
 // Where query i of item b stands among the keys: p(i) of mha_masks.
 inline int64_t position_of(const AttentionProblem& p, int64_t b, int64_t i) {
-  return i + (p.masks.causal == MHA_CAUSAL_OFFSET ? p.masks.causal_offset : key_len_of(p, b) - p.tail - query_len_of(p, b));
+  return i +
+         (p.masks.causal == MHA_CAUSAL_OFFSET ? p.masks.causal_offset : key_len_of(p, b) - p.tail - query_len_of(p, b));
 }
 
 // Rows of one (item, key/value head): the queries of the heads that share it, head by head.

@@ -111,8 +111,8 @@ AttentionRow make_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t i
 
 bool rows_are_alike(const AttentionProblem& p) {
   const mha_masks& m = p.masks;
-  return !p.has_extras() && m.bool_mask.data == nullptr && m.add_mask.data == nullptr && m.key_lengths == nullptr &&
-         m.prefix_lengths == nullptr && m.window_left == 0 && m.window_right == 0;
+  return !p.has_extras() && p.tail == 0 && m.bool_mask.data == nullptr && m.add_mask.data == nullptr &&
+         m.key_lengths == nullptr && m.prefix_lengths == nullptr && m.window_left == 0 && m.window_right == 0;
 }
 
 KeyRange seen_keys(const AttentionRow& row) {

@@ -83,7 +83,7 @@ inline GroupSight group_sight(const AttentionRow* rows, int64_t num_rows) {
   for (int64_t r = 0; r < num_rows; ++r) {
     const AttentionRow& row = rows[r];
     sight.end = most(sight.end, row.key_end), sight.least_end = least(sight.least_end, row.key_end);
-    sight.ends_only &= row.key_begin == 0 && row.bool_mask == nullptr && row.add_mask == nullptr &&
+    sight.ends_only &= row.key_begin == 0 && !has_tail(row) && row.bool_mask == nullptr && row.add_mask == nullptr &&
                        (row.extras == nullptr || !(has_key_bits(row) || has_blocks(row)));
   }
   return sight;
