@@ -220,7 +220,8 @@ struct StreamedChunk {
     for (int64_t r = 0; r < rows_per_head(); ++r) {
       hidden |= has_hidden_keys(a.rows[head * rows_per_head() + r], begin, begin + keys);
     }
-    return hidden && !all_finite(a.value, head, begin, keys, a.value_head_dim);
+    const int64_t first = first_block * kLanes;  // what lies before may be in pages that a ring gave up
+    return hidden && !all_finite(a.value, head, begin + first, keys - first, a.value_head_dim);
   }
 };
 
