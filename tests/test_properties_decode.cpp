@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Decoding on random histories: attention over a cache, whatever its kind, pages and forks, the batch ragged or not, is
 // the bits of one plain call a sequence; so is a layer that decodes in any pieces, and so are partial results merged.
+#include "support/layers.h"
 #include "support/random_decode.h"
 
 using namespace mha::test;
@@ -112,4 +113,256 @@ TEST_CASE("decode properties: attention over a cache is one plain call a sequenc
   }
   // What the draw is to contain; the seeds are fixed, so this changes only with the code above.
   for (const int64_t cases : {refused, rings, shared, closely}) CHECK(cases > 5);
+}
+
+namespace {
+
+/// A layer, causal masks and score modifications, and sequences of tokens that it decodes.
+struct Decoding {
+  mha_layer_config config;
+  std::unique_ptr<LayerProblem> problem;
+  LayerPtr layer;
+  mha_cache_config cache_config;
+  mha_rope rope = {};
+  mha_qk_norm norm = {};
+  bool positions_given;
+  std::vector<float> slopes, biases, sinks, norm_weight;
+  std::vector<std::vector<float>> tokens, want;
+  std::vector<std::vector<int64_t>> positions;
+  mha_forward_args common = {};
+
+  explicit Decoding(Random& random, const mha_context* context) {
+    config = {};
+    config.num_kv_heads = between(random, 1, 2), config.num_heads = config.num_kv_heads * between(random, 1, 3);
+    config.embed_dim = between(random, 1, 40), config.head_dim = 2 * between(random, 1, 12);
+    config.value_head_dim = one_in(random, 2) ? 0 : between(random, 1, 20);
+    config.out_dim = one_in(random, 2) ? 0 : between(random, 1, 20);
+    problem = std::make_unique<LayerProblem>(config, 1, 1, 1, Biases::kAll, random.bits() >> 8);
+    layer = problem->make(context);
+    mha_layer_get_config(layer.get(), &config);
+    draw_mods(random);
+    cache_config =
+        mha::test::cache_config(one_of(random, {MHA_CACHE_CONTIGUOUS, MHA_CACHE_RING, MHA_CACHE_RING, MHA_CACHE_PAGED}),
+                                700, between(random, 1, 3), one_of<int64_t>(random, {1, 16, 40, 64, 256}));
+    cache_config.num_kv_heads = config.num_kv_heads;
+    cache_config.head_dim = config.head_dim, cache_config.value_head_dim = config.value_head_dim;
+    if (cache_config.kind == MHA_CACHE_PAGED) cache_config.capacity = 1000 * cache_config.max_sequences;
+    if (one_in(random, 2) || cache_config.kind == MHA_CACHE_RING) {
+      common.masks.window_left = between(random, 1, 200);
+      if (one_in(random, 2)) common.masks.sink_tokens = random.below(70);
+    }
+    if (cache_config.kind == MHA_CACHE_RING) {
+      cache_config.capacity = common.masks.window_left + random.below(100);
+      cache_config.sink_tokens = common.masks.sink_tokens;
+      cache_config.page_size = 0;
+    }
+    for (int64_t s = 0; s < cache_config.max_sequences; ++s) draw_tokens(random, context);
+  }
+
+  int64_t length(size_t s) const { return static_cast<int64_t>(positions[s].size()); }
+
+ private:
+  void draw_mods(Random& random) {
+    common.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+    const auto floats = [&](int64_t count, float scale) { return random_floats(count, random.bits() >> 8, scale); };
+    mha_score_mods& m = common.mods;
+    if (one_in(random, 3)) m.softcap = 5;
+    if (one_in(random, 3)) slopes = floats(config.num_heads, 0.1f), m.alibi_slopes = slopes.data();
+    if (one_in(random, 3)) {
+      m.relative_left = random.below(40), m.relative_right = random.below(3);
+      biases = floats(config.num_heads * (m.relative_left + m.relative_right + 1), 1);
+      m.relative_bias = biases.data();
+    }
+    if (one_in(random, 3)) sinks = floats(config.num_heads, 2), m.sink_logits = sinks.data();
+    if (one_in(random, 2)) common.rope = &rope, rope.style = one_of(random, {MHA_ROPE_HALF, MHA_ROPE_INTERLEAVED});
+    positions_given = one_in(random, 3);
+    if (!one_in(random, 2)) return;
+    common.norm = &norm, norm.epsilon = 1e-4f;
+    norm_weight = floats(config.head_dim, 1);
+    if (one_in(random, 2)) norm.query_weight = norm.key_weight = norm_weight.data();
+  }
+  void draw_tokens(Random& random, const mha_context* context) {
+    const int64_t count = std::max<int64_t>(1, random_length(random, 600));
+    tokens.push_back(random_floats(count * config.embed_dim, random.bits() >> 8));
+    positions.emplace_back();
+    for (int64_t t = 0; t < count; ++t) positions.back().push_back(positions_given ? random.below(3000) : t);
+    mha_forward_args args = common;
+    args.batch = 1, args.query_len = args.key_len = count;
+    args.query.data = tokens.back().data();
+    if (positions_given) args.positions = positions.back().data();
+    want.push_back(run_layer(context, layer.get(), args).output);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("decode properties: a layer decodes in any pieces to the bits of one call", "[properties][cache][bits]") {
+  int64_t refused = 0, dropped = 0;
+  for (uint64_t seed = 320000; seed < 320120; ++seed) {
+    Random random(seed);
+    const RandomContext first = random_context(random);
+    Decoding d(random, shared_context(first.target, 1));
+    INFO("seed " << seed << " " << first.target << " " << kind_name(d.cache_config.kind) << " capacity "
+                 << d.cache_config.capacity << " window " << d.common.masks.window_left);
+    const CachePtr cache = make_cache(cache_context(), d.cache_config);
+    const auto done = [&](size_t s) { return mha_cache_length(cache.get(), static_cast<int64_t>(s)); };
+    for (int64_t left = 1; left > 0;) {
+      std::vector<int64_t> sequences, offsets{0}, positions;
+      std::vector<float> input, want;
+      left = 0;
+      for (size_t s = 0; s < d.tokens.size(); ++s) {
+        const int64_t most = d.length(s) - done(s);
+        left += most;
+        if (one_in(random, 4)) continue;
+        const int64_t count = std::min(most, one_in(random, 3) ? 1 : random_length(random, 300));
+        sequences.push_back(static_cast<int64_t>(s)), offsets.push_back(offsets.back() + count);
+        const auto copy = [&](auto* to, const auto& from, int64_t width) {
+          to->insert(to->end(), from.begin() + done(s) * width, from.begin() + (done(s) + count) * width);
+        };
+        copy(&input, d.tokens[s], d.config.embed_dim), copy(&positions, d.positions[s], 1);
+        copy(&want, d.want[s], d.config.out_dim);
+      }
+      input.push_back(0), positions.push_back(0);  // never empty
+      mha_forward_args args = d.common;
+      args.batch = static_cast<int64_t>(sequences.size());
+      args.query_len = offsets.back(), args.query_offsets = offsets.data();
+      args.cache = cache.get(), args.sequences = sequences.data();
+      const mha_context* context = shared_context(first.target, one_of<int64_t>(random, {1, 2, 3, 5}));
+      mha_error error = {};
+      size_t bytes = 0;
+      const mha_status told = mha_layer_forward_workspace(context, d.layer.get(), &args, &bytes, &error);
+      GuardedBuffer workspace(bytes, Guard::kAfter);
+      std::memset(workspace.data(), 0xff, bytes);
+      args.workspace = workspace.data(), args.workspace_bytes = bytes;
+      args.query.data = input.data();
+      if (d.positions_given) args.positions = positions.data();
+      std::vector<float> output = poisoned(args.query_len * d.config.out_dim);
+      args.output = {output.data(), 0, 0, 0, 0};
+      const std::vector<float> before =
+          sequences.empty() ? std::vector<float>() : save_sequence(cache.get(), sequences[0]);
+      const mha_status status = mha_layer_forward(context, d.layer.get(), &args, &error);
+      CHECK(status == told);
+      if (status != MHA_OK) {  // a ring that would drop what the first query sees: in smaller pieces
+        REQUIRE((status == MHA_ERR_ARGUMENT && mentions(error, "masks.window_left")));
+        REQUIRE(d.cache_config.kind == MHA_CACHE_RING);
+        CHECK(all_poison(output));
+        CHECK(same_bits(save_sequence(cache.get(), sequences[0]), before));
+        ++refused;
+        continue;
+      }
+      for (const int64_t s : sequences) dropped += mha_cache_first_kept(cache.get(), s) > 0;
+      if (!check_run("output", output, 0, want, 0, static_cast<int64_t>(output.size()))) break;
+    }
+  }
+  CHECK(refused > 5);
+  CHECK(dropped > 5);
+}
+
+namespace {
+
+/// What keys [begin, begin + count) of every item see of the masks.
+class PartMasks {
+ public:
+  PartMasks(const mha_masks& whole, const AttentionShape& s, int64_t begin, int64_t count) : masks(whole) {
+    const auto moved = [&](const int64_t* lengths, int64_t most, std::vector<int64_t>* own) {
+      for (int64_t b = 0; b < s.B; ++b) own->push_back(std::clamp<int64_t>(lengths[b] - begin, 0, most));
+      own->push_back(0);  // never empty
+      return own->data();
+    };
+    if (masks.causal == MHA_CAUSAL_OFFSET) masks.causal_offset -= begin;
+    if (masks.key_lengths) masks.key_lengths = moved(masks.key_lengths, count, &lengths_);
+    if (masks.prefix_lengths) masks.prefix_lengths = moved(masks.prefix_lengths, int64_t{1} << 41, &prefixes_);
+    masks.sink_tokens = std::max<int64_t>(0, masks.sink_tokens - begin);
+    if (masks.bool_mask.data) masks.bool_mask.data += begin;
+    if (masks.add_mask.data) masks.add_mask.data += begin;
+    if (masks.bit_mask.data) masks.bit_mask.data += begin / 8;
+    if (masks.key_segments) {
+      for (int64_t b = 0; b < s.B; ++b) {
+        const int32_t* first = masks.key_segments + b * s.Tk + begin;
+        segments_.insert(segments_.end(), first, first + count);
+      }
+      segments_.push_back(0);  // never empty
+      masks.key_segments = segments_.data();
+    }
+    mha_block_mask& m = masks.block_mask;
+    for (int64_t n = 0; m.pairs && n < m.num_pairs; ++n) {
+      const int64_t key = m.pairs[2 * n + 1] - begin / m.key_block;
+      if (key >= 0) pairs_.insert(pairs_.end(), {m.pairs[2 * n], key});
+    }
+    pairs_.push_back(0);  // never empty
+    if (m.pairs) m.num_pairs = static_cast<int64_t>(pairs_.size()) / 2, m.pairs = pairs_.data();
+  }
+  PartMasks(const PartMasks&) = delete;
+  PartMasks& operator=(const PartMasks&) = delete;
+
+  mha_masks masks;
+
+ private:
+  std::vector<int64_t> lengths_, prefixes_, pairs_;
+  std::vector<int32_t> segments_;
+};
+
+}  // namespace
+
+TEST_CASE("decode properties: partial results of any parts merge to the bits of one call",
+          "[properties][partial][bits]") {
+  for (uint64_t seed = 330000; seed < 330200; ++seed) {
+    Random random(seed);
+    AttentionShape s = {between(random, 1, 3),     0, between(random, 1, 3),
+                        random_length(random, 60), 0, between(random, 1, 40),
+                        between(random, 1, 40)};
+    s.H = s.Hkv * one_of<int64_t>(random, {1, 2, 4});
+    s.Tk = random_length(random, 1500);
+    AttentionProblem p(s, MaskKind::kNone, random.bits() >> 8);
+    if (one_in(random, 4)) spoil(random, &p.key), spoil(random, &p.value);
+    const RandomMasks masks(random, s.B, s.H, s.Tq, s.Tk);
+    mha_attention_args args = p.args();
+    args.mods = masks.mods();
+    args.masks = masks.get();
+    const AttentionResult want = run_attention(shared_context(random_context(random).target, 1), args);
+    // From here on a causal offset says where the queries stand.
+    args.masks = masks_from(masks.get(), masks.mods(), {0, s.B, 0, 0, s.Tq, s.Tq, s.Tk});
+    if (args.masks.block_mask.pairs && 256 % args.masks.block_mask.key_block != 0) continue;
+    INFO("seed " << seed << ": " << describe(s) << masks.describe());
+    std::vector<float> partials;
+    int64_t chunks = 0;
+    for (int64_t begin = 0; begin < s.Tk || begin == 0;) {
+      const int64_t count = std::min(s.Tk - begin, 256 * between(random, 1, 4));
+      const PartMasks part(args.masks, s, begin, count);
+      mha_attention_args a = args;
+      a.masks = part.masks;
+      a.key_len = count;
+      a.key = {p.key.data() + begin * s.Hkv * s.D, s.Tk * s.Hkv * s.D, s.Hkv * s.D, s.D, 1};
+      a.value = {p.value.data() + begin * s.Hkv * s.Dv, s.Tk * s.Hkv * s.Dv, s.Hkv * s.Dv, s.Dv, 1};
+      const mha_context* context = random_context(random).get();
+      mha_error error = {};
+      int64_t floats = 0;
+      size_t bytes = 0;
+      require_ok(mha_attention_partial_floats(&a, &floats, &error), error);
+      require_ok(mha_attention_workspace(context, &a, &bytes, &error), error);
+      GuardedBuffer workspace(bytes, Guard::kAfter);
+      std::memset(workspace.data(), 0xff, bytes);
+      a.workspace = workspace.data(), a.workspace_bytes = bytes;
+      GuardedFloats own(poisoned(floats), Guard::kAfter);
+      require_ok(mha_attention_partial(context, &a, own.floats(), floats, &error), error);
+      const std::vector<float> values = own.values();
+      partials.insert(partials.end(), values.begin(), values.end());
+      chunks += std::max<int64_t>(1, (count + 255) / 256);
+      begin += std::max<int64_t>(count, 1);
+    }
+    AttentionResult got = {poisoned(s.output().count()), {}, poisoned(s.B * s.H * s.Tq)};
+    mha_merge_args merge = {s.B,
+                            s.H,
+                            s.Tq,
+                            s.Dv,
+                            chunks,
+                            partials.data(),
+                            args.mods.sink_logits,
+                            {got.output.data(), 0, 0, 0, 0},
+                            got.log_sum_exp.data()};
+    mha_error error = {};
+    require_ok(mha_attention_merge_partials(random_context(random).get(), &merge, &error), error);
+    check_run("output", got.output, 0, want.output, 0, s.output().count());
+    check_run("log-sum-exp", got.log_sum_exp, 0, want.log_sum_exp, 0, s.B * s.H * s.Tq);
+  }
 }
