@@ -28,7 +28,7 @@ struct RandomCache {
     }
     if (config.kind == MHA_CACHE_PAGED) {
       config.page_size = one_of<int64_t>(random, {1, 16, 24, 64, 256, 300});
-      config.capacity = config.max_sequences * 1400;
+      config.capacity = config.max_sequences * (1300 + config.page_size);
     }
     cache = make_cache(cache_context(), config);
     mha_cache_get_config(cache.get(), &config);
