@@ -97,7 +97,7 @@ void explain_masks(const AttentionProblem& p, Text* out) {
                 "in the fused kernel, in registers", out);
 }
 
-// --- Items of unequal length -------------------------------------------------------------------------------------------
+// --- Items of unequal length ---------------------------------------------------------------------------------------
 
 void explain_keys(const AttentionProblem& p, Text* out) {
   if (p.cache == nullptr) {

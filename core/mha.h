@@ -416,8 +416,8 @@ typedef struct mha_attention_args {
   const int64_t* query_offsets; /* [B+1] */
   const int64_t* key_offsets;   /* [B+1], the same for key and value and key_len; NULL: Tk each */
   /* Keys and values of item b are those of sequences[b] in `cache` (NULL: b); key, value, key_len and key_offsets are
-   * not used then, Tk_b is the sequence's length. A ring must still keep every key that the masks let a query see. Where
-   * sequences next to each other share pages (mha_cache_fork), what they share is read once. */
+   * not used then, Tk_b is the sequence's length. A ring must still keep every key that the masks let a query see.
+   * Where sequences next to each other share pages (mha_cache_fork), what they share is read once. */
   const mha_cache* cache;
   const int64_t* sequences; /* [B] */
 } mha_attention_args;
@@ -452,11 +452,11 @@ MHA_API mha_status mha_attention_explain(const mha_context* context, const mha_a
                                          size_t capacity, size_t* needed, mha_error* error);
 
 /* Attention over a part of the keys, to be merged with the parts that others computed (a context split over processes):
- * one partial result for each chunk of 256 keys, so that merging them in ascending order gives the bits of one call
- * over all keys, provided that parts hold whole chunks (all but the last a multiple of 256 keys). Keys count from the
- * part's first: shift causal_offset. B items of the same length; log_sum_exp, output, weights and sink_logits are not
- * used; the workspace is that of mha_attention. partials [chunks of the part][B * H * Tq * (Dv + 2)]: opaque; parts are
- * merged by putting them one after the other. Returns: as mha_attention; MHA_ERR_WORKSPACE where count is smaller than mha_attention_partial_floats. */
+ * one partial result for each chunk of 256 keys; merging them in ascending order gives the bits of one call over all
+ * keys, if parts hold whole chunks (all but the last a multiple of 256 keys). Keys count from the part's first: shift
+ * causal_offset and the like. B items of the same length; log_sum_exp, output, weights and sink_logits are not used;
+ * the workspace is that of mha_attention without weights. partials [chunks of the part][B * H * Tq * (Dv + 2)]: opaque;
+ * parts are merged one after the other. Returns: as mha_attention; _WORKSPACE: count < mha_attention_partial_floats. */
 MHA_API mha_status mha_attention_partial_floats(const mha_attention_args* args, int64_t* count, mha_error* error);
 MHA_API mha_status mha_attention_partial(const mha_context* context, const mha_attention_args* args, float* partials,
                                          int64_t count, mha_error* error);

@@ -343,6 +343,7 @@ TEST_CASE("decode properties: partial results of any parts merge to the bits of 
       GuardedBuffer workspace(bytes, Guard::kAfter);
       std::memset(workspace.data(), 0xff, bytes);
       a.workspace = workspace.data(), a.workspace_bytes = bytes;
+      a.weights_mode = one_of(random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD});  // nobody looks at it
       GuardedFloats own(poisoned(floats), Guard::kAfter);
       require_ok(mha_attention_partial(context, &a, own.floats(), floats, &error), error);
       const std::vector<float> values = own.values();
