@@ -11,7 +11,8 @@ namespace {
 using ll = long long;
 
 TokenRows rows_of(const mha_cache& cache, int64_t sequence, int64_t offset, int64_t width) {
-  float* const* pages = cache.sequences[sequence].pages;
+  const CacheSequence& s = cache.sequences[sequence];
+  float* const* pages = s.pages;
   TokenRows rows = {};
   rows.stride_t = width;
   rows.stride_h = cache.page_size * width;
@@ -22,6 +23,7 @@ TokenRows rows_of(const mha_cache& cache, int64_t sequence, int64_t offset, int6
     rows.base = pages[0] != nullptr ? pages[0] + offset : nullptr;
   } else {
     rows.pages = pages;
+    rows.spare = s.reserved > 0 ? pages[page_entry(cache, (s.reserved - 1) / cache.page_size)] : nullptr;
     rows.offset = offset;
   }
   return rows;

@@ -493,7 +493,7 @@ MHA_API mha_status mha_attention_explain(const mha_context* context, const mha_a
  * Shapes:   partials [chunks of the part, 1 for Tk = 0][B * H * Tq * (Dv + 2)] floats, opaque, the same on every FMA
  *           target; parts are merged by putting them one after the other. mha_attention_partial_floats counts them.
  * Requires: B items of the same length (a batch of packed items or of sequences of a cache: one by one). Workspace as
- *           for mha_attention.
+ *           for mha_attention without weights.
  * Returns:  as mha_attention; MHA_ERR_UNSUPPORTED for items of unequal length, MHA_ERR_WORKSPACE also where count is
  *           smaller than mha_attention_partial_floats says. */
 MHA_API mha_status mha_attention_partial_floats(const mha_attention_args* args, int64_t* count, mha_error* error);

@@ -50,7 +50,9 @@ struct AttentionPlan {
   bool uniform;                           // all items of the batch are planned alike:
   SequencePlan each;                      // the first of them; else there is a table of SequencePlan in the workspace
   int64_t batch, items, merges, weights;  // in all
-  bool any_split, any_streamed, any_packed, any_shared;
+  // Of the items of the batch, how many are read where they lie and how many packed; cut in chunks that are merged
+  // afterwards; in how many groups with the same first pages, and how many items those have.
+  int64_t streamed, packed, split, groups, sharing;
   int64_t weights_block_rows;  // queries of an item of the second pass
   int64_t partial_floats;      // of all partial results
 

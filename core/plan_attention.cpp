@@ -27,6 +27,8 @@ class Planner {
     const int64_t rows = p_.heads * query_len_of(p_, b);
     s.first_partial = end.first_partial + partials(end);
     s.chunks = most(1, divide_up(key_len_of(p_, b), kChunk));
+    // A sum over no queries is 0, which somebody must write.
+    if (rows == 0 && p_.weights_mode == MHA_WEIGHTS_KEY_SUMS) s.weights = weights_items(b);
     if (rows == 0) return s;
     if (group_rows_of(p_, b) <= table_.streamed_rows) {
       plan_streamed(b, &s);
@@ -159,8 +161,16 @@ struct Needs {
   int64_t slot_rows, scratch, shared_rows;
 };
 
-void add_needs(const KernelTable& table, const AttentionProblem& p, const SequencePlan& s, Needs* needs,
-               AttentionPlan* plan) {
+// Counts `alike` items of the batch that are planned so.
+void add_counts(const SequencePlan& s, int64_t alike, AttentionPlan* plan) {
+  if (s.items == 0 && s.merges == 0) return;  // no queries
+  (s.streamed ? plan->streamed : plan->packed) += alike;
+  plan->split += s.split ? alike : 0;
+  plan->groups += s.members > 0 ? 1 : 0;
+  plan->sharing += s.members;
+}
+
+void add_needs(const KernelTable& table, const AttentionProblem& p, const SequencePlan& s, Needs* needs) {
   if (s.items == 0) return;
   int64_t streamed_rows = s.streamed ? s.heads_per_item * s.block_rows : 0;
   if (s.shared_rows > 0 && s.shared_rows <= table.streamed_rows) streamed_rows = most(streamed_rows, s.shared_rows);
@@ -169,10 +179,6 @@ void add_needs(const KernelTable& table, const AttentionProblem& p, const Sequen
     needs->scratch = most(needs->scratch, table.streamed_scratch(streamed_rows, p.head_dim, p.value_head_dim));
   }
   needs->shared_rows = most(needs->shared_rows, s.shared_rows);
-  plan->any_split |= s.split;
-  plan->any_streamed |= s.streamed;
-  plan->any_packed |= !s.streamed;
-  plan->any_shared |= s.members > 0;
 }
 
 mha_status too_large(const AttentionProblem& p, mha_error* error) {
@@ -206,10 +212,13 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
     planner.count(0, &s);
     plan->items = p.batch * s.items, plan->merges = p.batch * s.merges, plan->weights = p.batch * s.weights;
     plan->partial_floats = p.batch * planner.partials(s);
-    add_needs(table, p, s, &needs, plan);
+    add_needs(table, p, s, &needs);
+    add_counts(s, p.batch, plan);
   } else {
-    const SequencePlan end =
-        walk(planner, p, [&](int64_t, const SequencePlan& s) { add_needs(table, p, s, &needs, plan); });
+    const SequencePlan end = walk(planner, p, [&](int64_t, const SequencePlan& s) {
+      add_needs(table, p, s, &needs);
+      add_counts(s, 1, plan);
+    });
     plan->items = end.first_item + end.items, plan->merges = end.first_merge + end.merges;
     plan->weights = end.first_weights + end.weights;
     plan->partial_floats = end.first_partial + planner.partials(end);

@@ -107,3 +107,59 @@ TEST_CASE("cache threads: two that hold the last page between them both grow", "
     check_same_tokens("second", exported(cache.get(), 1, 0, round % 5 + 4), second += slice(config, tokens, 6, 4));
   }
 }
+
+namespace {
+
+/// One query of ones for each of `sequences`, over what they hold; empty where the call fails.
+std::vector<float> attend(const mha_context* context, const mha_cache* cache, const std::vector<int64_t>& sequences) {
+  const mha_cache_config c = config_of(cache);
+  const int64_t B = static_cast<int64_t>(sequences.size());
+  const std::vector<float> query(static_cast<size_t>(B * 2 * c.num_kv_heads * c.head_dim), 1.0f);
+  std::vector<float> output = poisoned(B * 2 * c.num_kv_heads * c.value_head_dim);
+  mha_attention_args args = {};
+  args.batch = B, args.num_heads = 2 * c.num_kv_heads, args.num_kv_heads = c.num_kv_heads, args.query_len = 1;
+  args.head_dim = c.head_dim, args.value_head_dim = c.value_head_dim;
+  args.query.data = query.data();
+  args.output = {output.data(), 0, 0, 0, 0};
+  args.cache = cache, args.sequences = sequences.data();
+  if (mha_attention(context, &args, nullptr) != MHA_OK) output.clear();
+  return output;
+}
+
+}  // namespace
+
+TEST_CASE("cache threads: attention over sequences whose pages others fork and copy", "[cache][threads]") {
+  for (mha_cache_kind kind : kCacheKinds) {
+    const mha_cache_config config = cache_config(kind, kind == MHA_CACHE_PAGED ? 2400 : 400, 2 + kWriters, 16);
+    const CachePtr cache = make_cache(cache_context(), config);
+    require_append(cache.get(), 0, random_tokens(config, 300, 243000));
+    REQUIRE(mha_cache_fork(cache.get(), 0, 1, -1, nullptr) == MHA_OK);
+    const std::vector<float> want = attend(cache_context(), cache.get(), {0, 1});
+    REQUIRE(!want.empty());
+    const Tokens more = random_tokens(config, 40, 244000);
+    std::atomic<int> failures{0};
+    std::vector<std::thread> threads;
+    for (int64_t n = 0; n < kWriters; ++n) {
+      threads.emplace_back([&, sequence = 2 + n] {
+        std::vector<float> first;
+        for (int round = 0; round < 40; ++round) {
+          bool good = mha_cache_fork(cache.get(), 0, sequence, 290, nullptr) == MHA_OK;
+          good = good && append(cache_context(), cache.get(), sequence, more) == MHA_OK;
+          const std::vector<float> own = attend(cache_context(), cache.get(), {sequence, 0, sequence});
+          if (round == 0) first = own;
+          good = good && !own.empty() && same_bits(own, first);
+          if (!good || mha_cache_remove(cache.get(), sequence, nullptr) != MHA_OK) ++failures;
+        }
+      });
+    }
+    for (int64_t n = 0; n < kReaders; ++n) {
+      threads.emplace_back([&] {
+        for (int round = 0; round < 60; ++round) {
+          if (!same_bits(attend(cache_context(), cache.get(), {0, 1}), want)) ++failures;
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    CHECK(failures == 0);
+  }
+}

@@ -98,6 +98,28 @@ TEST_CASE("cli: explain is the library's own text") {
       run_ok(folder, "explain attention --query-len 7 --key-len 300 --num-heads 4 --head-dim 20 --causal offset -2");
   CHECK(attention.find("target: ") != std::string::npos);
   CHECK(attention.find("workspace: ") != std::string::npos);
+  const std::string cached =
+      run_ok(folder,
+             "explain attention --batch 3 --query-len 1 --key-len 300 --num-heads 4 --head-dim 20 --cache paged "
+             "--page-size 48 --window-left 100 --sink-tokens 4 --softcap 30 --rope --qk-norm");
+  for (const std::string part : {"sequences: 3, of 1 to 1 queries and 300 to 300 keys",
+                                 "in a paged cache, pages of 48 tokens", "masks: window left, sink tokens;",
+                                 "score changes: softcap;", "queries RMS-normed and rotated", "fallback: none"}) {
+    INFO(cached);
+    CHECK(cached.find(part) != std::string::npos);
+  }
+  const std::string ring =
+      run_ok(folder,
+             "explain layer --query-len 7 --key-len 5000 --num-heads 4 --embed-dim 20 --cache ring --window-left 50 "
+             "--causal --threads 1");
+  CHECK(ring.find("in a ring cache of the last 57 tokens and the first 0; those of this call are appended") !=
+        std::string::npos);
+  check_refused(folder, "explain attention --query-len 1 --key-len 1 --num-heads 1 --head-dim 1 --cache x", "'x'");
+  check_refused(folder, "explain layer --query-len 3 --key-len 2 --num-heads 1 --embed-dim 4 --cache paged",
+                "--key-len >= --query-len");
+  check_refused(folder,
+                "explain attention --query-len 1 --key-len 99999999 --num-heads 64 --head-dim 128 --cache paged",
+                "limit of 1 GiB");
   const std::string layer =
       run_ok(folder,
              "explain layer --query-len 7 --key-len 300 --num-heads 4 --embed-dim 20 --kdim 9 --weights-mode averaged");

@@ -6,6 +6,7 @@
 #include "support/caches.h"
 #include "support/layers.h"
 #include "support/ragged.h"
+#include "support/random_decode.h"
 
 using namespace mha::test;
 
@@ -363,6 +364,114 @@ TEST_CASE("explain: layer, every stage and why", "[explain][layer]") {
     CHECK(mha_layer_forward_explain(nullptr, layer.get(), &args, text, 5, &needed, nullptr) == MHA_ERR_NULL);
     CHECK(mha_layer_forward_explain(context, layer.get(), nullptr, text, 5, &needed, nullptr) == MHA_ERR_NULL);
   });
+}
+
+namespace {
+
+/// No fallback, the workspace of the size query, and nothing said of one item where items differ.
+void check_supported(const Explain& explain, size_t bytes) {
+  const std::string text = full_text(explain);
+  const bool nothing = text.find("work: none") != std::string::npos;
+  const auto has = [&](const std::string& part) { return text.find(part) != std::string::npos; };
+  if (nothing) return;
+  if (has("\nfallback: none\n") && has("\nworkspace: " + std::to_string(bytes) + " bytes")) return;
+  FAIL_CHECK("fallback or another workspace than " << bytes << ":\n" << text);
+}
+
+}  // namespace
+
+TEST_CASE("explain: random calls over caches, whatever is asked of them, never fall back", "[explain][cache]") {
+  for (uint64_t seed = 155000; seed < 155300; ++seed) {
+    Random random(seed);
+    const RandomDecode d(random);
+    INFO("seed " << seed << ": " << d.describe());
+    const mha_context* context = random_context(random).get();
+    size_t bytes = 0;
+    mha_error error = {};
+    const mha_status status = mha_attention_workspace(context, &d.args(), &bytes, &error);
+    CHECK(status == (d.refused() ? MHA_ERR_ARGUMENT : MHA_OK));
+    if (status != MHA_OK) {
+      CHECK(mha_attention_explain(context, &d.args(), nullptr, 0, nullptr, &error) == status);
+      continue;
+    }
+    check_supported(of_attention(context, d.args()), bytes);
+    if (bytes == 0) continue;
+    const std::string text = text_of(context, d.args());
+    check_has(text, "sequences: " + std::to_string(d.B) + ", of ");
+    check_has(text, std::string("keys and values: in a ") + kind_name(d.cache.config.kind));
+  }
+}
+
+TEST_CASE("explain: random plain calls never fall back", "[explain]") {
+  const mha_rope rope = {};
+  const mha_qk_norm norm = {1e-5f, nullptr, nullptr};
+  const int64_t rows[] = {0};
+  for (uint64_t seed = 156000; seed < 156300; ++seed) {
+    Random random(seed);
+    const AttentionShape s = {between(random, 1, 3), 4, 2, between(random, 1, 300), random_length(random, 1300), 8, 9};
+    const AttentionProblem p(s, MaskKind::kNone, seed);
+    const RandomMasks masks(random, s.B, s.H, s.Tq, s.Tk);
+    mha_attention_args args = p.args();
+    args.masks = masks.get(), args.mods = masks.mods();
+    args.weights_mode =
+        one_of(random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED, MHA_WEIGHTS_KEY_SUMS});
+    if (one_in(random, 2)) args.weight_rows = {rows, 1};
+    if (one_in(random, 2)) args.rope = &rope;
+    if (one_in(random, 2)) args.norm = &norm;
+    const int64_t queries[] = {0, s.Tq / 2, s.Tq}, keys[] = {0, s.Tk / 3, s.Tk};
+    if (one_in(random, 2)) args.batch = 2, args.weight_rows = {};
+    if (args.batch == 2 && one_in(random, 2)) args.query_offsets = queries;
+    if (args.batch == 2 && one_in(random, 2)) args.key_offsets = keys;
+    INFO("seed " << seed << ": " << describe(s) << masks.describe());
+    const mha_context* context = random_context(random).get();
+    size_t bytes = 0;
+    mha_error error = {};
+    require_ok(mha_attention_workspace(context, &args, &bytes, &error), error);
+    check_supported(of_attention(context, args), bytes);
+  }
+}
+
+TEST_CASE("explain: sequences of a cache by number, their groups, and a layer that appends",
+          "[explain][cache][layer]") {
+  const mha_context* context = shared_context(supported_targets()[0], 3);
+  const AttentionShape s = {4, 8, 4, 0, 0, 5, 5};
+  mha_cache_config config = cache_config(MHA_CACHE_PAGED, 4000, 4, 64);
+  config.num_kv_heads = 4, config.head_dim = config.value_head_dim = 5;
+  const CachePtr cache = make_cache(context, config);
+  require_append(cache.get(), 0, random_tokens(config, 600, 1));
+  require_append(cache.get(), 3, random_tokens(config, 70, 2));
+  mha_error error = {};
+  require_ok(mha_cache_fork(cache.get(), 0, 1, 520, &error), error);
+  mha_attention_args args = {};
+  const int64_t offsets[] = {0, 1, 3, 3, 43};
+  args.batch = 4, args.num_heads = s.H, args.num_kv_heads = s.Hkv, args.head_dim = 5;
+  args.query_len = 43, args.query_offsets = offsets;
+  args.cache = cache.get();
+  const std::string text = text_of(context, args);
+  check_has(text, "sequences: 4, of 0 to 40 queries and 0 to 600 keys; 1 have no queries");
+  check_has(text, "keys and values: in a paged cache, pages of 64 tokens\n");
+  check_has(text, "attention kernel: streamed for 2 sequences");
+  check_has(text, "fused for 1 (");
+  check_has(text, "shared prefixes: 2 sequences in 1 groups");
+  check_has(text, "2 sequences are cut in chunks of 256 keys");
+  args.weights_mode = MHA_WEIGHTS_KEY_SUMS;
+  check_has(text_of(context, args), "weights: summed over queries, by a second pass");
+  args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+  const int64_t rows[] = {0};
+  args.weight_rows = {rows, 0};
+  check_has(text_of(context, args), "weights: per head of the rows chosen, by a second pass");
+
+  const LayerProblem problem({20, 8, 4, 5, 5, 0, 0, 0, 0}, 1, 1, 1, Biases::kAll, 157000);
+  const LayerPtr layer = problem.make(context);
+  mha_forward_args forward = {};
+  forward.batch = 4, forward.query_len = 43, forward.query_offsets = offsets, forward.cache = cache.get();
+  size_t bytes = 0;
+  require_ok(mha_layer_forward_workspace(context, layer.get(), &forward, &bytes, &error), error);
+  check_supported(of_layer(context, layer.get(), forward), bytes);
+  const std::string grows = full_text(of_layer(context, layer.get(), forward));
+  check_has(grows, "key projection: 1 x 43 rows");
+  check_has(grows, "of 0 to 40 queries and 0 to 601 keys");
+  check_has(grows, "pages of 64 tokens; those of this call are appended by a phase of their own");
 }
 
 TEST_CASE("explain: the C++ wrapper gives the same texts", "[explain][hpp]") {

@@ -21,10 +21,13 @@ constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 //   base + h * stride_h + t * stride_t                                                      where pages is null, else at
 //   pages[index(t / page_size)] + offset + h * stride_h + t % page_size * stride_t,
 //   index(n) = n < pinned_pages ? n : pinned_pages + (n - pinned_pages) % ring_pages.
+// A ring may hold no page for tokens that it dropped, which no row sees but whose chunk is looked at: `spare`, any page
+// of the sequence, is read instead.
 struct TokenRows {
   const float* base;
   int64_t stride_t, stride_h;
   const float* const* pages;
+  const float* spare;
   int64_t page_size, offset, pinned_pages, ring_pages;
 };
 

@@ -15,7 +15,8 @@ MHA_INLINE TokenRun run_at(const TokenRows& t, int64_t head, int64_t token, int6
   const int64_t page = token / t.page_size, slot = token % t.page_size;
   const int64_t index = page < t.pinned_pages ? page : t.pinned_pages + (page - t.pinned_pages) % t.ring_pages;
   const int64_t left = t.page_size - slot;
-  return {t.pages[index] + t.offset + head * t.stride_h + slot * t.stride_t, t.stride_t, left < most ? left : most};
+  const float* base = t.pages[index] != nullptr ? t.pages[index] : t.spare;
+  return {base + t.offset + head * t.stride_h + slot * t.stride_t, t.stride_t, left < most ? left : most};
 }
 
 // Calls take(run, tokens before it) for the runs of tokens [begin, begin + count), in order.

@@ -24,7 +24,11 @@ struct Options {
   mha_forward_args forward{};
   std::vector<std::string> causal;
   std::string weights_mode = "none";
-  bool bool_mask = false, add_mask = false, key_lengths = false;
+  bool bool_mask = false, add_mask = false, key_lengths = false, rope = false, qk_norm = false;
+  std::int64_t window_left = 0, window_right = 0, sink_tokens = 0;
+  float softcap = 0;
+  std::string cache;  // its kind; empty: none
+  std::int64_t page_size = 0;
   ContextFlags context;
 };
 
@@ -32,6 +36,8 @@ struct Options {
 constexpr float kFloat = 0;
 constexpr std::uint8_t kByte = 0;
 constexpr std::int64_t kLength = 0;
+constexpr mha_rope kRope{};
+constexpr mha_qk_norm kNorm{1e-6F, nullptr, nullptr};
 
 using Explain = std::function<mha_status(char* text, std::size_t capacity, std::size_t* needed, mha_error* error)>;
 
@@ -52,12 +58,71 @@ void set_choices(const CLI::App& command, const Options& options, Args& args) {
   if (options.bool_mask) masks.bool_mask.data = &kByte;
   if (options.add_mask) masks.add_mask.data = &kFloat;
   if (options.key_lengths) masks.key_lengths = &kLength;
+  masks.window_left = options.window_left, masks.window_right = options.window_right;
+  masks.sink_tokens = options.sink_tokens;
+  args.mods.softcap = options.softcap;
+  if (options.rope) args.rope = &kRope;
+  if (options.qk_norm) args.norm = &kNorm;
+}
+
+mha_cache_kind parse_cache(const std::string& word) {
+  if (word == "contiguous") return MHA_CACHE_CONTIGUOUS;
+  if (word == "ring") return MHA_CACHE_RING;
+  if (word == "paged") return MHA_CACHE_PAGED;
+  throw Failure("--cache is '" + word + "': must be contiguous, ring or paged");
+}
+
+// A cache whose sequences hold so many tokens of zeros, with room for `more`: explain looks at lengths and pages.
+Cache make_cache(const mha_context* context, const Options& options, const mha_layer_config& heads, std::int64_t batch,
+                 std::int64_t held, std::int64_t more) {
+  constexpr std::int64_t kLimit = std::int64_t{1} << 30;
+  if (held < 0 || more < 0 || batch < 0) throw Failure("--cache needs --key-len >= --query-len >= 0 and --batch >= 0");
+  mha_cache_config config{};
+  config.kind = parse_cache(options.cache);
+  config.num_kv_heads = heads.num_kv_heads != 0 ? heads.num_kv_heads : heads.num_heads;
+  config.head_dim = heads.head_dim, config.value_head_dim = heads.value_head_dim;
+  config.max_sequences = batch, config.page_size = options.page_size, config.sink_tokens = options.sink_tokens;
+  config.capacity = std::max<std::int64_t>(held + more, 1);
+  if (config.kind == MHA_CACHE_RING && options.window_left > 0) {
+    config.capacity = std::min(options.window_left, held) + std::max<std::int64_t>(more, 1);
+  }
+  const auto check_bytes = [&] {
+    std::size_t bytes = 0;
+    mha_error error{};
+    check(mha_cache_bytes(&config, &bytes, &error), error);
+    if (bytes > static_cast<std::size_t>(kLimit))
+      throw Failure("explain makes the cache, and one of these sizes is beyond its limit of 1 GiB");
+  };
+  check_bytes();
+  if (config.kind == MHA_CACHE_PAGED) {  // pages for each sequence
+    const std::int64_t page = std::max<std::int64_t>(options.page_size, 64);
+    config.capacity = (config.capacity + page) * std::min<std::int64_t>(std::max<std::int64_t>(batch, 1), kLimit);
+    check_bytes();
+  }
+  mha_error error{};
+  mha_cache* made = nullptr;
+  check(mha_cache_create(context, &config, &made, &error), error);
+  Cache cache(made);
+  const std::vector<float> zeros(static_cast<std::size_t>(std::max(config.head_dim, config.value_head_dim)));
+  mha_append_args append{};
+  append.batch = batch, append.length = held;
+  append.key = append.value = {zeros.data(), 0, 0, 0, 1};
+  check(mha_cache_append(context, cache.get(), &append, &error), error);
+  return cache;
 }
 
 void explain_attention(const CLI::App& command, Options& options) {
   const Context context = make_context(options.context);
   mha_attention_args& args = options.attention;
   set_choices(command, options, args);
+  Cache cache;
+  if (!options.cache.empty()) {
+    mha_layer_config heads{};
+    heads.num_heads = args.num_heads, heads.num_kv_heads = args.num_kv_heads;
+    heads.head_dim = args.head_dim, heads.value_head_dim = args.value_head_dim;
+    cache = make_cache(context.get(), options, heads, args.batch, args.key_len, 0);
+    args.cache = cache.get();
+  }
   print([&](char* text, std::size_t capacity, std::size_t* needed, mha_error* error) {
     return mha_attention_explain(context.get(), &args, text, capacity, needed, error);
   });
@@ -122,6 +187,13 @@ void explain_layer(const CLI::App& command, Options& options) {
   // Not null: key and value are tensors of their own, as wide as kdim and vdim.
   args.key.data = args.value.data = &kFloat;
   const Layer layer = make_layer(context.get(), options.config);
+  Cache cache;
+  if (!options.cache.empty()) {
+    mha_layer_config config{};
+    mha_layer_get_config(layer.get(), &config);
+    cache = make_cache(context.get(), options, config, args.batch, args.key_len - args.query_len, args.query_len);
+    args.cache = cache.get();
+  }
   print([&](char* text, std::size_t capacity, std::size_t* needed, mha_error* error) {
     return mha_layer_forward_explain(context.get(), layer.get(), &args, text, capacity, needed, error);
   });
@@ -138,6 +210,14 @@ void add_call_options(CLI::App& command, Options& options, Args& args) {
   command.add_flag("--bool-mask", options.bool_mask, "With a boolean mask");
   command.add_flag("--add-mask", options.add_mask, "With an additive mask");
   command.add_flag("--key-lengths", options.key_lengths, "With key lengths");
+  command.add_option("--window-left", options.window_left, "Keys a query sees up to its own (default 0: no limit)");
+  command.add_option("--window-right", options.window_right, "The same from its own on");
+  command.add_option("--sink-tokens", options.sink_tokens, "First keys that stay visible beside the window");
+  command.add_option("--softcap", options.softcap, "Cap of the scores");
+  command.add_flag("--rope", options.rope, "With rotary positions");
+  command.add_flag("--qk-norm", options.qk_norm, "With RMS norm of queries and keys");
+  command.add_option("--cache", options.cache, "Keys and values are in a cache: contiguous, ring or paged");
+  command.add_option("--page-size", options.page_size, "Tokens in a page of a paged cache (default 64)");
   add_context_options(command, options.context);
 }
 

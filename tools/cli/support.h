@@ -48,10 +48,12 @@ struct Destroy {
   void operator()(mha_context* context) const { mha_context_destroy(context); }
   void operator()(mha_layer* layer) const { mha_layer_destroy(layer); }
   void operator()(mha_linear* linear) const { mha_linear_destroy(linear); }
+  void operator()(mha_cache* cache) const { mha_cache_destroy(cache); }
 };
 using Context = std::unique_ptr<mha_context, Destroy>;
 using Layer = std::unique_ptr<mha_layer, Destroy>;
 using Linear = std::unique_ptr<mha_linear, Destroy>;
+using Cache = std::unique_ptr<mha_cache, Destroy>;
 
 // --target and --threads.
 struct ContextFlags {

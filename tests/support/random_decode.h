@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+// Random calls of attention over caches: a cache with a history, sequences of it in any order, queries ragged or not,
+// masks, score modifications, rotation, weights; and every item of it as a plain call on tensors.
+#ifndef MHA_TESTS_SUPPORT_RANDOM_DECODE_H
+#define MHA_TESTS_SUPPORT_RANDOM_DECODE_H
+
+#include "caches.h"
+#include "guard.h"
+#include "random_cases.h"
+
+namespace mha::test {
+
+/// A cache after appends, rollbacks, forks and removals. `finite`: no NaN or Inf in it.
+struct RandomCache {
+  mha_cache_config config;
+  CachePtr cache;
+  bool finite = true;
+
+  explicit RandomCache(Random& random) {
+    config = cache_config(one_of(random, {MHA_CACHE_CONTIGUOUS, MHA_CACHE_RING, MHA_CACHE_PAGED, MHA_CACHE_PAGED}),
+                          1300, between(random, 1, 5));
+    config.num_kv_heads = between(random, 1, 3);
+    config.head_dim = between(random, 1, 40);
+    config.value_head_dim = one_in(random, 2) ? config.head_dim : between(random, 1, 40);
+    if (config.kind == MHA_CACHE_RING) {
+      config.capacity = one_of<int64_t>(random, {1, 16, 50, 64, 200, 700});
+      config.sink_tokens = one_in(random, 2) ? random.below(80) : 0;
+    }
+    if (config.kind == MHA_CACHE_PAGED) {
+      config.page_size = one_of<int64_t>(random, {1, 16, 24, 64, 256, 300});
+      config.capacity = config.max_sequences * (1300 + config.page_size);
+    }
+    cache = make_cache(cache_context(), config);
+    mha_cache_get_config(cache.get(), &config);
+    for (int64_t n = between(random, 1, 10); n > 0; --n) change(random);
+  }
+
+  int64_t length(int64_t sequence) const { return mha_cache_length(cache.get(), sequence); }
+  int64_t first_kept(int64_t sequence) const { return mha_cache_first_kept(cache.get(), sequence); }
+
+  /// All tokens of a sequence, NaN where a ring dropped them.
+  Tokens dense(int64_t sequence) const {
+    const int64_t count = length(sequence), kept = first_kept(sequence);
+    const int64_t pinned = kept > 0 ? std::min(count, config.sink_tokens) : 0;
+    Tokens all = exported(cache.get(), sequence, 0, pinned);
+    all.key.resize(static_cast<size_t>(kept * config.num_kv_heads * config.head_dim), kNan);
+    all.value.resize(static_cast<size_t>(kept * config.num_kv_heads * config.value_head_dim), kNan);
+    return all += exported(cache.get(), sequence, kept, count - kept);
+  }
+
+ private:
+  void change(Random& random) {
+    const int64_t sequence = random.below(config.max_sequences), held = length(sequence);
+    mha_error error = {};
+    switch (random.below(6)) {
+      case 0: {
+        const int64_t kept = first_kept(sequence);
+        require_ok(mha_cache_truncate(cache.get(), sequence, between(random, kept, std::max(kept, held)), &error),
+                   error);
+        break;
+      }
+      case 1: {
+        const int64_t other = random.below(config.max_sequences);
+        if (other == sequence) break;
+        require_ok(mha_cache_remove(cache.get(), other, &error), error);
+        const int64_t count = one_in(random, 2) ? -1 : between(random, first_kept(sequence), held);
+        require_ok(mha_cache_fork(cache.get(), sequence, other, count, &error), error);
+        break;
+      }
+      default:
+        append_to_some(random);
+    }
+  }
+  void append_to_some(Random& random) {
+    std::vector<int64_t> sequences, offsets{0};
+    for (int64_t s = 0; s < config.max_sequences; ++s) {
+      if (one_in(random, 3)) continue;
+      const int64_t room = config.kind == MHA_CACHE_RING ? 2000 : 1300 - length(s);
+      sequences.insert(sequences.begin() + random.below(static_cast<int64_t>(sequences.size()) + 1), s);
+      offsets.push_back(std::min(room, random_length(random, 700)));
+    }
+    for (size_t n = 0; n < sequences.size(); ++n) {  // lengths follow their sequences
+      const int64_t room = config.kind == MHA_CACHE_RING ? 2000 : 1300 - length(sequences[n]);
+      offsets[n + 1] = offsets[n] + std::min(room, offsets[n + 1]);
+    }
+    Tokens tokens = random_tokens(config, offsets.back(), random.bits() >> 8);
+    if (one_in(random, 6)) spoil(random, &tokens.key), spoil(random, &tokens.value), finite = false;
+    mha_append_args args = {};
+    args.batch = static_cast<int64_t>(sequences.size());
+    args.sequences = sequences.data(), args.offsets = offsets.data(), args.length = offsets.back();
+    args.key.data = tokens.key.data(), args.value.data = tokens.value.data();
+    mha_error error = {};
+    require_ok(mha_cache_append(shared_context(supported_targets()[0], 3), cache.get(), &args, &error), error);
+  }
+};
+
+/// A call over such a cache.
+class RandomDecode {
+ public:
+  explicit RandomDecode(Random& random) : cache(random) {
+    B = between(random, 1, 6);
+    for (int64_t b = 0; b < B; ++b) sequences_.push_back(random.below(cache.config.max_sequences));
+    if (one_in(random, 2)) std::sort(sequences_.begin(), sequences_.end());
+    H = cache.config.num_kv_heads * one_of<int64_t>(random, {1, 1, 2, 4});
+    const bool ragged = one_in(random, 2);
+    const int64_t same = one_in(random, 3) ? 1 : draw_length(random);
+    for (int64_t b = 0; b < B; ++b) {
+      offsets_.push_back(offsets_.back() + (ragged ? draw_length(random) : same));
+      longest_query = std::max(longest_query, query_len(b));
+      longest_key = std::max(longest_key, key_len(b));
+      items_.push_back(cache.dense(sequences_[b]));
+    }
+    query_ = random_floats(offsets_.back() * H * cache.config.head_dim, random.bits() >> 8, 3);
+    masks_ = std::make_unique<RandomMasks>(random, B, H, longest_query, longest_key);
+    args_.batch = B, args_.num_heads = H, args_.num_kv_heads = cache.config.num_kv_heads;
+    args_.query_len = ragged ? offsets_.back() : same;
+    args_.head_dim = cache.config.head_dim, args_.value_head_dim = cache.config.value_head_dim;
+    args_.query.data = query_.data();
+    if (ragged) args_.query_offsets = offsets_.data();
+    args_.cache = cache.cache.get();
+    args_.sequences = sequences_.data();
+    args_.mods = masks_->mods();
+    draw_masks(random);
+    draw_weights(random);
+    if (one_in(random, 3)) draw_preparation(random);
+    if (one_in(random, 4)) args_.scale = 0.4f;
+  }
+  RandomDecode(const RandomDecode&) = delete;
+  RandomDecode& operator=(const RandomDecode&) = delete;
+
+  RandomCache cache;
+  int64_t B, H, longest_query = 0, longest_key = 0;
+
+  int64_t query_len(int64_t b) const { return offsets_[b + 1] - offsets_[b]; }
+  int64_t key_len(int64_t b) const { return cache.length(sequences_[b]); }
+  int64_t query_begin(int64_t b) const { return offsets_[b]; }
+  /// Inputs only; results and workspace are to be given.
+  const mha_attention_args& args() const { return args_; }
+  bool rows_chosen() const { return args_.weight_rows.rows != nullptr; }
+  bool with_window() const { return args_.masks.window_left > 0; }
+
+  /// Whether a ring still has what the call would look at.
+  bool refused() const {
+    for (int64_t b = 0; b < B; ++b) {
+      const int64_t kept = cache.first_kept(sequences_[b]);
+      if (query_len(b) == 0 || kept == 0) continue;
+      if (!with_window() || position(b) - args_.masks.window_left + 1 < kept) return true;
+      if (args_.masks.sink_tokens > cache.config.sink_tokens) return true;
+    }
+    return false;
+  }
+  /// Item b as a call of its own on tensors, valid until the next call of this function.
+  mha_attention_args item(int64_t b) {
+    mha_attention_args a = args_;
+    a.batch = 1, a.query_len = query_len(b), a.key_len = key_len(b);
+    a.query.data = query_.data() + offsets_[b] * H * a.head_dim;
+    a.key.data = items_[b].key.data(), a.value.data = items_[b].value.data();
+    a.query_offsets = nullptr, a.cache = nullptr, a.sequences = nullptr;
+    mha_masks& m = a.masks;
+    if (m.key_lengths) m.key_lengths += b;
+    if (m.prefix_lengths) m.prefix_lengths += b;
+    if (m.bool_mask.data) m.bool_mask.data += b * m.bool_mask.stride_b;
+    if (m.add_mask.data) m.add_mask.data += b * m.add_mask.stride_b;
+    if (m.bit_mask.data) m.bit_mask.data += b * m.bit_mask.stride_b;
+    if (m.key_segments) {
+      m.query_segments += offsets_[b];
+      for (int64_t before = 0; before < b; ++before) m.key_segments += key_len(before);
+    }
+    if (a.positions) a.positions += offsets_[b];
+    return a;
+  }
+
+  std::string describe() const {
+    std::ostringstream text;
+    const mha_cache_config& c = cache.config;
+    text << kind_name(c.kind) << " capacity " << c.capacity << " page " << c.page_size << " pinned " << c.sink_tokens
+         << " H " << H << "/" << c.num_kv_heads << " D " << c.head_dim << "/" << c.value_head_dim
+         << (args_.query_offsets ? " ragged" : "") << ", items";
+    for (int64_t b = 0; b < B; ++b)
+      text << " " << sequences_[b] << ":" << query_len(b) << "x" << key_len(b) << "-"
+           << cache.first_kept(sequences_[b]);
+    text << ";" << masks_->describe() << " (window " << args_.masks.window_left << " pinned " << args_.masks.sink_tokens
+         << ") weights " << args_.weights_mode << (rows_chosen() ? " of rows" : "") << (args_.rope ? " rope" : "")
+         << (args_.norm ? " norm" : "");
+    return text.str();
+  }
+
+ private:
+  static int64_t draw_length(Random& random) {
+    if (one_in(random, 8)) return 0;
+    return one_in(random, 6) ? between(random, 40, 300) : between(random, 1, 30);
+  }
+  int64_t position(int64_t b) const {
+    return args_.masks.causal == MHA_CAUSAL_OFFSET ? args_.masks.causal_offset : key_len(b) - query_len(b);
+  }
+
+  void draw_masks(Random& random) {
+    args_.masks = masks_->get();
+    mha_masks& m = args_.masks;
+    if (m.key_lengths) {
+      for (int64_t b = 0; b < B; ++b) lengths_.push_back(std::min(m.key_lengths[b], key_len(b)));
+      m.key_lengths = lengths_.data();
+    }
+    if (m.key_segments) {  // packed
+      for (int64_t b = 0; b < B; ++b) {
+        const int32_t *query = m.query_segments + b * longest_query, *key = m.key_segments + b * longest_key;
+        query_segments_.insert(query_segments_.end(), query, query + query_len(b));
+        key_segments_.insert(key_segments_.end(), key, key + key_len(b));
+      }
+      query_segments_.push_back(0), key_segments_.push_back(0);  // never empty
+      m.query_segments = query_segments_.data(), m.key_segments = key_segments_.data();
+    }
+    // A window that rings bear, but now and then.
+    int64_t room = INT64_MAX;
+    for (int64_t b = 0; b < B; ++b) {
+      const int64_t kept = cache.first_kept(sequences_[b]);
+      if (kept > 0 && query_len(b) > 0) room = std::min(room, position(b) + 1 - kept);
+    }
+    if (room == INT64_MAX || room < 1 || one_in(random, 10)) return;
+    m.window_left = between(random, 1, room);
+    m.sink_tokens = std::min(m.sink_tokens, cache.config.sink_tokens);
+  }
+  void draw_weights(Random& random) {
+    args_.weights_mode = one_of(
+        random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED, MHA_WEIGHTS_KEY_SUMS});
+    if (!one_in(random, 3)) return;
+    int64_t shortest = query_len(0);
+    for (int64_t b = 0; b < B; ++b) shortest = std::min(shortest, query_len(b));
+    for (int64_t i = 0; i < shortest; ++i) {
+      if (one_in(random, 3)) rows_.push_back(i);
+    }
+    const int64_t count = static_cast<int64_t>(rows_.size());
+    rows_.push_back(-1);  // never empty
+    args_.weight_rows = {rows_.data(), count};
+  }
+  void draw_preparation(Random& random) {
+    if (cache.config.head_dim > 1 && !one_in(random, 4)) {
+      rope_.style = one_of(random, {MHA_ROPE_HALF, MHA_ROPE_INTERLEAVED});
+      rope_.dims = cache.config.head_dim / 2 * 2;
+      args_.rope = &rope_;
+      bool negative = false;
+      for (int64_t b = 0; b < B; ++b) negative |= position(b) < 0;
+      if (negative || one_in(random, 2)) {
+        for (int64_t n = 0; n < offsets_.back(); ++n) positions_.push_back(random.below(5000));
+        positions_.push_back(0);  // never empty
+        args_.positions = positions_.data();
+      }
+    }
+    if (one_in(random, 2)) {
+      norm_.epsilon = 1e-5f;
+      norm_weight_ = random_floats(cache.config.head_dim, random.bits() >> 8);
+      if (one_in(random, 2)) norm_.query_weight = norm_weight_.data();
+      args_.norm = &norm_;
+    }
+  }
+
+  std::vector<int64_t> sequences_, offsets_{0}, lengths_, rows_, positions_;
+  std::vector<int32_t> query_segments_, key_segments_;
+  std::vector<Tokens> items_;
+  std::vector<float> query_, norm_weight_;
+  std::unique_ptr<RandomMasks> masks_;
+  mha_rope rope_ = {};
+  mha_qk_norm norm_ = {};
+  mha_attention_args args_ = {};
+};
+
+/// Sizes of the dense results of a call over items.
+struct ResultSizes {
+  int64_t output, weights, log_sum_exp;
+
+  ResultSizes(const mha_attention_args& a, int64_t longest_key) {
+    const int64_t queries = a.query_offsets ? a.query_len : a.batch * a.query_len;
+    output = queries * a.num_heads * a.value_head_dim;
+    log_sum_exp = queries * a.num_heads;
+    weights = a.weight_rows.rows ? a.batch * a.weight_rows.count : queries;
+    if (a.weights_mode == MHA_WEIGHTS_KEY_SUMS) weights = a.batch;
+    if (a.weights_mode != MHA_WEIGHTS_AVERAGED) weights *= a.num_heads;
+    weights *= a.weights_mode == MHA_WEIGHTS_NONE ? 0 : longest_key;
+  }
+};
+
+/// Runs a call with a workspace of the size that was told without data, no room around it.
+inline AttentionResult run_guarded(const mha_context* context, mha_attention_args args, int64_t longest_key,
+                                   mha_status* status, mha_error* error) {
+  const ResultSizes sizes(args, longest_key);
+  size_t bytes = 0;
+  mha_attention_args blank = args;
+  blank.query.data = blank.key.data = blank.value.data = nullptr, blank.positions = nullptr;
+  *status = mha_attention_workspace(context, &blank, &bytes, error);
+  GuardedBuffer workspace(bytes, Guard::kAfter);
+  std::memset(workspace.data(), 0xff, bytes);
+  AttentionResult result = {poisoned(sizes.output), poisoned(sizes.weights), poisoned(sizes.log_sum_exp)};
+  args.output = {result.output.data(), 0, 0, 0, 0};
+  if (args.weights_mode != MHA_WEIGHTS_NONE) args.weights = {result.weights.data(), 0, 0, 0, 0};
+  args.log_sum_exp = result.log_sum_exp.data();
+  args.workspace = workspace.data(), args.workspace_bytes = bytes;
+  const mha_status told = *status;
+  *status = mha_attention(context, &args, error);
+  CHECK(*status == told);
+  return result;
+}
+
+}  // namespace mha::test
+
+#endif  // MHA_TESTS_SUPPORT_RANDOM_DECODE_H

@@ -1,0 +1,369 @@
+// SPDX-License-Identifier: Apache-2.0
+// Decoding on random histories: attention over a cache, whatever its kind, pages and forks, the batch ragged or not, is
+// the bits of one plain call a sequence; so is a layer that decodes in any pieces, and so are partial results merged.
+#include "support/layers.h"
+#include "support/random_decode.h"
+
+using namespace mha::test;
+
+namespace {
+
+bool all_poison(const std::vector<float>& values) {
+  for (const float value : values)
+    if (!is_poison(value)) return false;
+  return true;
+}
+
+/// Fails and returns false where `count` floats differ.
+bool check_run(const std::string& what, const std::vector<float>& got, int64_t at, const std::vector<float>& want,
+               int64_t want_at, int64_t count) {
+  const int64_t n = first_bit_difference(got.data() + at, want.data() + want_at, static_cast<size_t>(count));
+  if (n < 0) return true;
+  FAIL_CHECK(what << ": element " << n << " of " << count << " is " << got[at + n] << ", not " << want[want_at + n]);
+  return false;
+}
+
+/// Item b of the whole call's weights, which are padded to the longest item, against its own.
+bool check_weights(const RandomDecode& d, int64_t b, const AttentionResult& all, const AttentionResult& own) {
+  const mha_attention_args& a = d.args();
+  if (a.weights_mode == MHA_WEIGHTS_NONE) return true;
+  const int64_t heads = a.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : d.H, keys = d.key_len(b);
+  int64_t rows = d.rows_chosen() ? a.weight_rows.count : d.query_len(b);
+  int64_t total = d.rows_chosen() ? rows : a.query_len, first = 0, item = b * heads * total;
+  if (a.weights_mode == MHA_WEIGHTS_KEY_SUMS) {
+    rows = total = 1, item = b * heads;
+  } else if (a.query_offsets && !d.rows_chosen()) {
+    first = d.query_begin(b), item = 0;
+  }
+  for (int64_t h = 0; h < heads; ++h) {
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t at = (item + h * total + first + r) * d.longest_key;
+      const std::string what =
+          "weights of item " + std::to_string(b) + " head " + std::to_string(h) + " row " + std::to_string(r);
+      if (!check_run(what, all.weights, at, own.weights, (h * rows + r) * keys, keys)) return false;
+      const std::vector<float> zeros(static_cast<size_t>(d.longest_key - keys));
+      if (!check_run(what + " beyond its keys", all.weights, at + keys, zeros, 0, d.longest_key - keys)) return false;
+    }
+  }
+  return true;
+}
+
+void check_item(const RandomDecode& d, int64_t b, const AttentionResult& all, const AttentionResult& own) {
+  const int64_t outputs = d.H * d.args().value_head_dim, rows = d.query_len(b) * d.H;
+  const std::string item = " of item " + std::to_string(b);
+  check_run("output" + item, all.output, d.query_begin(b) * outputs, own.output, 0, d.query_len(b) * outputs) &&
+      check_run("log-sum-exp" + item, all.log_sum_exp, d.query_begin(b) * d.H, own.log_sum_exp, 0, rows) &&
+      check_weights(d, b, all, own);
+}
+
+/// The item by a plain call; what a sum over no queries is, nobody else says.
+AttentionResult plain_item(const mha_context* context, RandomDecode& d, int64_t b) {
+  mha_status status = MHA_OK;
+  mha_error error = {};
+  AttentionResult own = run_guarded(context, d.item(b), d.key_len(b), &status, &error);
+  require_ok(status, error);
+  if (d.query_len(b) == 0) std::fill(own.weights.begin(), own.weights.end(), 0.0f);
+  return own;
+}
+
+/// Far from exact: what matters here is that nothing is left out. Bits say the rest.
+void check_reference(RandomDecode& d, int64_t b, const AttentionResult& own) {
+  mha_attention_args args = d.item(b);
+  args.weights_mode = MHA_WEIGHTS_NONE;
+  const AttentionReference want = reference_attention(args);
+  check_close("output against the reference", own.output, want.output, {2e-3, 1e-4});
+  check_close("log-sum-exp against the reference", own.log_sum_exp, want.log_sum_exp, {2e-3, 1e-4});
+}
+
+}  // namespace
+
+TEST_CASE("decode properties: attention over a cache is one plain call a sequence", "[properties][cache][bits]") {
+  int64_t refused = 0, rings = 0, shared = 0, closely = 0;
+  for (uint64_t seed = 310000; seed < 310400; ++seed) {
+    Random random(seed);
+    RandomDecode d(random);
+    INFO("seed " << seed << ": " << d.describe());
+    const RandomContext context = random_context(random);
+    mha_status status = MHA_OK;
+    mha_error error = {};
+    if (d.refused()) {
+      const AttentionResult none = run_guarded(context.get(), d.args(), d.longest_key, &status, &error);
+      CHECK(status == MHA_ERR_ARGUMENT);
+      CHECK((mentions(error, "masks.window_left") || mentions(error, "masks.sink_tokens")));
+      CHECK((all_poison(none.output) && all_poison(none.weights) && all_poison(none.log_sum_exp)));
+      ++refused;
+      continue;
+    }
+    std::vector<AttentionResult> items;
+    for (int64_t b = 0; b < d.B; ++b) items.push_back(plain_item(shared_context(context.target, 1), d, b));
+    for (const int64_t threads : {context.threads, int64_t{1}, int64_t{3}}) {
+      INFO(context.target << " threads " << threads);
+      const AttentionResult all =
+          run_guarded(shared_context(context.target, threads), d.args(), d.longest_key, &status, &error);
+      require_ok(status, error);
+      if (all.output.empty()) continue;  // nothing to be done, nothing written
+      for (int64_t b = 0; b < d.B; ++b) check_item(d, b, all, items[b]);
+    }
+    const int64_t b = random.below(d.B);
+    if (d.cache.finite && d.query_len(b) > 0 && one_in(random, 4)) check_reference(d, b, items[b]), ++closely;
+    rings += d.cache.first_kept(d.args().sequences[b]) > 0;
+    char text[8192];
+    require_ok(mha_attention_explain(context.get(), &d.args(), text, sizeof text, nullptr, &error), error);
+    shared += std::string(text).find("shared prefixes: none") == std::string::npos;
+  }
+  // What the draw is to contain; the seeds are fixed, so this changes only with the code above.
+  for (const int64_t cases : {refused, rings, shared, closely}) CHECK(cases > 5);
+}
+
+namespace {
+
+/// A layer, causal masks and score modifications, and sequences of tokens that it decodes.
+struct Decoding {
+  mha_layer_config config;
+  std::unique_ptr<LayerProblem> problem;
+  LayerPtr layer;
+  mha_cache_config cache_config;
+  mha_rope rope = {};
+  mha_qk_norm norm = {};
+  bool positions_given;
+  std::vector<float> slopes, biases, sinks, norm_weight;
+  std::vector<std::vector<float>> tokens, want;
+  std::vector<std::vector<int64_t>> positions;
+  mha_forward_args common = {};
+
+  explicit Decoding(Random& random, const mha_context* context) {
+    config = {};
+    config.num_kv_heads = between(random, 1, 2), config.num_heads = config.num_kv_heads * between(random, 1, 3);
+    config.embed_dim = between(random, 1, 40), config.head_dim = 2 * between(random, 1, 12);
+    config.value_head_dim = one_in(random, 2) ? 0 : between(random, 1, 20);
+    config.out_dim = one_in(random, 2) ? 0 : between(random, 1, 20);
+    problem = std::make_unique<LayerProblem>(config, 1, 1, 1, Biases::kAll, random.bits() >> 8);
+    layer = problem->make(context);
+    mha_layer_get_config(layer.get(), &config);
+    draw_mods(random);
+    cache_config =
+        mha::test::cache_config(one_of(random, {MHA_CACHE_CONTIGUOUS, MHA_CACHE_RING, MHA_CACHE_RING, MHA_CACHE_PAGED}),
+                                700, between(random, 1, 3), one_of<int64_t>(random, {1, 16, 40, 64, 256}));
+    cache_config.num_kv_heads = config.num_kv_heads;
+    cache_config.head_dim = config.head_dim, cache_config.value_head_dim = config.value_head_dim;
+    if (cache_config.kind == MHA_CACHE_PAGED) cache_config.capacity = 1000 * cache_config.max_sequences;
+    if (one_in(random, 2) || cache_config.kind == MHA_CACHE_RING) {
+      common.masks.window_left = between(random, 1, 200);
+      if (one_in(random, 2)) common.masks.sink_tokens = random.below(70);
+    }
+    if (cache_config.kind == MHA_CACHE_RING) {
+      cache_config.capacity = common.masks.window_left + random.below(100);
+      cache_config.sink_tokens = common.masks.sink_tokens;
+      cache_config.page_size = 0;
+    }
+    for (int64_t s = 0; s < cache_config.max_sequences; ++s) draw_tokens(random, context);
+  }
+
+  int64_t length(size_t s) const { return static_cast<int64_t>(positions[s].size()); }
+
+ private:
+  void draw_mods(Random& random) {
+    common.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+    const auto floats = [&](int64_t count, float scale) { return random_floats(count, random.bits() >> 8, scale); };
+    mha_score_mods& m = common.mods;
+    if (one_in(random, 3)) m.softcap = 5;
+    if (one_in(random, 3)) slopes = floats(config.num_heads, 0.1f), m.alibi_slopes = slopes.data();
+    if (one_in(random, 3)) {
+      m.relative_left = random.below(40), m.relative_right = random.below(3);
+      biases = floats(config.num_heads * (m.relative_left + m.relative_right + 1), 1);
+      m.relative_bias = biases.data();
+    }
+    if (one_in(random, 3)) sinks = floats(config.num_heads, 2), m.sink_logits = sinks.data();
+    if (one_in(random, 2)) common.rope = &rope, rope.style = one_of(random, {MHA_ROPE_HALF, MHA_ROPE_INTERLEAVED});
+    positions_given = one_in(random, 3);
+    if (!one_in(random, 2)) return;
+    common.norm = &norm, norm.epsilon = 1e-4f;
+    norm_weight = floats(config.head_dim, 1);
+    if (one_in(random, 2)) norm.query_weight = norm.key_weight = norm_weight.data();
+  }
+  void draw_tokens(Random& random, const mha_context* context) {
+    const int64_t count = std::max<int64_t>(1, random_length(random, 600));
+    tokens.push_back(random_floats(count * config.embed_dim, random.bits() >> 8));
+    positions.emplace_back();
+    for (int64_t t = 0; t < count; ++t) positions.back().push_back(positions_given ? random.below(3000) : t);
+    mha_forward_args args = common;
+    args.batch = 1, args.query_len = args.key_len = count;
+    args.query.data = tokens.back().data();
+    if (positions_given) args.positions = positions.back().data();
+    want.push_back(run_layer(context, layer.get(), args).output);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("decode properties: a layer decodes in any pieces to the bits of one call", "[properties][cache][bits]") {
+  int64_t refused = 0, dropped = 0;
+  for (uint64_t seed = 320000; seed < 320120; ++seed) {
+    Random random(seed);
+    const RandomContext first = random_context(random);
+    Decoding d(random, shared_context(first.target, 1));
+    INFO("seed " << seed << " " << first.target << " " << kind_name(d.cache_config.kind) << " capacity "
+                 << d.cache_config.capacity << " window " << d.common.masks.window_left);
+    const CachePtr cache = make_cache(cache_context(), d.cache_config);
+    const auto done = [&](size_t s) { return mha_cache_length(cache.get(), static_cast<int64_t>(s)); };
+    for (int64_t left = 1; left > 0;) {
+      std::vector<int64_t> sequences, offsets{0}, positions;
+      std::vector<float> input, want;
+      left = 0;
+      for (size_t s = 0; s < d.tokens.size(); ++s) {
+        const int64_t most = d.length(s) - done(s);
+        left += most;
+        if (one_in(random, 4)) continue;
+        const int64_t count = std::min(most, one_in(random, 3) ? 1 : random_length(random, 300));
+        sequences.push_back(static_cast<int64_t>(s)), offsets.push_back(offsets.back() + count);
+        const auto copy = [&](auto* to, const auto& from, int64_t width) {
+          to->insert(to->end(), from.begin() + done(s) * width, from.begin() + (done(s) + count) * width);
+        };
+        copy(&input, d.tokens[s], d.config.embed_dim), copy(&positions, d.positions[s], 1);
+        copy(&want, d.want[s], d.config.out_dim);
+      }
+      input.push_back(0), positions.push_back(0);  // never empty
+      mha_forward_args args = d.common;
+      args.batch = static_cast<int64_t>(sequences.size());
+      args.query_len = offsets.back(), args.query_offsets = offsets.data();
+      args.cache = cache.get(), args.sequences = sequences.data();
+      const mha_context* context = shared_context(first.target, one_of<int64_t>(random, {1, 2, 3, 5}));
+      mha_error error = {};
+      size_t bytes = 0;
+      const mha_status told = mha_layer_forward_workspace(context, d.layer.get(), &args, &bytes, &error);
+      GuardedBuffer workspace(bytes, Guard::kAfter);
+      std::memset(workspace.data(), 0xff, bytes);
+      args.workspace = workspace.data(), args.workspace_bytes = bytes;
+      args.query.data = input.data();
+      if (d.positions_given) args.positions = positions.data();
+      std::vector<float> output = poisoned(args.query_len * d.config.out_dim);
+      args.output = {output.data(), 0, 0, 0, 0};
+      const std::vector<float> before =
+          sequences.empty() ? std::vector<float>() : save_sequence(cache.get(), sequences[0]);
+      const mha_status status = mha_layer_forward(context, d.layer.get(), &args, &error);
+      CHECK(status == told);
+      if (status != MHA_OK) {  // a ring that would drop what the first query sees: in smaller pieces
+        REQUIRE((status == MHA_ERR_ARGUMENT && mentions(error, "masks.window_left")));
+        REQUIRE(d.cache_config.kind == MHA_CACHE_RING);
+        CHECK(all_poison(output));
+        CHECK(same_bits(save_sequence(cache.get(), sequences[0]), before));
+        ++refused;
+        continue;
+      }
+      for (const int64_t s : sequences) dropped += mha_cache_first_kept(cache.get(), s) > 0;
+      if (!check_run("output", output, 0, want, 0, static_cast<int64_t>(output.size()))) break;
+    }
+  }
+  CHECK(refused > 5);
+  CHECK(dropped > 5);
+}
+
+namespace {
+
+/// What keys [begin, begin + count) of every item see of the masks.
+class PartMasks {
+ public:
+  PartMasks(const mha_masks& whole, const AttentionShape& s, int64_t begin, int64_t count) : masks(whole) {
+    const auto moved = [&](const int64_t* lengths, int64_t most, std::vector<int64_t>* own) {
+      for (int64_t b = 0; b < s.B; ++b) own->push_back(std::clamp<int64_t>(lengths[b] - begin, 0, most));
+      own->push_back(0);  // never empty
+      return own->data();
+    };
+    if (masks.causal == MHA_CAUSAL_OFFSET) masks.causal_offset -= begin;
+    if (masks.key_lengths) masks.key_lengths = moved(masks.key_lengths, count, &lengths_);
+    if (masks.prefix_lengths) masks.prefix_lengths = moved(masks.prefix_lengths, int64_t{1} << 41, &prefixes_);
+    masks.sink_tokens = std::max<int64_t>(0, masks.sink_tokens - begin);
+    if (masks.bool_mask.data) masks.bool_mask.data += begin;
+    if (masks.add_mask.data) masks.add_mask.data += begin;
+    if (masks.bit_mask.data) masks.bit_mask.data += begin / 8;
+    if (masks.key_segments) {
+      for (int64_t b = 0; b < s.B; ++b) {
+        const int32_t* first = masks.key_segments + b * s.Tk + begin;
+        segments_.insert(segments_.end(), first, first + count);
+      }
+      segments_.push_back(0);  // never empty
+      masks.key_segments = segments_.data();
+    }
+    mha_block_mask& m = masks.block_mask;
+    for (int64_t n = 0; m.pairs && n < m.num_pairs; ++n) {
+      const int64_t key = m.pairs[2 * n + 1] - begin / m.key_block;
+      if (key >= 0) pairs_.insert(pairs_.end(), {m.pairs[2 * n], key});
+    }
+    pairs_.push_back(0);  // never empty
+    if (m.pairs) m.num_pairs = static_cast<int64_t>(pairs_.size()) / 2, m.pairs = pairs_.data();
+  }
+  PartMasks(const PartMasks&) = delete;
+  PartMasks& operator=(const PartMasks&) = delete;
+
+  mha_masks masks;
+
+ private:
+  std::vector<int64_t> lengths_, prefixes_, pairs_;
+  std::vector<int32_t> segments_;
+};
+
+}  // namespace
+
+TEST_CASE("decode properties: partial results of any parts merge to the bits of one call",
+          "[properties][partial][bits]") {
+  for (uint64_t seed = 330000; seed < 330200; ++seed) {
+    Random random(seed);
+    AttentionShape s = {between(random, 1, 3),     0, between(random, 1, 3),
+                        random_length(random, 60), 0, between(random, 1, 40),
+                        between(random, 1, 40)};
+    s.H = s.Hkv * one_of<int64_t>(random, {1, 2, 4});
+    s.Tk = random_length(random, 1500);
+    AttentionProblem p(s, MaskKind::kNone, random.bits() >> 8);
+    if (one_in(random, 4)) spoil(random, &p.key), spoil(random, &p.value);
+    const RandomMasks masks(random, s.B, s.H, s.Tq, s.Tk);
+    mha_attention_args args = p.args();
+    args.mods = masks.mods();
+    args.masks = masks.get();
+    const AttentionResult want = run_attention(shared_context(random_context(random).target, 1), args);
+    // From here on a causal offset says where the queries stand.
+    args.masks = masks_from(masks.get(), masks.mods(), {0, s.B, 0, 0, s.Tq, s.Tq, s.Tk});
+    if (args.masks.block_mask.pairs && 256 % args.masks.block_mask.key_block != 0) continue;
+    INFO("seed " << seed << ": " << describe(s) << masks.describe());
+    std::vector<float> partials;
+    int64_t chunks = 0;
+    for (int64_t begin = 0; begin < s.Tk || begin == 0;) {
+      const int64_t count = std::min(s.Tk - begin, 256 * between(random, 1, 4));
+      const PartMasks part(args.masks, s, begin, count);
+      mha_attention_args a = args;
+      a.masks = part.masks;
+      a.key_len = count;
+      a.key = {p.key.data() + begin * s.Hkv * s.D, s.Tk * s.Hkv * s.D, s.Hkv * s.D, s.D, 1};
+      a.value = {p.value.data() + begin * s.Hkv * s.Dv, s.Tk * s.Hkv * s.Dv, s.Hkv * s.Dv, s.Dv, 1};
+      const mha_context* context = random_context(random).get();
+      mha_error error = {};
+      int64_t floats = 0;
+      size_t bytes = 0;
+      require_ok(mha_attention_partial_floats(&a, &floats, &error), error);
+      require_ok(mha_attention_workspace(context, &a, &bytes, &error), error);
+      GuardedBuffer workspace(bytes, Guard::kAfter);
+      std::memset(workspace.data(), 0xff, bytes);
+      a.workspace = workspace.data(), a.workspace_bytes = bytes;
+      a.weights_mode = one_of(random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD});  // nobody looks at it
+      GuardedFloats own(poisoned(floats), Guard::kAfter);
+      require_ok(mha_attention_partial(context, &a, own.floats(), floats, &error), error);
+      const std::vector<float> values = own.values();
+      partials.insert(partials.end(), values.begin(), values.end());
+      chunks += std::max<int64_t>(1, (count + 255) / 256);
+      begin += std::max<int64_t>(count, 1);
+    }
+    AttentionResult got = {poisoned(s.output().count()), {}, poisoned(s.B * s.H * s.Tq)};
+    mha_merge_args merge = {s.B,
+                            s.H,
+                            s.Tq,
+                            s.Dv,
+                            chunks,
+                            partials.data(),
+                            args.mods.sink_logits,
+                            {got.output.data(), 0, 0, 0, 0},
+                            got.log_sum_exp.data()};
+    mha_error error = {};
+    require_ok(mha_attention_merge_partials(random_context(random).get(), &merge, &error), error);
+    check_run("output", got.output, 0, want.output, 0, s.output().count());
+    check_run("log-sum-exp", got.log_sum_exp, 0, want.log_sum_exp, 0, s.B * s.H * s.Tq);
+  }
+}
