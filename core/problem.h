@@ -80,7 +80,7 @@ struct AttentionProblem {
   int64_t total_queries() const { return query_offsets != nullptr ? query_len : batch * query_len; }
   // Whether all items have the same sizes.
   bool uniform() const { return query_offsets == nullptr && key_offsets == nullptr && cache == nullptr; }
-  bool nothing_to_do() const { return batch == 0 || heads == 0 || total_queries() == 0; }
+  bool nothing_to_do() const { return batch == 0 || heads == 0 || query_len == 0; }
 };
 
 // `batch` blocks of `rows` rows: inputs and outputs whose items do not follow each other at the stride of the rows.

@@ -316,7 +316,9 @@ WeightsArgs weights_args(const AttentionJob& job, const WeightsBlock& block, con
   return args;
 }
 
-void clear_floats(float* p, int64_t count) { memset(p, 0, static_cast<size_t>(count) * sizeof(float)); }
+void clear_floats(float* p, int64_t count) {
+  if (count > 0) memset(p, 0, static_cast<size_t>(count) * sizeof(float));  // null where there are no keys
+}
 
 // Heads [first_head, end_head) of a block of rows, added up in ascending order where there are several.
 void run_weights_block(const AttentionJob& job, int64_t b, int64_t block, int64_t first_head, int64_t end_head,

@@ -55,11 +55,12 @@ bool read_the_prefix(const mha_cache* cache, const Tokens& prefix, int rounds) {
 }  // namespace
 
 TEST_CASE("cache threads: writers and readers of different sequences", "[cache][threads]") {
+  const mha_context* context = cache_context();  // asserts, so not on other threads
   for (mha_cache_kind kind : kCacheKinds) {
     for (int64_t page_size : {1, 7, 16}) {
       INFO(kind_name(kind) << " page size " << page_size);
       const mha_cache_config config = cache_config(kind, kind == MHA_CACHE_PAGED ? 600 : 100, 2 + kWriters, page_size);
-      const CachePtr cache = make_cache(cache_context(), config);
+      const CachePtr cache = make_cache(context, config);
       const Tokens prefix = random_tokens(config, kPrefix, 241000);
       require_append(cache.get(), 0, prefix);
       REQUIRE(mha_cache_fork(cache.get(), 0, 1, -1, nullptr) == MHA_OK);
@@ -68,7 +69,7 @@ TEST_CASE("cache threads: writers and readers of different sequences", "[cache][
       std::vector<std::thread> threads;
       for (int64_t n = 0; n < kWriters; ++n) {
         threads.emplace_back([&, n] {
-          if (!write_own_sequence(cache_context(), cache.get(), 2 + n, prefix, 300)) ++failures;
+          if (!write_own_sequence(context, cache.get(), 2 + n, prefix, 300)) ++failures;
         });
       }
       for (int64_t n = 0; n < kReaders; ++n) {
@@ -85,18 +86,19 @@ TEST_CASE("cache threads: writers and readers of different sequences", "[cache][
 }
 
 TEST_CASE("cache threads: two that hold the last page between them both grow", "[cache][threads]") {
+  const mha_context* context = cache_context();  // asserts, so not on other threads
   // Two sequences share a page of which one copy more fits: whoever comes second must find itself alone with it.
   const mha_cache_config config = cache_config(MHA_CACHE_PAGED, 32, 2, 16);
   const Tokens tokens = random_tokens(config, 12, 242000);
   for (int round = 0; round < 500; ++round) {
-    const CachePtr cache = make_cache(cache_context(), config);
+    const CachePtr cache = make_cache(context, config);
     require_append(cache.get(), 0, slice(config, tokens, 0, 5));
     REQUIRE(mha_cache_fork(cache.get(), 0, 1, round % 5, nullptr) == MHA_OK);
     std::atomic<int> failures{0}, ready{0};
     const auto grow = [&](int64_t sequence) {
       ++ready;
       while (ready < 2) std::this_thread::yield();
-      if (append(cache_context(), cache.get(), sequence, slice(config, tokens, 5 + sequence, 4)) != MHA_OK) ++failures;
+      if (append(context, cache.get(), sequence, slice(config, tokens, 5 + sequence, 4)) != MHA_OK) ++failures;
     };
     std::thread other(grow, 1);
     grow(0);
@@ -129,12 +131,13 @@ std::vector<float> attend(const mha_context* context, const mha_cache* cache, co
 }  // namespace
 
 TEST_CASE("cache threads: attention over sequences whose pages others fork and copy", "[cache][threads]") {
+  const mha_context* context = cache_context();  // asserts, so not on other threads
   for (mha_cache_kind kind : kCacheKinds) {
     const mha_cache_config config = cache_config(kind, kind == MHA_CACHE_PAGED ? 2400 : 400, 2 + kWriters, 16);
-    const CachePtr cache = make_cache(cache_context(), config);
+    const CachePtr cache = make_cache(context, config);
     require_append(cache.get(), 0, random_tokens(config, 300, 243000));
     REQUIRE(mha_cache_fork(cache.get(), 0, 1, -1, nullptr) == MHA_OK);
-    const std::vector<float> want = attend(cache_context(), cache.get(), {0, 1});
+    const std::vector<float> want = attend(context, cache.get(), {0, 1});
     REQUIRE(!want.empty());
     const Tokens more = random_tokens(config, 40, 244000);
     std::atomic<int> failures{0};
@@ -144,8 +147,8 @@ TEST_CASE("cache threads: attention over sequences whose pages others fork and c
         std::vector<float> first;
         for (int round = 0; round < 40; ++round) {
           bool good = mha_cache_fork(cache.get(), 0, sequence, 290, nullptr) == MHA_OK;
-          good = good && append(cache_context(), cache.get(), sequence, more) == MHA_OK;
-          const std::vector<float> own = attend(cache_context(), cache.get(), {sequence, 0, sequence});
+          good = good && append(context, cache.get(), sequence, more) == MHA_OK;
+          const std::vector<float> own = attend(context, cache.get(), {sequence, 0, sequence});
           if (round == 0) first = own;
           good = good && !own.empty() && same_bits(own, first);
           if (!good || mha_cache_remove(cache.get(), sequence, nullptr) != MHA_OK) ++failures;
@@ -155,7 +158,7 @@ TEST_CASE("cache threads: attention over sequences whose pages others fork and c
     for (int64_t n = 0; n < kReaders; ++n) {
       threads.emplace_back([&] {
         for (int round = 0; round < 60; ++round) {
-          if (!same_bits(attend(cache_context(), cache.get(), {0, 1}), want)) ++failures;
+          if (!same_bits(attend(context, cache.get(), {0, 1}), want)) ++failures;
         }
       });
     }

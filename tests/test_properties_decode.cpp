@@ -319,7 +319,13 @@ TEST_CASE("decode properties: partial results of any parts merge to the bits of 
     mha_attention_args args = p.args();
     args.mods = masks.mods();
     args.masks = masks.get();
-    const AttentionResult want = run_attention(shared_context(random_context(random).target, 1), args);
+    const RandomContext first = random_context(random);
+    const auto any = [&] {  // targets without FMA have bits of their own
+      RandomContext context = random_context(random);
+      if (has_fma(context.target) != has_fma(first.target)) context.target = first.target;
+      return context.get();
+    };
+    const AttentionResult want = run_attention(shared_context(first.target, 1), args);
     // From here on a causal offset says where the queries stand.
     args.masks = masks_from(masks.get(), masks.mods(), {0, s.B, 0, 0, s.Tq, s.Tq, s.Tk});
     if (args.masks.block_mask.pairs && 256 % args.masks.block_mask.key_block != 0) continue;
@@ -334,7 +340,7 @@ TEST_CASE("decode properties: partial results of any parts merge to the bits of 
       a.key_len = count;
       a.key = {p.key.data() + begin * s.Hkv * s.D, s.Tk * s.Hkv * s.D, s.Hkv * s.D, s.D, 1};
       a.value = {p.value.data() + begin * s.Hkv * s.Dv, s.Tk * s.Hkv * s.Dv, s.Hkv * s.Dv, s.Dv, 1};
-      const mha_context* context = random_context(random).get();
+      const mha_context* context = any();
       mha_error error = {};
       int64_t floats = 0;
       size_t bytes = 0;
@@ -362,8 +368,46 @@ TEST_CASE("decode properties: partial results of any parts merge to the bits of 
                             {got.output.data(), 0, 0, 0, 0},
                             got.log_sum_exp.data()};
     mha_error error = {};
-    require_ok(mha_attention_merge_partials(random_context(random).get(), &merge, &error), error);
+    require_ok(mha_attention_merge_partials(any(), &merge, &error), error);
     check_run("output", got.output, 0, want.output, 0, s.output().count());
     check_run("log-sum-exp", got.log_sum_exp, 0, want.log_sum_exp, 0, s.B * s.H * s.Tq);
+  }
+}
+
+TEST_CASE("decode: numbers at the ends of their ranges, over a cache as over tensors", "[cache][overflow]") {
+  constexpr int64_t kMost = int64_t{1} << 62;
+  const float slopes[] = {0.5f, 0.0f}, biases[] = {1, 2};
+  const int64_t prefixes[] = {kMost, 0}, pairs[] = {0, 0, 0, INT64_MAX};
+  for (uint64_t seed = 340000; seed < 340200; ++seed) {
+    Random random(seed);
+    RandomDecode d(random);
+    mha_attention_args args = d.args();
+    if (d.cache.config.kind == MHA_CACHE_RING || d.H > 2) continue;
+    args.masks = {}, args.mods = {}, args.rope = nullptr, args.positions = nullptr;
+    args.masks.causal = one_of(random, {MHA_CAUSAL_NONE, MHA_CAUSAL_OFFSET});
+    args.masks.causal_offset = one_of(random, {kMost, -kMost, int64_t{0}});
+    if (one_in(random, 2)) args.masks.window_left = one_of(random, {kMost, int64_t{1}});
+    if (one_in(random, 2)) args.masks.window_right = one_of(random, {kMost, int64_t{1}});
+    if (one_in(random, 2)) args.masks.sink_tokens = kMost;
+    if (one_in(random, 2)) args.masks.block_mask = {kMost, kMost, pairs, 2};
+    if (one_in(random, 2)) args.mods.alibi_slopes = slopes;
+    if (one_in(random, 2)) args.mods.relative_bias = biases, args.mods.relative_right = 0;
+    if (d.B <= 2 && one_in(random, 2)) args.masks.prefix_lengths = prefixes;
+    INFO("seed " << seed << ": " << d.describe());
+    mha_status status = MHA_OK;
+    mha_error error = {};
+    const RandomContext context = random_context(random);
+    const AttentionResult all = run_guarded(context.get(), args, d.longest_key, &status, &error);
+    require_ok(status, error);
+    if (all.output.empty()) continue;
+    for (int64_t b = 0; b < d.B; ++b) {
+      mha_attention_args item = d.item(b);
+      item.masks = args.masks, item.mods = args.mods, item.rope = nullptr, item.positions = nullptr;
+      if (item.masks.prefix_lengths) item.masks.prefix_lengths += b;
+      AttentionResult own = run_guarded(shared_context(context.target, 1), item, d.key_len(b), &status, &error);
+      require_ok(status, error);
+      if (d.query_len(b) == 0) std::fill(own.weights.begin(), own.weights.end(), 0.0f);
+      check_item(d, b, all, own);
+    }
   }
 }
