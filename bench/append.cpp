@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// append_f32: new tokens into a cache, timed in turn with a copy of as many bytes. Both go through some 16 MiB before they
-// begin again, as a cache of many sequences would: where they write is not at hand.
+// append_f32: new tokens into a cache, timed in turn with a copy of as many bytes. Both go through some 16 MiB before
+// they begin again, as a cache of many sequences would: where they write is not at hand.
 #include <cstring>
 
 #include "bench/cache_case.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// attention_f32_masked: causal self-attention with one thing more, timed in turn with causal alone. attention_f32_window:
-// one query that sees a window of the keys, timed in turn with one that has no more keys than that.
+// attention_f32_masked: causal self-attention with one thing more, timed in turn with causal alone.
+// attention_f32_window: one query that sees a window of the keys, timed in turn with one that has no more keys.
 #include <cmath>
 #include <utility>
 

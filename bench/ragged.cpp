@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// attention_f32_ragged: causal self-attention of packed sequences of unequal length, timed in turn with a call for each.
+// attention_f32_ragged: causal self-attention of packed sequences of unequal length, timed in turn with a call for
+// each.
 #include <algorithm>
 #include <cmath>
 

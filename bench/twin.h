@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A case beside its plain twin, timed in turn with it: the same call on ordinary data, without the mask, or on another cache.
+// A case beside its plain twin, timed in turn with it: the same call on ordinary data, without the mask, or on another
+// cache.
 #ifndef MHA_BENCH_TWIN_H
 #define MHA_BENCH_TWIN_H
 
