@@ -24,7 +24,7 @@ class Case {
   virtual mha_status run() = 0;
   /// Compares what run() left with the reference in double; returns what is wrong, or nothing.
   virtual std::string check() = 0;
-  /// Seconds that the naive loops (reference<float>) take for the same on `threads` threads.
+  /// Seconds that the naive loops (reference<float>) take for the same on `threads` threads; 0: there are none.
   virtual double naive_seconds(int threads) = 0;
   /// The same work as separate calls; only where has_parts().
   virtual mha_status run_parts() { return MHA_ERR_UNSUPPORTED; }
@@ -32,7 +32,7 @@ class Case {
   /// The counter that gets the time of run() / that of run_parts().
   virtual const char* ratio_counter() const { return "parts_ratio"; }
 
-  double flops = 0;              ///< useful operations of a call: a multiply-add is two, an exponential none
+  double flops = 0;              ///< useful operations of a call: a multiply-add is two, an exponential none; 0: none
   double bytes = 0;              ///< inputs, weights and results of a call, each counted once
   std::vector<Region> streamed;  ///< what a call bound by bandwidth must read; empty: it is not bound by it
 };
@@ -55,6 +55,20 @@ CaseSpec linear_denormal_case(int64_t M, int64_t N, int64_t K, int threads);
 CaseSpec attention_case(const AttentionShape& shape, int threads);
 CaseSpec attention_denormal_case(const AttentionShape& shape, int threads);
 CaseSpec attention_weights_case(const AttentionShape& shape, int threads);
+/// Causal with each of masks and score modifications in turn; timed in turn with causal alone.
+std::vector<CaseSpec> masked_cases(int64_t length, int threads);
+CaseSpec window_case(int64_t key_len, int64_t window, int threads);
+CaseSpec ragged_case(int threads);
+struct DecodeShape {
+  int64_t batch, key_len, num_heads, num_kv_heads, head_dim;
+  mha_cache_kind kind;
+};
+CaseSpec decode_case(const DecodeShape& shape, int threads);
+struct AppendShape {
+  int64_t length, num_kv_heads, head_dim;
+  mha_cache_kind kind;
+};
+CaseSpec append_case(const AppendShape& shape);
 CaseSpec forward_case(int64_t B, int64_t tokens, int64_t E, int64_t H, int threads);
 CaseSpec notebook_case();
 

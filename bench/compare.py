@@ -23,6 +23,9 @@ def judge(old, new):
     counter = "bandwidth_fraction" if roof == "read" else "peak_fraction"
     if old.median(counter) is None:
         counter = "peak_fraction"
+    if new.median(counter) is None:  # nothing of the machine is its bound: the time alone
+        change = old.median("median_us") / new.median("median_us") - 1
+        return change, max(FLOOR, old.spread(), new.spread())
     change = new.median(counter) / old.median(counter) - 1
     return change, max(FLOOR, old.spread(counter), new.spread(counter))
 

@@ -65,6 +65,24 @@ void add_attention(int threads, std::vector<CaseSpec>& cases) {
   cases.push_back(attention_denormal_case({512, 512, 8, 8, 64, false}, threads));
 }
 
+void add_decode(int threads, std::vector<CaseSpec>& cases) {
+  for (int64_t B : {1, 8})
+    for (int64_t Tk : {1024, 4096, 16384})
+      for (mha_cache_kind kind : {MHA_CACHE_CONTIGUOUS, MHA_CACHE_RING, MHA_CACHE_PAGED})
+        cases.push_back(decode_case({B, Tk, 32, 8, 128, kind}, threads));
+  if (threads > 1) return;
+  cases.push_back(decode_case({1, 1024, 12, 12, 64, MHA_CACHE_CONTIGUOUS}, threads));
+  for (int64_t T : {1, 512})
+    for (mha_cache_kind kind : {MHA_CACHE_CONTIGUOUS, MHA_CACHE_PAGED}) cases.push_back(append_case({T, 8, 128, kind}));
+}
+
+void add_masks(int threads, std::vector<CaseSpec>& cases) {
+  cases.push_back(ragged_case(threads));
+  if (threads > 1) return;
+  for (const CaseSpec& spec : masked_cases(2048, threads)) cases.push_back(spec);
+  cases.push_back(window_case(16384, 1024, threads));
+}
+
 void add_forward(int threads, std::vector<CaseSpec>& cases) {
   for (int64_t tokens : {1, 16, 128, 512}) cases.push_back(forward_case(1, tokens, 768, 12, threads));
   if (threads == 2) cases.push_back(forward_case(8, 128, 384, 12, threads));
@@ -88,7 +106,7 @@ bool is_supported(const std::string& target) {
 
 void register_all(const std::string& target, int max_threads) {
   std::vector<CaseSpec> cases;
-  for (const auto add : {add_linear, add_attention, add_forward})
+  for (const auto add : {add_linear, add_attention, add_masks, add_decode, add_forward})
     for (int threads = 1; threads <= max_threads; ++threads) add(threads, cases);
   for (CaseSpec& spec : cases) spec.target = target;
   if (target == "avx512" && is_supported("avx2")) add_target("avx2", cases);

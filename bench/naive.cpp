@@ -3,6 +3,7 @@
 #include "bench/naive.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdio>
 #include <limits>
@@ -102,6 +103,7 @@ class RowProblem {
     const int64_t head = n / args_.query_len;
     return {head / args_.num_heads, head % args_.num_heads, n % args_.query_len};
   }
+  /// As far as causal goes: what other masks hide the naive loops look at too.
   int64_t visible(const Row& row) const {
     if (args_.masks.causal == MHA_CAUSAL_NONE) return args_.key_len;
     return std::clamp<int64_t>(row.i + args_.key_len - args_.query_len + 1, 0, args_.key_len);
@@ -121,16 +123,61 @@ class RowProblem {
       one.masks.causal = MHA_CAUSAL_OFFSET;
       one.masks.causal_offset = row.i + args_.key_len - args_.query_len;
     }
+    const std::vector<int64_t> pairs = take_masks(row, one.masks);
+    take_mods(row.h, one.mods);
     reference::attention(one, output, weights, static_cast<T*>(nullptr));
   }
 
  private:
+  /// Makes the masks those of one row. Returns the pairs of blocks, which they point to.
+  std::vector<int64_t> take_masks(const Row& row, mha_masks& masks) const {
+    const auto shift = [&](auto& mask) {
+      if (mask.data) mask.data += row.b * mask.stride_b + row.h * mask.stride_h + row.i * mask.stride_q;
+    };
+    shift(masks.bool_mask);
+    shift(masks.bit_mask);
+    if (masks.prefix_lengths) masks.prefix_lengths += row.b;
+    if (masks.query_segments) masks.query_segments += row.b * args_.query_len + row.i;
+    if (masks.key_segments) masks.key_segments += row.b * args_.key_len;
+    std::vector<int64_t> pairs;
+    mha_block_mask& blocks = masks.block_mask;
+    if (!blocks.pairs) return pairs;
+    pairs.reserve(2 * blocks.num_pairs);
+    for (int64_t n = 0; n < blocks.num_pairs; ++n)
+      if (blocks.pairs[2 * n] == row.i / blocks.query_block) pairs.insert(pairs.end(), {0, blocks.pairs[2 * n + 1]});
+    blocks.pairs = pairs.data();
+    blocks.num_pairs = static_cast<int64_t>(pairs.size() / 2);
+    return pairs;
+  }
+  void take_mods(int64_t head, mha_score_mods& mods) const {
+    if (mods.alibi_slopes) mods.alibi_slopes += head;
+    if (mods.relative_bias) mods.relative_bias += head * (mods.relative_left + mods.relative_right + 1);
+    if (mods.sink_logits) mods.sink_logits += head;
+  }
+
   mha_attention_args args_;
 };
 
+/// Whether query i may attend to key j, by the masks of the first item and head.
+bool is_visible(const mha_attention_args& args, int64_t i, int64_t j) {
+  const mha_masks& m = args.masks;
+  const int64_t at = i + args.key_len - args.query_len;
+  if (m.causal != MHA_CAUSAL_NONE && j > at && !(m.prefix_lengths && j < m.prefix_lengths[0])) return false;
+  if (m.window_left > 0 && at - j >= m.window_left) return false;
+  if (m.query_segments && m.query_segments[i] != m.key_segments[j]) return false;
+  if (m.bool_mask.data && !m.bool_mask.data[i * m.bool_mask.stride_q + j]) return false;
+  if (m.bit_mask.data && !(m.bit_mask.data[i * m.bit_mask.stride_q + j / 8] >> (j % 8) & 1)) return false;
+  if (!m.block_mask.pairs) return true;
+  const auto* pairs = reinterpret_cast<const std::array<int64_t, 2>*>(m.block_mask.pairs);
+  return std::binary_search(pairs, pairs + m.block_mask.num_pairs,
+                            std::array<int64_t, 2>{i / m.block_mask.query_block, j / m.block_mask.key_block});
+}
+
 double total_work(const RowProblem& problem) {
   const mha_attention_args& args = problem.args();
-  return visible_pairs(args) * static_cast<double>(args.batch * args.num_heads * (args.head_dim + args.value_head_dim));
+  double work = 0;
+  for (int64_t i = 0; i < args.query_len; ++i) work += problem.work({0, 0, i});
+  return work * static_cast<double>(args.batch * args.num_heads);
 }
 
 std::vector<int64_t> pick_rows(const RowProblem& problem, double work) {
@@ -228,11 +275,10 @@ std::string check_forward(const mha_layer_config& config, const mha_layer_weight
 }
 
 double visible_pairs(const mha_attention_args& args) {
-  if (args.masks.causal == MHA_CAUSAL_NONE) return static_cast<double>(args.query_len * args.key_len);
-  double pairs = 0;
+  int64_t pairs = 0;
   for (int64_t i = 0; i < args.query_len; ++i)
-    pairs += static_cast<double>(std::clamp<int64_t>(i + args.key_len - args.query_len + 1, 0, args.key_len));
-  return pairs;
+    for (int64_t j = 0; j < args.key_len; ++j) pairs += is_visible(args, i, j) ? 1 : 0;
+  return static_cast<double>(pairs);
 }
 
 }  // namespace mha::bench

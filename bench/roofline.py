@@ -19,6 +19,8 @@ KINDS = {
     "layer": ("#009E73", "^"),
     "notebook": ("#56B4E9", "*"),
 }
+# Families too many to draw, or without operations; the table has them.
+NOT_DRAWN = ("attention_f32_masked", "attention_f32_window", "attention_f32_ragged", "decode_f32", "append_f32")
 READS = {16: "read from L1", 512: "L2", 16 << 10: "16 MiB", 512 << 10: "512 MiB"}
 INK = "#444444"
 
@@ -142,10 +144,12 @@ def draw(found, path, title):
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"})
     by_threads = {}
     for case in found.cases.values():
-        if not case.is_machine:
+        if not case.is_machine and case.family not in NOT_DRAWN:
             by_threads.setdefault(case.threads, []).append(case)
     for cases in by_threads.values():
         cases.sort(key=lambda case: list(KINDS).index(kind_of(case)))
+    if not by_threads:
+        return
     rows = max(len(cases) for cases in by_threads.values())
     below = 0.9 + 0.19 * rows
     figure, panels = plt.subplots(

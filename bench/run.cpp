@@ -175,11 +175,13 @@ void set_counters(benchmark::State& state, const Prepared& p, std::vector<Sample
   counters["median_us"] = seconds * 1e6;
   counters["samples"] = static_cast<double>(taken);
   counters["interrupted"] = 1 - static_cast<double>(clean) / static_cast<double>(taken);
-  counters["GFLOPS"] = work.flops / seconds * 1e-9;
   counters["peak_GFLOPS"] = median_of(samples, [](const Sample& s) { return s.machine.flops * 1e-9; });
-  counters["peak_fraction"] =
-      median_of(samples, [&](const Sample& s) { return work.flops / s.seconds / s.machine.flops; });
-  counters["naive_ratio"] = p.naive_seconds / seconds;
+  if (work.flops > 0) {
+    counters["GFLOPS"] = work.flops / seconds * 1e-9;
+    counters["peak_fraction"] =
+        median_of(samples, [&](const Sample& s) { return work.flops / s.seconds / s.machine.flops; });
+  }
+  if (p.naive_seconds > 0) counters["naive_ratio"] = p.naive_seconds / seconds;
   counters["flops"] = work.flops;
   counters["bytes"] = work.bytes;
   if (!work.streamed.empty()) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A case on unusual data beside its plain twin: the same call on ordinary data, timed in turn with it.
+// A case beside its plain twin, timed in turn with it: the same call on ordinary data, without the mask, or on another
+// cache.
 #ifndef MHA_BENCH_TWIN_H
 #define MHA_BENCH_TWIN_H
 
@@ -18,10 +19,11 @@ class TwinCase : public Case {
       : work_(std::move(work)), plain_(std::move(plain)), counter_(counter) {
     flops = work_->flops;
     bytes = work_->bytes;
+    streamed = work_->streamed;
   }
   mha_status run() override { return work_->run(); }
   std::string check() override { return work_->check(); }
-  /// On the plain data: how slow other loops are on the unusual is not asked.
+  /// Of the plain one: how slow other loops are on the unusual is not asked.
   double naive_seconds(int threads) override { return plain_->naive_seconds(threads); }
   mha_status run_parts() override { return plain_->run(); }
   bool has_parts() const override { return true; }

@@ -21,6 +21,7 @@ struct Parts {
   }
   std::vector<const float*> pointers(const std::vector<std::vector<float>>& parts) const {
     std::vector<const float*> result;
+    result.reserve(parts.size());
     for (const std::vector<float>& part : parts) result.push_back(part.data());
     return result;
   }

@@ -204,23 +204,41 @@ MHA_INLINE Vec load_biases(const float* bias, int64_t distance, const ScoreMods&
 
 inline bool changes_scores(const ScoreMods& mods) { return mods.softcap > 0.0f || mods.alibi || mods.relative_bias; }
 
+// scores[j] = change(scores[j], distance of key begin + j), 16 at a time, j in [from, end). A loop for each kind: with
+// one that asked each time T 2048 took 1.06 (ALiBi) and 1.09 (relative bias) times plain causal, so 1.03 and 1.03.
+template <class Change>
+MHA_INLINE void change_scores(int64_t from, int64_t end, int64_t distance, float* scores, Change change) {
+  for (int64_t j = from; j < end; j += kLanes) store(scores + j, change(load(scores + j), distance + j));
+}
+
+inline void add_relative_biases(const float* bias, const ScoreMods& mods, int64_t from, int64_t end, int64_t distance,
+                                float* scores) {
+  const Vec scale = set1(kLog2e), farthest = set1(bias[-mods.relative_left]);
+  // Up to here all 16 keys of a vector are farther away than the table reaches.
+  const int64_t near = divide_up(most(-mods.relative_left - (kLanes - 1) - distance - from, 0), kLanes) * kLanes + from;
+  const int64_t far_end = least(end, near);
+  change_scores(from, far_end, distance, scores,
+                [&](Vec s, int64_t) MHA_ALWAYS_INLINE { return fma(farthest, scale, s); });
+  change_scores(most(from, far_end), end, distance, scores,
+                [&](Vec s, int64_t at) MHA_ALWAYS_INLINE { return fma(load_biases(bias, at, mods), scale, s); });
+}
+
 // Softcap and biases of the keys in the row's range; scores of what lies outside are hidden afterwards.
 inline void modify_scores(const AttentionRow& row, const ScoreMods& mods, int64_t begin, int64_t keys, float* scores) {
   const int64_t seen = row.key_begin - begin;
   const int64_t from = begin < pinned_end(row) ? 0 : most(seen, 0) / kLanes * kLanes;
-  const int64_t end = least(keys, row.key_end - begin);
-  const Vec cap = set1(mods.softcap);
-  for (int64_t j = from; j < end; j += kLanes) {
-    const int64_t distance = begin + j - row.extras->position;  // of the first of 16 keys
-    Vec s = load(scores + j);
-    if (mods.softcap > 0.0f) s = mul(cap, tanh(s));
-    if (mods.alibi) {
-      const Vec away = absolute(add(set1(static_cast<float>(distance)), lane_numbers()));
-      s = fma(set1(-row.extras->alibi_slope), away, s);
-    }
-    if (mods.relative_bias) s = fma(load_biases(row.extras->relative_bias, distance, mods), set1(kLog2e), s);
-    store(scores + j, s);
+  const int64_t end = least(keys, row.key_end - begin), distance = begin - row.extras->position;
+  if (mods.softcap > 0.0f) {
+    const Vec cap = set1(mods.softcap);
+    change_scores(from, end, distance, scores, [&](Vec s, int64_t) MHA_ALWAYS_INLINE { return mul(cap, tanh(s)); });
   }
+  if (mods.alibi) {
+    const Vec slope = set1(-row.extras->alibi_slope), lanes = lane_numbers();
+    change_scores(from, end, distance, scores, [&](Vec s, int64_t at) MHA_ALWAYS_INLINE {
+      return fma(slope, absolute(add(set1(static_cast<float>(at)), lanes)), s);
+    });
+  }
+  if (mods.relative_bias) add_relative_biases(row.extras->relative_bias, mods, from, end, distance, scores);
 }
 
 // --- Scores kept for attention weights -------------------------------------------------------------------------------

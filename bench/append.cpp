@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// append_f32: new tokens into a cache, timed in turn with a copy of as many bytes. Both go through some 16 MiB before
+// they begin again, as a cache of many sequences would: where they write is not at hand.
+#include <cstring>
+
+#include "bench/cache_case.h"
+
+namespace mha::bench {
+namespace {
+
+constexpr int64_t kCapacity = 2048;  // tokens
+
+class AppendCase : public Case {
+ public:
+  AppendCase(const mha_context* context, const AppendShape& shape)
+      : context_(context),
+        shape_(shape),
+        key_(shape.length * shape.num_kv_heads * shape.head_dim, kUnitVariance, 1),
+        value_(key_.size(), kUnitVariance, 2),
+        copy_(2 * kCapacity * shape.num_kv_heads * shape.head_dim),
+        cache_(context, config_of(shape)) {
+    copy_.fill(0);
+    args_.batch = 1;
+    args_.length = shape.length;
+    args_.key.data = key_.data();
+    args_.value.data = value_.data();
+    bytes = 2 * 4.0 * static_cast<double>(key_.size() + value_.size());  // read and written
+  }
+  mha_status run() override {
+    if (filled_ + shape_.length > kCapacity) {
+      filled_ = 0;
+      const mha_status status = mha_cache_truncate(cache_.get(), 0, 0, nullptr);
+      if (status != MHA_OK) return status;
+    }
+    filled_ += shape_.length;
+    return mha_cache_append(context_, cache_.get(), &args_, nullptr);
+  }
+  /// The keys one after the other, then the values.
+  mha_status run_parts() override {
+    copied_ = copied_ + shape_.length > kCapacity ? 0 : copied_;
+    const int64_t row = shape_.num_kv_heads * shape_.head_dim;
+    memcpy(copy_.data() + copied_ * row, key_.data(), key_.region().bytes);
+    memcpy(copy_.data() + (kCapacity + copied_) * row, value_.data(), value_.region().bytes);
+    copied_ += shape_.length;
+    return MHA_OK;
+  }
+  bool has_parts() const override { return true; }
+  const char* ratio_counter() const override { return "copy_ratio"; }
+  /// What was appended last, bit for bit.
+  std::string check() override {
+    const Floats key(key_.size()), value(value_.size());
+    const mha_mut_view keys = {key.data(), 0, 0, 0, 0}, values = {value.data(), 0, 0, 0, 0};
+    mha_error error = {};
+    if (mha_cache_export(cache_.get(), 0, filled_ - shape_.length, shape_.length, &keys, &values, &error) != MHA_OK)
+      return error.message;
+    const bool same = memcmp(key.data(), key_.data(), key_.region().bytes) == 0 &&
+                      memcmp(value.data(), value_.data(), value_.region().bytes) == 0;
+    return same ? "" : "the cache does not hold what was appended";
+  }
+  double naive_seconds(int) override { return 0; }
+
+ private:
+  static mha_cache_config config_of(const AppendShape& shape) {
+    mha_cache_config config = {};
+    config.kind = shape.kind;
+    config.num_kv_heads = shape.num_kv_heads;
+    config.head_dim = shape.head_dim;
+    config.capacity = kCapacity;
+    return config;
+  }
+
+  const mha_context* context_;
+  AppendShape shape_;
+  int64_t filled_ = 0, copied_ = 0;  // tokens
+  Floats key_, value_, copy_;
+  Cache cache_;
+  mha_append_args args_ = {};
+};
+
+}  // namespace
+
+CaseSpec append_case(const AppendShape& shape) {
+  const std::string name = "append_f32/T:" + std::to_string(shape.length) +
+                           "/Hkv:" + std::to_string(shape.num_kv_heads) + "/D:" + std::to_string(shape.head_dim) +
+                           "/cache:" + name_of(shape.kind);
+  return {name, "", 1, [=](const mha_context* context) { return std::make_unique<AppendCase>(context, shape); }};
+}
+
+}  // namespace mha::bench

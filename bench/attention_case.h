@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// A call of attention on dense [B, T, H, D], plain or as a `configure` changes its arguments.
+#ifndef MHA_BENCH_ATTENTION_CASE_H
+#define MHA_BENCH_ATTENTION_CASE_H
+
+#include <cmath>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "bench/case.h"
+#include "bench/naive.h"
+#include "bench/support.h"
+
+namespace mha::bench {
+
+/// What the values are multiplied by.
+struct Scales {
+  float query, key, value;
+};
+constexpr Scales kOrdinary = {1, 1, 1};
+
+class AttentionCase : public Case {
+ public:
+  /// Changes arguments before the workspace is asked for; what they point to is kept as long as it.
+  using Configure = std::function<void(mha_attention_args&)>;
+
+  AttentionCase(const mha_context* context, const AttentionShape& shape, const Scales& scales = kOrdinary,
+                Configure configure = nullptr)
+      : context_(context),
+        query_(shape.query_len * shape.num_heads * shape.head_dim, kUnitVariance * scales.query, 1),
+        key_(shape.key_len * shape.num_kv_heads * shape.head_dim, kUnitVariance * scales.key, 2),
+        value_(key_.size(), kUnitVariance * scales.value, 3),
+        output_(query_.size()),
+        configure_(std::move(configure)) {
+    output_.fill(std::nanf(""));
+    args_.batch = 1;
+    args_.num_heads = shape.num_heads;
+    args_.num_kv_heads = shape.num_kv_heads;
+    args_.query_len = shape.query_len;
+    args_.key_len = shape.key_len;
+    args_.head_dim = shape.head_dim;
+    args_.query.data = query_.data();
+    args_.key.data = key_.data();
+    args_.value.data = value_.data();
+    args_.output.data = output_.data();
+    args_.masks.causal = shape.causal ? MHA_CAUSAL_BOTTOM_RIGHT : MHA_CAUSAL_NONE;
+    if (configure_) configure_(args_);
+    if (args_.weights_mode == MHA_WEIGHTS_PER_HEAD) {
+      weights_ = Floats(shape.num_heads * shape.query_len * shape.key_len);
+      weights_.fill(std::nanf(""));
+      args_.weights.data = weights_.data();
+    }
+    mha_error error = {};
+    require(mha_attention_workspace(context, &args_, &args_.workspace_bytes, &error), error);
+    workspace_.resize(args_.workspace_bytes);
+    args_.workspace = workspace_.data();
+
+    flops = 4.0 * static_cast<double>(shape.head_dim * shape.num_heads) * visible_pairs(args_);
+    bytes = 4.0 * static_cast<double>(query_.size() + key_.size() + value_.size() + output_.size() + weights_.size());
+    if (shape.query_len == 1) streamed = {last_keys(key_), last_keys(value_)};
+  }
+  mha_status run() override { return mha_attention(context_, &args_, nullptr); }
+  std::string check() override { return check_attention(args_, output_.data(), weights_.data()); }
+  double naive_seconds(int threads) override {
+    return naive_attention_seconds(args_, threads, weights_.data() != nullptr);
+  }
+
+ private:
+  /// All, or those that the one query's window leaves.
+  Region last_keys(const Floats& rows) const {
+    const int64_t width = rows.size() / args_.key_len, window = args_.masks.window_left;
+    const int64_t seen = window > 0 && window < args_.key_len ? window : args_.key_len;
+    return {rows.data() + (args_.key_len - seen) * width, static_cast<size_t>(seen * width) * sizeof(float)};
+  }
+
+  const mha_context* context_;
+  Floats query_, key_, value_, output_, weights_;
+  std::vector<unsigned char> workspace_;
+  Configure configure_;  // owns what it has put into args_
+  mha_attention_args args_ = {};
+};
+
+}  // namespace mha::bench
+
+#endif  // MHA_BENCH_ATTENTION_CASE_H

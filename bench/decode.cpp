@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: Apache-2.0
+// decode_f32: one call of attention for the newest token of each sequence in a cache.
+#include <algorithm>
+#include <cmath>
+
+#include "bench/cache_case.h"
+#include "bench/naive.h"
+#include "bench/twin.h"
+
+namespace mha::bench {
+namespace {
+
+// Sequences take their tokens from one list, each this many further on.
+constexpr int64_t kShift = 64;
+// Tokens that a ring has dropped, so that what it keeps begins in the middle.
+constexpr int64_t kDropped = 100;
+// Tokens appended at once to each sequence in turn: pages of sequences lie mixed.
+constexpr int64_t kTurn = 256;
+
+class DecodeCase : public Case {
+ public:
+  DecodeCase(const mha_context* context, const DecodeShape& shape)
+      : context_(context),
+        shape_(shape),
+        dropped_(shape.kind == MHA_CACHE_RING ? kDropped : 0),
+        query_(shape.batch * shape.num_heads * shape.head_dim, kUnitVariance, 1),
+        key_((shape.key_len + dropped_ + kShift * shape.batch) * token_floats(), kUnitVariance, 2),
+        value_(key_.size(), kUnitVariance, 3),
+        output_(query_.size()),
+        cache_(context, config_of(shape)) {
+    output_.fill(std::nanf(""));
+    fill();
+    args_.batch = shape.batch;
+    args_.num_heads = shape.num_heads;
+    args_.num_kv_heads = shape.num_kv_heads;
+    args_.query_len = 1;
+    args_.head_dim = shape.head_dim;
+    args_.query.data = query_.data();
+    args_.output.data = output_.data();
+    args_.cache = cache_.get();
+    args_.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+    if (shape.kind == MHA_CACHE_RING) args_.masks.window_left = shape.key_len;
+    mha_error error = {};
+    require(mha_attention_workspace(context, &args_, &args_.workspace_bytes, &error), error);
+    workspace_.resize(args_.workspace_bytes);
+    args_.workspace = workspace_.data();
+
+    const int64_t kept = shape.batch * shape.key_len * token_floats() * 2;  // of keys and values
+    flops = 2.0 * static_cast<double>(kept * (shape.num_heads / shape.num_kv_heads));
+    bytes = 4.0 * static_cast<double>(kept + query_.size() + output_.size());
+    streamed = {cache_.region(static_cast<size_t>(kept) * sizeof(float))};
+  }
+  mha_status run() override { return mha_attention(context_, &args_, nullptr); }
+  /// The first and the last sequence, against what was appended.
+  std::string check() override {
+    std::string verdict;
+    for (int64_t b : {int64_t{0}, shape_.batch - 1}) {
+      if (verdict.empty()) verdict = check_attention(plain_args(b), output_.data() + b * query_floats(), nullptr);
+    }
+    return verdict;
+  }
+  double naive_seconds(int threads) override {
+    return naive_attention_seconds(plain_args(0), threads, false) * static_cast<double>(shape_.batch);
+  }
+
+ private:
+  static mha_cache_config config_of(const DecodeShape& shape) {
+    mha_cache_config config = {};
+    config.kind = shape.kind;
+    config.num_kv_heads = shape.num_kv_heads;
+    config.head_dim = shape.head_dim;
+    config.max_sequences = shape.batch;
+    config.capacity = shape.kind == MHA_CACHE_PAGED ? shape.batch * shape.key_len : shape.key_len;
+    return config;
+  }
+  int64_t token_floats() const { return shape_.num_kv_heads * shape_.head_dim; }
+  int64_t query_floats() const { return shape_.num_heads * shape_.head_dim; }
+
+  void fill() {
+    const int64_t tokens = shape_.key_len + dropped_;
+    for (int64_t t = 0; t < tokens; t += kTurn) {
+      for (int64_t b = 0; b < shape_.batch; ++b) {
+        mha_append_args append = {};
+        append.batch = 1;
+        append.sequences = &b;
+        append.length = std::min(kTurn, tokens - t);
+        append.key.data = key_.data() + (kShift * b + t) * token_floats();
+        append.value.data = value_.data() + (kShift * b + t) * token_floats();
+        mha_error error = {};
+        require(mha_cache_append(context_, cache_.get(), &append, &error), error);
+      }
+    }
+  }
+  /// One sequence as a call without a cache.
+  mha_attention_args plain_args(int64_t b) const {
+    mha_attention_args args = args_;
+    args.batch = 1;
+    args.key_len = shape_.key_len;
+    args.query.data += b * query_floats();
+    args.key.data = key_.data() + (kShift * b + dropped_) * token_floats();
+    args.value.data = value_.data() + (kShift * b + dropped_) * token_floats();
+    args.cache = nullptr;
+    args.masks = {};
+    return args;
+  }
+
+  const mha_context* context_;
+  DecodeShape shape_;
+  int64_t dropped_;
+  Floats query_, key_, value_, output_;
+  Cache cache_;
+  std::vector<unsigned char> workspace_;
+  mha_attention_args args_ = {};
+};
+
+}  // namespace
+
+CaseSpec decode_case(const DecodeShape& shape, int threads) {
+  std::string name = "decode_f32/B:" + std::to_string(shape.batch) + "/Tk:" + std::to_string(shape.key_len) +
+                     "/H:" + std::to_string(shape.num_heads) + "/Hkv:" + std::to_string(shape.num_kv_heads) +
+                     "/D:" + std::to_string(shape.head_dim) + "/cache:" + name_of(shape.kind) +
+                     "/threads:" + std::to_string(threads);
+  return {name, "", threads, [=](const mha_context* context) -> std::unique_ptr<Case> {
+            auto work = std::make_unique<DecodeCase>(context, shape);
+            if (shape.kind != MHA_CACHE_PAGED) return work;
+            DecodeShape contiguous = shape;
+            contiguous.kind = MHA_CACHE_CONTIGUOUS;
+            auto plain = std::make_unique<DecodeCase>(context, contiguous);
+            return std::make_unique<TwinCase>(std::move(work), std::move(plain), "contiguous_ratio");
+          }};
+}
+
+}  // namespace mha::bench
