@@ -35,6 +35,7 @@ class Case {
   double flops = 0;              ///< useful operations of a call: a multiply-add is two, an exponential none; 0: none
   double bytes = 0;              ///< inputs, weights and results of a call, each counted once
   std::vector<Region> streamed;  ///< what a call bound by bandwidth must read; empty: it is not bound by it
+  std::vector<Region> parts_streamed;  ///< the same of run_parts(), where it is other memory
 };
 
 /// How to make a case. Nothing is allocated before it is its turn.

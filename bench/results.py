@@ -47,7 +47,7 @@ class Case:
 
     def roof(self):
         """(fraction of the roof that is nearer, "read" or "peak")."""
-        fractions = {"read": self.median("bandwidth_fraction") or 0, "peak": self.median("peak_fraction")}
+        fractions = {"read": self.median("bandwidth_fraction") or 0, "peak": self.median("peak_fraction") or 0}
         kind = max(fractions, key=fractions.get)
         return fractions[kind], kind
 

@@ -119,6 +119,9 @@ class Sampler {
     const Burst mean = {(before_.flops + after.flops) / 2, (before_.bytes + after.bytes) / 2};
     samples_.push_back({seconds_, 0, mean, is_clean});
     if (p_.work->has_parts()) {
+      // As the burst before run() reads what that streams: else one of two finds it in a cache and the other does not.
+      if (!p_.work->parts_streamed.empty())
+        (void)measure_read(*p_.loops, p_.work->parts_streamed, threads_, p_.burst_seconds);
       samples_.back().part_seconds = time_calls(&Case::run_parts);
       samples_.back().is_clean = interruptions() == interruptions_;
     }
