@@ -158,7 +158,7 @@ void explain_unequal(const AttentionProblem& p, const AttentionPlan& plan, const
 }
 
 void explain_weights(const AttentionProblem& p, Text* out) {
-  const char* rows = p.weight_rows.rows != nullptr ? " of the rows chosen" : "";
+  const char* rows = p.weight_rows.rows != nullptr ? " of the chosen queries" : "";
   switch (p.weights_mode) {
     case MHA_WEIGHTS_NONE:
       out->line("weights: not wanted");

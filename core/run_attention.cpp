@@ -6,24 +6,12 @@
 // of one head and the rows of all of them.
 #include "core/run_attention.h"
 
-#include <cstring>
-
 #include "core/items.h"
 #include "core/log_sum_exp.h"
 #include "core/prepare.h"
 #include "core/rows.h"
 
 namespace mha {
-namespace {
-
-struct Slot {
-  float* scratch;
-  AttentionRow* rows;
-  RowExtras* extras;  // null: the problem has none
-  RowState* states;
-
-  RowExtras* extras_of(int64_t row) const { return extras != nullptr ? extras + row : nullptr; }
-};
 
 Slot slot_memory(const AttentionJob& job, int64_t slot) {
   char* base = job.workspace + job.plan.slots_offset + slot * job.plan.slot_bytes;
@@ -32,20 +20,12 @@ Slot slot_memory(const AttentionJob& job, int64_t slot) {
           reinterpret_cast<RowState*>(base + job.plan.slot_states_offset)};
 }
 
-// The states of a call's rows: those of item b [H][Tq] from its first query on.
 RowState* row_states(const AttentionJob& job, int64_t b) {
   return reinterpret_cast<RowState*>(job.workspace + job.plan.states_offset) +
          query_begin_of(job.problem, b) * job.problem.heads;
 }
 
-// An item of the batch as planned, and what of it is meant: number `index` of its work items, merges or second pass.
-struct Place {
-  SequencePlan plan;
-  int64_t b, index;
-};
-
-// Finds number `index` of the whole call; `count` and `first` say of what.
-Place find(const AttentionJob& job, int64_t index, int64_t SequencePlan::*count, int64_t SequencePlan::*first) {
+Place find_place(const AttentionJob& job, int64_t index, int64_t SequencePlan::*count, int64_t SequencePlan::*first) {
   if (job.plan.uniform) {
     const int64_t each = job.plan.each.*count;
     return {job.plan.each, index / each, index % each};
@@ -58,6 +38,8 @@ Place find(const AttentionJob& job, int64_t index, int64_t SequencePlan::*count,
   }
   return {sequences[low], low, index - sequences[low].*first};
 }
+
+namespace {
 
 // Where partial results of a sequence's rows are: row r of chunk c is at outputs + c * step + r * Dv, its state at
 // states + c * step + 2 r, all in floats. Of a uniform call: the rows of all items side by side.
@@ -153,7 +135,7 @@ void run_kernel(const KernelTable& table, bool streamed, const AttentionArgs& ar
 void set_next(const AttentionJob& job, int64_t item, AttentionArgs* args) {
   if (item + 1 >= job.plan.items) return;
   const AttentionProblem& p = job.problem;
-  const Place next = find(job, item + 1, &SequencePlan::items, &SequencePlan::first_item);
+  const Place next = find_place(job, item + 1, &SequencePlan::items, &SequencePlan::first_item);
   if (next.plan.streamed || next.plan.split) return;
   const Block block = block_of(p, next.plan, next.b, next.index);
   args->next_key = keys_of(p, block.b, block.kv_head);
@@ -246,7 +228,7 @@ void run_shared(const AttentionJob& job, const Place& place, const Slot& slot) {
 void run_item(const void* data, int64_t item, int64_t slot_index) {
   const AttentionJob& job = *static_cast<const AttentionJob*>(data);
   const Slot slot = slot_memory(job, slot_index);
-  Place place = find(job, item, &SequencePlan::items, &SequencePlan::first_item);
+  Place place = find_place(job, item, &SequencePlan::items, &SequencePlan::first_item);
   const int64_t shared = place.plan.shared_items(job.problem.kv_heads);
   if (place.index < shared) {
     run_shared(job, place, slot);
@@ -263,7 +245,7 @@ void run_item(const void* data, int64_t item, int64_t slot_index) {
 void run_merge(const void* data, int64_t index, int64_t) {
   const AttentionJob& job = *static_cast<const AttentionJob*>(data);
   const AttentionProblem& p = job.problem;
-  const Place place = find(job, index, &SequencePlan::merges, &SequencePlan::first_merge);
+  const Place place = find_place(job, index, &SequencePlan::merges, &SequencePlan::first_merge);
   const int64_t b = place.b, row = place.index, query_len = query_len_of(p, b);
   const int64_t h = row / query_len, i = row % query_len;
   const Partials parts = partials_of(job, place.plan, b);
@@ -285,85 +267,6 @@ void run_merge(const void* data, int64_t index, int64_t) {
     finish_weights(job, &finished, b, row, 1);
   }
   write_log_sum_exp(job, b, row, 1);
-}
-
-// --- The second pass: weights that are not kept on the way ------------------------------------------------------------
-
-// Rows [begin, begin + count) of the weights wanted of head h.
-struct WeightsBlock {
-  int64_t b, h, begin, count;
-};
-
-WeightsArgs weights_args(const AttentionJob& job, const WeightsBlock& block, const Slot& slot) {
-  const AttentionProblem& p = job.problem;
-  const int64_t query_len = query_len_of(p, block.b);
-  for (int64_t r = 0; r < block.count; ++r) {
-    const int64_t i = weight_query(p, block.begin + r);
-    slot.rows[r] = make_row(p, block.b, block.h, i, slot.extras_of(r));
-    slot.rows[r].output = weights_row(p, block.b, block.h, block.begin + r);
-    slot.rows[r].state = row_states(job, block.b)[block.h * query_len + i];
-  }
-  WeightsArgs args = {};
-  args.rows = slot.rows;
-  args.num_rows = block.count;
-  args.key = keys_of(p, block.b, block.h / p.group());
-  args.head_dim = p.head_dim;
-  args.key_len = key_len_of(p, block.b);
-  args.query_scale = query_scale(p);
-  args.mods = kernel_mods(p);
-  args.factor = 1.0f;
-  args.scratch = slot.scratch;
-  return args;
-}
-
-void clear_floats(float* p, int64_t count) {
-  if (count > 0) memset(p, 0, static_cast<size_t>(count) * sizeof(float));  // null where there are no keys
-}
-
-// Heads [first_head, end_head) of a block of rows, added up in ascending order where there are several.
-void run_weights_block(const AttentionJob& job, int64_t b, int64_t block, int64_t first_head, int64_t end_head,
-                       const Slot& slot) {
-  const AttentionProblem& p = job.problem;
-  const int64_t begin = block * job.plan.weights_block_rows;
-  const int64_t count = least(job.plan.weights_block_rows, weight_rows_of(p, b) - begin);
-  for (int64_t h = first_head; h < end_head; ++h) {
-    WeightsArgs args = weights_args(job, {b, h, begin, count}, slot);
-    args.accumulate = h > first_head;
-    args.factor = end_head - first_head > 1 && h + 1 == end_head ? 1.0f / static_cast<float>(p.heads) : 1.0f;
-    job.table->weights(&args);
-    for (int64_t r = 0; r < count; ++r)
-      clear_floats(slot.rows[r].output + args.key_len, p.longest_key_len - args.key_len);
-  }
-}
-
-// The weights of a head summed over queries, in ascending order.
-void run_key_sums(const AttentionJob& job, int64_t b, int64_t h, const Slot& slot) {
-  const AttentionProblem& p = job.problem;
-  clear_floats(weights_row(p, b, h, 0), p.longest_key_len);
-  const int64_t rows = weight_rows_of(p, b), block_rows = job.plan.weights_block_rows;
-  for (int64_t begin = 0; begin < rows; begin += block_rows) {
-    WeightsArgs args = weights_args(job, {b, h, begin, least(block_rows, rows - begin)}, slot);
-    args.accumulate = true;
-    job.table->weights(&args);
-  }
-}
-
-void run_weights(const void* data, int64_t item, int64_t slot_index) {
-  const AttentionJob& job = *static_cast<const AttentionJob*>(data);
-  const AttentionProblem& p = job.problem;
-  const Slot slot = slot_memory(job, slot_index);
-  const Place place = find(job, item, &SequencePlan::weights, &SequencePlan::first_weights);
-  const int64_t blocks = divide_up(weight_rows_of(p, place.b), job.plan.weights_block_rows);
-  switch (p.weights_mode) {
-    case MHA_WEIGHTS_AVERAGED:
-      run_weights_block(job, place.b, place.index, 0, p.heads, slot);
-      break;
-    case MHA_WEIGHTS_PER_HEAD:
-      run_weights_block(job, place.b, place.index % blocks, place.index / blocks, place.index / blocks + 1, slot);
-      break;
-    default:
-      run_key_sums(job, place.b, place.index, slot);
-  }
 }
 
 }  // namespace

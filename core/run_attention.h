@@ -22,6 +22,31 @@ struct AttentionJob {
   }
 };
 
+// What a thread has to itself.
+struct Slot {
+  float* scratch;
+  AttentionRow* rows;
+  RowExtras* extras;  // null: the problem has none
+  RowState* states;
+
+  RowExtras* extras_of(int64_t row) const { return extras != nullptr ? extras + row : nullptr; }
+};
+Slot slot_memory(const AttentionJob& job, int64_t slot);
+
+// The states of a call's rows: those of item b [H][Tq] from its first query on.
+RowState* row_states(const AttentionJob& job, int64_t b);
+
+// An item of the batch as planned, and what of it is meant: number `index` of its work items, merges or second pass.
+struct Place {
+  SequencePlan plan;
+  int64_t b, index;
+};
+// Finds number `index` of the whole call; `count` and `first` say of what.
+Place find_place(const AttentionJob& job, int64_t index, int64_t SequencePlan::*count, int64_t SequencePlan::*first);
+
+// A work item of the second pass over the scores (run_weights.cpp): weights that are not kept on the way.
+void run_weights(const void* job, int64_t item, int64_t slot);
+
 // The phases that compute all results, at most kAttentionPhases; `job` must stay until they have run.
 constexpr int kAttentionPhases = 3;
 int attention_phases(const AttentionJob& job, Phase* phases);

@@ -218,7 +218,7 @@ TEST_CASE("explain: weights by how they come about", "[explain][weights]") {
     check_has(text_of(context, args), "\nweights: averaged of the chosen queries, by a second pass");
     args.weight_rows = {};
     args.weights_mode = MHA_WEIGHTS_KEY_SUMS;
-    check_has(text_of(context, args), "\nweights: summed for each key, by a second pass");
+    check_has(text_of(context, args), "\nweights: summed over queries, by a second pass");
   });
 }
 
@@ -461,7 +461,7 @@ TEST_CASE("explain: sequences of a cache by number, their groups, and a layer th
   args.weights_mode = MHA_WEIGHTS_PER_HEAD;
   const int64_t rows[] = {0};
   args.weight_rows = {rows, 0};
-  check_has(text_of(context, args), "weights: per head of the rows chosen, by a second pass");
+  check_has(text_of(context, args), "weights: per head of the chosen queries, by a second pass");
 
   const LayerProblem problem({20, 8, 4, 5, 5, 0, 0, 0, 0}, 1, 1, 1, Biases::kAll, 157000);
   const LayerPtr layer = problem.make(context);
