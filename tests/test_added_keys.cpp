@@ -59,7 +59,7 @@ TEST_CASE("added keys: every mask, around chunks, against the reference; threads
         const LayerReference want = reference_layer(p.config, p.weights(), p.args(mode));
         LayerResult first;
         for_each_target([&](const std::string& target, const mha_context* context) {
-          INFO("mask " << kind << " Tq " << Tq << " Tk " << Tk << " mode " << mode);
+          INFO("mask " << kind << " Tq " << p.layer.Tq << " Tk " << p.layer.Tk << " mode " << mode);
           const LayerPtr layer = p.layer.make_from(context, p.weights());
           const LayerResult got = run_layer(context, layer.get(), p.args(mode), p.count());
           check_close("added " + target, got.output, want.output, {1e-6, 1.2e-7});
@@ -106,7 +106,7 @@ TEST_CASE("added keys: structured masks and sinks do not reach them", "[added]")
       if (kind == 5 || all) args.mods.sink_logits = sinks.data();
       const LayerReference want = reference_layer(p.config, p.weights(), args);
       for_each_target([&](const std::string& target, const mha_context* context) {
-        INFO("kind " << kind << " Tq " << Tq << " Tk " << Tk);
+        INFO("kind " << kind << " Tq " << p.layer.Tq << " Tk " << p.layer.Tk);
         const LayerPtr layer = p.layer.make_from(context, p.weights());
         const LayerResult got = run_layer(context, layer.get(), args, p.count());
         check_close("added structured " + target, got.output, want.output, {1e-6, 1.2e-7});
@@ -197,7 +197,7 @@ TEST_CASE("added keys: with rope and norm; explain says so", "[added][prepare]")
 TEST_CASE("added keys: a mapped layer has them too", "[added][blob]") {
   for (const auto& [bias, zeros] : {std::pair<bool, bool>{true, false}, {false, true}, {true, true}}) {
     const AddedKeys p(bias, zeros, 1, 4, 7, MaskKind::kBool, 1300);
-    for_each_target([&](const std::string&, const mha_context* context) {
+    for_each_target([&, zeros = zeros](const std::string&, const mha_context* context) {
       const LayerPtr layer = p.layer.make_from(context, p.weights());
       mha_layer_config config = {};
       mha_layer_get_config(layer.get(), &config);
