@@ -9,7 +9,4 @@ namespace mha {
 // ln(sum over visible keys of exp(score)); -inf for a row without visible keys. Same bits on every machine.
 float log_sum_exp(const RowState& state);
 
-// ln(x) for a normal float x > 0, to about 1e-13.
-double natural_log(float x);
-
 }  // namespace mha

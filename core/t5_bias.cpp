@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // T5's bucketed biases, expanded to distances: half of the buckets of a direction hold one distance each, the others
 // runs of distances that grow by equal factors up to max_distance.
-#include "core/log_sum_exp.h"
+#include "core/elementary.h"
 #include "core/mha.h"
 #include "core/status.h"
 #include "core/validate.h"
@@ -14,9 +14,9 @@ int64_t bucket_of(int64_t distance, int64_t buckets, int64_t max_distance) {
   const int64_t exact = buckets / 2;
   if (distance < exact) return distance;
   if (exact == 0 || distance >= max_distance) return buckets - 1;
-  const double origin = natural_log(static_cast<float>(exact));
-  const double share =
-      (natural_log(static_cast<float>(distance)) - origin) / (natural_log(static_cast<float>(max_distance)) - origin);
+  const double origin = elementary::log(static_cast<double>(exact));
+  const double share = (elementary::log(static_cast<double>(distance)) - origin) /
+                       (elementary::log(static_cast<double>(max_distance)) - origin);
   // Where a run begins exactly at a distance, the quotient may come out a little less.
   const int64_t bucket = exact + static_cast<int64_t>(share * static_cast<double>(buckets - exact) + 1e-9);
   return bucket < buckets ? bucket : buckets - 1;
