@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The layer's forward: query, key and value projections side by side, keys and values appended to a cache where there is
-// one, attention, output projection, in one parallel region.
+// The layer's forward: query, key and value projections side by side, keys and values appended to a cache where there
+// is one, attention, output projection, in one parallel region.
 #include <cstring>
 
 #include "core/cache.h"
@@ -33,8 +33,8 @@ struct Forward {
   ForwardPlan plan;
 };
 
-// The tokens that a projection reads or writes: [batch, rows]. With a cache keys are projected from the new tokens, which
-// the queries are.
+// The tokens that a projection reads or writes: [batch, rows]. With a cache keys are projected from the new tokens,
+// which the queries are.
 struct Tokens {
   int64_t batch, rows;
 };

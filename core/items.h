@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The items of a batch: how long each is and where its rows are, whether items follow each other at a stride, are packed
-// one after the other, or have their keys in a cache.
+// The items of a batch: how long each is and where its rows are, whether items follow each other at a stride, are
+// packed one after the other, or have their keys in a cache.
 #pragma once
 
 #include "core/kernels/kernel_table.h"

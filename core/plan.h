@@ -26,7 +26,8 @@ struct LinearPlan {
 
 LinearPlan plan_linear(const KernelTable& table, int64_t threads, const LinearProblem& problem);
 
-// How the rows of one item of the batch are cut into work items. The counts before it (first_*) are over the whole call.
+// How the rows of one item of the batch are cut into work items. The counts before it (first_*) are over the whole
+// call.
 struct SequencePlan {
   bool streamed;  // few query rows: KernelTable::attention_streamed, a work item is heads_per_item key/value heads
   bool split;     // a work item is one chunk of a block, merged afterwards; else all chunks of a block

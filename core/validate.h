@@ -22,7 +22,8 @@ struct ForwardViews {
 mha_status validate_forward(const mha_layer_config& config, const mha_forward_args* args, Check check,
                             ForwardViews* views, AttentionProblem* problem, mha_error* error);
 
-// How long the items of a batch are; the lengths of *problem must be set. Offsets and sequences are read even for sizes.
+// How long the items of a batch are; the lengths of *problem must be set. Offsets and sequences are read even for
+// sizes.
 struct ItemArgs {
   const int64_t* query_offsets;
   const int64_t* key_offsets;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention over a cache: every kind and page size gives the bits of plain tensors, under masks and score modifications
-// too; sequences that share a prefix give those of sequences that do not; a ring those of a cache that keeps everything.
+// too; sequences that share a prefix give those of sequences that do not; a ring those of a cache that keeps
+// everything.
 #include <algorithm>
 #include <functional>
 

@@ -18,7 +18,7 @@ constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Rows of keys or values where they lie: in one tensor, or in the pages of a cache. Token t of head h is at
-//   base + h * stride_h + t * stride_t                                                      where pages is null, else at
+//   base + h * stride_h + t * stride_t                                               where pages is null, else at
 //   pages[index(t / page_size)] + offset + h * stride_h + t % page_size * stride_t,
 //   index(n) = n < pinned_pages ? n : pinned_pages + (n - pinned_pages) % ring_pages.
 // A ring may hold no page for tokens that it dropped, which no row sees but whose chunk is looked at: `spare`, any page

@@ -107,7 +107,7 @@ inline bool has_hidden_keys(const AttentionRow& row, int64_t begin, int64_t end)
          (row.extras != nullptr && (has_key_bits(row) || has_blocks(row)));
 }
 
-// --- Scores of a chunk: scores[j] is that of key begin + j, begin a multiple of 16 -------------------------------------
+// --- Scores of a chunk: scores[j] is that of key begin + j, begin a multiple of 16 -----------------------------------
 
 // Sets scores[from, to) to -inf.
 inline void hide(float* scores, int64_t from, int64_t to) {

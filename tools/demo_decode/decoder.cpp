@@ -3,9 +3,9 @@
 //   mha_decoder check --model WEIGHTS.safetensors --expected EXPECTED.safetensors
 //   mha_decoder time  --model WEIGHTS.safetensors --expected EXPECTED.safetensors
 // EXPECTED has "prompts" [tokens of all, packed], "prompt_offsets" [S+1], torch's "tokens" [S, N] and "logits" [S, N,
-// vocabulary], and "long_prompt" [T], whose prefill is timed. check: every kind of cache and every schedule against torch
-// and, bit for bit, against each other. stdout: one JSON object. Exit status 1: something differs; 2, with one line
-// on stderr: something is wrong with the arguments or a file.
+// vocabulary], and "long_prompt" [T], whose prefill is timed. check: every kind of cache and every schedule against
+// torch and, bit for bit, against each other. stdout: one JSON object. Exit status 1: something differs; 2, with one
+// line on stderr: something is wrong with the arguments or a file.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <exception>

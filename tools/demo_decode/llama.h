@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A Llama-style decoder on top of libmha: per layer attention with rotary positions and a cache (mha_layer) and a SwiGLU
-// feed-forward (mha_linear). Reads the weights of a .safetensors file in Llama's naming, and its sizes from the entry
-// "config" of the file's metadata. Errors are std::runtime_error with one line for a person.
+// A Llama-style decoder on top of libmha: per layer attention with rotary positions and a cache (mha_layer) and a
+// SwiGLU feed-forward (mha_linear). Reads the weights of a .safetensors file in Llama's naming, and its sizes from the
+// entry "config" of the file's metadata. Errors are std::runtime_error with one line for a person.
 #ifndef MHA_TOOLS_DEMO_DECODE_LLAMA_H
 #define MHA_TOOLS_DEMO_DECODE_LLAMA_H
 

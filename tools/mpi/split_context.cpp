@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // mha_split_context: attention over one long context whose keys and values are spread over MPI ranks.
 //   mpirun -n 4 mha_split_context [--tokens 40000] [--queries 1] [--threads 1]
-// Every rank holds a run of whole chunks (256 keys) and attends to them alone; rank 0 gathers the partial results in the
-// order of the ranks, merges them, and compares with one call over all keys: output and log-sum-exp must have the same
-// bits. What travels is one partial row per chunk, head and query, not the keys. Exit status 1: they differ; 2: wrong
-// arguments or a failing call.
+// Every rank holds a run of whole chunks (256 keys) and attends to them alone; rank 0 gathers the partial results in
+// the order of the ranks, merges them, and compares with one call over all keys: output and log-sum-exp must have the
+// same bits. What travels is one partial row per chunk, head and query, not the keys. Exit status 1: they differ; 2:
+// wrong arguments or a failing call.
 #include <mpi.h>
 
 #include <CLI/CLI.hpp>
