@@ -47,8 +47,10 @@ void run_merge_row(const void* data, int64_t row, int64_t) {
   const int64_t i = row % a.query_len, h = row / a.query_len % a.num_heads, b = row / a.query_len / a.num_heads;
   RowState state = {};
   MergeArgs merge = {};
-  merge.partial_outputs = a.partials + row * a.value_head_dim;
-  merge.partial_states = reinterpret_cast<const RowState*>(a.partials + job.rows * a.value_head_dim + row * 2);
+  if (a.num_chunks > 0) {  // else partials may be null
+    merge.partial_outputs = a.partials + row * a.value_head_dim;
+    merge.partial_states = reinterpret_cast<const RowState*>(a.partials + job.rows * a.value_head_dim + row * 2);
+  }
   merge.step = job.rows * partial_width(a.value_head_dim);
   merge.num_chunks = a.num_chunks;
   merge.value_head_dim = a.value_head_dim;
