@@ -72,8 +72,9 @@ void add_decode(int threads, std::vector<CaseSpec>& cases) {
         cases.push_back(decode_case({B, Tk, 32, 8, 128, kind}, threads));
   if (threads > 1) return;
   cases.push_back(decode_case({1, 1024, 12, 12, 64, MHA_CACHE_CONTIGUOUS}, threads));
-  for (int64_t T : {1, 512})
-    for (mha_cache_kind kind : {MHA_CACHE_CONTIGUOUS, MHA_CACHE_PAGED}) cases.push_back(append_case({T, 8, 128, kind}));
+  for (int64_t length : {1, 512})
+    for (mha_cache_kind kind : {MHA_CACHE_CONTIGUOUS, MHA_CACHE_PAGED})
+      cases.push_back(append_case({length, 8, 128, kind}));
 }
 
 void add_masks(int threads, std::vector<CaseSpec>& cases) {

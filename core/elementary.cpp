@@ -85,7 +85,8 @@ double exp(double x) {
 }
 
 SinCos sin_cos(double x) {
-  const int64_t n = static_cast<int64_t>(x * kTwoOverPi + 0.5);
+  const int64_t n =
+      static_cast<int64_t>(x * kTwoOverPi + 0.5);  // NOLINT(bugprone-incorrect-roundings): any near n does
   const double k = static_cast<double>(n);
   const double r = ((x - k * kHalfPi1) - k * kHalfPi2) - k * kHalfPi3 - k * kHalfPi4;
   const double r2 = r * r;

@@ -7,21 +7,10 @@
 #include <cmath>
 #include <cstring>
 
-// The same source for three instruction sets, chosen when the program is loaded. None contracts a multiplication and an
-// addition (-ffp-contract=off), so all three give the same bits.
-#if defined(__x86_64__) && defined(__linux__)
-#define MHA_DEMO_VECTORISED __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define MHA_DEMO_VECTORISED
-#endif
+#include "tools/demo_common/vectorised.h"
 
 namespace mha::demo {
 namespace {
-
-constexpr int64_t kLanes = 16;
-
-// Elements from which waking a second thread pays: some 10 us of work.
-constexpr int64_t kWorthThreads = 1 << 16;
 
 // e^x = 2^n e^r with n = round(x / ln 2), |r| <= ln(2) / 2; e^r by its series to degree 7, error below 2e-7.
 // Rounding by adding and taking off 1.5 * 2^23, which leaves n in the low bits. ln 2 in two parts: the first has few

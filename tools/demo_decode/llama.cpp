@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
-#include <stdexcept>
 #include <utility>
 
 #include "tools/demo_decode/elementwise.h"
@@ -15,14 +14,6 @@ namespace {
 // Rows that pass through the feed-forward together, so that their inner activations stay in the second-level cache. A
 // row's bits do not depend on its block.
 constexpr int64_t kBlockRows = 192;
-
-[[noreturn]] void fail(const std::string& message) { throw std::runtime_error(message); }
-
-io::Safetensors open(const std::string& path) {
-  auto file = io::Safetensors::open(path);
-  if (!file) fail(file.message());
-  return std::move(*file);
-}
 
 LlamaConfig read_config(const io::Safetensors& file) {
   const auto found = file.metadata().find("config");
@@ -47,10 +38,6 @@ LlamaConfig read_config(const io::Safetensors& file) {
 
 }  // namespace
 
-void require_ok(mha_status status, const mha_error& error) {
-  if (status != MHA_OK) fail(std::string(mha_status_string(status)) + ": " + error.message);
-}
-
 void Step::add(int64_t sequence, const int64_t* tokens, int64_t count) {
   sequences.push_back(sequence);
   ids.insert(ids.end(), tokens, tokens + count);
@@ -60,7 +47,7 @@ void Step::add(int64_t sequence, const int64_t* tokens, int64_t count) {
 Llama::Llama(const mha_context* context, const std::string& weights_path)
     : context_(context),
       threads_(static_cast<int>(mha_context_num_threads(context))),
-      file_(open(weights_path)),
+      file_(open_weights(weights_path)),
       config_(read_config(file_)) {
   const LlamaConfig& c = config_;
   rope_.style = MHA_ROPE_HALF;
@@ -83,19 +70,11 @@ Llama::Llama(const mha_context* context, const std::string& weights_path)
 }
 
 std::vector<float> Llama::tensor(const std::string& name, const std::vector<int64_t>& shape) const {
-  auto tensor = file_.read<float>(name);
-  if (!tensor) fail(tensor.message());
-  if (tensor->shape != shape)
-    fail(file_.label() + ": " + name + " has shape " + io::shape_text(tensor->shape) + ", the configuration says " +
-         io::shape_text(shape));
-  return std::move(tensor->values);
+  return read_tensor(file_, name, shape);
 }
 
 Owned<mha_linear> Llama::linear(const std::vector<float>& weight, int64_t in, int64_t out) const {
-  mha_linear* linear = nullptr;
-  mha_error error = {};
-  require_ok(mha_linear_create(context_, in, out, weight.data(), nullptr, &linear, &error), error);
-  return Owned<mha_linear>(linear);
+  return make_linear(context_, in, out, weight.data(), nullptr);
 }
 
 /// Both in one product: rows of gate_proj, then of up_proj.

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <stdexcept>
 #include <utility>
 
 #include "tools/demo_model/elementwise.h"
@@ -18,19 +17,7 @@ namespace {
 // second-level cache between the two products. A row's bits do not depend on its block.
 constexpr int64_t kBlockRows = 384;
 
-[[noreturn]] void fail(const std::string& message) { throw std::runtime_error(message); }
-
-io::Safetensors open(const std::string& path) {
-  auto file = io::Safetensors::open(path);
-  if (!file) fail(file.message());
-  return std::move(*file);
-}
-
 }  // namespace
-
-void require_ok(mha_status status, const mha_error& error) {
-  if (status != MHA_OK) fail(std::string(mha_status_string(status)) + ": " + error.message);
-}
 
 BertConfig BertConfig::read(const std::string& path) {
   std::ifstream stream(path);
@@ -62,7 +49,7 @@ Bert::Bert(const mha_context* context, const BertConfig& config, const std::stri
     : context_(context),
       config_(config),
       threads_(static_cast<int>(mha_context_num_threads(context))),
-      file_(open(weights_path)) {
+      file_(open_weights(weights_path)) {
   words_ = tensor("embeddings.word_embeddings.weight", {config_.vocabulary, config_.hidden});
   positions_ = tensor("embeddings.position_embeddings.weight", {config_.positions, config_.hidden});
   type_ = tensor("embeddings.token_type_embeddings.weight", {2, config_.hidden});
@@ -81,12 +68,7 @@ Bert::Bert(const mha_context* context, const BertConfig& config, const std::stri
 }
 
 std::vector<float> Bert::tensor(const std::string& name, const std::vector<int64_t>& shape) const {
-  auto tensor = file_.read<float>(name);
-  if (!tensor) fail(tensor.message());
-  if (tensor->shape != shape)
-    fail(file_.label() + ": " + name + " has shape " + io::shape_text(tensor->shape) + ", the configuration says " +
-         io::shape_text(shape));
-  return std::move(tensor->values);
+  return read_tensor(file_, name, shape);
 }
 
 Bert::Norm Bert::norm(const std::string& name) const {
@@ -95,10 +77,7 @@ Bert::Norm Bert::norm(const std::string& name) const {
 
 Owned<mha_linear> Bert::linear(const std::string& name, int64_t in, int64_t out) const {
   const std::vector<float> weight = tensor(name + ".weight", {out, in}), bias = tensor(name + ".bias", {out});
-  mha_linear* linear = nullptr;
-  mha_error error = {};
-  require_ok(mha_linear_create(context_, in, out, weight.data(), bias.data(), &linear, &error), error);
-  return Owned<mha_linear>(linear);
+  return make_linear(context_, in, out, weight.data(), bias.data());
 }
 
 Owned<mha_layer> Bert::attention(const std::string& name) const {

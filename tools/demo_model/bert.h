@@ -7,25 +7,12 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <vector>
 
-#include "core/mha.h"
-#include "tools/io/safetensors.h"
+#include "tools/demo_common/handles.h"
 
 namespace mha::demo {
-
-struct HandleDeleter {
-  void operator()(mha_context* context) const { mha_context_destroy(context); }
-  void operator()(mha_linear* linear) const { mha_linear_destroy(linear); }
-  void operator()(mha_layer* layer) const { mha_layer_destroy(layer); }
-};
-template <class Handle>
-using Owned = std::unique_ptr<Handle, HandleDeleter>;
-
-/// Throws unless the status is MHA_OK.
-void require_ok(mha_status status, const mha_error& error);
 
 /// What config.json says, as far as the encoder needs it.
 struct BertConfig {

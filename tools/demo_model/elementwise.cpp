@@ -6,21 +6,10 @@
 #include <algorithm>
 #include <cmath>
 
-// The same source for three instruction sets, chosen when the program is loaded. None contracts a multiplication and an
-// addition (-ffp-contract=off), so all three give the same bits.
-#if defined(__x86_64__) && defined(__linux__)
-#define MHA_DEMO_VECTORISED __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define MHA_DEMO_VECTORISED
-#endif
+#include "tools/demo_common/vectorised.h"
 
 namespace mha::demo {
 namespace {
-
-constexpr int64_t kLanes = 16;
-
-// Elements from which waking a second thread pays: some 10 us of work.
-constexpr int64_t kWorthThreads = 1 << 16;
 
 // erf(z) = z P(z^2) / Q(z^2) for |z| <= 3.95, beyond which it is 1 in float32. Fitted to the least worst error
 // (1.8e-8); in float32 arithmetic the error is below 4e-7.

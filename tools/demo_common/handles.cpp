@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "tools/demo_common/handles.h"
+
+#include <stdexcept>
+#include <utility>
+
+namespace mha::demo {
+
+void fail(const std::string& message) { throw std::runtime_error(message); }
+
+void require_ok(mha_status status, const mha_error& error) {
+  if (status != MHA_OK) fail(std::string(mha_status_string(status)) + ": " + error.message);
+}
+
+io::Safetensors open_weights(const std::string& path) {
+  auto file = io::Safetensors::open(path);
+  if (!file) fail(file.message());
+  return std::move(*file);
+}
+
+std::vector<float> read_tensor(const io::Safetensors& file, const std::string& name,
+                               const std::vector<int64_t>& shape) {
+  auto tensor = file.read<float>(name);
+  if (!tensor) fail(tensor.message());
+  if (tensor->shape != shape)
+    fail(file.label() + ": " + name + " has shape " + io::shape_text(tensor->shape) + ", the configuration says " +
+         io::shape_text(shape));
+  return std::move(tensor->values);
+}
+
+Owned<mha_linear> make_linear(const mha_context* context, int64_t in, int64_t out, const float* weight,
+                              const float* bias) {
+  mha_linear* linear = nullptr;
+  mha_error error = {};
+  require_ok(mha_linear_create(context, in, out, weight, bias, &linear, &error), error);
+  return Owned<mha_linear>(linear);
+}
+
+}  // namespace mha::demo
