@@ -116,7 +116,7 @@ mha_status validate_rope_apply(const mha_rope_args& a, PrepareJob* job, mha_erro
 
 double PrepareJob::work() const {
   const double rows = static_cast<double>(tokens()) * static_cast<double>(heads);
-  return work_of(static_cast<double>(tokens()) * static_cast<double>(rope.dims / 2) * kWorkOfAngle,
+  return work_of(static_cast<double>(tokens()) * static_cast<double>(rope.dims) / 2 * kWorkOfAngle,
                  rows * static_cast<double>(width) * 2 * sizeof(float));
 }
 
@@ -150,8 +150,9 @@ Phase prepare_phase(const PreparePhase& work) {
 }
 
 bool is_given(float epsilon) {
-  const float none = 0;
-  return memcmp(&epsilon, &none, sizeof(none)) != 0;
+  uint32_t bits = 0;
+  memcpy(&bits, &epsilon, sizeof(bits));
+  return bits != 0;
 }
 
 namespace {

@@ -63,7 +63,9 @@ TEST_CASE("golden: rotary positions and RMS norm", "[golden][rope]") {
       args.output.data = got.data();
       mha_error error = {};
       require_ok(mha_rope_apply(context, &args, &error), error);
-      check_close("golden rope " + name + " " + target, got, golden, kBound);
+      std::string what = "golden rope ";
+      what.append(name).append(" ").append(target);
+      check_close(what, got, golden, kBound);
     });
   }
 }

@@ -33,12 +33,12 @@ std::vector<int64_t> some_positions(int64_t count, uint64_t seed) {
 }
 
 /// mha_rope_apply on dense [B, T, heads, D].
-std::vector<float> apply(const mha_context* context, const std::vector<float>& input, int64_t B, int64_t T,
+std::vector<float> apply(const mha_context* context, const std::vector<float>& input, int64_t B, int64_t length,
                          int64_t heads, int64_t D, const mha_rope* rope, const mha_qk_norm* norm, const float* weight,
                          const int64_t* positions, int64_t first_position) {
   std::vector<float> output = poisoned(static_cast<int64_t>(input.size()));
   mha_rope_args args = {};
-  args.batch = B, args.length = T, args.num_heads = heads, args.head_dim = D;
+  args.batch = B, args.length = length, args.num_heads = heads, args.head_dim = D;
   args.input.data = input.data(), args.output.data = output.data();
   args.rope = rope, args.positions = positions, args.first_position = first_position;
   if (norm) args.norm_epsilon = norm->epsilon, args.norm_weight = weight;

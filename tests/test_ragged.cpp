@@ -196,12 +196,12 @@ TEST_CASE("ragged: bad offsets and rows are refused by name", "[ragged][status]"
     CHECK(mentions(error, text));
     for (const float value : output) CHECK(is_poison(value));
   };
-  const int64_t late[] = {1, 3, 5}, falling[] = {0, 6, 5}, short_[] = {0, 3, 4};
+  const int64_t late[] = {1, 3, 5}, falling[] = {0, 6, 5}, small[] = {0, 3, 4};
   refused("query_offsets[0] is 1", [&](mha_attention_args& a) { a.query_offsets = late; });
   refused("query_offsets[2] is 5, less than the one before it (6)",
           [&](mha_attention_args& a) { a.query_offsets = falling; });
-  refused("query_offsets[2] is 4: must be query_len (5)", [&](mha_attention_args& a) { a.query_offsets = short_; });
-  refused("key_offsets[2] is 4: must be key_len (10)", [&](mha_attention_args& a) { a.key_offsets = short_; });
+  refused("query_offsets[2] is 4: must be query_len (5)", [&](mha_attention_args& a) { a.query_offsets = small; });
+  refused("key_offsets[2] is 4: must be key_len (10)", [&](mha_attention_args& a) { a.key_offsets = small; });
   const int64_t beyond[] = {0, 2}, twice[] = {1, 1}, negative[] = {-1};
   const auto rows = [&](const int64_t* first, int64_t count) {
     return [&weights, first, count](mha_attention_args& a) {
