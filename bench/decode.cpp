@@ -46,7 +46,8 @@ class DecodeCase : public Case {
     args_.workspace = workspace_.data();
 
     const int64_t kept = shape.batch * shape.key_len * token_floats() * 2;  // of keys and values
-    flops = 2.0 * static_cast<double>(kept * (shape.num_heads / shape.num_kv_heads));
+    const int64_t group = shape.num_heads / shape.num_kv_heads;
+    flops = 2.0 * static_cast<double>(kept * group);
     bytes = 4.0 * static_cast<double>(kept + query_.size() + output_.size());
     streamed = {cache_.region(static_cast<size_t>(kept) * sizeof(float))};
   }

@@ -112,8 +112,8 @@ TEST_CASE("golden bits: layer", "[bits][golden]") {
 }
 
 TEST_CASE("golden bits: rope, norm, merge", "[bits][golden]") {
-  const int64_t T = 7, H = 3, D = 52;
-  const std::vector<float> input = random_floats(T * H * D, 173000, 20), weight = random_floats(D, 173001);
+  const int64_t length = 7, H = 3, D = 52;
+  const std::vector<float> input = random_floats(length * H * D, 173000, 20), weight = random_floats(D, 173001);
   const std::vector<int64_t> positions = {0, 1, 2, 4095, 131071, 1000000, 2147483647};
   for (const std::string& target : fma_targets()) {
     const mha_context* context = shared_context(target, 1);
@@ -125,9 +125,9 @@ TEST_CASE("golden bits: rope, norm, merge", "[bits][golden]") {
         rope.style = static_cast<mha_rope_style>(style);
         rope.scaling = static_cast<mha_rope_scaling>(scaling);
         rope.dims = 46, rope.factor = 3, rope.original_positions = 8192;
-        std::vector<float> output = poisoned(T * H * D);
+        std::vector<float> output = poisoned(length * H * D);
         mha_rope_args args = {};
-        args.batch = 1, args.length = T, args.num_heads = H, args.head_dim = D;
+        args.batch = 1, args.length = length, args.num_heads = H, args.head_dim = D;
         args.input.data = input.data(), args.output.data = output.data();
         args.positions = positions.data();
         args.rope = &rope;

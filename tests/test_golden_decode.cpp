@@ -57,7 +57,8 @@ struct DecodeCase {
     if (description.at("smooth")) sinks.assign(static_cast<size_t>(num_heads), 0.0f);
     mods.softcap = description.at("softcap");
     if (!sinks.empty()) mods.sink_logits = sinks.data();
-    has_rope = description.at("rope") != "";
+    const std::string rope_style = description.at("rope");
+    has_rope = !rope_style.empty();
     rope.style = description.at("rope") == "interleaved" ? MHA_ROPE_INTERLEAVED : MHA_ROPE_HALF;
     rope.dims = description.at("rope_dims");
     rope.base = description.at("rope_base");
@@ -239,7 +240,9 @@ TEST_CASE("golden: scaled_dot_product_attention over items of unequal length", "
   const GoldenFile file("ragged_attention");
   for_each_target([&](const std::string& target, const mha_context* context) {
     for (const auto& description : file.cases()) {
-      const std::string name = description.at("name"), what = " ragged " + target + " " + name;
+      const std::string name = description.at("name");
+      std::string what = " ragged ";
+      what.append(target).append(" ").append(name);
       INFO(what);
       Sizes queries, keys;
       for (const auto& item : description.at("lengths")) {
