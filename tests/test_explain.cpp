@@ -252,9 +252,8 @@ TEST_CASE("explain: packed items and caches, each by its own kernel, prefixes th
       check_has(text, "\nshared prefixes: none\n");
       check_has(text, "\nfallback: none\n");
       cached.sequences = forked;
-      check_has(text_of(context, cached), kind == MHA_CACHE_PAGED
-                                              ? "shared prefixes: 2 sequences in 1 groups"
-                                              : "shared prefixes: none");
+      check_has(text_of(context, cached),
+                kind == MHA_CACHE_PAGED ? "shared prefixes: 2 sequences in 1 groups" : "shared prefixes: none");
     }
   });
 }
