@@ -39,7 +39,8 @@ class Planner {
     return s;
   }
 
-  // With all fields but the shared ones of the items after it: what item b and its group have to do.
+  // What there is to do for item b and, if it is the first of a group, for what the group shares. To be called once
+  // the group and the split are known.
   void count(int64_t b, SequencePlan* s) const {
     const int64_t rows = p_.heads * query_len_of(p_, b);
     const int64_t units = s->streamed ? s->head_groups : p_.kv_heads * s->blocks;

@@ -47,8 +47,7 @@ Place find_place(const AttentionJob& job, int64_t index, int64_t SequencePlan::*
 // A work item of the second pass over the scores (run_weights.cpp): weights that are not kept on the way.
 void run_weights(const void* job, int64_t item, int64_t slot);
 
-// The phases that compute all results, at most kAttentionPhases; `job` must stay until they have run.
-constexpr int kAttentionPhases = 3;
+// The phases that compute all results, three at most; `job` must stay until they have run.
 int attention_phases(const AttentionJob& job, Phase* phases);
 
 // Runs a planned call on its own, on the caller's workspace or one for the time of the call.

@@ -65,13 +65,7 @@ inline AttentionResult run_ragged(const mha_context* context, mha_attention_args
     result.weights = poisoned(weight_rows * longest_key_len);
     args.weights = {result.weights.data(), 0, 0, 0, 0};
   }
-  mha_error error = {};
-  size_t bytes = 0;
-  require_ok(mha_attention_workspace(context, &args, &bytes, &error), error);
-  std::vector<float> workspace = poisoned(static_cast<int64_t>(bytes / sizeof(float) + 1));
-  args.workspace = workspace.data();
-  args.workspace_bytes = bytes;
-  require_ok(mha_attention(context, &args, &error), error);
+  call_attention(context, args);
   return result;
 }
 

@@ -133,8 +133,18 @@ inline std::vector<float> output_row(const AttentionShape& s, const std::vector<
   return std::vector<float>(first, first + s.Dv);
 }
 
-/// Calls mha_attention on `args` with dense results of its own, poison before the call, and a workspace of exactly the
-/// size asked for, poison too. weights come as [B, H, Tq, Tk] or [B, Tq, Tk].
+/// Calls mha_attention with a workspace of exactly the size asked for, poison before the call.
+inline void call_attention(const mha_context* context, mha_attention_args args) {
+  mha_error error = {};
+  size_t bytes = 0;
+  require_ok(mha_attention_workspace(context, &args, &bytes, &error), error);
+  std::vector<float> workspace = poisoned(static_cast<int64_t>(bytes / sizeof(float) + 1));
+  args.workspace = workspace.data();
+  args.workspace_bytes = bytes;
+  require_ok(mha_attention(context, &args, &error), error);
+}
+
+/// Calls mha_attention on `args` with dense results of its own, poison before the call. weights come as [B, H, Tq, Tk] or [B, Tq, Tk].
 inline AttentionResult run_attention(const mha_context* context, mha_attention_args args, bool with_lse = true) {
   const int64_t Dv = args.value_head_dim ? args.value_head_dim : args.head_dim;
   AttentionResult result;
@@ -149,13 +159,7 @@ inline AttentionResult run_attention(const mha_context* context, mha_attention_a
     result.log_sum_exp = poisoned(args.batch * args.num_heads * args.query_len);
     args.log_sum_exp = result.log_sum_exp.data();
   }
-  mha_error error = {};
-  size_t bytes = 0;
-  require_ok(mha_attention_workspace(context, &args, &bytes, &error), error);
-  std::vector<float> workspace = poisoned(static_cast<int64_t>(bytes / sizeof(float) + 1));
-  args.workspace = workspace.data();
-  args.workspace_bytes = bytes;
-  require_ok(mha_attention(context, &args, &error), error);
+  call_attention(context, args);
   return result;
 }
 
