@@ -176,6 +176,9 @@ void add_needs(const KernelTable& table, const AttentionProblem& p, const Sequen
   int64_t streamed_rows = s.streamed ? s.heads_per_item * s.block_rows : 0;
   if (s.shared_rows > 0 && s.shared_rows <= table.streamed_rows) streamed_rows = most(streamed_rows, s.shared_rows);
   needs->slot_rows = most(most(needs->slot_rows, s.block_rows * s.heads_per_item), s.shared_rows);
+  if (!s.streamed && !s.split && s.chunks > 1) {
+    needs->scratch = most(needs->scratch, table.attention_scratch(s.block_rows, p.head_dim, p.value_head_dim));
+  }
   if (streamed_rows > 0) {
     needs->scratch = most(needs->scratch, table.streamed_scratch(streamed_rows, p.head_dim, p.value_head_dim));
   }
@@ -206,7 +209,7 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
   // An upper bound of all that is counted below.
   if (!(rows * chunks * Size(partial_width(p.value_head_dim)) * Size(sizeof(float))).ok()) return too_large(p, error);
   const Planner planner(table, threads, p, split_all);
-  Needs needs = {0, table.attention_scratch(p.head_dim, p.value_head_dim), 0};
+  Needs needs = {0, table.attention_scratch(0, p.head_dim, p.value_head_dim), 0};
   if (plan->uniform) {
     SequencePlan& s = plan->each;
     s = planner.plan(0, {});

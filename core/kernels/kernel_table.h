@@ -178,7 +178,7 @@ struct KernelTable {
   void (*gemm)(const GemmArgs* args);
 
   // Attention of the rows over keys [key_begin, key_end), chunk by chunk in the canonical order. Without `finish`,
-  // output and states are the partial result of these chunks. The output row holds the running sum in between.
+  // output and states are the partial result of these chunks.
   void (*attention)(const AttentionArgs* args);
 
   // The same for few rows of one or more key/value heads, without packing: for decoding.
@@ -204,8 +204,8 @@ struct KernelTable {
   // y[i] = tanh(x[i]) as the softcap computes it.
   void (*tanh)(const float* x, float* y, int64_t n);
 
-  // Floats of scratch for `attention` and `weights`.
-  int64_t (*attention_scratch)(int64_t head_dim, int64_t value_head_dim);
+  // Floats of scratch for `attention`, of so many rows if there is more than one chunk of keys (else 0), and `weights`.
+  int64_t (*attention_scratch)(int64_t rows, int64_t head_dim, int64_t value_head_dim);
   // The same for `attention_streamed` of so many rows.
   int64_t (*streamed_scratch)(int64_t rows, int64_t head_dim, int64_t value_head_dim);
 };

@@ -275,7 +275,9 @@ inline void streamed_chunk(const StreamedChunk& chunk, bool first, bool last) {
                             factors.take + row,
                             last ? factors.inverse + row : nullptr,
                             first,
-                            nullptr};
+                            nullptr,
+                            nullptr,
+                            true};
     if (chunk.must_skip(h)) {
       value_rows_skipping(
           tile, rows, [&](int64_t j, int64_t column) { return run_at(a.value, h, chunk.begin + j, 1).row + column; });

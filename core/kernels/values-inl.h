@@ -38,12 +38,19 @@ struct ValueTile {
   const float* inverse;  // null: not the last chunk
   bool first;
   AheadRows* ahead;  // kAheadStreams of them; null: none
+  // Between chunks the outputs are kept in [rows][padded(width)]; null: in the output rows. The last chunk of a call
+  // leaves them in the output rows.
+  float* running;
+  bool leaves;
+
+  const float* output_before(int64_t row) const { return running == nullptr ? rows[row].output : running_at(row); }
+  float* output_after(int64_t row) const { return running == nullptr || leaves ? rows[row].output : running_at(row); }
 
   template <int kRows, int kPanels>
   MHA_INLINE void run(int64_t row, int64_t column) const {
     // Output rows lie far apart as keys do; by the end of the product they are here.
     for (int r = 0; r < kRows; ++r) {
-      for (int p = 0; p < kPanels; ++p) prefetch_to_write(rows[row + r].output + column + p * kLanes);
+      for (int p = 0; p < kPanels; ++p) prefetch_to_write(output_after(row + r) + column + p * kLanes);
     }
     Sums<kRows, kPanels> sums;
     clear<kRows, kPanels>(sums);
@@ -71,12 +78,14 @@ struct ValueTile {
     merge_tile<kRows, kPanels>(sums, row, column);
   }
 
+  float* running_at(int64_t row) const { return running + row * padded(width); }
+
   template <int kRows, int kPanels>
   MHA_INLINE void merge_tile(Sums<kRows, kPanels>& sums, int64_t row, int64_t column) const {
     const int64_t columns = width - column;
     if (columns >= kPanels * kLanes) {
       merge_rows<kRows, kPanels>(
-          sums, row, column, [](float* p, int) MHA_ALWAYS_INLINE { return load(p); },
+          sums, row, column, [](const float* p, int) MHA_ALWAYS_INLINE { return load(p); },
           [](float* p, const Vec& v, int) MHA_ALWAYS_INLINE { store(p, v); });
       return;
     }
@@ -85,7 +94,7 @@ struct ValueTile {
       return static_cast<int>(left < kLanes ? left : kLanes);
     };
     merge_rows<kRows, kPanels>(
-        sums, row, column, [&](float* p, int panel) MHA_ALWAYS_INLINE { return load_first(p, count(panel)); },
+        sums, row, column, [&](const float* p, int panel) MHA_ALWAYS_INLINE { return load_first(p, count(panel)); },
         [&](float* p, const Vec& v, int panel) MHA_ALWAYS_INLINE { store_first(p, v, count(panel)); });
   }
 
@@ -94,14 +103,14 @@ struct ValueTile {
                              Store store_output) const {
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      float* output = rows[row + r].output + column;
       const Vec taken = set1(take[row + r]);
 #pragma GCC unroll 8
       for (int p = 0; p < kPanels; ++p) sums[r][p] = mul(sums[r][p], taken);
       if (!first) {
+        const float* before = output_before(row + r) + column;
         const Vec kept = set1(keep[row + r]);
 #pragma GCC unroll 8
-        for (int p = 0; p < kPanels; ++p) sums[r][p] = fma(load_output(output + p * kLanes, p), kept, sums[r][p]);
+        for (int p = 0; p < kPanels; ++p) sums[r][p] = fma(load_output(before + p * kLanes, p), kept, sums[r][p]);
       }
       if (inverse != nullptr) {
         const Vec factor = set1(inverse[row + r]);
@@ -109,6 +118,7 @@ struct ValueTile {
 #pragma GCC unroll 8
         for (int p = 0; p < kPanels; ++p) sums[r][p] = add(mul(sums[r][p], factor), zero());
       }
+      float* output = output_after(row + r) + column;
 #pragma GCC unroll 8
       for (int p = 0; p < kPanels; ++p) store_output(output + p * kLanes, sums[r][p], p);
     }
@@ -178,7 +188,7 @@ inline void merge(const MergeArgs* args) {
     if (last && m.has_sink) merge_one_sink(m.sink, f);
     const ValueTile tile = {
         &row,       nullptr, nullptr, 0, 0, m.value_head_dim, 0, f.keep, f.take, last ? f.inverse : nullptr,
-        c == first, nullptr};
+        c == first, nullptr, nullptr, true};
     merge_row_sums(tile, 1, m.partial_outputs + c * m.step, 0);
   }
   clear_empty_rows(&row, &state, 1, m.value_head_dim);

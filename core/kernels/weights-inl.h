@@ -78,7 +78,7 @@ inline void weights_group(const WeightsArgs& args, int64_t row, int64_t num_rows
 
 inline void weights(const WeightsArgs* args) {
   const WeightsArgs& a = *args;
-  const Scratch scratch = split_scratch(a.scratch, a.head_dim, 0);
+  const Scratch scratch = split_scratch(a.scratch, a.head_dim, 0, false);
   for (int64_t begin = 0; begin < a.key_len; begin += kChunk) {
     const int64_t keys = a.key_len - begin < kChunk ? a.key_len - begin : kChunk;
     if (any_may_see(a.rows, a.num_rows, begin, begin + keys)) {
