@@ -217,8 +217,7 @@ MHA_INLINE Vec min_or_second(const Vec& first, const Vec& second) {
   return map([&](int i) MHA_ALWAYS_INLINE { return min_or_second(first.r[i], second.r[i]); });
 }
 MHA_INLINE Vec absolute(const Vec& x) {
-  const Reg none(0.0f);
-  return map([&](int i) MHA_ALWAYS_INLINE { return max_or_second(none - x.r[i], x.r[i]); });
+  return map([&](int i) MHA_ALWAYS_INLINE { return xsimd::abs(x.r[i]); });
 }
 // Lane l = a where bit l of `bits` is set, else b.
 MHA_INLINE Vec select_bits(uint32_t bits, const Vec& a, const Vec& b) {
@@ -253,7 +252,7 @@ MHA_INLINE Vec lane_numbers() {
 
 MHA_INLINE void prefetch(const float* p) { __builtin_prefetch(p); }
 MHA_INLINE void prefetch_to_write(const float* p) { __builtin_prefetch(p, 1); }
-MHA_INLINE void prefetch_to_l2(const float* p) { __builtin_prefetch(p, 0, 2); }
+MHA_INLINE void prefetch_to_l2(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 // The first `count` (0..16) floats; nothing beyond is touched. load_first fills with zeros.
 MHA_INLINE Vec load_first(const float* p, int count) {

@@ -17,9 +17,9 @@ constexpr int kAttentionRows = 4 * kTileRows;
 constexpr int kRowsAhead = 16;
 
 // Output rows of one head lie far apart ([T, H, D]): each is a page of its own, or half of one, and together they fall
-// into few sets of the caches. Up to this width they are kept in scratch between chunks (T 1024 and 2048: 0.735 and 0.725
-// of the peak in the output rows, 0.754 and 0.751 in scratch). Of wider ones scratch could hold so few rows that packing
-// more often costs more than that (D 128: 0.79 and 0.75).
+// into few sets of the caches. Up to this width they are kept in scratch between chunks (T 1024 and 2048: 0.735 and
+// 0.725 of the peak in the output rows, 0.754 and 0.751 in scratch). Of wider ones scratch could hold so few rows that
+// packing more often costs more than that (D 128: 0.79 and 0.75).
 constexpr int64_t kRunningWidth = 64;
 
 struct Scratch {
@@ -111,10 +111,11 @@ inline bool group_scores(const AttentionRow* rows, int64_t num_rows, const Group
     }
   }
   bool hidden = false;
+  SegmentBits segments;
   if (sight.ends_only && sight.least_end >= begin + round_up(keys, kLanes)) return hidden;
   for (int64_t r = 0; r < num_rows; ++r) {
     if (!has_hidden_keys(rows[r], begin, begin + round_up(keys, kLanes))) continue;
-    mask_scores(rows[r], begin, keys, scratch.scores + r * kScoreStride);
+    mask_scores(rows[r], begin, keys, segments, scratch.scores + r * kScoreStride);
     hidden |= has_hidden_keys(rows[r], begin, begin + keys);
   }
   return hidden;
@@ -229,11 +230,11 @@ inline void attention_group(const AttentionArgs& args, int64_t row, int64_t num_
 inline AheadRows group_ahead(const AttentionArgs& a, int64_t row, bool last_chunk) {
   const int64_t left = a.num_rows - row, count = left < kAttentionRows ? left : kAttentionRows;
   if (count <= 0 && last_chunk && a.next_keys > 0) {
-    return {a.next_query, a.next_query_stride, divide_up(a.head_dim, kLanes), kAttentionRows};
+    return float_rows(a.next_query, a.next_query_stride, a.head_dim, kAttentionRows);
   }
   if (count < 2) return {};
   const float* first = a.rows[row].query;  // rows of one head but for a few: what lies elsewhere is not asked for
-  return {first, a.rows[row + 1].query - first, divide_up(a.head_dim, kLanes), count};
+  return float_rows(first, a.rows[row + 1].query - first, a.head_dim, count);
 }
 
 // Where the scores of that group will be left.
@@ -241,14 +242,28 @@ inline AheadRows scores_ahead(const AttentionArgs& a, int64_t row, int64_t begin
   const int64_t left = a.num_rows - row, count = left < kAttentionRows ? left : kAttentionRows;
   if (count < 2 || keys == 0 || a.rows[row].scores == nullptr) return {};
   float* first = a.rows[row].scores;
-  return {first + begin, a.rows[row + 1].scores - first, divide_up(keys, kLanes), count};
+  return float_rows(first + begin, a.rows[row + 1].scores - first, keys, count);
+}
+
+// What that group's rows of a mask say of these keys. Bits are few, and near each other.
+inline AheadRows masks_ahead(const AttentionArgs& a, int64_t row, int64_t begin, int64_t keys) {
+  const int64_t left = a.num_rows - row, count = left < kAttentionRows ? left : kAttentionRows;
+  if (count < 2 || keys == 0) return {};
+  const AttentionRow &first = a.rows[row], &second = a.rows[row + 1];
+  if (first.bool_mask != nullptr) {
+    return {reinterpret_cast<const char*>(first.bool_mask + begin), second.bool_mask - first.bool_mask,
+            divide_up(keys, kLine), count};
+  }
+  if (first.add_mask != nullptr)
+    return float_rows(first.add_mask + begin, second.add_mask - first.add_mask, keys, count);
+  return {};
 }
 
 // What lies first of tokens [begin, begin + count).
 inline AheadRows tokens_ahead(const TokenRows& tokens, int64_t begin, int64_t count, int64_t width) {
   if (count <= 0) return {};
   const TokenRun run = run_at(tokens, 0, begin, count);
-  return {run.row, run.stride, divide_up(width, kLanes), run.count};
+  return float_rows(run.row, run.stride, width, run.count);
 }
 
 inline void attention(const AttentionArgs* args) {
@@ -274,16 +289,17 @@ inline void attention(const AttentionArgs* args) {
     AheadRows ahead[kAheadStreams] = {};
     if (more) {
       const int64_t next_keys = keys_before(a.key_end, next, kChunk);
-      ahead[2] = tokens_ahead(a.key, next, next_keys, a.head_dim);
-      ahead[3] = tokens_ahead(a.value, next, next_keys, a.value_head_dim);
+      ahead[3] = tokens_ahead(a.key, next, next_keys, a.head_dim);
+      ahead[4] = tokens_ahead(a.value, next, next_keys, a.value_head_dim);
     } else {
-      ahead[2] = tokens_ahead(a.next_key, a.next_begin, a.next_keys, a.head_dim);
-      ahead[3] = tokens_ahead(a.next_value, a.next_begin, a.next_keys, a.value_head_dim);
+      ahead[3] = tokens_ahead(a.next_key, a.next_begin, a.next_keys, a.head_dim);
+      ahead[4] = tokens_ahead(a.next_value, a.next_begin, a.next_keys, a.value_head_dim);
     }
     const ChunkValues chunk = {begin, keys, done, !more, finite, ahead};
     for (int64_t r = 0; r < a.num_rows; r += kAttentionRows) {
       ahead[0] = group_ahead(a, r + kAttentionRows, !more);
       ahead[1] = scores_ahead(a, r + kAttentionRows, begin, keys);
+      ahead[2] = masks_ahead(a, r + kAttentionRows, begin, keys);
       attention_group(a, r, a.num_rows - r < kAttentionRows ? a.num_rows - r : kAttentionRows, chunk, scratch);
     }
     done = begin += kChunk;

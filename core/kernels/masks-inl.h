@@ -147,22 +147,41 @@ inline void add_mask_scores(const float* mask, int64_t keys, float* scores) {
   }
 }
 
+// Which keys of a chunk are of one segment: rows of a group mostly ask for the same (one segment, T 2048: 1.09 times
+// plain causal when each row compared them itself, 1.05 so).
+struct SegmentBits {
+  const int32_t* keys = nullptr;  // of the chunk
+  int32_t segment = 0;
+  int64_t vectors = 0;  // known so far
+  bool all = true;      // of those
+  uint32_t bits[kChunk / kLanes];
+
+  void find(const int32_t* of_keys, int32_t wanted, int64_t whole_vectors) {
+    if (of_keys != keys || wanted != segment) keys = of_keys, segment = wanted, vectors = 0, all = true;
+    for (; vectors < whole_vectors; ++vectors) {
+      bits[vectors] = equal_bits_first(keys + vectors * kLanes, segment, kLanes);
+      all &= bits[vectors] == 0xffffu;
+    }
+  }
+};
+
 // Masks of single keys, one kind after the other, so that each is a short loop; where all 16 keys of a vector are
 // visible nothing is done.
-inline void hide_single_keys(const AttentionRow& row, int64_t begin, int64_t keys, float* scores) {
+inline void hide_single_keys(const AttentionRow& row, int64_t begin, int64_t keys, SegmentBits& segments,
+                             float* scores) {
   uint32_t bits[kChunk / kLanes];
   const int64_t whole = keys / kLanes, vectors = divide_up(keys, kLanes);
-  for (int64_t v = 0; v < whole; ++v) bits[v] = 0xffffu;
+  const bool has_bits = row.extras != nullptr && row.extras->bit_mask != nullptr;
+  const bool has_segments = row.extras != nullptr && row.extras->key_segments != nullptr;
+  if (has_segments) segments.find(row.extras->key_segments + begin, row.extras->segment, whole);
+  const bool all = row.bool_mask == nullptr && !has_bits && segments.all;
+  for (int64_t v = 0; v < whole && !all; ++v) bits[v] = has_segments ? segments.bits[v] : 0xffffu;
   if (row.bool_mask != nullptr) {
-    for (int64_t v = 0; v < whole; ++v) bits[v] = nonzero_bits(row.bool_mask + begin + v * kLanes, kLanes);
+    for (int64_t v = 0; v < whole; ++v) bits[v] &= nonzero_bits(row.bool_mask + begin + v * kLanes, kLanes);
   }
-  if (row.extras != nullptr && row.extras->bit_mask != nullptr) {
+  if (has_bits) {
     const uint8_t* bytes = row.extras->bit_mask + begin / 8;
     for (int64_t v = 0; v < whole; ++v) bits[v] &= bytes[2 * v] | static_cast<uint32_t>(bytes[2 * v + 1]) << 8;
-  }
-  if (row.extras != nullptr && row.extras->key_segments != nullptr) {
-    const int32_t* segments = row.extras->key_segments + begin;
-    for (int64_t v = 0; v < whole; ++v) bits[v] &= equal_bits_first(segments + v * kLanes, row.extras->segment, kLanes);
   }
   if (vectors > whole) {
     const int count = static_cast<int>(keys - whole * kLanes);
@@ -170,7 +189,7 @@ inline void hide_single_keys(const AttentionRow& row, int64_t begin, int64_t key
     if (has_tail(row)) bits[whole] |= 0xffffu << count & 0xffffu;  // is not theirs to hide
   }
   const Vec hidden = set1(-kInfinity);
-  for (int64_t v = 0; v < vectors; ++v) {
+  for (int64_t v = all ? whole : 0; v < vectors; ++v) {
     float* at = scores + v * kLanes;
     if (bits[v] != 0xffffu) store(at, select_bits(bits[v], load(at), hidden));
   }
@@ -178,11 +197,11 @@ inline void hide_single_keys(const AttentionRow& row, int64_t begin, int64_t key
 
 // Sets scores[j] to -inf where key `begin` + j is not visible to the row, j in [0, keys rounded up to 16), and adds the
 // additive mask elsewhere. A select, not an addition: what is masked may be NaN.
-inline void mask_scores(const AttentionRow& row, int64_t begin, int64_t keys, float* scores) {
+inline void mask_scores(const AttentionRow& row, int64_t begin, int64_t keys, SegmentBits& segments, float* scores) {
   const int64_t padded_keys = round_up(keys, kLanes);
   const int64_t seen = most(least(keys, masked_end(row) - begin), 0);
   if (row.add_mask != nullptr) add_mask_scores(row.add_mask + begin, seen, scores);
-  if (has_key_bits(row)) hide_single_keys(row, begin, seen, scores);
+  if (has_key_bits(row)) hide_single_keys(row, begin, seen, segments, scores);
   hide_within(scores, padded_keys, pinned_end(row) - begin, row.key_begin - begin);
   hide_within(scores, padded_keys, row.key_end - begin, padded_keys);
   if (has_tail(row)) hide_within(scores, padded_keys, row.gap_begin - begin, row.tail_begin - begin);
@@ -233,10 +252,13 @@ inline void modify_scores(const AttentionRow& row, const ScoreMods& mods, int64_
     change_scores(from, end, distance, scores, [&](Vec s, int64_t) MHA_ALWAYS_INLINE { return mul(cap, tanh(s)); });
   }
   if (mods.alibi) {
-    const Vec slope = set1(-row.extras->alibi_slope), lanes = lane_numbers();
-    change_scores(from, end, distance, scores, [&](Vec s, int64_t at) MHA_ALWAYS_INLINE {
-      return fma(slope, absolute(add(set1(static_cast<float>(at)), lanes)), s);
-    });
+    // Distances count on by 16: to compute each from its key costs more than the rest (T 2048: 1.07 times plain causal,
+    // 1.05 so).
+    const Vec slope = set1(-row.extras->alibi_slope), step = set1(kLanes);
+    Vec at = add(set1(static_cast<float>(distance + from)), lane_numbers());
+    for (int64_t j = from; j < end; j += kLanes, at = add(at, step)) {
+      store(scores + j, fma(slope, absolute(at), load(scores + j)));
+    }
   }
   if (mods.relative_bias) add_relative_biases(row.extras->relative_bias, mods, from, end, distance, scores);
 }

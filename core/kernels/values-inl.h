@@ -4,19 +4,20 @@
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// What is read or written next: queries of the next group, where its scores will be kept, keys and values of the next
-// chunk.
-constexpr int kAheadStreams = 4;
+// What is read or written next: queries of the next group, where its scores will be kept, its rows of a mask, keys and
+// values of the next chunk.
+constexpr int kAheadStreams = 5;
+constexpr int64_t kLine = 64;  // bytes that are asked for at a time
 
 // Rows far apart ([T, H, D]), which no hardware foresees. The tiles ask for them line by line, spread over all of a
 // block's work: in one go they would wait for each other. Without it T 128 reaches 0.66 of the peak, with it 0.68; with
 // weights kept 0.50 and 0.57.
 struct AheadRows {
-  const float* row;
-  int64_t stride, lines, left;  // lines of 16 floats in a row; rows left
+  const char* row;
+  int64_t stride, lines, left;  // bytes; lines of a row; rows left
 
   // Takes as many whole rows as have about `wanted` lines; returns how many lines that is.
-  int64_t take(int64_t wanted, const float** first) {
+  int64_t take(int64_t wanted, const char** first) {
     const int64_t few = wanted / lines > 0 ? wanted / lines : 1;
     const int64_t rows = few < left ? few : left;
     *first = row;
@@ -24,6 +25,11 @@ struct AheadRows {
     return rows * lines;
   }
 };
+
+inline AheadRows float_rows(const float* row, int64_t stride, int64_t width, int64_t count) {
+  return {reinterpret_cast<const char*>(row), stride * static_cast<int64_t>(sizeof(float)), divide_up(width, kLanes),
+          count};
+}
 
 // The product of weights and values of a group, merged into the output rows.
 struct ValueTile {
@@ -61,13 +67,13 @@ struct ValueTile {
     while (ahead != nullptr && stream < kAheadStreams && ahead[stream].left == 0) ++stream;
     if (ahead != nullptr && stream < kAheadStreams) {
       AheadRows& rows_ahead = ahead[stream];
-      const float* line;
+      const char* line;
       const int64_t lines = rows_ahead.take(keys / 4, &line);
-      const float* row_end = line + rows_ahead.lines * kLanes;
+      const char* row_end = line + rows_ahead.lines * kLine;
       for (int64_t n = 0; n < lines && j + 4 <= keys; ++n) {
         prefetch_to_l2(line);
-        line += kLanes;
-        if (line == row_end) line += rows_ahead.stride - rows_ahead.lines * kLanes, row_end += rows_ahead.stride;
+        line += kLine;
+        if (line == row_end) line += rows_ahead.stride - rows_ahead.lines * kLine, row_end += rows_ahead.stride;
 #pragma GCC unroll 4
         for (int i = 0; i < 4; ++i, ++j, b += kLanes) {
           multiply_add_step<kRows, kPanels>(sums, a + j, kScoreStride, b, panel_stride);
@@ -187,7 +193,7 @@ inline void merge(const MergeArgs* args) {
     const bool last = c + 1 == end;
     if (last && m.has_sink) merge_one_sink(m.sink, f);
     const ValueTile tile = {
-        &row,       nullptr, nullptr, 0, 0, m.value_head_dim, 0, f.keep, f.take, last ? f.inverse : nullptr,
+        &row,       nullptr, nullptr, 0,   0, m.value_head_dim, 0, f.keep, f.take, last ? f.inverse : nullptr,
         c == first, nullptr, nullptr, true};
     merge_row_sums(tile, 1, m.partial_outputs + c * m.step, 0);
   }
