@@ -164,19 +164,6 @@ mha_status read_header(const void* blob, size_t bytes, mha_layer_config* config,
 
 }  // namespace
 
-ProjectionSize projection_size(const mha_layer_config& c, int projection) {
-  switch (projection) {
-    case kQuery:
-      return {c.embed_dim, c.num_heads * c.head_dim};
-    case kKey:
-      return {c.kdim, c.num_kv_heads * c.head_dim};
-    case kValue:
-      return {c.vdim, c.num_kv_heads * c.value_head_dim};
-    default:
-      return {c.num_heads * c.value_head_dim, c.out_dim};
-  }
-}
-
 }  // namespace mha
 
 extern "C" mha_status mha_layer_create(const mha_context* context, const mha_layer_config* config,

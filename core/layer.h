@@ -13,7 +13,18 @@ struct ProjectionSize {
   int64_t in_features, out_features;
 };
 
-ProjectionSize projection_size(const mha_layer_config& config, int projection);
+inline ProjectionSize projection_size(const mha_layer_config& c, int projection) {
+  switch (projection) {
+    case kQuery:
+      return {c.embed_dim, c.num_heads * c.head_dim};
+    case kKey:
+      return {c.kdim, c.num_kv_heads * c.head_dim};
+    case kValue:
+      return {c.vdim, c.num_kv_heads * c.value_head_dim};
+    default:
+      return {c.num_heads * c.value_head_dim, c.out_dim};
+  }
+}
 
 }  // namespace mha
 

@@ -167,7 +167,9 @@ mha_status validate_forward(const mha_layer_config& c, const mha_forward_args* a
   mha_status status =
       check_sizes({{"batch", a.batch, 0}, {"query_len", a.query_len, 0}, {"key_len", a.key_len, 0}}, error);
   if (status != MHA_OK) return status;
-  AttentionProblem p = {};
+  AttentionProblem& p = *problem;  // written where it is, since copying it shows in notebook_f32
+  const int64_t tail = p.tail;
+  p.tail = 0;
   p.batch = a.batch, p.heads = c.num_heads, p.kv_heads = c.num_kv_heads, p.query_len = a.query_len;
   p.key_len = a.key_len, p.head_dim = c.head_dim, p.value_head_dim = c.value_head_dim, p.scale = c.scale;
   p.appends = a.cache != nullptr;
@@ -237,9 +239,8 @@ mha_status validate_forward(const mha_layer_config& c, const mha_forward_args* a
     status = check_preparation({a.rope, a.norm, a.positions, key_positions}, check, &p, error);
   }
   // From here on the keys that the layer adds count as well.
-  if (status == MHA_OK) status = add_tail(a, problem->tail, &p, error);
+  if (status == MHA_OK) status = add_tail(a, tail, &p, error);
   if (status == MHA_OK) status = check_weights(a.weights_mode, a.weight_rows, a.weights, check, &p, error);
-  if (status == MHA_OK) *problem = p;
   return status;
 }
 

@@ -258,10 +258,24 @@ MHA_INLINE void prefetch_to_l2(const void* p) { __builtin_prefetch(p, 0, 2); }
 MHA_INLINE Vec load_first(const float* p, int count) {
 #if defined(__AVX512F__)
   return Vec{{_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p)}};
+#elif defined(__AVX2__)
+  const __m256i last = _mm256_set1_epi32(count), lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  const __m256i low = _mm256_cmpgt_epi32(last, lanes);
+  const __m256i high = _mm256_cmpgt_epi32(last, _mm256_add_epi32(lanes, _mm256_set1_epi32(8)));
+  return Vec{{_mm256_maskload_ps(p, low), _mm256_maskload_ps(p + 8, high)}};
 #else
   alignas(64) float buffer[kLanes] = {};
   if (count > 0) memcpy(buffer, p, static_cast<size_t>(count) * sizeof(float));
   return load(buffer);
+#endif
+}
+// dst[0..16) = load_first(p, count). Without masked loads a copy is faster than what comes through a buffer.
+MHA_INLINE void copy_first(float* dst, const float* p, int count) {
+#if defined(__AVX2__)
+  store(dst, load_first(p, count));
+#else
+  store(dst, zero());
+  if (count > 0) memcpy(dst, p, static_cast<size_t>(count) * sizeof(float));
 #endif
 }
 MHA_INLINE void store_first(float* p, const Vec& v, int count) {

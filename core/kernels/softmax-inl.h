@@ -27,7 +27,7 @@ struct RowFactors {
 
 template <int kRows>
 inline void load_states(const RowState* states, int64_t rows, bool first, RowFactors<kRows>& f) {
-  for (int r = 0; r < RowFactors<kRows>::kPadded; ++r) {
+  for (int64_t r = 0; r < round_up(rows, kLanes); ++r) {
     const bool used = r < rows;
     f.running_max[r] = used && !first ? states[r].max : -kInfinity;
     f.running_sum[r] = used && !first ? states[r].sum : 0.0f;

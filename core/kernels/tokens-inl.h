@@ -32,16 +32,21 @@ MHA_INLINE void for_each_run(const TokenRows& t, int64_t head, int64_t begin, in
 inline int64_t padded(int64_t width) { return round_up(width, kLanes); }
 
 // dst[j][d] = columns [column, column + width) of tokens [begin, begin + count), count <= 16; zeros elsewhere. Rows of
-// dst lie padded(width) apart.
+// dst lie padded(width) apart. What is less than a vector is copied as one: a memcpy of it took 0.2 us of notebook_f32's
+// 1.7, and 5 to 10 % of a decode with D 72 or 40.
 inline void copy_block(const TokenRows& t, int64_t head, int64_t begin, int64_t count, int64_t column, int64_t width,
                        float* dst) {
-  const int64_t pitch = padded(width);
-  memset(dst, 0, static_cast<size_t>(kLanes * pitch) * sizeof(float));
+  const int64_t pitch = padded(width), whole = width / kLanes * kLanes;
+  const int rest = static_cast<int>(width - whole);
   for_each_run(t, head, begin, count, [&](const TokenRun& run, int64_t done) {
-    for (int64_t j = 0; j < run.count; ++j) {
-      memcpy(dst + (done + j) * pitch, run.row + j * run.stride + column, static_cast<size_t>(width) * sizeof(float));
+    const float* src = run.row + column;
+    float* at = dst + done * pitch;
+    for (int64_t j = 0; j < run.count; ++j, src += run.stride, at += pitch) {
+      if (whole > 0) memcpy(at, src, static_cast<size_t>(whole) * sizeof(float));
+      if (rest > 0) copy_first(at + whole, src + whole, rest);
     }
   });
+  memset(dst + count * pitch, 0, static_cast<size_t>((kLanes - count) * pitch) * sizeof(float));
 }
 
 // pack_panels of tokens [begin, begin + count); `block` has room for 16 rows of padded(width).
