@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A cache in memory of the bench's own, so that it is known where keys and values lie.
+// A cache in memory of the bench's own, so that it is known where keys and values lie; in such pages as the library
+// would take.
 #ifndef MHA_BENCH_CACHE_CASE_H
 #define MHA_BENCH_CACHE_CASE_H
 
@@ -17,7 +18,7 @@ class Cache {
   Cache(const mha_context* context, mha_cache_config config) {
     mha_error error = {};
     require(mha_cache_bytes(&config, &config.memory_bytes, &error), error);
-    memory_ = Floats(static_cast<int64_t>((config.memory_bytes + sizeof(float) - 1) / sizeof(float)));
+    memory_ = Floats::huge(static_cast<int64_t>((config.memory_bytes + sizeof(float) - 1) / sizeof(float)));
     memory_.fill(0);  // so that its pages are there
     config.memory = memory_.data();
     mha_cache* cache = nullptr;

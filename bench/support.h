@@ -13,6 +13,10 @@
 #include "bench/machine.h"
 #include "core/mha.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace mha::bench {
 
 /// An array of floats at a multiple of 64 bytes, in ordinary pages.
@@ -23,6 +27,19 @@ class Floats {
     const size_t bytes = (static_cast<size_t>(count) * sizeof(float) + 63) / 64 * 64;
     data_.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
     if (!data_) throw std::bad_alloc();
+  }
+  /// In huge pages where the system has them, as memory that the library allocates itself.
+  static Floats huge(int64_t count) {
+    constexpr size_t kPage = size_t{2} << 20;
+    const size_t bytes = (static_cast<size_t>(count) * sizeof(float) + kPage - 1) / kPage * kPage;
+    Floats made;
+    made.count_ = count;
+    made.data_.reset(static_cast<float*>(std::aligned_alloc(kPage, bytes)));
+    if (!made.data_) throw std::bad_alloc();
+#if defined(__linux__)
+    (void)madvise(made.data(), bytes, MADV_HUGEPAGE);
+#endif
+    return made;
   }
   /// Uniform in [-bound, bound]; `seed` decides the values.
   Floats(int64_t count, float bound, uint64_t seed) : Floats(count) {

@@ -131,16 +131,20 @@ void run_kernel(const KernelTable& table, bool streamed, const AttentionArgs& ar
   (streamed ? table.attention_streamed : table.attention)(&args);
 }
 
-// The next item is most likely this thread's too (parallel.cpp): its first chunk.
-void set_next(const AttentionJob& job, int64_t item, AttentionArgs* args) {
+// The next item is most likely this thread's too (parallel.cpp): its first chunk, of a streamed item from the first
+// token that it sees, as far as that is known: heads of one item of the batch see the same.
+void set_next(const AttentionJob& job, int64_t item, const Place& place, KeyRange seen, AttentionArgs* args) {
   if (item + 1 >= job.plan.items) return;
   const AttentionProblem& p = job.problem;
   const Place next = find_place(job, item + 1, &SequencePlan::items, &SequencePlan::first_item);
-  if (next.plan.streamed || next.plan.split) return;
+  if (next.plan.streamed != place.plan.streamed || next.plan.split) return;
   const Block block = block_of(p, next.plan, next.b, next.index);
   args->next_key = keys_of(p, block.b, block.kv_head);
   args->next_value = values_of(p, block.b, block.kv_head);
-  args->next_keys = least(key_len_of(p, block.b), kChunk);
+  if (next.plan.streamed) {
+    args->next_begin = (next.b == place.b ? seen.begin : first_kept_of(p, next.b)) / kPanel * kPanel;
+  }
+  args->next_keys = least(key_len_of(p, block.b) - args->next_begin, kChunk);
   const int64_t query_len = query_len_of(p, block.b);
   args->next_query =
       query_row(p, p.query, block.b, block.kv_head * p.group() + block.row / query_len, block.row % query_len);
@@ -169,7 +173,7 @@ void run_block(const AttentionJob& job, const Place& place, int64_t item, const 
   const int64_t row = first_row(p, block);
   args.states = row_states(job, block.b) + row;
   args.finish = true;
-  set_next(job, item, &args);
+  set_next(job, item, place, seen, &args);
   run_kernel(*job.table, place.plan.streamed, args);
   finish_weights(job, slot.rows, block.b, row, block.count);
   write_log_sum_exp(job, block.b, row, block.count);
