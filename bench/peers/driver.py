@@ -29,9 +29,6 @@ LIMIT_SECONDS = 1200  # for one peer on one number of threads; ten times what it
 # next. These make it about one, longer than any gap within a sample; before each sample the worker waits for longer.
 SPINNING = {"GOMP_SPINCOUNT": "30000", "OPENBLAS_THREAD_TIMEOUT": "22"}
 
-# numpy asks for huge pages, which would favour whoever reads weights in its arrays over whoever packs them elsewhere.
-PAGES = {"NUMPY_MADVISE_HUGEPAGE": "0"}
-
 
 def cpu_model() -> str:
     for line in open("/proc/cpuinfo", encoding="utf-8"):
@@ -83,7 +80,7 @@ class Run:
         command = [sys.executable, str(HERE / "worker.py"), "--peer", peer, "--threads", str(threads)]
         command += ["--library", str(self.arguments.library), "--filter", self.arguments.filter]
         command += ["--quick"] if self.arguments.quick else []
-        environment = {**os.environ, **SPINNING, **PAGES, "OMP_NUM_THREADS": str(threads)}
+        environment = {**os.environ, **SPINNING, "OMP_NUM_THREADS": str(threads)}
         case = None
         with open(log, "ab") as sink:
             with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sink, text=True, env=environment) as process:
