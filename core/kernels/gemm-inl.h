@@ -50,27 +50,32 @@ struct GemmTile {
     int64_t k = k_begin;
     if constexpr (kRows > kTileRows / 2) {  // fewer rows are bound by reading, which the hardware foresees
       const Ahead ahead = ahead_of(row, column / kLanes + kPanels);
-      if (ahead.line != nullptr) {
-        for (const float* line = ahead.line; k + 4 <= k_end; k += 4, line += ahead.step) {
-          prefetch_to_l2(line);
-          prefetch_to_l2(line + ahead.second);
-#pragma GCC unroll 4
-          for (int i = 0; i < 4; ++i) {
-            multiply_add_step<kRows, kPanels>(sums, a + k + i, g.a_stride, b + (k + i) * kLanes, g.k * kLanes);
-          }
-        }
-      }
+      if (ahead.lines == 1) k = run_ahead<kRows, kPanels, 1>(sums, a, b, ahead.line);
+      if (ahead.lines == 2) k = run_ahead<kRows, kPanels, 2>(sums, a, b, ahead.line);
     }
     multiply_add<kRows, kPanels>(sums, a + k, g.a_stride, b + k * kLanes, g.k * kLanes, kLanes, k_end - k);
     if (g.bias != nullptr && k_end == g.k) add_bias<kRows, kPanels>(sums, column);
     store_sums<kRows, kPanels>(sums, c, c_stride);
   }
 
-  // Where the lines lie that a tile asks for, 1 or 2 with every 4 steps: at line and line + second, then step further
-  // on.
+  // Whole steps of 4, with each of which the tile asks for kLines lines. Returns the k reached.
+  template <int kRows, int kPanels, int kLines>
+  MHA_INLINE int64_t run_ahead(Sums<kRows, kPanels>& sums, const float* a, const float* b, const float* line) const {
+    int64_t k = k_begin;
+    for (; k + 4 <= k_end; k += 4, line += kLines * kLanes) {
+      for (int i = 0; i < kLines; ++i) prefetch_to_l2(line + i * kLanes);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        multiply_add_step<kRows, kPanels>(sums, a + k + i, g.a_stride, b + (k + i) * kLanes, g.k * kLanes);
+      }
+    }
+    return k;
+  }
+
+  // What a tile asks for: `lines` lines, 0 to 2, with every 4 steps, from `line` on.
   struct Ahead {
     const float* line;
-    int64_t second, step;
+    int64_t lines;
   };
 
   // While row tiles pass over a group of panels they ask for the next group, a quarter or a half of a panel each; else
@@ -78,14 +83,13 @@ struct GemmTile {
   // 0.90 and 0.96). More lines at a time take the tile's own loads their place (M 32: 0.88).
   Ahead ahead_of(int64_t row, int64_t next_panel) const {
     const int64_t left = divide_up(g.n, kLanes) - next_panel, depth = k_end - k_begin;
-    if (left <= 0 || g.m <= kMostTileRows || depth < kAheadDepth) return {nullptr, 0, 0};
-    const int64_t panels = left < panels_for(kTileRows) ? left : panels_for(kTileRows);
-    const int64_t tiles = divide_up(g.m, kTileRows), tile = divide_up(row * tiles, g.m);
-    const int64_t rate = tiles >= 4 * panels ? 1 : 2;
-    const int64_t panel = tile * rate / 4, part = tile % (4 / rate);
-    if (panel >= panels) return {nullptr, 0, 0};
-    const float* line = g.panels + ((next_panel + panel) * g.k + k_begin + part * (depth / 4 * rate)) * kLanes;
-    return {line, (rate - 1) * kLanes, rate * kLanes};
+    if (left <= 0 || g.m <= kMostTileRows || depth < kAheadDepth) return {nullptr, 0};
+    const int64_t panels = left < panels_for(kMostTileRows) ? left : panels_for(kMostTileRows);
+    const int64_t tiles = divide_up(g.m, kMostTileRows), tile = divide_up(row * tiles, g.m);
+    const int64_t lines = tiles >= 4 * panels ? 1 : 2;
+    const int64_t panel = tile * lines / 4, part = tile % (4 / lines);
+    if (panel >= panels) return {nullptr, 0};
+    return {g.panels + ((next_panel + panel) * g.k + k_begin + part * (depth / 4 * lines)) * kLanes, lines};
   }
 
   template <int kRows, int kPanels>
@@ -105,7 +109,8 @@ constexpr int64_t kMaxDepth = 1024;
 inline void gemm(const GemmArgs* args) {
   const int64_t blocks = divide_up(args->k, kMaxDepth) > 0 ? divide_up(args->k, kMaxDepth) : 1;
   for (int64_t b = 0; b < blocks; ++b) {
-    cover(GemmTile{*args, args->k * b / blocks, args->k * (b + 1) / blocks}, args->m, args->n);
+    cover(GemmTile{*args, args->k * b / blocks, args->k * (b + 1) / blocks}, args->m, args->n,
+          args->k < kAheadDepth ? kTileRows : kMostTileRows);
   }
 }
 
