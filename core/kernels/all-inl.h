@@ -37,6 +37,8 @@ extern const KernelTable table;
 const KernelTable table = {
     MHA_STRING(MHA_TARGET_NS),
     kHasFma,
+    kTileRows,
+    panels_for(kTileRows) * kLanes,
     kMostTileRows,
     panels_for(kMostTileRows) * kLanes,
     kMaxDepth,

@@ -2,15 +2,16 @@
 // The packed GEMM: C = A * panels + bias. Included by all-inl.h, once per target.
 //
 // Order of the loops, outermost first: blocks of k (kMaxDepth; only where k is larger), groups of columns (kPanels
-// panels), row tiles (kTileRows rows). A block of rows (the planner's) stays in L2 while all columns pass, a group of
-// panels while all rows pass; A is read in place. Per tile and step k: 4 lines of B from L1/L2 and 6 broadcasts for 24
-// multiply-adds of 16 (AVX-512), so B needs 21 bytes a cycle at two multiply-adds a cycle, which L2 delivers. Each
-// block of k reads and writes C once more, which pays once a block of rows would not stay in L2 otherwise (M 128, N and
-// K 4096: 0.73 of the peak in one block, 0.88 in four).
+// panels), row tiles. A block of rows (the planner's) stays in L2 while all columns pass, a group of panels while all
+// rows pass; A is read in place. Per tile and step k: 3 lines of B from L1/L2 and 8 broadcasts for 24 multiply-adds of
+// 16 (AVX-512), so B needs 16 bytes a cycle at two multiply-adds a cycle, which L2 delivers (with 4 lines and 6 rows,
+// 21 bytes: M 32, N and K 1024 0.91 of the peak, 0.93 so; M 16 0.71 and 0.76). Each block of k reads and writes C once
+// more, which pays once a block of rows would not stay in L2 otherwise.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// Panels from this depth on are asked for ahead of time. A group of less is in L2 anyway, as the keys of a chunk are.
+// Panels from this depth on are asked for ahead of time, and tiles are as tall as they get. A group of less is in L2
+// anyway, as the keys of a chunk are.
 constexpr int64_t kAheadDepth = 256;
 
 // One K block of a tile: the chains start from 0 or go on from c, which a float holds exactly.
@@ -80,7 +81,8 @@ struct GemmTile {
 
   // While row tiles pass over a group of panels they ask for the next group, a quarter or a half of a panel each; else
   // the first of them would wait for the outer caches (M 32, N and K 1024: 0.77 of the peak without, 0.92 with; M 128:
-  // 0.90 and 0.96). More lines at a time take the tile's own loads their place (M 32: 0.88).
+  // 0.90 and 0.96). More lines at a time take the tile's own loads their place (M 32: 0.88), and so does a line asked
+  // for twice (M 128, N and K 4096: 0.77 of the peak for 0.81).
   Ahead ahead_of(int64_t row, int64_t next_panel) const {
     const int64_t left = divide_up(g.n, kLanes) - next_panel, depth = k_end - k_begin;
     if (left <= 0 || g.m <= kMostTileRows || depth < kAheadDepth) return {nullptr, 0};

@@ -104,8 +104,9 @@ struct TileTable {
   }
 };
 
-// Covers rows x columns with tiles, rows and panels cut evenly: 8 rows are 4 + 4, 5 panels 3 + 2, so that no small
-// rest is left. Groups of panels outermost: they stay in the nearest cache while all rows pass.
+// Covers rows x columns with tiles, rows and panels cut evenly: 9 rows are 5 + 4, 5 panels 3 + 2, so that no small
+// rest is left. A tile has at most tile_rows rows, or all where they fit in one. Groups of panels outermost: they stay
+// in the nearest cache while all rows pass.
 template <class Tile>
 void cover(const Tile& tile, int64_t rows, int64_t columns, int64_t tile_rows = kTileRows) {
   static constexpr TileTable<Tile> kTable;
