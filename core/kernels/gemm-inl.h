@@ -5,7 +5,7 @@
 // panels), row tiles. A block of rows (the planner's) stays in L2 while all columns pass, a group of panels while all
 // rows pass; A is read in place. Per tile and step k: 3 lines of B from L1/L2 and 8 broadcasts for 24 multiply-adds of
 // 16 (AVX-512), so B needs 16 bytes a cycle at two multiply-adds a cycle, which L2 delivers (with 4 lines and 6 rows,
-// 21 bytes: M 32, N and K 1024 0.91 of the peak, 0.93 so; M 16 0.71 and 0.76). Each block of k reads and writes C once
+// 21 bytes: M 32, N and K 1024 0.91 of the peak, 0.93 so; M 16 0.72 and 0.75). Each block of k reads and writes C once
 // more, which pays once a block of rows would not stay in L2 otherwise.
 namespace mha::MHA_TARGET_NS {
 namespace {
