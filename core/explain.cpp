@@ -73,7 +73,7 @@ void explain_context(const mha_context& context, int64_t threads, double work, T
 
 void explain_linear_kernel(const KernelTable& table, Text* out) {
   out->line("linear kernel: packed GEMM, %lld-row x %lld-column tiles, weights in panels of %lld columns",
-            static_cast<ll>(table.tile_rows), static_cast<ll>(table.tile_columns), static_cast<ll>(kPanel));
+            static_cast<ll>(table.gemm_rows), static_cast<ll>(table.gemm_columns), static_cast<ll>(kPanel));
 }
 
 void explain_linear(const char* name, const LinearProblem& p, const LinearPlan& plan, int64_t threads, Text* out) {

@@ -19,7 +19,7 @@ constexpr int64_t even_piece(int64_t total, int64_t limit, int64_t unit) {
 
 struct LinearPlan {
   int64_t block_rows;     // rows of an item, a multiple of the tile's unless it is all
-  int64_t block_columns;  // columns of an item, a multiple of the tile's unless it is all
+  int64_t block_columns;  // columns of an item, whole panels unless it is all
   int64_t row_blocks, column_blocks;
   int64_t items;
 };

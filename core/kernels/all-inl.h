@@ -39,6 +39,8 @@ const KernelTable table = {
     kHasFma,
     kTileRows,
     panels_for(kTileRows) * kLanes,
+    kMostTileRows,
+    panels_for(kMostTileRows) * kLanes,
     kMaxDepth,
     kAttentionRows,
     kStreamedRows,

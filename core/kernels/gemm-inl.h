@@ -2,15 +2,16 @@
 // The packed GEMM: C = A * panels + bias. Included by all-inl.h, once per target.
 //
 // Order of the loops, outermost first: blocks of k (kMaxDepth; only where k is larger), groups of columns (kPanels
-// panels), row tiles (kTileRows rows). A block of rows (the planner's) stays in L2 while all columns pass, a group of
-// panels while all rows pass; A is read in place. Per tile and step k: 4 lines of B from L1/L2 and 6 broadcasts for 24
-// multiply-adds of 16 (AVX-512), so B needs 21 bytes a cycle at two multiply-adds a cycle, which L2 delivers. Each
-// block of k reads and writes C once more, which pays once a block of rows would not stay in L2 otherwise (M 128, N and
-// K 4096: 0.73 of the peak in one block, 0.88 in four).
+// panels), row tiles. A block of rows (the planner's) stays in L2 while all columns pass, a group of panels while all
+// rows pass; A is read in place. Per tile and step k: 3 lines of B from L1/L2 and 8 broadcasts for 24 multiply-adds of
+// 16 (AVX-512), so B needs 16 bytes a cycle at two multiply-adds a cycle, which L2 delivers (with 4 lines and 6 rows,
+// 21 bytes: M 32, N and K 1024 0.91 of the peak, 0.93 so; M 16 0.72 and 0.75). Each block of k reads and writes C once
+// more, which pays once a block of rows would not stay in L2 otherwise.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// Panels from this depth on are asked for ahead of time. A group of less is in L2 anyway, as the keys of a chunk are.
+// Panels from this depth on are asked for ahead of time, and tiles are as tall as they get. A group of less is in L2
+// anyway, as the keys of a chunk are.
 constexpr int64_t kAheadDepth = 256;
 
 // One K block of a tile: the chains start from 0 or go on from c, which a float holds exactly.
@@ -50,42 +51,47 @@ struct GemmTile {
     int64_t k = k_begin;
     if constexpr (kRows > kTileRows / 2) {  // fewer rows are bound by reading, which the hardware foresees
       const Ahead ahead = ahead_of(row, column / kLanes + kPanels);
-      if (ahead.line != nullptr) {
-        for (const float* line = ahead.line; k + 4 <= k_end; k += 4, line += ahead.step) {
-          prefetch_to_l2(line);
-          prefetch_to_l2(line + ahead.second);
-#pragma GCC unroll 4
-          for (int i = 0; i < 4; ++i) {
-            multiply_add_step<kRows, kPanels>(sums, a + k + i, g.a_stride, b + (k + i) * kLanes, g.k * kLanes);
-          }
-        }
-      }
+      if (ahead.lines == 1) k = run_ahead<kRows, kPanels, 1>(sums, a, b, ahead.line);
+      if (ahead.lines == 2) k = run_ahead<kRows, kPanels, 2>(sums, a, b, ahead.line);
     }
     multiply_add<kRows, kPanels>(sums, a + k, g.a_stride, b + k * kLanes, g.k * kLanes, kLanes, k_end - k);
     if (g.bias != nullptr && k_end == g.k) add_bias<kRows, kPanels>(sums, column);
     store_sums<kRows, kPanels>(sums, c, c_stride);
   }
 
-  // Where the lines lie that a tile asks for, 1 or 2 with every 4 steps: at line and line + second, then step further
-  // on.
+  // Whole steps of 4, with each of which the tile asks for kLines lines. Returns the k reached.
+  template <int kRows, int kPanels, int kLines>
+  MHA_INLINE int64_t run_ahead(Sums<kRows, kPanels>& sums, const float* a, const float* b, const float* line) const {
+    int64_t k = k_begin;
+    for (; k + 4 <= k_end; k += 4, line += kLines * kLanes) {
+      for (int i = 0; i < kLines; ++i) prefetch_to_l2(line + i * kLanes);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        multiply_add_step<kRows, kPanels>(sums, a + k + i, g.a_stride, b + (k + i) * kLanes, g.k * kLanes);
+      }
+    }
+    return k;
+  }
+
+  // What a tile asks for: `lines` lines, 0 to 2, with every 4 steps, from `line` on.
   struct Ahead {
     const float* line;
-    int64_t second, step;
+    int64_t lines;
   };
 
   // While row tiles pass over a group of panels they ask for the next group, a quarter or a half of a panel each; else
   // the first of them would wait for the outer caches (M 32, N and K 1024: 0.77 of the peak without, 0.92 with; M 128:
-  // 0.90 and 0.96). More lines at a time take the tile's own loads their place (M 32: 0.88).
+  // 0.90 and 0.96). More lines at a time take the tile's own loads their place (M 32: 0.88), and so does a line asked
+  // for twice (M 128, N and K 4096: 0.77 of the peak for 0.81).
   Ahead ahead_of(int64_t row, int64_t next_panel) const {
     const int64_t left = divide_up(g.n, kLanes) - next_panel, depth = k_end - k_begin;
-    if (left <= 0 || g.m <= kMostTileRows || depth < kAheadDepth) return {nullptr, 0, 0};
-    const int64_t panels = left < panels_for(kTileRows) ? left : panels_for(kTileRows);
-    const int64_t tiles = divide_up(g.m, kTileRows), tile = divide_up(row * tiles, g.m);
-    const int64_t rate = tiles >= 4 * panels ? 1 : 2;
-    const int64_t panel = tile * rate / 4, part = tile % (4 / rate);
-    if (panel >= panels) return {nullptr, 0, 0};
-    const float* line = g.panels + ((next_panel + panel) * g.k + k_begin + part * (depth / 4 * rate)) * kLanes;
-    return {line, (rate - 1) * kLanes, rate * kLanes};
+    if (left <= 0 || g.m <= kMostTileRows || depth < kAheadDepth) return {nullptr, 0};
+    const int64_t panels = left < panels_for(kMostTileRows) ? left : panels_for(kMostTileRows);
+    const int64_t tiles = divide_up(g.m, kMostTileRows), tile = divide_up(row * tiles, g.m);
+    const int64_t lines = tiles >= 4 * panels ? 1 : 2;
+    const int64_t panel = tile * lines / 4, part = tile % (4 / lines);
+    if (panel >= panels) return {nullptr, 0};
+    return {g.panels + ((next_panel + panel) * g.k + k_begin + part * (depth / 4 * lines)) * kLanes, lines};
   }
 
   template <int kRows, int kPanels>
@@ -105,7 +111,8 @@ constexpr int64_t kMaxDepth = 1024;
 inline void gemm(const GemmArgs* args) {
   const int64_t blocks = divide_up(args->k, kMaxDepth) > 0 ? divide_up(args->k, kMaxDepth) : 1;
   for (int64_t b = 0; b < blocks; ++b) {
-    cover(GemmTile{*args, args->k * b / blocks, args->k * (b + 1) / blocks}, args->m, args->n);
+    cover(GemmTile{*args, args->k * b / blocks, args->k * (b + 1) / blocks}, args->m, args->n,
+          args->k < kAheadDepth ? kTileRows : kMostTileRows);
   }
 }
 

@@ -104,12 +104,13 @@ struct TileTable {
   }
 };
 
-// Covers rows x columns with tiles, rows and panels cut evenly: 8 rows are 4 + 4, 5 panels 3 + 2, so that no small
-// rest is left. Groups of panels outermost: they stay in the nearest cache while all rows pass.
+// Covers rows x columns with tiles, rows and panels cut evenly: 9 rows are 5 + 4, 5 panels 3 + 2, so that no small
+// rest is left. A tile has at most tile_rows rows, or all where they fit in one. Groups of panels outermost: they stay
+// in the nearest cache while all rows pass.
 template <class Tile>
-void cover(const Tile& tile, int64_t rows, int64_t columns) {
+void cover(const Tile& tile, int64_t rows, int64_t columns, int64_t tile_rows = kTileRows) {
   static constexpr TileTable<Tile> kTable;
-  const int64_t panels = divide_up(columns, kLanes), row_tiles = rows <= kMostTileRows ? 1 : divide_up(rows, kTileRows);
+  const int64_t panels = divide_up(columns, kLanes), row_tiles = rows <= kMostTileRows ? 1 : divide_up(rows, tile_rows);
   const int64_t tallest = divide_up(rows, row_tiles);
   const int64_t groups = divide_up(panels, panels_for(static_cast<int>(tallest)));
   for (int64_t g = 0; g < groups; ++g) {
