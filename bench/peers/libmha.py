@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""libmha through ctypes: just what the comparison calls. The structs mirror core/mha.h.
+"""libmha through ctypes: just what the comparison calls.
 
 A prepared call (Linear, Attention, Layer) has everything made in advance, as an engine would: packed weights,
 workspace, argument struct. Its `run` is then one foreign call with ready pointers; what ctypes adds (some 0.3 µs)
@@ -8,84 +8,24 @@ counts against mha.
 
 import ctypes
 from collections.abc import Callable
-from ctypes import Structure, byref, c_char, c_char_p, c_float, c_int, c_int64, c_size_t, c_void_p
+from ctypes import byref, c_char_p, c_int64, c_size_t, c_void_p
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from arrays import empty, empty_like
+from header import read_structs
 
 WEIGHTS_PER_HEAD = 1
 CAUSAL_BOTTOM_RIGHT = 1
 
 
-class Error(Structure):
-    _fields_ = [("status", c_int), ("message", c_char * 244)]
-
-
-class ContextOptions(Structure):
-    _fields_ = [
-        ("num_threads", c_int64),
-        ("target", c_char_p),
-        ("parallel_for", c_void_p * 2),
-        ("allocator", c_void_p * 3),
-    ]
-
-
-class View(Structure):
-    _fields_ = [
-        ("data", c_void_p),
-        ("stride_b", c_int64),
-        ("stride_t", c_int64),
-        ("stride_h", c_int64),
-        ("stride_d", c_int64),
-    ]
-
-
-class Mask(Structure):
-    _fields_ = [("data", c_void_p), ("stride_b", c_int64), ("stride_h", c_int64), ("stride_q", c_int64)]
-
-
-class Masks(Structure):
-    _fields_ = [
-        ("causal", c_int),
-        ("causal_offset", c_int64),
-        ("key_lengths", c_void_p),
-        ("bool_mask", Mask),
-        ("add_mask", Mask),
-    ]
-
-
-class AttentionArgs(Structure):
-    _fields_ = [(name, c_int64) for name in
-                ("batch", "num_heads", "num_kv_heads", "query_len", "key_len", "head_dim", "value_head_dim")] + [
-        ("scale", c_float), ("query", View), ("key", View), ("value", View), ("masks", Masks), ("output", View),
-        ("weights_mode", c_int), ("weights", View), ("log_sum_exp", c_void_p), ("workspace", c_void_p),
-        ("workspace_bytes", c_size_t)]  # fmt: skip
-
-
-class LinearArgs(Structure):
-    _fields_ = [("rows", c_int64), ("input", c_void_p), ("input_stride", c_int64), ("output", c_void_p),
-                ("output_stride", c_int64)]  # fmt: skip
-
-
-class LayerConfig(Structure):
-    _fields_ = [(name, c_int64) for name in
-                ("embed_dim", "num_heads", "num_kv_heads", "head_dim", "value_head_dim", "kdim", "vdim", "out_dim")
-                ] + [("scale", c_float)]  # fmt: skip
-
-
-class LayerWeights(Structure):
-    _fields_ = [(name, c_void_p) for name in
-                ("in_proj_weight", "query_weight", "key_weight", "value_weight", "output_weight",
-                 "in_proj_bias", "query_bias", "key_bias", "value_bias", "output_bias")]  # fmt: skip
-
-
-class ForwardArgs(Structure):
-    _fields_ = [("batch", c_int64), ("query_len", c_int64), ("key_len", c_int64), ("query", View), ("key", View),
-                ("value", View), ("masks", Masks), ("output", View), ("weights_mode", c_int), ("weights", View),
-                ("workspace", c_void_p), ("workspace_bytes", c_size_t)]  # fmt: skip
+STRUCTS = read_structs(Path(__file__).resolve().parents[2] / "core" / "mha.h")
+Error, ContextOptions, View, MutView = (STRUCTS[f"mha_{name}"] for name in ("error", "context_options", "view", "mut_view"))
+AttentionArgs, LinearArgs, ForwardArgs = (STRUCTS[f"mha_{name}_args"] for name in ("attention", "linear", "forward"))
+LayerConfig, LayerWeights = STRUCTS["mha_layer_config"], STRUCTS["mha_layer_weights"]
 
 
 class Library:
@@ -112,9 +52,9 @@ class Library:
         return partial(getattr(self.lib, name), *arguments, None)
 
 
-def view_of_heads(array: np.ndarray) -> View:
+def view_of_heads(array: np.ndarray, kind: type = View) -> Any:
     """Of [B, T, H, D] with any strides that the library takes."""
-    return View(array.ctypes.data, *(stride // array.itemsize for stride in array.strides))
+    return kind(array.ctypes.data, *(stride // array.itemsize for stride in array.strides))
 
 
 class Attention:
@@ -128,7 +68,7 @@ class Attention:
         self.args = AttentionArgs(
             batch=batch, num_heads=heads, num_kv_heads=key.shape[2], query_len=query_len, key_len=key.shape[1],
             head_dim=head_dim, query=view_of_heads(query), key=view_of_heads(key), value=view_of_heads(value),
-            output=view_of_heads(self.output),
+            output=view_of_heads(self.output, MutView),
         )  # fmt: skip
         self.args.masks.causal = CAUSAL_BOTTOM_RIGHT if causal else 0
         self.arrays = [query, key, value, self.output]

@@ -111,11 +111,11 @@ inline bool group_scores(const AttentionRow* rows, int64_t num_rows, const Group
     }
   }
   bool hidden = false;
-  SegmentBits segments;
+  ChunkMasks common;
   if (sight.ends_only && sight.least_end >= begin + round_up(keys, kLanes)) return hidden;
   for (int64_t r = 0; r < num_rows; ++r) {
     if (!has_hidden_keys(rows[r], begin, begin + round_up(keys, kLanes))) continue;
-    mask_scores(rows[r], begin, keys, segments, scratch.scores + r * kScoreStride);
+    mask_scores(rows[r], begin, keys, common, scratch.scores + r * kScoreStride);
     hidden |= has_hidden_keys(rows[r], begin, begin + keys);
   }
   return hidden;

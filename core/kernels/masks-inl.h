@@ -126,13 +126,29 @@ inline void hide_within(float* scores, int64_t keys, int64_t from, int64_t to) {
   if (from < to) hide(scores, from, to);
 }
 
-inline void hide_between_blocks(const RowExtras& extras, int64_t begin, int64_t keys, float* scores) {
+// Which blocks of a row's list meet a chunk: rows of a group mostly have the same list (T 2048: 1.08 times plain causal
+// when each row looked for itself, 1.06 so).
+struct ChunkBlocks {
+  const int64_t* list = nullptr;
+  int64_t listed = -1, from = 0, to = 0;  // numbers in the list: [from, to)
+  int64_t begin = 0, keys = 0;
+
+  void find(const RowExtras& extras, int64_t chunk_begin, int64_t chunk_keys) {
+    if (list == extras.blocks && listed == extras.num_blocks && begin == chunk_begin && keys == chunk_keys) return;
+    list = extras.blocks, listed = extras.num_blocks, begin = chunk_begin, keys = chunk_keys;
+    const int64_t last = (begin + keys - 1) / extras.key_block;
+    for (from = to = first_block(extras, begin); to < listed && list[2 * to + 1] <= last;) ++to;
+  }
+};
+
+inline void hide_between_blocks(const RowExtras& extras, int64_t begin, int64_t keys, ChunkBlocks& blocks,
+                                float* scores) {
+  blocks.find(extras, begin, keys);
   int64_t shown = begin;  // up to here all is done
-  for (int64_t n = first_block(extras, begin); n < extras.num_blocks; ++n) {
-    const int64_t block = extras.blocks[2 * n + 1];
-    if (block > (begin + keys - 1) / extras.key_block) break;
-    hide_within(scores, keys, shown - begin, block * extras.key_block - begin);
-    shown = (block + 1) * extras.key_block;
+  for (int64_t n = blocks.from; n < blocks.to; ++n) {
+    const int64_t block = blocks.list[2 * n + 1] * extras.key_block;
+    hide_within(scores, keys, shown - begin, block - begin);
+    shown = block + extras.key_block;
   }
   hide_within(scores, keys, shown - begin, keys);
 }
@@ -163,6 +179,12 @@ struct SegmentBits {
       all &= bits[vectors] == 0xffffu;
     }
   }
+};
+
+// What rows of a group have in common of a chunk.
+struct ChunkMasks {
+  SegmentBits segments;
+  ChunkBlocks blocks;
 };
 
 // Masks of single keys, one kind after the other, so that each is a short loop; where all 16 keys of a vector are
@@ -197,16 +219,16 @@ inline void hide_single_keys(const AttentionRow& row, int64_t begin, int64_t key
 
 // Sets scores[j] to -inf where key `begin` + j is not visible to the row, j in [0, keys rounded up to 16), and adds the
 // additive mask elsewhere. A select, not an addition: what is masked may be NaN.
-inline void mask_scores(const AttentionRow& row, int64_t begin, int64_t keys, SegmentBits& segments, float* scores) {
+inline void mask_scores(const AttentionRow& row, int64_t begin, int64_t keys, ChunkMasks& common, float* scores) {
   const int64_t padded_keys = round_up(keys, kLanes);
   const int64_t seen = most(least(keys, masked_end(row) - begin), 0);
   if (row.add_mask != nullptr) add_mask_scores(row.add_mask + begin, seen, scores);
-  if (has_key_bits(row)) hide_single_keys(row, begin, seen, segments, scores);
+  if (has_key_bits(row)) hide_single_keys(row, begin, seen, common.segments, scores);
   hide_within(scores, padded_keys, pinned_end(row) - begin, row.key_begin - begin);
   hide_within(scores, padded_keys, row.key_end - begin, padded_keys);
   if (has_tail(row)) hide_within(scores, padded_keys, row.gap_begin - begin, row.tail_begin - begin);
   const int64_t blocked = has_tail(row) ? least(keys, row.tail_begin - begin) : keys;
-  if (has_blocks(row) && blocked > 0) hide_between_blocks(*row.extras, begin, blocked, scores);
+  if (has_blocks(row) && blocked > 0) hide_between_blocks(*row.extras, begin, blocked, common.blocks, scores);
 }
 
 // 16 biases from distance `distance` on.

@@ -278,13 +278,13 @@ inline void streamed_chunk(const StreamedChunk& chunk, bool first, bool last) {
   const AttentionArgs& a = chunk.a;
   const StreamedScratch& scratch = chunk.scratch;
   chunk.walk([&](int64_t h, int64_t b) MHA_ALWAYS_INLINE { chunk.score(h, b); });
-  SegmentBits segments;
+  ChunkMasks common;
   for (int64_t r = 0; r < a.num_rows; ++r) {
     if (changes_scores(a.mods)) {
       modify_scores(a.rows[r], a.mods, chunk.begin, chunk.keys, scratch.scores + r * kScoreStride);
     }
     if (has_hidden_keys(a.rows[r], chunk.begin, chunk.begin + round_up(chunk.keys, kLanes))) {
-      mask_scores(a.rows[r], chunk.begin, chunk.keys, segments, scratch.scores + r * kScoreStride);
+      mask_scores(a.rows[r], chunk.begin, chunk.keys, common, scratch.scores + r * kScoreStride);
     }
     keep_scores(a.rows[r], chunk.begin, chunk.keys, scratch.scores + r * kScoreStride);
   }
