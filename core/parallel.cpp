@@ -10,7 +10,7 @@
 
 #if defined(MHA_OPENMP) && MHA_OPENMP
 #include <omp.h>
-#include <sys/resource.h>
+#include <time.h>
 
 #include "core/team_patience.h"
 #endif
@@ -31,18 +31,21 @@ struct Ranges {
   int64_t count;
 };
 
-void drain_range(const Phase& phase, const Ranges& ranges, int64_t range, int64_t slot) {
+// Returns how many items it ran, as does drain.
+int64_t drain_range(const Phase& phase, const Ranges& ranges, int64_t range, int64_t slot) {
   const int64_t begin = phase.count * range / ranges.count, end = phase.count * (range + 1) / ranges.count;
-  for (;;) {
+  for (int64_t done = 0;; ++done) {
     const int64_t item = begin + __atomic_fetch_add(&ranges.counters[range].next, 1, __ATOMIC_RELAXED);
-    if (item >= end) return;
+    if (item >= end) return done;
     phase.run(phase.job, item, slot);
   }
 }
 
-void drain(const Phase& phase, const Ranges& ranges, int64_t slot) {
+int64_t drain(const Phase& phase, const Ranges& ranges, int64_t slot) {
   const FloatMode mode;
-  for (int64_t i = 0; i < ranges.count; ++i) drain_range(phase, ranges, (slot + i) % ranges.count, slot);
+  int64_t done = 0;
+  for (int64_t i = 0; i < ranges.count; ++i) done += drain_range(phase, ranges, (slot + i) % ranges.count, slot);
+  return done;
 }
 
 struct HostTask {
@@ -70,35 +73,51 @@ int64_t team_size(int64_t threads) {
   return omp_in_parallel() || patience.alone(omp_get_wtime) ? 1 : threads;
 }
 
-int64_t preemptions() {
-  rusage usage;
-  return getrusage(RUSAGE_SELF, &usage) == 0 ? usage.ru_nivcsw : 0;
+// Seconds that the calling thread has had a CPU.
+double cpu_time() {
+  timespec time;
+  return clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time) == 0
+             ? static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec)
+             : 0;
+}
+
+// The caller's part in a phase, timed.
+struct CallerTimes {
+  double worked, alone;
+};
+
+void drain_timed(const Phase& phase, const Ranges& ranges, bool suspects, CallerTimes* times) {
+  const double begin = omp_get_wtime(), cpu_begin = suspects ? cpu_time() : 0;
+  const int64_t done = drain(phase, ranges, 0);
+  const double worked = omp_get_wtime() - begin;
+  times->worked += worked;
+  if (!suspects) return;
+  // Where the others did all of it nothing is known: as long as it took them.
+  times->alone +=
+      done > 0 ? (cpu_time() - cpu_begin) * static_cast<double>(phase.count) / static_cast<double>(done) : worked;
 }
 
 // A function of its own: clang calls the runtime on entry of whatever function holds a region, and one thread must not.
 __attribute__((noinline)) void run_team(int threads, const Phase* phases, int count, const Ranges* ranges) {
-  TeamTimes times = {};  // the caller's, slot 0
+  CallerTimes times = {};
+  const bool suspects = patience.suspects();
   const double begin = omp_get_wtime();
 #pragma omp parallel num_threads(threads)
   {
     const int64_t slot = omp_get_thread_num();
-    double from = 0;
-    if (slot == 0) {
-      from = omp_get_wtime();
-      times.called = from - begin;
-    }
     for (int p = 0; p < count; ++p) {
-      drain(phases[p], ranges[p], slot);
-      if (slot == 0) times.worked += omp_get_wtime() - from;
+      if (slot == 0) {
+        drain_timed(phases[p], ranges[p], suspects, &times);
+      } else {
+        drain(phases[p], ranges[p], slot);
+      }
       if (p + 1 < count) {
 #pragma omp barrier
-        if (slot == 0) from = omp_get_wtime();
       }
     }
   }
   const double end = omp_get_wtime();
-  times.waited = end - begin - times.called - times.worked;
-  patience.report(end, threads, times, preemptions);
+  patience.report(end, {end - begin, end - begin - times.worked, times.alone});
 }
 #else
 int64_t team_size(int64_t) { return 1; }
