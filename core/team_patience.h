@@ -3,8 +3,7 @@
 // a thread of the team is late by whole slices of the scheduler, some milliseconds, while those that spin for it hold
 // the CPU that it needs. Results do not depend on the team, so a caller that keeps losing time works alone for a while,
 // then tries again. Two processes of two threads on two CPUs, against one thread each (mha_threads sharing): a linear
-// of 0.15 ms 1.0 times instead of 43, attention of 0.9 ms 1.1 to 1.25 instead of 9, decoding of 8.4 ms 1.2 instead of
-// 2.1; beside one busy process the linear takes 0.15 ms instead of 0.5, one of 0.09 ms 0.09 instead of 6.
+// of 0.15 ms 1.0 times instead of 43, attention of 1 ms 1.04 instead of 8.5, decoding of 10 ms 1.07 instead of 2.1.
 // What counts is whether the caller alone would have been done sooner, not whether it waited: a team that sleeps between
 // calls and comes some milliseconds late to one call in ten can still be worth having.
 // No clock and no threads in here: times are given, in seconds.
@@ -21,7 +20,7 @@ constexpr double kLate = 0.5e-3;
 constexpr double kPatience = 10e-3;
 constexpr int64_t kLateCalls = 3;
 // How long a caller works alone; doubled each time, until it trusts its team again.
-constexpr double kShortestAlone = 0.2, kLongestAlone = 1;
+constexpr double kShortestAlone = 0.05, kLongestAlone = 1;
 
 // How one call went: how long it took, how much of that its caller had nothing to do, and how long the caller would
 // have taken alone, to judge by its own work.
