@@ -199,9 +199,10 @@ void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, con
 }
 
 void explain_attention_workspace(const char* name, size_t bytes, const AttentionPlan& plan, Text* out) {
-  out->line("%s: %zu bytes: %lld for softmax states%s, %lld for each of %lld threads (packed keys, scores, rows)", name,
-            bytes, static_cast<ll>(plan.slots_offset), plan.split > 0 ? " and partial results" : "",
-            static_cast<ll>(plan.slot_bytes), static_cast<ll>(plan.threads));
+  out->line(
+      "%s: %zu bytes: %lld for softmax states%s, %lld for each of %lld threads (packed keys, scores, rows, outputs)",
+      name, bytes, static_cast<ll>(plan.slots_offset), plan.split > 0 ? " and partial results" : "",
+      static_cast<ll>(plan.slot_bytes), static_cast<ll>(plan.threads));
 }
 
 }  // namespace mha
