@@ -290,7 +290,7 @@ bool break_argument(int fault, mha_attention_args& a, mha_status& expected) {
       a.masks.causal = static_cast<mha_causal>(3);
       return true;
     case 4:
-      a.weights_mode = static_cast<mha_weights_mode>(3);
+      a.weights_mode = static_cast<mha_weights_mode>(4);
       return true;
     case 5:
       a.scale = kInf;
