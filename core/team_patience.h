@@ -4,8 +4,8 @@
 // the CPU that it needs. Results do not depend on the team, so a caller that keeps losing time works alone for a while,
 // then tries again. Two processes of two threads on two CPUs, against one thread each (mha_threads sharing): a linear
 // of 0.15 ms 1.0 times instead of 43, attention of 1 ms 1.04 instead of 8.5, decoding of 10 ms 1.07 instead of 2.1.
-// What counts is whether the caller alone would have been done sooner, not whether it waited: a team that sleeps between
-// calls and comes some milliseconds late to one call in ten can still be worth having.
+// What counts is whether the caller alone would have been done sooner, not whether it waited: a team that sleeps
+// between calls and comes some milliseconds late to one call in ten can still be worth having.
 // No clock and no threads in here: times are given, in seconds.
 #pragma once
 

@@ -40,7 +40,8 @@ def main() -> int:
     for name in wrong:
         print(f"{name}: {found[name]}, a C compiler says {expected[name]}")
     # Fewer structs than the header has would pass unseen.
-    listed = len(re.findall(r"^typedef struct \w+ {", (ROOT / "core" / "mha.h").read_text(encoding="utf-8"), re.MULTILINE))
+    header = (ROOT / "core" / "mha.h").read_text(encoding="utf-8")
+    listed = len(re.findall(r"^typedef struct \w+ {", header, re.MULTILINE))
     if len(structs) != listed:
         print(f"{len(structs)} structs read, the header has {listed}")
     return 1 if wrong or len(structs) != listed else 0

@@ -23,7 +23,8 @@ CAUSAL_BOTTOM_RIGHT = 1
 
 
 STRUCTS = read_structs(Path(__file__).resolve().parents[2] / "core" / "mha.h")
-Error, ContextOptions, View, MutView = (STRUCTS[f"mha_{name}"] for name in ("error", "context_options", "view", "mut_view"))
+Error, ContextOptions = STRUCTS["mha_error"], STRUCTS["mha_context_options"]
+View, MutView = STRUCTS["mha_view"], STRUCTS["mha_mut_view"]
 AttentionArgs, LinearArgs, ForwardArgs = (STRUCTS[f"mha_{name}_args"] for name in ("attention", "linear", "forward"))
 LayerConfig, LayerWeights = STRUCTS["mha_layer_config"], STRUCTS["mha_layer_weights"]
 

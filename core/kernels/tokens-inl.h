@@ -32,8 +32,8 @@ MHA_INLINE void for_each_run(const TokenRows& t, int64_t head, int64_t begin, in
 inline int64_t padded(int64_t width) { return round_up(width, kLanes); }
 
 // dst[j][d] = columns [column, column + width) of tokens [begin, begin + count), count <= 16; zeros elsewhere. Rows of
-// dst lie padded(width) apart. What is less than a vector is copied as one: a memcpy of it took 0.2 us of notebook_f32's
-// 1.7, and 5 to 10 % of a decode with D 72 or 40.
+// dst lie padded(width) apart. What is less than a vector is copied as one: a memcpy of it took 0.2 us of
+// notebook_f32's 1.7, and 5 to 10 % of a decode with D 72 or 40.
 inline void copy_block(const TokenRows& t, int64_t head, int64_t begin, int64_t count, int64_t column, int64_t width,
                        float* dst) {
   const int64_t pitch = padded(width), whole = width / kLanes * kLanes;
