@@ -17,7 +17,7 @@ class AppendCase : public Case {
         shape_(shape),
         key_(shape.length * shape.num_kv_heads * shape.head_dim, kUnitVariance, 1),
         value_(key_.size(), kUnitVariance, 2),
-        copy_(Floats::huge(2 * kCapacity * shape.num_kv_heads * shape.head_dim)),  // as the cache
+        copy_(Floats::as_library(context, 2 * kCapacity * shape.num_kv_heads * shape.head_dim)),  // as the cache
         cache_(context, config_of(shape)) {
     copy_.fill(0);
     args_.batch = 1;

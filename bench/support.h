@@ -11,11 +11,8 @@
 #include <string>
 
 #include "bench/machine.h"
+#include "core/context.h"
 #include "core/mha.h"
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 namespace mha::bench {
 
@@ -28,17 +25,13 @@ class Floats {
     data_.reset(static_cast<float*>(std::aligned_alloc(64, bytes)));
     if (!data_) throw std::bad_alloc();
   }
-  /// In huge pages where the system has them, as memory that the library allocates itself.
-  static Floats huge(int64_t count) {
-    constexpr size_t kPage = size_t{2} << 20;
-    const size_t bytes = (static_cast<size_t>(count) * sizeof(float) + kPage - 1) / kPage * kPage;
+  /// Memory such as the library takes by default for itself: what is large in huge pages.
+  static Floats as_library(const mha_context* context, int64_t count) {
     Floats made;
     made.count_ = count;
-    made.data_.reset(static_cast<float*>(std::aligned_alloc(kPage, bytes)));
+    const size_t bytes = static_cast<size_t>(count) * sizeof(float);
+    made.data_.reset(static_cast<float*>(allocate(context->allocator, bytes)));  // which free() gives back
     if (!made.data_) throw std::bad_alloc();
-#if defined(__linux__)
-    (void)madvise(made.data(), bytes, MADV_HUGEPAGE);
-#endif
     return made;
   }
   /// Uniform in [-bound, bound]; `seed` decides the values.

@@ -45,7 +45,7 @@ const char* best_target() {
 const char* runner(const mha_context& context, int64_t threads) {
   if (threads <= 1) return "in the calling thread";
   if (context.parallel_for.run != nullptr) return "by the host's parallel-for";
-  return has_openmp() ? "by OpenMP" : "in the calling thread: built without OpenMP";
+  return has_openmp() ? "by OpenMP, at most one a CPU" : "in the calling thread: built without OpenMP";
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <filesystem>
 #include <iterator>
+#include <thread>
 
 #include "support/layers.h"
 
@@ -15,6 +16,12 @@ namespace {
 
 const mha_layer_config kConfig = {40, 4, 2, 12, 20, 0, 0, 50, 0};
 constexpr int kCalls = 12;
+
+/// Threads of this process.
+int64_t tasks() {
+  const std::filesystem::directory_iterator all("/proc/self/task");
+  return std::distance(begin(all), end(all));
+}
 
 }  // namespace
 
@@ -54,10 +61,6 @@ TEST_CASE("openmp: calls from inside an outer parallel region", "[threads][openm
 TEST_CASE("openmp: inside an outer region a call starts no threads, nested regions allowed or not",
           "[threads][openmp]") {
   const AttentionProblem problem({1, 1, 1, 9, 9000, 64, 64}, MaskKind::kNone, 132000);
-  const auto tasks = [] {
-    const std::filesystem::directory_iterator all("/proc/self/task");
-    return std::distance(begin(all), end(all));
-  };
   for (const std::string& target : supported_targets()) {
     const mha_context* context = shared_context(target, 3);
     const std::vector<float> want = run_attention(context, problem.args()).output;
@@ -81,6 +84,25 @@ TEST_CASE("openmp: inside an outer region a call starts no threads, nested regio
     }
     omp_set_max_active_levels(1);
   }
+}
+
+TEST_CASE("openmp: a call starts no more threads than there are CPUs", "[threads][openmp]") {
+  const AttentionProblem problem({1, 1, 1, 9, 9000, 64, 64}, MaskKind::kNone, 133000);
+  const int64_t cpus = omp_get_num_procs();
+  const std::string target = supported_targets().front();
+  const mha_context* context = shared_context(target, 4 * cpus);
+  const std::vector<float> want = run_attention(shared_context(target, 1), problem.args()).output;
+  int64_t started = 0;
+  bool same = false;
+  std::thread caller([&] {  // has no team yet
+    const int64_t before = tasks();
+    same = same_bits(run_attention(context, problem.args()).output, want);
+    started = tasks() - before;
+  });
+  caller.join();
+  CHECK(same);
+  CHECK(started <= cpus - 1);
+  if (cpus > 1) CHECK(started > 0);
 }
 
 TEST_CASE("openmp: the host's settings are left as found, and a smaller team than asked for is enough",
