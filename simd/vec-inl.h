@@ -72,8 +72,6 @@ MHA_INLINE Reg select_bits(uint32_t bits, Reg a, Reg b) {
 MHA_INLINE uint32_t equal_bits(const int32_t* x, int32_t v) {
   return _mm512_cmpeq_epi32_mask(_mm512_loadu_si512(x), _mm512_set1_epi32(v));
 }
-// Two's complement shift of the bits of a float, read again as a float.
-MHA_INLINE Reg shift_bits_left_23(Reg a) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(a), 23)); }
 // Lane l of 128 bits = the four floats at p + l * 4 * stride.
 MHA_INLINE Reg load_quads(const float* p, int64_t stride) {
   const __m512 low = _mm512_insertf32x4(_mm512_castps128_ps512(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * stride), 1);
@@ -102,6 +100,7 @@ MHA_INLINE uint32_t equal_bits(const int32_t* x, int32_t v) {
   const __m256i equal = _mm256_cmpeq_epi32(at, _mm256_set1_epi32(v));
   return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(equal)));
 }
+// Two's complement shift of the bits of a float, read again as a float.
 MHA_INLINE Reg shift_bits_left_23(Reg a) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a), 23)); }
 MHA_INLINE Reg load_quads(const float* p, int64_t stride) {
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * stride), 1);
@@ -410,25 +409,35 @@ MHA_INLINE Vec max_rows(const float* rows) {
 }
 #endif
 
-// 2^x for x <= 0 (any x below 127 works), within 2 units in the last place (2.2 without FMA). Exactly 1 at 0, exactly 0
-// for x <= -125.5 and -inf; NaN stays NaN. Never denormal: the polynomial gives 2 * 2^f with f in [-1/2, 1/2] and the
-// scale is 2^(n-1), which is zero from n = -126 down, so the least result is 2^-126 * sqrt(2).
-// Method: n = round(x) by adding 1.5 * 2^23, whose low bits then hold n; degree-5 minimax polynomial for 2^f with the
-// constant fixed to 1 (relative error 9.4e-8, by Lawson's iteration); exponent put together as an integer.
+// 2^x for x <= 0 (any x below 126 works), within 2 units in the last place (2.2 without FMA). Exactly 1 at 0, exactly 0
+// below -126 and at -inf; NaN stays NaN. Never denormal: kernels run with those as zero.
+// Method: n = round(x), f = x - n in [-1/2, 1/2]; degree-5 minimax polynomial for 2^f with the constant fixed to 1
+// (relative error 9.4e-8, by Lawson's iteration), here for c 2^f with c a power of two, which changes no bit; times 2^n.
+MHA_INLINE Reg scaled_exp2(Reg f, float c) {
+  Reg p(0.0013269613f * c);
+  p = fma(p, f, Reg(0.009671294f * c));
+  p = fma(p, f, Reg(0.05550711f * c));
+  p = fma(p, f, Reg(0.24022247f * c));
+  p = fma(p, f, Reg(0.693147f * c));
+  return fma(p, f, Reg(1.0f * c));
+}
+#if defined(__AVX512F__)
+MHA_INLINE Reg exp2(Reg x) {
+  const Reg f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  return _mm512_scalef_ps(scaled_exp2(f, 1.0f), x - f);
+}
+#else
+// n by adding 1.5 * 2^23, whose low bits then hold n + 128; the scale 2^(n+1) put together as an integer, zero from
+// n = -128 down. With n = -127 the product is denormal and so zero too.
+MHA_INLINE Reg exp2(Reg x) {
+  const Reg lowest(-128.0f), magic(12582912.0f + 128.0f);
+  const Reg t = max_or_second(lowest, x);
+  const Reg z = t + magic;
+  return scaled_exp2(t - (z - magic), 0.5f) * shift_bits_left_23(z);
+}
+#endif
 MHA_INLINE Vec exp2(const Vec& x) {
-  const Reg lowest(-126.0f), magic(12582912.0f + 126.0f);
-  return map([&](int i) MHA_ALWAYS_INLINE {
-    const Reg t = max_or_second(lowest, x.r[i]);
-    const Reg z = t + magic;
-    const Reg f = t - (z - magic);
-    Reg p(0.0026539227f);
-    p = fma(p, f, Reg(0.019342588f));
-    p = fma(p, f, Reg(0.11101422f));
-    p = fma(p, f, Reg(0.48044494f));
-    p = fma(p, f, Reg(1.386294f));
-    p = fma(p, f, Reg(2.0f));
-    return p * shift_bits_left_23(z);
-  });
+  return map([&](int i) MHA_ALWAYS_INLINE { return exp2(x.r[i]); });
 }
 
 // tanh(x), odd, within 3e-7 of it relative to its value, x itself near 0, never beyond 1; NaN stays NaN.
