@@ -165,7 +165,7 @@ void explain_weights(const AttentionProblem& p, Text* out) {
       break;
     case MHA_WEIGHTS_PER_HEAD:
       out->line("weights: per head%s, %s", rows,
-                keeps_scores(p) ? "from the scores that each block keeps" : "by a second pass");
+                keeps_weights(p) ? "left chunk by chunk on the way" : "by a second pass");
       break;
     case MHA_WEIGHTS_AVERAGED:
       out->line("weights: averaged%s, by a second pass, heads in ascending order", rows);

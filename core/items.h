@@ -51,8 +51,8 @@ inline int64_t weight_query(const AttentionProblem& p, int64_t r) {
   return p.weight_rows.rows != nullptr ? p.weight_rows.rows[r] : r;
 }
 float* weights_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t r);
-// Whether the weights come in place, from the scores that attention keeps, and not by a second pass.
-inline bool keeps_scores(const AttentionProblem& p) {
+// Whether attention leaves the weights on its way, and not a second pass.
+inline bool keeps_weights(const AttentionProblem& p) {
   return p.weights_mode == MHA_WEIGHTS_PER_HEAD && p.weight_rows.rows == nullptr;
 }
 

@@ -9,8 +9,7 @@ namespace {
 
 // Rows that share one packing of a chunk of keys and values, which costs what about 16 rows cost.
 constexpr int64_t kMaxBlockRows = 1024;
-// Scores that a block keeps for its weights, so that they are still in L2 when it is done (T 512: 0.56 of the peak; a
-// quarter of it 0.47, since keys are packed more often).
+// Weights of a block, so that those of its first chunks are still in L2 when it is done.
 constexpr int64_t kMaxWeights = 256 * 1024;
 
 class Planner {
@@ -35,7 +34,7 @@ class Planner {
     } else {
       plan_packed(b, &s);
     }
-    if (p_.weights_mode != MHA_WEIGHTS_NONE && !keeps_scores(p_)) s.weights = weights_items(b);
+    if (p_.weights_mode != MHA_WEIGHTS_NONE && !keeps_weights(p_)) s.weights = weights_items(b);
     return s;
   }
 
@@ -93,7 +92,7 @@ class Planner {
   void plan_packed(int64_t b, SequencePlan* s) const {
     const int64_t rows = group_rows_of(p_, b), keys = most(1, key_len_of(p_, b));
     int64_t limit = kMaxBlockRows;
-    if (keeps_scores(p_)) limit = most(4 * table_.attention_rows, least(limit, kMaxWeights / keys));
+    if (keeps_weights(p_)) limit = most(4 * table_.attention_rows, least(limit, kMaxWeights / keys));
     if (threads_ > 1) {
       // As many items as balance the threads, but no block smaller than what shares one pass over a chunk.
       const double share = work_ / static_cast<double>(threads_ * kItemsPerThread);
@@ -159,7 +158,7 @@ SequencePlan walk(const Planner& planner, const AttentionProblem& p, Take take) 
 
 // What the slots and the workspace must hold for sequences like this.
 struct Needs {
-  int64_t slot_rows, scratch, shared_rows;
+  int64_t slot_rows, scratch, shared_rows, maxima;
 };
 
 // Counts `alike` items of the batch that are planned so.
@@ -183,6 +182,9 @@ void add_needs(const KernelTable& table, const AttentionProblem& p, const Sequen
     needs->scratch = most(needs->scratch, table.streamed_scratch(streamed_rows, p.head_dim, p.value_head_dim));
   }
   needs->shared_rows = most(needs->shared_rows, s.shared_rows);
+  if (keeps_weights(p) && !s.split) {
+    needs->maxima = most(needs->maxima, s.chunks * s.block_rows * s.heads_per_item);
+  }
 }
 
 mha_status too_large(const AttentionProblem& p, mha_error* error) {
@@ -209,7 +211,7 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
   // An upper bound of all that is counted below.
   if (!(rows * chunks * Size(partial_width(p.value_head_dim)) * Size(sizeof(float))).ok()) return too_large(p, error);
   const Planner planner(table, threads, p, split_all);
-  Needs needs = {0, table.attention_scratch(0, p.head_dim, p.value_head_dim), 0};
+  Needs needs = {0, table.attention_scratch(0, p.head_dim, p.value_head_dim), 0, 0};
   if (plan->uniform) {
     SequencePlan& s = plan->each;
     s = planner.plan(0, {});
@@ -244,6 +246,7 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
   plan->slot_rows_offset = slot.append(Size(needs.slot_rows) * Size(sizeof(AttentionRow)));
   if (p.has_extras()) plan->slot_extras_offset = slot.append(Size(needs.slot_rows) * Size(sizeof(RowExtras)));
   plan->slot_states_offset = slot.append(Size(needs.shared_rows) * Size(sizeof(RowState)));
+  plan->slot_maxima_offset = slot.append(Size(needs.maxima) * Size(sizeof(float)));
   plan->slots_offset = layout.append(slot.bytes() * Size(plan->threads));
   if (!(layout.bytes() + Size(64)).ok()) return too_large(p, error);
   plan->slot_bytes = slot.bytes().value();

@@ -17,7 +17,8 @@ Slot slot_memory(const AttentionJob& job, int64_t slot) {
   char* base = job.workspace + job.plan.slots_offset + slot * job.plan.slot_bytes;
   return {reinterpret_cast<float*>(base), reinterpret_cast<AttentionRow*>(base + job.plan.slot_rows_offset),
           job.problem.has_extras() ? reinterpret_cast<RowExtras*>(base + job.plan.slot_extras_offset) : nullptr,
-          reinterpret_cast<RowState*>(base + job.plan.slot_states_offset)};
+          reinterpret_cast<RowState*>(base + job.plan.slot_states_offset),
+          reinterpret_cast<float*>(base + job.plan.slot_maxima_offset)};
 }
 
 RowState* row_states(const AttentionJob& job, int64_t b) {
@@ -98,12 +99,12 @@ KeyRange fill_rows(const AttentionProblem& p, const Block& block, const Slot& sl
       row = slot.rows[r - 1];
       row.query += p.query.stride_t;
       row.output += p.output.stride_t;
-      if (row.scores != nullptr) row.scores += p.weights.stride_t;
+      if (row.weights != nullptr) row.weights += p.weights.stride_t;
       if (causal) row.key_end = most(0, least(position + i + 1, key_len));
     } else {
       row = make_row(p, block.b, h, i, slot.extras_of(r));
       row.output = query_row(p, p.output, block.b, h, i);
-      if (keeps_scores(p)) row.scores = weights_row(p, block.b, h, i);
+      if (keeps_weights(p)) row.weights = weights_row(p, block.b, h, i);
     }
     keys = join(keys, seen_keys(row));
     if (++i == query_len) i = 0, ++h;
@@ -157,12 +158,6 @@ void write_log_sum_exp(const AttentionJob& job, int64_t b, int64_t row, int64_t 
   for (int64_t r = row; r < row + count; ++r) results[r] = log_sum_exp(row_states(job, b)[r]);
 }
 
-void finish_weights(const AttentionJob& job, const AttentionRow* rows, int64_t b, int64_t row, int64_t count) {
-  if (!keeps_scores(job.problem)) return;
-  const FinishWeightsArgs args = {rows, count, job.problem.longest_key_len, row_states(job, b) + row};
-  job.table->finish_weights(&args);
-}
-
 void run_block(const AttentionJob& job, const Place& place, int64_t item, const Slot& slot) {
   const AttentionProblem& p = job.problem;
   const Block block = block_of(p, place.plan, place.b, place.index);
@@ -173,9 +168,10 @@ void run_block(const AttentionJob& job, const Place& place, int64_t item, const 
   const int64_t row = first_row(p, block);
   args.states = row_states(job, block.b) + row;
   args.finish = true;
+  if (keeps_weights(p)) args.maxima = slot.maxima;
+  args.weights_len = p.longest_key_len;
   set_next(job, item, place, seen, &args);
   run_kernel(*job.table, place.plan.streamed, args);
-  finish_weights(job, slot.rows, block.b, row, block.count);
   write_log_sum_exp(job, block.b, row, block.count);
 }
 
@@ -264,11 +260,13 @@ void run_merge(const void* data, int64_t index, int64_t) {
   args.has_sink = p.mods.sink_logits != nullptr;
   args.sink = sink_of(p, h);
   job.table->merge(&args);
-  if (keeps_scores(p)) {
+  if (keeps_weights(p)) {
     RowExtras extras;
     AttentionRow finished = make_row(p, b, h, i, p.has_extras() ? &extras : nullptr);
-    finished.scores = weights_row(p, b, h, i);
-    finish_weights(job, &finished, b, row, 1);
+    finished.weights = weights_row(p, b, h, i);
+    const FinishWeightsArgs weights = {&finished, p.longest_key_len, *args.state, &args.partial_states->max,
+                                       args.step, args.num_chunks};
+    job.table->finish_weights(&weights);
   }
   write_log_sum_exp(job, b, row, 1);
 }

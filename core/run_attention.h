@@ -28,6 +28,7 @@ struct Slot {
   AttentionRow* rows;
   RowExtras* extras;  // null: the problem has none
   RowState* states;
+  float* maxima;  // of chunks, for weights
 
   RowExtras* extras_of(int64_t row) const { return extras != nullptr ? extras + row : nullptr; }
 };

@@ -211,7 +211,7 @@ TEST_CASE("explain: weights by how they come about", "[explain][weights]") {
     mha_attention_args args = problem.args();
     check_has(text_of(context, args), "\nweights: not wanted\n");
     args.weights_mode = MHA_WEIGHTS_PER_HEAD;
-    check_has(text_of(context, args), "\nweights: per head, from the scores that each block keeps\n");
+    check_has(text_of(context, args), "\nweights: per head, left chunk by chunk on the way\n");
     args.weight_rows = {rows, 2};
     check_has(text_of(context, args), "\nweights: per head of the chosen queries, by a second pass\n");
     args.weights_mode = MHA_WEIGHTS_AVERAGED;

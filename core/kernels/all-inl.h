@@ -20,6 +20,8 @@
 
 #include "core/kernels/values-inl.h"
 
+#include "core/kernels/row_weights-inl.h"
+
 #include "core/kernels/attention-inl.h"
 
 #include "core/kernels/streamed-inl.h"

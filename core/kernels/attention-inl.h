@@ -197,7 +197,6 @@ inline void attention_group(const AttentionArgs& args, int64_t row, int64_t num_
   const bool leaves = chunk.last || chunk.begin + kChunk >= group_end, last = args.finish && leaves;
   int64_t keys = keys_before(group_end, chunk.begin, chunk.keys);
   if (keys == 0 || (!sight.ends_only && !any_may_see(rows, num_rows, chunk.begin, chunk.begin + keys))) {
-    keep_hidden_scores(rows, num_rows, chunk.begin, chunk.begin + keys);
     if (!chunk.first() && !leaves) return;
     keys = 0;  // a row without keys has a result too
   }
@@ -207,15 +206,13 @@ inline void attention_group(const AttentionArgs& args, int64_t row, int64_t num_
     scale_queries(rows, num_rows, args.head_dim, args.query_scale, scratch.queries);
     hidden = group_scores(rows, num_rows, sight, scratch.queries, args.head_dim, args.mods, chunk.begin, keys, scratch);
   }
-  for (int64_t r = 0; r < num_rows && rows[0].scores != nullptr; ++r) {  // all rows keep theirs or none
-    keep_scores(rows[r], chunk.begin, keys, scratch.scores + r * kScoreStride);
-  }
   GroupFactors factors;
   load_states(states, num_rows, chunk.first(), factors);
   softmax_rows<kAttentionRows>(scratch.scores, num_rows, divide_up(keys, kLanes), factors);
   merge_states(factors, num_rows);
   store_states(factors, num_rows, states);
   if (last && args.mods.sink) merge_row_sinks(rows, num_rows, factors);
+  keep_weights(args, row, num_rows, chunk.begin, keys, last, factors, scratch.scores);
 
   const ValueTile tile = {rows,
                           scratch.scores,
@@ -253,12 +250,12 @@ inline AheadRows group_ahead(const AttentionArgs& a, int64_t row, bool last_chun
   return float_rows(first, a.rows[row + 1].query - first, a.head_dim, count);
 }
 
-// Where the scores of that group will be left.
-inline AheadRows scores_ahead(const AttentionArgs& a, int64_t row, int64_t begin, int64_t keys) {
+// Where the weights of that group will be left.
+inline AheadRows weights_ahead(const AttentionArgs& a, int64_t row, int64_t begin, int64_t keys) {
   const int64_t left = a.num_rows - row, count = left < kAttentionRows ? left : kAttentionRows;
-  if (count < 2 || keys == 0 || a.rows[row].scores == nullptr) return {};
-  float* first = a.rows[row].scores;
-  return float_rows(first + begin, a.rows[row + 1].scores - first, keys, count);
+  if (count < 2 || keys == 0 || a.rows[row].weights == nullptr) return {};
+  float* first = a.rows[row].weights;
+  return float_rows(first + begin, a.rows[row + 1].weights - first, keys, count);
 }
 
 // What that group's rows of a mask say of these keys. Bits are few, and near each other.
@@ -287,13 +284,12 @@ inline void attention(const AttentionArgs* args) {
   const SeenChunks seen = seen_chunks(a);
   const bool keeps_outputs = seen.first < seen.last && a.value_head_dim <= kRunningWidth;
   const Scratch scratch = split_scratch(a.scratch, a.head_dim, a.value_head_dim, keeps_outputs);
-  keep_hidden_scores(a.rows, a.num_rows, a.key_begin, least(seen.first, a.key_end));
+  clear_maxima(a);
   if (seen.last < seen.first && !a.finish) return leave_unseen(a);
   const bool none = seen.last < seen.first;
   int64_t begin = none ? a.key_begin : seen.first, done = -1;
   do {  // once at least: a row without keys has a result too
     if (done >= 0 && !sees_chunk(a, begin)) {
-      keep_hidden_scores(a.rows, a.num_rows, begin, begin + kChunk);
       begin += kChunk;
       continue;
     }
@@ -314,13 +310,12 @@ inline void attention(const AttentionArgs* args) {
     const ChunkValues chunk = {begin, keys, done, !more, finite, ahead};
     for (int64_t r = 0; r < a.num_rows; r += kAttentionRows) {
       ahead[0] = group_ahead(a, r + kAttentionRows, !more);
-      ahead[1] = scores_ahead(a, r + kAttentionRows, begin, keys);
+      ahead[1] = weights_ahead(a, r + kAttentionRows, begin, keys);
       ahead[2] = masks_ahead(a, r + kAttentionRows, begin, keys);
       attention_group(a, r, a.num_rows - r < kAttentionRows ? a.num_rows - r : kAttentionRows, chunk, scratch);
     }
     done = begin += kChunk;
   } while (begin <= seen.last);
-  keep_hidden_scores(a.rows, a.num_rows, begin, a.key_end);
 }
 
 }  // namespace

@@ -75,7 +75,7 @@ struct AttentionRow {
   int64_t key_end;           // keys j >= key_end are not visible
   int64_t gap_begin;         // nor are keys [gap_begin, tail_begin); those from tail_begin on are, whatever the masks,
   int64_t tail_begin;        // which end there. 0, 0: no gap
-  float* scores;             // [key_len] or null: where the masked scores are left for finish_weights
+  float* weights;            // [key_len] or null: the row of attention weights, wanted beside the output
   const RowExtras* extras;   // or null
   RowState state;            // for `weights`: of the whole row
 };
@@ -107,8 +107,10 @@ struct AttentionArgs {
   const float* next_query;
   int64_t next_query_stride;
   RowState* states;  // [num_rows], written
-  bool finish;       // divide by the sum: output is the result, not a partial one
-  float* scratch;    // KernelTable::attention_scratch or streamed_scratch floats
+  bool finish;       // divide by the sum: output is the result, not a partial one, and so are weights
+  float* maxima;     // finish, and rows have weights: [chunks up to key_end][num_rows], of the kernel's own; else null
+  int64_t weights_len;  // of a row of weights; what is not visible becomes 0
+  float* scratch;       // KernelTable::attention_scratch or streamed_scratch floats
 };
 
 struct MergeArgs {
@@ -124,10 +126,11 @@ struct MergeArgs {
 };
 
 struct FinishWeightsArgs {
-  const AttentionRow* rows;  // scores = row of weights, written by the attention kernels up to key_end
-  int64_t num_rows;
-  int64_t key_len;
-  const RowState* states;  // of the whole rows
+  const AttentionRow* row;  // weights as calls without `finish` left them, each of its chunk
+  int64_t weights_len;
+  RowState state;       // of the whole row
+  const float* maxima;  // of chunk c: maxima[c * step], as in its RowState
+  int64_t step, num_chunks;
 };
 
 struct WeightsArgs {
@@ -190,10 +193,11 @@ struct KernelTable {
   // all chunks gives the same bits.
   void (*merge)(const MergeArgs* args);
 
-  // In place: weights[j] = 2^(score_j - max) / sum for visible keys, 0 for the others.
+  // In place, where chunks ran apart: weights[j] = 2^(score_j - max of the chunk) * (2^(max of the chunk - max) / sum)
+  // for visible keys, 0 for the others; in one call `attention` does it.
   void (*finish_weights)(const FinishWeightsArgs* args);
 
-  // The same from queries and keys, where the scores were not kept (mean over heads, sums, some rows).
+  // The same from queries and keys, where they were not left on the way (mean over heads, sums, some rows).
   void (*weights)(const WeightsArgs* args);
 
   // output = rotate(norm(input)): norm(x) = x * (1 / sqrt(mean(x^2) + epsilon)) * weight, squares summed over 16 lanes

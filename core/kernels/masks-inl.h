@@ -285,19 +285,5 @@ inline void modify_scores(const AttentionRow& row, const ScoreMods& mods, int64_
   if (mods.relative_bias) add_relative_biases(row.extras->relative_bias, mods, from, end, distance, scores);
 }
 
-// --- Scores kept for attention weights -------------------------------------------------------------------------------
-
-inline void keep_scores(const AttentionRow& row, int64_t begin, int64_t keys, const float* scores) {
-  if (row.scores != nullptr) memcpy(row.scores + begin, scores, static_cast<size_t>(keys) * sizeof(float));
-}
-
-// As if the scores of [begin, end), which no row sees, had been computed.
-inline void keep_hidden_scores(const AttentionRow* rows, int64_t num_rows, int64_t begin, int64_t end) {
-  for (int64_t r = 0; r < num_rows; ++r) {
-    if (rows[r].scores == nullptr) continue;
-    for (int64_t j = begin; j < least(end, rows[r].key_end); ++j) rows[r].scores[j] = -kInfinity;
-  }
-}
-
 }  // namespace
 }  // namespace mha::MHA_TARGET_NS

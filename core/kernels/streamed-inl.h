@@ -286,7 +286,6 @@ inline void streamed_chunk(const StreamedChunk& chunk, bool first, bool last) {
     if (has_hidden_keys(a.rows[r], chunk.begin, chunk.begin + round_up(chunk.keys, kLanes))) {
       mask_scores(a.rows[r], chunk.begin, chunk.keys, common, scratch.scores + r * kScoreStride);
     }
-    keep_scores(a.rows[r], chunk.begin, chunk.keys, scratch.scores + r * kScoreStride);
   }
   StreamedFactors factors;
   load_states(a.states, a.num_rows, first, factors);
@@ -294,6 +293,7 @@ inline void streamed_chunk(const StreamedChunk& chunk, bool first, bool last) {
   merge_states(factors, a.num_rows);
   store_states(factors, a.num_rows, a.states);
   if (last && a.mods.sink) merge_row_sinks(a.rows, a.num_rows, factors);
+  keep_weights(a, 0, a.num_rows, chunk.begin, chunk.keys, last, factors, scratch.scores);
 
   if (chunk.first_block == chunk.blocks()) {
     memset(scratch.sums, 0, static_cast<size_t>(a.num_rows * padded(a.value_head_dim)) * sizeof(float));
@@ -331,14 +331,13 @@ inline void attention_streamed(const AttentionArgs* args) {
   const AttentionArgs& a = *args;
   const StreamedScratch scratch = split_streamed_scratch(a.scratch, a.num_rows, a.head_dim, a.value_head_dim);
   const SeenChunks seen = seen_chunks(a);
-  keep_hidden_scores(a.rows, a.num_rows, a.key_begin, least(seen.first, a.key_end));
+  clear_maxima(a);
   if (seen.last < seen.first && !a.finish) return leave_unseen(a);
   scale_queries(a.rows, a.num_rows, a.head_dim, a.query_scale, scratch.queries);
   const bool none = seen.last < seen.first;
   int64_t begin = none ? a.key_begin : seen.first;
   do {  // once at least: a row without keys has a result too
     if (!none && !sees_chunk(a, begin)) {
-      keep_hidden_scores(a.rows, a.num_rows, begin, begin + kChunk);
       begin += kChunk;
       continue;
     }
@@ -347,7 +346,6 @@ inline void attention_streamed(const AttentionArgs* args) {
     streamed_chunk(chunk, none || begin == seen.first, a.finish && begin >= seen.last);
     begin += kChunk;
   } while (begin <= seen.last);
-  keep_hidden_scores(a.rows, a.num_rows, begin, a.key_end);
 }
 
 }  // namespace

@@ -1,47 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention weights on request, from the final maxima and sums that the attention kernels left in the states: per head
-// in place, from the scores they kept; for the mean over heads, sums over queries and single rows by a second pass that
-// computes the scores again. Included by all-inl.h, once per target.
+// Attention weights by a second pass that computes the scores again, from the final maxima and sums that the attention
+// kernels left in the states: for the mean over heads, sums over queries and single rows. The same operations on a
+// score as row_weights-inl.h, so the same bits. Included by all-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// Weights of 16 scores.
-MHA_INLINE Vec weights_of(const Vec& scores, const Vec& base, const Vec& inverse) {
-  const Vec w = mul(exp2(sub(scores, base)), inverse);
-  return select_greater(set1(kLowest), scores, zero(), w);  // hidden: 0 also in a row that is NaN
-}
-
-inline void finish_run(float* scores, int64_t begin, int64_t end, const Vec& base, const Vec& inverse) {
-  int64_t j = begin;
-  for (; j + kLanes <= end; j += kLanes) store(scores + j, weights_of(load(scores + j), base, inverse));
-  const int count = static_cast<int>(end - j);
-  if (count > 0) store_first(scores + j, weights_of(load_first(scores + j, count), base, inverse), count);
-}
-
-inline void store_zeros(float* scores, int64_t begin, int64_t end) {
-  if (begin < end) memset(scores + begin, 0, static_cast<size_t>(end - begin) * sizeof(float));
-}
-
-inline void finish_weights(const FinishWeightsArgs* args) {
-  for (int64_t r = 0; r < args->num_rows; ++r) {
-    const AttentionRow& row = args->rows[r];
-    const Vec base = set1(exponent_base(args->states[r].max)), inverse = inverse_or_zero(set1(args->states[r].sum));
-    const int64_t end = least(row.key_end, args->key_len);
-    finish_run(row.scores, 0, pinned_end(row), base, inverse);
-    store_zeros(row.scores, pinned_end(row), row.key_begin);
-    finish_run(row.scores, row.key_begin, end, base, inverse);
-    store_zeros(row.scores, end, args->key_len);
-  }
-}
-
-// One row of weights over one chunk.
-inline void store_weights(const float* scores, int64_t keys, const RowState& state, const WeightsArgs& args,
+// One row of weights over one chunk; the scores are replaced.
+inline void store_weights(const AttentionRow& row, int64_t begin, int64_t keys, const WeightsArgs& args, float* scores,
                           float* dst) {
-  const Vec base = set1(exponent_base(state.max)), factor = set1(args.factor);
-  const Vec inverse = inverse_or_zero(set1(state.sum));
+  const int64_t panels = divide_up(keys, kLanes);
+  RowFactors<1> f;
+  load_states(&row.state, 1, false, f);
+  const float maximum = max(max_of_row(scores, panels));
+  exp2_of_row(scores, panels, maximum);
+  alignas(64) float factors[RowFactors<1>::kPadded];
+  chunk_factors(&maximum, 1, f, factors);
+  const bool is_nan = row.state.sum != row.state.sum;
+  if (is_nan) leave_nan(row, begin, begin + keys, scores);
+  const Vec by = set1(is_nan ? 1.0f : factors[0]), factor = set1(args.factor);
   for (int64_t j = 0; j < keys; j += kLanes) {
     const int count = static_cast<int>(keys - j < kLanes ? keys - j : kLanes);
-    Vec w = weights_of(load(scores + j), base, inverse);
+    Vec w = mul(load(scores + j), by);
     if (args.accumulate) w = add(load_first(dst + j, count), w);
     store_first(dst + j, mul(w, factor), count);
   }
@@ -71,7 +50,7 @@ inline void weights_group(const WeightsArgs& args, int64_t row, int64_t num_rows
     group_scores(rows, num_rows, sight, scratch.queries, args.head_dim, args.mods, begin, keys, scratch);
   }
   for (int64_t r = 0; r < num_rows; ++r) {
-    store_weights(scratch.scores + r * kScoreStride, keys, rows[r].state, args, rows[r].output + begin);
+    store_weights(rows[r], begin, keys, args, scratch.scores + r * kScoreStride, rows[r].output + begin);
     if (keys < chunk_keys) store_no_weights(args, chunk_keys - keys, rows[r].output + begin + keys);
   }
 }
