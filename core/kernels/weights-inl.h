@@ -5,22 +5,12 @@
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// One row of weights over one chunk; the scores are replaced.
-inline void store_weights(const AttentionRow& row, int64_t begin, int64_t keys, const WeightsArgs& args, float* scores,
-                          float* dst) {
-  const int64_t panels = divide_up(keys, kLanes);
-  RowFactors<1> f;
-  load_states(&row.state, 1, false, f);
-  const float maximum = max(max_of_row(scores, panels));
-  exp2_of_row(scores, panels, maximum);
-  alignas(64) float factors[RowFactors<1>::kPadded];
-  chunk_factors(&maximum, 1, f, factors);
-  const bool is_nan = row.state.sum != row.state.sum;
-  if (is_nan) leave_nan(row, begin, begin + keys, scores);
-  const Vec by = set1(is_nan ? 1.0f : factors[0]), factor = set1(args.factor);
+// One row of weights over one chunk.
+inline void store_weights(const float* weights, int64_t keys, float chunk_factor, const WeightsArgs& args, float* dst) {
+  const Vec by = set1(chunk_factor), factor = set1(args.factor);
   for (int64_t j = 0; j < keys; j += kLanes) {
     const int count = static_cast<int>(keys - j < kLanes ? keys - j : kLanes);
-    Vec w = mul(load(scores + j), by);
+    Vec w = mul(load(weights + j), by);
     if (args.accumulate) w = add(load_first(dst + j, count), w);
     store_first(dst + j, mul(w, factor), count);
   }
@@ -49,8 +39,19 @@ inline void weights_group(const WeightsArgs& args, int64_t row, int64_t num_rows
     scale_queries(rows, num_rows, args.head_dim, args.query_scale, scratch.queries);
     group_scores(rows, num_rows, sight, scratch.queries, args.head_dim, args.mods, begin, keys, scratch);
   }
+  GroupFactors f;
+  for (int64_t r = 0; r < num_rows; ++r) f.running_max[r] = rows[r].state.max, f.running_sum[r] = rows[r].state.sum;
+  for (int64_t r = num_rows; r < round_up(num_rows, kLanes); ++r) f.running_max[r] = f.running_sum[r] = 0.0f;
+  softmax_rows<kAttentionRows>(scratch.scores, num_rows, divide_up(keys, kLanes), f);
+  alignas(64) float factors[GroupFactors::kPadded];
+  chunk_factors(f.chunk_max, num_rows, f, factors);
   for (int64_t r = 0; r < num_rows; ++r) {
-    store_weights(rows[r], begin, keys, args, scratch.scores + r * kScoreStride, rows[r].output + begin);
+    float* weights = scratch.scores + r * kScoreStride;
+    if (f.running_sum[r] != f.running_sum[r]) {
+      leave_nan(rows[r], begin, begin + keys, weights);
+      factors[r] = 1.0f;
+    }
+    store_weights(weights, keys, factors[r], args, rows[r].output + begin);
     if (keys < chunk_keys) store_no_weights(args, chunk_keys - keys, rows[r].output + begin + keys);
   }
 }
