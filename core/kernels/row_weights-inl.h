@@ -48,6 +48,11 @@ inline void leave_nan(const AttentionRow& row, int64_t begin, int64_t end, float
   for (int64_t j = begin; j < end; ++j) weights[j - begin] = is_visible(row, j) ? __builtin_nanf("") : 0.0f;
 }
 
+// Whether the softmax copies a chunk's weights to the rows; else, in part of a vector, keep_weights does.
+inline bool copies_whole(const AttentionRow* rows, int64_t keys, bool last) {
+  return rows[0].weights != nullptr && !last && keys % kLanes == 0;
+}
+
 // A chunk's weights `weights` [num_rows][kScoreStride], of rows from `row` on, left in the rows. `last`: with these the
 // rows are finished, up to the end of the row of weights.
 template <int kRows>
@@ -57,8 +62,9 @@ inline void keep_weights(const AttentionArgs& a, int64_t row, int64_t num_rows, 
   if (rows[0].weights == nullptr) return;  // all rows keep theirs or none
   float* maxima = a.maxima != nullptr ? a.maxima + begin / kChunk * a.num_rows + row : nullptr;
   if (!last) {
+    const size_t bytes = copies_whole(rows, keys, last) ? 0 : static_cast<size_t>(keys) * sizeof(float);
     for (int64_t r = 0; r < num_rows; ++r) {
-      memcpy(rows[r].weights + begin, weights + r * kScoreStride, static_cast<size_t>(keys) * sizeof(float));
+      if (bytes > 0) memcpy(rows[r].weights + begin, weights + r * kScoreStride, bytes);
       if (maxima != nullptr) maxima[r] = f.chunk_max[r];
     }
     return;
@@ -90,8 +96,9 @@ inline void finish_weights(const FinishWeightsArgs* args) {
   load_states(&args->state, 1, false, f);
   for (int64_t c = 0; c < args->num_chunks; ++c) {
     const float maximum = args->maxima[c * args->step];
-    alignas(64) float factors[RowFactors<1>::kPadded];
-    chunk_factors(&maximum, 1, f, factors);
+    alignas(64) float maxima[RowFactors<1>::kPadded], factors[RowFactors<1>::kPadded];
+    store(maxima, set1(maximum));
+    chunk_factors(maxima, 1, f, factors);
     finish_chunk(row, c * kChunk, least((c + 1) * kChunk, args->weights_len), maximum, factors[0]);
   }
   clear_weights(row.weights, args->num_chunks * kChunk, args->weights_len);
