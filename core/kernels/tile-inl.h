@@ -113,7 +113,11 @@ template <class Tile>
 void cover(const Tile& tile, int64_t rows, int64_t columns, int64_t tile_rows = kTileRows) {
   static constexpr TileTable<Tile> kTable;
   if (rows <= 0 || columns <= 0) return;
-  const int64_t panels = divide_up(columns, kLanes), tiles = rows <= kMostTileRows ? 1 : divide_up(rows, tile_rows);
+  const int64_t panels = divide_up(columns, kLanes);
+  // Where taller tiles need no more groups they have more chains to interleave and read B less often (D 40, 48, 96: 0.66,
+  // 0.74, 0.80 of the peak with tile_rows, 0.67, 0.75, 0.81 so).
+  const bool tall = divide_up(panels, panels_for(kMostTileRows)) == divide_up(panels, panels_for(kTileRows));
+  const int64_t tiles = rows <= kMostTileRows ? 1 : divide_up(rows, tall ? kMostTileRows : tile_rows);
   const int64_t height = rows / tiles, taller = rows % tiles, tall_end = taller * (height + 1);
   const int64_t groups = divide_up(panels, panels_for(static_cast<int>(taller > 0 ? height + 1 : height)));
   const int64_t width = panels / groups, wider = panels % groups;
