@@ -4,6 +4,8 @@
 
 #include <cstring>
 
+#include "simd/float_mode.h"
+
 struct mha_linear {
   int64_t in_features, out_features;
   const float* panels;
@@ -144,6 +146,7 @@ extern "C" mha_status mha_linear_forward(const mha_context* context, const mha_l
   const int64_t threads = useful_threads(context->num_threads, problem.work());
   work.jobs[work.count++] = make_linear_job(*context->table, threads, problem);
   const Phase phase = linear_phase(work);
+  const FloatMode mode;
   run_phases(*context, threads, &phase, 1);
   return MHA_OK;
 }

@@ -138,7 +138,6 @@ void run_phases(const mha_context& context, int64_t threads, const Phase* phases
   const bool by_host = context.parallel_for.run != nullptr;
   if (!by_host) threads = team_size(threads);
   if (threads <= 1) {
-    const FloatMode mode;
     for (int p = 0; p < count; ++p) {
       for (int64_t item = 0; item < phases[p].count; ++item) phases[p].run(phases[p].job, item, 0);
     }

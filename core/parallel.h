@@ -18,7 +18,8 @@ constexpr int kMaxPhases = 7;
 // Whether a context without a host's parallel-for can have more than the calling thread.
 bool has_openmp();
 
-// Runs the phases one after the other, the items of each on up to `threads` threads in any order.
+// Runs the phases one after the other, the items of each on up to `threads` threads in any order. The caller has set the
+// floating-point mode (float_mode.h), once a call: a second time took 0.04 us of notebook_f32.
 void run_phases(const mha_context& context, int64_t threads, const Phase* phases, int count);
 
 }  // namespace mha

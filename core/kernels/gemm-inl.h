@@ -109,7 +109,7 @@ struct GemmTile {
 constexpr int64_t kMaxDepth = 1024;
 
 inline void gemm(const GemmArgs* args) {
-  const int64_t blocks = divide_up(args->k, kMaxDepth) > 0 ? divide_up(args->k, kMaxDepth) : 1;
+  const int64_t blocks = most(divide_up(args->k, kMaxDepth), 1);
   for (int64_t b = 0; b < blocks; ++b) {
     cover(GemmTile{*args, args->k * b / blocks, args->k * (b + 1) / blocks}, args->m, args->n,
           args->k < kAheadDepth ? kTileRows : kMostTileRows);

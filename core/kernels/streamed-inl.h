@@ -159,9 +159,9 @@ struct StreamedChunk {
   const AttentionArgs& a;
   const StreamedScratch& scratch;
   int64_t begin, keys;
-  int64_t first_block;  // blocks of 16 keys before this one no row sees
+  int64_t first_block;    // blocks of 16 keys before this one no row sees
+  int64_t rows_per_head;  // of the call
 
-  int64_t rows_per_head() const { return a.num_rows / a.kv_heads; }
   int64_t blocks() const { return divide_up(keys, kLanes); }
   int64_t keys_of(int64_t block) const {
     const int64_t left = keys - block * kLanes;
@@ -194,12 +194,12 @@ struct StreamedChunk {
 
   // The values that walk() comes to later, heads being counted on into the next 16 tokens.
   const float* values_further(int64_t head, int64_t token, const float* row) const {
-    token += head / a.kv_heads * kLanes;
-    return token < a.key_end ? run_at(a.value, head % a.kv_heads, token, 1).row : row;
+    for (; head >= a.kv_heads; head -= a.kv_heads) token += kLanes;
+    return token < a.key_end ? run_at(a.value, head, token, 1).row : row;
   }
 
   void score(int64_t head, int64_t block) const {
-    const int64_t row = head * rows_per_head(), token = begin + block * kLanes;
+    const int64_t row = head * rows_per_head, token = begin + block * kLanes;
     TokenRun run = run_at(a.key, head, token, kFarTokens + 1);
     const NextRows next = rows_after(a.key, a.next_key, head, token, run);
     if (keys_of(block) < kLanes || run.count < kLanes) {
@@ -207,12 +207,12 @@ struct StreamedChunk {
       run = {scratch.block, padded(a.head_dim), kLanes};
     }
     const auto scores = a.key.stride_t == a.head_dim ? &block_scores<true> : &block_scores<false>;
-    scores(rows_per_head(), scratch.queries + row * a.head_dim, a.head_dim, run.row, run.stride, next,
+    scores(rows_per_head, scratch.queries + row * a.head_dim, a.head_dim, run.row, run.stride, next,
            scratch.scores + row * kScoreStride + block * kLanes);
   }
 
   void add_values(int64_t head, int64_t block) const {
-    const int64_t row = head * rows_per_head(), whole = a.value_head_dim / kLanes * kLanes;
+    const int64_t row = head * rows_per_head, whole = a.value_head_dim / kLanes * kLanes;
     const int64_t token = begin + block * kLanes;
     StreamedValueTile tile = {scratch.scores + row * kScoreStride + block * kLanes,
                               nullptr,
@@ -231,18 +231,18 @@ struct StreamedChunk {
     for_each_run(a.value, head, token, keys_of(block), [&](const TokenRun& run, int64_t) MHA_ALWAYS_INLINE {
       run_tile.values = run.row, run_tile.value_stride = run.stride, run_tile.keys = run.count;
       run_tile.ahead = next.near - values.row, run_tile.far_ahead = next.far - values.row;
-      cover(run_tile, rows_per_head(), whole);
+      cover(run_tile, rows_per_head, whole);
       run_tile.weights += run.count, run_tile.first = false;
     });
     if (whole == a.value_head_dim) return;
     copy_block(a.value, head, token, keys_of(block), whole, a.value_head_dim - whole, scratch.block);
     tile.values = scratch.block, tile.value_stride = kLanes, tile.keys = keys_of(block), tile.sums += whole;
-    cover(tile, rows_per_head(), kLanes);
+    cover(tile, rows_per_head, kLanes);
   }
 
   bool hides_keys(int64_t head, int64_t from, int64_t to) const {
-    for (int64_t r = 0; r < rows_per_head(); ++r) {
-      if (has_hidden_keys(a.rows[head * rows_per_head() + r], from, to)) return true;
+    for (int64_t r = 0; r < rows_per_head; ++r) {
+      if (has_hidden_keys(a.rows[head * rows_per_head + r], from, to)) return true;
     }
     return false;
   }
@@ -300,7 +300,7 @@ inline void streamed_chunk(const StreamedChunk& chunk, bool first, bool last) {
     memset(scratch.sums, 0, static_cast<size_t>(a.num_rows * padded(a.value_head_dim)) * sizeof(float));
   }
   chunk.walk([&](int64_t h, int64_t b) MHA_ALWAYS_INLINE { chunk.add_values(h, b); });
-  const int64_t rows = chunk.rows_per_head();
+  const int64_t rows = chunk.rows_per_head;
   for (int64_t h = 0; h < a.kv_heads; ++h) {
     const int64_t row = h * rows;
     const ValueTile tile = {a.rows + row,
@@ -343,7 +343,7 @@ inline void attention_streamed(const AttentionArgs* args) {
       continue;
     }
     const int64_t keys = none ? 0 : keys_of_chunk(a, begin);
-    const StreamedChunk chunk = {a, scratch, begin, keys, first_block_of(a, begin, keys)};
+    const StreamedChunk chunk = {a, scratch, begin, keys, first_block_of(a, begin, keys), a.num_rows / a.kv_heads};
     streamed_chunk(chunk, none || begin == seen.first, a.finish && begin >= seen.last);
     begin += kChunk;
   } while (begin <= seen.last);
