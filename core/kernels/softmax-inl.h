@@ -27,12 +27,11 @@ struct RowFactors {
 
 template <int kRows>
 inline void load_states(const RowState* states, int64_t rows, bool first, RowFactors<kRows>& f) {
-  for (int64_t r = 0; r < round_up(rows, kLanes); ++r) {
-    const bool used = r < rows;
-    f.running_max[r] = used && !first ? states[r].max : -kInfinity;
-    f.running_sum[r] = used && !first ? states[r].sum : 0.0f;
-    if (!used) f.chunk_max[r] = -kInfinity, f.chunk_sum[r] = 0.0f;
+  for (int64_t r = 0; r < rows; r += kLanes) {
+    store(f.running_max + r, set1(-kInfinity));
+    store(f.running_sum + r, zero());
   }
+  for (int64_t r = 0; r < rows && !first; ++r) f.running_max[r] = states[r].max, f.running_sum[r] = states[r].sum;
 }
 
 // Merges chunk into running state, ascending order of chunks being the caller's business.

@@ -223,21 +223,25 @@ struct StreamedChunk {
                               block == first_block,
                               0,
                               0};
-    StreamedValueTile run_tile = tile;
-    const TokenRun values = run_at(a.value, head, token, kFarTokens + 1);
-    const NextRows next = values.stride == a.value_head_dim
-                              ? rows_after(a.value, a.next_value, head, token, values)
-                              : NextRows{values.row, values_further(head + kFarHeads, token, values.row)};
-    for_each_run(a.value, head, token, keys_of(block), [&](const TokenRun& run, int64_t) MHA_ALWAYS_INLINE {
-      run_tile.values = run.row, run_tile.value_stride = run.stride, run_tile.keys = run.count;
-      run_tile.ahead = next.near - values.row, run_tile.far_ahead = next.far - values.row;
-      cover(run_tile, rows_per_head, whole);
-      run_tile.weights += run.count, run_tile.first = false;
-    });
+    if (whole > 0) add_whole(tile, head, token, keys_of(block), whole);
     if (whole == a.value_head_dim) return;
     copy_block(a.value, head, token, keys_of(block), whole, a.value_head_dim - whole, scratch.block);
     tile.values = scratch.block, tile.value_stride = kLanes, tile.keys = keys_of(block), tile.sums += whole;
     cover(tile, rows_per_head, kLanes);
+  }
+
+  // Columns [0, whole), read where they lie.
+  MHA_INLINE void add_whole(StreamedValueTile tile, int64_t head, int64_t token, int64_t count, int64_t whole) const {
+    const TokenRun values = run_at(a.value, head, token, kFarTokens + 1);
+    const NextRows next = values.stride == a.value_head_dim
+                              ? rows_after(a.value, a.next_value, head, token, values)
+                              : NextRows{values.row, values_further(head + kFarHeads, token, values.row)};
+    for_each_run(a.value, head, token, count, [&](const TokenRun& run, int64_t) MHA_ALWAYS_INLINE {
+      tile.values = run.row, tile.value_stride = run.stride, tile.keys = run.count;
+      tile.ahead = next.near - values.row, tile.far_ahead = next.far - values.row;
+      cover(tile, rows_per_head, whole);
+      tile.weights += run.count, tile.first = false;
+    });
   }
 
   bool hides_keys(int64_t head, int64_t from, int64_t to) const {
