@@ -96,7 +96,7 @@ mha_status plan_forward(const mha_context& context, Forward* f, mha_error* error
   f->attention.problem.query = as_const(projected(*f, kQuery, nullptr));
   f->attention.problem.key = as_const(projected(*f, kKey, nullptr));
   f->attention.problem.value = as_const(projected(*f, kValue, nullptr));
-  plan.threads = useful_threads(context.num_threads, work(*f));
+  plan.threads = context.num_threads > 1 ? useful_threads(context.num_threads, work(*f)) : 1;
   mha_status status =
       plan_attention(*context.table, plan.threads, f->attention.problem, false, &f->attention.plan, error);
   if (status != MHA_OK) return status;

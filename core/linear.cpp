@@ -23,9 +23,12 @@ void run_linear(const void* data, int64_t item, int64_t) {
   for (; item >= job->plan.items; ++job) item -= job->plan.items;
   const LinearProblem& p = job->problem;
   // Row blocks innermost: the threads then share the columns of the weights in the outer caches.
-  const int64_t row = item % job->plan.row_blocks * job->plan.block_rows;
-  const int64_t batch = item / job->plan.row_blocks % p.batch;
-  const int64_t column = item / (job->plan.row_blocks * p.batch) * job->plan.block_columns;
+  int64_t row = 0, batch = 0, column = 0;
+  if (job->plan.items > 1) {
+    row = item % job->plan.row_blocks * job->plan.block_rows;
+    batch = item / job->plan.row_blocks % p.batch;
+    column = item / (job->plan.row_blocks * p.batch) * job->plan.block_columns;
+  }
   GemmArgs args = {};
   args.a = p.input + batch * p.input_stride_b + row * p.input_stride;
   args.a_stride = p.input_stride;

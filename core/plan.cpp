@@ -20,16 +20,19 @@ int64_t useful_threads(int64_t num_threads, double work) {
 
 LinearPlan plan_linear(const KernelTable& table, int64_t threads, const LinearProblem& p) {
   LinearPlan plan = {};
-  const int64_t rows = most(kLeastLinearRows, kLinearBlockFloats / least(p.in_features, table.gemm_depth));
-  plan.block_rows = even_piece(p.rows, rows, table.gemm_rows);
-  plan.row_blocks = divide_up(p.rows, plan.block_rows);
-  plan.block_columns = p.out_features;
+  plan.block_rows = most(p.rows, 1), plan.row_blocks = least(p.rows, 1);
+  if (p.rows > kLeastLinearRows) {  // divisions show in small calls
+    const int64_t rows = most(kLeastLinearRows, kLinearBlockFloats / least(p.in_features, table.gemm_depth));
+    plan.block_rows = even_piece(p.rows, rows, table.gemm_rows);
+    plan.row_blocks = divide_up(p.rows, plan.block_rows);
+  }
+  plan.block_columns = p.out_features, plan.column_blocks = least(p.out_features, 1);
   if (threads > 1) {
     const int64_t pieces = divide_up(threads * kItemsPerThread, most(p.batch * plan.row_blocks, 1));
     plan.block_columns =
         even_piece(p.out_features, most(divide_up(p.out_features, pieces), table.gemm_columns), kPanel);
+    plan.column_blocks = divide_up(p.out_features, plan.block_columns);
   }
-  plan.column_blocks = divide_up(p.out_features, plan.block_columns);
   plan.items = p.batch * plan.row_blocks * plan.column_blocks;
   return plan;
 }

@@ -15,7 +15,7 @@ constexpr int64_t kMaxWeights = 256 * 1024;
 class Planner {
  public:
   Planner(const KernelTable& table, int64_t threads, const AttentionProblem& p, bool split_all)
-      : table_(table), threads_(threads), p_(p), split_all_(split_all), work_(work_of_call(p)) {}
+      : table_(table), threads_(threads), p_(p), split_all_(split_all), work_(threads > 1 ? work_of_call(p) : 0) {}
 
   // Plans item b, which begins where `end` (the item before it, or zeros) ends.
   SequencePlan plan(int64_t b, const SequencePlan& end) const {
@@ -132,7 +132,7 @@ class Planner {
   int64_t threads_;
   const AttentionProblem& p_;
   bool split_all_;
-  double work_;
+  double work_;  // of the call; one thread asks for none
 };
 
 // Calls take(b, plan of item b) for the whole batch.
@@ -229,8 +229,10 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
     plan->weights = end.first_weights + end.weights;
     plan->partial_floats = end.first_partial + planner.partials(end);
   }
-  plan->weights_block_rows = planner.weights_block_rows();
-  if (plan->weights > 0) needs.slot_rows = most(needs.slot_rows, plan->weights_block_rows);
+  if (plan->weights > 0) {
+    plan->weights_block_rows = planner.weights_block_rows();
+    needs.slot_rows = most(needs.slot_rows, plan->weights_block_rows);
+  }
 
   Layout layout;
   plan->states_offset = layout.append(rows * Size(sizeof(RowState)));
