@@ -93,18 +93,24 @@ KeyRange fill_rows(const AttentionProblem& p, const Block& block, const Slot& sl
   const bool alike = rows_are_alike(p), causal = p.masks.causal != MHA_CAUSAL_NONE;
   const int64_t position = position_of(p, block.b, 0);
   int64_t h = block.kv_head * p.group() + block.row / query_len, i = block.row % query_len;
+  // The first row of a head, and what changes from row to row: a copy of the row before would wait for what was just
+  // stored there (T 128: 0.704 of the peak, 0.720 so).
+  const AttentionRow* like = nullptr;
+  const float* query = nullptr;
+  float *output = nullptr, *weights = nullptr;
   for (int64_t r = first; r < first + block.count; ++r) {
     AttentionRow& row = slot.rows[r];
     if (alike && r > first && i > 0) {
-      row = slot.rows[r - 1];
-      row.query += p.query.stride_t;
-      row.output += p.output.stride_t;
-      if (row.weights != nullptr) row.weights += p.weights.stride_t;
+      row = *like;
+      row.query = query += p.query.stride_t;
+      row.output = output += p.output.stride_t;
+      if (weights != nullptr) row.weights = weights += p.weights.stride_t;
       if (causal) row.key_end = most(0, least(position + i + 1, key_len));
     } else {
       row = make_row(p, block.b, h, i, slot.extras_of(r));
       row.output = query_row(p, p.output, block.b, h, i);
       if (keeps_weights(p)) row.weights = weights_row(p, block.b, h, i);
+      like = &row, query = row.query, output = row.output, weights = row.weights;
     }
     keys = join(keys, seen_keys(row));
     if (++i == query_len) i = 0, ++h;
