@@ -11,8 +11,7 @@ constexpr int64_t kLine = 64;  // bytes that are asked for at a time
 
 // Rows far apart ([T, H, D]), which no hardware foresees. The tiles ask for them line by line, spread over all of a
 // block's work: in one go they would wait for each other. Without it T 128 reaches 0.66 of the peak, with it 0.68; with
-// weights kept 0.50 and 0.57. There the lines are more than twice as many: two at a time (T 512: 0.66 and 0.68; for all
-// calls 0.01 less without weights).
+// weights kept 0.50 and 0.57.
 struct AheadRows {
   const char* row;
   int64_t stride, lines, left;  // bytes; lines of a row; rows left
@@ -69,15 +68,12 @@ struct ValueTile {
     if (ahead != nullptr && stream < kAheadStreams) {
       AheadRows& rows_ahead = ahead[stream];
       const char* line;
-      const int64_t each = rows[row].weights != nullptr ? 2 : 1;
-      const int64_t lines = rows_ahead.take(keys / 4 * each, &line);
+      const int64_t lines = rows_ahead.take(keys / 4, &line);
       const char* row_end = line + rows_ahead.lines * kLine;
-      for (int64_t n = 0; n < lines && j + 4 <= keys;) {
-        for (int64_t end = n + each; n < end; ++n) {
-          prefetch_to_l2(line);
-          line += kLine;
-          if (line == row_end) line += rows_ahead.stride - rows_ahead.lines * kLine, row_end += rows_ahead.stride;
-        }
+      for (int64_t n = 0; n < lines && j + 4 <= keys; ++n) {
+        prefetch_to_l2(line);
+        line += kLine;
+        if (line == row_end) line += rows_ahead.stride - rows_ahead.lines * kLine, row_end += rows_ahead.stride;
 #pragma GCC unroll 4
         for (int i = 0; i < 4; ++i, ++j, b += kLanes) {
           multiply_add_step<kRows, kPanels>(sums, a + j, kScoreStride, b, panel_stride);
