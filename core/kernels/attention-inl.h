@@ -219,6 +219,7 @@ inline void attention_group(const AttentionArgs& args, int64_t row, int64_t num_
                           scratch.scores,
                           scratch.values,
                           keys,
+                          sight.least_end < chunk.begin + keys,
                           chunk.keys * kLanes,
                           args.value_head_dim,
                           chunk.begin,

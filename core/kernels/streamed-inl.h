@@ -311,6 +311,7 @@ inline void streamed_chunk(const StreamedChunk& chunk, bool first, bool last) {
                             scratch.scores + row * kScoreStride,
                             nullptr,
                             chunk.keys,
+                            false,
                             0,
                             a.value_head_dim,
                             chunk.begin,

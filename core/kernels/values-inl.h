@@ -37,6 +37,7 @@ struct ValueTile {
   const float* weights;  // [rows][kScoreStride]
   const float* values;   // panels [width / 16][keys of the chunk][16]
   int64_t keys;
+  bool ends_differ;      // some rows see no key up to there
   int64_t panel_stride;  // from 16 columns to the next
   int64_t width, begin;
   const float* keep;  // RowFactors
@@ -58,6 +59,7 @@ struct ValueTile {
     for (int r = 0; r < kRows; ++r) {
       for (int p = 0; p < kPanels; ++p) prefetch_to_write(output_after(row + r) + column + p * kLanes);
     }
+    const int64_t seen = keys_of<kRows>(row);
     Sums<kRows, kPanels> sums;
     clear<kRows, kPanels>(sums);
     const float* a = weights + row * kScoreStride;
@@ -68,9 +70,9 @@ struct ValueTile {
     if (ahead != nullptr && stream < kAheadStreams) {
       AheadRows& rows_ahead = ahead[stream];
       const char* line;
-      const int64_t lines = rows_ahead.take(keys / 4, &line);
+      const int64_t lines = rows_ahead.take(seen / 4, &line);
       const char* row_end = line + rows_ahead.lines * kLine;
-      for (int64_t n = 0; n < lines && j + 4 <= keys; ++n) {
+      for (int64_t n = 0; n < lines && j + 4 <= seen; ++n) {
         prefetch_to_l2(line);
         line += kLine;
         if (line == row_end) line += rows_ahead.stride - rows_ahead.lines * kLine, row_end += rows_ahead.stride;
@@ -80,8 +82,18 @@ struct ValueTile {
         }
       }
     }
-    multiply_add<kRows, kPanels>(sums, a + j, kScoreStride, b, panel_stride, kLanes, keys - j);
+    multiply_add<kRows, kPanels>(sums, a + j, kScoreStride, b, panel_stride, kLanes, seen - j);
     merge_tile<kRows, kPanels>(sums, row, column);
+  }
+
+  // The keys up to the last that any of these rows sees; the rest has no weight (causal, T 128: 0.475 of the peak with it,
+  // 0.49 without; T 256: 0.606 and 0.617).
+  template <int kRows>
+  MHA_INLINE int64_t keys_of(int64_t row) const {
+    if (!ends_differ) return keys;
+    int64_t end = rows[row].key_end;
+    for (int r = 1; r < kRows; ++r) end = most(end, rows[row + r].key_end);
+    return most(0, least(end - begin, keys));
   }
 
   float* running_at(int64_t row) const { return running + row * padded(width); }
@@ -193,7 +205,7 @@ inline void merge(const MergeArgs* args) {
     const bool last = c + 1 == end;
     if (last && m.has_sink) merge_one_sink(m.sink, f);
     const ValueTile tile = {
-        &row,       nullptr, nullptr, 0,   0, m.value_head_dim, 0, f.keep, f.take, last ? f.inverse : nullptr,
+        &row,       nullptr, nullptr, 0,   false, 0, m.value_head_dim, 0, f.keep, f.take, last ? f.inverse : nullptr,
         c == first, nullptr, nullptr, true};
     merge_row_sums(tile, 1, m.partial_outputs + c * m.step, 0);
   }
