@@ -146,3 +146,33 @@ TEST_CASE("weights: a NaN row is NaN where visible and 0 where masked", "[weight
     }
   });
 }
+
+TEST_CASE("weights: a NaN key is NaN in every chunk of the rows that see it, whichever way", "[weights][edges]") {
+  AttentionProblem problem({1, 1, 1, 20, 600, 8, 8}, MaskKind::kBool, 56000);
+  for (float& value : problem.query) value *= 40;  // most weights are 0 beside the greatest
+  problem.key[300 * 8 + 3] = kNan;
+  mha_attention_args args = problem.args();
+  for (int64_t queries : {3, 20}) {  // read where they lie, and packed
+    args.query_len = queries;
+    args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+    const AttentionReference want = reference_attention(args);
+    for (int64_t threads : {1, 4}) {
+      for_each_target(
+          [&](const std::string&, const mha_context* context) {
+            for (mha_weights_mode mode : kModes) {
+              args.weights_mode = mode;
+              const std::vector<float> got = run_attention(context, args).weights;
+              int64_t nan = 0;
+              for (size_t n = 0; n < got.size(); ++n) {
+                nan += std::isnan(got[n]) ? 1 : 0;
+                if (std::isnan(got[n]) != std::isnan(want.weights[n])) FAIL_CHECK("mode " << mode << " element " << n);
+                if (want.weights[n] == 0) CHECK(bits_of(got[n]) == 0);
+              }
+              CHECK(nan > 0);
+              CHECK(nan < static_cast<int64_t>(got.size()));
+            }
+          },
+          threads);
+    }
+  }
+}

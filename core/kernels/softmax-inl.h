@@ -127,7 +127,7 @@ MHA_INLINE void fold_lanes(float* lanes, int64_t rows, float none, FoldRow fold_
 
 // Softmax of a group: `scores` holds rows kScoreStride apart. All maxima come first, so that no row waits for its own;
 // the lanes of 16 rows are folded together. What replaces the scores is left in the rows of `copies`, from key `begin`
-// on, too; null: nowhere (weights, T 512: 0.63 of the peak with copies afterwards, 0.65 so). A function for
+// on, too; null: nowhere (weights, T 512: 0.63 of the peak with copies made afterwards, 0.65 so). A function for
 // each case: with both in one AVX2 takes 1.05 times as long (T 512).
 template <int kRows, bool kCopies>
 MHA_NOINLINE void softmax_leaving(float* scores, int64_t rows, int64_t panels, RowFactors<kRows>& f,
