@@ -18,8 +18,8 @@ constexpr int kMaxPhases = 7;
 // Whether a context without a host's parallel-for can have more than the calling thread.
 bool has_openmp();
 
-// Runs the phases one after the other, the items of each on up to `threads` threads in any order. The caller has set the
-// floating-point mode (float_mode.h): it is set once a call, as it waits for whatever is under way.
+// Runs the phases one after the other, the items of each on up to `threads` threads in any order. The caller has set
+// the floating-point mode (float_mode.h): it is set once a call, as it waits for whatever is under way.
 void run_phases(const mha_context& context, int64_t threads, const Phase* phases, int count);
 
 }  // namespace mha
