@@ -5,7 +5,7 @@
 // What a chunk of C = 256 keys costs for R rows (up to 1024), in floats moved and vector operations:
 //   pack keys and values   C (D + Dv) read and written, once for all R rows: 4 % of the time at 512 rows
 //   queries * keys         R C D / 16 multiply-adds; 4 panels of keys stay in L1 while kAttentionRows rows pass
-//   softmax                R C scores read and written in L1, 14 operations for 16 of them
+//   softmax                R C scores read and written in L1, 11 (AVX-512) to 14 operations for 16 of them
 //   weights * values       R C Dv / 16 multiply-adds; C Dv from L2 for every kTileRows rows
 //   merge                  the running output read and written once, R Dv
 // Nothing of size Tq x Tk exists.
