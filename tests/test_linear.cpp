@@ -96,6 +96,18 @@ TEST_CASE("linear: one chain of fused multiply-adds over k, in however many bloc
   }
 }
 
+TEST_CASE("linear: weights of 32 MiB and more, which are read in another way for few rows", "[linear]") {
+  const LinearProblem p(33, 4100, 2050, true, 12500);
+  for_each_target([&](const std::string&, const mha_context* context) {
+    const LinearPtr linear = make_linear(context, p.K, p.N, p.weight.data(), p.bias.data());
+    const std::vector<float> all = run_linear(context, linear.get(), p.input, p.M);
+    for (int64_t M : {1, 3, 8, 13, 32}) {
+      const std::vector<float> want(all.begin(), all.begin() + M * p.N);
+      check_same_bits("rows " + std::to_string(M), run_linear(context, linear.get(), p.input, M), want);
+    }
+  });
+}
+
 TEST_CASE("linear: rows of larger buffers", "[linear][strides]") {
   const LinearProblem p(13, 37, 29, true, 12000);
   const std::vector<double> want = p.reference();

@@ -39,6 +39,7 @@ struct GemmArgs {
   float* c;             // [m, n], rows c_stride apart
   int64_t c_stride;
   int64_t m, n, k;
+  bool far = false;  // the panels are part of weights that come from the outermost cache or memory
 };
 
 // Softmax state of a row over the keys seen so far: the greatest score (in units of log2) and the sum of 2^(score -
