@@ -56,7 +56,7 @@ struct GemmTile {
     if (reads_first(row)) {
       if (k_end - k_begin >= kAheadDepth) k = run_once<kRows, kPanels>(sums, a, b, column);
     } else if constexpr (kRows > kTileRows / 2) {  // smaller tiles use their lines too fast to ask for others
-      const Ahead ahead = ahead_of(row, column / kLanes + kPanels);
+      const Ahead ahead = ahead_of(tile_number<kRows>(row), column / kLanes + kPanels);
       if (ahead.lines == 1) k = run_ahead<kRows, kPanels, 1>(sums, a, b, ahead.line);
       if (ahead.lines == 2) k = run_ahead<kRows, kPanels, 2>(sums, a, b, ahead.line);
     }
@@ -122,16 +122,23 @@ struct GemmTile {
     int64_t lines;
   };
 
+  int64_t row_tiles() const { return divide_up(g.m, kMostTileRows); }
+
+  // The number of the tile at `row` in its column of tiles, the taller of which come first (cover).
+  template <int kRows>
+  int64_t tile_number(int64_t row) const {
+    return kRows * row_tiles() > g.m ? row / kRows : row_tiles() - (g.m - row) / kRows;
+  }
+
   // While row tiles pass over a group of panels they ask for the next group, a quarter or a half of a panel each; else
   // the first of them would wait for the outer caches (M 32, N and K 1024: 0.77 of the peak without, 0.92 with; M 128:
   // 0.90 and 0.96). More lines at a time take the tile's own loads their place (M 32: 0.88), and so does a line asked
   // for twice (M 128, N and K 4096: 0.77 of the peak for 0.81).
-  Ahead ahead_of(int64_t row, int64_t next_panel) const {
+  Ahead ahead_of(int64_t tile, int64_t next_panel) const {
     const int64_t left = divide_up(g.n, kLanes) - next_panel, depth = k_end - k_begin;
     if (left <= 0 || depth < kAheadDepth) return {nullptr, 0};
     const int64_t panels = left < panels_for(kMostTileRows) ? left : panels_for(kMostTileRows);
-    const int64_t tiles = divide_up(g.m, kMostTileRows), tile = divide_up(row * tiles, g.m);
-    const int64_t lines = tiles >= 4 * panels ? 1 : 2;
+    const int64_t lines = row_tiles() >= 4 * panels ? 1 : 2;
     const int64_t panel = tile * lines / 4, part = tile % (4 / lines);
     if (panel >= panels) return {nullptr, 0};
     return {g.panels + ((next_panel + panel) * g.k + k_begin + part * (depth / 4 * lines)) * kLanes, lines};
