@@ -2,6 +2,7 @@
 // Calls from inside the host's own OpenMP parallel region, and OpenMP settings left as found. Built only where the
 // library has OpenMP.
 #include <omp.h>
+#include <sched.h>
 
 #include <atomic>
 #include <filesystem>
@@ -104,6 +105,42 @@ TEST_CASE("openmp: a call starts no more threads than there are CPUs", "[threads
   CHECK(started <= cpus - 1);
   if (cpus > 1) CHECK(started > 0);
 }
+
+#if defined(__linux__)
+TEST_CASE("openmp: a thread that wakes on the caller's CPU moves, and may run where it might before",
+          "[threads][openmp]") {
+  const AttentionProblem problem({1, 1, 1, 9, 9000, 64, 64}, MaskKind::kNone, 134000);
+  const mha_context* context = shared_context(supported_targets().front(), 2);
+  cpu_set_t allowed;
+  REQUIRE(sched_getaffinity(0, sizeof(allowed), &allowed) == 0);
+  std::atomic<int> same_masks{0};
+  std::thread caller([&] {  // its team ends with it
+    for (int n = 0; n < 20; ++n) {
+      const int cpu = sched_getcpu();
+      cpu_set_t here;
+      CPU_ZERO(&here);
+      CPU_SET(cpu, &here);
+#pragma omp parallel num_threads(2)
+      {
+        if (omp_get_thread_num() > 0) {  // comes here, and may go
+          sched_setaffinity(0, sizeof(here), &here);
+          sched_setaffinity(0, sizeof(allowed), &allowed);
+        }
+      }
+      run_attention(context, problem.args());
+#pragma omp parallel num_threads(2)
+      {
+        cpu_set_t mask;
+        if (omp_get_thread_num() > 0 && sched_getaffinity(0, sizeof(mask), &mask) == 0 && CPU_EQUAL(&mask, &allowed)) {
+          ++same_masks;
+        }
+      }
+    }
+  });
+  caller.join();
+  CHECK(same_masks == (omp_get_num_procs() > 1 ? 20 : 0));
+}
+#endif
 
 TEST_CASE("openmp: the host's settings are left as found, and a smaller team than asked for is enough",
           "[threads][openmp]") {
