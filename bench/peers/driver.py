@@ -124,6 +124,7 @@ def main() -> int:
     cpus = len(os.sched_getaffinity(0))
     threads = [int(n) for n in arguments.threads.split(",") if int(n) <= cpus]
     run = Run(arguments)
+    arguments.output.mkdir(parents=True, exist_ok=True)
     log = arguments.output / "peers.log"
     log.unlink(missing_ok=True)
     for peer in PEERS:
