@@ -461,7 +461,7 @@ typedef struct mha_attention_args {
  * Requires: results overlap no input and no other result.
  * Numerics: f32 with f32 accumulation: one fused multiply-add chain per score (over d ascending) and per chunk of 256
  *           keys, chunks merged in ascending order by their log-sum-exp (online softmax: arXiv 1805.02867). exp2 by a
- *           degree-5 polynomial; weights below 2^-125.5 of the row's greatest are 0. A NaN in a visible query, key or
+ *           degree-5 polynomial; weights below 2^-126 of the row's greatest are 0. A NaN in a visible query, key or
  *           value reaches exactly the rows that see it; a score of +inf makes its row NaN. The division by the sum
  *           comes last: values beyond FLT_MAX / Tk may overflow on the way. Denormals count as zero, whatever the
  *           caller's floating-point mode, which is left as found; rounding is to nearest. Measured error:
