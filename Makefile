@@ -41,12 +41,14 @@ demo-mpi: ## One long context split over 4 MPI ranks, merged to the bits of one 
 
 test: ## Build and run all tests
 	@$(setup) build
+	@$(setup) scripts
 	@$(configure)
 	@$(build)
 	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
 
 bench: ## Build and run the benchmarks (BENCH_ARGS=--quick for a short look)
 	@$(setup) build
+	@$(setup) scripts
 	@$(configure)
 	@$(build) --target mha_bench
 	@bench/run.sh $(BUILD) $(BENCH_ARGS)

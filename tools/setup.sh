@@ -4,6 +4,7 @@
 # whatever version and from wherever, is used.
 #
 #   tools/setup.sh build            compiler, CMake and the libraries of tests, benchmarks and tools
+#   tools/setup.sh scripts          Python, in which a test and the benchmarks' table are written
 #   tools/setup.sh check            what `make check` needs beyond that
 #   tools/setup.sh peers            what `make bench-peers` needs beyond that
 #   tools/setup.sh mpi              what `make demo-mpi` needs beyond that: OpenMPI, unless there is an MPI
@@ -92,6 +93,11 @@ want_libraries() {
   want_header nlohmann-json3-dev nlohmann/json.hpp
 }
 
+group_scripts() {
+  want_command python3 python3
+  install_missing
+}
+
 group_check() {
   want_command clang++ clang
   want_command clang-tidy clang-tidy
@@ -128,10 +134,10 @@ group_python() {
 }
 
 case ${1:-} in
-  build | check | peers | mpi) "group_$1" ;;
+  build | scripts | check | peers | mpi) "group_$1" ;;
   python) group_python "${2:-}" ;;
   *)
-    sed -n '3,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '3,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     exit 2
     ;;
 esac
