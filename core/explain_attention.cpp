@@ -13,9 +13,11 @@ using ll = long long;
 namespace {
 
 void explain_packed(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable& table, Text* out) {
-  out->line("attention kernel: fused, %lld-row x %lld-column tiles, %lld rows share a pass over a chunk of %lld keys",
-            static_cast<ll>(table.tile_rows), static_cast<ll>(table.tile_columns),
-            static_cast<ll>(table.attention_rows), static_cast<ll>(kChunk));
+  out->line(
+      "attention kernel: fused, %lld-row x %lld-column tiles (at most %lld x %lld where that takes no more of them), "
+      "%lld rows share a pass over a chunk of %lld keys",
+      static_cast<ll>(table.tile_rows), static_cast<ll>(table.tile_columns), static_cast<ll>(table.gemm_rows),
+      static_cast<ll>(table.gemm_columns), static_cast<ll>(table.attention_rows), static_cast<ll>(kChunk));
   out->line(
       "rows: %lld for each of %lld key/value heads (%lld heads share one), in %lld blocks of at most %lld "
       "(a block packs each chunk of keys once; more threads make smaller blocks)",

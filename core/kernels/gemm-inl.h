@@ -14,8 +14,8 @@ namespace {
 // anyway, as the keys of a chunk are.
 constexpr int64_t kAheadDepth = 256;
 
-// How many steps ahead the first tile over a group of panels asks for its lines: in all cases, and where the weights
-// are far the outer caches for others besides.
+// How many steps ahead the first tile over a group of panels asks for its lines; where the weights are far it also asks
+// the outer caches for lines further ahead.
 constexpr int64_t kNearSteps = 16, kFarSteps = 48;
 
 // One K block of a tile: the chains start from 0 or go on from c, which a float holds exactly.

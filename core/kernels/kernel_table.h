@@ -168,8 +168,8 @@ struct KernelTable {
   bool has_fma;               // takes part in the same-bits promise
   int64_t tile_rows;          // rows that attention's products compute together, and
   int64_t tile_columns;       // columns
-  int64_t gemm_rows;          // the same of a product of large k,
-  int64_t gemm_columns;       // as projections are
+  int64_t gemm_rows;          // the same of a product of large k, as projections are, and where columns are so few
+  int64_t gemm_columns;       // that it takes no more tiles
   int64_t gemm_depth;         // k that gemm takes at a time
   int64_t attention_rows;     // query rows that share one pass over a chunk
   int64_t streamed_rows;      // query rows of a key/value head up to which attention_streamed is the faster, and
