@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention on its own: the public calls.
+#include "core/explain.h"
 #include "core/items.h"
 #include "core/run_attention.h"
 #include "core/validate.h"
@@ -8,13 +9,15 @@
 namespace mha {
 namespace {
 
-mha_status prepare(const mha_context* context, const mha_attention_args* args, Check check, AttentionJob* job,
-                   mha_error* error) {
+mha_status prepare(const mha_context* context, const mha_attention_args* args, Check check, mha_context* lent,
+                   AttentionJob* job, mha_error* error) {
   if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
+  if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
+  MHA_TRY(lend(*context, args->resources, lent, error));
   job->table = context->table;
-  mha_status status = validate_attention(args, check, &job->problem, error);
-  if (status != MHA_OK || job->problem.nothing_to_do()) return status;
-  const int64_t most = context->num_threads;  // one thread needs no cost model: with the rest 0.05 us of notebook_f32
+  MHA_TRY(validate_attention(args, check, &job->problem, error));
+  if (job->problem.nothing_to_do()) return MHA_OK;
+  const int64_t most = lent->num_threads;  // one thread needs no cost model: with the rest 0.05 us of notebook_f32
   const int64_t threads = most > 1 ? useful_threads(most, work_of_call(job->problem)) : 1;
   return plan_attention(*context->table, threads, job->problem, false, &job->plan, error);
 }
@@ -25,18 +28,41 @@ mha_status prepare(const mha_context* context, const mha_attention_args* args, C
 extern "C" mha_status mha_attention(const mha_context* context, const mha_attention_args* args, mha_error* error) {
   using namespace mha;
   const FloatMode mode;  // from here on: the default scale is rounded too
+  mha_context lent;
   AttentionJob job = {};
-  const mha_status status = prepare(context, args, Check::kAll, &job, error);
-  if (status != MHA_OK || job.problem.nothing_to_do()) return status;
-  return run_attention(*context, *args, &job, error);
+  MHA_TRY(prepare(context, args, Check::kAll, &lent, &job, error));
+  return job.problem.nothing_to_do() ? MHA_OK : run_attention(lent, args->resources, &job, error);
 }
 
-extern "C" mha_status mha_attention_workspace(const mha_context* context, const mha_attention_args* args, size_t* bytes,
-                                              mha_error* error) {
+extern "C" mha_status mha_attention_workspace_bytes(const mha_context* context, const mha_attention_args* args,
+                                                    size_t* bytes, mha_error* error) {
   using namespace mha;
-  if (context != nullptr && bytes == nullptr) return fail(error, MHA_ERR_NULL, "bytes is NULL");
+  if (bytes == nullptr) return fail(error, MHA_ERR_NULL, "bytes is NULL");
+  const FloatMode mode;
+  mha_context lent;
   AttentionJob job = {};
-  const mha_status status = prepare(context, args, Check::kSizesOnly, &job, error);
-  if (status == MHA_OK) *bytes = job.problem.nothing_to_do() ? 0 : workspace_bytes(job.plan.bytes);
-  return status;
+  MHA_TRY(prepare(context, args, Check::kSizesOnly, &lent, &job, error));
+  *bytes = job.problem.nothing_to_do() ? 0 : workspace_bytes(job.plan.bytes);
+  return MHA_OK;
+}
+
+extern "C" mha_status mha_attention_explain(const mha_context* context, const mha_attention_args* args, char* text,
+                                            size_t capacity, size_t* needed, mha_error* error) {
+  using namespace mha;
+  const FloatMode mode;
+  mha_context lent;
+  AttentionJob job = {};
+  MHA_TRY(prepare(context, args, Check::kSizesOnly, &lent, &job, error));
+  if (text == nullptr && capacity > 0) return fail(error, MHA_ERR_NULL, "text is NULL, but capacity is %zu", capacity);
+  Text out(text, capacity);
+  if (job.problem.nothing_to_do()) {
+    explain_context(lent, 1, 0, &out);
+    out.line("work: none, a size is 0");
+  } else {
+    explain_context(lent, job.plan.threads, work_of_call(job.problem), &out);
+    explain_attention(job.problem, job.plan, *context->table, &out);
+    explain_attention_workspace("workspace", workspace_bytes(job.plan.bytes), job.plan, &out);
+  }
+  out.finish(needed);
+  return MHA_OK;
 }

@@ -4,9 +4,8 @@
 
 #include <cstring>
 
+#include "core/checks.h"
 #include "core/plan.h"
-#include "core/status.h"
-#include "core/validate.h"
 
 namespace mha {
 namespace {
@@ -27,25 +26,30 @@ struct CacheLayout {
 };
 
 mha_status check_config(const mha_cache_config& config, mha_cache_config* resolved, mha_error* error) {
-  int kind = 0;  // reading it as the enum is undefined where it is no value of it
-  static_assert(sizeof(kind) == sizeof(config.kind), "enums of the interface are ints");
-  memcpy(&kind, &config.kind, sizeof(kind));
+  const int kind = enum_value(config.kind);
+  MHA_TRY(check_reserved("config", config.reserved, error));
   if (kind < MHA_CACHE_CONTIGUOUS || kind > MHA_CACHE_PAGED) {
     return fail(error, MHA_ERR_ARGUMENT, "kind is %d: not a value of mha_cache_kind", kind);
   }
-  const struct {
-    const char* name;
-    int64_t value, least;
-  } sizes[] = {{"num_kv_heads", config.num_kv_heads, 1},
-               {"head_dim", config.head_dim, 1},
-               {"value_head_dim", config.value_head_dim, 0},
-               {"max_sequences", config.max_sequences, 0},
-               {"capacity", config.capacity, 1},
-               {"page_size", config.page_size, 0},
-               {"sink_tokens", config.sink_tokens, 0}};
-  for (const auto& size : sizes) {
-    const mha_status status = check_size(size.name, size.value, size.least, error);
-    if (status != MHA_OK) return status;
+  MHA_TRY(check_sizes({{"num_kv_heads", config.num_kv_heads, 1},
+                       {"head_dim", config.head_dim, 1},
+                       {"value_head_dim", config.value_head_dim, 0},
+                       {"max_sequences", config.max_sequences, 0},
+                       {"capacity", config.capacity, 1},
+                       {"page_size", config.page_size, 0},
+                       {"sink_tokens", config.sink_tokens, 0}},
+                      error));
+  MHA_TRY(check_storage("key", config.key, error));
+  MHA_TRY(check_storage("value", config.value, error));
+  if (config.value_in_key != 0) {
+    return fail(error, MHA_ERR_UNSUPPORTED, "value_in_key is %d: this version keeps values apart", config.value_in_key);
+  }
+  if (kind != MHA_CACHE_PAGED && config.page_size != 0) {
+    return fail(error, MHA_ERR_ARGUMENT, "page_size is %lld, but kind is not MHA_CACHE_PAGED", ll{config.page_size});
+  }
+  if (kind != MHA_CACHE_RING && config.sink_tokens != 0) {
+    return fail(error, MHA_ERR_ARGUMENT, "sink_tokens is %lld, but kind is not MHA_CACHE_RING",
+                ll{config.sink_tokens});
   }
   *resolved = config;
   if (config.value_head_dim == 0) resolved->value_head_dim = config.head_dim;
@@ -125,7 +129,7 @@ mha_cache* make_cache(const CacheLayout& l, char* block, char* memory) {
   cache->sequences = reinterpret_cast<CacheSequence*>(block + l.sequences_at);
   float** tables = reinterpret_cast<float**>(block + l.tables_at);
   for (int64_t s = 0; s < l.config.max_sequences; ++s) {
-    cache->sequences[s] = {0, 0, 0, false, tables + s * l.table_size};
+    cache->sequences[s] = {0, 0, 0, 0, false, tables + s * l.table_size};
     for (int64_t n = 0; n < l.table_size; ++n) cache->sequences[s].pages[n] = nullptr;
   }
   memory += (kAlignment - reinterpret_cast<uintptr_t>(memory) % kAlignment) % kAlignment;
@@ -144,7 +148,7 @@ mha_cache* make_cache(const CacheLayout& l, char* block, char* memory) {
 }  // namespace
 }  // namespace mha
 
-extern "C" mha_status mha_cache_bytes(const mha_cache_config* config, size_t* bytes, mha_error* error) {
+extern "C" mha_status mha_cache_memory_bytes(const mha_cache_config* config, size_t* bytes, mha_error* error) {
   using namespace mha;
   if (config == nullptr) return fail(error, MHA_ERR_NULL, "config is NULL");
   if (bytes == nullptr) return fail(error, MHA_ERR_NULL, "bytes is NULL");
@@ -166,8 +170,11 @@ extern "C" mha_status mha_cache_create(const mha_context* context, const mha_cac
   if (status != MHA_OK) return status;
   const size_t memory_bytes = static_cast<size_t>(layout.memory_bytes), bytes = static_cast<size_t>(layout.bytes);
   void* memory = config->memory;
+  if (memory == nullptr && config->memory_bytes != 0) {
+    return fail(error, MHA_ERR_ARGUMENT, "memory_bytes is %zu, but memory is NULL", config->memory_bytes);
+  }
   if (memory != nullptr && config->memory_bytes < memory_bytes) {
-    return fail(error, MHA_ERR_WORKSPACE, "memory_bytes is %zu: this cache needs %zu", config->memory_bytes,
+    return fail(error, MHA_ERR_BUFFER, "memory_bytes is %zu: this cache needs %zu", config->memory_bytes,
                 memory_bytes);
   }
   const mha_allocator& allocator = context->allocator;

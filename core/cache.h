@@ -21,9 +21,14 @@ namespace mha {
 struct CacheSequence {
   int64_t length;      // tokens so far, dropped ones too
   int64_t first_kept;  // beside a ring's sink tokens
-  int64_t reserved;    // the length that pages are there for; `length` but between cache_reserve and cache_commit
+  int64_t reserved;    // the length that the call under way writes to; `length` except between cache_reserve and
+                       // cache_commit
+  int64_t promised;    // the length that mha_cache_reserve has taken pages for; may be less than `length`
   bool marked;         // while a call looks for sequences that were given twice
   float** pages;       // [table_size], null where none is held
+
+  // Behind it no pages are held.
+  int64_t held_end() const { return most(reserved, promised); }
 };
 
 }  // namespace mha
@@ -51,10 +56,14 @@ struct CacheBatch {
   int64_t batch;
   const int64_t* sequences;  // null: 0 .. batch - 1
   int64_t length;            // of each, or of all where there are offsets
-  const int64_t* offsets;    // null: `length` each
+  const int64_t* offsets;    // null: `length` each, or
+  const int64_t* counts;     // counts[b] each
 
   int64_t sequence(int64_t b) const { return sequences != nullptr ? sequences[b] : b; }
-  int64_t count(int64_t b) const { return offsets != nullptr ? offsets[b + 1] - offsets[b] : length; }
+  int64_t count(int64_t b) const {
+    if (counts != nullptr) return counts[b];
+    return offsets != nullptr ? offsets[b + 1] - offsets[b] : length;
+  }
 };
 
 // Tokens of one sequence to be stored, or stored ones.
@@ -90,6 +99,15 @@ int64_t shared_tokens(const mha_cache& cache, int64_t a, int64_t b);
 mha_status check_sequence(const mha_cache& cache, const char* name, int64_t sequence, mha_error* error);
 // Sequences in range and distinct, offsets ascending from 0 to the length.
 mha_status check_batch(mha_cache* cache, const CacheBatch& batch, mha_error* error);
+
+// The parts of cache_reserve, for mha_cache_reserve, which takes pages in several caches or in none. With the lock held,
+// except the first: whether the lengths can be; how many pages are missing; taking them.
+mha_status check_growth(const mha_cache& cache, const CacheBatch& batch, mha_error* error);
+int64_t pages_needed(mha_cache* cache, const CacheBatch& batch);
+// Sequence s will have tokens up to `end`.
+void take_room(mha_cache* cache, CacheSequence* s, int64_t end);
+// The page that appending to the sequence would write to although others hold it too: it is copied first. -1: none.
+int64_t page_to_copy(const mha_cache& cache, const CacheSequence& s);
 
 // Takes the pages that a checked batch needs, and copies those that it will write to but shares with other sequences:
 // all or nothing. Must be followed by cache_commit or cache_rollback.

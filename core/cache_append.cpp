@@ -4,11 +4,11 @@
 #include <cstring>
 
 #include "core/cache.h"
+#include "core/checks.h"
 #include "core/parallel.h"
 #include "core/plan.h"
 #include "core/prepare.h"
 #include "core/status.h"
-#include "core/validate.h"
 #include "simd/float_mode.h"
 
 namespace mha {
@@ -16,31 +16,24 @@ namespace {
 
 using ll = long long;
 
-mha_status check_offsets(const CacheBatch& batch, mha_error* error) {
-  const int64_t* offsets = batch.offsets;
-  if (offsets[0] != 0) return fail(error, MHA_ERR_ARGUMENT, "offsets[0] is %lld: must be 0", ll{offsets[0]});
-  for (int64_t b = 0; b < batch.batch; ++b) {
-    if (offsets[b + 1] < offsets[b]) {
-      return fail(error, MHA_ERR_ARGUMENT, "offsets[%lld] is %lld, less than offsets[%lld] (%lld)", ll{b + 1},
-                  ll{offsets[b + 1]}, ll{b}, ll{offsets[b]});
-    }
-  }
-  if (offsets[batch.batch] != batch.length) {
-    return fail(error, MHA_ERR_ARGUMENT, "offsets[%lld] is %lld: must end at length (%lld)", ll{batch.batch},
-                ll{offsets[batch.batch]}, ll{batch.length});
-  }
-  return MHA_OK;
+void copy_shared_page(mha_cache* cache, CacheSequence* s) {
+  float*& page = s->pages[s->length / cache->page_size];
+  float* own = take_page(&cache->pool);
+  copy_page(*cache, page, own, s->length % cache->page_size);
+  release_page(&cache->pool, page);
+  page = own;
 }
 
-// The page that appending to the sequence would write to although others hold it too, beyond those of this batch that
-// were found to leave it. -1: none.
+}  // namespace
+
+// Holders of this batch that were found to leave the page do not count.
 int64_t page_to_copy(const mha_cache& cache, const CacheSequence& s) {
   if (cache.config.kind != MHA_CACHE_PAGED || s.length % cache.page_size == 0) return -1;
   const int64_t page = page_number(cache.pool, s.pages[s.length / cache.page_size]);
   return cache.pool.holders[page] - cache.pool.leaving[page] > 1 ? page : -1;
 }
 
-// Pages that the batch needs, those copied included. With the lock held; `leaving` is zeros again afterwards.
+// Those copied included; `leaving` is zeros again afterwards.
 int64_t pages_needed(mha_cache* cache, const CacheBatch& batch) {
   int64_t needed = 0;
   for (int64_t b = 0; b < batch.batch; ++b) {
@@ -60,34 +53,30 @@ int64_t pages_needed(mha_cache* cache, const CacheBatch& batch) {
   return needed;
 }
 
-void copy_shared_page(mha_cache* cache, CacheSequence* s) {
-  float*& page = s->pages[s->length / cache->page_size];
-  float* own = take_page(&cache->pool);
-  copy_page(*cache, page, own, s->length % cache->page_size);
-  release_page(&cache->pool, page);
-  page = own;
+void take_room(mha_cache* cache, CacheSequence* s, int64_t end) {
+  // Under the lock: two writers at once would both copy the page, which takes one more than there may be.
+  if (page_to_copy(*cache, *s) >= 0) copy_shared_page(cache, s);
+  take_pages(cache, s, s->length, end);
 }
 
-mha_status check_lengths(const mha_cache& cache, const CacheBatch& batch, mha_error* error) {
+mha_status check_growth(const mha_cache& cache, const CacheBatch& batch, mha_error* error) {
   for (int64_t b = 0; b < batch.batch; ++b) {
     const int64_t sequence = batch.sequence(b), held = cache.sequences[sequence].length, count = batch.count(b);
     if (cache.config.kind != MHA_CACHE_RING && count > cache.config.capacity - held) {
       return fail(error, MHA_ERR_FULL, "sequence %lld has %lld tokens of %lld (capacity): %lld more do not fit",
                   ll{sequence}, ll{held}, ll{cache.config.capacity}, ll{count});
     }
-    const mha_status status = check_size("a sequence's length", (Size(held) + Size(count)).value(), 0, error);
-    if (status != MHA_OK) return status;
+    MHA_TRY(check_size("a sequence's length", (Size(held) + Size(count)).value(), 0, error));
   }
   return MHA_OK;
 }
 
-}  // namespace
-
 mha_status check_batch(mha_cache* cache, const CacheBatch& batch, mha_error* error) {
-  mha_status status = check_size("batch", batch.batch, 0, error);
-  if (status == MHA_OK) status = check_size("length", batch.length, 0, error);
-  if (status == MHA_OK && batch.offsets != nullptr) status = check_offsets(batch, error);
-  if (status != MHA_OK) return status;
+  MHA_TRY(check_sizes({{"batch", batch.batch, 0}, {"length", batch.length, 0}}, error));
+  if (batch.offsets != nullptr) {
+    MHA_TRY(check_offsets("offsets", batch.offsets, batch.batch, "length", batch.length, error));
+  }
+  mha_status status = MHA_OK;
   if (batch.sequences == nullptr) {
     if (batch.batch <= cache->config.max_sequences) return MHA_OK;
     return fail(error, MHA_ERR_ARGUMENT, "batch is %lld: there are %lld sequences", ll{batch.batch},
@@ -113,8 +102,7 @@ mha_status check_batch(mha_cache* cache, const CacheBatch& batch, mha_error* err
 }
 
 mha_status cache_reserve(mha_cache* cache, const CacheBatch& batch, mha_error* error) {
-  const mha_status status = check_lengths(*cache, batch, error);
-  if (status != MHA_OK) return status;
+  MHA_TRY(check_growth(*cache, batch, error));
   const Locked locked(cache->lock);
   const int64_t needed = pages_needed(cache, batch);
   if (needed > cache->pool.free_count) {
@@ -124,10 +112,8 @@ mha_status cache_reserve(mha_cache* cache, const CacheBatch& batch, mha_error* e
   for (int64_t b = 0; b < batch.batch; ++b) {
     CacheSequence& s = cache->sequences[batch.sequence(b)];
     if (batch.count(b) == 0) continue;
-    // Under the lock: two writers at once would both copy the page, which takes one more than there may be.
-    if (page_to_copy(*cache, s) >= 0) copy_shared_page(cache, &s);
     s.reserved = s.length + batch.count(b);
-    take_pages(cache, &s, s.length, s.reserved);
+    take_room(cache, &s, s.reserved);
   }
   return MHA_OK;
 }
@@ -179,7 +165,7 @@ void cache_rollback(mha_cache* cache, const CacheBatch& batch) {
   const Locked locked(cache->lock);
   for (int64_t b = 0; b < batch.batch; ++b) {
     CacheSequence& s = cache->sequences[batch.sequence(b)];
-    release_pages(cache, &s, s.length, s.reserved);
+    release_pages(cache, &s, most(s.length, s.promised), s.reserved);
     s.reserved = s.length;
   }
 }
@@ -247,26 +233,43 @@ void run_append(const void* data, int64_t item, int64_t) {
 }
 
 // Norm and rotation of the keys on the way in; the sequences must have been checked.
-mha_status check_preparation(const mha_append_args& a, AppendJob* job, mha_error* error) {
-  const bool norm = is_given(a.key_norm_epsilon);
-  mha_status status = validate_rope(a.rope, job->cache->config.head_dim, &job->rope, error);
-  if (status == MHA_OK && norm) status = check_norm("key_norm_epsilon", a.key_norm_epsilon, error);
-  if (status == MHA_OK && a.key_norm_weight != nullptr && !norm) {
-    status =
-        fail(error, MHA_ERR_ARGUMENT, "key_norm_epsilon is 0 (no norm), but key_norm_weight is given: must be > 0");
+mha_status check_key_preparation(const mha_append_args& a, AppendJob* job, mha_error* error) {
+  MHA_TRY(validate_rope(a.rope, job->cache->config.head_dim, &job->rope, error));
+  if (a.key_norm != nullptr) {
+    MHA_TRY(check_norm("key_norm", *a.key_norm, error));
+    job->epsilon = a.key_norm->epsilon, job->weight = a.key_norm->weight;
   }
-  job->epsilon = a.key_norm_epsilon, job->weight = a.key_norm_weight, job->positions = a.positions;
-  job->prepares = norm || job->rope.dims > 0;
-  for (int64_t b = 0, token = 0; b < a.batch && status == MHA_OK && job->rope.dims > 0; ++b) {
+  if (a.rope == nullptr && a.positions != nullptr) {
+    return fail(error, MHA_ERR_ARGUMENT, "positions is given, but there is no rope, which alone looks at it");
+  }
+  job->positions = a.positions;
+  job->prepares = a.key_norm != nullptr || job->rope.dims > 0;
+  for (int64_t b = 0, token = 0; b < a.batch && job->rope.dims > 0; ++b) {
     const int64_t count = job->batch.count(b), first = job->cache->sequences[job->batch.sequence(b)].length;
-    for (int64_t t = 0; t < count && status == MHA_OK && a.positions != nullptr; ++t, ++token) {
-      status = check_position(job->rope, "positions", token, a.positions[token], error);
+    for (int64_t t = 0; t < count && a.positions != nullptr; ++t, ++token) {
+      MHA_TRY(check_position(job->rope, "positions", token, a.positions[token], error));
     }
-    if (count > 0 && status == MHA_OK && a.positions == nullptr) {
-      status = check_position(job->rope, "the last token's number in its sequence", -1, first + (count - 1), error);
+    if (count > 0 && a.positions == nullptr) {
+      MHA_TRY(check_position(job->rope, "the last token's number in its sequence", -1, first + (count - 1), error));
     }
   }
-  return status;
+  return MHA_OK;
+}
+
+mha_status check_append(const mha_append_args& a, AppendJob* job, mha_error* error) {
+  const mha_cache_config& c = job->cache->config;
+  MHA_TRY(check_key_preparation(a, job, error));
+  const int64_t items = a.offsets != nullptr ? 1 : a.batch;
+  const Dimensions key = {items, a.length, c.num_kv_heads, c.head_dim};
+  const Dimensions value = {items, a.length, c.num_kv_heads, c.value_head_dim};
+  MHA_TRY(check_input("key", a.key, key, Check::kAll, &job->key, error));
+  MHA_TRY(check_input("value", a.value, value, Check::kAll, &job->value, error));
+  const Size tokens = Size(items) * Size(a.length);
+  if (!tokens.ok()) {
+    return fail(error, MHA_ERR_OVERFLOW, "batch %lld x length %lld exceeds 2^63", ll{items}, ll{a.length});
+  }
+  job->tokens = tokens.value();
+  return MHA_OK;
 }
 
 }  // namespace
@@ -286,40 +289,40 @@ extern "C" mha_status mha_cache_append(const mha_context* context, mha_cache* ca
   if (cache == nullptr) return fail(error, MHA_ERR_NULL, "cache is NULL");
   if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
   const mha_append_args& a = *args;
-  const mha_cache_config& c = cache->config;
+  mha_context lent;
+  MHA_TRY(lend(*context, a.resources, &lent, error));
+  MHA_TRY(check_reserved("args", a.reserved, error));
   AppendJob job = {};
   job.table = context->table;
   job.cache = cache;
-  job.batch = {a.batch, a.sequences, a.length, a.offsets};
-  mha_status status = check_batch(cache, job.batch, error);
-  if (status == MHA_OK) status = check_preparation(a, &job, error);
-  const int64_t items = a.offsets != nullptr ? 1 : a.batch;
-  if (status == MHA_OK) {
-    status = check_view("key", a.key, {items, a.length, c.num_kv_heads, c.head_dim}, &job.key, error);
-  }
-  if (status == MHA_OK) {
-    status = check_view("value", a.value, {items, a.length, c.num_kv_heads, c.value_head_dim}, &job.value, error);
-  }
-  if (status != MHA_OK) return status;
-  const Size tokens = Size(items) * Size(a.length);
-  if (!tokens.ok()) {
-    return fail(error, MHA_ERR_OVERFLOW, "batch %lld x length %lld exceeds 2^63", ll{items}, ll{a.length});
-  }
-  job.tokens = tokens.value();
+  job.batch = {a.batch, a.sequences, a.length, a.offsets, nullptr};
+  MHA_TRY(check_batch(cache, job.batch, error));
+  MHA_TRY(check_append(a, &job, error));
   if (job.tokens == 0) return MHA_OK;
-  status = cache_reserve(cache, job.batch, error);
-  if (status != MHA_OK) return status;
+  MHA_TRY(cache_reserve(cache, job.batch, error));
+  const mha_cache_config& c = cache->config;
   const double bytes = static_cast<double>(job.tokens) * static_cast<double>(c.num_kv_heads) *
                        static_cast<double>(c.head_dim + c.value_head_dim) * (2 * sizeof(float));
-  const int64_t threads = useful_threads(context->num_threads, work_of(0, bytes));
+  const int64_t threads = useful_threads(lent.num_threads, work_of(0, bytes));
   job.item_tokens = plan_append(job.tokens, threads);
   if (threads <= 1 && !job.prepares) {
     run_append(&job, 0, 0);  // plain copies need no floating-point mode: one token takes 0.34 us, as a phase 0.40
   } else {
     const Phase phase = append_phase(job);
     const FloatMode mode;
-    run_phases(*context, threads, &phase, 1);
+    run_phases(lent, threads, &phase, 1);
   }
   cache_commit(cache, job.batch);
+  return MHA_OK;
+}
+
+extern "C" mha_status mha_cache_append_workspace_bytes(const mha_context* context, const mha_cache* cache,
+                                                       const mha_append_args* args, size_t* bytes, mha_error* error) {
+  using namespace mha;
+  if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
+  if (cache == nullptr) return fail(error, MHA_ERR_NULL, "cache is NULL");
+  if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
+  if (bytes == nullptr) return fail(error, MHA_ERR_NULL, "bytes is NULL");
+  *bytes = 0;  // tokens are copied into pages, keys prepared where they are then
   return MHA_OK;
 }

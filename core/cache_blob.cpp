@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Caches: sequences copied out, saved and loaded. A saved sequence is a header of 128 bytes, then the tokens that are
+// Caches: sequences copied out, saved and loaded. A saved sequence is a header of 192 bytes, then the tokens that are
 // kept as export gives them: keys [n, Hkv, D], values [n, Hkv, Dv]. The layout of pages does not show, so any kind of
 // cache can load it.
 #include <cstring>
 
+#include "core/blob.h"
 #include "core/cache.h"
+#include "core/checks.h"
 #include "core/checksum.h"
-#include "core/status.h"
-#include "core/validate.h"
 
 namespace mha {
 namespace {
@@ -15,24 +15,21 @@ namespace {
 using ll = long long;
 using ull = unsigned long long;
 
-constexpr uint32_t kBlobVersion = 1;
-constexpr uint32_t kByteOrder = 0x01020304;
-constexpr char kMagic[8] = {'m', 'h', 'a', 'c', 'a', 'c', 'h', 'e'};
-
 struct BlobHeader {
-  char magic[8];
-  uint32_t version;
-  uint32_t byte_order;
-  int64_t num_kv_heads, head_dim, value_head_dim;
+  BlobHead head;
   int64_t length;      // tokens so far, dropped ones too
   int64_t leading;     // kept are [0, leading) and [first_kept, length)
   int64_t first_kept;  // 0: nothing was dropped, leading is 0 too
-  uint64_t bytes;      // of the blob
-  uint64_t payload;    // checksum of all after the header
-  uint64_t reserved[5];
+  int64_t num_kv_heads, head_dim, value_head_dim;
+  BlobStorage key, value;
+  uint64_t value_in_key;
+  uint64_t payload;  // checksum of all after the header
+  uint64_t reserved[8];
   uint64_t checksum;  // of all before
 };
-static_assert(sizeof(BlobHeader) == 128, "the blob's header is part of its format");
+static_assert(sizeof(BlobHeader) == 192, "the blob's header is part of its format");
+
+constexpr BlobFormat kFormat = {{'m', 'h', 'a', 'c', 'a', 'c', 'h', 'e'}, "a saved sequence", 2, sizeof(BlobHeader)};
 
 // Where rows are copied to.
 struct RowsOut {
@@ -81,11 +78,9 @@ Size blob_bytes(const BlobHeader& h) {
 BlobHeader describe(const mha_cache& cache, const CacheSequence& s) {
   const mha_cache_config& c = cache.config;
   BlobHeader h = {};
-  memcpy(h.magic, kMagic, sizeof(kMagic));
-  h.version = kBlobVersion, h.byte_order = kByteOrder;
   h.num_kv_heads = c.num_kv_heads, h.head_dim = c.head_dim, h.value_head_dim = c.value_head_dim;
   h.length = s.length, h.leading = leading_kept(cache, s), h.first_kept = s.first_kept;
-  h.bytes = static_cast<uint64_t>(blob_bytes(h).value());
+  h.head.bytes = static_cast<uint64_t>(blob_bytes(h).value());
   return h;
 }
 
@@ -97,28 +92,17 @@ RowsOut blob_rows(const BlobHeader& h, char* blob, int64_t index) {
   return {key + index * key_row, key_row, h.head_dim, value + index * value_row, value_row, h.value_head_dim};
 }
 
-mha_status check_alignment(const void* blob, mha_error* error) {
-  if (blob == nullptr) return fail(error, MHA_ERR_NULL, "blob is NULL");
-  if (reinterpret_cast<uintptr_t>(blob) % alignof(float) == 0) return MHA_OK;
-  return fail(error, MHA_ERR_ARGUMENT, "blob is at %p: must be aligned to %zu bytes", blob, alignof(float));
-}
-
 // Reads the header and checks all of the blob; what passes can be loaded into a cache of these sizes.
 mha_status read_header(const mha_cache_config& c, const void* blob, size_t bytes, BlobHeader* header,
                        mha_error* error) {
+  MHA_TRY(check_blob(kFormat, blob, bytes, error));
   BlobHeader h = {};
-  if (bytes < sizeof(h)) {
-    return fail(error, MHA_ERR_BLOB, "bytes is %zu: shorter than a blob's header (%zu)", bytes, sizeof(h));
-  }
   memcpy(&h, blob, sizeof(h));
-  if (memcmp(h.magic, kMagic, sizeof(kMagic)) != 0) return fail(error, MHA_ERR_BLOB, "blob is not a saved sequence");
-  if (h.version != kBlobVersion) {
-    return fail(error, MHA_ERR_BLOB, "blob has format version %u: this library reads %u", h.version, kBlobVersion);
-  }
-  if (h.byte_order != kByteOrder) return fail(error, MHA_ERR_BLOB, "blob is of another byte order");
-  if (h.checksum != header_checksum(&h, offsetof(BlobHeader, checksum))) {
-    return fail(error, MHA_ERR_BLOB, "blob's header is damaged (checksum)");
-  }
+  bool known = h.value_in_key == 0;
+  for (uint64_t word : h.reserved) known = known && word == 0;
+  if (!known) return fail(error, MHA_ERR_BLOB, "blob has fields that this library does not know");
+  MHA_TRY(check_blob_storage("keys", h.key, error));
+  MHA_TRY(check_blob_storage("values", h.value, error));
   if (h.num_kv_heads != c.num_kv_heads || h.head_dim != c.head_dim || h.value_head_dim != c.value_head_dim) {
     return fail(error, MHA_ERR_BLOB,
                 "blob has %lld key/value heads of %lld and %lld: those of the cache are %lld of %lld and %lld",
@@ -128,12 +112,12 @@ mha_status read_header(const mha_cache_config& c, const void* blob, size_t bytes
   const bool sound = check_size("length", h.length, 0, nullptr) == MHA_OK && h.first_kept >= 0 &&
                      h.first_kept <= h.length && h.leading >= 0 &&
                      (h.first_kept == 0 ? h.leading == 0 : h.leading < h.first_kept);
-  if (!sound || !blob_bytes(h).ok() || static_cast<uint64_t>(blob_bytes(h).value()) != h.bytes) {
+  if (!sound || !blob_bytes(h).ok() || static_cast<uint64_t>(blob_bytes(h).value()) != h.head.bytes) {
     return fail(error, MHA_ERR_BLOB, "blob's header is unsound: length %lld, kept [0, %lld) and from %lld, bytes %llu",
-                ll{h.length}, ll{h.leading}, ll{h.first_kept}, ull{h.bytes});
+                ll{h.length}, ll{h.leading}, ll{h.first_kept}, ull{h.head.bytes});
   }
-  if (bytes < h.bytes) return fail(error, MHA_ERR_BLOB, "bytes is %zu: the blob has %llu", bytes, ull{h.bytes});
-  if (h.payload != payload_checksum(static_cast<const char*>(blob) + sizeof(h), h.bytes - sizeof(h))) {
+  if (bytes < h.head.bytes) return fail(error, MHA_ERR_BLOB, "bytes is %zu: the blob has %llu", bytes, ull{h.head.bytes});
+  if (h.payload != payload_checksum(static_cast<const char*>(blob) + sizeof(h), h.head.bytes - sizeof(h))) {
     return fail(error, MHA_ERR_BLOB, "blob's tokens are damaged (checksum)");
   }
   *header = h;
@@ -142,7 +126,7 @@ mha_status read_header(const mha_cache_config& c, const void* blob, size_t bytes
 
 // Takes the pages, all or nothing. A blob without its middle fits rings only, which always have room.
 mha_status reserve_blob(mha_cache* cache, int64_t sequence, const BlobHeader& h, mha_error* error) {
-  if (h.first_kept == 0) return cache_reserve(cache, {1, &sequence, h.length, nullptr}, error);
+  if (h.first_kept == 0) return cache_reserve(cache, {1, &sequence, h.length, nullptr, nullptr}, error);
   const mha_cache_config& c = cache->config;
   if (c.kind != MHA_CACHE_RING || c.sink_tokens > h.leading) {
     return fail(error, MHA_ERR_UNSUPPORTED,
@@ -166,45 +150,60 @@ void write_blob(mha_cache* cache, int64_t sequence, const BlobHeader& h, const v
   };
   if (h.first_kept != 0) write(0, cache->config.sink_tokens, 0);
   write(h.first_kept, h.length - h.first_kept, h.leading);
-  cache_commit(cache, {1, &sequence, h.length, nullptr});
+  cache_commit(cache, {1, &sequence, h.length, nullptr, nullptr});
+}
+
+// The tokens to be exported are there.
+mha_status check_exported(const mha_cache& cache, const mha_export_args& a, mha_error* error) {
+  MHA_TRY(check_sequence(cache, "sequence", a.sequence, error));
+  MHA_TRY(check_sizes({{"begin", a.begin, 0}, {"count", a.count, 0}}, error));
+  if (a.key_scales != nullptr || a.key_zeros != nullptr || a.value_scales != nullptr || a.value_zeros != nullptr) {
+    return fail(error, MHA_ERR_ARGUMENT, "%s is given, but the cache keeps MHA_F32, which has no scales",
+                a.key_scales != nullptr || a.key_zeros != nullptr ? "key_scales or key_zeros"
+                                                                  : "value_scales or value_zeros");
+  }
+  const CacheSequence& s = cache.sequences[a.sequence];
+  if (a.begin > s.length || a.count > s.length - a.begin) {
+    return fail(error, MHA_ERR_ARGUMENT, "begin %lld and count %lld: sequence %lld has %lld tokens", ll{a.begin},
+                ll{a.count}, ll{a.sequence}, ll{s.length});
+  }
+  if (a.count > 0 && a.begin < s.first_kept && a.begin + a.count > leading_kept(cache, s)) {
+    return fail(error, MHA_ERR_ARGUMENT,
+                "begin %lld and count %lld: sequence %lld keeps its first %lld tokens and those from %lld on",
+                ll{a.begin}, ll{a.count}, ll{a.sequence}, ll{leading_kept(cache, s)}, ll{s.first_kept});
+  }
+  return MHA_OK;
 }
 
 }  // namespace
 }  // namespace mha
 
-extern "C" mha_status mha_cache_export(const mha_cache* cache, int64_t sequence, int64_t begin, int64_t count,
-                                       const mha_mut_view* key, const mha_mut_view* value, mha_error* error) {
+extern "C" mha_status mha_cache_export(const mha_cache* cache, const mha_export_args* args, mha_error* error) {
   using namespace mha;
   if (cache == nullptr) return fail(error, MHA_ERR_NULL, "cache is NULL");
-  if (key == nullptr) return fail(error, MHA_ERR_NULL, "key is NULL");
-  if (value == nullptr) return fail(error, MHA_ERR_NULL, "value is NULL");
-  mha_status status = check_sequence(*cache, "sequence", sequence, error);
-  if (status == MHA_OK) status = check_size("begin", begin, 0, error);
-  if (status == MHA_OK) status = check_size("count", count, 0, error);
-  if (status != MHA_OK) return status;
-  const CacheSequence& s = cache->sequences[sequence];
+  if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
+  const mha_export_args& a = *args;
+  MHA_TRY(check_reserved("args", a.reserved, error));
+  MHA_TRY(check_exported(*cache, a, error));
   const mha_cache_config& c = cache->config;
-  if (begin > s.length || count > s.length - begin) {
-    return fail(error, MHA_ERR_ARGUMENT, "begin %lld and count %lld: sequence %lld has %lld tokens", ll{begin},
-                ll{count}, ll{sequence}, ll{s.length});
-  }
-  if (count > 0 && begin < s.first_kept && begin + count > leading_kept(*cache, s)) {
-    return fail(error, MHA_ERR_ARGUMENT,
-                "begin %lld and count %lld: sequence %lld keeps its first %lld tokens and those from %lld on",
-                ll{begin}, ll{count}, ll{sequence}, ll{leading_kept(*cache, s)}, ll{s.first_kept});
-  }
   Tensor k = {}, v = {};
-  status = check_view("key", *key, {1, count, c.num_kv_heads, c.head_dim}, &k, error);
-  if (status == MHA_OK) status = check_view("value", *value, {1, count, c.num_kv_heads, c.value_head_dim}, &v, error);
-  if (status != MHA_OK) return status;
-  read_rows(*cache, sequence, begin, count, {k.data, k.stride_t, k.stride_h, v.data, v.stride_t, v.stride_h});
+  const Dimensions key = {1, a.count, c.num_kv_heads, c.head_dim}, value = {1, a.count, c.num_kv_heads, c.value_head_dim};
+  MHA_TRY(check_result("key", a.key, key, Order::kBthd, Check::kAll, &k, error));
+  MHA_TRY(check_result("value", a.value, value, Order::kBthd, Check::kAll, &v, error));
+  const NamedExtent results[] = {{"key", extent_of(k, key)}, {"value", extent_of(v, value)}};
+  MHA_TRY(check_overlaps(results, 2, nullptr, 0, error));
+  read_rows(*cache, a.sequence, a.begin, a.count,
+            {k.data, k.stride_t, k.stride_h, v.data, v.stride_t, v.stride_h});
   return MHA_OK;
 }
 
-extern "C" size_t mha_cache_save_bytes(const mha_cache* cache, int64_t sequence) {
+extern "C" mha_status mha_cache_save_bytes(const mha_cache* cache, int64_t sequence, size_t* bytes, mha_error* error) {
   using namespace mha;
-  if (cache == nullptr || check_sequence(*cache, "sequence", sequence, nullptr) != MHA_OK) return 0;
-  return static_cast<size_t>(describe(*cache, cache->sequences[sequence]).bytes);
+  if (cache == nullptr) return fail(error, MHA_ERR_NULL, "cache is NULL");
+  if (bytes == nullptr) return fail(error, MHA_ERR_NULL, "bytes is NULL");
+  MHA_TRY(check_sequence(*cache, "sequence", sequence, error));
+  *bytes = static_cast<size_t>(describe(*cache, cache->sequences[sequence]).head.bytes);
+  return MHA_OK;
 }
 
 extern "C" mha_status mha_cache_save(const mha_cache* cache, int64_t sequence, void* blob, size_t bytes,
@@ -212,17 +211,17 @@ extern "C" mha_status mha_cache_save(const mha_cache* cache, int64_t sequence, v
   using namespace mha;
   if (cache == nullptr) return fail(error, MHA_ERR_NULL, "cache is NULL");
   mha_status status = check_sequence(*cache, "sequence", sequence, error);
-  if (status == MHA_OK) status = check_alignment(blob, error);
+  if (status == MHA_OK) status = check_blob_pointer(blob, error);
   if (status != MHA_OK) return status;
   BlobHeader h = describe(*cache, cache->sequences[sequence]);
-  if (bytes < h.bytes) {
-    return fail(error, MHA_ERR_WORKSPACE, "bytes is %zu: sequence %lld takes %llu", bytes, ll{sequence}, ull{h.bytes});
+  if (bytes < h.head.bytes) {
+    return fail(error, MHA_ERR_BUFFER, "bytes is %zu: sequence %lld takes %llu", bytes, ll{sequence}, ull{h.head.bytes});
   }
   char* out = static_cast<char*>(blob);
   read_rows(*cache, sequence, 0, h.leading, blob_rows(h, out, 0));
   read_rows(*cache, sequence, h.first_kept, h.length - h.first_kept, blob_rows(h, out, h.leading));
-  h.payload = payload_checksum(out + sizeof(h), h.bytes - sizeof(h));
-  h.checksum = header_checksum(&h, offsetof(BlobHeader, checksum));
+  h.payload = payload_checksum(out + sizeof(h), h.head.bytes - sizeof(h));
+  seal_blob(kFormat, &h);
   memcpy(blob, &h, sizeof(h));
   return MHA_OK;
 }
@@ -232,7 +231,7 @@ extern "C" mha_status mha_cache_load(mha_cache* cache, int64_t sequence, const v
   using namespace mha;
   if (cache == nullptr) return fail(error, MHA_ERR_NULL, "cache is NULL");
   mha_status status = check_sequence(*cache, "sequence", sequence, error);
-  if (status == MHA_OK) status = check_alignment(blob, error);
+  if (status == MHA_OK) status = check_blob_pointer(blob, error);
   if (status != MHA_OK) return status;
   const int64_t held = cache->sequences[sequence].length;
   if (held != 0) {

@@ -16,13 +16,12 @@ TokenRows rows_of(const mha_cache& cache, int64_t sequence, int64_t offset, int6
   TokenRows rows = {};
   rows.stride_t = width;
   rows.stride_h = cache.page_size * width;
-  rows.page_size = cache.page_size;
-  rows.pinned_pages = cache.pinned_pages;
-  rows.ring_pages = cache.ring_pages;
   if (cache.config.kind == MHA_CACHE_CONTIGUOUS) {
     rows.base = pages[0] != nullptr ? pages[0] + offset : nullptr;
   } else {
     rows.pages = pages;
+    rows.page_size = cache.page_size;
+    rows.pinned_pages = cache.pinned_pages, rows.ring_pages = cache.ring_pages;
     rows.spare = s.reserved > 0 ? pages[page_entry(cache, (s.reserved - 1) / cache.page_size)] : nullptr;
     rows.offset = offset;
   }
@@ -31,8 +30,8 @@ TokenRows rows_of(const mha_cache& cache, int64_t sequence, int64_t offset, int6
 
 // With the lock held.
 void empty_sequence(mha_cache* cache, CacheSequence* s) {
-  release_pages(cache, s, 0, s->reserved);
-  s->length = s->reserved = s->first_kept = 0;
+  release_pages(cache, s, 0, s->held_end());
+  s->length = s->reserved = s->promised = s->first_kept = 0;
 }
 
 // Whether a sequence can be cut to `length`: its end is kept then.
@@ -122,9 +121,10 @@ extern "C" mha_status mha_cache_truncate(mha_cache* cache, int64_t sequence, int
                 ll{sequence}, ll{s.first_kept});
   }
   const Locked locked(cache->lock);
-  release_pages(cache, &s, length, s.length);
+  release_pages(cache, &s, length, s.held_end());
   s.first_kept = first_kept_after(*cache, s, length);
   s.length = s.reserved = length;
+  s.promised = 0;
   return MHA_OK;
 }
 
@@ -154,10 +154,11 @@ extern "C" mha_status mha_cache_fork(mha_cache* cache, int64_t source, int64_t d
   const int64_t pages = divide_up(length, cache->page_size);
   // A ring that was cut may have an older page's entry in use by a newer one.
   const auto kept = [&](int64_t n) { return n < cache->pinned_pages || n >= from.first_kept / cache->page_size; };
-  to.first_kept = first_kept_after(*cache, from, length);
-  to.length = to.reserved = length;
   {
     const Locked locked(cache->lock);
+    empty_sequence(cache, &to);  // of what is reserved for it
+    to.first_kept = first_kept_after(*cache, from, length);
+    to.length = to.reserved = length;
     for_each_page(*cache, 0, pages, [&](int64_t n) {
       const int64_t entry = page_entry(*cache, n);
       if (!kept(n)) return;

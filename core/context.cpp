@@ -59,15 +59,15 @@ mha_status choose_target(const char* name, const KernelTable** table, mha_error*
 
 }  // namespace
 
-mha_status Workspace::reserve(size_t needed, size_t given_bytes, mha_error* error) {
+mha_status Workspace::reserve(size_t needed, mha_error* error) {
   void* block = given_;
   if (block == nullptr) {
     owned_ = allocate(allocator_, needed);
     if (owned_ == nullptr) return fail(error, MHA_ERR_OUT_OF_MEMORY, "no memory for a workspace of %zu bytes", needed);
     owned_bytes_ = needed;
     block = owned_;
-  } else if (given_bytes < needed) {
-    return fail(error, MHA_ERR_WORKSPACE, "workspace_bytes is %zu: this call needs %zu", given_bytes, needed);
+  } else if (given_bytes_ < needed) {
+    return fail(error, MHA_ERR_BUFFER, "resources.workspace_bytes is %zu: this call needs %zu", given_bytes_, needed);
   }
   const uintptr_t address = reinterpret_cast<uintptr_t>(block);
   data_ = static_cast<char*>(block) + (kAlignment - address % kAlignment) % kAlignment;

@@ -77,8 +77,8 @@ void explain_flags(const char* key, const NamedFlag (&flags)[kCount], const char
 void explain_masks(const AttentionProblem& p, Text* out) {
   const mha_masks& m = p.masks;
   explain_flags("masks",
-                {{m.causal != MHA_CAUSAL_NONE, "causal"},
-                 {m.key_lengths != nullptr, "key lengths"},
+                {{p.causal, "causal"},
+                 {p.key_lengths != nullptr, "key lengths"},
                  {m.window_left > 0, "window left"},
                  {m.window_right > 0, "window right"},
                  {m.window_left > 0 && m.sink_tokens > 0, "sink tokens"},
@@ -87,7 +87,8 @@ void explain_masks(const AttentionProblem& p, Text* out) {
                  {m.block_mask.pairs != nullptr, "block list"},
                  {m.bit_mask.data != nullptr, "bits"},
                  {m.bool_mask.data != nullptr, "bool"},
-                 {m.add_mask.data != nullptr, "additive"}},
+                 {m.add_mask.data != nullptr, "additive"},
+                 {m.add_mask2.data != nullptr, "second additive"}},
                 "in the fused kernel: chunks of 256 keys that no row of a pass sees are skipped (additive: computed), "
                 "others masked in registers",
                 out);
@@ -102,8 +103,15 @@ void explain_masks(const AttentionProblem& p, Text* out) {
 // --- Items of unequal length ---------------------------------------------------------------------------------------
 
 void explain_keys(const AttentionProblem& p, Text* out) {
+  if (p.pages.table != nullptr) {
+    out->line("keys and values: in the caller's pages of %lld tokens", static_cast<ll>(p.pages.page_size));
+    return;
+  }
   if (p.cache == nullptr) {
-    out->line("keys and values: %s", p.key_offsets != nullptr ? "packed one after the other" : "as long in each item");
+    const char* how = p.key_offsets != nullptr   ? "packed one after the other"
+                      : p.key_lengths != nullptr ? "in a padded tensor, the first of each item"
+                                                 : "as long in each item";
+    out->line("keys and values: %s", how);
     return;
   }
   const mha_cache_config& c = p.cache->config;
@@ -160,7 +168,7 @@ void explain_unequal(const AttentionProblem& p, const AttentionPlan& plan, const
 }
 
 void explain_weights(const AttentionProblem& p, Text* out) {
-  const char* rows = p.weight_rows.rows != nullptr ? " of the chosen queries" : "";
+  const char* rows = p.weights_rows != nullptr ? " of the chosen queries" : "";
   switch (p.weights_mode) {
     case MHA_WEIGHTS_NONE:
       out->line("weights: not wanted");

@@ -30,6 +30,12 @@ struct Forward {
   AttentionJob attention;
   mha_cache* cache;  // that grows, or null
   ForwardPlan plan;
+
+  // Keys and values are projected unless they are in a cache already.
+  bool projects(int projection) const {
+    const AttentionProblem& p = attention.problem;
+    return projection == kQuery || projection == kOutput || p.cache == nullptr || p.appends;
+  }
 };
 
 // The tokens that a projection reads or writes: [batch, rows]. With a cache keys are projected from the new tokens,
@@ -48,6 +54,7 @@ LinearProblem projection_sizes(const Forward& f, int projection) {
   const ProjectionSize size = projection_size(f.layer->config, projection);
   const Tokens tokens = tokens_of(f.attention.problem, projection);
   LinearProblem p = {};
+  if (!f.projects(projection)) return p;
   p.in_features = size.in_features, p.out_features = size.out_features;
   p.batch = tokens.batch, p.rows = tokens.rows;
   if (projection == kKey || projection == kValue) p.rows -= f.attention.problem.tail;
@@ -97,14 +104,12 @@ mha_status plan_forward(const mha_context& context, Forward* f, mha_error* error
   f->attention.problem.key = as_const(projected(*f, kKey, nullptr));
   f->attention.problem.value = as_const(projected(*f, kValue, nullptr));
   plan.threads = context.num_threads > 1 ? useful_threads(context.num_threads, work(*f)) : 1;
-  mha_status status =
-      plan_attention(*context.table, plan.threads, f->attention.problem, false, &f->attention.plan, error);
-  if (status != MHA_OK) return status;
+  MHA_TRY(plan_attention(*context.table, plan.threads, f->attention.problem, false, &f->attention.plan, error));
   Layout layout;
   for (int i = 0; i < kProjections; ++i) {
     const int64_t width = i == kOutput ? c.num_heads * c.value_head_dim : projection_size(c, i).out_features;
     const Tokens tokens = tokens_of(f->attention.problem, i);
-    const Size floats = Size(tokens.batch) * Size(tokens.rows) * Size(width);
+    const Size floats = f->projects(i) ? Size(tokens.batch) * Size(tokens.rows) * Size(width) : Size(0);
     plan.projected_offset[i] = layout.append(floats * Size(sizeof(float)));
   }
   plan.attention_offset = layout.append(Size(f->attention.plan.bytes));
@@ -120,23 +125,24 @@ mha_status plan_forward(const mha_context& context, Forward* f, mha_error* error
 
 // The sequences that grow, where there is a cache.
 CacheBatch growth(const Forward& f) {
-  return {f.attention.problem.batch, f.attention.problem.sequences, f.attention.problem.query_len,
-          f.attention.problem.query_offsets};
+  const AttentionProblem& p = f.attention.problem;
+  return {p.batch, p.sequences, p.query_len, p.query_offsets, nullptr};
 }
 
-mha_status prepare(const mha_context* context, const mha_layer* layer, const mha_forward_args* args, Check check,
-                   Forward* f, mha_error* error) {
+mha_status prepare(const mha_context* context, const mha_layer* layer, const mha_layer_args* args, Check check,
+                   mha_context* lent, Forward* f, mha_error* error) {
   if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
   if (layer == nullptr) return fail(error, MHA_ERR_NULL, "layer is NULL");
+  if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
+  MHA_TRY(lend(*context, args->resources, lent, error));
   f->layer = layer;
   f->attention.problem.tail = tail_keys(*layer);
-  mha_status status = validate_forward(layer->config, args, check, &f->views, &f->attention.problem, error);
-  if (status == MHA_OK && args->cache != nullptr) {
+  MHA_TRY(validate_forward(layer->config, args, check, &f->views, &f->attention.problem, error));
+  if (f->attention.problem.appends) {
     f->cache = args->cache;
-    status = check_batch(f->cache, growth(*f), error);
+    if (check == Check::kAll) MHA_TRY(check_batch(f->cache, growth(*f), error));  // which marks sequences
   }
-  if (status != MHA_OK || f->attention.problem.nothing_to_do()) return status;
-  return plan_forward(*context, f, error);
+  return f->attention.problem.nothing_to_do() ? MHA_OK : plan_forward(*lent, f, error);
 }
 
 // The keys and values that the layer adds to those of each item: bias_key and bias_value, then zeros.
@@ -160,6 +166,7 @@ mha_status run_forward(const mha_context& context, Forward& f, char* workspace, 
   const ConstTensor* inputs[3] = {&f.views.query, &f.views.key, &f.views.value};
   ConstTensor* outputs[3] = {&f.attention.problem.query, &f.attention.problem.key, &f.attention.problem.value};
   for (int i = 0; i < 3; ++i) {
+    if (!f.projects(i)) continue;
     const Tensor out = projected(f, i, workspace);
     *outputs[i] = as_const(out);
     in.jobs[in.count++] = make_linear_job(*context.table, f.plan.threads, projection_problem(f, i, *inputs[i], out));
@@ -175,8 +182,12 @@ mha_status run_forward(const mha_context& context, Forward& f, char* workspace, 
         reinterpret_cast<int64_t*>(workspace + f.plan.attention_offset + f.attention.plan.positions_offset);
     prepare.jobs[prepare.count++] = query_job(*context.table, f.attention.problem, f.plan.threads,
                                               projected(f, kQuery, workspace), first_positions);
-    prepare.jobs[prepare.count++] = key_job(*context.table, f.attention.problem, f.plan.threads,
-                                            projected(f, kKey, workspace), first_positions + f.attention.problem.batch);
+    const Preparation& r = f.attention.problem.preparation;
+    if (f.projects(kKey) && (r.rotate || r.key_epsilon > 0)) {
+      prepare.jobs[prepare.count++] =
+          key_job(*context.table, f.attention.problem, f.plan.threads, projected(f, kKey, workspace),
+                  first_positions + f.attention.problem.batch);
+    }
   }
   f.attention.table = context.table, f.attention.workspace = workspace + f.plan.attention_offset;
   LinearPhase out;
@@ -197,63 +208,69 @@ mha_status run_forward(const mha_context& context, Forward& f, char* workspace, 
   }
   count += attention_phases(f.attention, phases + count);
   phases[count++] = linear_phase(out);
-  if (f.cache != nullptr) {
-    const mha_status status = cache_reserve(f.cache, append.batch, error);
-    if (status != MHA_OK) return status;
-  }
+  if (f.cache != nullptr) MHA_TRY(cache_reserve(f.cache, append.batch, error));
   run_phases(context, f.plan.threads, phases, count);
   if (f.cache != nullptr) cache_commit(f.cache, append.batch);
   return MHA_OK;
 }
 
+void explain_projections(const mha_context& context, const Forward& f, Text* out) {
+  static const char* const kNames[kProjections] = {"query projection", "key projection", "value projection",
+                                                   "output projection"};
+  explain_linear_kernel(*context.table, out);
+  for (int i = 0; i < kProjections; ++i) {
+    if (!f.projects(i)) {
+      out->line("%s: none, the cache is read as it is", kNames[i]);
+      continue;
+    }
+    const ConstTensor none = {};
+    const LinearProblem p = projection_problem(f, i, none, projected(f, i, nullptr));
+    explain_linear(kNames[i], p, plan_linear(*context.table, f.plan.threads, p), f.plan.threads, out);
+  }
+}
+
 }  // namespace
 }  // namespace mha
 
-extern "C" mha_status mha_layer_forward(const mha_context* context, const mha_layer* layer,
-                                        const mha_forward_args* args, mha_error* error) {
+extern "C" mha_status mha_layer_forward(const mha_context* context, const mha_layer* layer, const mha_layer_args* args,
+                                        mha_error* error) {
   using namespace mha;
   const FloatMode mode;  // from here on: the default scale is rounded too
+  mha_context lent;
   Forward f = {};
-  mha_status status = prepare(context, layer, args, Check::kAll, &f, error);
-  if (status != MHA_OK || f.attention.problem.nothing_to_do()) return status;
-  Workspace workspace(*context, args->workspace);
-  status = workspace.reserve(workspace_bytes(f.plan.bytes), args->workspace_bytes, error);
-  if (status != MHA_OK) return status;
-  return run_forward(*context, f, workspace.data(), error);
+  MHA_TRY(prepare(context, layer, args, Check::kAll, &lent, &f, error));
+  if (f.attention.problem.nothing_to_do()) return MHA_OK;
+  Workspace workspace(lent, args->resources);
+  MHA_TRY(workspace.reserve(workspace_bytes(f.plan.bytes), error));
+  return run_forward(lent, f, workspace.data(), error);
 }
 
-extern "C" mha_status mha_layer_forward_workspace(const mha_context* context, const mha_layer* layer,
-                                                  const mha_forward_args* args, size_t* bytes, mha_error* error) {
+extern "C" mha_status mha_layer_workspace_bytes(const mha_context* context, const mha_layer* layer,
+                                                const mha_layer_args* args, size_t* bytes, mha_error* error) {
   using namespace mha;
   if (bytes == nullptr) return fail(error, MHA_ERR_NULL, "bytes is NULL");
+  const FloatMode mode;
+  mha_context lent;
   Forward f = {};
-  const mha_status status = prepare(context, layer, args, Check::kSizesOnly, &f, error);
-  if (status == MHA_OK) *bytes = f.attention.problem.nothing_to_do() ? 0 : workspace_bytes(f.plan.bytes);
-  return status;
+  MHA_TRY(prepare(context, layer, args, Check::kSizesOnly, &lent, &f, error));
+  *bytes = f.attention.problem.nothing_to_do() ? 0 : workspace_bytes(f.plan.bytes);
+  return MHA_OK;
 }
 
-extern "C" mha_status mha_layer_forward_explain(const mha_context* context, const mha_layer* layer,
-                                                const mha_forward_args* args, char* text, size_t capacity,
-                                                size_t* needed, mha_error* error) {
+extern "C" mha_status mha_layer_explain(const mha_context* context, const mha_layer* layer, const mha_layer_args* args,
+                                        char* text, size_t capacity, size_t* needed, mha_error* error) {
   using namespace mha;
+  const FloatMode mode;
+  mha_context lent;
   Forward f = {};
-  const mha_status status = prepare(context, layer, args, Check::kSizesOnly, &f, error);
-  if (status != MHA_OK) return status;
+  MHA_TRY(prepare(context, layer, args, Check::kSizesOnly, &lent, &f, error));
   if (text == nullptr && capacity > 0) return fail(error, MHA_ERR_NULL, "text is NULL, but capacity is %zu", capacity);
   Text out(text, capacity);
-  explain_context(*context, f.plan.threads, work(f), &out);
+  explain_context(lent, most(f.plan.threads, 1), work(f), &out);
   if (f.attention.problem.nothing_to_do()) {
     out.line("work: none, a size is 0");
   } else {
-    static const char* const kNames[kProjections] = {"query projection", "key projection", "value projection",
-                                                     "output projection"};
-    explain_linear_kernel(*context->table, &out);
-    for (int i = 0; i < kProjections; ++i) {
-      const ConstTensor none = {};
-      const Tensor dense = projected(f, i, nullptr);
-      const LinearProblem p = projection_problem(f, i, none, dense);
-      explain_linear(kNames[i], p, plan_linear(*context->table, f.plan.threads, p), f.plan.threads, &out);
-    }
+    explain_projections(lent, f, &out);
     explain_attention(f.attention.problem, f.attention.plan, *context->table, &out);
     out.line("workspace: %zu bytes: %lld for q, k, v and the heads' outputs, the rest for attention",
              workspace_bytes(f.plan.bytes), static_cast<long long>(f.plan.attention_offset));

@@ -15,6 +15,15 @@ TokenRows rows_in_tensor(const AttentionProblem& p, const ConstTensor& t, int64_
   return rows;
 }
 
+TokenRows rows_in_pages(const AttentionProblem& p, const ConstTensor& t, int64_t b, int64_t kv_head) {
+  TokenRows rows = {};
+  rows.base = t.data == nullptr ? nullptr : t.data + kv_head * t.stride_h;
+  rows.stride_t = t.stride_t, rows.stride_h = t.stride_h;
+  rows.table = p.pages.table + b * p.pages.stride, rows.stride_page = t.stride_b;
+  rows.page_size = p.pages.page_size;
+  return rows;
+}
+
 TokenRows from_head(TokenRows rows, int64_t kv_head) {
   if (rows.base != nullptr) rows.base += kv_head * rows.stride_h;
   rows.offset += kv_head * rows.stride_h;
@@ -25,7 +34,19 @@ TokenRows from_head(TokenRows rows, int64_t kv_head) {
 
 int64_t key_len_of(const AttentionProblem& p, int64_t b) {
   if (p.cache != nullptr) return cache_length(*p.cache, sequence_of(p, b)) + (p.appends ? query_len_of(p, b) : 0);
-  return p.key_offsets != nullptr ? p.key_offsets[b + 1] - p.key_offsets[b] : p.key_len;
+  if (p.key_offsets != nullptr) return p.key_offsets[b + 1] - p.key_offsets[b];
+  return p.key_lengths != nullptr && p.tail == 0 ? p.key_lengths[b] : p.key_len;
+}
+
+int64_t shared_tokens_of(const AttentionProblem& p, int64_t a, int64_t b) {
+  if (p.cache != nullptr) return shared_tokens(*p.cache, sequence_of(p, a), sequence_of(p, b));
+  if (p.pages.table == nullptr) return 0;
+  const int32_t *x = p.pages.table + a * p.pages.stride, *y = p.pages.table + b * p.pages.stride;
+  const int64_t length = least(key_len_of(p, a), key_len_of(p, b));
+  for (int64_t n = 0; n * p.pages.page_size < length; ++n) {
+    if (x[n] != y[n]) return n * p.pages.page_size;
+  }
+  return length;
 }
 
 int64_t key_begin_of(const AttentionProblem& p, int64_t b) {
@@ -44,24 +65,26 @@ int64_t first_kept_of(const AttentionProblem& p, int64_t b) {
 }
 
 TokenRows keys_of(const AttentionProblem& p, int64_t b, int64_t kv_head) {
+  if (p.pages.table != nullptr) return rows_in_pages(p, p.key, b, kv_head);
   if (p.cache == nullptr) return rows_in_tensor(p, p.key, b, kv_head);
   return from_head(cache_keys(*p.cache, sequence_of(p, b)), kv_head);
 }
 
 TokenRows values_of(const AttentionProblem& p, int64_t b, int64_t kv_head) {
+  if (p.pages.table != nullptr) return rows_in_pages(p, p.value, b, kv_head);
   if (p.cache == nullptr) return rows_in_tensor(p, p.value, b, kv_head);
   return from_head(cache_values(*p.cache, sequence_of(p, b)), kv_head);
 }
 
 int64_t weight_rows_of(const AttentionProblem& p, int64_t b) {
-  return p.weight_rows.rows != nullptr ? p.weight_rows.count : query_len_of(p, b);
+  return p.weights_rows != nullptr ? p.num_weights_rows : query_len_of(p, b);
 }
 
 float* weights_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t r) {
   if (p.weights_mode == MHA_WEIGHTS_AVERAGED) h = 0;
   if (p.weights_mode == MHA_WEIGHTS_KEY_SUMS) r = 0;
   const bool packed =
-      p.query_offsets != nullptr && p.weight_rows.rows == nullptr && p.weights_mode != MHA_WEIGHTS_KEY_SUMS;
+      p.query_offsets != nullptr && p.weights_rows == nullptr && p.weights_mode != MHA_WEIGHTS_KEY_SUMS;
   const int64_t item = packed ? p.query_offsets[b] * p.weights.stride_t : b * p.weights.stride_b;
   return p.weights.data + item + h * p.weights.stride_h + r * p.weights.stride_t;
 }
@@ -73,9 +96,9 @@ int64_t most_visible_keys(const AttentionProblem& p, int64_t b) {
   const mha_masks& m = p.masks;
   const int64_t keys = key_len_of(p, b);
   const bool open =
-      m.window_left == 0 || m.prefix_lengths != nullptr || (m.causal == MHA_CAUSAL_NONE && m.window_right == 0);
+      m.window_left == 0 || m.prefix_lengths != nullptr || (!p.causal && m.window_right == 0);
   if (open || m.window_left > keys) return keys;
-  const int64_t right = m.causal == MHA_CAUSAL_NONE ? m.window_right - 1 : 0;
+  const int64_t right = p.causal ? 0 : m.window_right - 1;
   if (right > keys || m.sink_tokens > keys) return keys;
   return least(keys, m.window_left + right + m.sink_tokens);
 }

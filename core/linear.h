@@ -2,9 +2,9 @@
 // The linear stage: packing weights, and one phase that multiplies several problems side by side.
 #pragma once
 
+#include "core/checks.h"
 #include "core/parallel.h"
 #include "core/plan.h"
-#include "core/validate.h"
 
 namespace mha {
 
@@ -29,6 +29,16 @@ struct LinearPhase {
   int count;
 };
 
+// Weights [out, in] as a caller gives them: rows stride_t apart, in floats.
+mha_status check_weight(const char* name, const mha_view& weight, int64_t out_features, int64_t in_features,
+                        ConstTensor* out, mha_error* error);
+
+// What storing costs where nothing is rounded.
+inline void report_exact(int64_t elements, mha_storage_error* error) {
+  *error = {};
+  error->elements = elements;
+}
+
 // A public call's arguments, checked, with every default filled in.
 mha_status linear_problem(const mha_linear& linear, const mha_linear_args& args, Check check, LinearProblem* problem,
                           mha_error* error);
@@ -37,3 +47,13 @@ LinearJob make_linear_job(const KernelTable& table, int64_t threads, const Linea
 Phase linear_phase(const LinearPhase& work);
 
 }  // namespace mha
+
+struct mha_linear {
+  int64_t in_features, out_features;
+  const float* panels;
+  const float* bias;  // padded, or null
+  const void* blob;   // header and packed weights
+  size_t blob_bytes;
+  mha_allocator allocator;
+  size_t bytes;  // of the allocation that begins with this struct
+};

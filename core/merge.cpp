@@ -3,11 +3,10 @@
 // given: the same bits on every target.
 #include <cstring>
 
-#include "core/context.h"
+#include "core/checks.h"
 #include "core/elementary.h"
 #include "core/parallel.h"
 #include "core/plan.h"
-#include "core/validate.h"
 #include "simd/float_mode.h"
 
 namespace mha {
@@ -18,26 +17,22 @@ using ll = long long;
 constexpr double kInfinity = __builtin_inf();
 
 struct MergeJob {
-  int64_t parts, rows, width;
-  const float* const* outputs;
-  const float* const* log_sum_exps;
-  float* output;
-  float* log_sum_exp;  // or null
+  mha_merge_args args;
   int64_t block_rows;  // of a work item
 };
 
 // ln of the sum over parts of e^lse; -inf where no part saw a key, NaN where one is NaN, +inf where one is.
 double merged_log_sum_exp(const MergeJob& job, int64_t row) {
   double most = -kInfinity;
-  for (int64_t n = 0; n < job.parts; ++n) {
-    const double lse = static_cast<double>(job.log_sum_exps[n][row]);
+  for (int64_t n = 0; n < job.args.num_parts; ++n) {
+    const double lse = static_cast<double>(job.args.log_sum_exps[n][row]);
     if (lse != lse) return lse;
     if (lse > most) most = lse;
   }
   if (most == kInfinity || most == -kInfinity) return most;
   double sum = 0;
-  for (int64_t n = 0; n < job.parts; ++n) {
-    sum += elementary::exp(static_cast<double>(job.log_sum_exps[n][row]) - most);
+  for (int64_t n = 0; n < job.args.num_parts; ++n) {
+    sum += elementary::exp(static_cast<double>(job.args.log_sum_exps[n][row]) - most);
   }
   return most + elementary::log(sum);
 }
@@ -47,26 +42,26 @@ constexpr int64_t kColumns = 64;
 
 void merge_row(const MergeJob& job, int64_t row) {
   const double total = merged_log_sum_exp(job, row);
-  float* output = job.output + row * job.width;
-  for (int64_t begin = 0; begin < job.width; begin += kColumns) {
-    const int64_t count = least(kColumns, job.width - begin);
+  float* output = job.args.output + row * job.args.value_head_dim;
+  for (int64_t begin = 0; begin < job.args.value_head_dim; begin += kColumns) {
+    const int64_t count = least(kColumns, job.args.value_head_dim - begin);
     double sums[kColumns] = {};
-    for (int64_t n = 0; n < job.parts && total != -kInfinity; ++n) {
-      const double lse = static_cast<double>(job.log_sum_exps[n][row]);
+    for (int64_t n = 0; n < job.args.num_parts && total != -kInfinity; ++n) {
+      const double lse = static_cast<double>(job.args.log_sum_exps[n][row]);
       // A part that saw nothing is left out, whatever its output is. A total of NaN or +inf makes the row NaN.
       if (lse == -kInfinity) continue;
       const double share = elementary::exp(lse - total);
-      const float* part = job.outputs[n] + row * job.width + begin;
+      const float* part = job.args.outputs[n] + row * job.args.value_head_dim + begin;
       for (int64_t d = 0; d < count; ++d) sums[d] += share * static_cast<double>(part[d]);
     }
     for (int64_t d = 0; d < count; ++d) output[begin + d] = static_cast<float>(sums[d]);
   }
-  if (job.log_sum_exp != nullptr) job.log_sum_exp[row] = static_cast<float>(total);
+  if (job.args.log_sum_exp != nullptr) job.args.log_sum_exp[row] = static_cast<float>(total);
 }
 
 void run_merge(const void* data, int64_t item, int64_t) {
   const MergeJob& job = *static_cast<const MergeJob*>(data);
-  const int64_t begin = item * job.block_rows, end = least(begin + job.block_rows, job.rows);
+  const int64_t begin = item * job.block_rows, end = least(begin + job.block_rows, job.args.rows);
   for (int64_t row = begin; row < end; ++row) merge_row(job, row);
 }
 
@@ -78,40 +73,38 @@ mha_status check_parts(const char* name, const float* const* parts, int64_t coun
   return MHA_OK;
 }
 
-mha_status check(const MergeJob& job, mha_error* error) {
-  mha_status status = check_size("num_parts", job.parts, 0, error);
-  if (status == MHA_OK) status = check_size("rows", job.rows, 0, error);
-  if (status == MHA_OK) status = check_size("value_head_dim", job.width, 1, error);
-  if (status != MHA_OK) return status;
-  if (!(Size(job.rows) * Size(job.width) * Size(sizeof(float))).ok()) {
-    return fail(error, MHA_ERR_OVERFLOW, "rows %lld x value_head_dim %lld exceeds 2^63 bytes", ll{job.rows},
-                ll{job.width});
+mha_status check_merge(const mha_merge_args& a, mha_error* error) {
+  MHA_TRY(check_reserved("args", a.reserved, error));
+  MHA_TRY(check_sizes(
+      {{"num_parts", a.num_parts, 0}, {"rows", a.rows, 0}, {"value_head_dim", a.value_head_dim, 1}}, error));
+  if (!(Size(a.rows) * Size(a.value_head_dim) * Size(sizeof(float))).ok()) {
+    return fail(error, MHA_ERR_OVERFLOW, "rows %lld x value_head_dim %lld exceeds 2^63 bytes", ll{a.rows},
+                ll{a.value_head_dim});
   }
-  if (job.rows == 0) return MHA_OK;
-  if (job.output == nullptr) return fail(error, MHA_ERR_NULL, "output is NULL");
-  if (job.parts > 0) status = check_parts("outputs", job.outputs, job.parts, error);
-  if (job.parts > 0 && status == MHA_OK) status = check_parts("log_sum_exps", job.log_sum_exps, job.parts, error);
-  return status;
+  if (a.rows == 0) return MHA_OK;
+  if (a.output == nullptr) return fail(error, MHA_ERR_NULL, "output is NULL");
+  if (a.num_parts == 0) return MHA_OK;
+  MHA_TRY(check_parts("outputs", a.outputs, a.num_parts, error));
+  return check_parts("log_sum_exps", a.log_sum_exps, a.num_parts, error);
 }
 
 }  // namespace
 }  // namespace mha
 
-extern "C" mha_status mha_attention_merge(const mha_context* context, int64_t num_parts, int64_t rows,
-                                          int64_t value_head_dim, const float* const* outputs,
-                                          const float* const* log_sum_exps, float* output, float* log_sum_exp,
-                                          mha_error* error) {
+extern "C" mha_status mha_attention_merge(const mha_context* context, const mha_merge_args* args, mha_error* error) {
   using namespace mha;
   const FloatMode mode;
   if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
-  MergeJob job = {num_parts, rows, value_head_dim, outputs, log_sum_exps, output, log_sum_exp, 0};
-  const mha_status status = check(job, error);
-  if (status != MHA_OK || rows == 0) return status;
-  const double elements = static_cast<double>(rows) * static_cast<double>(value_head_dim);
-  const double work = work_of(0, elements * static_cast<double>(num_parts + 1) * sizeof(float));
-  const int64_t threads = useful_threads(context->num_threads, work);
-  job.block_rows = divide_up(rows, threads > 1 ? threads * kItemsPerThread : 1);
-  const Phase phase = {run_merge, &job, divide_up(rows, job.block_rows)};
-  run_phases(*context, threads, &phase, 1);
+  if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
+  mha_context lent;
+  MHA_TRY(lend(*context, args->resources, &lent, error));
+  MHA_TRY(check_merge(*args, error));
+  if (args->rows == 0) return MHA_OK;
+  const double elements = static_cast<double>(args->rows) * static_cast<double>(args->value_head_dim);
+  const double work = work_of(0, elements * static_cast<double>(args->num_parts + 1) * sizeof(float));
+  const int64_t threads = useful_threads(lent.num_threads, work);
+  const MergeJob job = {*args, divide_up(args->rows, threads > 1 ? threads * kItemsPerThread : 1)};
+  const Phase phase = {run_merge, &job, divide_up(args->rows, job.block_rows)};
+  run_phases(lent, threads, &phase, 1);
   return MHA_OK;
 }

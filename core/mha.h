@@ -1,21 +1,31 @@
 /* SPDX-License-Identifier: Apache-2.0
- * mha: multi-head attention for CPUs. This is the whole public interface, in C11 (and clean as C++).
+ * mha: multi-head attention for CPUs. This is the whole public interface, in C11 (and clean as C++17).
  *
  * Promises (README.md names the test of each):
  *   - no global state, no printing, no abort, no exception; where a call returns an error no result is written and a
  *     cache is as it was, all of its sequences;
  *   - one thread touches no thread runtime; no allocation inside a call that is given its workspace;
- *   - an f32 result is a pure function of the values of its inputs: the same bits for any thread count, batch, split of
- *     the queries, strides, cache (kind, page size, history), and FMA target (avx512, avx2, neon; the sse2 baseline has
- *     no fused multiply-add);
- *   - masks, positions and score changes combine freely and run in the fused kernels, without a Tq x Tk matrix; what
- *     is not there is MHA_ERR_UNSUPPORTED, never a slower way in silence (mha_*_explain);
- *   - never a read or write outside the stated extents, no alignment beyond that of float.
+ *   - a result is a pure function of the values of its inputs: the same bits for any thread count, batch, split of the
+ *     queries, strides, cache or pages (kind, page size, history), and FMA target (avx512, avx2, neon; the sse2 baseline
+ *     has no fused multiply-add);
+ *   - masks, positions and score changes combine freely and run in the fused kernels, without a Tq x Tk matrix. A
+ *     combination that is not implemented returns MHA_ERR_UNSUPPORTED; there is no silent slow path (mha_*_explain);
+ *   - never a read or write outside the stated extents, no alignment beyond that of the element type.
+ *
+ * Every struct may be zeroed: zero, and NULL, mean the default. A call takes one args struct: first what every call
+ * says, then pointers to groups that few calls need. Arguments, groups and what they point to are read during the call
+ * only, unless a comment says "kept". A field that the call would ignore is refused (MHA_ERR_ARGUMENT), so that no
+ * request is lost in silence.
  *
  * Words: B batch, H query heads, Hkv key/value heads, Tq / Tk query / key length, T tokens, D head dim of query and
- * key, Dv head dim of value, E embed_dim. "packed": items of unequal length one after the other, without padding.
- * Strides count elements, not bytes. Every struct may be zeroed: zero means the default. Arguments are read during the
- * call only, but for those that a comment says are kept.
+ * key, Dv head dim of value, E embed_dim. "item": one of the batch. "packed": items one after the other, without
+ * padding. "codes": integers with scales that stand for floats. Strides count elements, not bytes.
+ *
+ * A newcomer needs: mha_context_create, mha_attention_args with MHA_VIEW and MHA_MUT_VIEW, mha_attention.
+ *
+ * Later versions: a struct keeps its size, a field its place and meaning; new fields take the place of `reserved*`, and
+ * zero there means what it meant before. A `reserved*` field that is not zero is MHA_ERR_ARGUMENT: the caller was built
+ * for a newer library. So an old program runs on a newer shared library, and a newer one is told where it cannot run.
  */
 #ifndef MHA_MHA_H
 #define MHA_MHA_H
@@ -24,7 +34,7 @@
 #include <stdint.h>
 
 #define MHA_VERSION_MAJOR 0
-#define MHA_VERSION_MINOR 1
+#define MHA_VERSION_MINOR 2
 #define MHA_VERSION_PATCH 0
 
 #if defined(MHA_SHARED) && defined(_WIN32)
@@ -49,21 +59,22 @@ extern "C" {
 
 typedef enum mha_status {
   MHA_OK = 0,
-  MHA_ERR_NULL = 1,      /* a pointer that must be given is NULL */
-  MHA_ERR_ARGUMENT = 2,  /* a value outside its range: a negative size, a length beyond Tk, an unknown enum value */
-  MHA_ERR_SHAPE = 3,     /* sizes that do not fit each other: H % Hkv != 0, both or neither of two alternatives given */
-  MHA_ERR_STRIDE = 4,    /* a stride that is not supported: negative, last dimension not dense, rows that overlap */
-  MHA_ERR_OVERFLOW = 5,  /* a size, an offset or a product of sizes does not fit in 63 bits */
-  MHA_ERR_WORKSPACE = 6, /* the workspace given is smaller than the call's *_workspace function says */
+  MHA_ERR_NULL = 1,          /* a pointer that must be given is NULL */
+  MHA_ERR_ARGUMENT = 2,      /* a value outside its range, an unknown enum value, a field that this call does not use */
+  MHA_ERR_SHAPE = 3,         /* sizes that do not fit each other, both or neither of two alternatives given */
+  MHA_ERR_STRIDE = 4,        /* a stride that is not supported, results that overlap */
+  MHA_ERR_OVERFLOW = 5,      /* a size, an offset or a product of sizes does not fit in 63 bits */
+  MHA_ERR_BUFFER = 6,        /* a buffer is smaller than its *_bytes call says (workspace, partials, blob, memory) */
   MHA_ERR_OUT_OF_MEMORY = 7, /* the allocator returned NULL */
   MHA_ERR_TARGET = 8,        /* the target asked for is unknown, not built in, or not supported by this CPU */
-  MHA_ERR_BLOB = 9,          /* a packed blob is damaged, truncated, or of another format version */
-  MHA_ERR_UNSUPPORTED = 10,  /* a combination this version does not have; nothing falls back silently */
-  MHA_ERR_FULL = 11          /* a cache has no room for what is to be stored */
+  MHA_ERR_BLOB = 9,          /* a blob is damaged, truncated, of another format version or byte order */
+  MHA_ERR_UNSUPPORTED = 10,  /* a combination that this version does not implement */
+  MHA_ERR_FULL = 11,         /* a cache has no room for what is to be stored */
+  MHA_ERR_THREAD = 12        /* a thread that cannot be made, or a thread runtime that is not built in */
 } mha_status;
 
-/* What went wrong, for a person: names the argument and its value. Every call that can fail takes an optional pointer
- * to one as its last parameter and fills it on failure only; the caller owns it. */
+/* What went wrong, for a person: names the argument and its value. Last parameter of every call that can fail, which
+ * fills it on failure only; may be NULL. The caller owns it. */
 typedef struct mha_error {
   mha_status status;
   char message[244]; /* zero-terminated */
@@ -71,9 +82,10 @@ typedef struct mha_error {
 
 /* The name of an mha_status ("MHA_ERR_SHAPE"), "unknown status" for any other number; static storage. */
 MHA_API const char* mha_status_string(int status);
-
-/* "0.1.0" for the library that is linked, to compare with MHA_VERSION_*; static storage. */
+/* "0.2.0", of the library that is linked, to compare with MHA_VERSION_*; static storage. */
 MHA_API const char* mha_version(void);
+/* The same as a number: major * 10000 + minor * 100 + patch. */
+MHA_API int mha_version_number(void);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Targets: one per instruction-set bundle built into the library, best first ("avx512", "avx2", "sse2"; "neon").
@@ -87,7 +99,7 @@ MHA_API const char* mha_target_name(int64_t index);
 MHA_API int mha_target_supported(int64_t index);
 
 /* ---------------------------------------------------------------------------------------------------------------------
- * Context: who runs the work, on which target, with which memory. Immutable, may be shared by any number of threads.
+ * Context: which threads, target and memory. Immutable, may be shared by any number of threads.
  */
 
 typedef struct mha_context mha_context;
@@ -96,150 +108,294 @@ typedef struct mha_context mha_context;
  * calls the library. allocate returns NULL on failure; `bytes` in release is what allocate was asked for. */
 typedef struct mha_allocator {
   void* user;
-  void* (*allocate)(void* user, size_t bytes, size_t alignment); /* NULL: aligned_alloc / free */
+  void* (*allocate)(void* user, size_t bytes, size_t alignment); /* NULL: the library's */
   void (*release)(void* user, void* block, size_t bytes);
 } mha_allocator;
 
 /* The host's own threads. run must call task(task_data, i) once for each i in [0, count), on any threads, in any order,
  * at once or one after the other, and return when all are done; count <= num_threads. Called once a stage, up to
- * seven times a call; never by a context of one thread. */
+ * seven times a call; never by a call of one thread. */
 typedef struct mha_parallel_for {
-  void* user;
-  void (*run)(void* user, int64_t count, void (*task)(void* task_data, int64_t index),
-              void* task_data); /* NULL: OpenMP */
+  void* user; /* a call may give another, see mha_resources */
+  void (*run)(void* user, int64_t count, void (*task)(void* task_data, int64_t index), void* task_data);
 } mha_parallel_for;
 
+typedef enum mha_threading {
+  MHA_THREADING_DEFAULT = 0, /* parallel_for if given, else what this platform was built for */
+  MHA_THREADING_OPENMP = 1,  /* OpenMP's threads */
+  MHA_THREADING_POOL = 2     /* threads of the context's own, made with it and joined by mha_context_destroy */
+} mha_threading;
+
 typedef struct mha_context_options {
-  int64_t num_threads; /* 0: the CPUs that affinity and cgroup quota allow; 1: never touches a thread runtime */
-  const char*
-      target; /* NULL: the environment's MHA_TARGET if set, else the best supported; an unknown name is an error */
+  int64_t num_threads;        /* 0: the CPUs that affinity and cgroup quota allow; 1: no thread runtime is touched */
+  const char* target;         /* NULL: the environment's MHA_TARGET if set, else the best supported */
+  mha_threading threading;    /* refused beside parallel_for, unless DEFAULT */
+  int no_process_permissions; /* not 0: the kernel is never asked for what counts for the whole process (AMX's tiles);
+                                 targets that need it are passed over */
   mha_parallel_for parallel_for;
   mha_allocator allocator;
+  uint64_t reserved[8];
 } mha_context_options;
 
 /* Makes a context. options NULL: all defaults. On failure *context is NULL.
- * Returns: MHA_OK; MHA_ERR_NULL, MHA_ERR_ARGUMENT (num_threads outside [0, 1024], half an allocator), MHA_ERR_TARGET,
- * MHA_ERR_OUT_OF_MEMORY. */
+ * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (num_threads outside [0, 1024], half an allocator, ...);
+ *          MHA_ERR_TARGET; MHA_ERR_THREAD; MHA_ERR_OUT_OF_MEMORY. */
 MHA_API mha_status mha_context_create(const mha_context_options* options, mha_context** context, mha_error* error);
 /* Frees it; NULL is allowed. No call that uses it may be running; handles made with it may outlive it. */
 MHA_API void mha_context_destroy(mha_context* context);
 MHA_API const char* mha_context_target(const mha_context* context);  /* name of the target chosen */
 MHA_API int64_t mha_context_num_threads(const mha_context* context); /* the most threads a call uses */
 
+/* What the host lends to one call; the same group in every args struct. */
+typedef struct mha_resources {
+  void* workspace;        /* any alignment; NULL: taken from the context's allocator for the time of the call */
+  size_t workspace_bytes; /* of `workspace`: at least what the call's *_workspace_bytes says. Refused without one */
+  int64_t max_threads;    /* at most so many of the context's; 0: all. No bit depends on it, workspace bytes do */
+  void* parallel_user;    /* given to parallel_for.run instead of parallel_for.user; NULL: that one */
+  uint64_t reserved[4];
+} mha_resources;
+
 /* ---------------------------------------------------------------------------------------------------------------------
  * Tensors
  */
 
-/* A strided tensor of four dimensions: element (b, t, h, d) is data[b*stride_b + t*stride_t + h*stride_h + d*stride_d].
- * stride_d == 0 says that no strides are given (the other three must be 0 too): the tensor is dense in the order stated
- * where it is used. Otherwise stride_d must be 1; the other strides may be any value >= 0, also 0 (broadcast). */
-typedef struct mha_view {
-  const float* data;
+/* How an element is stored. 0 is float, so that a zeroed view is one of floats. */
+typedef enum mha_dtype {
+  MHA_F32 = 0,
+  MHA_F16 = 1,   /* IEEE binary16 */
+  MHA_BF16 = 2,  /* the upper half of a float */
+  MHA_I8 = 3,    /* codes, see mha_quant: -128 .. 127 */
+  MHA_U8 = 4,    /* codes: 0 .. 255 */
+  MHA_I4 = 5,    /* codes -8 .. 7 stored as 0 .. 15, two a byte, lower nibble first; rows begin at a byte */
+  MHA_U4 = 6,    /* codes 0 .. 15, packed alike */
+  MHA_Q8_0 = 16, /* ggml's blocks of 32 codes with their f16 scale inside; strides are multiples of 32 elements */
+  MHA_Q4_0 = 17  /* the same of 4-bit codes */
+} mha_dtype;
+
+typedef struct mha_f16 {
+  uint16_t bits;
+} mha_f16; /* types of their own, so that a wrong pointer does not compile; cast ggml_fp16_t*, _Float16*, uint16_t* */
+typedef struct mha_bf16 {
+  uint16_t bits;
+} mha_bf16;
+
+/* The scales of codes: value = scale * (code - zero), each operation rounded to float. Element (b, t, h, d) has
+ *   scales[b * stride_b + t / group_tokens * stride_t + h * stride_h + d / group * stride_d]
+ * and the zero at the same place. Here strides of 0 repeat: a struct with nothing but `scales` is one scale for the
+ * whole tensor; stride_b, _t and _h alone a scale a token and head; group 1 and stride_d 1 a scale a channel. */
+typedef struct mha_quant {
+  const void* scales;
+  const void* zeros;          /* laid out alike; NULL: 0 (MHA_U8: 128, MHA_U4: 8) */
+  const int32_t* group_index; /* [in] of weights: GPTQ's act-order; given: MHA_ERR_UNSUPPORTED */
+  mha_dtype scale_dtype;      /* MHA_F32, MHA_F16, MHA_BF16 */
+  mha_dtype zero_dtype;       /* MHA_F32, MHA_F16, MHA_I8, MHA_U8; MHA_U4 packed along the groups of a row */
+  int64_t group;              /* elements of a row to a scale; 0: the whole row */
+  int64_t group_tokens;       /* tokens to a scale; 0: 1 */
   int64_t stride_b, stride_t, stride_h, stride_d;
+  int hadamard; /* not 0: rows were rotated by a Walsh-Hadamard matrix before they were rounded (mha_storage) */
+  int reserved_int;
+  uint64_t reserved[2];
+} mha_quant;
+
+#define MHA_BROADCAST (-1) /* as a stride: every index reads the same element, where all strides 0 would mean dense */
+
+/* A tensor to read: element (b, t, h, d) is at data + b * stride_b + t * stride_t + h * stride_h + d, the last dimension
+ * is dense. All three strides 0: dense in the order stated where the view is used; else 0 repeats, as MHA_BROADCAST
+ * does anywhere. `const void*` serves every element type and gives up the compiler's check of it: make views with
+ * MHA_VIEW (C) or mha::view (C++), which take the dtype from the pointer and do not compile for other types. */
+typedef struct mha_view {
+  const void* data; /* at an address that suits the element type: float 4 bytes, f16 and bf16 2, others 1 */
+  mha_dtype dtype;
+  int reserved;
+  int64_t stride_b, stride_t, stride_h; /* >= 0 or MHA_BROADCAST */
+  const mha_quant* quant;               /* of codes; NULL else */
 } mha_view;
 
-/* The same for results: distinct elements must not overlap, so a stride may be 0 only where its dimension is <= 1. */
+/* A tensor to write: distinct elements must not overlap, so a stride may be 0 only where its dimension is <= 1, and
+ * MHA_BROADCAST nowhere. f16 and bf16 are rounded once, to nearest even. */
 typedef struct mha_mut_view {
-  float* data;
-  int64_t stride_b, stride_t, stride_h, stride_d;
+  void* data;
+  mha_dtype dtype; /* MHA_F32, MHA_F16, MHA_BF16; codes in mha_rows_prepare and mha_cache_export only */
+  int reserved;
+  int64_t stride_b, stride_t, stride_h;
 } mha_mut_view;
 
+#ifndef __cplusplus /* C++: mha::view and mha::mut_view of mha.hpp */
+#define MHA_DTYPE(p)               \
+  _Generic((p),                    \
+      float*: MHA_F32,             \
+      const float*: MHA_F32,       \
+      mha_f16*: MHA_F16,           \
+      const mha_f16*: MHA_F16,     \
+      mha_bf16*: MHA_BF16,         \
+      const mha_bf16*: MHA_BF16)
+#define MHA_CODE_DTYPE(p) \
+  _Generic((p), int8_t*: MHA_I8, const int8_t*: MHA_I8, uint8_t*: MHA_U8, const uint8_t*: MHA_U8)
+#define MHA_MUT_DTYPE(p) _Generic((p), float*: MHA_F32, mha_f16*: MHA_F16, mha_bf16*: MHA_BF16)
+/* A dense view; set the strides afterwards where it is not. */
+#define MHA_VIEW(p) ((mha_view){.data = (p), .dtype = MHA_DTYPE(p)})
+#define MHA_MUT_VIEW(p) ((mha_mut_view){.data = (p), .dtype = MHA_MUT_DTYPE(p)})
+/* Codes of 8 bits and their scales: `q` is a const mha_quant*. */
+#define MHA_CODES(p, q) ((mha_view){.data = (p), .dtype = MHA_CODE_DTYPE(p), .quant = (q)})
+#endif
+
+/* How products are computed, whatever the storage. Defined for these pairs of (key type, value type), which may differ;
+ * any other pair, and what the last column leaves out, is MHA_ERR_UNSUPPORTED:
+ *
+ *   arithmetic | keys, values: any pair of                                       | in this version
+ *   F32        | F32, F16, BF16, I8, U8, I4, U4, Q8_0, Q4_0 (mha_quant: any)     | F32
+ *   BF16       | F32, F16, BF16, I8 (a scale a row, or fewer)                    | none
+ *   INT8       | I8 (a scale a row, or fewer; zeros NULL)                        | none
+ *
+ * Query and output are F32, F16 or BF16 in each. Weights of a linear or a layer: F32 as above; BF16 over F32, F16, BF16,
+ * I8, I4, U4; INT8 over I8, I4, U4, Q8_0, Q4_0. */
+typedef enum mha_arithmetic {
+  MHA_ARITHMETIC_F32 = 0,  /* over the stored values, widened exactly: the same bits on every FMA target */
+  MHA_ARITHMETIC_BF16 = 1, /* operands rounded to bf16, AMX's order of summation: the same bits on every FMA target */
+  MHA_ARITHMETIC_INT8 = 2  /* operands rounded to integers, exact products: the same bits on every target */
+} mha_arithmetic;
+
+/* How values are kept that the library stores (caches, packed weights, rows). Zeroed: as floats. This version: MHA_F32
+ * alone, MHA_ERR_UNSUPPORTED else. */
+typedef struct mha_storage {
+  mha_dtype dtype;       /* MHA_F32, MHA_F16, MHA_BF16, MHA_I8, MHA_U8, MHA_I4, MHA_U4 */
+  mha_dtype scale_dtype; /* of codes: MHA_F32, MHA_F16, MHA_BF16 */
+  int64_t group;         /* elements to a scale; 0: the row of a token and head, or of an output channel */
+  int zero_points;       /* not 0: every scale has a zero beside it; 0: codes are symmetric */
+  int hadamard;          /* not 0: rows are rotated by a Walsh-Hadamard matrix before they are rounded */
+  const mha_quant* fixed; /* scales known beforehand (per tensor, per channel), copied; NULL: made of each row */
+  uint64_t reserved[2];
+} mha_storage;
+
+/* What storing cost: the error of what was kept against what was given. Zeros where nothing was rounded. */
+typedef struct mha_storage_error {
+  double max;      /* the largest |kept - given| */
+  double rms;      /* root of the mean of (kept - given)^2 */
+  double rms_given; /* root of the mean of given^2: rms / rms_given is the relative error */
+  int64_t elements;
+  uint64_t reserved[4];
+} mha_storage_error;
+
 /* ---------------------------------------------------------------------------------------------------------------------
- * Masks: every one that is given applies. Query i sees key j where all of these hold:
- *   j < key_lengths[b]
- *   (j <= p(i) if causal, and window_right), or j < prefix_lengths[b]
- *   window_left, or j < sink_tokens
- *   segments, block_mask, bit_mask, bool_mask, add_mask != -inf
- * Chunks of 256 keys that no query of a block sees, additive mask left aside, are not read.
- * What is not visible cannot matter: a NaN or Inf in a masked key, value or mask entry never reaches a result.
- * A row with no visible key gives zeros (weights 0, log-sum-exp -inf); so does one whose visible scores are all -inf.
+ * Groups: the same for mha_attention and mha_layer_forward
  */
 
-/* Element (b, h, i, j) is data[b*stride_b + h*stride_h + i*stride_q + j]; data NULL: no mask. Strides of 0 broadcast.
- * Non-zero = query i may attend to key j (as True in torch's scaled_dot_product_attention; note that
- * nn.MultiheadAttention's key_padding_mask and boolean attn_mask mean the opposite). */
+/* Items that differ in length. NULL: they do not. Item b has Tq_b queries and Tk_b keys. */
+typedef struct mha_items {
+  const int64_t* query_offsets; /* [B+1], ascending from 0 to query_len: query and output are packed ([query_len, H, D],
+                                   stride_b unused), item b has queries [offsets[b], offsets[b+1]); NULL: Tq each */
+  const int64_t* key_offsets;   /* [B+1], ascending from 0 to key_len: the same of key and value; NULL: Tk each */
+  const int64_t* key_lengths;   /* [B], each in [0, key_len]: Tk_b of a padded tensor, or of the caller's pages; what
+                                   follows is not looked at. Refused beside key_offsets and a cache */
+  const int64_t* sequences;     /* [B] of a cache, one may come twice unless tokens are appended; NULL: 0 .. B-1 */
+  uint64_t reserved[4];
+} mha_items;
+
+/* Query i of item b stands at position p(i), key j at j. Causality, windows, ALiBi, relative bias, and rope where it is
+ * given no positions of its own, look at positions. */
+typedef enum mha_align {
+  MHA_ALIGN_DEFAULT = 0, /* MHA_ALIGN_END. Beside key_lengths, where anything looks at positions, MHA_ERR_ARGUMENT: say
+                            which, as padded prompts begin at START and new tokens over a padded cache stand at its END */
+  MHA_ALIGN_START = 1,   /* p(i) = i: query 0 at key 0 */
+  MHA_ALIGN_END = 2,     /* p(i) = i + Tk_b - Tq_b: the last query at the last key */
+  MHA_ALIGN_OFFSET = 3   /* p(i) = i + offset, or i + offsets[b] */
+} mha_align;
+
+typedef struct mha_positions {
+  mha_align align;
+  int reserved_int;
+  int64_t offset;         /* MHA_ALIGN_OFFSET only; may be negative, |offset| <= 2^62 */
+  const int64_t* offsets; /* [B], instead of offset */
+  const int64_t* query;   /* of rope alone, each in [0, 2^31): [B, Tq] dense, or packed as query; NULL: p(i) */
+  const int64_t* key;     /* of rope alone, in mha_layer_forward with keys of its own: [B, Tk] dense, or packed as key;
+                             NULL: j. In self-attention keys are at the positions of their tokens: `query` where given,
+                             else j, or with a cache the token's number in its sequence */
+  uint64_t reserved[4];
+} mha_positions;
+
+/* Masks of single keys: entry (b, h, i, j) at b * stride_b + h * stride_h + i * stride_q + j * stride_k. Strides of 0
+ * repeat, but stride_k 0 is 1 (MHA_BROADCAST: one entry for all keys). data NULL: no mask, strides must be 0. */
 typedef struct mha_bool_mask {
-  const uint8_t* data;
-  int64_t stride_b, stride_h, stride_q;
+  const uint8_t* data; /* not 0: query i may see key j, as True in torch's scaled_dot_product_attention (the opposite of
+                          nn.MultiheadAttention's key_padding_mask and boolean attn_mask) */
+  int64_t stride_b, stride_h, stride_q, stride_k;
 } mha_bool_mask;
 
-/* Laid out alike; added to the scaled score. -inf masks the key. */
 typedef struct mha_add_mask {
-  const float* data;
-  int64_t stride_b, stride_h, stride_q;
+  const void* data; /* added to the scaled score; -inf hides the key */
+  mha_dtype dtype;  /* MHA_F32, MHA_F16, MHA_BF16 (this version: MHA_F32) */
+  int reserved;
+  int64_t stride_b, stride_h, stride_q, stride_k;
 } mha_add_mask;
 
-typedef enum mha_causal {
-  MHA_CAUSAL_NONE = 0,
-  MHA_CAUSAL_BOTTOM_RIGHT = 1, /* query i sees keys j <= i + Tk - Tq: the last query sees every key */
-  MHA_CAUSAL_OFFSET = 2        /* query i sees keys j <= i + causal_offset: 0 is top-left alignment */
-} mha_causal;
-
-/* One bit a key: bit j % 8 (least significant first) of byte j / 8 of row (b, h, i), which begins at
- * data[b*stride_b + h*stride_h + i*stride_q]; strides count bytes. Set = visible. data NULL: no mask. */
+/* One bit a key: bit j % 8 (lowest first) of byte j / 8 of row (b, h, i), which begins at
+ * data + b * stride_b + h * stride_h + i * stride_q; strides count bytes. Set = visible. data NULL: no mask. */
 typedef struct mha_bit_mask {
   const uint8_t* data;
   int64_t stride_b, stride_h, stride_q;
 } mha_bit_mask;
 
-/* Block-sparse: queries fall into blocks of query_block, keys into blocks of key_block; a query sees the keys of the
- * blocks it is paired with. pairs [num_pairs][2]: (query block, key block), ascending and distinct, for every item and
- * head, counted within the item; blocks beyond the lengths do not matter. pairs NULL: no mask; num_pairs 0 beside pairs
- * that are given: nothing is visible. */
+/* Block-sparse: queries fall into blocks of query_block, keys into blocks of key_block, counted within the item; a
+ * query sees the keys of the blocks it is paired with. Pairs of a list ascend and are distinct; blocks beyond the
+ * lengths do not matter. pairs NULL: no mask; num_pairs 0 beside pairs that are given: nothing is visible. */
 typedef struct mha_block_mask {
-  int64_t query_block, key_block;
-  const int64_t* pairs;
+  int64_t query_block, key_block; /* >= 1 */
+  const int64_t* pairs;           /* [num_pairs][2]: (query block, key block) */
   int64_t num_pairs;
+  const int64_t* pair_offsets; /* [B*H + 1], ascending from 0 to num_pairs: item b and head h have the pairs from
+                                  offsets[b*H + h] to offsets[b*H + h + 1]; NULL: all have all pairs */
 } mha_block_mask;
 
-/* Query i stands at position p(i) = i + causal_offset with MHA_CAUSAL_OFFSET, else i + Tk - Tq (the last query at the
- * last key); key j at position j. Tq and Tk are those of the item where items differ. */
+/* Every mask that is given applies. Query i sees key j < Tk_b where all of these hold:
+ *   (j <= p(i) if causal, and window_right), or j < prefix_lengths[b]
+ *   window_left, or j < sink_tokens
+ *   segments, block_mask, bit_mask, bool_mask, add_mask and add_mask2 != -inf
+ * Chunks of 256 keys that no query of a block sees, additive masks left aside, are not read.
+ * What is not visible cannot matter: a NaN or Inf in a masked key, value or mask entry never reaches a result.
+ * A row with no visible key gives zeros (weights 0, log-sum-exp -inf); so does one whose visible scores are all -inf. */
 typedef struct mha_masks {
-  mha_causal causal;
-  int64_t causal_offset;      /* with MHA_CAUSAL_OFFSET, may be negative; |causal_offset| <= 2^62 */
-  const int64_t* key_lengths; /* [B], each in [0, Tk]: item b has keys j < key_lengths[b]; NULL: Tk */
-  mha_bool_mask bool_mask;
-  mha_add_mask add_mask;
-  mha_bit_mask bit_mask;
-  mha_block_mask block_mask;
-  int64_t window_left;           /* n >= 1: keys j > p(i) - n, so n keys with its own; 0: no limit */
-  int64_t window_right;          /* n >= 1: keys j < p(i) + n; 0: no limit */
-  int64_t sink_tokens;           /* keys j < sink_tokens stay visible beside window_left */
+  int64_t window_left;           /* n >= 1: keys j > p(i) - n, so the n newest keys, the query's own included; 0: all */
+  int64_t window_right;          /* n >= 1: keys j < p(i) + n; 0: all */
+  int64_t sink_tokens;           /* keys j < sink_tokens stay visible whatever window_left says */
   const int64_t* prefix_lengths; /* [B], each >= 0: keys j < prefix_lengths[b] are visible whatever causal and
                                     window_right say (prefix-LM); NULL: none */
   const int32_t* query_segments; /* [B, Tq] dense (packed as query where items differ in length) and */
   const int32_t* key_segments;   /* [B, Tk] (packed as key; with a cache: Tk_b of each item, packed): query i sees keys
                                     of its own segment only. Both or none. */
+  mha_bool_mask bool_mask;
+  mha_add_mask add_mask;
+  mha_add_mask add_mask2; /* score + add_mask, rounded, + add_mask2: a padding mask beside a bias, say */
+  mha_bit_mask bit_mask;
+  mha_block_mask block_mask;
+  uint64_t reserved[8];
 } mha_masks;
 
 /* What happens to scores besides masks, in this order: softcap, biases, masks, the softmax with its sink. A bias or a
  * sink that is NaN makes the rows NaN that see it; a sink of -inf is none. With a sink, a row with no visible key gives
  * zeros still, and its log-sum-exp is the sink's logit. tanh is within 3.2e-7 of it (6e-7 without FMA), relative to its
- * value. Positions p(i) are those of the masks, not of rope.
- *   score = cap * tanh(scale * <q, k> / cap) - alibi_slopes[h] * |p(i) - j| + relative_bias[h, j - p(i)] + add_mask
+ * value.
+ *   score = cap * tanh(scale * <q, k> / cap) - alibi_slopes[h] * |p(i) - j| + relative_bias[h, j - p(i)] + masks
  *   weight_j = exp(score_j) / (sum over visible keys of exp(score) + exp(sink_logits[h])) */
 typedef struct mha_score_mods {
-  float softcap;              /* > 0: cap (Gemma 2, Grok), finite; 0: none */
+  float softcap; /* cap > 0 (Gemma 2, Grok), finite, no denormal; 0: none */
+  int reserved_int;
   const float* alibi_slopes;  /* [H], each finite; NULL: none (arXiv 2108.12409) */
   const float* relative_bias; /* [H, relative_left + relative_right + 1]: entry relative_left + (j - p(i)), distances
-                                  beyond either end take the end's; NULL: none. mha_t5_bias makes one from buckets */
+                                 beyond either end take the end's; NULL: none. mha_t5_bias makes one from buckets */
   int64_t relative_left, relative_right; /* >= 0; with relative_bias */
-  const float* sink_logits; /* [H]: a learned logit per head that takes weight and gives nothing (gpt-oss); zeros:
-                                  "smooth softmax". It counts in log_sum_exp, and has no column in weights.
-                                  NULL: none */
+  const float* sink_logits;              /* [H]: a learned logit per head that takes weight and gives nothing (gpt-oss);
+                                            zeros: "smooth softmax". It counts in log_sum_exp, and has no column in
+                                            weights. NULL: none */
+  uint64_t reserved[16];
 } mha_score_mods;
 
-/* Expands T5's bucketed biases (arXiv 1910.10683) to distances: table [num_buckets, H] as in T5's checkpoints, result
- * [H, 2 * max_distance + 1] for relative_left = relative_right = max_distance. bidirectional: not 0 for encoders; 0 for
- * decoders, where keys after the query take the bucket of distance 0.
- * Returns: MHA_OK; MHA_ERR_NULL, _ARGUMENT (num_heads < 1; num_buckets < 2, or odd and bidirectional; max_distance too
- * small for num_buckets), _OVERFLOW. */
-MHA_API mha_status mha_t5_bias(const float* table, int64_t num_heads, int64_t num_buckets, int64_t max_distance,
-                               int bidirectional, float* result, mha_error* error);
-
-/* ---------------------------------------------------------------------------------------------------------------------
- * Rotary positions (RoPE, arXiv 2104.09864) and RMS norm of queries and keys
- */
+/* RMS norm of rows of D, before rotation: x / sqrt(mean(x^2) + epsilon) * weight (arXiv 1910.07467). */
+typedef struct mha_norm {
+  float epsilon; /* > 0, finite, no denormal */
+  int reserved_int;
+  const float* weight; /* [D]; NULL: ones */
+  uint64_t reserved[2];
+} mha_norm;
 
 typedef enum mha_rope_style {
   MHA_ROPE_HALF = 0,       /* pairs (d, d + dims/2): GPT-NeoX, Llama as Hugging Face stores it */
@@ -254,54 +410,249 @@ typedef enum mha_rope_scaling {
                                   attention_factor */
 } mha_rope_scaling;
 
-/* Pair d < dims/2 of a row at position p turns by the angle p * base^(-2 d / dims), as scaling changes it; the other
- * D - dims elements stay. Angles, sine and cosine are computed in double and rounded to float: the same bits
+/* Rotary positions (RoPE, arXiv 2104.09864). Pair d < dims/2 of a row at position p turns by the angle
+ * p * base^(-2 d / dims), as scaling changes it; the other D - dims elements stay. A pair (x1, x2) becomes
+ * (x1 cos - x2 sin, x2 cos + x1 sin). Angles, sine and cosine are computed in double and rounded to float: the same bits
  * everywhere. */
 typedef struct mha_rope {
   mha_rope_style style;
-  int64_t dims; /* even, <= D and <= 1024: the first so many of a row; 0: D */
-  double base;  /* > 1; 0: 10000 */
   mha_rope_scaling scaling;
-  double factor;                            /* >= 1; not used without scaling */
+  int64_t dims;                             /* even, <= D and <= 1024: the first elements of a row; 0: D */
+  double base;                              /* > 1; 0: 10000 */
+  double factor;                            /* >= 1; refused without scaling, as are those below where not named */
   double low_freq_factor, high_freq_factor; /* LLAMA3; 0: 1 and 4 */
   double beta_fast, beta_slow;              /* YARN; 0: 32 and 1 */
   double attention_factor;                  /* YARN: multiplies sine and cosine; 0: 0.1 ln(factor) + 1 */
   int64_t original_positions;               /* LLAMA3, YARN: the length trained on, >= 1 */
   const float* cos; /* [table_positions, dims/2]: the caller's own table instead of base and scaling (both 0 then), */
-  const float* sin; /* and the sines, of the same shape. NULL, both: angles as above */
+  const float* sin; /* and the sines, of the same shape. mha_rope_table fills one. NULL, both: angles as above */
   int64_t table_positions; /* >= 1 with a table: positions are less */
+  uint64_t reserved[8];
 } mha_rope;
 
-/* x -> x / sqrt(mean(x^2) + epsilon) * weight, over each row of D, before rotation. */
-typedef struct mha_qk_norm {
-  float epsilon;             /* > 0 and no denormal: 0 is refused here */
-  const float* query_weight; /* [D]; NULL: ones */
-  const float* key_weight;   /* [D]; NULL: ones */
-} mha_qk_norm;
+/* The caller's own pages of keys and values: page table[b * stride + n] has tokens [n * page_size, (n + 1) * page_size)
+ * of item b. The views key and value are [num_pages, page_size, Hkv, D or Dv] then: stride_b steps pages, stride_t
+ * tokens of a page, stride_h heads. Needs key_lengths; key_len is an upper bound of them, by which weights and masks are
+ * laid out. Entries beyond a length are not read. mha_rows_prepare writes such pages. */
+typedef struct mha_pages {
+  const int32_t* table;
+  int64_t stride;    /* entries from item to item; 0: ceil(key_len / page_size) */
+  int64_t page_size; /* tokens, >= 1; multiples of 16 are fastest */
+  int64_t num_pages; /* a table entry outside [0, num_pages) is MHA_ERR_ARGUMENT */
+  uint64_t reserved[2];
+} mha_pages;
 
-typedef struct mha_rope_args {
-  int64_t batch, length, num_heads, head_dim; /* B, T, H or Hkv: >= 0, 0 writes nothing; D >= 1 */
+typedef enum mha_weights_mode {
+  MHA_WEIGHTS_NONE = 0,
+  MHA_WEIGHTS_PER_HEAD = 1, /* weights [B, H, Tq, Tk] */
+  MHA_WEIGHTS_AVERAGED = 2, /* weights [B, Tq, Tk]: the mean over heads */
+  MHA_WEIGHTS_KEY_SUMS = 3  /* weights [B, H, Tk]: attention weight of each key, summed over queries, ascending */
+} mha_weights_mode;
+
+/* What is wanted beside the output. Results overlap no input and no other result. */
+typedef struct mha_results {
+  float* log_sum_exp; /* [B, H, Tq] dense (packed queries: item b's is [H, Tq_b], from H * query_offsets[b] on): natural
+                         log of the sum over visible keys of exp(score); NULL: not wanted */
+  mha_weights_mode weights_mode;
+  int reserved_int;
+  mha_mut_view weights; /* MHA_F32 (PER_HEAD later MHA_F16, MHA_BF16); refused without a mode. Dense order as at the
+                           modes; stride_t steps queries, keys are dense. Items that differ: Tk is the longest Tk_b (with
+                           key_lengths: key_len), zeros beyond Tk_b; packed queries: [H, query_len, Tk], AVERAGED without
+                           H, KEY_SUMS [B, H, Tk] */
+  const int64_t* weights_rows; /* [num_weights_rows], ascending, distinct, < Tq of each item: the queries whose weights
+                                  are returned or summed, the same for every item; weights are [B, H, num_weights_rows,
+                                  Tk] or [B, num_weights_rows, Tk] then. NULL: all */
+  int64_t num_weights_rows;    /* refused without weights_rows */
+  uint64_t reserved[8];
+} mha_results;
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Attention
+ */
+
+typedef struct mha_cache mha_cache;
+
+typedef struct mha_attention_args {
+  int64_t batch;          /* B; 0 succeeds and writes nothing */
+  int64_t num_heads;      /* H, >= 1 */
+  int64_t num_kv_heads;   /* Hkv, 0: H. H % Hkv == 0; query head h uses key/value head h / (H / Hkv) */
+  int64_t query_len;      /* Tq; 0 succeeds and writes nothing */
+  int64_t key_len;        /* Tk; 0 gives zeros. With a cache 0: lengths are those of the sequences */
+  int64_t head_dim;       /* D, >= 1 */
+  int64_t value_head_dim; /* Dv, 0: D (a width of 0 cannot be said: such a call needs no attention) */
+  mha_view query;         /* [B, Tq, H, D] */
+  mha_view key;           /* [B, Tk, Hkv, D] */
+  mha_view value;         /* [B, Tk, Hkv, Dv] */
+  mha_mut_view output;    /* [B, Tq, H, Dv]; query's own data with its dtype and strides are allowed */
+  int causal;             /* not 0: query i sees keys j <= p(i) */
+  int scale_is_exact;     /* not 0: scale is taken as it is, 0 and negative included */
+  float scale;            /* 0: 1 / sqrt(D). Finite, no denormal; > 0 unless exact */
+  mha_arithmetic arithmetic;
+
+  const mha_items* items;
+  const mha_positions* positions;
+  const mha_masks* masks;
+  const mha_score_mods* score_mods;
+  const mha_norm* query_norm;   /* of queries; keys are given normed and rotated (mha_cache_append, mha_rows_prepare) */
+  const mha_rope* rope;         /* of queries, after the norm */
+  const mha_cache* cache;       /* keys and values of item b are those of sequences[b], instead of key, value, key_len,
+                                   key_offsets, key_lengths. A ring that has dropped tokens must keep all that window_left
+                                   and sink_tokens of the masks show (MHA_ERR_ARGUMENT else). Where items next to each
+                                   other share pages (mha_cache_fork), chunks that they share are read once */
+  const mha_pages* pages;       /* keys and values in pages of the caller's; not with a cache */
+  const mha_results* results;
+  const mha_resources* resources;
+  uint64_t reserved[6];
+} mha_attention_args;
+
+/* Computes scaled dot-product attention for a batch of heads, without a Tq x Tk matrix in memory.
+ *   output[b,i,h,:] = sum_j softmax_j(scale * <query[b,i,h,:], key[b,j,g,:]> + masks) * value[b,j,g,:]
+ *   with g = h / (H / Hkv), over the visible keys j (mha_masks); mha_score_mods says what else goes into the softmax.
+ * Shapes:   as in the structs.
+ * Overlap:  output may be query's own data with the same dtype and strides. Any other overlap of a result with an input
+ *           or a result is MHA_ERR_STRIDE where it is certain: the two begin at the same address, or one of them has no
+ *           gaps and the first or last element of the other is inside of it. Else it is not noticed, and results are
+ *           undefined.
+ * Numerics: f32 with f32 accumulation: one fused multiply-add chain per score (over d ascending) and per chunk of 256
+ *           keys, chunks merged in ascending order by their log-sum-exp (online softmax: arXiv 1805.02867). exp2 by a
+ *           degree-5 polynomial; weights below 2^-126 of the row's greatest are 0. A NaN in a visible query, key or
+ *           value reaches exactly the rows that see it; a score of +inf makes its row NaN. The division by the sum
+ *           comes last: values beyond FLT_MAX / Tk may overflow on the way. Denormals count as zero, whatever the
+ *           caller's floating-point mode, which is left as found; rounding is to nearest. Measured error:
+ *           tests/README.md.
+ * Threads:  at most the context's, and max_threads. The same bits for any number.
+ * Returns:  MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT; MHA_ERR_SHAPE; MHA_ERR_STRIDE; MHA_ERR_OVERFLOW; MHA_ERR_BUFFER;
+ *           MHA_ERR_OUT_OF_MEMORY; MHA_ERR_UNSUPPORTED (a dtype or arithmetic, rope.dims > 1024). */
+MHA_API mha_status mha_attention(const mha_context* context, const mha_attention_args* args, mha_error* error);
+
+/* Size queries, all alike: bytes that the call of the same arguments needs, 0 where it needs none. Data pointers of
+ * tensors, masks and results are not read through and may be NULL (give a non-NULL one where the call will have one, and
+ * output's own where it is query's); offsets, lengths, sequences, weights_rows and the cache are, and the bytes depend on
+ * them, so ask again when they change, or ask for the bound.
+ * Returns: as the call; MHA_ERR_NULL also for bytes NULL. */
+MHA_API mha_status mha_attention_workspace_bytes(const mha_context* context, const mha_attention_args* args,
+                                                 size_t* bytes, mha_error* error);
+/* Enough for every call with at most these batch, query_len and key_len, whatever the offsets, lengths and sequences,
+ * and any subset of these groups; with a cache, for any length that its sequences can reach (query_len of packed queries:
+ * the sum). The max_threads of the calls must not be greater. What `items` points to is not read. */
+MHA_API mha_status mha_attention_workspace_bound(const mha_context* context, const mha_attention_args* args,
+                                                 size_t* bytes, mha_error* error);
+
+/* Writes what mha_attention would do with these arguments and why (target, threads by the cost model, kernel, tiles,
+ * work items, split, workspace), a "key: value" a line, zero-terminated, cut at `capacity` (0: text may be NULL).
+ * *needed (may be NULL) gets the full length with the zero. Pointers as in the size query.
+ * Returns: as mha_attention_workspace_bytes; MHA_ERR_NULL also for text NULL with a capacity. */
+MHA_API mha_status mha_attention_explain(const mha_context* context, const mha_attention_args* args, char* text,
+                                         size_t capacity, size_t* needed, mha_error* error);
+
+/* Attention over a part of the keys, to be merged with the parts that others computed (a context split over processes):
+ * one partial result for each chunk of 256 keys, so that merging them in ascending order gives the bits of one call
+ * over all keys, provided that parts hold whole chunks (all but the last a multiple of 256 keys). Masks and p(i)
+ * count from the part's first key: use MHA_ALIGN_OFFSET, where offset is the query's position minus the number of keys
+ * before this part, and give rope its positions. output, results and sink_logits are refused.
+ * Shapes:   partials [chunks of the part, 1 for Tk = 0][B * H * Tq * (Dv + 2)] floats at 4-byte addresses, opaque, the
+ *           same on every FMA target; parts are merged by putting them one after the other.
+ * Requires: B items of the same length (a batch of packed items or of sequences of a cache: one by one). Workspace as
+ *           for mha_attention without results.
+ * Returns:  as mha_attention; MHA_ERR_UNSUPPORTED for items of unequal length; MHA_ERR_BUFFER also where bytes is less
+ *           than mha_attention_partial_bytes says. */
+MHA_API mha_status mha_attention_partial(const mha_context* context, const mha_attention_args* args, void* partials,
+                                         size_t bytes, mha_error* error);
+MHA_API mha_status mha_attention_partial_bytes(const mha_context* context, const mha_attention_args* args,
+                                               size_t* bytes, mha_error* error);
+
+typedef struct mha_merge_partials_args {
+  int64_t batch, num_heads, query_len, value_head_dim; /* B, H, Tq: 0 writes nothing; Dv >= 1 */
+  int64_t num_chunks;                                  /* of all parts; 0: zeros, log-sum-exp -inf or the sink */
+  const void* partials;                                /* [num_chunks][B * H * Tq * (Dv + 2)] */
+  const float* sink_logits;                            /* [H]; NULL: none */
+  mha_mut_view output;                                 /* [B, Tq, H, Dv] */
+  float* log_sum_exp;                                  /* [B, H, Tq]; NULL: not wanted */
+  mha_arithmetic arithmetic;                           /* of the calls that made the parts */
+  int reserved_int;
+  const mha_resources* resources; /* the workspace is not needed */
+  uint64_t reserved[4];
+} mha_merge_partials_args;
+
+/* Merges partial results of mha_attention_partial in the order given. Threads: at most the context's; the same bits for
+ * any number. Never allocates. Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT; MHA_ERR_STRIDE; MHA_ERR_OVERFLOW;
+ * MHA_ERR_UNSUPPORTED. */
+MHA_API mha_status mha_attention_merge_partials(const mha_context* context, const mha_merge_partials_args* args,
+                                                mha_error* error);
+
+typedef struct mha_merge_args {
+  int64_t num_parts, rows, value_head_dim; /* num_parts 0: zeros and -inf; rows 0 writes nothing; Dv >= 1 */
+  const float* const* outputs;             /* [num_parts] of [rows, Dv], dense */
+  const float* const* log_sum_exps;        /* [num_parts] of [rows] */
+  float* output;                           /* [rows, Dv]; may be outputs[0] */
+  float* log_sum_exp;                      /* [rows]; may be log_sum_exps[0]; NULL: not wanted */
+  const mha_resources* resources;          /* the workspace is not needed */
+  uint64_t reserved[4];
+} mha_merge_args;
+
+/* Merges finished results over disjoint sets of keys by their log-sum-exp (cascade, ring attention), in the order given.
+ * Rows that no part saw (-inf) give zeros and -inf. A sink belongs in one part only.
+ *   lse = ln sum_n exp(lse_n);  output = sum_n exp(lse_n - lse) output_n
+ * Numerics: in double, rounded once; the same bits on every target. Not bound to chunks, so not the bits of one call.
+ * Threads:  at most the context's. Never allocates.
+ * Returns:  MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT; MHA_ERR_OVERFLOW. */
+MHA_API mha_status mha_attention_merge(const mha_context* context, const mha_merge_args* args, mha_error* error);
+
+/* Expands T5's bucketed biases (arXiv 1910.10683) to distances: table [num_buckets, H] as in T5's checkpoints, result
+ * [H, 2 * max_distance + 1] for relative_left = relative_right = max_distance. bidirectional: not 0 for encoders; 0 for
+ * decoders, where keys after the query take the bucket of distance 0.
+ * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (num_heads < 1; num_buckets < 2, or odd and bidirectional;
+ *          max_distance too small for num_buckets); MHA_ERR_OVERFLOW. */
+MHA_API mha_status mha_t5_bias(const float* table, int64_t num_heads, int64_t num_buckets, int64_t max_distance,
+                               int bidirectional, float* result, mha_error* error);
+
+/* ---------------------------------------------------------------------------------------------------------------------
+ * Rows: norm, rotate, convert; also into the caller's own pages
+ */
+
+typedef struct mha_rows_args {
+  int64_t batch, length, num_heads, head_dim; /* B, T, H or Hkv: 0 writes nothing; D >= 1 */
   mha_view input;                             /* [B, T, heads, D] */
-  mha_mut_view output;                        /* alike; may be the input itself, with the same strides */
-  const int64_t* positions;                   /* [B, T] dense, each >= 0; NULL: first_position + t */
-  int64_t first_position;                     /* >= 0, the same for every item; not used beside positions */
-  const mha_rope* rope;                       /* NULL: no rotation */
-  const float* norm_weight;                   /* [D], with norm_epsilon only; NULL: ones */
-  float norm_epsilon;                         /* > 0 and no denormal: RMS norm first; 0: none */
-} mha_rope_args;
+  mha_mut_view output;                        /* alike; may be the input itself with its dtype and strides. With slots:
+                                                 [num_pages, page_size, heads, D], stride_b steps pages */
+  const mha_storage* storage;                 /* how output is rounded to codes; NULL: output.dtype is no code */
+  void* scales;                               /* of codes, written: [B, T, heads, D / group]; with slots as output */
+  void* zeros;                                /* alike, where storage has zero_points */
+  mha_storage_error* storage_error;           /* what rounding cost, written; NULL: not wanted */
+  const int64_t* slots; /* [B, T] dense: token t goes to page slots / page_size, place slots % page_size; < 0: nowhere.
+                           Those >= 0 must be distinct. NULL: in order */
+  int64_t page_size;    /* with slots, >= 1 */
+  int64_t num_pages;    /* with slots: a slot >= num_pages * page_size is MHA_ERR_ARGUMENT */
+  const int64_t* positions; /* of rope: [B, T] dense, each in [0, 2^31); NULL: first_position + t */
+  int64_t first_position;   /* refused beside positions and without rope */
+  const mha_norm* norm;     /* first; NULL: none */
+  const mha_rope* rope;     /* then; NULL: none */
+  const mha_resources* resources;
+  uint64_t reserved[4];
+} mha_rows_args;
 
-/* Norms and rotates rows, for keys that the caller keeps. A pair (x1, x2) becomes (x1 cos - x2 sin, x2 cos + x1 sin).
- * Numerics: a row's bits depend on it and its position alone; denormals count as zero.
- * Threads:  at most the context's. Needs no workspace, never allocates.
- * Returns:  MHA_OK; MHA_ERR_NULL, _ARGUMENT (dims odd or > D, a position < 0, > 2^31 - 1 or beyond the table, ...),
- *           _SHAPE (a table beside base or scaling, half a table), _STRIDE, _OVERFLOW, _UNSUPPORTED (dims > 1024). */
-MHA_API mha_status mha_rope_apply(const mha_context* context, const mha_rope_args* args, mha_error* error);
+/* Norms, rotates and stores rows: keys and values that the caller keeps, in tensors or pages of its own.
+ * Numerics: a row's bits depend on it and its position alone; denormals count as zero where rows are normed or rotated,
+ *           else rows are copied bit by bit.
+ * Threads:  at most the context's. Needs no workspace in this version, never allocates.
+ * Returns:  MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (dims odd or > D, a position < 0, > 2^31 - 1 or beyond the table,
+ *           ...); MHA_ERR_SHAPE (a table beside base or scaling, half a table); MHA_ERR_STRIDE; MHA_ERR_OVERFLOW;
+ *           MHA_ERR_BUFFER; MHA_ERR_OUT_OF_MEMORY; MHA_ERR_UNSUPPORTED (codes, 16 bits; dims > 1024). */
+MHA_API mha_status mha_rows_prepare(const mha_context* context, const mha_rows_args* args, mha_error* error);
+/* As mha_attention_workspace_bytes; enough for fewer tokens, too. */
+MHA_API mha_status mha_rows_workspace_bytes(const mha_context* context, const mha_rows_args* args, size_t* bytes,
+                                            mha_error* error);
+
+/* The table of positions [first, first + count) as calls compute it from base and scaling: cos and sin
+ * [count, dims/2], for mha_rope.cos and .sin. The attention_factor of MHA_ROPE_SCALING_YARN is in it.
+ * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT; MHA_ERR_SHAPE (a rope that has a table); MHA_ERR_OVERFLOW;
+ *          MHA_ERR_UNSUPPORTED (dims > 1024). */
+MHA_API mha_status mha_rope_table(const mha_rope* rope, int64_t head_dim, int64_t first, int64_t count, float* cos,
+                                  float* sin, mha_error* error);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Cache: keys and values kept between calls, for one or more sequences, numbered from 0
  */
-
-typedef struct mha_cache mha_cache;
 
 typedef enum mha_cache_kind {
   MHA_CACHE_CONTIGUOUS = 0, /* each sequence has room for `capacity` tokens */
@@ -312,27 +663,34 @@ typedef enum mha_cache_kind {
 
 typedef struct mha_cache_config {
   mha_cache_kind kind;
+  int value_in_key;       /* not 0: values are the first Dv elements of keys, kept once (MLA); MHA_ERR_UNSUPPORTED in
+                             this version */
   int64_t num_kv_heads;   /* Hkv, >= 1 */
   int64_t head_dim;       /* D, >= 1 */
   int64_t value_head_dim; /* Dv, 0: D */
   int64_t max_sequences;  /* 0: 1 */
   int64_t capacity;       /* tokens, >= 1: see mha_cache_kind; paged: of all sequences together, rounded up to pages */
-  int64_t page_size;   /* paged: tokens in a page, any size >= 1 (multiples of 16 are fastest); 0: 64. Others: unused */
-  int64_t sink_tokens; /* ring: first tokens kept beside the last `capacity`, see mha_masks.sink_tokens; 0: none */
+  int64_t page_size;   /* paged: tokens in a page, any size >= 1 (multiples of 16 are fastest); 0: 64. Others: refused */
+  int64_t sink_tokens; /* ring: first tokens kept beside the last `capacity`, see mha_masks.sink_tokens; 0: none. Others:
+                          refused */
+  mha_storage key, value; /* how they are kept */
   void* memory; /* where the tokens are kept, any alignment, the caller's until mha_cache_destroy; NULL: allocated */
-  size_t memory_bytes; /* of `memory`: mha_cache_bytes at least */
+  size_t memory_bytes; /* of `memory`: mha_cache_memory_bytes at least. Refused without it */
+  uint64_t reserved[8];
 } mha_cache_config;
 
 /* Bytes that a cache of this configuration takes for its tokens (config.memory): known before it is made. memory and
- * memory_bytes are not looked at. Returns: MHA_OK; MHA_ERR_NULL, _ARGUMENT, _OVERFLOW. */
-MHA_API mha_status mha_cache_bytes(const mha_cache_config* config, size_t* bytes, mha_error* error);
+ * memory_bytes are not looked at. Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT; MHA_ERR_OVERFLOW;
+ * MHA_ERR_UNSUPPORTED. */
+MHA_API mha_status mha_cache_memory_bytes(const mha_cache_config* config, size_t* bytes, mha_error* error);
 /* Makes an empty cache, which may be used with any context, target and thread count.
  * Threads: one writer a sequence: calls that change different sequences may run at once, also where these share pages,
- *          and so may calls that read sequences which no other call changes. mha_cache_append, _truncate, _remove,
- *          _load and mha_layer_forward with its _workspace and _explain change the sequences they name, mha_cache_fork
- *          the destination; all others read. mha_cache_reset and _destroy exclude every other call.
- * Returns: MHA_OK; MHA_ERR_NULL, _ARGUMENT, _OVERFLOW, _WORKSPACE (memory_bytes too small), _OUT_OF_MEMORY. On failure
- *          *cache is NULL. */
+ *          and so may calls that read sequences which no other call changes. mha_cache_append, _reserve, _truncate,
+ *          _remove, _load and mha_layer_forward with a cache that it appends to change the sequences they name,
+ *          mha_cache_fork the destination; all others, size queries and explain among them, read. mha_cache_reset and
+ *          _destroy exclude every other call.
+ * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT; MHA_ERR_OVERFLOW; MHA_ERR_BUFFER (memory_bytes too small);
+ *          MHA_ERR_OUT_OF_MEMORY; MHA_ERR_UNSUPPORTED. On failure *cache is NULL. */
 MHA_API mha_status mha_cache_create(const mha_context* context, const mha_cache_config* config, mha_cache** cache,
                                     mha_error* error);
 MHA_API void mha_cache_destroy(mha_cache* cache); /* NULL is allowed; config.memory is the caller's again */
@@ -340,36 +698,57 @@ MHA_API void mha_cache_destroy(mha_cache* cache); /* NULL is allowed; config.mem
 MHA_API void mha_cache_get_config(const mha_cache* cache, mha_cache_config* config);
 
 typedef struct mha_append_args {
-  int64_t batch;                /* B: sequences that grow, distinct; 0 does nothing */
-  const int64_t* sequences;     /* [B], in any order; NULL: 0 .. B-1 */
-  int64_t length;               /* T: new tokens of each, or of all where offsets are given */
-  const int64_t* offsets;       /* [B+1] ascending from 0 to length: item b has tokens [offsets[b], offsets[b+1]) of key
-                                  and value, packed one after the other (stride_b unused); NULL: T each */
-  mha_view key;                 /* [B, T, Hkv, D], or [T, Hkv, D] packed */
-  mha_view value;               /* [B, T, Hkv, Dv], or [T, Hkv, Dv] packed */
-  const mha_rope* rope;         /* rotates keys on the way in; NULL: none */
-  const int64_t* positions;     /* for rope: [B, T] dense, or [T] packed; NULL: the token's number in its sequence */
-  const float* key_norm_weight; /* [D], with key_norm_epsilon only; NULL: ones */
-  float key_norm_epsilon;       /* > 0 and no denormal: RMS norm of keys, before rotation; 0: none */
+  int64_t batch;            /* B: sequences that grow, distinct; 0 does nothing */
+  int64_t length;           /* T: new tokens of each, or of all where offsets are given */
+  mha_view key;             /* [B, T, Hkv, D], or [T, Hkv, D] packed */
+  mha_view value;           /* [B, T, Hkv, Dv], or [T, Hkv, Dv] packed */
+  const int64_t* sequences; /* [B], in any order; NULL: 0 .. B-1 */
+  const int64_t* offsets;   /* [B+1] ascending from 0 to length: item b has tokens [offsets[b], offsets[b+1]) of key
+                               and value, packed (stride_b unused); NULL: T each */
+  const int64_t* positions; /* of rope: [B, T] dense, or [T] packed; NULL: the token's number in its sequence */
+  const mha_norm* key_norm; /* of keys on the way in; NULL: none */
+  const mha_rope* rope;     /* rotates keys after that; NULL: none */
+  const mha_resources* resources;
+  uint64_t reserved[4];
 } mha_append_args;
 
 /* Appends tokens to sequences, all or nothing: on failure the cache is as it was. A ring drops what is older than its
  * capacity, page by page. Values, and keys without norm and rope, are stored bit by bit.
- * Threads: at most the context's. Needs no workspace, never allocates.
- * Returns: MHA_OK; MHA_ERR_NULL, _ARGUMENT (a sequence out of range or twice, ...), _SHAPE, _STRIDE, _OVERFLOW,
- *          _UNSUPPORTED (as mha_rope_apply), _FULL. */
+ * Threads: at most the context's. Needs no workspace in this version, never allocates.
+ * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (a sequence out of range or twice, ...); MHA_ERR_SHAPE;
+ *          MHA_ERR_STRIDE; MHA_ERR_OVERFLOW; MHA_ERR_UNSUPPORTED (as mha_rows_prepare); MHA_ERR_FULL. */
 MHA_API mha_status mha_cache_append(const mha_context* context, mha_cache* cache, const mha_append_args* args,
                                     mha_error* error);
-/* Forgets the tokens from `length` on (rollback), as if they had never been appended, and gives their pages back; what
- * a ring dropped stays dropped. Returns: MHA_OK; MHA_ERR_NULL, _ARGUMENT (beyond the sequence's length, or among the
- * tokens that a ring has dropped, between sink_tokens and mha_cache_first_kept). */
+/* As mha_attention_workspace_bytes; enough for fewer tokens, too. */
+MHA_API mha_status mha_cache_append_workspace_bytes(const mha_context* context, const mha_cache* cache,
+                                                    const mha_append_args* args, size_t* bytes, mha_error* error);
+
+typedef struct mha_reserve_args {
+  mha_cache* const* caches; /* [num_caches], distinct: the layers of a model */
+  int64_t num_caches;
+  int64_t batch;            /* B */
+  const int64_t* sequences; /* [B], distinct; NULL: 0 .. B-1 */
+  const int64_t* tokens;    /* [B], each >= 0 */
+  uint64_t reserved[4];
+} mha_reserve_args;
+
+/* Makes room for tokens[b] more tokens of sequences[b] in every cache of the list, or in none (MHA_ERR_FULL): appending
+ * so many cannot fail for want of room then. What is reserved is used up by appending, counts in mha_cache_used_bytes,
+ * and is given back by mha_cache_truncate, _remove and _reset. Reserving again makes it at least so much, never less. To
+ * fork a sequence, or into it, costs a reservation its last page (shared from then on), or all: reserve afterwards.
+ * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT; MHA_ERR_OVERFLOW; MHA_ERR_FULL. */
+MHA_API mha_status mha_cache_reserve(const mha_reserve_args* args, mha_error* error);
+/* Forgets the tokens from `length` on (rollback), as if they had never been appended, and gives their pages back, with
+ * what was reserved; what a ring dropped stays dropped. Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (beyond the
+ * sequence's length, or among the tokens that a ring has dropped, between sink_tokens and mha_cache_first_kept). */
 MHA_API mha_status mha_cache_truncate(mha_cache* cache, int64_t sequence, int64_t length, mha_error* error);
 /* Makes the empty sequence `destination` equal to the first `length` tokens of `source` (-1: all). Paged: shares the
  * pages, takes none, and copies a page when one of its holders first writes to it; else copies the tokens.
- * Returns: MHA_OK; MHA_ERR_NULL, _ARGUMENT (destination not empty; a length that mha_cache_truncate would refuse). */
+ * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (destination not empty; a length that mha_cache_truncate would
+ * refuse). */
 MHA_API mha_status mha_cache_fork(mha_cache* cache, int64_t source, int64_t destination, int64_t length,
                                   mha_error* error);
-/* Empties a sequence and gives its pages back. Returns: MHA_OK; MHA_ERR_NULL, _ARGUMENT (no such sequence). */
+/* Empties a sequence and gives its pages back. Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (no such sequence). */
 MHA_API mha_status mha_cache_remove(mha_cache* cache, int64_t sequence, mha_error* error);
 /* Empties all; NULL is allowed. */
 MHA_API void mha_cache_reset(mha_cache* cache);
@@ -377,189 +756,105 @@ MHA_API void mha_cache_reset(mha_cache* cache);
 MHA_API int64_t mha_cache_length(const mha_cache* cache, int64_t sequence);
 /* The first token kept besides a ring's sink tokens: 0 unless some were dropped. -1: no such sequence. */
 MHA_API int64_t mha_cache_first_kept(const mha_cache* cache, int64_t sequence);
+/* How many tokens more the sequence can take if no other grows, what is reserved for it included; a ring: 2^62 minus its
+ * length. -1: no such sequence. */
+MHA_API int64_t mha_cache_room(const mha_cache* cache, int64_t sequence);
 /* Bytes of the pages that sequences hold, those that they share once. 0 for NULL. */
 MHA_API size_t mha_cache_used_bytes(const mha_cache* cache);
 
-/* Copies tokens [begin, begin + count) of a sequence out, as they were stored (rotated): key [count, Hkv, D], value
- * [count, Hkv, Dv]; views with stride_b 0 or dense. To import, append them without norm and rope. Never allocates.
- * Returns: MHA_OK; MHA_ERR_NULL, _ARGUMENT (tokens beyond the length or no longer kept), _STRIDE, _OVERFLOW. */
-MHA_API mha_status mha_cache_export(const mha_cache* cache, int64_t sequence, int64_t begin, int64_t count,
-                                    const mha_mut_view* key, const mha_mut_view* value, mha_error* error);
+typedef struct mha_export_args {
+  int64_t sequence, begin, count; /* tokens [begin, begin + count) */
+  mha_mut_view key;               /* [count, Hkv, D]; stride_b 0. MHA_F32: the values; the cache's own dtype: bits or codes */
+  mha_mut_view value;             /* [count, Hkv, Dv] */
+  void *key_scales, *key_zeros;   /* of codes that are exported as codes: [count, Hkv, groups of a row]; NULL else */
+  void *value_scales, *value_zeros;
+  uint64_t reserved[4];
+} mha_export_args;
 
-/* One sequence as a block of bytes (a checksum of all of them included), for a cache of the same heads and widths, of
- * any kind that has room; what a ring has dropped is not in it. load copies into an empty sequence, or changes nothing;
- * bytes after the block are left alone. mha_cache_save_bytes is 0 for NULL and where there is no such sequence.
- * Returns: MHA_OK; MHA_ERR_NULL, _ARGUMENT (blob not aligned to 4 bytes, no such sequence, one that is not empty),
- *          _WORKSPACE (save: bytes too small), _BLOB (damaged, truncated, another version or other sizes), _FULL,
- *          _UNSUPPORTED (tokens were dropped, so only a ring that keeps as few sink_tokens can load it). */
-MHA_API size_t mha_cache_save_bytes(const mha_cache* cache, int64_t sequence);
+/* Copies tokens of a sequence out, as they were stored (rotated). To import, append them without norm and rope. Never
+ * allocates. Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (tokens beyond the length or no longer kept);
+ * MHA_ERR_STRIDE; MHA_ERR_OVERFLOW; MHA_ERR_UNSUPPORTED. */
+MHA_API mha_status mha_cache_export(const mha_cache* cache, const mha_export_args* args, mha_error* error);
+
+/* One sequence as a block of bytes (a checksum of all of them included), for a cache of the same heads, widths and
+ * storage, of any kind that has room; what a ring has dropped is not in it. load copies into an empty sequence, or
+ * changes nothing; bytes after the block are left alone.
+ * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (blob not aligned to 4 bytes, no such sequence, one that is not
+ *          empty); MHA_ERR_BUFFER (save: bytes too small); MHA_ERR_BLOB (damaged, truncated, another version or other
+ *          sizes); MHA_ERR_FULL; MHA_ERR_UNSUPPORTED (tokens were dropped, so only a ring that keeps as few sink_tokens
+ *          can load it). */
+MHA_API mha_status mha_cache_save_bytes(const mha_cache* cache, int64_t sequence, size_t* bytes, mha_error* error);
 MHA_API mha_status mha_cache_save(const mha_cache* cache, int64_t sequence, void* blob, size_t bytes, mha_error* error);
 MHA_API mha_status mha_cache_load(mha_cache* cache, int64_t sequence, const void* blob, size_t bytes, mha_error* error);
-
-/* ---------------------------------------------------------------------------------------------------------------------
- * Attention on its own
- */
-
-typedef enum mha_weights_mode {
-  MHA_WEIGHTS_NONE = 0,
-  MHA_WEIGHTS_PER_HEAD = 1, /* weights [B, H, Tq, Tk] */
-  MHA_WEIGHTS_AVERAGED = 2, /* weights [B, Tq, Tk]: the mean over heads */
-  MHA_WEIGHTS_KEY_SUMS = 3  /* weights [B, H, Tk]: the sum over queries, ascending: what each key was worth */
-} mha_weights_mode;
-
-/* Which queries' weights are returned (PER_HEAD, AVERAGED) or summed (KEY_SUMS). Not used with MHA_WEIGHTS_NONE. */
-typedef struct mha_weight_rows {
-  const int64_t* rows; /* [count] ascending, distinct, < Tq of each item, the same for every item; NULL: all */
-  int64_t count;       /* weights are [B, H, count, Tk] or [B, count, Tk] then */
-} mha_weight_rows;
-
-typedef struct mha_attention_args {
-  int64_t batch;          /* B */
-  int64_t num_heads;      /* H, >= 1 unless nothing is to be done */
-  int64_t num_kv_heads;   /* Hkv, 0: H. H % Hkv == 0; query head h uses key/value head h / (H / Hkv) */
-  int64_t query_len;      /* Tq */
-  int64_t key_len;        /* Tk */
-  int64_t head_dim;       /* D, >= 1 */
-  int64_t value_head_dim; /* Dv, 0: D */
-  float scale;            /* 0: 1 / sqrt(D) */
-  mha_view query;         /* [B, Tq, H, D] */
-  mha_view key;           /* [B, Tk, Hkv, D] */
-  mha_view value;         /* [B, Tk, Hkv, Dv] */
-  mha_masks masks;
-  mha_mut_view output; /* [B, Tq, H, Dv] */
-  mha_weights_mode weights_mode;
-  mha_mut_view weights; /* dense order: [B, H, Tq, Tk] or [B, Tq, Tk]; stride_t steps queries, stride_d keys */
-  float* log_sum_exp;   /* [B, H, Tq] dense, natural log of the sum over visible keys of exp(score); NULL: not wanted */
-  void* workspace;      /* NULL: taken from the context's allocator for the time of the call */
-  size_t workspace_bytes; /* of `workspace`; any alignment */
-
-  mha_score_mods mods;
-  mha_weight_rows weight_rows;
-  const mha_rope* rope;     /* rotates queries on the way in; keys are given rotated (mha_cache_append, mha_rope_apply);
-                               NULL: none */
-  const mha_qk_norm* norm;  /* RMS norm of queries before that; key_weight is not used; NULL: none */
-  const int64_t* positions; /* of queries, for rope: [B, Tq] dense, or packed; NULL: p(i) of the masks, >= 0 then */
-
-  /* Items of unequal length: item b has queries [query_offsets[b], query_offsets[b+1]) of query and output, packed one
-   * after the other ([query_len, H, D]; stride_b unused), ascending from 0 to query_len; its log_sum_exp is [H, Tq_b]
-   * at H * query_offsets[b]. Weights: [H, query_len, longest Tk_b] (AVERAGED without H), zeros beyond Tk_b; KEY_SUMS
-   * [B, H, longest Tk_b]. NULL: Tq each. */
-  const int64_t* query_offsets; /* [B+1] */
-  const int64_t* key_offsets;   /* [B+1], the same for key and value and key_len; NULL: Tk each */
-  /* Keys and values of item b are those of sequences[b] in `cache`; key, value, key_len and key_offsets are not used
-   * then, Tk_b is the sequence's length. A ring that has dropped tokens must keep all that window_left and sink_tokens
-   * of the masks show (MHA_ERR_ARGUMENT else). Where items next to each other share pages (mha_cache_fork), chunks that
-   * they share are read once. NULL: key and value */
-  const mha_cache* cache;
-  const int64_t* sequences; /* [B], one may come twice; NULL: 0 .. B-1. Not used without cache */
-} mha_attention_args;
-
-/* Computes scaled dot-product attention for a batch of heads, without a Tq x Tk matrix in memory.
- *   output[b,i,h,:] = sum_j softmax_j(scale * <query[b,i,h,:], key[b,j,g,:]> + add_mask) * value[b,j,g,:]
- *   with g = h / (H / Hkv), over the visible keys j (mha_masks); mha_score_mods says what else goes into the softmax.
- * Shapes:   as in the struct. B, H or Tq = 0 succeeds and writes nothing; Tk = 0 gives zeros.
- * Requires: results overlap no input and no other result.
- * Numerics: f32 with f32 accumulation: one fused multiply-add chain per score (over d ascending) and per chunk of 256
- *           keys, chunks merged in ascending order by their log-sum-exp (online softmax: arXiv 1805.02867). exp2 by a
- *           degree-5 polynomial; weights below 2^-126 of the row's greatest are 0. A NaN in a visible query, key or
- *           value reaches exactly the rows that see it; a score of +inf makes its row NaN. The division by the sum
- *           comes last: values beyond FLT_MAX / Tk may overflow on the way. Denormals count as zero, whatever the
- *           caller's floating-point mode, which is left as found; rounding is to nearest. Measured error:
- *           tests/README.md.
- * Threads:  at most the context's. The same bits for any number.
- * Returns:  MHA_OK; MHA_ERR_NULL, _ARGUMENT, _SHAPE, _STRIDE, _OVERFLOW, _WORKSPACE, _OUT_OF_MEMORY, _UNSUPPORTED
- *           (rope.dims > 1024). */
-MHA_API mha_status mha_attention(const mha_context* context, const mha_attention_args* args, mha_error* error);
-
-/* Bytes of workspace that mha_attention needs for these arguments on this context, 0 where it does nothing. Pointers in
- * args are not read through and may be NULL (give a non-NULL one where the call will have one), but for query_offsets,
- * key_offsets, weight_rows.rows, cache and sequences: the bytes depend on what these say, so ask again when a cache has
- * grown. Returns: as mha_attention; MHA_ERR_NULL also for bytes NULL. */
-MHA_API mha_status mha_attention_workspace(const mha_context* context, const mha_attention_args* args, size_t* bytes,
-                                           mha_error* error);
-
-/* Writes what mha_attention would do with these arguments and why (target, threads by the cost model, kernel, tiles,
- * work items, split, workspace), a "key: value" a line, zero-terminated, cut at `capacity` (0: text may be NULL).
- * *needed (may be NULL) gets the full length with the zero. Returns: as mha_attention_workspace; MHA_ERR_NULL also for
- * text NULL with a capacity. */
-MHA_API mha_status mha_attention_explain(const mha_context* context, const mha_attention_args* args, char* text,
-                                         size_t capacity, size_t* needed, mha_error* error);
-
-/* Attention over a part of the keys, to be merged with the parts that others computed (a context split over processes):
- * one partial result for each chunk of 256 keys, so that merging them in ascending order gives the bits of one call
- * over all keys, provided that parts hold whole chunks (all but the last a multiple of 256 keys). Masks and p(i)
- * count from the part's first key: use MHA_CAUSAL_OFFSET, less the keys before the part, and give rope its positions.
- * output, log_sum_exp, weights and sink_logits are not used.
- * Shapes:   partials [chunks of the part, 1 for Tk = 0][B * H * Tq * (Dv + 2)] floats, opaque, the same on every FMA
- *           target; parts are merged by putting them one after the other. mha_attention_partial_floats counts them.
- * Requires: B items of the same length (a batch of packed items or of sequences of a cache: one by one). Workspace as
- *           for mha_attention without weights.
- * Returns:  as mha_attention; MHA_ERR_UNSUPPORTED for items of unequal length, MHA_ERR_WORKSPACE also where count is
- *           smaller than mha_attention_partial_floats says. */
-MHA_API mha_status mha_attention_partial_floats(const mha_attention_args* args, int64_t* count, mha_error* error);
-MHA_API mha_status mha_attention_partial(const mha_context* context, const mha_attention_args* args, float* partials,
-                                         int64_t count, mha_error* error);
-
-typedef struct mha_merge_args {
-  int64_t batch, num_heads, query_len, value_head_dim; /* B, H, Tq: 0 writes nothing; Dv >= 1 */
-  int64_t num_chunks;                                  /* of all parts; 0: zeros, log-sum-exp -inf or the sink */
-  const float* partials;                               /* [num_chunks][B * H * Tq * (Dv + 2)] */
-  const float* sink_logits;                            /* [H]; NULL: none */
-  mha_mut_view output;                                 /* [B, Tq, H, Dv] */
-  float* log_sum_exp;                                  /* [B, H, Tq]; NULL: not wanted */
-} mha_merge_args;
-
-/* Merges partial results of mha_attention_partial in the order given. Threads: at most the context's; the same bits for
- * any number. Needs no workspace, never allocates. Returns: MHA_OK; MHA_ERR_NULL, _ARGUMENT, _STRIDE, _OVERFLOW. */
-MHA_API mha_status mha_attention_merge_partials(const mha_context* context, const mha_merge_args* args,
-                                                mha_error* error);
-
-/* Merges finished results over disjoint sets of keys by their log-sum-exp (cascade, ring attention): outputs[n]
- * [rows, Dv] and log_sum_exps[n] [rows], dense, n < num_parts, in the order given. output may be outputs[0];
- * log_sum_exp may be log_sum_exps[0], NULL: not wanted. num_parts 0, and rows that no part saw (-inf): zeros and -inf.
- * A sink belongs in one part only.
- *   lse = ln sum_n exp(lse_n);  output = sum_n exp(lse_n - lse) output_n
- * Numerics: in double, rounded once; the same bits on every target. Not bound to chunks, so not the bits of one call.
- * Threads:  at most the context's. Needs no workspace, never allocates.
- * Returns:  MHA_OK; MHA_ERR_NULL, _ARGUMENT, _OVERFLOW. */
-MHA_API mha_status mha_attention_merge(const mha_context* context, int64_t num_parts, int64_t rows,
-                                       int64_t value_head_dim, const float* const* outputs,
-                                       const float* const* log_sum_exps, float* output, float* log_sum_exp,
-                                       mha_error* error);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Linear: the packed GEMM on its own
  */
 
+/* How weights are laid out that are given; they are packed into one form on every target. */
+typedef enum mha_weight_layout {
+  MHA_WEIGHT_ROWS = 0,    /* [out, in] in rows: torch's nn.Linear, MatMulNBits, Q8_0, Q4_0 */
+  MHA_WEIGHT_GPTQ = 1,    /* GPTQ v1: qweight int32 [in/8, out], qzeros int32 [groups, out/8] that store zero - 1, scales
+                             [groups, out]; strides and those of quant 0 */
+  MHA_WEIGHT_GPTQ_V2 = 2, /* the same with zeros as they are */
+  MHA_WEIGHT_AWQ = 3      /* qweight int32 [in, out/8] in AWQ's order of columns, qzeros [groups, out/8] alike */
+} mha_weight_layout;
+
+typedef struct mha_linear_config {
+  int64_t in_features, out_features; /* >= 1 */
+  mha_view weight;                   /* [out, in], stride_t steps rows, dense by default; groups of quant run along in */
+  const float* bias;                 /* [out]; NULL: none */
+  mha_arithmetic arithmetic;
+  mha_weight_layout layout;
+  const mha_storage* packed;       /* how weights are kept; NULL: as they are given */
+  mha_storage_error* packed_error; /* what that cost, written; NULL: not wanted */
+  uint64_t reserved[8];
+} mha_linear_config;
+
 typedef struct mha_linear mha_linear;
 
-/* Packs weight [out_features, in_features] (torch's nn.Linear layout, dense) and bias [out_features] (NULL: none). The
- * result is immutable, independent of the target, and may be shared by threads; the sources are not kept.
- * Returns: MHA_OK; MHA_ERR_NULL, MHA_ERR_ARGUMENT (a size < 1), MHA_ERR_OVERFLOW, MHA_ERR_OUT_OF_MEMORY. */
-MHA_API mha_status mha_linear_create(const mha_context* context, int64_t in_features, int64_t out_features,
-                                     const float* weight, const float* bias, mha_linear** linear, mha_error* error);
-MHA_API void mha_linear_destroy(mha_linear* linear);
-MHA_API int64_t mha_linear_in_features(const mha_linear* linear);
-MHA_API int64_t mha_linear_out_features(const mha_linear* linear);
+/* Packs weight and bias. The result is immutable, independent of the target, and may be shared by threads and contexts;
+ * the sources are not kept. On failure *linear is NULL.
+ * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT; MHA_ERR_STRIDE; MHA_ERR_OVERFLOW; MHA_ERR_OUT_OF_MEMORY;
+ *          MHA_ERR_UNSUPPORTED. */
+MHA_API mha_status mha_linear_create(const mha_context* context, const mha_linear_config* config, mha_linear** linear,
+                                     mha_error* error);
+MHA_API void mha_linear_destroy(mha_linear* linear); /* NULL is allowed */
+/* The configuration with every default filled in, without pointers; NULL linear: does nothing. */
+MHA_API void mha_linear_get_config(const mha_linear* linear, mha_linear_config* config);
+
+/* The packed weights as one block of bytes: save it, map it back (mmap) on any target of the same byte order, and use it
+ * without repacking. map keeps pointers into `blob`, which must stay unchanged until the handle is destroyed and be
+ * aligned to 4 bytes (64 is fastest). It checks magic, format version, sizes and a checksum of the header, not of the
+ * weights. On failure *linear is NULL.
+ * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_BUFFER (save: bytes too small); MHA_ERR_ARGUMENT (map: alignment);
+ *          MHA_ERR_BLOB; MHA_ERR_OUT_OF_MEMORY. */
+MHA_API mha_status mha_linear_save_bytes(const mha_linear* linear, size_t* bytes, mha_error* error);
+MHA_API mha_status mha_linear_save(const mha_linear* linear, void* blob, size_t bytes, mha_error* error);
+MHA_API mha_status mha_linear_map(const mha_context* context, const void* blob, size_t bytes, mha_linear** linear,
+                                  mha_error* error);
 
 typedef struct mha_linear_args {
-  int64_t rows;          /* M; 0 writes nothing */
-  const float* input;    /* [M, in_features] */
-  int64_t input_stride;  /* elements from row to row; 0: in_features */
-  float* output;         /* [M, out_features]; overlaps no input */
-  int64_t output_stride; /* 0: out_features; otherwise >= out_features */
+  int64_t rows;        /* M; 0 writes nothing */
+  mha_view input;      /* [M, in_features]; stride_t steps rows */
+  mha_mut_view output; /* [M, out_features]; overlaps no input */
+  const mha_resources* resources;
+  uint64_t reserved[4];
 } mha_linear_args;
 
 /* Computes output[m,n] = bias[n] + sum_k input[m,k] * weight[n,k].
  * Numerics: one fused multiply-add chain over k ascending from 0, then the bias added. A row's bits depend on it alone.
  *           Denormals count as zero; rounding is to nearest, whatever the caller's floating-point mode.
- * Threads:  at most the context's. Needs no workspace, never allocates.
- * Returns:  MHA_OK; MHA_ERR_NULL, _ARGUMENT, _STRIDE, _OVERFLOW. */
+ * Overlap:  as in mha_attention, but the output is never the input.
+ * Threads:  at most the context's. Needs no workspace in this version, never allocates.
+ * Returns:  MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT; MHA_ERR_STRIDE; MHA_ERR_OVERFLOW; MHA_ERR_BUFFER;
+ *           MHA_ERR_OUT_OF_MEMORY; MHA_ERR_UNSUPPORTED. */
 MHA_API mha_status mha_linear_forward(const mha_context* context, const mha_linear* linear, const mha_linear_args* args,
                                       mha_error* error);
-
-/* As mha_attention_explain, of mha_linear_forward; input and output may be NULL. Returns: as mha_linear_forward;
- * MHA_ERR_NULL also for text NULL with a capacity. */
+/* As mha_attention_workspace_bytes and mha_attention_explain, of mha_linear_forward; the bytes are enough for fewer
+ * rows, too. */
+MHA_API mha_status mha_linear_workspace_bytes(const mha_context* context, const mha_linear* linear,
+                                              const mha_linear_args* args, size_t* bytes, mha_error* error);
 MHA_API mha_status mha_linear_explain(const mha_context* context, const mha_linear* linear, const mha_linear_args* args,
                                       char* text, size_t capacity, size_t* needed, mha_error* error);
 
@@ -570,29 +865,36 @@ MHA_API mha_status mha_linear_explain(const mha_context* context, const mha_line
 typedef struct mha_layer mha_layer;
 
 typedef struct mha_layer_config {
-  int64_t embed_dim;      /* E, >= 1: width of query */
-  int64_t num_heads;      /* H, >= 1 */
-  int64_t num_kv_heads;   /* Hkv, 0: H */
-  int64_t head_dim;       /* D, 0: E / H (then E % H == 0) */
-  int64_t value_head_dim; /* Dv, 0: D */
-  int64_t kdim;           /* width of key, 0: E */
-  int64_t vdim;           /* width of value, 0: E */
-  int64_t out_dim;        /* width of output, 0: E */
-  float scale;            /* 0: 1 / sqrt(D) */
-  int add_zero_attn;      /* nn.MultiheadAttention's: one more key of zeros with a value of zeros, after bias_key, seen
-                             by every query; 0: none. Neither it nor bias_key goes with a cache, packed keys, softcap,
-                             ALiBi or relative_bias: MHA_ERR_UNSUPPORTED of mha_layer_forward */
+  int64_t embed_dim;         /* E, >= 1: width of query */
+  int64_t num_heads;         /* H, >= 1 */
+  int64_t num_kv_heads;      /* Hkv, 0: H */
+  int64_t head_dim;          /* D, 0: E / H (then E % H == 0) */
+  int64_t value_head_dim;    /* Dv, 0: D */
+  int64_t kdim;              /* width of key, 0: E */
+  int64_t vdim;              /* width of value, 0: E */
+  int64_t out_dim;           /* width of output, 0: E */
+  int scale_is_exact;        /* as in mha_attention_args, and */
+  float scale;               /* 0: 1 / sqrt(D) */
+  int add_zero_attn;         /* nn.MultiheadAttention's: one more key of zeros with a value of zeros, after bias_key, seen
+                                by every query; 0: none. Neither it nor bias_key goes with a cache, packed keys, softcap,
+                                ALiBi or relative_bias: MHA_ERR_UNSUPPORTED of mha_layer_forward */
+  mha_arithmetic arithmetic; /* of the projections; that of attention is said by each call */
+  mha_weight_layout layout;  /* of the weights */
+  int reserved_int;
+  const mha_storage* packed;       /* how weights are kept; NULL: as they are given */
+  mha_storage_error* packed_error; /* [4] of query, key, value and output: what that cost, written; NULL: not wanted */
+  uint64_t reserved[8];
 } mha_layer_config;
 
-/* Weights in torch's layout [out, in], dense. Either in_proj_weight (rows: H*D of query, Hkv*D of key, Hkv*Dv of value;
- * needs kdim == vdim == E) or the three; likewise for biases, where any may be NULL. */
+/* Weights [out, in], stride_t steps rows, dense by default. Either in_proj_weight (rows: H*D of query, Hkv*D of key,
+ * Hkv*Dv of value; needs kdim == vdim == E) or the three; likewise for biases, where any may be NULL. */
 typedef struct mha_layer_weights {
-  const float* in_proj_weight; /* [H*D + Hkv*D + Hkv*Dv, E] */
-  const float* query_weight;   /* [H*D, E] */
-  const float* key_weight;     /* [Hkv*D, kdim] */
-  const float* value_weight;   /* [Hkv*Dv, vdim] */
-  const float* output_weight;  /* [out_dim, H*Dv] */
-  const float* in_proj_bias;   /* [H*D + Hkv*D + Hkv*Dv] */
+  mha_view in_proj_weight; /* [H*D + Hkv*D + Hkv*Dv, E] */
+  mha_view query_weight;   /* [H*D, E] */
+  mha_view key_weight;     /* [Hkv*D, kdim] */
+  mha_view value_weight;   /* [Hkv*Dv, vdim] */
+  mha_view output_weight;  /* [out_dim, H*Dv] */
+  const float* in_proj_bias; /* [H*D + Hkv*D + Hkv*Dv] */
   const float* query_bias;
   const float* key_bias;
   const float* value_bias;
@@ -601,76 +903,77 @@ typedef struct mha_layer_weights {
    * or none (NULL). Weights that are returned get a column for it, and one for add_zero_attn. */
   const float* bias_key;
   const float* bias_value;
+  uint64_t reserved[8];
 } mha_layer_weights;
 
 /* Packs the weights. The layer is immutable and may be shared by threads and contexts; the sources are not kept.
- * Returns: MHA_OK; MHA_ERR_NULL, _ARGUMENT, _SHAPE, _OVERFLOW, _OUT_OF_MEMORY. On failure *layer is NULL. */
+ * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT; MHA_ERR_SHAPE; MHA_ERR_STRIDE; MHA_ERR_OVERFLOW;
+ *          MHA_ERR_OUT_OF_MEMORY; MHA_ERR_UNSUPPORTED. On failure *layer is NULL. */
 MHA_API mha_status mha_layer_create(const mha_context* context, const mha_layer_config* config,
                                     const mha_layer_weights* weights, mha_layer** layer, mha_error* error);
-MHA_API void mha_layer_destroy(mha_layer* layer);
-/* The configuration with every default filled in; NULL layer: does nothing. */
+MHA_API void mha_layer_destroy(mha_layer* layer); /* NULL is allowed */
+/* The configuration with every default filled in, without pointers; NULL layer: does nothing. */
 MHA_API void mha_layer_get_config(const mha_layer* layer, mha_layer_config* config);
 
-/* The packed layer as one block of bytes: save it, map it back (mmap) on any target of the same byte order, and use it
- * without repacking. map keeps pointers into `blob`, which must stay unchanged until the layer is destroyed and be
- * aligned to 4 bytes (64 is fastest). It checks magic, format version, sizes and a checksum of the header, not of the
- * weights.
- * Returns: MHA_OK; MHA_ERR_NULL, MHA_ERR_WORKSPACE (save: bytes too small), MHA_ERR_ARGUMENT (map: alignment),
- * MHA_ERR_BLOB, MHA_ERR_OUT_OF_MEMORY. */
-MHA_API size_t mha_layer_blob_bytes(const mha_layer* layer);
+/* As those of mha_linear, of a layer. */
+MHA_API mha_status mha_layer_save_bytes(const mha_layer* layer, size_t* bytes, mha_error* error);
 MHA_API mha_status mha_layer_save(const mha_layer* layer, void* blob, size_t bytes, mha_error* error);
 MHA_API mha_status mha_layer_map(const mha_context* context, const void* blob, size_t bytes, mha_layer** layer,
                                  mha_error* error);
 
+typedef enum mha_cache_use {
+  MHA_CACHE_APPEND = 0, /* self-attention: the new tokens (query) are projected, normed, rotated, appended to
+                           sequences[b], and see all that is there then */
+  MHA_CACHE_READ = 1    /* queries see what is there; nothing is projected to keys and values, nothing is appended
+                           (cross-attention whose keys were projected and appended once) */
+} mha_cache_use;
+
 /* Views here have no heads: stride_h must be 0, dense order is [B, T, width]. */
-typedef struct mha_forward_args {
-  int64_t batch;     /* B */
-  int64_t query_len; /* Tq */
-  int64_t key_len;   /* Tk; must be Tq where key.data is NULL */
+typedef struct mha_layer_args {
+  int64_t batch;     /* B; 0 succeeds and writes nothing */
+  int64_t query_len; /* Tq; 0 succeeds and writes nothing */
+  int64_t key_len;   /* Tk; self-attention: 0 or Tq; with a cache: 0 */
   mha_view query;    /* [B, Tq, E] */
   mha_view key;      /* [B, Tk, kdim]; data NULL: query (self-attention) */
   mha_view value;    /* [B, Tk, vdim]; data NULL: key */
-  mha_masks masks;
-  mha_mut_view output; /* [B, Tq, out_dim] */
-  mha_weights_mode weights_mode;
-  mha_mut_view weights; /* as in mha_attention_args */
-  void* workspace;      /* as in mha_attention_args */
-  size_t workspace_bytes;
+  mha_mut_view output; /* [B, Tq, out_dim]; query's own data with its dtype and strides are allowed */
+  int causal;          /* not 0: query i sees keys j <= p(i) */
+  mha_arithmetic arithmetic; /* of attention */
 
-  mha_score_mods mods;
-  mha_weight_rows weight_rows;
-  const mha_rope* rope;         /* rotates queries and keys; NULL: none */
-  const mha_qk_norm* norm;      /* RMS norm of both, before; NULL: none */
-  const int64_t* positions;     /* for rope: [B, Tq] dense, or packed, of queries (and of keys in self-attention).
-                                   NULL: p(i) for queries; for keys j, or with a cache their numbers in the sequence */
-  const int64_t* key_positions; /* [B, Tk] dense, or packed, of keys that are given, not in self-attention; NULL: j */
-  const int64_t* query_offsets; /* [B+1]: query [query_len, E] and output [query_len, out_dim] packed, as in
-                                   mha_attention_args; NULL: Tq each */
-  const int64_t* key_offsets;   /* [B+1], the same for key, value and key_len; NULL: Tk each, in self-attention as
-                                   query_offsets */
-  /* Self-attention with a cache: the call projects the new tokens (query), norms and rotates, appends keys and values
-   * to sequences[b], and attends to all that is there then. key, value, key_len and key_offsets are not used. The cache
-   * needs the layer's Hkv, D and Dv. Where the call fails the cache is as it was. NULL: no cache */
-  mha_cache* cache;
-  const int64_t* sequences; /* [B], distinct; NULL: 0 .. B-1. Not used without cache */
-} mha_forward_args;
+  const mha_items* items; /* self-attention: query_offsets are those of the keys, too */
+  const mha_positions* positions;
+  const mha_masks* masks;
+  const mha_score_mods* score_mods;
+  const mha_norm* query_norm;
+  const mha_norm* key_norm;
+  const mha_rope* rope; /* of queries and keys */
+  mha_cache* cache;     /* instead of key, value and key_len; needs the layer's Hkv, D and Dv. Where the call fails the
+                           cache is as it was. NULL: none */
+  mha_cache_use cache_use; /* refused without a cache */
+  int reserved_int;
+  const mha_results* results;
+  const mha_resources* resources;
+  uint64_t reserved[6];
+} mha_layer_args;
 
 /* Computes multi-head attention with projections.
  *   q = query Wq^T + bq,  k = key Wk^T + bk,  v = value Wv^T + bv  (split in heads);
  *   output = concat_h(attention(q_h, k_g, v_g)) Wo^T + bo          (mha_attention's formula)
- * Shapes:   as in the struct. B or Tq = 0 succeeds and writes nothing; a row with no visible key gives the output bias.
+ * Shapes:   as in the struct; a row with no visible key gives the output bias.
+ * Overlap:  as in mha_attention.
  * Numerics: as mha_attention and mha_linear_forward.
  * Threads:  at most the context's, one parallel region a call. The same bits for any number.
  * Returns:  as mha_attention; MHA_ERR_UNSUPPORTED also for added keys (mha_layer_config.add_zero_attn), MHA_ERR_FULL
  *           where the cache has no room. */
-MHA_API mha_status mha_layer_forward(const mha_context* context, const mha_layer* layer, const mha_forward_args* args,
+MHA_API mha_status mha_layer_forward(const mha_context* context, const mha_layer* layer, const mha_layer_args* args,
                                      mha_error* error);
-/* As mha_attention_workspace and mha_attention_explain, of mha_layer_forward. Neither says whether a cache has room. */
-MHA_API mha_status mha_layer_forward_workspace(const mha_context* context, const mha_layer* layer,
-                                               const mha_forward_args* args, size_t* bytes, mha_error* error);
-MHA_API mha_status mha_layer_forward_explain(const mha_context* context, const mha_layer* layer,
-                                             const mha_forward_args* args, char* text, size_t capacity, size_t* needed,
-                                             mha_error* error);
+/* As those of mha_attention, of mha_layer_forward. None says whether a cache has room (mha_cache_reserve does). */
+MHA_API mha_status mha_layer_workspace_bytes(const mha_context* context, const mha_layer* layer,
+                                             const mha_layer_args* args, size_t* bytes, mha_error* error);
+MHA_API mha_status mha_layer_workspace_bound(const mha_context* context, const mha_layer* layer,
+                                             const mha_layer_args* args, size_t* bytes, mha_error* error);
+MHA_API mha_status mha_layer_explain(const mha_context* context, const mha_layer* layer, const mha_layer_args* args,
+                                     char* text, size_t capacity, size_t* needed, mha_error* error);
 
 #ifdef __cplusplus
 }

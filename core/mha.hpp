@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// mha for C++17: handles that free themselves, spans instead of pointer and length, errors as a value. A thin,
-// header-only wrapper of mha.h (which documents every call); no exceptions, no ABI of its own.
+// mha for C++17: handles that free themselves, views whose dtype comes from the pointer, arguments with their groups as
+// members, errors as a value. A thin, header-only wrapper of mha.h (which documents every call and field); no
+// exceptions, no ABI of its own.
 #ifndef MHA_MHA_HPP
 #define MHA_MHA_HPP
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <type_traits>
 #include <utility>
 
 #include "mha.h"
@@ -56,6 +58,166 @@ struct Span {
   Span(Container& container) : data(container.data()), size(container.size()) {}
 };
 
+// --- Tensors -----------------------------------------------------------------------------------------------------------
+
+/// The dtype of an element type; none for other types, so that a view of them does not compile.
+template <class T>
+struct Dtype;
+template <>
+struct Dtype<float> {
+  static constexpr mha_dtype value = MHA_F32;
+};
+template <>
+struct Dtype<mha_f16> {
+  static constexpr mha_dtype value = MHA_F16;
+};
+template <>
+struct Dtype<mha_bf16> {
+  static constexpr mha_dtype value = MHA_BF16;
+};
+template <>
+struct Dtype<std::int8_t> {
+  static constexpr mha_dtype value = MHA_I8;
+};
+template <>
+struct Dtype<std::uint8_t> {
+  static constexpr mha_dtype value = MHA_U8;
+};
+
+/// Strides in elements, for mha_view and mha_mut_view; all 0: dense.
+struct Strides {
+  std::int64_t b = 0, t = 0, h = 0;
+};
+
+/// A tensor to read. Codes need their scales: see Codes.
+template <class T>
+mha_view view(const T* data, const Strides& strides = {}) {
+  static_assert(!std::is_integral_v<T>, "codes are read with their scales: mha::Codes");
+  return {data, Dtype<T>::value, 0, strides.b, strides.t, strides.h, nullptr};
+}
+
+/// A tensor to write.
+template <class T>
+mha_mut_view mut_view(T* data, const Strides& strides = {}) {
+  static_assert(!std::is_const_v<T>, "results are written");
+  static_assert(!std::is_integral_v<T>, "results are floats");
+  return {data, Dtype<std::remove_const_t<T>>::value, 0, strides.b, strides.t, strides.h};
+}
+
+/// Codes with their scales. Lives as long as the call that reads it: a temporary does not convert to a view.
+template <class T, class Scale>
+class Codes {
+ public:
+  static_assert(std::is_integral_v<T>, "codes are integers");
+  /// `layout` says where the scale of an element is; its scales and scale_dtype are filled in.
+  Codes(const T* codes, const Scale* scales, const mha_quant& layout = {}, const Strides& strides = {})
+      : quant_(layout), view_{codes, Dtype<T>::value, 0, strides.b, strides.t, strides.h, nullptr} {
+    quant_.scales = scales;
+    quant_.scale_dtype = Dtype<Scale>::value;
+  }
+  operator mha_view() const& {
+    mha_view v = view_;
+    v.quant = &quant_;
+    return v;
+  }
+  operator mha_view() const&& = delete;
+
+ private:
+  mha_quant quant_;
+  mha_view view_;
+};
+
+// --- Arguments ---------------------------------------------------------------------------------------------------------
+
+/// mha_attention_args with its groups as members: no pointers to keep alive, zeros are the defaults. raw() gives what the
+/// C calls take, which points into this object.
+class AttentionArgs : private mha_attention_args {
+ public:
+  AttentionArgs() : mha_attention_args() {}
+  using mha_attention_args::arithmetic;
+  using mha_attention_args::batch;
+  using mha_attention_args::cache;
+  using mha_attention_args::causal;
+  using mha_attention_args::head_dim;
+  using mha_attention_args::key;
+  using mha_attention_args::key_len;
+  using mha_attention_args::num_heads;
+  using mha_attention_args::num_kv_heads;
+  using mha_attention_args::output;
+  using mha_attention_args::pages;
+  using mha_attention_args::query;
+  using mha_attention_args::query_len;
+  using mha_attention_args::query_norm;
+  using mha_attention_args::reserved;
+  using mha_attention_args::rope;
+  using mha_attention_args::scale;
+  using mha_attention_args::scale_is_exact;
+  using mha_attention_args::value;
+  using mha_attention_args::value_head_dim;
+
+  mha_items items = {};
+  mha_positions positions = {};
+  mha_masks masks = {};
+  mha_score_mods score_mods = {};
+  mha_results results = {};
+  mha_resources resources = {};
+
+  mha_attention_args raw() const& {
+    mha_attention_args args = *this;
+    args.items = &items;
+    args.positions = &positions;
+    args.masks = &masks;
+    args.score_mods = &score_mods;
+    args.results = &results;
+    args.resources = &resources;
+    return args;
+  }
+  mha_attention_args raw() const&& = delete;
+};
+
+/// mha_layer_args with its groups as members, as AttentionArgs.
+class LayerArgs : private mha_layer_args {
+ public:
+  LayerArgs() : mha_layer_args() {}
+  using mha_layer_args::arithmetic;
+  using mha_layer_args::batch;
+  using mha_layer_args::cache;
+  using mha_layer_args::cache_use;
+  using mha_layer_args::causal;
+  using mha_layer_args::key;
+  using mha_layer_args::key_len;
+  using mha_layer_args::key_norm;
+  using mha_layer_args::output;
+  using mha_layer_args::query;
+  using mha_layer_args::query_len;
+  using mha_layer_args::query_norm;
+  using mha_layer_args::reserved;
+  using mha_layer_args::reserved_int;
+  using mha_layer_args::rope;
+  using mha_layer_args::value;
+
+  mha_items items = {};
+  mha_positions positions = {};
+  mha_masks masks = {};
+  mha_score_mods score_mods = {};
+  mha_results results = {};
+  mha_resources resources = {};
+
+  mha_layer_args raw() const& {
+    mha_layer_args args = *this;
+    args.items = &items;
+    args.positions = &positions;
+    args.masks = &masks;
+    args.score_mods = &score_mods;
+    args.results = &results;
+    args.resources = &resources;
+    return args;
+  }
+  mha_layer_args raw() const&& = delete;
+};
+
+// --- Handles -----------------------------------------------------------------------------------------------------------
+
 namespace detail {
 struct Destroy {
   void operator()(mha_context* p) const { mha_context_destroy(p); }
@@ -64,213 +226,251 @@ struct Destroy {
   void operator()(mha_cache* p) const { mha_cache_destroy(p); }
 };
 
-template <class T>
-bool fits(const Span<T>& span, std::int64_t rows, std::int64_t columns) {
-  // Sizes that are wrong in themselves are for the C call to name.
-  if (rows < 0 || columns < 0 || (columns > 0 && rows > INT64_MAX / columns)) return true;
-  return span.size == static_cast<std::size_t>(rows * columns);
-}
-inline Status mismatch(Status& status, const char* why) {
-  mha_error& error = *status.get();
-  error.status = MHA_ERR_SHAPE;
-  std::size_t i = 0;
-  for (; why[i] != 0 && i + 1 < sizeof(error.message); ++i) error.message[i] = why[i];
-  error.message[i] = 0;
+/// What a call comes to that fills an error.
+template <class Call>
+Status status_of(Call call) {
+  Status status;
+  (void)call(status.get());
   return status;
+}
+
+/// The value that a call fills in, or why it did not.
+template <class T, class Call>
+Result<T> result_of(Call call) {
+  Status status;
+  T value = T();
+  if (call(&value, status.get()) != MHA_OK) return status;
+  return value;
 }
 }  // namespace detail
 
+/// A handle of the library, freed with this object; get() is null in one that was moved from or default-made.
+template <class Handle>
+class Owned {
+ public:
+  Owned() = default;
+  explicit Owned(Handle* handle) : handle_(handle) {}
+  Handle* get() { return handle_.get(); }
+  const Handle* get() const { return handle_.get(); }
+  explicit operator bool() const { return handle_ != nullptr; }
+
+ protected:
+  /// Makes a T by a call that fills a handle.
+  template <class T, class Call>
+  static Result<T> make(Call call) {
+    Status status;
+    Handle* handle = nullptr;
+    if (call(&handle, status.get()) != MHA_OK) return status;
+    T made;
+    static_cast<Owned&>(made).handle_.reset(handle);
+    return made;
+  }
+
+ private:
+  std::unique_ptr<Handle, detail::Destroy> handle_;
+};
+
 /// Threads, target and memory. Shareable; see mha_context.
-class Context {
+class Context : public Owned<mha_context> {
  public:
   static Result<Context> create(const mha_context_options& options = {}) {
-    Status status;
-    mha_context* handle = nullptr;
-    if (mha_context_create(&options, &handle, status.get()) != MHA_OK) return status;
-    return Context(handle);
+    return make<Context>([&](mha_context** made, mha_error* e) { return mha_context_create(&options, made, e); });
   }
-  Context() = default;
-  const mha_context* get() const { return handle_.get(); }
   const char* target() const { return mha_context_target(get()); }
   std::int64_t num_threads() const { return mha_context_num_threads(get()); }
 
-  /// mha_attention with the arguments given.
   Status attention(const mha_attention_args& args) const {
-    Status status;
-    (void)mha_attention(get(), &args, status.get());
-    return status;
+    return detail::status_of([&](mha_error* e) { return mha_attention(get(), &args, e); });
   }
-  Result<std::size_t> attention_workspace(const mha_attention_args& args) const {
-    Status status;
-    std::size_t bytes = 0;
-    if (mha_attention_workspace(get(), &args, &bytes, status.get()) != MHA_OK) return status;
-    return bytes;
+  Status attention(const AttentionArgs& args) const { return attention(args.raw()); }
+  Result<std::size_t> attention_workspace_bytes(const mha_attention_args& args) const {
+    return detail::result_of<std::size_t>(
+        [&](std::size_t* n, mha_error* e) { return mha_attention_workspace_bytes(get(), &args, n, e); });
+  }
+  Result<std::size_t> attention_workspace_bytes(const AttentionArgs& args) const {
+    return attention_workspace_bytes(args.raw());
+  }
+  Result<std::size_t> attention_workspace_bound(const mha_attention_args& args) const {
+    return detail::result_of<std::size_t>(
+        [&](std::size_t* n, mha_error* e) { return mha_attention_workspace_bound(get(), &args, n, e); });
+  }
+  Result<std::size_t> attention_workspace_bound(const AttentionArgs& args) const {
+    return attention_workspace_bound(args.raw());
   }
   /// Fills text (which may be empty) and gives the size that all of it takes, with the zero.
   Result<std::size_t> attention_explain(const mha_attention_args& args, Span<char> text) const {
-    Status status;
-    std::size_t needed = 0;
-    if (mha_attention_explain(get(), &args, text.data, text.size, &needed, status.get()) != MHA_OK) return status;
-    return needed;
+    return detail::result_of<std::size_t>([&](std::size_t* n, mha_error* e) {
+      return mha_attention_explain(get(), &args, text.data, text.size, n, e);
+    });
   }
-  /// mha_rope_apply with the arguments given.
-  Status rope_apply(const mha_rope_args& args) const {
-    Status status;
-    (void)mha_rope_apply(get(), &args, status.get());
-    return status;
+  Result<std::size_t> attention_explain(const AttentionArgs& args, Span<char> text) const {
+    return attention_explain(args.raw(), text);
   }
-  /// Merges finished results, a pointer for each part: outputs [rows, value_head_dim], log_sum_exps [rows]; the merged
-  /// log_sum_exp may be empty.
-  Status attention_merge(std::int64_t rows, std::int64_t value_head_dim, Span<const float* const> outputs,
-                         Span<const float* const> log_sum_exps, Span<float> output,
-                         Span<float> log_sum_exp = {}) const {
-    Status status;
-    if (outputs.size != log_sum_exps.size || !detail::fits(output, rows, value_head_dim) ||
-        (log_sum_exp.data != nullptr && !detail::fits(log_sum_exp, rows, 1))) {
-      return detail::mismatch(status,
-                              "outputs, log_sum_exps, output or log_sum_exp has another size than the others say");
-    }
-    (void)mha_attention_merge(get(), static_cast<std::int64_t>(outputs.size), rows, value_head_dim, outputs.data,
-                              log_sum_exps.data, output.data, log_sum_exp.data, status.get());
-    return status;
+  Status attention_partial(const mha_attention_args& args, Span<std::byte> partials) const {
+    return detail::status_of(
+        [&](mha_error* e) { return mha_attention_partial(get(), &args, partials.data, partials.size, e); });
   }
-
- private:
-  explicit Context(mha_context* handle) : handle_(handle) {}
-  std::unique_ptr<mha_context, detail::Destroy> handle_;
+  Status attention_partial(const AttentionArgs& args, Span<std::byte> partials) const {
+    return attention_partial(args.raw(), partials);
+  }
+  Result<std::size_t> attention_partial_bytes(const mha_attention_args& args) const {
+    return detail::result_of<std::size_t>(
+        [&](std::size_t* n, mha_error* e) { return mha_attention_partial_bytes(get(), &args, n, e); });
+  }
+  Result<std::size_t> attention_partial_bytes(const AttentionArgs& args) const {
+    return attention_partial_bytes(args.raw());
+  }
+  Status attention_merge_partials(const mha_merge_partials_args& args) const {
+    return detail::status_of([&](mha_error* e) { return mha_attention_merge_partials(get(), &args, e); });
+  }
+  Status attention_merge(const mha_merge_args& args) const {
+    return detail::status_of([&](mha_error* e) { return mha_attention_merge(get(), &args, e); });
+  }
+  Status rows_prepare(const mha_rows_args& args) const {
+    return detail::status_of([&](mha_error* e) { return mha_rows_prepare(get(), &args, e); });
+  }
+  Result<std::size_t> rows_workspace_bytes(const mha_rows_args& args) const {
+    return detail::result_of<std::size_t>(
+        [&](std::size_t* n, mha_error* e) { return mha_rows_workspace_bytes(get(), &args, n, e); });
+  }
 };
 
-/// Packed weights of a linear map; see mha_linear.
-class Linear {
- public:
-  /// weight [out_features, in_features], bias [out_features] or empty.
-  static Result<Linear> create(const Context& context, std::int64_t in_features, std::int64_t out_features,
-                               Span<const float> weight, Span<const float> bias = {}) {
-    Status status;
-    if (!detail::fits(weight, in_features, out_features) ||
-        (bias.data != nullptr && !detail::fits(bias, 1, out_features))) {
-      return detail::mismatch(status, "weight or bias has another size than in_features x out_features say");
-    }
-    mha_linear* handle = nullptr;
-    if (mha_linear_create(context.get(), in_features, out_features, weight.data, bias.data, &handle, status.get()) !=
-        MHA_OK) {
-      return status;
-    }
-    return Linear(handle);
-  }
-  Linear() = default;
-  const mha_linear* get() const { return handle_.get(); }
+/// cos and sin [count, dims/2] of positions [first, first + count); see mha_rope_table.
+inline Status rope_table(const mha_rope& rope, std::int64_t head_dim, std::int64_t first, std::int64_t count,
+                         float* cos, float* sin) {
+  return detail::status_of([&](mha_error* e) { return mha_rope_table(&rope, head_dim, first, count, cos, sin, e); });
+}
 
-  /// input [rows, in_features], output [rows, out_features], both dense.
-  Status forward(const Context& context, std::int64_t rows, Span<const float> input, Span<float> output) const {
-    Status status;
-    if (!detail::fits(input, rows, mha_linear_in_features(get())) ||
-        !detail::fits(output, rows, mha_linear_out_features(get()))) {
-      return detail::mismatch(status, "input or output has another size than rows and the features say");
-    }
-    mha_linear_args args = {};
-    args.rows = rows;
-    args.input = input.data;
-    args.output = output.data;
-    return forward(context, args);
+/// See mha_t5_bias.
+inline Status t5_bias(const float* table, std::int64_t num_heads, std::int64_t num_buckets, std::int64_t max_distance,
+                      bool bidirectional, float* result) {
+  return detail::status_of([&](mha_error* e) {
+    return mha_t5_bias(table, num_heads, num_buckets, max_distance, bidirectional ? 1 : 0, result, e);
+  });
+}
+
+/// Packed weights of a linear map; see mha_linear.
+class Linear : public Owned<mha_linear> {
+ public:
+  static Result<Linear> create(const Context& context, const mha_linear_config& config) {
+    return make<Linear>(
+        [&](mha_linear** made, mha_error* e) { return mha_linear_create(context.get(), &config, made, e); });
+  }
+  /// Uses the packed weights in `blob`, which must outlive the handle.
+  static Result<Linear> map(const Context& context, Span<const std::byte> blob) {
+    return make<Linear>(
+        [&](mha_linear** made, mha_error* e) { return mha_linear_map(context.get(), blob.data, blob.size, made, e); });
+  }
+  mha_linear_config config() const {
+    mha_linear_config config = {};
+    mha_linear_get_config(get(), &config);
+    return config;
+  }
+  Result<std::size_t> save_bytes() const {
+    return detail::result_of<std::size_t>(
+        [&](std::size_t* n, mha_error* e) { return mha_linear_save_bytes(get(), n, e); });
+  }
+  Status save(Span<std::byte> blob) const {
+    return detail::status_of([&](mha_error* e) { return mha_linear_save(get(), blob.data, blob.size, e); });
   }
   Status forward(const Context& context, const mha_linear_args& args) const {
-    Status status;
-    (void)mha_linear_forward(context.get(), get(), &args, status.get());
-    return status;
+    return detail::status_of([&](mha_error* e) { return mha_linear_forward(context.get(), get(), &args, e); });
+  }
+  Result<std::size_t> workspace_bytes(const Context& context, const mha_linear_args& args) const {
+    return detail::result_of<std::size_t>([&](std::size_t* n, mha_error* e) {
+      return mha_linear_workspace_bytes(context.get(), get(), &args, n, e);
+    });
   }
   /// As Context::attention_explain.
   Result<std::size_t> explain(const Context& context, const mha_linear_args& args, Span<char> text) const {
-    Status status;
-    std::size_t needed = 0;
-    if (mha_linear_explain(context.get(), get(), &args, text.data, text.size, &needed, status.get()) != MHA_OK) {
-      return status;
-    }
-    return needed;
+    return detail::result_of<std::size_t>([&](std::size_t* n, mha_error* e) {
+      return mha_linear_explain(context.get(), get(), &args, text.data, text.size, n, e);
+    });
   }
-
- private:
-  explicit Linear(mha_linear* handle) : handle_(handle) {}
-
-  std::unique_ptr<mha_linear, detail::Destroy> handle_;
 };
 
 /// Multi-head attention with projections; see mha_layer.
-class Layer {
+class Layer : public Owned<mha_layer> {
  public:
   static Result<Layer> create(const Context& context, const mha_layer_config& config,
                               const mha_layer_weights& weights) {
-    Status status;
-    mha_layer* handle = nullptr;
-    if (mha_layer_create(context.get(), &config, &weights, &handle, status.get()) != MHA_OK) return status;
-    return Layer(handle);
+    return make<Layer>(
+        [&](mha_layer** made, mha_error* e) { return mha_layer_create(context.get(), &config, &weights, made, e); });
   }
   /// Uses the packed weights in `blob`, which must outlive the layer.
   static Result<Layer> map(const Context& context, Span<const std::byte> blob) {
-    Status status;
-    mha_layer* handle = nullptr;
-    if (mha_layer_map(context.get(), blob.data, blob.size, &handle, status.get()) != MHA_OK) return status;
-    return Layer(handle);
-  }
-  Layer() = default;
-  const mha_layer* get() const { return handle_.get(); }
-  std::size_t blob_bytes() const { return mha_layer_blob_bytes(get()); }
-  Status save(Span<std::byte> blob) const {
-    Status status;
-    (void)mha_layer_save(get(), blob.data, blob.size, status.get());
-    return status;
+    return make<Layer>(
+        [&](mha_layer** made, mha_error* e) { return mha_layer_map(context.get(), blob.data, blob.size, made, e); });
   }
   mha_layer_config config() const {
     mha_layer_config config = {};
     mha_layer_get_config(get(), &config);
     return config;
   }
-
-  Status forward(const Context& context, const mha_forward_args& args) const {
-    Status status;
-    (void)mha_layer_forward(context.get(), get(), &args, status.get());
-    return status;
+  Result<std::size_t> save_bytes() const {
+    return detail::result_of<std::size_t>(
+        [&](std::size_t* n, mha_error* e) { return mha_layer_save_bytes(get(), n, e); });
   }
-  Result<std::size_t> forward_workspace(const Context& context, const mha_forward_args& args) const {
-    Status status;
-    std::size_t bytes = 0;
-    if (mha_layer_forward_workspace(context.get(), get(), &args, &bytes, status.get()) != MHA_OK) return status;
-    return bytes;
+  Status save(Span<std::byte> blob) const {
+    return detail::status_of([&](mha_error* e) { return mha_layer_save(get(), blob.data, blob.size, e); });
+  }
+  Status forward(const Context& context, const mha_layer_args& args) const {
+    return detail::status_of([&](mha_error* e) { return mha_layer_forward(context.get(), get(), &args, e); });
+  }
+  Status forward(const Context& context, const LayerArgs& args) const { return forward(context, args.raw()); }
+  Result<std::size_t> workspace_bytes(const Context& context, const mha_layer_args& args) const {
+    return detail::result_of<std::size_t>([&](std::size_t* n, mha_error* e) {
+      return mha_layer_workspace_bytes(context.get(), get(), &args, n, e);
+    });
+  }
+  Result<std::size_t> workspace_bytes(const Context& context, const LayerArgs& args) const {
+    return workspace_bytes(context, args.raw());
+  }
+  Result<std::size_t> workspace_bound(const Context& context, const mha_layer_args& args) const {
+    return detail::result_of<std::size_t>([&](std::size_t* n, mha_error* e) {
+      return mha_layer_workspace_bound(context.get(), get(), &args, n, e);
+    });
+  }
+  Result<std::size_t> workspace_bound(const Context& context, const LayerArgs& args) const {
+    return workspace_bound(context, args.raw());
   }
   /// As Context::attention_explain.
-  Result<std::size_t> forward_explain(const Context& context, const mha_forward_args& args, Span<char> text) const {
-    Status status;
-    std::size_t needed = 0;
-    if (mha_layer_forward_explain(context.get(), get(), &args, text.data, text.size, &needed, status.get()) != MHA_OK) {
-      return status;
-    }
-    return needed;
+  Result<std::size_t> explain(const Context& context, const mha_layer_args& args, Span<char> text) const {
+    return detail::result_of<std::size_t>([&](std::size_t* n, mha_error* e) {
+      return mha_layer_explain(context.get(), get(), &args, text.data, text.size, n, e);
+    });
   }
-
- private:
-  explicit Layer(mha_layer* handle) : handle_(handle) {}
-  std::unique_ptr<mha_layer, detail::Destroy> handle_;
+  Result<std::size_t> explain(const Context& context, const LayerArgs& args, Span<char> text) const {
+    return explain(context, args.raw(), text);
+  }
 };
 
-/// Keys and values kept between calls; see mha_cache. Attention and forward calls take get() as their `cache`.
-class Cache {
+/// Keys and values kept between calls; see mha_cache. Attention and layer calls take get() as their `cache`.
+class Cache : public Owned<mha_cache> {
  public:
   static Result<Cache> create(const Context& context, const mha_cache_config& config) {
-    Status status;
-    mha_cache* handle = nullptr;
-    if (mha_cache_create(context.get(), &config, &handle, status.get()) != MHA_OK) return status;
-    return Cache(handle);
+    return make<Cache>(
+        [&](mha_cache** made, mha_error* e) { return mha_cache_create(context.get(), &config, made, e); });
   }
   /// Bytes for the tokens of such a cache, known before it is made.
-  static Result<std::size_t> bytes(const mha_cache_config& config) {
-    Status status;
-    std::size_t bytes = 0;
-    if (mha_cache_bytes(&config, &bytes, status.get()) != MHA_OK) return status;
-    return bytes;
+  static Result<std::size_t> memory_bytes(const mha_cache_config& config) {
+    return detail::result_of<std::size_t>(
+        [&](std::size_t* n, mha_error* e) { return mha_cache_memory_bytes(&config, n, e); });
   }
-  Cache() = default;
-  mha_cache* get() { return handle_.get(); }
-  const mha_cache* get() const { return handle_.get(); }
+  /// Room in several caches, or in none.
+  static Status reserve(const mha_reserve_args& args) {
+    return detail::status_of([&](mha_error* e) { return mha_cache_reserve(&args, e); });
+  }
+  /// Room for `tokens` more of one sequence.
+  Status reserve(std::int64_t sequence, std::int64_t tokens) {
+    mha_cache* const cache = get();
+    mha_reserve_args args = {};
+    args.caches = &cache;
+    args.num_caches = args.batch = 1;
+    args.sequences = &sequence;
+    args.tokens = &tokens;
+    return reserve(args);
+  }
   mha_cache_config config() const {
     mha_cache_config config = {};
     mha_cache_get_config(get(), &config);
@@ -278,55 +478,45 @@ class Cache {
   }
 
   Status append(const Context& context, const mha_append_args& args) {
-    Status status;
-    (void)mha_cache_append(context.get(), get(), &args, status.get());
-    return status;
+    return detail::status_of([&](mha_error* e) { return mha_cache_append(context.get(), get(), &args, e); });
+  }
+  Result<std::size_t> append_workspace_bytes(const Context& context, const mha_append_args& args) const {
+    return detail::result_of<std::size_t>([&](std::size_t* n, mha_error* e) {
+      return mha_cache_append_workspace_bytes(context.get(), get(), &args, n, e);
+    });
   }
   /// Forgets the tokens from `length` on.
   Status truncate(std::int64_t sequence, std::int64_t length) {
-    Status status;
-    (void)mha_cache_truncate(get(), sequence, length, status.get());
-    return status;
+    return detail::status_of([&](mha_error* e) { return mha_cache_truncate(get(), sequence, length, e); });
   }
   /// Makes the empty `destination` the first `length` tokens of `source` (-1: all).
   Status fork(std::int64_t source, std::int64_t destination, std::int64_t length = -1) {
-    Status status;
-    (void)mha_cache_fork(get(), source, destination, length, status.get());
-    return status;
+    return detail::status_of([&](mha_error* e) { return mha_cache_fork(get(), source, destination, length, e); });
   }
   Status remove(std::int64_t sequence) {
-    Status status;
-    (void)mha_cache_remove(get(), sequence, status.get());
-    return status;
+    return detail::status_of([&](mha_error* e) { return mha_cache_remove(get(), sequence, e); });
   }
   void reset() { mha_cache_reset(get()); }
 
   std::int64_t length(std::int64_t sequence) const { return mha_cache_length(get(), sequence); }
   std::int64_t first_kept(std::int64_t sequence) const { return mha_cache_first_kept(get(), sequence); }
+  std::int64_t room(std::int64_t sequence) const { return mha_cache_room(get(), sequence); }
   std::size_t used_bytes() const { return mha_cache_used_bytes(get()); }
 
-  /// Copies tokens [begin, begin + count) out; see mha_cache_export.
-  Status export_to(std::int64_t sequence, std::int64_t begin, std::int64_t count, const mha_mut_view& key,
-                   const mha_mut_view& value) const {
-    Status status;
-    (void)mha_cache_export(get(), sequence, begin, count, &key, &value, status.get());
-    return status;
+  /// Copies tokens out; see mha_cache_export.
+  Status export_to(const mha_export_args& args) const {
+    return detail::status_of([&](mha_error* e) { return mha_cache_export(get(), &args, e); });
   }
-  std::size_t save_bytes(std::int64_t sequence) const { return mha_cache_save_bytes(get(), sequence); }
+  Result<std::size_t> save_bytes(std::int64_t sequence) const {
+    return detail::result_of<std::size_t>(
+        [&](std::size_t* n, mha_error* e) { return mha_cache_save_bytes(get(), sequence, n, e); });
+  }
   Status save(std::int64_t sequence, Span<std::byte> blob) const {
-    Status status;
-    (void)mha_cache_save(get(), sequence, blob.data, blob.size, status.get());
-    return status;
+    return detail::status_of([&](mha_error* e) { return mha_cache_save(get(), sequence, blob.data, blob.size, e); });
   }
   Status load(std::int64_t sequence, Span<const std::byte> blob) {
-    Status status;
-    (void)mha_cache_load(get(), sequence, blob.data, blob.size, status.get());
-    return status;
+    return detail::status_of([&](mha_error* e) { return mha_cache_load(get(), sequence, blob.data, blob.size, e); });
   }
-
- private:
-  explicit Cache(mha_cache* handle) : handle_(handle) {}
-  std::unique_ptr<mha_cache, detail::Destroy> handle_;
 };
 
 }  // namespace mha

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Partial results of attention, one for each chunk of keys, and their merge: a context split over calls, processes or
 // machines. What run_attention.cpp keeps in the workspace between its phases, handed out.
+#include "core/checks.h"
 #include "core/items.h"
 #include "core/log_sum_exp.h"
 #include "core/rows.h"
@@ -13,15 +14,26 @@ namespace {
 
 using ll = long long;
 
-mha_status prepare(const mha_attention_args* args, Check check, AttentionProblem* p, int64_t* floats,
-                   mha_error* error) {
+// Partial results go into the caller's partials, and a sink into their merge.
+mha_status check_no_results(const mha_attention_args& a, mha_error* error) {
+  const char* what = nullptr;
+  if (a.output.data != nullptr) what = "output.data";
+  if (a.results != nullptr) what = "results";
+  if (given_or_default(a.score_mods).sink_logits != nullptr) what = "score_mods.sink_logits";
+  return what != nullptr ? fail(error, MHA_ERR_ARGUMENT, "%s is given, but results are made by merging the parts", what)
+                         : MHA_OK;
+}
+
+mha_status prepare(const mha_context* context, const mha_attention_args* args, Check check, mha_context* lent,
+                   AttentionProblem* p, int64_t* floats, mha_error* error) {
+  if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
   if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
-  mha_attention_args a = *args;
-  a.output = {}, a.log_sum_exp = nullptr, a.weights_mode = MHA_WEIGHTS_NONE, a.mods.sink_logits = nullptr;
-  const mha_status status = validate_attention(&a, check, p, error);
-  if (status != MHA_OK) return status;
+  MHA_TRY(lend(*context, args->resources, lent, error));
+  MHA_TRY(check_no_results(*args, error));
+  MHA_TRY(validate_attention(args, check, p, error));
   if (!p->uniform() && p->batch > 1) {
-    return fail(error, MHA_ERR_UNSUPPORTED, "batch is %lld: partial results of items of unequal length come one by one",
+    return fail(error, MHA_ERR_UNSUPPORTED,
+                "batch is %lld: partial results of items that differ in length or position come one by one",
                 ll{p->batch});
   }
   const Size chunks = Size(most(1, divide_up(p->longest_key_len, kChunk)));
@@ -36,20 +48,21 @@ mha_status prepare(const mha_attention_args* args, Check check, AttentionProblem
 
 struct MergeJob {
   const KernelTable* table;
-  mha_merge_args args;
+  mha_merge_partials_args args;
   Tensor output;
   int64_t rows;
 };
 
 void run_merge_row(const void* data, int64_t row, int64_t) {
   const MergeJob& job = *static_cast<const MergeJob*>(data);
-  const mha_merge_args& a = job.args;
+  const mha_merge_partials_args& a = job.args;
+  const float* partials = static_cast<const float*>(a.partials);
   const int64_t i = row % a.query_len, h = row / a.query_len % a.num_heads, b = row / a.query_len / a.num_heads;
   RowState state = {};
   MergeArgs merge = {};
   if (a.num_chunks > 0) {  // else partials may be null
-    merge.partial_outputs = a.partials + row * a.value_head_dim;
-    merge.partial_states = reinterpret_cast<const RowState*>(a.partials + job.rows * a.value_head_dim + row * 2);
+    merge.partial_outputs = partials + row * a.value_head_dim;
+    merge.partial_states = reinterpret_cast<const RowState*>(partials + job.rows * a.value_head_dim + row * 2);
   }
   merge.step = job.rows * partial_width(a.value_head_dim);
   merge.num_chunks = a.num_chunks;
@@ -62,19 +75,15 @@ void run_merge_row(const void* data, int64_t row, int64_t) {
   if (a.log_sum_exp != nullptr) a.log_sum_exp[row] = log_sum_exp(state);
 }
 
-mha_status check_merge(const mha_merge_args& a, MergeJob* job, mha_error* error) {
-  const struct {
-    const char* name;
-    int64_t value, least;
-  } sizes[] = {{"batch", a.batch, 0},
-               {"num_heads", a.num_heads, 0},
-               {"query_len", a.query_len, 0},
-               {"value_head_dim", a.value_head_dim, 1},
-               {"num_chunks", a.num_chunks, 0}};
-  for (const auto& s : sizes) {
-    const mha_status status = check_size(s.name, s.value, s.least, error);
-    if (status != MHA_OK) return status;
-  }
+mha_status check_merge(const mha_merge_partials_args& a, MergeJob* job, mha_error* error) {
+  MHA_TRY(check_reserved("args", a.reserved_int, a.reserved, error));
+  MHA_TRY(check_arithmetic("arithmetic", a.arithmetic, error));
+  MHA_TRY(check_sizes({{"batch", a.batch, 0},
+                       {"num_heads", a.num_heads, 0},
+                       {"query_len", a.query_len, 0},
+                       {"value_head_dim", a.value_head_dim, 1},
+                       {"num_chunks", a.num_chunks, 0}},
+                      error));
   const Size rows = Size(a.batch) * Size(a.num_heads) * Size(a.query_len);
   const Size floats = rows * (Size(a.value_head_dim) + Size(2)) * Size(most(a.num_chunks, 1));
   if (!(floats * Size(sizeof(float))).ok()) {
@@ -85,52 +94,69 @@ mha_status check_merge(const mha_merge_args& a, MergeJob* job, mha_error* error)
   if (job->rows > 0 && a.num_chunks > 0 && a.partials == nullptr) {
     return fail(error, MHA_ERR_NULL, "partials is NULL");
   }
-  return check_view("output", a.output, {a.batch, a.query_len, a.num_heads, a.value_head_dim}, &job->output, error);
+  MHA_TRY(check_aligned("partials", a.partials, error));
+  const Dimensions output = {a.batch, a.query_len, a.num_heads, a.value_head_dim};
+  MHA_TRY(check_result("output", a.output, output, Order::kBthd, Check::kAll, &job->output, error));
+  const Dimensions partials = {1, 1, 1, a.num_chunks > 0 ? floats.value() : 0}, lse = {1, 1, 1, job->rows};
+  const NamedExtent input = {"partials", extent_of(static_cast<const float*>(a.partials), partials, {0, 0, 0})};
+  const NamedExtent results[] = {{"output", extent_of(job->output, output)},
+                                 {"log_sum_exp", extent_of(a.log_sum_exp, lse, {0, 0, 0})}};
+  return check_overlaps(results, 2, &input, 1, error);
 }
 
 }  // namespace
 }  // namespace mha
 
-extern "C" mha_status mha_attention_partial_floats(const mha_attention_args* args, int64_t* count, mha_error* error) {
+extern "C" mha_status mha_attention_partial_bytes(const mha_context* context, const mha_attention_args* args,
+                                                  size_t* bytes, mha_error* error) {
   using namespace mha;
-  if (count == nullptr) return fail(error, MHA_ERR_NULL, "count is NULL");
+  if (bytes == nullptr) return fail(error, MHA_ERR_NULL, "bytes is NULL");
+  const FloatMode mode;
+  mha_context lent;
   AttentionProblem problem = {};
-  return prepare(args, Check::kSizesOnly, &problem, count, error);
+  int64_t floats = 0;
+  MHA_TRY(prepare(context, args, Check::kSizesOnly, &lent, &problem, &floats, error));
+  *bytes = static_cast<size_t>(floats) * sizeof(float);
+  return MHA_OK;
 }
 
-extern "C" mha_status mha_attention_partial(const mha_context* context, const mha_attention_args* args, float* partials,
-                                            int64_t count, mha_error* error) {
+extern "C" mha_status mha_attention_partial(const mha_context* context, const mha_attention_args* args, void* partials,
+                                            size_t bytes, mha_error* error) {
   using namespace mha;
   const FloatMode mode;
-  if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
+  mha_context lent;
   AttentionJob job = {};
-  job.table = context->table;
   int64_t needed = 0;
-  mha_status status = prepare(args, Check::kNoResults, &job.problem, &needed, error);
-  if (status != MHA_OK || needed == 0) return status;
+  MHA_TRY(prepare(context, args, Check::kNoResults, &lent, &job.problem, &needed, error));
+  if (needed == 0) return MHA_OK;
   if (partials == nullptr) return fail(error, MHA_ERR_NULL, "partials is NULL");
-  if (count < needed) {
-    return fail(error, MHA_ERR_WORKSPACE, "count is %lld floats: %lld are needed", ll{count}, ll{needed});
+  MHA_TRY(check_aligned("partials", partials, error));
+  if (bytes / sizeof(float) < static_cast<size_t>(needed)) {
+    return fail(error, MHA_ERR_BUFFER, "bytes is %zu: %zu are needed", bytes,
+                static_cast<size_t>(needed) * sizeof(float));
   }
-  job.given_partials = partials;
-  job.problem.output = {partials, 0, 0, 0};  // a row's output is set to its place there, chunk by chunk
-  const int64_t threads = useful_threads(context->num_threads, work_of_call(job.problem));
-  status = plan_attention(*context->table, threads, job.problem, true, &job.plan, error);
-  return status == MHA_OK ? run_attention(*context, *args, &job, error) : status;
+  job.table = context->table;
+  job.given_partials = static_cast<float*>(partials);
+  job.problem.output = {job.given_partials, 0, 0, 0};  // a row's output is set to its place there, chunk by chunk
+  const int64_t threads = useful_threads(lent.num_threads, work_of_call(job.problem));
+  MHA_TRY(plan_attention(*context->table, threads, job.problem, true, &job.plan, error));
+  return run_attention(lent, args->resources, &job, error);
 }
 
-extern "C" mha_status mha_attention_merge_partials(const mha_context* context, const mha_merge_args* args,
+extern "C" mha_status mha_attention_merge_partials(const mha_context* context, const mha_merge_partials_args* args,
                                                    mha_error* error) {
   using namespace mha;
   const FloatMode mode;
   if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
   if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
+  mha_context lent;
+  MHA_TRY(lend(*context, args->resources, &lent, error));
   MergeJob job = {context->table, *args, {}, 0};
-  const mha_status status = check_merge(*args, &job, error);
-  if (status != MHA_OK || job.rows == 0) return status;
+  MHA_TRY(check_merge(*args, &job, error));
+  if (job.rows == 0) return MHA_OK;
   const double bytes = static_cast<double>(job.rows) * static_cast<double>(args->num_chunks) *
                        static_cast<double>(partial_width(args->value_head_dim)) * sizeof(float);
   const Phase phase = {run_merge_row, &job, job.rows};
-  run_phases(*context, useful_threads(context->num_threads, work_of(0, bytes)), &phase, 1);
+  run_phases(lent, useful_threads(lent.num_threads, work_of(0, bytes)), &phase, 1);
   return MHA_OK;
 }

@@ -55,11 +55,11 @@ class Planner {
 
   // How many items from b on begin with the same pages, in whole chunks, and have few enough rows to go together.
   void find_group(int64_t b, SequencePlan* s) const {
-    if (p_.cache == nullptr || split_all_) return;
+    if ((p_.cache == nullptr && p_.pages.table == nullptr) || split_all_) return;
     int64_t shared = key_len_of(p_, b) / kChunk, rows = group_rows_of(p_, b), n = b + 1;
     if (rows == 0) return;
     for (; n < p_.batch; ++n) {
-      const int64_t more = shared_tokens(*p_.cache, sequence_of(p_, b), sequence_of(p_, n)) / kChunk;
+      const int64_t more = shared_tokens_of(p_, b, n) / kChunk;
       if (more == 0 || query_len_of(p_, n) == 0 || rows + group_rows_of(p_, n) > kMaxBlockRows) break;
       shared = least(shared, more), rows += group_rows_of(p_, n);
     }
@@ -68,7 +68,7 @@ class Planner {
   }
 
   int64_t weights_block_rows() const {
-    const int64_t rows = p_.weight_rows.rows != nullptr ? p_.batch * p_.weight_rows.count : p_.total_queries();
+    const int64_t rows = p_.weights_rows != nullptr ? p_.batch * p_.num_weights_rows : p_.total_queries();
     const int64_t share = divide_up(rows, threads_ * kItemsPerThread);
     return most(table_.attention_rows, round_up(least(kMaxBlockRows, share), table_.attention_rows));
   }

@@ -2,16 +2,11 @@
 // Norm and rotation of tokens. A work item is a run of tokens, each with all its heads, whose angles are computed once.
 #include "core/prepare.h"
 
-#include <cstring>
-
 #include "core/items.h"
 #include "core/plan.h"
-#include "simd/float_mode.h"
 
 namespace mha {
 namespace {
-
-using ll = long long;
 
 // An item computes the frequencies anew, which costs as much as a token or two.
 constexpr int64_t kLeastTokens = 16;
@@ -40,6 +35,16 @@ int64_t position_of(const PrepareJob& job, int64_t token, const Token& at) {
   return (job.first_positions != nullptr ? job.first_positions[at.batch] : job.first_position) + at.index;
 }
 
+// Where a token goes, which is token t of item b where there are no slots; null: nowhere.
+float* output_row(const PrepareJob& job, int64_t token, int64_t b, int64_t t) {
+  if (job.slots != nullptr) {
+    const int64_t slot = job.slots[token];
+    if (slot < 0) return nullptr;
+    b = slot / job.page_size, t = slot % job.page_size;
+  }
+  return job.output.data + b * job.output.stride_b + t * job.output.stride_t;
+}
+
 void run_prepare(const void* data, int64_t item, int64_t) {
   const PrepareJob* job = static_cast<const PreparePhase*>(data)->jobs;
   for (; item >= items(*job); ++job) item -= items(*job);
@@ -48,71 +53,26 @@ void run_prepare(const void* data, int64_t item, int64_t) {
   for (int64_t token = begin; token < end; ++token) {
     const Token at = token_at(*job, token);
     const int64_t b = job->offsets != nullptr ? 0 : at.batch, t = job->offsets != nullptr ? token : at.index;
+    float* output = output_row(*job, token, b, t);
+    if (output == nullptr) continue;
     prepare.run(position_of(*job, token, at), job->input.data + b * job->input.stride_b + t * job->input.stride_t,
-                job->input.stride_h, job->output.data + b * job->output.stride_b + t * job->output.stride_t,
-                job->output.stride_h);
+                job->input.stride_h, output, job->output.stride_h);
   }
-}
-
-mha_status check_given(const mha_rope& rope, const char* name, const int64_t* positions, int64_t count,
-                       mha_error* error) {
-  for (int64_t i = 0; i < count; ++i) {
-    const mha_status status = check_position(rope, name, i, positions[i], error);
-    if (status != MHA_OK) return status;
-  }
-  return MHA_OK;
-}
-
-// Positions that count on from `first`, which is called `name`.
-mha_status check_counted(const mha_rope& rope, const char* name, int64_t first, int64_t count, mha_error* error) {
-  const mha_status status = check_position(rope, name, -1, first, error);
-  return status != MHA_OK ? status : check_position(rope, "the last position", -1, first + (count - 1), error);
-}
-
-mha_status validate_rope_apply(const mha_rope_args& a, PrepareJob* job, mha_error* error) {
-  const struct {
-    const char* name;
-    int64_t value, least;
-  } sizes[] = {
-      {"batch", a.batch, 0}, {"length", a.length, 0}, {"num_heads", a.num_heads, 0}, {"head_dim", a.head_dim, 1}};
-  for (const auto& s : sizes) {
-    const mha_status status = check_size(s.name, s.value, s.least, error);
-    if (status != MHA_OK) return status;
-  }
-  if (!(Size(a.batch) * Size(a.length) * Size(a.num_heads) * Size(a.head_dim) * Size(sizeof(float))).ok()) {
-    return fail(error, MHA_ERR_OVERFLOW, "batch %lld, length %lld, num_heads %lld, head_dim %lld: too large",
-                ll{a.batch}, ll{a.length}, ll{a.num_heads}, ll{a.head_dim});
-  }
-  const ViewSizes view = {a.batch, a.length, a.num_heads, a.head_dim};
-  mha_status status = check_view("input", a.input, view, &job->input, error);
-  if (status == MHA_OK) status = check_view("output", a.output, view, &job->output, error);
-  if (status == MHA_OK) status = validate_rope(a.rope, a.head_dim, &job->rope, error);
-  const bool norm = is_given(a.norm_epsilon);
-  if (status == MHA_OK && norm) status = check_norm("norm_epsilon", a.norm_epsilon, error);
-  if (status == MHA_OK && a.norm_weight != nullptr && !norm) {
-    status = fail(error, MHA_ERR_ARGUMENT, "norm_epsilon is 0 (no norm), but norm_weight is given: must be > 0");
-  }
-  const bool empty = a.batch == 0 || a.length == 0 || a.num_heads == 0;
-  if (status == MHA_OK && !empty && job->rope.dims > 0) {
-    status = a.positions != nullptr ? check_given(job->rope, "positions", a.positions, a.batch * a.length, error)
-                                    : check_counted(job->rope, "first_position", a.first_position, a.length, error);
-  }
-  if (status != MHA_OK) return status;
-  const ConstTensor& in = job->input;
-  const Tensor& out = job->output;
-  if (in.data == out.data && !empty &&
-      (in.stride_b != out.stride_b || in.stride_t != out.stride_t || in.stride_h != out.stride_h)) {
-    return fail(error, MHA_ERR_STRIDE,
-                "output is the input, but its strides (%lld, %lld, %lld) are not (%lld, %lld, %lld)", ll{out.stride_b},
-                ll{out.stride_t}, ll{out.stride_h}, ll{in.stride_b}, ll{in.stride_t}, ll{in.stride_h});
-  }
-  job->batch = a.batch, job->length = a.length, job->heads = a.num_heads, job->width = a.head_dim;
-  job->epsilon = a.norm_epsilon, job->weight = a.norm_weight;
-  job->positions = a.positions, job->first_position = a.first_position;
-  return MHA_OK;
 }
 
 }  // namespace
+
+mha_status check_given_positions(const mha_rope& rope, const char* name, const int64_t* positions, int64_t count,
+                                 mha_error* error) {
+  for (int64_t i = 0; i < count; ++i) MHA_TRY(check_position(rope, name, i, positions[i], error));
+  return MHA_OK;
+}
+
+mha_status check_counted_positions(const mha_rope& rope, const char* name, int64_t first, int64_t count,
+                                   mha_error* error) {
+  MHA_TRY(check_position(rope, name, -1, first, error));
+  return check_position(rope, "the last position", -1, first + (count - 1), error);
+}
 
 double PrepareJob::work() const {
   const double rows = static_cast<double>(tokens()) * static_cast<double>(heads);
@@ -149,49 +109,52 @@ Phase prepare_phase(const PreparePhase& work) {
   return {run_prepare, &work, count};
 }
 
-bool is_given(float epsilon) {
-  uint32_t bits = 0;
-  memcpy(&bits, &epsilon, sizeof(bits));
-  return bits != 0;
-}
-
 namespace {
 
 mha_status check_query_positions(const AttentionProblem& p, mha_error* error) {
   const Preparation& r = p.preparation;
-  if (r.positions != nullptr) return check_given(r.rope, "positions", r.positions, p.total_queries(), error);
-  mha_status status = MHA_OK;
-  for (int64_t b = 0; b < p.batch && status == MHA_OK; ++b) {
+  if (r.positions != nullptr) {
+    return check_given_positions(r.rope, "positions.query", r.positions, p.total_queries(), error);
+  }
+  for (int64_t b = 0; b < p.batch; ++b) {
     if (query_len_of(p, b) == 0) continue;
-    status = check_counted(r.rope, "position of the first query (by the masks, since positions is NULL)",
-                           position_of(p, b, 0), query_len_of(p, b), error);
+    MHA_TRY(check_counted_positions(r.rope, "position of the first query (p(0), since positions.query is NULL)",
+                                    position_of(p, b, 0), query_len_of(p, b), error));
     if (p.uniform()) break;
   }
-  return status;
+  return MHA_OK;
+}
+
+mha_status check_one_norm(const char* name, const mha_norm& norm, float* epsilon, const float** weight,
+                          mha_error* error) {
+  *epsilon = norm.epsilon, *weight = norm.weight;
+  return check_norm(name, norm, error);
 }
 
 }  // namespace
 
-mha_status check_preparation(const PreparationArgs& args, Check check, AttentionProblem* p, mha_error* error) {
-  Preparation r = {};
-  r.norm = args.norm != nullptr, r.rotate = args.rope != nullptr;
-  r.positions = args.positions, r.key_positions = args.key_positions;
-  if (check != Check::kSizesOnly) {
-    mha_status status = validate_rope(args.rope, p->head_dim, &r.rope, error);
-    if (status == MHA_OK && r.norm) status = check_norm("norm.epsilon", args.norm->epsilon, error);
-    if (status != MHA_OK) return status;
-    if (r.norm) {
-      r.epsilon = args.norm->epsilon;
-      r.query_weight = args.norm->query_weight, r.key_weight = args.norm->key_weight;
-    }
+mha_status check_preparation(const Groups& groups, Check check, AttentionProblem* p, mha_error* error) {
+  const mha_positions& positions = given_or_default(groups.positions);
+  Preparation& r = p->preparation;
+  r.norm = groups.query_norm != nullptr || groups.key_norm != nullptr, r.rotate = groups.rope != nullptr;
+  r.positions = positions.query;
+  r.key_positions = groups.keys_are_queries ? positions.query : positions.key;
+  if (groups.rope != nullptr) MHA_TRY(validate_rope(groups.rope, p->head_dim, &r.rope, error));
+  if (groups.query_norm != nullptr) {
+    MHA_TRY(check_one_norm("query_norm", *groups.query_norm, &r.query_epsilon, &r.query_weight, error));
   }
-  p->preparation = r;
+  if (groups.key_norm != nullptr) {
+    MHA_TRY(check_one_norm("key_norm", *groups.key_norm, &r.key_epsilon, &r.key_weight, error));
+  }
   if (check == Check::kSizesOnly || !r.rotate || p->nothing_to_do()) return MHA_OK;
-  const mha_status status = check_query_positions(*p, error);
-  if (status != MHA_OK || p->copies_queries || p->longest_key_len == 0) return status;  // no keys are prepared
-  if (r.key_positions == nullptr) return check_counted(r.rope, "position of key 0", 0, p->longest_key_len, error);
+  MHA_TRY(check_query_positions(*p, error));
+  if (!groups.prepares_keys || p->longest_key_len == 0) return MHA_OK;
+  if (r.key_positions == nullptr) {
+    return check_counted_positions(r.rope, "position of key 0", 0, p->longest_key_len, error);
+  }
+  if (groups.keys_are_queries) return MHA_OK;
   const int64_t keys = p->key_offsets != nullptr ? p->key_len : p->batch * p->key_len;
-  return check_given(r.rope, "key_positions", r.key_positions, keys, error);
+  return check_given_positions(r.rope, "positions.key", r.key_positions, keys, error);
 }
 
 PrepareJob query_job(const KernelTable& table, const AttentionProblem& p, int64_t threads, const Tensor& output,
@@ -201,7 +164,7 @@ PrepareJob query_job(const KernelTable& table, const AttentionProblem& p, int64_
   job.table = &table, job.input = p.query, job.output = output;
   job.batch = p.batch, job.length = p.query_len, job.offsets = p.query_offsets;
   job.heads = p.heads, job.width = p.head_dim;
-  job.rope = r.rope, job.epsilon = r.epsilon, job.weight = r.query_weight, job.positions = r.positions;
+  job.rope = r.rope, job.epsilon = r.query_epsilon, job.weight = r.query_weight, job.positions = r.positions;
   if (p.uniform()) {
     job.first_position = position_of(p, 0, 0);
   } else {
@@ -219,7 +182,7 @@ PrepareJob key_job(const KernelTable& table, const AttentionProblem& p, int64_t 
   job.table = &table, job.input = {keys.data, keys.stride_b, keys.stride_t, keys.stride_h}, job.output = keys;
   job.batch = p.batch, job.length = p.key_len - p.tail, job.offsets = p.key_offsets;
   job.heads = p.kv_heads, job.width = p.head_dim;
-  job.rope = r.rope, job.epsilon = r.epsilon, job.weight = r.key_weight, job.positions = r.key_positions;
+  job.rope = r.rope, job.epsilon = r.key_epsilon, job.weight = r.key_weight, job.positions = r.key_positions;
   if (p.cache != nullptr) {  // the new tokens, which follow those that are there
     job.length = p.query_len, job.offsets = p.query_offsets;
     for (int64_t b = 0; b < p.batch; ++b) first_positions[b] = key_len_of(p, b) - query_len_of(p, b);
@@ -230,20 +193,3 @@ PrepareJob key_job(const KernelTable& table, const AttentionProblem& p, int64_t 
 }
 
 }  // namespace mha
-
-extern "C" mha_status mha_rope_apply(const mha_context* context, const mha_rope_args* args, mha_error* error) {
-  using namespace mha;
-  const FloatMode mode;
-  if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
-  if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
-  PreparePhase work = {};
-  PrepareJob& job = work.jobs[work.count++];
-  const mha_status status = validate_rope_apply(*args, &job, error);
-  if (status != MHA_OK || job.tokens() == 0 || job.heads == 0) return status;
-  job.table = context->table;
-  const int64_t threads = useful_threads(context->num_threads, job.work());
-  job.block_tokens = plan_prepare(job, threads);
-  const Phase phase = prepare_phase(work);
-  run_phases(*context, threads, &phase, 1);
-  return MHA_OK;
-}

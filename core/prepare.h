@@ -2,6 +2,7 @@
 // The stage before attention: RMS norm and rotation of queries and keys, token by token.
 #pragma once
 
+#include "core/checks.h"
 #include "core/parallel.h"
 #include "core/problem.h"
 #include "core/rope.h"
@@ -25,9 +26,6 @@ class TokenPreparer {
   float angles_[2 * kMaxRopeDims];
 };
 
-// Whether a norm is asked for. By the bits of its epsilon: a denormal compares equal to 0 in a call (float_mode.h).
-bool is_given(float epsilon);
-
 // The tokens of one tensor. Items of a batch have `length` tokens each, or with `offsets` lie packed one after the
 // other (stride_b unused). What becomes of a token depends on it and its position alone.
 struct PrepareJob {
@@ -44,6 +42,8 @@ struct PrepareJob {
   const int64_t* positions;        // [batch, length], or packed; null: the item's first position + t, which is
   const int64_t* first_positions;  // [batch]; null:
   int64_t first_position;          // the same for all
+  const int64_t* slots;            // [batch, length]: where in output a token goes, < 0: nowhere; null: to its place
+  int64_t page_size;               // slot s is token s % page_size of output's item s / page_size
   int64_t block_tokens;            // of a work item: plan_prepare
 
   int64_t tokens() const { return offsets != nullptr ? length : batch * length; }
@@ -60,15 +60,15 @@ struct PreparePhase {
 int64_t plan_prepare(const PrepareJob& job, int64_t threads);
 Phase prepare_phase(const PreparePhase& work);
 
-// What an attention or layer call asks for, checked into problem->preparation; its sizes, items and masks must be set.
-// Without Check::kAll only whether there is something to do.
-struct PreparationArgs {
-  const mha_rope* rope;
-  const mha_qk_norm* norm;
-  const int64_t* positions;
-  const int64_t* key_positions;
-};
-mha_status check_preparation(const PreparationArgs& args, Check check, AttentionProblem* problem, mha_error* error);
+// What an attention or layer call wants done, checked into problem->preparation; its sizes, items and positions must be
+// set.
+mha_status check_preparation(const Groups& groups, Check check, AttentionProblem* problem, mha_error* error);
+
+// Positions of tokens that are given, or count on from `first`, which is called `name`.
+mha_status check_given_positions(const mha_rope& rope, const char* name, const int64_t* positions, int64_t count,
+                                 mha_error* error);
+mha_status check_counted_positions(const mha_rope& rope, const char* name, int64_t first, int64_t count,
+                                   mha_error* error);
 
 // The queries of a call, and keys in a tensor; block_tokens is planned. Where items differ in length, first_positions
 // has room for one each, which are written now.

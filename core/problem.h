@@ -29,14 +29,27 @@ struct Tensor {
 // What happens to queries (and in the layer to keys) before attention: core/prepare.h.
 struct Preparation {
   bool norm, rotate;
-  mha_rope rope;  // validated; dims 0: no rotation
-  float epsilon;  // 0: no norm
-  const float* query_weight;
-  const float* key_weight;
-  const int64_t* positions;      // of queries; null: p(i) of the masks
-  const int64_t* key_positions;  // of keys; null: their numbers
+  bool copy;                                // queries leave the place where the output is written
+  mha_rope rope;                            // validated; dims 0: no rotation
+  float query_epsilon, key_epsilon;         // 0: no norm
+  const float *query_weight, *key_weight;   // null: ones
+  const int64_t* positions;                 // of queries; null: p(i)
+  const int64_t* key_positions;             // of keys; null: their numbers
 
-  bool wanted() const { return norm || rotate; }
+  bool wanted() const { return norm || rotate || copy; }
+};
+
+// Where queries stand among the keys: p(i) of mha_positions.
+struct Alignment {
+  mha_align align;         // never MHA_ALIGN_DEFAULT
+  int64_t offset;          // with MHA_ALIGN_OFFSET, or
+  const int64_t* offsets;  // [B]
+};
+
+// Pages of the caller's: mha_pages with its defaults filled in.
+struct PageTable {
+  const int32_t* table;  // null: keys and values are tensors, or in a cache
+  int64_t stride, page_size, num_pages;
 };
 
 struct AttentionProblem {
@@ -45,20 +58,25 @@ struct AttentionProblem {
   int64_t head_dim, value_head_dim;
   float scale;
   ConstTensor query, key, value;
-  mha_masks masks;
+  bool causal;
+  Alignment alignment;
+  mha_masks masks;  // strides resolved: a stride_k of 0 repeats
   mha_score_mods mods;
   Tensor output;
   mha_weights_mode weights_mode;
-  mha_weight_rows weight_rows;
+  const int64_t* weights_rows;  // [num_weights_rows]; null: all
+  int64_t num_weights_rows;
   Tensor weights;  // stride_t steps queries; keys are dense
   float* log_sum_exp;
 
   const int64_t* query_offsets;  // [B + 1]: queries, or
   const int64_t* key_offsets;    // keys are packed; null: as many in each item
-  const mha_cache* cache;        // where keys and values are, of
+  const int64_t* key_lengths;    // [B]: keys that an item has of key_len; null: all
+  PageTable pages;               // where keys and values are; or
+  const mha_cache* cache;        // where they are, of
   const int64_t* sequences;      // [B]; null: 0, 1, ...
   bool appends;                  // the cache will have as many more tokens as there are queries
-  int64_t longest_key_len;       // of any item, and
+  int64_t longest_key_len;       // of any item, with key_lengths key_len, and
   int64_t longest_query_len;
 
   int64_t tail;  // the last keys of each item, which every query sees whatever the masks (bias_key, add_zero_attn)
@@ -72,14 +90,23 @@ struct AttentionProblem {
   // What a row of kernels carries beside its ranges and masks (RowExtras).
   bool has_extras() const {
     return changes_scores() || mods.sink_logits != nullptr || masks.bit_mask.data != nullptr ||
-           masks.block_mask.pairs != nullptr || masks.key_segments != nullptr ||
-           (masks.window_left > 0 && masks.sink_tokens > 0);
+           masks.block_mask.pairs != nullptr || masks.key_segments != nullptr || has_strided_masks() ||
+           masks.add_mask2.data != nullptr || (masks.window_left > 0 && masks.sink_tokens > 0);
+  }
+  // Masks of single keys whose entries do not follow each other.
+  bool has_strided_masks() const {
+    return (masks.bool_mask.data != nullptr && masks.bool_mask.stride_k != 1) ||
+           (masks.add_mask.data != nullptr && masks.add_mask.stride_k != 1) ||
+           (masks.add_mask2.data != nullptr && masks.add_mask2.stride_k != 1);
   }
 
   int64_t group() const { return heads / kv_heads; }
   int64_t total_queries() const { return query_offsets != nullptr ? query_len : batch * query_len; }
-  // Whether all items have the same sizes.
-  bool uniform() const { return query_offsets == nullptr && key_offsets == nullptr && cache == nullptr; }
+  // Whether all items have the same sizes, and their queries the same positions.
+  bool uniform() const {
+    return query_offsets == nullptr && key_offsets == nullptr && key_lengths == nullptr && cache == nullptr &&
+           alignment.offsets == nullptr;
+  }
   bool nothing_to_do() const { return batch == 0 || heads == 0 || query_len == 0; }
 };
 

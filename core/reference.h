@@ -12,8 +12,9 @@
 namespace mha::reference {
 
 /// What mha_attention must compute, one query row at a time in four passes (scores, max, exp and sum, weighted sum).
-///   query [B, Tq, H, D], key [B, Tk, Hkv, D], value [B, Tk, Hkv, Dv] and the masks are read from `args` by their
-///   strides; its output, weights, log_sum_exp and workspace are ignored (weights_mode is not).
+///   query [B, Tq, H, D], key [B, Tk, Hkv, D], value [B, Tk, Hkv, Dv] (or pages of them) and the groups are read from
+///   `args` by their strides; its output, results (but for weights_mode) and resources are ignored. Items are as long as
+///   each other, or have key_lengths.
 ///   output      [B, Tq, H, Dv], dense
 ///   weights     [B, H, Tq, Tk], or [B, Tq, Tk] with MHA_WEIGHTS_AVERAGED, dense; nullptr: not wanted
 ///   log_sum_exp [B, H, Tq], dense; nullptr: not wanted
@@ -35,12 +36,12 @@ void linear(const float* input, int64_t input_stride, int64_t rows, int64_t in_f
 ///   output [B, Tq, out_dim] dense; weights_out as `weights` of attention, with a column more for each key that the
 ///   layer adds (bias_key, add_zero_attn).
 template <class T>
-void forward(const mha_layer_config& config, const mha_layer_weights& weights, const mha_forward_args& args, T* output,
+void forward(const mha_layer_config& config, const mha_layer_weights& weights, const mha_layer_args& args, T* output,
              T* weights_out);
 
-/// What mha_rope_apply must compute: output [B, T, heads, D] dense.
+/// What mha_rows_prepare must compute: output [B, T, heads, D] dense, slots left aside.
 template <class T>
-void rope_apply(const mha_rope_args& args, T* output);
+void prepare_rows(const mha_rows_args& args, T* output);
 
 }  // namespace mha::reference
 

@@ -56,12 +56,12 @@ Turn turn_of(const mha_rope& rope, int64_t dims, int64_t position, int64_t d) {
 }  // namespace
 
 template <class T>
-void prepare_row(const mha_rope* rope, float epsilon, const float* weight, int64_t position, int64_t head_dim, T* x) {
-  if (epsilon > 0) {
+void prepare_row(const mha_rope* rope, const mha_norm* norm, int64_t position, int64_t head_dim, T* x) {
+  if (norm) {
     T squares = 0;
     for (int64_t d = 0; d < head_dim; ++d) squares += x[d] * x[d];
-    const T factor = 1 / std::sqrt(squares / T(head_dim) + T(epsilon));
-    for (int64_t d = 0; d < head_dim; ++d) x[d] *= factor * (weight ? T(weight[d]) : T(1));
+    const T factor = 1 / std::sqrt(squares / T(head_dim) + T(norm->epsilon));
+    for (int64_t d = 0; d < head_dim; ++d) x[d] *= factor * (norm->weight ? T(norm->weight[d]) : T(1));
   }
   if (!rope) return;
   const int64_t dims = rope->dims ? rope->dims : head_dim;
@@ -76,27 +76,29 @@ void prepare_row(const mha_rope* rope, float epsilon, const float* weight, int64
 }
 
 template <class T>
-void rope_apply(const mha_rope_args& a, T* output) {
+void prepare_rows(const mha_rows_args& a, T* output) {
   const int64_t D = a.head_dim;
-  const bool dense = a.input.stride_d == 0;
-  const int64_t stride_h = dense ? D : a.input.stride_h, stride_t = dense ? a.num_heads * D : a.input.stride_t;
-  const int64_t stride_b = dense ? a.length * a.num_heads * D : a.input.stride_b;
+  const bool dense = a.input.stride_b == 0 && a.input.stride_t == 0 && a.input.stride_h == 0;
+  const float* input = static_cast<const float*>(a.input.data);
+  const auto stride = [&](int64_t given, int64_t if_dense) { return dense ? if_dense : std::max<int64_t>(given, 0); };
+  const int64_t stride_h = stride(a.input.stride_h, D), stride_t = stride(a.input.stride_t, a.num_heads * D);
+  const int64_t stride_b = stride(a.input.stride_b, a.length * a.num_heads * D);
   for (int64_t b = 0; b < a.batch; ++b) {
     for (int64_t t = 0; t < a.length; ++t) {
       const int64_t position = a.positions ? a.positions[b * a.length + t] : a.first_position + t;
       for (int64_t h = 0; h < a.num_heads; ++h) {
-        const float* x = a.input.data + b * stride_b + t * stride_t + h * stride_h;
+        const float* x = input + b * stride_b + t * stride_t + h * stride_h;
         std::vector<T> row(x, x + D);
-        prepare_row(a.rope, a.norm_epsilon, a.norm_weight, position, D, row.data());
+        prepare_row(a.rope, a.norm, position, D, row.data());
         std::copy(row.begin(), row.end(), output + ((b * a.length + t) * a.num_heads + h) * D);
       }
     }
   }
 }
 
-template void prepare_row<double>(const mha_rope*, float, const float*, int64_t, int64_t, double*);
-template void prepare_row<float>(const mha_rope*, float, const float*, int64_t, int64_t, float*);
-template void rope_apply<double>(const mha_rope_args&, double*);
-template void rope_apply<float>(const mha_rope_args&, float*);
+template void prepare_row<double>(const mha_rope*, const mha_norm*, int64_t, int64_t, double*);
+template void prepare_row<float>(const mha_rope*, const mha_norm*, int64_t, int64_t, float*);
+template void prepare_rows<double>(const mha_rows_args&, double*);
+template void prepare_rows<float>(const mha_rows_args&, float*);
 
 }  // namespace mha::reference

@@ -9,10 +9,9 @@
 
 namespace mha::reference {
 
-/// x [D] in place: RMS norm where epsilon > 0, by `weight` [D] or nullptr, then rotation to `position` unless rope is
-/// nullptr.
+/// x [D] in place: RMS norm unless it is nullptr, then rotation to `position` unless rope is.
 template <class T>
-void prepare_row(const mha_rope* rope, float epsilon, const float* weight, int64_t position, int64_t head_dim, T* x);
+void prepare_row(const mha_rope* rope, const mha_norm* norm, int64_t position, int64_t head_dim, T* x);
 
 }  // namespace mha::reference
 

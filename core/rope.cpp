@@ -5,6 +5,7 @@
 #include <cfloat>
 #include <cmath>
 
+#include "core/checks.h"
 #include "core/elementary.h"
 
 namespace mha {
@@ -121,6 +122,7 @@ Ramp yarn_ramp(const mha_rope& r) {
 mha_status validate_rope(const mha_rope* rope, int64_t head_dim, mha_rope* resolved, mha_error* error) {
   *resolved = {};
   if (rope == nullptr) return MHA_OK;
+  MHA_TRY(check_reserved("rope", rope->reserved, error));
   mha_rope r = *rope;
   const int style = enum_value(rope->style), scaling = enum_value(rope->scaling);
   if (style != MHA_ROPE_HALF && style != MHA_ROPE_INTERLEAVED) {
@@ -138,11 +140,6 @@ mha_status validate_rope(const mha_rope* rope, int64_t head_dim, mha_rope* resol
   const mha_status status = table ? check_table(r, scaling, error) : check_scaling(scaling, &r, error);
   if (status == MHA_OK) *resolved = r;
   return status;
-}
-
-mha_status check_norm(const char* name, float epsilon, mha_error* error) {
-  if (std::isfinite(epsilon) && epsilon >= FLT_MIN) return MHA_OK;
-  return fail(error, MHA_ERR_ARGUMENT, "%s is %g: must be > 0, normal and finite", name, static_cast<double>(epsilon));
 }
 
 mha_status check_position(const mha_rope& rope, const char* name, int64_t index, int64_t position, mha_error* error) {

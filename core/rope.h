@@ -11,7 +11,6 @@ constexpr int64_t kMaxPosition = (int64_t{1} << 31) - 1;  // up to which sin_cos
 
 // An mha_rope with defaults filled in; dims 0: no rotation. `name` is what messages call it.
 mha_status validate_rope(const mha_rope* rope, int64_t head_dim, mha_rope* resolved, mha_error* error);
-mha_status check_norm(const char* name, float epsilon, mha_error* error);
 
 // position in [0, kMaxPosition], and within the caller's table if there is one. `name` with the index in it is what the
 // caller wrote: "positions[3]"; index -1: `name` alone.

@@ -11,9 +11,9 @@ constexpr double kLog2e = 1.44269504088896340736;
 // One past the last key that a query at `position` can see, as far as causality, window, prefix and length go.
 int64_t key_end(const AttentionProblem& p, int64_t b, int64_t position) {
   const mha_masks& m = p.masks;
-  const int64_t length = m.key_lengths != nullptr ? m.key_lengths[b] : key_len_of(p, b) - p.tail;
+  const int64_t length = masked_len_of(p, b);
   int64_t end = length;
-  if (m.causal != MHA_CAUSAL_NONE) end = least(end, position + 1);
+  if (p.causal) end = least(end, position + 1);
   if (m.window_right > 0 && position < length - m.window_right) end = least(end, position + m.window_right);
   if (m.prefix_lengths != nullptr) end = most(end, least(length, m.prefix_lengths[b]));
   return most(end, 0);
@@ -24,12 +24,12 @@ struct Pairs {
   int64_t count;
 };
 
-// The first pair whose query block is not before `block`.
-int64_t first_pair(const mha_block_mask& mask, int64_t block) {
-  int64_t low = 0, high = mask.num_pairs;
+// The first of the pairs whose query block is not before `block`.
+int64_t first_pair(const Pairs& list, int64_t block) {
+  int64_t low = 0, high = list.count;
   while (low < high) {
     const int64_t middle = low + (high - low) / 2;
-    if (mask.pairs[2 * middle] < block) {
+    if (list.first[2 * middle] < block) {
       low = middle + 1;
     } else {
       high = middle;
@@ -38,9 +38,16 @@ int64_t first_pair(const mha_block_mask& mask, int64_t block) {
   return low;
 }
 
-Pairs pairs_of(const mha_block_mask& mask, int64_t i) {
-  const int64_t block = i / mask.query_block, first = first_pair(mask, block);
-  return {mask.pairs + 2 * first, first_pair(mask, block + 1) - first};
+// The pairs of query i of head h of item b.
+Pairs pairs_of(const AttentionProblem& p, int64_t b, int64_t h, int64_t i) {
+  const mha_block_mask& mask = p.masks.block_mask;
+  Pairs list = {mask.pairs, mask.num_pairs};
+  if (mask.pair_offsets != nullptr) {
+    const int64_t* offsets = mask.pair_offsets + b * p.heads + h;
+    list = {mask.pairs + 2 * offsets[0], offsets[1] - offsets[0]};
+  }
+  const int64_t block = i / mask.query_block, first = first_pair(list, block);
+  return {list.first + 2 * first, first_pair(list, block + 1) - first};
 }
 
 void fill_extras(const AttentionProblem& p, int64_t b, int64_t h, int64_t i, RowExtras* extras) {
@@ -55,7 +62,7 @@ void fill_extras(const AttentionProblem& p, int64_t b, int64_t h, int64_t i, Row
     extras->segment = m.query_segments[query_begin_of(p, b) + i];
   }
   if (m.block_mask.pairs != nullptr) {
-    const Pairs pairs = pairs_of(m.block_mask, i);
+    const Pairs pairs = pairs_of(p, b, h, i);
     extras->blocks = pairs.first, extras->num_blocks = pairs.count, extras->key_block = m.block_mask.key_block;
   }
   if (p.mods.alibi_slopes != nullptr) {
@@ -87,7 +94,7 @@ AttentionRow make_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t i
   const mha_bool_mask& bm = m.bool_mask;
   const mha_add_mask& am = m.add_mask;
   if (bm.data != nullptr) row.bool_mask = bm.data + b * bm.stride_b + h * bm.stride_h + i * bm.stride_q;
-  if (am.data != nullptr) row.add_mask = am.data + b * am.stride_b + h * am.stride_h + i * am.stride_q;
+  if (am.data != nullptr) row.add_mask = static_cast<const float*>(am.data) + b * am.stride_b + h * am.stride_h + i * am.stride_q;
   const int64_t position = position_of(p, b, i);
   row.key_end = key_end(p, b, position);
   if (extras != nullptr) {
@@ -112,7 +119,7 @@ AttentionRow make_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t i
 bool rows_are_alike(const AttentionProblem& p) {
   const mha_masks& m = p.masks;
   return !p.has_extras() && p.tail == 0 && m.bool_mask.data == nullptr && m.add_mask.data == nullptr &&
-         m.key_lengths == nullptr && m.prefix_lengths == nullptr && m.window_left == 0 && m.window_right == 0;
+         p.key_lengths == nullptr && m.prefix_lengths == nullptr && m.window_left == 0 && m.window_right == 0;
 }
 
 KeyRange seen_keys(const AttentionRow& row) {

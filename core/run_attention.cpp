@@ -90,7 +90,7 @@ int64_t first_row(const AttentionProblem& p, const Block& block) {
 KeyRange fill_rows(const AttentionProblem& p, const Block& block, const Slot& slot, int64_t first = 0) {
   KeyRange keys = {INT64_MAX, 0};
   const int64_t query_len = query_len_of(p, block.b), key_len = key_len_of(p, block.b);
-  const bool alike = rows_are_alike(p), causal = p.masks.causal != MHA_CAUSAL_NONE;
+  const bool alike = rows_are_alike(p), causal = p.causal;
   const int64_t position = position_of(p, block.b, 0);
   int64_t h = block.kv_head * p.group() + block.row / query_len, i = block.row % query_len;
   // The first row of a head, and what changes from row to row: a copy of the row before would wait for what was just
@@ -307,11 +307,10 @@ PrepareJob prepared_queries(AttentionJob* job) {
 
 }  // namespace
 
-mha_status run_attention(const mha_context& context, const mha_attention_args& args, AttentionJob* job,
+mha_status run_attention(const mha_context& context, const mha_resources* resources, AttentionJob* job,
                          mha_error* error) {
-  Workspace workspace(context, args.workspace);
-  const mha_status status = workspace.reserve(workspace_bytes(job->plan.bytes), args.workspace_bytes, error);
-  if (status != MHA_OK) return status;
+  Workspace workspace(context, resources);
+  MHA_TRY(workspace.reserve(workspace_bytes(job->plan.bytes), error));
   job->workspace = workspace.data();
   Phase phases[kMaxPhases];
   int count = 0;

@@ -52,7 +52,7 @@ void run_weights(const void* job, int64_t item, int64_t slot);
 int attention_phases(const AttentionJob& job, Phase* phases);
 
 // Runs a planned call on its own, on the caller's workspace or one for the time of the call.
-mha_status run_attention(const mha_context& context, const mha_attention_args& args, AttentionJob* job,
+mha_status run_attention(const mha_context& context, const mha_resources* resources, AttentionJob* job,
                          mha_error* error);
 
 }  // namespace mha

@@ -27,6 +27,10 @@ extern "C" const char* mha_version(void) {
   return MHA_STRING(MHA_VERSION_MAJOR) "." MHA_STRING(MHA_VERSION_MINOR) "." MHA_STRING(MHA_VERSION_PATCH);
 }
 
+extern "C" int mha_version_number(void) {
+  return MHA_VERSION_MAJOR * 10000 + MHA_VERSION_MINOR * 100 + MHA_VERSION_PATCH;
+}
+
 extern "C" const char* mha_status_string(int status) {
   switch (status) {
     case MHA_OK:
@@ -41,8 +45,8 @@ extern "C" const char* mha_status_string(int status) {
       return "MHA_ERR_STRIDE";
     case MHA_ERR_OVERFLOW:
       return "MHA_ERR_OVERFLOW";
-    case MHA_ERR_WORKSPACE:
-      return "MHA_ERR_WORKSPACE";
+    case MHA_ERR_BUFFER:
+      return "MHA_ERR_BUFFER";
     case MHA_ERR_OUT_OF_MEMORY:
       return "MHA_ERR_OUT_OF_MEMORY";
     case MHA_ERR_TARGET:
@@ -53,6 +57,8 @@ extern "C" const char* mha_status_string(int status) {
       return "MHA_ERR_UNSUPPORTED";
     case MHA_ERR_FULL:
       return "MHA_ERR_FULL";
+    case MHA_ERR_THREAD:
+      return "MHA_ERR_THREAD";
   }
   return "unknown status";
 }

@@ -12,6 +12,13 @@ namespace mha {
 // Fills *error (if given) and returns status.
 __attribute__((format(printf, 3, 4))) mha_status fail(mha_error* error, mha_status status, const char* format, ...);
 
+// Returns from the calling function what `call` came to, unless it succeeded.
+#define MHA_TRY(call)                              \
+  do {                                             \
+    const mha_status mha_try_status = (call);      \
+    if (mha_try_status != MHA_OK) return mha_try_status; \
+  } while (false)
+
 // A non-negative size that stays overflowed once it has left [0, 2^63).
 class Size {
  public:

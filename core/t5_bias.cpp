@@ -1,10 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // T5's bucketed biases, expanded to distances: half of the buckets of a direction hold one distance each, the others
 // runs of distances that grow by equal factors up to max_distance.
+#include "core/checks.h"
 #include "core/elementary.h"
-#include "core/mha.h"
-#include "core/status.h"
-#include "core/validate.h"
 
 namespace mha {
 namespace {

@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Argument checks. Messages name the argument as the caller wrote it and its value.
+// The arguments of attention and of the layer, checked as a whole.
 #include "core/checks.h"
-
-#include <cmath>
-#include <cstring>
-
 #include "core/items.h"
 #include "core/plan.h"
 #include "core/prepare.h"
@@ -14,42 +10,35 @@ namespace {
 
 using ll = long long;
 
-mha_status check_scale(float scale, int64_t head_dim, float* out, mha_error* error) {
-  if (!std::isfinite(scale))
-    return fail(error, MHA_ERR_ARGUMENT, "scale is %g: must be finite", static_cast<double>(scale));
-  *out = scale != 0.0f ? scale : static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)));
-  return MHA_OK;
+// How many rows of a batch a view has: where items are packed it is one.
+int64_t view_batch(const int64_t* offsets, int64_t batch) { return offsets != nullptr ? least(batch, 1) : batch; }
+
+// Where nothing is to be done, no pointer is needed.
+Check check_of_keys(const AttentionProblem& p, Check check) { return p.nothing_to_do() ? Check::kSizesOnly : check; }
+
+bool same_place(const ConstTensor& in, const Tensor& out) {
+  return in.data == out.data && in.stride_b == out.stride_b && in.stride_t == out.stride_t &&
+         in.stride_h == out.stride_h;
 }
 
-mha_status check_weights(const mha_weights_mode& mode, const mha_weight_rows& rows, const mha_mut_view& view,
-                         Check check, AttentionProblem* p, mha_error* error) {
-  const int value = enum_value(mode);
-  if (value < MHA_WEIGHTS_NONE || value > MHA_WEIGHTS_KEY_SUMS) {
-    return fail(error, MHA_ERR_ARGUMENT, "weights_mode is %d: not a value of mha_weights_mode", value);
+}  // namespace
+
+mha_status check_reserved(const Groups& g, mha_error* error) {
+  if (g.items != nullptr) MHA_TRY(check_reserved("items", g.items->reserved, error));
+  if (g.positions != nullptr) {
+    MHA_TRY(check_reserved("positions", g.positions->reserved_int, g.positions->reserved, error));
   }
-  p->weights_mode = mode;
-  if (mode == MHA_WEIGHTS_NONE) return MHA_OK;
-  const mha_status status = check_weight_rows(rows, p, error);
-  if (status != MHA_OK) return status;
-  Dimensions n = {p->batch, p->query_len, p->heads, p->longest_key_len};
-  if (p->query_offsets != nullptr && p->weight_rows.rows == nullptr) n.b = least(n.b, 1);  // packed as the queries are
-  if (p->weight_rows.rows != nullptr) n.t = p->weight_rows.count;
-  if (mode == MHA_WEIGHTS_KEY_SUMS) n.b = p->batch, n.t = 1;
-  if (mode == MHA_WEIGHTS_AVERAGED) n.h = 1;
-  return check_result("weights", view, n, Order::kBhtd, check, &p->weights, error);
-}
-
-mha_status check_heads(int64_t heads, int64_t kv_heads, int64_t* out, mha_error* error) {
-  mha_status status = check_size("num_kv_heads", kv_heads, 0, error);
-  if (status != MHA_OK) return status;
-  *out = kv_heads != 0 ? kv_heads : heads;
-  if (*out != 0 && heads % *out != 0) {
-    return fail(error, MHA_ERR_SHAPE, "num_heads is %lld: not a multiple of num_kv_heads (%lld)", ll{heads}, ll{*out});
+  if (g.masks != nullptr) MHA_TRY(check_reserved("masks", g.masks->reserved, error));
+  if (g.score_mods != nullptr) {
+    MHA_TRY(check_reserved("score_mods", g.score_mods->reserved_int, g.score_mods->reserved, error));
+  }
+  if (g.pages != nullptr) MHA_TRY(check_reserved("pages", g.pages->reserved, error));
+  if (g.results != nullptr) {
+    MHA_TRY(check_reserved("results", g.results->reserved_int, g.results->reserved, error));
   }
   return MHA_OK;
 }
 
-// Rows of attention over the whole call, and scores of one row, must be countable.
 mha_status check_products(const AttentionProblem& p, mha_error* error) {
   const Size rows = Size(p.query_offsets != nullptr ? 1 : p.batch) * Size(p.heads) * Size(p.query_len);
   const Size keys = Size(p.batch) * Size(p.kv_heads) * Size(p.longest_key_len);
@@ -60,69 +49,115 @@ mha_status check_products(const AttentionProblem& p, mha_error* error) {
               ll{p.heads}, ll{p.query_len}, ll{p.longest_key_len}, ll{p.head_dim});
 }
 
-}  // namespace
+// --- Attention -------------------------------------------------------------------------------------------------------
 
-mha_status check_size(const char* name, int64_t value, int64_t least, mha_error* error) {
-  if (value < least) return fail(error, MHA_ERR_ARGUMENT, "%s is %lld: must be >= %lld", name, ll{value}, ll{least});
-  if (value > kMaxSize) return fail(error, MHA_ERR_OVERFLOW, "%s is %lld: must be at most 2^62", name, ll{value});
-  return MHA_OK;
+namespace {
+
+mha_status check_attention_sizes(const mha_attention_args& a, AttentionProblem* p, mha_error* error) {
+  MHA_TRY(check_sizes({{"batch", a.batch, 0},
+                       {"num_heads", a.num_heads, 1},
+                       {"query_len", a.query_len, 0},
+                       {"key_len", a.key_len, 0},
+                       {"head_dim", a.head_dim, 1},
+                       {"value_head_dim", a.value_head_dim, 0}},
+                      error));
+  MHA_TRY(check_heads(a.num_heads, a.num_kv_heads, &p->kv_heads, error));
+  MHA_TRY(check_scale(a.scale, a.scale_is_exact, a.head_dim, &p->scale, error));
+  MHA_TRY(check_arithmetic("arithmetic", a.arithmetic, error));
+  p->batch = a.batch, p->heads = a.num_heads, p->query_len = a.query_len, p->key_len = a.key_len;
+  p->head_dim = a.head_dim, p->value_head_dim = a.value_head_dim != 0 ? a.value_head_dim : a.head_dim;
+  if (a.cache == nullptr) return MHA_OK;
+  if (a.key_len != 0) {
+    return fail(error, MHA_ERR_ARGUMENT, "key_len is %lld, but keys are in a cache, which knows their lengths",
+                ll{a.key_len});
+  }
+  const bool key = a.key.data != nullptr;
+  if (!key && a.value.data == nullptr) return MHA_OK;
+  return fail(error, MHA_ERR_ARGUMENT, "%s.data is given, but keys and values are in a cache", key ? "key" : "value");
 }
+
+// Sizes of the views of a call.
+struct AttentionViews {
+  Dimensions query, key, value, output;
+};
+
+AttentionViews view_sizes(const AttentionProblem& p, const mha_pages* pages) {
+  const int64_t queries = view_batch(p.query_offsets, p.batch);
+  const int64_t keyed = pages != nullptr ? pages->num_pages : view_batch(p.key_offsets, p.batch);
+  const int64_t tokens = pages != nullptr ? pages->page_size : p.key_len;
+  return {{queries, p.query_len, p.heads, p.head_dim},
+          {keyed, tokens, p.kv_heads, p.head_dim},
+          {keyed, tokens, p.kv_heads, p.value_head_dim},
+          {queries, p.query_len, p.heads, p.value_head_dim}};
+}
+
+mha_status check_attention_overlaps(const AttentionProblem& p, const AttentionViews& n, mha_error* error) {
+  const NamedExtent inputs[] = {{"key", extent_of(p.key, n.key)},
+                                {"value", extent_of(p.value, n.value)},
+                                {"query", extent_of(p.query, n.query)}};
+  NamedExtent results[3] = {{"output", extent_of(p.output, n.output)}};
+  const int count = 1 + result_extents(p, results + 1);
+  MHA_TRY(check_overlaps(results + 1, count - 1, inputs, 3, error));
+  // The output may be the query's place.
+  MHA_TRY(check_overlaps(results, 1, inputs, same_place(p.query, p.output) ? 2 : 3, error));
+  return check_overlaps(results, count, nullptr, 0, error);
+}
+
+}  // namespace
 
 mha_status validate_attention(const mha_attention_args* args, Check check, AttentionProblem* problem,
                               mha_error* error) {
   if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
   const mha_attention_args& a = *args;
-  mha_status status = check_sizes({{"batch", a.batch, 0},
-                                   {"num_heads", a.num_heads, 0},
-                                   {"query_len", a.query_len, 0},
-                                   {"key_len", a.key_len, 0},
-                                   {"head_dim", a.head_dim, 1},
-                                   {"value_head_dim", a.value_head_dim, 0}},
-                                  error);
-  AttentionProblem p = {};
-  if (status == MHA_OK) status = check_heads(a.num_heads, a.num_kv_heads, &p.kv_heads, error);
-  if (status == MHA_OK) status = check_scale(a.scale, a.head_dim, &p.scale, error);
-  if (status != MHA_OK) return status;
-  p.batch = a.batch, p.heads = a.num_heads, p.query_len = a.query_len, p.key_len = a.key_len, p.head_dim = a.head_dim;
-  p.value_head_dim = a.value_head_dim != 0 ? a.value_head_dim : a.head_dim;
-  p.log_sum_exp = a.log_sum_exp;
-  status = check_items({a.query_offsets, a.key_offsets, a.cache, a.sequences}, &p, error);
-  if (status == MHA_OK) status = check_products(p, error);
-  const int64_t queries = p.query_offsets != nullptr ? least(p.batch, 1) : p.batch;
-  const int64_t keyed = p.key_offsets != nullptr ? least(p.batch, 1) : p.batch;
-  const Dimensions query = {queries, p.query_len, p.heads, p.head_dim};
-  const Dimensions key = {keyed, p.key_len, p.kv_heads, p.head_dim};
-  const Dimensions value = {keyed, p.key_len, p.kv_heads, p.value_head_dim};
-  const Dimensions output = {queries, p.query_len, p.heads, p.value_head_dim};
-  // Where nothing is to be done, no pointer is needed.
-  const Check keys = p.nothing_to_do() ? Check::kSizesOnly : check;
-  if (status == MHA_OK) status = check_input("query", a.query, query, check, &p.query, error);
-  if (status == MHA_OK && p.cache == nullptr) status = check_input("key", a.key, key, keys, &p.key, error);
-  if (status == MHA_OK && p.cache == nullptr) status = check_input("value", a.value, value, keys, &p.value, error);
-  if (status == MHA_OK) status = check_result("output", a.output, output, Order::kBthd, check, &p.output, error);
-  if (status == MHA_OK) status = check_masks(a.masks, keys, &p, error);
-  if (status == MHA_OK) status = check_mods(a.mods, keys, &p, error);
-  if (status == MHA_OK) status = check_ring(p, error);
-  if (status == MHA_OK) status = check_weights(a.weights_mode, a.weight_rows, a.weights, check, &p, error);
+  const Groups groups = {a.items, a.positions, a.masks, a.score_mods, a.query_norm, nullptr, a.rope, a.cache,
+                         a.pages, a.results,   a.causal != 0, false,   false};
+  AttentionProblem& p = *problem;  // written where it is, since copying it shows in notebook_f32
+  MHA_TRY(check_reserved("args", a.reserved, error));
+  MHA_TRY(check_reserved(groups, error));
+  MHA_TRY(check_attention_sizes(a, &p, error));
+  p.causal = groups.causal;
+  MHA_TRY(check_items(groups, &p, error));
+  MHA_TRY(check_products(p, error));
+  const Check keys = check_of_keys(p, check);
+  if (a.pages != nullptr) MHA_TRY(check_pages(*a.pages, keys, &p, error));
+  const AttentionViews sizes = view_sizes(p, a.pages);
+  MHA_TRY(check_input("query", a.query, sizes.query, check, &p.query, error));
+  if (p.cache == nullptr) {
+    MHA_TRY(check_input("key", a.key, sizes.key, keys, &p.key, error));
+    MHA_TRY(check_input("value", a.value, sizes.value, keys, &p.value, error));
+  }
+  MHA_TRY(check_result("output", a.output, sizes.output, Order::kBthd, check, &p.output, error));
+  if (a.masks != nullptr) MHA_TRY(check_masks(*a.masks, keys, &p, error));
+  if (a.score_mods != nullptr) MHA_TRY(check_mods(*a.score_mods, keys, &p, error));
+  MHA_TRY(check_positions(groups, &p, error));
+  MHA_TRY(check_ring(p, error));
+  if (a.results != nullptr) MHA_TRY(check_results(*a.results, check, &p, error));
   p.copies_queries = true;
-  if (status == MHA_OK) status = check_preparation({a.rope, a.norm, a.positions, nullptr}, check, &p, error);
-  if (status == MHA_OK) *problem = p;
-  return status;
+  MHA_TRY(check_preparation(groups, check, &p, error));
+  // A second pass over the scores needs queries after the output is written.
+  const bool in_place = p.query.data != nullptr && same_place(p.query, p.output);
+  if (in_place && p.weights_mode != MHA_WEIGHTS_NONE && !keeps_weights(p)) p.preparation.copy = true;
+  return check != Check::kSizesOnly ? check_attention_overlaps(p, sizes, error) : MHA_OK;
 }
+
+// --- The layer -------------------------------------------------------------------------------------------------------
 
 mha_status validate_layer_config(const mha_layer_config* config, mha_layer_config* resolved, mha_error* error) {
   if (config == nullptr) return fail(error, MHA_ERR_NULL, "config is NULL");
   mha_layer_config c = *config;
-  mha_status status = check_sizes({{"embed_dim", c.embed_dim, 1},
-                                   {"num_heads", c.num_heads, 1},
-                                   {"head_dim", c.head_dim, 0},
-                                   {"value_head_dim", c.value_head_dim, 0},
-                                   {"kdim", c.kdim, 0},
-                                   {"vdim", c.vdim, 0},
-                                   {"out_dim", c.out_dim, 0}},
-                                  error);
-  if (status == MHA_OK) status = check_heads(c.num_heads, c.num_kv_heads, &c.num_kv_heads, error);
-  if (status != MHA_OK) return status;
+  MHA_TRY(check_reserved("config", c.reserved_int, c.reserved, error));
+  MHA_TRY(check_sizes({{"embed_dim", c.embed_dim, 1},
+                       {"num_heads", c.num_heads, 1},
+                       {"head_dim", c.head_dim, 0},
+                       {"value_head_dim", c.value_head_dim, 0},
+                       {"kdim", c.kdim, 0},
+                       {"vdim", c.vdim, 0},
+                       {"out_dim", c.out_dim, 0}},
+                      error));
+  MHA_TRY(check_heads(c.num_heads, c.num_kv_heads, &c.num_kv_heads, error));
+  MHA_TRY(check_arithmetic("arithmetic", c.arithmetic, error));
+  MHA_TRY(check_layout(c.layout, error));
+  if (c.packed != nullptr) MHA_TRY(check_storage("packed", *c.packed, error));
   if (c.head_dim == 0) {
     if (c.embed_dim % c.num_heads != 0) {
       return fail(error, MHA_ERR_SHAPE, "embed_dim is %lld: not a multiple of num_heads (%lld), so give head_dim",
@@ -135,21 +170,24 @@ mha_status validate_layer_config(const mha_layer_config* config, mha_layer_confi
   if (c.vdim == 0) c.vdim = c.embed_dim;
   if (c.out_dim == 0) c.out_dim = c.embed_dim;
   c.add_zero_attn = c.add_zero_attn != 0 ? 1 : 0;
-  status = check_scale(c.scale, c.head_dim, &c.scale, error);
-  if (status == MHA_OK) *resolved = c;
-  return status;
+  MHA_TRY(check_scale(c.scale, c.scale_is_exact, c.head_dim, &c.scale, error));
+  c.scale_is_exact = 1;  // from here on
+  c.packed = nullptr, c.packed_error = nullptr;
+  *resolved = c;
+  return MHA_OK;
 }
 
 namespace {
 
-mha_status add_tail(const mha_forward_args& a, int64_t tail, AttentionProblem* p, mha_error* error) {
+mha_status add_tail(const mha_layer_args& a, int64_t tail, AttentionProblem* p, mha_error* error) {
   if (tail == 0) return MHA_OK;
+  const mha_score_mods& mods = given_or_default(a.score_mods);
   const char* what = nullptr;
-  if (p->cache != nullptr) what = "a cache";
-  if (p->key_offsets != nullptr) what = "keys of unequal length";
-  if (a.mods.softcap != 0.0f) what = "mods.softcap";
-  if (a.mods.alibi_slopes != nullptr) what = "mods.alibi_slopes";
-  if (a.mods.relative_bias != nullptr) what = "mods.relative_bias";
+  if (p->cache != nullptr) what = "cache";
+  if (p->key_offsets != nullptr) what = "keys of unequal length (items)";
+  if (mods.softcap != 0.0f) what = "score_mods.softcap";
+  if (mods.alibi_slopes != nullptr) what = "score_mods.alibi_slopes";
+  if (mods.relative_bias != nullptr) what = "score_mods.relative_bias";
   if (what != nullptr) {
     return fail(error, MHA_ERR_UNSUPPORTED, "%s: not with a layer that has bias_key or add_zero_attn", what);
   }
@@ -158,90 +196,115 @@ mha_status add_tail(const mha_forward_args& a, int64_t tail, AttentionProblem* p
   return MHA_OK;
 }
 
-}  // namespace
+// What keys and values are projected from.
+struct KeySource {
+  const mha_view* key;
+  const mha_view* value;
+  bool are_queries;  // self-attention
+};
 
-mha_status validate_forward(const mha_layer_config& c, const mha_forward_args* args, Check check, ForwardViews* views,
-                            AttentionProblem* problem, mha_error* error) {
-  if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
-  const mha_forward_args& a = *args;
-  mha_status status =
-      check_sizes({{"batch", a.batch, 0}, {"query_len", a.query_len, 0}, {"key_len", a.key_len, 0}}, error);
-  if (status != MHA_OK) return status;
-  AttentionProblem& p = *problem;  // written where it is, since copying it shows in notebook_f32
-  const int64_t tail = p.tail;
-  p.tail = 0;
-  p.batch = a.batch, p.heads = c.num_heads, p.kv_heads = c.num_kv_heads, p.query_len = a.query_len;
-  p.key_len = a.key_len, p.head_dim = c.head_dim, p.value_head_dim = c.value_head_dim, p.scale = c.scale;
-  p.appends = a.cache != nullptr;
-  const bool packed_alike = a.key_offsets == nullptr && a.key.data == nullptr && a.key_len == a.query_len;
-  status =
-      check_items({a.query_offsets, packed_alike ? a.query_offsets : a.key_offsets, a.cache, a.sequences}, &p, error);
-  if (status == MHA_OK) status = check_products(p, error);
-  if (status != MHA_OK) return status;
-  const struct {
-    const char* name;
-    const mha_view& view;
-  } headless[] = {{"query", a.query}, {"key", a.key}, {"value", a.value}};
-  for (const auto& v : headless) {
-    if (v.view.stride_h != 0) {
-      return fail(error, MHA_ERR_STRIDE, "%s.stride_h is %lld: must be 0, there are no heads here", v.name,
-                  ll{v.view.stride_h});
-    }
+mha_status check_key_source(const mha_layer_config& c, const mha_layer_args& a, KeySource* out, mha_error* error) {
+  const int use = enum_value(a.cache_use);
+  if (use != MHA_CACHE_APPEND && use != MHA_CACHE_READ) {
+    return fail(error, MHA_ERR_ARGUMENT, "cache_use is %d: not a value of mha_cache_use", use);
   }
-  if (a.output.stride_h != 0) {
-    return fail(error, MHA_ERR_STRIDE, "output.stride_h is %lld: must be 0, there are no heads here",
-                ll{a.output.stride_h});
+  if (a.cache == nullptr && use != MHA_CACHE_APPEND) {
+    return fail(error, MHA_ERR_ARGUMENT, "cache_use is MHA_CACHE_READ, but cache is NULL");
   }
-  // Without keys an empty tensor's pointer may be null.
-  const bool no_keys = p.nothing_to_do() || (p.key_len == 0 && p.cache == nullptr);
-  const bool keys_are_query = p.cache != nullptr || (a.key.data == nullptr && check != Check::kSizesOnly && !no_keys);
-  const bool values_are_keys = p.cache != nullptr || a.value.data == nullptr;
-  if (keys_are_query && p.cache == nullptr && a.key_len != a.query_len) {
+  if (a.cache != nullptr && (a.key.data != nullptr || a.value.data != nullptr || a.key_len != 0)) {
+    const char* what = a.key.data != nullptr ? "key.data" : (a.value.data != nullptr ? "value.data" : "key_len");
+    return fail(error, MHA_ERR_ARGUMENT, "%s is given beside a cache, which has the keys and values", what);
+  }
+  const bool reads = a.cache != nullptr && use == MHA_CACHE_READ;
+  const bool are_queries = a.key.data == nullptr && !reads;
+  if (are_queries && a.key_len != 0 && a.key_len != a.query_len) {
     return fail(error, MHA_ERR_SHAPE,
-                "key_len is %lld, but key.data is NULL (self-attention): must be query_len (%lld)", ll{a.key_len},
+                "key_len is %lld, but key.data is NULL (self-attention): must be 0 or query_len (%lld)", ll{a.key_len},
                 ll{a.query_len});
   }
-  if (keys_are_query && c.kdim != c.embed_dim) {
+  if (are_queries && c.kdim != c.embed_dim) {
     return fail(error, MHA_ERR_SHAPE, "key.data is NULL (self-attention), but kdim is %lld and embed_dim %lld",
                 ll{c.kdim}, ll{c.embed_dim});
   }
-  if (values_are_keys && check != Check::kSizesOnly && !no_keys && c.vdim != c.kdim) {
+  const mha_view* key = are_queries ? &a.query : &a.key;
+  const mha_view* value = a.value.data == nullptr ? key : &a.value;
+  if (!reads && value == key && c.vdim != c.kdim) {
     return fail(error, MHA_ERR_SHAPE, "value.data is NULL (same as key), but vdim is %lld and kdim %lld", ll{c.vdim},
                 ll{c.kdim});
   }
-  const mha_view& key = keys_are_query ? a.query : a.key;
-  const mha_view& value = values_are_keys ? key : a.value;
-  const Check key_check = p.nothing_to_do() ? Check::kSizesOnly : check;
-  const int64_t queries = p.query_offsets != nullptr ? least(p.batch, 1) : p.batch;
-  const bool keys_packed = p.cache != nullptr ? p.query_offsets != nullptr : p.key_offsets != nullptr;
-  const int64_t keyed = keys_packed ? least(p.batch, 1) : p.batch;
-  const int64_t key_rows = p.cache != nullptr ? p.query_len : p.key_len;
-  status = check_input("query", a.query, {queries, p.query_len, 1, c.embed_dim}, check, &views->query, error);
-  if (status == MHA_OK) {
-    status = check_input("key", key, {keyed, key_rows, 1, c.kdim}, key_check, &views->key, error);
+  if (reads && a.key_norm != nullptr) {
+    return fail(error, MHA_ERR_ARGUMENT, "key_norm is given, but cache_use is MHA_CACHE_READ: no keys are projected");
   }
-  if (status == MHA_OK) {
-    status = check_input("value", value, {keyed, key_rows, 1, c.vdim}, key_check, &views->value, error);
-  }
-  if (status == MHA_OK) {
-    status = check_result("output", a.output, {queries, p.query_len, 1, c.out_dim}, Order::kBthd, check, &views->output,
-                          error);
-  }
-  if (status == MHA_OK) status = check_masks(a.masks, key_check, &p, error);
-  if (status == MHA_OK) status = check_mods(a.mods, key_check, &p, error);
-  if (status == MHA_OK) status = check_ring(p, error);
-  if (status == MHA_OK && keys_are_query && a.key_positions != nullptr) {
-    status = fail(error, MHA_ERR_SHAPE,
-                  "key_positions is given, but key.data is NULL (self-attention): positions are those of both");
-  }
-  if (status == MHA_OK) {
-    const int64_t* key_positions = keys_are_query ? a.positions : a.key_positions;
-    status = check_preparation({a.rope, a.norm, a.positions, key_positions}, check, &p, error);
-  }
+  *out = {key, value, are_queries};
+  return MHA_OK;
+}
+
+mha_status check_layer_views(const mha_layer_config& c, const mha_layer_args& a, const KeySource& source, Check check,
+                             const AttentionProblem& p, ForwardViews* views, mha_error* error) {
+  MHA_TRY(check_no_stride("query", "h", a.query.stride_h, error));
+  MHA_TRY(check_no_stride("key", "h", a.key.stride_h, error));
+  MHA_TRY(check_no_stride("value", "h", a.value.stride_h, error));
+  MHA_TRY(check_no_stride("output", "h", a.output.stride_h, error));
+  const int64_t queries = view_batch(p.query_offsets, p.batch);
+  const Dimensions query = {queries, p.query_len, 1, c.embed_dim}, output = {queries, p.query_len, 1, c.out_dim};
+  MHA_TRY(check_input("query", a.query, query, check, &views->query, error));
+  MHA_TRY(check_result("output", a.output, output, Order::kBthd, check, &views->output, error));
+  const bool reads = p.cache != nullptr && !p.appends;
+  const int64_t* offsets = source.are_queries ? p.query_offsets : p.key_offsets;
+  const int64_t keyed = view_batch(offsets, p.batch);
+  const int64_t rows = reads ? 0 : (source.are_queries ? p.query_len : p.key_len - p.tail);
+  const Dimensions key = {keyed, rows, 1, c.kdim}, value = {keyed, rows, 1, c.vdim};
+  MHA_TRY(check_input("key", *source.key, key, check_of_keys(p, check), &views->key, error));
+  MHA_TRY(check_input("value", *source.value, value, check_of_keys(p, check), &views->value, error));
+  if (check == Check::kSizesOnly) return MHA_OK;
+  const bool in_place = same_place(views->query, views->output);
+  const NamedExtent inputs[] = {
+      {"key", in_place && source.are_queries ? Extent{} : extent_of(views->key, key)},
+      {"value", in_place && source.are_queries && a.value.data == nullptr ? Extent{} : extent_of(views->value, value)},
+      {"query", in_place ? Extent{} : extent_of(views->query, query)}};
+  NamedExtent results[3] = {{"output", extent_of(views->output, output)}};
+  const int count = 1 + result_extents(p, results + 1);
+  const NamedExtent all[] = {
+      {"key", extent_of(views->key, key)}, {"value", extent_of(views->value, value)}, {"query", extent_of(views->query, query)}};
+  MHA_TRY(check_overlaps(results + 1, count - 1, all, 3, error));
+  return check_overlaps(results, count, inputs, 3, error);
+}
+
+}  // namespace
+
+mha_status validate_forward(const mha_layer_config& c, const mha_layer_args* args, Check check, ForwardViews* views,
+                            AttentionProblem* problem, mha_error* error) {
+  if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
+  const mha_layer_args& a = *args;
+  AttentionProblem& p = *problem;  // written where it is, since copying it shows in notebook_f32
+  const int64_t tail = p.tail;
+  p.tail = 0;
+  MHA_TRY(check_reserved("args", a.reserved_int, a.reserved, error));
+  MHA_TRY(check_sizes({{"batch", a.batch, 0}, {"query_len", a.query_len, 0}, {"key_len", a.key_len, 0}}, error));
+  MHA_TRY(check_arithmetic("arithmetic", a.arithmetic, error));
+  KeySource source = {};
+  MHA_TRY(check_key_source(c, a, &source, error));
+  const bool reads = a.cache != nullptr && a.cache_use == MHA_CACHE_READ;
+  const Groups groups = {a.items, a.positions, a.masks, a.score_mods, a.query_norm, a.key_norm, a.rope, a.cache,
+                         nullptr, a.results,   a.causal != 0, source.are_queries, !reads};
+  MHA_TRY(check_reserved(groups, error));
+  p.batch = a.batch, p.heads = c.num_heads, p.kv_heads = c.num_kv_heads, p.query_len = a.query_len;
+  p.key_len = source.are_queries && a.cache == nullptr ? a.query_len : a.key_len;
+  p.head_dim = c.head_dim, p.value_head_dim = c.value_head_dim, p.scale = c.scale;
+  p.causal = groups.causal;
+  p.appends = a.cache != nullptr && !reads;
+  MHA_TRY(check_items(groups, &p, error));
+  MHA_TRY(check_products(p, error));
+  const Check keys = check_of_keys(p, check);
+  if (a.masks != nullptr) MHA_TRY(check_masks(*a.masks, keys, &p, error));
+  if (a.score_mods != nullptr) MHA_TRY(check_mods(*a.score_mods, keys, &p, error));
+  MHA_TRY(check_positions(groups, &p, error));
+  MHA_TRY(check_ring(p, error));
+  MHA_TRY(check_preparation(groups, check, &p, error));
   // From here on the keys that the layer adds count as well.
-  if (status == MHA_OK) status = add_tail(a, tail, &p, error);
-  if (status == MHA_OK) status = check_weights(a.weights_mode, a.weight_rows, a.weights, check, &p, error);
-  return status;
+  MHA_TRY(add_tail(a, tail, &p, error));
+  if (a.results != nullptr) MHA_TRY(check_results(*a.results, check, &p, error));
+  return check_layer_views(c, a, source, check, p, views, error);
 }
 
 }  // namespace mha

@@ -1,32 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Checks of what says how long the items of a batch are: offsets of packed items, sequences of a cache, and of the rows
-// whose weights are wanted.
+// Checks of what says how long the items of a batch are, where their keys are and where their queries stand: offsets,
+// lengths, sequences of a cache, pages, positions.
 #include "core/cache.h"
+#include "core/checks.h"
 #include "core/items.h"
-#include "core/validate.h"
 
 namespace mha {
 namespace {
 
 using ll = long long;
-
-mha_status check_offsets(const char* name, const int64_t* offsets, int64_t batch, const char* total_name, int64_t total,
-                         mha_error* error) {
-  if (offsets[0] != 0) {
-    return fail(error, MHA_ERR_ARGUMENT, "%s[0] is %lld: must be 0", name, ll{offsets[0]});
-  }
-  for (int64_t b = 0; b < batch; ++b) {
-    if (offsets[b + 1] < offsets[b]) {
-      return fail(error, MHA_ERR_ARGUMENT, "%s[%lld] is %lld, less than the one before it (%lld)", name, ll{b + 1},
-                  ll{offsets[b + 1]}, ll{offsets[b]});
-    }
-  }
-  if (offsets[batch] != total) {
-    return fail(error, MHA_ERR_ARGUMENT, "%s[%lld] is %lld: must be %s (%lld)", name, ll{batch}, ll{offsets[batch]},
-                total_name, ll{total});
-  }
-  return MHA_OK;
-}
 
 mha_status check_cache(const AttentionProblem& p, mha_error* error) {
   const mha_cache_config& c = p.cache->config;
@@ -48,38 +30,161 @@ mha_status check_cache(const AttentionProblem& p, mha_error* error) {
   for (int64_t b = 0; b < p.batch; ++b) {
     const int64_t sequence = sequence_of(p, b);
     if (sequence < 0 || sequence >= c.max_sequences) {
-      return fail(error, MHA_ERR_ARGUMENT, "sequences[%lld] is %lld: must be 0 to %lld", ll{b}, ll{sequence},
+      return fail(error, MHA_ERR_ARGUMENT, "items.sequences[%lld] is %lld: must be 0 to %lld", ll{b}, ll{sequence},
                   ll{c.max_sequences - 1});
     }
   }
   return MHA_OK;
 }
 
+// A field that the call would not look at, since `why`.
+mha_status fail_unused(const char* field, const char* why, mha_error* error) {
+  return fail(error, MHA_ERR_ARGUMENT, "%s is given, but %s", field, why);
+}
+
+mha_status check_used(const Groups& g, const mha_items& items, mha_error* error) {
+  if (g.cache != nullptr) {
+    const char* why = "keys are in a cache, which knows their lengths";
+    if (items.key_offsets != nullptr) return fail_unused("items.key_offsets", why, error);
+    if (items.key_lengths != nullptr) return fail_unused("items.key_lengths", why, error);
+    if (g.pages != nullptr) return fail_unused("pages", "keys are in a cache", error);
+    return MHA_OK;
+  }
+  if (items.sequences != nullptr) return fail_unused("items.sequences", "there is no cache", error);
+  if (items.key_offsets != nullptr && items.key_lengths != nullptr) {
+    return fail_unused("items.key_lengths", "items.key_offsets say the lengths of packed keys", error);
+  }
+  if (g.pages == nullptr) return MHA_OK;
+  if (items.key_offsets != nullptr) return fail_unused("items.key_offsets", "keys are in pages", error);
+  if (items.key_lengths == nullptr) {
+    return fail(error, MHA_ERR_NULL, "items.key_lengths is NULL: pages need the length of each item");
+  }
+  return MHA_OK;
+}
+
+mha_status check_key_lengths(const AttentionProblem& p, mha_error* error) {
+  for (int64_t b = 0; b < p.batch; ++b) {
+    if (p.key_lengths[b] >= 0 && p.key_lengths[b] <= p.key_len) continue;
+    return fail(error, MHA_ERR_ARGUMENT, "items.key_lengths[%lld] is %lld: must be 0 to key_len (%lld)", ll{b},
+                ll{p.key_lengths[b]}, ll{p.key_len});
+  }
+  return MHA_OK;
+}
+
+// Whether anything of the call looks at p(i).
+bool looks_at_positions(const Groups& g) {
+  const mha_masks& masks = given_or_default(g.masks);
+  const mha_score_mods& mods = given_or_default(g.score_mods);
+  const bool rotates = g.rope != nullptr && given_or_default(g.positions).query == nullptr;
+  return g.causal || masks.window_left > 0 || masks.window_right > 0 || mods.alibi_slopes != nullptr ||
+         mods.relative_bias != nullptr || rotates;
+}
+
+mha_status check_offset(const mha_positions& positions, int align, int64_t batch, mha_error* error) {
+  if (align != MHA_ALIGN_OFFSET) {
+    const char* why = "positions.align is not MHA_ALIGN_OFFSET";
+    if (positions.offset != 0) {
+      return fail(error, MHA_ERR_ARGUMENT, "positions.offset is %lld, but %s", ll{positions.offset}, why);
+    }
+    return positions.offsets != nullptr ? fail_unused("positions.offsets", why, error) : MHA_OK;
+  }
+  if (positions.offsets != nullptr && positions.offset != 0) {
+    return fail(error, MHA_ERR_ARGUMENT, "positions.offset is %lld beside positions.offsets: give one of them",
+                ll{positions.offset});
+  }
+  if (positions.offset > kMaxSize || positions.offset < -kMaxSize) {
+    return fail(error, MHA_ERR_OVERFLOW, "positions.offset is %lld: must be within 2^62", ll{positions.offset});
+  }
+  for (int64_t b = 0; b < batch && positions.offsets != nullptr; ++b) {
+    if (positions.offsets[b] <= kMaxSize && positions.offsets[b] >= -kMaxSize) continue;
+    return fail(error, MHA_ERR_OVERFLOW, "positions.offsets[%lld] is %lld: must be within 2^62", ll{b},
+                ll{positions.offsets[b]});
+  }
+  return MHA_OK;
+}
+
 }  // namespace
 
-mha_status check_items(const ItemArgs& args, AttentionProblem* p, mha_error* error) {
-  p->query_offsets = args.query_offsets, p->key_offsets = args.key_offsets;
-  p->cache = args.cache, p->sequences = args.sequences;
-  if (p->cache != nullptr) p->key_offsets = nullptr, p->key_len = 0;
-  mha_status status = MHA_OK;
+mha_status check_items(const Groups& g, AttentionProblem* p, mha_error* error) {
+  const mha_items& items = given_or_default(g.items);
+  MHA_TRY(check_used(g, items, error));
+  p->query_offsets = items.query_offsets;
+  p->key_offsets = g.keys_are_queries && g.cache == nullptr ? items.query_offsets : items.key_offsets;
+  p->key_lengths = items.key_lengths;
+  p->cache = g.cache, p->sequences = items.sequences;
   if (p->query_offsets != nullptr) {
-    status = check_offsets("query_offsets", p->query_offsets, p->batch, "query_len", p->query_len, error);
+    MHA_TRY(check_offsets("items.query_offsets", p->query_offsets, p->batch, "query_len", p->query_len, error));
   }
-  if (status == MHA_OK && p->key_offsets != nullptr) {
-    status = check_offsets("key_offsets", p->key_offsets, p->batch, "key_len", p->key_len, error);
+  if (items.key_offsets != nullptr) {
+    MHA_TRY(check_offsets("items.key_offsets", items.key_offsets, p->batch, "key_len", p->key_len, error));
   }
-  if (status == MHA_OK && p->cache != nullptr) status = check_cache(*p, error);
-  if (status != MHA_OK) return status;
-  p->longest_key_len = p->longest_query_len = 0;
-  for (int64_t b = 0; b < (p->uniform() ? least(p->batch, 1) : p->batch); ++b) {
-    p->longest_key_len = most(p->longest_key_len, key_len_of(*p, b));
-    p->longest_query_len = most(p->longest_query_len, query_len_of(*p, b));
+  if (p->key_lengths != nullptr) MHA_TRY(check_key_lengths(*p, error));
+  if (p->cache != nullptr) MHA_TRY(check_cache(*p, error));
+  p->longest_query_len = p->query_offsets != nullptr ? 0 : p->query_len;
+  p->longest_key_len = p->key_offsets != nullptr || p->cache != nullptr ? 0 : p->key_len;
+  for (int64_t b = 0; b < p->batch; ++b) {
+    if (p->query_offsets != nullptr) p->longest_query_len = most(p->longest_query_len, query_len_of(*p, b));
+    if (p->key_offsets != nullptr || p->cache != nullptr) {
+      p->longest_key_len = most(p->longest_key_len, key_len_of(*p, b));
+    }
+  }
+  return MHA_OK;
+}
+
+mha_status check_positions(const Groups& g, AttentionProblem* p, mha_error* error) {
+  const mha_positions& positions = given_or_default(g.positions);
+  const int align = enum_value(positions.align);
+  if (align < MHA_ALIGN_DEFAULT || align > MHA_ALIGN_OFFSET) {
+    return fail(error, MHA_ERR_ARGUMENT, "positions.align is %d: not a value of mha_align", align);
+  }
+  if (align == MHA_ALIGN_DEFAULT && p->key_lengths != nullptr && looks_at_positions(g)) {
+    return fail(error, MHA_ERR_ARGUMENT,
+                "positions.align is MHA_ALIGN_DEFAULT beside items.key_lengths: say MHA_ALIGN_START (padded prompts: "
+                "p(i) = i) or MHA_ALIGN_END (new tokens over a padded cache: p(i) = i + key_lengths[b] - Tq)");
+  }
+  MHA_TRY(check_offset(positions, align, p->batch, error));
+  if (g.rope == nullptr && positions.query != nullptr) {
+    return fail_unused("positions.query", "there is no rope, which alone looks at it", error);
+  }
+  if (positions.key != nullptr) {
+    if (g.rope == nullptr) return fail_unused("positions.key", "there is no rope, which alone looks at it", error);
+    if (!g.prepares_keys) return fail_unused("positions.key", "keys are given rotated", error);
+    if (g.keys_are_queries) {
+      return fail_unused("positions.key", "in self-attention keys are at the positions of their tokens", error);
+    }
+  }
+  p->alignment = {align == MHA_ALIGN_DEFAULT ? MHA_ALIGN_END : positions.align, positions.offset, positions.offsets};
+  return MHA_OK;
+}
+
+mha_status check_pages(const mha_pages& pages, Check check, AttentionProblem* p, mha_error* error) {
+  MHA_TRY(check_sizes({{"pages.stride", pages.stride, 0},
+                       {"pages.page_size", pages.page_size, 1},
+                       {"pages.num_pages", pages.num_pages, 0}},
+                      error));
+  const int64_t stride = pages.stride != 0 ? pages.stride : divide_up(p->key_len, pages.page_size);
+  if (!(Size(p->batch) * Size(stride) * Size(sizeof(int32_t))).ok()) {
+    return fail(error, MHA_ERR_OVERFLOW, "pages.stride is %lld for %lld items: pages.table ends beyond 2^63 bytes",
+                ll{stride}, ll{p->batch});
+  }
+  p->pages = {pages.table, stride, pages.page_size, pages.num_pages};
+  if (check == Check::kSizesOnly) return MHA_OK;
+  for (int64_t b = 0; b < p->batch; ++b) {
+    const int64_t entries = divide_up(p->key_lengths[b], pages.page_size);
+    if (entries > 0 && pages.table == nullptr) return fail(error, MHA_ERR_NULL, "pages.table is NULL");
+    for (int64_t n = 0; n < entries; ++n) {
+      const int32_t page = pages.table[b * stride + n];
+      if (page >= 0 && page < pages.num_pages) continue;
+      return fail(error, MHA_ERR_ARGUMENT,
+                  "pages.table[%lld] (page %lld of item %lld) is %d: must be 0 to %lld (num_pages - 1)",
+                  ll{b * stride + n}, ll{n}, ll{b}, page, ll{pages.num_pages - 1});
+    }
   }
   return MHA_OK;
 }
 
 mha_status check_ring(const AttentionProblem& p, mha_error* error) {
-  if (p.cache == nullptr || p.heads == 0) return MHA_OK;
+  if (p.cache == nullptr) return MHA_OK;
   const int64_t pinned = p.cache->config.sink_tokens;
   for (int64_t b = 0; b < p.batch; ++b) {
     if (query_len_of(p, b) == 0) continue;
@@ -98,26 +203,6 @@ mha_status check_ring(const AttentionProblem& p, mha_error* error) {
                   ll{p.masks.sink_tokens}, ll{pinned});
     }
   }
-  return MHA_OK;
-}
-
-mha_status check_weight_rows(const mha_weight_rows& w, AttentionProblem* p, mha_error* error) {
-  p->weight_rows = {};
-  if (w.rows == nullptr || p->weights_mode == MHA_WEIGHTS_NONE) return MHA_OK;
-  if (w.count < 0) return fail(error, MHA_ERR_ARGUMENT, "weight_rows.count is %lld: must be >= 0", ll{w.count});
-  int64_t shortest = p->query_len;
-  for (int64_t b = 0; b < (p->uniform() ? 0 : p->batch); ++b) shortest = least(shortest, query_len_of(*p, b));
-  for (int64_t r = 0; r < w.count; ++r) {
-    if (w.rows[r] < 0 || w.rows[r] >= shortest) {
-      return fail(error, MHA_ERR_ARGUMENT, "weight_rows.rows[%lld] is %lld: must be 0 to %lld", ll{r}, ll{w.rows[r]},
-                  ll{shortest - 1});
-    }
-    if (r > 0 && w.rows[r] <= w.rows[r - 1]) {
-      return fail(error, MHA_ERR_ARGUMENT, "weight_rows.rows[%lld] is %lld, not more than the one before it (%lld)",
-                  ll{r}, ll{w.rows[r]}, ll{w.rows[r - 1]});
-    }
-  }
-  p->weight_rows = w;
   return MHA_OK;
 }
 

@@ -17,16 +17,20 @@ constexpr int64_t round_up(int64_t x, int64_t unit) { return divide_up(x, unit) 
 constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Rows of keys or values where they lie: in one tensor, or in the pages of a cache. Token t of head h is at
-//   base + h * stride_h + t * stride_t                                               where pages is null, else at
-//   pages[index(t / page_size)] + offset + h * stride_h + t % page_size * stride_t,
-//   index(n) = n < pinned_pages ? n : pinned_pages + (n - pinned_pages) % ring_pages.
+// Rows of keys or values where they are stored: in one tensor, in the pages of a cache, or in pages of the caller's.
+// Token t of head h is at
+//   base + h * stride_h + t * stride_t                                    where page_size is 0, else at
+//   page(t / page_size) + h * stride_h + t % page_size * stride_t,
+//   page(n) = base + table[n] * stride_page                               where table is given, else
+//   page(n) = pages[n < pinned_pages ? n : pinned_pages + (n - pinned_pages) % ring_pages] + offset.
 // A ring may hold no page for tokens that it dropped, which no row sees but whose chunk is looked at: `spare`, any page
 // of the sequence, is read instead.
 struct TokenRows {
   const float* base;
   int64_t stride_t, stride_h;
   const float* const* pages;
+  const int32_t* table;
+  int64_t stride_page;
   const float* spare;
   int64_t page_size, offset, pinned_pages, ring_pages;
 };

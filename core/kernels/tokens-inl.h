@@ -11,8 +11,12 @@ struct TokenRun {
 
 // The run that begins at `token`, at most `most` tokens of it.
 MHA_INLINE TokenRun run_at(const TokenRows& t, int64_t head, int64_t token, int64_t most) {
-  if (t.pages == nullptr) return {t.base + head * t.stride_h + token * t.stride_t, t.stride_t, most};
+  if (t.page_size == 0) return {t.base + head * t.stride_h + token * t.stride_t, t.stride_t, most};
   const int64_t page = token / t.page_size, slot = token % t.page_size;
+  if (t.table != nullptr) {
+    const float* row = t.base + t.table[page] * t.stride_page + head * t.stride_h + slot * t.stride_t;
+    return {row, t.stride_t, least(t.page_size - slot, most)};
+  }
   const int64_t index = page < t.pinned_pages ? page : t.pinned_pages + (page - t.pinned_pages) % t.ring_pages;
   const int64_t left = t.page_size - slot;
   const float* base = t.pages[index] != nullptr ? t.pages[index] : t.spare;
