@@ -131,9 +131,9 @@ class Codes {
 
 /// mha_attention_args with its groups as members: no pointers to keep alive, zeros are the defaults. raw() gives what the
 /// C calls take, which points into this object.
-class AttentionArgs : private mha_attention_args {
+class AttentionCall : private mha_attention_args {
  public:
-  AttentionArgs() : mha_attention_args() {}
+  AttentionCall() : mha_attention_args() {}
   using mha_attention_args::arithmetic;
   using mha_attention_args::batch;
   using mha_attention_args::cache;
@@ -175,10 +175,10 @@ class AttentionArgs : private mha_attention_args {
   mha_attention_args raw() const&& = delete;
 };
 
-/// mha_layer_args with its groups as members, as AttentionArgs.
-class LayerArgs : private mha_layer_args {
+/// mha_layer_args with its groups as members, as AttentionCall.
+class LayerCall : private mha_layer_args {
  public:
-  LayerArgs() : mha_layer_args() {}
+  LayerCall() : mha_layer_args() {}
   using mha_layer_args::arithmetic;
   using mha_layer_args::batch;
   using mha_layer_args::cache;
@@ -282,19 +282,19 @@ class Context : public Owned<mha_context> {
   Status attention(const mha_attention_args& args) const {
     return detail::status_of([&](mha_error* e) { return mha_attention(get(), &args, e); });
   }
-  Status attention(const AttentionArgs& args) const { return attention(args.raw()); }
+  Status attention(const AttentionCall& args) const { return attention(args.raw()); }
   Result<std::size_t> attention_workspace_bytes(const mha_attention_args& args) const {
     return detail::result_of<std::size_t>(
         [&](std::size_t* n, mha_error* e) { return mha_attention_workspace_bytes(get(), &args, n, e); });
   }
-  Result<std::size_t> attention_workspace_bytes(const AttentionArgs& args) const {
+  Result<std::size_t> attention_workspace_bytes(const AttentionCall& args) const {
     return attention_workspace_bytes(args.raw());
   }
   Result<std::size_t> attention_workspace_bound(const mha_attention_args& args) const {
     return detail::result_of<std::size_t>(
         [&](std::size_t* n, mha_error* e) { return mha_attention_workspace_bound(get(), &args, n, e); });
   }
-  Result<std::size_t> attention_workspace_bound(const AttentionArgs& args) const {
+  Result<std::size_t> attention_workspace_bound(const AttentionCall& args) const {
     return attention_workspace_bound(args.raw());
   }
   /// Fills text (which may be empty) and gives the size that all of it takes, with the zero.
@@ -303,21 +303,21 @@ class Context : public Owned<mha_context> {
       return mha_attention_explain(get(), &args, text.data, text.size, n, e);
     });
   }
-  Result<std::size_t> attention_explain(const AttentionArgs& args, Span<char> text) const {
+  Result<std::size_t> attention_explain(const AttentionCall& args, Span<char> text) const {
     return attention_explain(args.raw(), text);
   }
   Status attention_partial(const mha_attention_args& args, Span<std::byte> partials) const {
     return detail::status_of(
         [&](mha_error* e) { return mha_attention_partial(get(), &args, partials.data, partials.size, e); });
   }
-  Status attention_partial(const AttentionArgs& args, Span<std::byte> partials) const {
+  Status attention_partial(const AttentionCall& args, Span<std::byte> partials) const {
     return attention_partial(args.raw(), partials);
   }
   Result<std::size_t> attention_partial_bytes(const mha_attention_args& args) const {
     return detail::result_of<std::size_t>(
         [&](std::size_t* n, mha_error* e) { return mha_attention_partial_bytes(get(), &args, n, e); });
   }
-  Result<std::size_t> attention_partial_bytes(const AttentionArgs& args) const {
+  Result<std::size_t> attention_partial_bytes(const AttentionCall& args) const {
     return attention_partial_bytes(args.raw());
   }
   Status attention_merge_partials(const mha_merge_partials_args& args) const {
@@ -417,13 +417,13 @@ class Layer : public Owned<mha_layer> {
   Status forward(const Context& context, const mha_layer_args& args) const {
     return detail::status_of([&](mha_error* e) { return mha_layer_forward(context.get(), get(), &args, e); });
   }
-  Status forward(const Context& context, const LayerArgs& args) const { return forward(context, args.raw()); }
+  Status forward(const Context& context, const LayerCall& args) const { return forward(context, args.raw()); }
   Result<std::size_t> workspace_bytes(const Context& context, const mha_layer_args& args) const {
     return detail::result_of<std::size_t>([&](std::size_t* n, mha_error* e) {
       return mha_layer_workspace_bytes(context.get(), get(), &args, n, e);
     });
   }
-  Result<std::size_t> workspace_bytes(const Context& context, const LayerArgs& args) const {
+  Result<std::size_t> workspace_bytes(const Context& context, const LayerCall& args) const {
     return workspace_bytes(context, args.raw());
   }
   Result<std::size_t> workspace_bound(const Context& context, const mha_layer_args& args) const {
@@ -431,7 +431,7 @@ class Layer : public Owned<mha_layer> {
       return mha_layer_workspace_bound(context.get(), get(), &args, n, e);
     });
   }
-  Result<std::size_t> workspace_bound(const Context& context, const LayerArgs& args) const {
+  Result<std::size_t> workspace_bound(const Context& context, const LayerCall& args) const {
     return workspace_bound(context, args.raw());
   }
   /// As Context::attention_explain.
@@ -440,7 +440,7 @@ class Layer : public Owned<mha_layer> {
       return mha_layer_explain(context.get(), get(), &args, text.data, text.size, n, e);
     });
   }
-  Result<std::size_t> explain(const Context& context, const LayerArgs& args, Span<char> text) const {
+  Result<std::size_t> explain(const Context& context, const LayerCall& args, Span<char> text) const {
     return explain(context, args.raw(), text);
   }
 };

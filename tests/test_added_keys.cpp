@@ -36,10 +36,10 @@ struct AddedKeys {
     if (has_bias) w.bias_key = bias_key.data(), w.bias_value = bias_value.data();
     return w;
   }
-  mha_forward_args args(mha_weights_mode mode) const {
-    mha_forward_args args = layer.args();
+  LayerCall args(mha_weights_mode mode) const {
+    LayerCall args = layer.args();
     args.masks = masked.masks;
-    args.weights_mode = mode;
+    args.results.weights_mode = mode;
     return args;
   }
 };
@@ -93,17 +93,17 @@ TEST_CASE("added keys: structured masks and sinks do not reach them", "[added]")
       for (int64_t n = 0; n < 2 * Tq; ++n) query_segments.push_back(static_cast<int32_t>(random.below(3)));
       for (int64_t n = 0; n < 2 * Tk; ++n) key_segments.push_back(static_cast<int32_t>(random.below(3)));
       const std::vector<int64_t> pairs = {0, 0, 0, 1, 1, 1}, prefix = {3, Tk / 2};
-      mha_forward_args args = p.args(kModes[seed % 3]);
+      LayerCall args = p.args(kModes[seed % 3]);
       const bool all = kind == 6;
       if (kind == 0 || all) args.masks.bit_mask = {static_cast<const uint8_t*>(bits.data()), 0, 0, bytes};
       if (kind == 1 || all) args.masks.window_left = 9, args.masks.sink_tokens = 4;
-      if (kind == 2 || all) args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT, args.masks.prefix_lengths = prefix.data();
+      if (kind == 2 || all) args.causal = 1, args.masks.prefix_lengths = prefix.data();
       if (kind == 3 || all) {
         args.masks.query_segments = query_segments.data();
         args.masks.key_segments = key_segments.data();
       }
       if (kind == 4) args.masks.block_mask = {20, 20, pairs.data(), 3};
-      if (kind == 5 || all) args.mods.sink_logits = sinks.data();
+      if (kind == 5 || all) args.score_mods.sink_logits = sinks.data();
       const LayerReference want = reference_layer(p.config, p.weights(), args);
       for_each_target([&](const std::string& target, const mha_context* context) {
         INFO("kind " << kind << " Tq " << p.layer.Tq << " Tk " << p.layer.Tk);
@@ -125,9 +125,9 @@ TEST_CASE("added keys: NaN in what is masked stays there; a query that sees no k
       for (int64_t j = 0; j < Tk; ++j) open[static_cast<size_t>(i * Tk + j)] = i > 0 && j != 7 && j < 290;
     const std::vector<int64_t> none = {0};
     for (const bool by_length : {false, true}) {
-      mha_forward_args args = p.args(MHA_WEIGHTS_PER_HEAD);
+      LayerCall args = p.args(MHA_WEIGHTS_PER_HEAD);
       if (by_length) {
-        args.masks.key_lengths = none.data();
+        args.items.key_lengths = none.data();
       } else {
         args.masks.bool_mask = {open.data(), 0, 0, Tk};
       }
@@ -140,8 +140,8 @@ TEST_CASE("added keys: NaN in what is masked stays there; a query that sees no k
         const size_t from = by_length ? 0 : static_cast<size_t>(290 * 24);
         for (size_t n = from; n < key.size(); ++n) key[n] = value[n] = n % 2 == 0 ? kNan : kInf;
         for (size_t n = 7 * 24; n < 8 * 24; ++n) key[n] = value[n] = kNan;
-        mha_forward_args dirty = args;
-        dirty.key.data = key.data(), dirty.value.data = value.data();
+        LayerCall dirty = args;
+        dirty.key = view(key.data()), dirty.value = view(value.data());
         const LayerResult got = run_layer(context, layer.get(), dirty, p.count());
         check_same_bits("output", got.output, clean.output);
         check_same_bits("weights", got.weights, clean.weights);
@@ -158,11 +158,11 @@ TEST_CASE("added keys: masks are read no further than the keys given", "[added]"
     const GuardedFloats add(zeros, Guard::kAfter);
     const GuardedBuffer open(static_cast<size_t>(Tq * Tk), Guard::kAfter);
     std::memset(open.data(), 1, open.bytes());
-    mha_forward_args args = p.args(MHA_WEIGHTS_AVERAGED);
+    LayerCall args = p.args(MHA_WEIGHTS_AVERAGED);
     for_each_target([&](const std::string&, const mha_context* context) {
       const LayerPtr layer = p.layer.make_from(context, p.weights());
       const LayerResult want = run_layer(context, layer.get(), args, p.count());
-      mha_forward_args masked = args;
+      LayerCall masked = args;
       masked.masks.add_mask = {add.floats(), 0, 0, Tk};
       masked.masks.bool_mask = {static_cast<const uint8_t*>(open.data()), 0, 0, Tk};
       const LayerResult got = run_layer(context, layer.get(), masked, p.count());
@@ -176,8 +176,8 @@ TEST_CASE("added keys: with rope and norm; explain says so", "[added][prepare]")
   const AddedKeys p(true, true, 2, 6, 9, MaskKind::kCausal, 1200);
   mha_rope rope = {};
   rope.base = 100;
-  const mha_qk_norm norm = {1e-6f, nullptr, nullptr};
-  mha_forward_args args = p.args(MHA_WEIGHTS_PER_HEAD);
+  const mha_norm norm = {1e-6f, nullptr, nullptr};
+  LayerCall args = p.args(MHA_WEIGHTS_PER_HEAD);
   args.rope = &rope;
   args.norm = &norm;
   const LayerReference want = reference_layer(p.config, p.weights(), args);
@@ -188,7 +188,7 @@ TEST_CASE("added keys: with rope and norm; explain says so", "[added][prepare]")
     check_close("added rope weights " + target, got.weights, want.weights, {2e-7, 6e-8});
     std::vector<char> text(8192);
     mha_error error = {};
-    require_ok(mha_layer_forward_explain(context, layer.get(), &args, text.data(), text.size(), nullptr, &error),
+    require_ok(layer_explain(context, layer.get(), args, text.data(), text.size(), nullptr, &error),
                error);
     CHECK(std::string(text.data()).find("keys added by the layer: 2") != std::string::npos);
   });
@@ -202,13 +202,13 @@ TEST_CASE("added keys: a mapped layer has them too", "[added][blob]") {
       mha_layer_config config = {};
       mha_layer_get_config(layer.get(), &config);
       CHECK(config.add_zero_attn == (zeros ? 1 : 0));
-      std::vector<float> blob(mha_layer_blob_bytes(layer.get()) / sizeof(float));
+      std::vector<float> blob(mha_layer_save_bytes(layer.get()) / sizeof(float));
       mha_error error = {};
       require_ok(mha_layer_save(layer.get(), blob.data(), blob.size() * sizeof(float), &error), error);
       mha_layer* mapped = nullptr;
       require_ok(mha_layer_map(context, blob.data(), blob.size() * sizeof(float), &mapped, &error), error);
       const LayerPtr owner(mapped);
-      const mha_forward_args args = p.args(MHA_WEIGHTS_PER_HEAD);
+      const LayerCall args = p.args(MHA_WEIGHTS_PER_HEAD);
       const LayerResult want = run_layer(context, layer.get(), args, p.count());
       const LayerResult got = run_layer(context, mapped, args, p.count());
       check_same_bits("output", got.output, want.output);
@@ -236,20 +236,20 @@ TEST_CASE("added keys: refusals", "[added]") {
     const int64_t offsets[] = {0, 3};
     const auto refused = [&](auto change, const std::string& text) {
       std::vector<float> output = poisoned(3 * 24);
-      mha_forward_args args = p.args(MHA_WEIGHTS_NONE);
-      args.output.data = output.data();
+      LayerCall args = p.args(MHA_WEIGHTS_NONE);
+      args.output = mut_view(output.data());
       change(args);
-      CHECK(mha_layer_forward(context, layer.get(), &args, &error) == MHA_ERR_UNSUPPORTED);
+      CHECK(layer_forward(context, layer.get(), args, &error) == MHA_ERR_UNSUPPORTED);
       CHECK(mentions(error, text));
       CHECK(std::all_of(output.begin(), output.end(), is_poison));
     };
-    refused([&](mha_forward_args& a) { a.key_offsets = offsets; }, "keys of unequal length");
-    refused([&](mha_forward_args& a) { a.mods.softcap = 5; }, "mods.softcap");
-    refused([&](mha_forward_args& a) { a.mods.alibi_slopes = ones.data(); }, "mods.alibi_slopes");
+    refused([&](LayerCall& a) { a.items.key_offsets = offsets; }, "keys of unequal length");
+    refused([&](LayerCall& a) { a.score_mods.softcap = 5; }, "mods.softcap");
+    refused([&](LayerCall& a) { a.score_mods.alibi_slopes = ones.data(); }, "mods.alibi_slopes");
     refused(
-        [&](mha_forward_args& a) {
-          a.mods.relative_bias = ones.data();
-          a.mods.relative_left = a.mods.relative_right = 1;
+        [&](LayerCall& a) {
+          a.score_mods.relative_bias = ones.data();
+          a.score_mods.relative_left = a.score_mods.relative_right = 1;
         },
         "mods.relative_bias");
   });

@@ -108,10 +108,10 @@ TEST_CASE("attention values: masks broadcast over batch, heads and queries", "[a
 TEST_CASE("attention values: a batch, head or time stride of 0 broadcasts an input", "[attention][strides]") {
   const AttentionShape shape = {3, 4, 4, 5, 37, 18, 18};
   AttentionProblem problem(shape, MaskKind::kNone, 9500);
-  mha_attention_args args = problem.args();
-  args.query = {problem.query.data(), 0, 18, 0, 1};
-  args.key = {problem.key.data(), 37 * 18, 18, 0, 1};
-  args.value = {problem.value.data(), 0, 0, 18, 1};
+  AttentionCall args = problem.args();
+  args.query = view(problem.query.data(), {0, 18, 0});
+  args.key = view(problem.key.data(), {37 * 18, 18, 0});
+  args.value = view(problem.value.data(), {0, 0, 18});
   const AttentionReference want = reference_attention(args);
   for_each_target([&](const std::string& target, const mha_context* context) {
     const AttentionResult got = run_attention(context, args);
@@ -122,7 +122,7 @@ TEST_CASE("attention values: a batch, head or time stride of 0 broadcasts an inp
 TEST_CASE("attention values: zero means the default of num_kv_heads, value_head_dim and scale", "[attention]") {
   AttentionProblem problem({2, 3, 3, 5, 40, 16, 16}, MaskKind::kNone, 9600);
   for_each_target([&](const std::string&, const mha_context* context) {
-    mha_attention_args args = problem.args();
+    AttentionCall args = problem.args();
     args.scale = 0.25f;
     const AttentionResult explicit_values = run_attention(context, args);
     args.num_kv_heads = 0;

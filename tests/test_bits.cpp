@@ -26,13 +26,13 @@ const Case kCases[] = {
 };
 
 /// body(problem, args that ask for weights per head, what it is).
-void for_each_case(const std::function<void(const AttentionProblem&, const mha_attention_args&)>& body) {
+void for_each_case(const std::function<void(const AttentionProblem&, const AttentionCall&)>& body) {
   uint64_t seed = 60000;
   for (const Case& c : kCases) {
     AttentionProblem problem(c.shape, c.kind, ++seed);
     for (float& value : problem.query) value *= 4;  // chunk maxima that differ
-    mha_attention_args args = problem.args();
-    args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+    AttentionCall args = problem.args();
+    args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
     INFO(describe(c.shape, c.kind));
     body(problem, args);
   }
@@ -43,8 +43,8 @@ std::vector<float> slice(const std::vector<float>& values, int64_t first, int64_
 }
 
 /// The arguments for queries [first, first + count) only: masks move along.
-mha_attention_args query_piece(mha_attention_args args, const AttentionShape& s, int64_t first, int64_t count) {
-  args.query = {args.query.data + first * s.H * s.D, s.Tq * s.H * s.D, s.H * s.D, s.D, 1};
+AttentionCall query_piece(AttentionCall args, const AttentionShape& s, int64_t first, int64_t count) {
+  args.query = view(args.query.data + first * s.H * s.D, {s.Tq * s.H * s.D, s.H * s.D, s.D});
   args.query_len = count;
   mha_masks& masks = args.masks;
   if (masks.causal == MHA_CAUSAL_BOTTOM_RIGHT) masks.causal_offset = s.Tk - s.Tq;
@@ -66,7 +66,7 @@ void check_piece(const AttentionShape& s, int64_t first, int64_t count, const At
     for (int64_t h = 0; h < s.H; ++h) {
       const int64_t n = b * s.H + h;
       check_same_bits("log-sum-exp of a piece", slice(piece.log_sum_exp, n * count, count),
-                      slice(whole.log_sum_exp, n * s.Tq + first, count));
+                      slice(whole.results.log_sum_exp, n * s.Tq + first, count));
       check_same_bits("weights of a piece", slice(piece.weights, n * count * s.Tk, count * s.Tk),
                       slice(whole.weights, (n * s.Tq + first) * s.Tk, count * s.Tk));
     }
@@ -103,14 +103,14 @@ ContextPtr make_host_context(const std::string& target, int64_t num_threads, con
 }  // namespace
 
 TEST_CASE("bits: attention, any number of threads", "[bits][threads]") {
-  for_each_case([](const AttentionProblem&, const mha_attention_args& args) {
+  for_each_case([](const AttentionProblem&, const AttentionCall& args) {
     for (const std::string& target : supported_targets()) {
       INFO("target " << target);
       const AttentionResult want = run_attention(shared_context(target, 1), args);
       for (int64_t threads : {1, 2, 3, 5, 16})
         check_same_results(std::to_string(threads) + " threads", run_attention(shared_context(target, threads), args),
                            want);
-      mha_attention_args averaged = args;
+      AttentionCall averaged = args;
       averaged.weights_mode = MHA_WEIGHTS_AVERAGED;
       const AttentionResult mean = run_attention(shared_context(target, 1), averaged);
       for (int64_t threads : {2, 5})
@@ -121,7 +121,7 @@ TEST_CASE("bits: attention, any number of threads", "[bits][threads]") {
 }
 
 TEST_CASE("bits: attention, a host's parallel-for in any order", "[bits][threads]") {
-  for_each_case([](const AttentionProblem&, const mha_attention_args& args) {
+  for_each_case([](const AttentionProblem&, const AttentionCall& args) {
     for (const std::string& target : supported_targets()) {
       INFO("target " << target);
       const AttentionResult want = run_attention(shared_context(target, 1), args);
@@ -133,7 +133,7 @@ TEST_CASE("bits: attention, a host's parallel-for in any order", "[bits][threads
 }
 
 TEST_CASE("bits: attention, every FMA target", "[bits][targets]") {
-  for_each_case([](const AttentionProblem&, const mha_attention_args& args) {
+  for_each_case([](const AttentionProblem&, const AttentionCall& args) {
     const std::vector<std::string> targets = fma_targets();
     for (size_t n = 1; n < targets.size(); ++n)
       check_same_results(targets[0] + " and " + targets[n], run_attention(shared_context(targets[n], 1), args),
@@ -142,23 +142,23 @@ TEST_CASE("bits: attention, every FMA target", "[bits][targets]") {
 }
 
 TEST_CASE("bits: attention, a batch item alone", "[bits]") {
-  for_each_case([](const AttentionProblem& problem, const mha_attention_args& args) {
+  for_each_case([](const AttentionProblem& problem, const AttentionCall& args) {
     const AttentionShape& s = problem.shape;
     for_each_target([&](const std::string&, const mha_context* context) {
       const AttentionResult whole = run_attention(context, args);
       for (int64_t b = 0; b < s.B; ++b) {
-        mha_attention_args one = args;
+        AttentionCall one = args;
         one.batch = 1;
         one.query.data += b * s.Tq * s.H * s.D;
         one.key.data += b * s.Tk * s.Hkv * s.D;
         one.value.data += b * s.Tk * s.Hkv * s.Dv;
-        if (one.masks.key_lengths) one.masks.key_lengths += b;
+        if (one.items.key_lengths) one.items.key_lengths += b;
         if (one.masks.bool_mask.data) one.masks.bool_mask.data += b * one.masks.bool_mask.stride_b;
         if (one.masks.add_mask.data) one.masks.add_mask.data += b * one.masks.add_mask.stride_b;
         const AttentionResult alone = run_attention(context, one);
         const int64_t out = s.Tq * s.H * s.Dv, rows = s.H * s.Tq;
         check_same_bits("output", alone.output, slice(whole.output, b * out, out));
-        check_same_bits("log-sum-exp", alone.log_sum_exp, slice(whole.log_sum_exp, b * rows, rows));
+        check_same_bits("log-sum-exp", alone.results.log_sum_exp, slice(whole.results.log_sum_exp, b * rows, rows));
         check_same_bits("weights", alone.weights, slice(whole.weights, b * rows * s.Tk, rows * s.Tk));
       }
     });
@@ -166,7 +166,7 @@ TEST_CASE("bits: attention, a batch item alone", "[bits]") {
 }
 
 TEST_CASE("bits: attention, queries one by one and in pieces", "[bits]") {
-  for_each_case([](const AttentionProblem& problem, const mha_attention_args& args) {
+  for_each_case([](const AttentionProblem& problem, const AttentionCall& args) {
     const AttentionShape& s = problem.shape;
     for_each_target([&](const std::string&, const mha_context* context) {
       const AttentionResult whole = run_attention(context, args);
@@ -187,7 +187,7 @@ TEST_CASE("bits: attention, token by token over a growing key length", "[bits]")
   for_each_target([&](const std::string&, const mha_context* context) {
     const AttentionResult prefill = run_attention(context, problem.args());
     for (int64_t t = 0; t < s.Tq; ++t) {
-      mha_attention_args args = problem.args();
+      AttentionCall args = problem.args();
       args.query.data += t * s.H * s.D;
       args.query_len = 1;
       args.key_len = t + 1;
@@ -203,13 +203,13 @@ TEST_CASE("bits: attention, masked keys at the end are as no keys", "[bits][mask
   for_each_target([&](const std::string&, const mha_context* context) {
     for (int64_t length : {1, 15, 16, 17, 255, 256, 257, 512, 599}) {
       AttentionProblem problem(s, MaskKind::kNone, 62000);
-      mha_attention_args args = problem.args();
+      AttentionCall args = problem.args();
       args.key_len = length;
       const AttentionResult want = run_attention(context, args);
       args.key_len = s.Tk;
-      args.masks.key_lengths = &length;
+      args.items.key_lengths = &length;
       check_same_results("key_lengths", run_attention(context, args), want);
-      args.masks.key_lengths = nullptr;
+      args.items.key_lengths = nullptr;
       std::vector<uint8_t> open(static_cast<size_t>(s.Tk), 0);
       std::fill(open.begin(), open.begin() + length, uint8_t{255});
       args.masks.bool_mask = {open.data(), 0, 0, 0};
@@ -229,12 +229,12 @@ TEST_CASE("bits: attention, a head alone, and grouped heads as if each had its o
   for_each_target([&](const std::string&, const mha_context* context) {
     const AttentionResult whole = run_attention(context, problem.args());
     for (int64_t h = 0; h < s.H; ++h) {
-      mha_attention_args one = problem.args();
+      AttentionCall one = problem.args();
       const int64_t g = h / (s.H / s.Hkv);
       one.num_heads = one.num_kv_heads = 1;
-      one.query = {problem.query.data() + h * s.D, 0, s.H * s.D, 0, 1};
-      one.key = {problem.key.data() + g * s.D, 0, s.Hkv * s.D, 0, 1};
-      one.value = {problem.value.data() + g * s.Dv, 0, s.Hkv * s.Dv, 0, 1};
+      one.query = view(problem.query.data() + h * s.D, {0, s.H * s.D, 0});
+      one.key = view(problem.key.data() + g * s.D, {0, s.Hkv * s.D, 0});
+      one.value = view(problem.value.data() + g * s.Dv, {0, s.Hkv * s.Dv, 0});
       const AttentionResult alone = run_attention(context, one);
       std::vector<float> want;
       for (int64_t i = 0; i < s.Tq; ++i) {
@@ -247,21 +247,21 @@ TEST_CASE("bits: attention, a head alone, and grouped heads as if each had its o
 }
 
 TEST_CASE("bits: attention, layouts", "[bits][strides]") {
-  for_each_case([](const AttentionProblem& problem, const mha_attention_args& args) {
+  for_each_case([](const AttentionProblem& problem, const AttentionCall& args) {
     const AttentionShape& s = problem.shape;
     for_each_target([&](const std::string&, const mha_context* context) {
       const AttentionResult want = run_attention(context, args);
       const auto check_layout = [&](const std::string& name, Strides (*layout)(const Extent&), int64_t offset) {
         Placed query(s.query(), layout(s.query()), offset), key(s.key(), layout(s.key()), offset);
         Placed value(s.value(), layout(s.value()), offset), output(s.output(), layout(s.output()), offset);
-        mha_attention_args placed = args;
+        AttentionCall placed = args;
         placed.query = query.fill(problem.query).view();
         placed.key = key.fill(problem.key).view();
         placed.value = value.fill(problem.value).view();
         placed.output = output.mut_view();
         placed.weights_mode = MHA_WEIGHTS_NONE;
         mha_error error = {};
-        require_ok(mha_attention(context, &placed, &error), error);
+        require_ok(attention(context, placed, &error), error);
         check_same_bits(name, output.dense(), want.output);
         CHECK(output.gaps_intact());
       };
@@ -289,16 +289,16 @@ TEST_CASE("bits: attention, packed QKV", "[bits][strides]") {
   }
   for_each_target([&](const std::string&, const mha_context* context) {
     const AttentionResult want = run_attention(context, problem.args());
-    mha_attention_args args = problem.args();
-    args.query = {packed.data(), s.Tq * row, row, s.D, 1};
-    args.key = {packed.data() + width, s.Tq * row, row, s.D, 1};
-    args.value = {packed.data() + 2 * width, s.Tq * row, row, s.D, 1};
+    AttentionCall args = problem.args();
+    args.query = view(packed.data(), {s.Tq * row, row, s.D});
+    args.key = view(packed.data() + width, {s.Tq * row, row, s.D});
+    args.value = view(packed.data() + 2 * width, {s.Tq * row, row, s.D});
     check_same_bits("packed QKV", run_attention(context, args).output, want.output);
   });
 }
 
 TEST_CASE("bits: attention, run again and again", "[bits]") {
-  for_each_case([](const AttentionProblem&, const mha_attention_args& args) {
+  for_each_case([](const AttentionProblem&, const AttentionCall& args) {
     for_each_target(
         [&](const std::string&, const mha_context* context) {
           const AttentionResult want = run_attention(context, args);
@@ -363,13 +363,13 @@ TEST_CASE("bits: linear, threads, hosts, targets and rows alone", "[bits][linear
 TEST_CASE("bits: layer, threads, hosts, targets, batch items and rows alone", "[bits][layer]") {
   const mha_layer_config config = {40, 4, 2, 12, 20, 0, 0, 50, 0};
   const LayerProblem problem(config, 3, 41, 600, Biases::kAll, 67000);
-  mha_forward_args args = problem.args();
-  args.weights_mode = MHA_WEIGHTS_AVERAGED;
+  LayerCall args = problem.args();
+  args.results.weights_mode = MHA_WEIGHTS_AVERAGED;
   std::vector<float> of_fma_target;
   for (const std::string& target : supported_targets()) {
     INFO("target " << target);
     const LayerPtr layer = problem.make(shared_context(target, 1));
-    const auto run = [&](const mha_context* context, const mha_forward_args& with) {
+    const auto run = [&](const mha_context* context, const LayerCall& with) {
       return run_layer(context, layer.get(), with);
     };
     const LayerResult want = run(shared_context(target, 1), args);
@@ -389,7 +389,7 @@ TEST_CASE("bits: layer, threads, hosts, targets, batch items and rows alone", "[
     }
     for (int64_t b = 0; b < 3; ++b) {
       for (int64_t i = 0; i < 41; ++i) {
-        mha_forward_args one = args;
+        LayerCall one = args;
         one.batch = one.query_len = 1;
         one.query.data += (b * 41 + i) * 40;
         one.key.data += b * 600 * 40;

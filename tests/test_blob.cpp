@@ -30,7 +30,7 @@ class Blob {
 };
 
 std::unique_ptr<Blob> save(const mha_layer* layer, size_t shift = 0) {
-  auto blob = std::make_unique<Blob>(mha_layer_blob_bytes(layer), shift);
+  auto blob = std::make_unique<Blob>(mha_layer_save_bytes(layer), shift);
   mha_error error = {};
   require_ok(mha_layer_save(layer, blob->data(), blob->bytes(), &error), error);
   return blob;
@@ -55,8 +55,8 @@ TEST_CASE("blob: a mapped layer gives the bits of the one it was saved from, on 
   for (const mha_layer_config& config : kConfigs) {
     for (Biases biases : {Biases::kNone, Biases::kAll, Biases::kOutputOnly, Biases::kInOnly}) {
       const LayerProblem problem(config, 2, 5, 9, biases, 120000);
-      mha_forward_args args = problem.args();
-      args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+      LayerCall args = problem.args();
+      args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
       std::unique_ptr<Blob> first;
       for_each_target([&](const std::string&, const mha_context* context) {
         const LayerPtr layer = problem.make(context);
@@ -188,7 +188,7 @@ TEST_CASE("blob: a hostile header with a right checksum is refused", "[blob]") {
       const mha_status status = mha_layer_map(context, blob.data(), blob.bytes(), &layer, &error);
       const LayerPtr owner(layer);
       INFO("field at " << field << " value " << value << ": " << error.message);
-      CHECK((status == MHA_ERR_BLOB || (status == MHA_OK && mha_layer_blob_bytes(layer) <= blob.bytes())));
+      CHECK((status == MHA_ERR_BLOB || (status == MHA_OK && mha_layer_save_bytes(layer) <= blob.bytes())));
       if (status == MHA_ERR_BLOB) CHECK(layer == nullptr);
     }
   }
@@ -210,14 +210,14 @@ TEST_CASE("blob: NULL arguments and a buffer that is too small", "[blob][status]
   const LayerProblem problem(kConfigs[0], 1, 2, 3, Biases::kAll, 125000);
   const mha_context* context = shared_context(supported_targets()[0], 1);
   const LayerPtr layer = problem.make(context);
-  const size_t bytes = mha_layer_blob_bytes(layer.get());
+  const size_t bytes = mha_layer_save_bytes(layer.get());
   Blob blob(bytes);
   std::fill_n(blob.data(), bytes, static_cast<unsigned char>(0x5a));
   CHECK(mha_layer_save(nullptr, blob.data(), bytes, nullptr) == MHA_ERR_NULL);
   CHECK(mha_layer_save(layer.get(), nullptr, bytes, nullptr) == MHA_ERR_NULL);
   for (size_t small : {size_t{0}, size_t{1}, bytes - 1}) {
     mha_error error = {};
-    CHECK(mha_layer_save(layer.get(), blob.data(), small, &error) == MHA_ERR_WORKSPACE);
+    CHECK(mha_layer_save(layer.get(), blob.data(), small, &error) == MHA_ERR_BUFFER);
     CHECK(mentions(error, std::to_string(small)));
     CHECK(mentions(error, std::to_string(bytes)));
   }
@@ -227,5 +227,5 @@ TEST_CASE("blob: NULL arguments and a buffer that is too small", "[blob][status]
   CHECK(mha_layer_map(nullptr, blob.data(), bytes, &mapped, nullptr) == MHA_ERR_NULL);
   CHECK(mha_layer_map(context, nullptr, bytes, &mapped, nullptr) == MHA_ERR_NULL);
   CHECK(mha_layer_map(context, blob.data(), bytes, nullptr, nullptr) == MHA_ERR_NULL);
-  CHECK(mha_layer_blob_bytes(nullptr) == 0);
+  CHECK(mha_layer_save_bytes(nullptr) == 0);
 }

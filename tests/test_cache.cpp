@@ -150,16 +150,16 @@ TEST_CASE("cache: ragged and even batches append each sequence its own tokens", 
       const Tokens ragged = random_tokens(c, 1201, 214000), even = random_tokens(c, 4 * 200, 214001);
       mha_append_args args = {};
       args.batch = 4;
-      args.sequences = sequences;
+      args.items.sequences = sequences;
       args.length = 1201;
       args.offsets = offsets;
-      args.key.data = ragged.key.data();
-      args.value.data = ragged.value.data();
+      args.key = view(ragged.key.data());
+      args.value = view(ragged.value.data());
       REQUIRE(mha_cache_append(context, cache.get(), &args, nullptr) == MHA_OK);
       args.offsets = nullptr;
       args.length = 200;
-      args.key.data = even.key.data();
-      args.value.data = even.value.data();
+      args.key = view(even.key.data());
+      args.value = view(even.value.data());
       REQUIRE(mha_cache_append(context, cache.get(), &args, nullptr) == MHA_OK);
       for (int64_t b = 0; b < 4; ++b) {
         Tokens want = slice(c, ragged, offsets[b], offsets[b + 1] - offsets[b]);
@@ -224,8 +224,8 @@ TEST_CASE("cache: the last holder of a shared page writes in place, also within 
   mha_append_args args = {};
   args.batch = 3;
   args.length = 1;
-  args.key.data = more.key.data();
-  args.value.data = more.value.data();
+  args.key = view(more.key.data());
+  args.value = view(more.value.data());
   REQUIRE(mha_cache_append(cache_context(), cache.get(), &args, nullptr) == MHA_OK);  // two copies, one in place
   for (int64_t s = 0; s < 3; ++s) {
     Tokens want = slice(config, tokens, 0, s == 2 ? 4 : 10);
@@ -271,7 +271,7 @@ TEST_CASE("cache: sizes are known before, memory may be the caller's, of any ali
   for (mha_cache_kind kind : kCacheKinds) {
     mha_cache_config config = cache_config(kind, 100, 3, 7, 20);
     size_t bytes = 0;
-    REQUIRE(mha_cache_bytes(&config, &bytes, nullptr) == MHA_OK);
+    REQUIRE(mha_cache_memory_bytes(&config, &bytes, nullptr) == MHA_OK);
     // As many tokens as it may hold; not more than a page each beyond, pages being on lines of 64 bytes.
     const int64_t tokens = kind == MHA_CACHE_PAGED ? 105 : 300;
     CHECK(bytes >= static_cast<size_t>(tokens * 2 * 8 * 4));
@@ -300,7 +300,7 @@ TEST_CASE("cache: sizes are known before, memory may be the caller's, of any ali
         config.memory_bytes = bytes - 1;
         mha_cache* none = reinterpret_cast<mha_cache*>(&bytes);
         mha_error error = {};
-        check_error(mha_cache_create(context.get(), &config, &none, &error), MHA_ERR_WORKSPACE, error,
+        check_error(mha_cache_create(context.get(), &config, &none, &error), MHA_ERR_BUFFER, error,
                     {"memory_bytes", std::to_string(bytes - 1), std::to_string(bytes)});
         CHECK(none == nullptr);
       }

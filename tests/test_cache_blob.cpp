@@ -242,7 +242,7 @@ TEST_CASE("cache blob: NULL, alignment, a buffer that is too small", "[cache][bl
     CHECK(mentions(error, "aligned to 4"));
   }
   for (size_t small : {size_t{0}, size_t{1}, bytes - 1}) {
-    CHECK(mha_cache_save(cache.get(), 0, blob.data(), small, &error) == MHA_ERR_WORKSPACE);
+    CHECK(mha_cache_save(cache.get(), 0, blob.data(), small, &error) == MHA_ERR_BUFFER);
     CHECK(mentions(error, std::to_string(small)));
     CHECK(mentions(error, std::to_string(bytes)));
   }

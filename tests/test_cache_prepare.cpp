@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Keys normed and rotated on the way into a cache: the bits of mha_rope_apply and then a plain append, on every target,
+// Keys normed and rotated on the way into a cache: the bits of mha_rows_prepare and then a plain append, on every target,
 // for every kind, split and thread count; values are copied as they are.
 #include "support/caches.h"
 
@@ -36,33 +36,33 @@ mha_cache_config wide_config(mha_cache_kind kind, int64_t capacity) {
   return config;
 }
 
-/// Dense keys [count, Hkv, D] as mha_rope_apply makes them.
+/// Dense keys [count, Hkv, D] as mha_rows_prepare makes them.
 std::vector<float> applied(const mha_context* context, const mha_cache_config& c, const Preparation& p,
                            const std::vector<float>& weight, const std::vector<float>& key, int64_t first,
                            const int64_t* positions) {
   std::vector<float> out = poisoned(static_cast<int64_t>(key.size()));
-  mha_rope_args args = {};
+  mha_rows_args args = {};
   args.batch = 1;
   args.num_heads = c.num_kv_heads;
   args.head_dim = c.head_dim;
   args.length = static_cast<int64_t>(key.size()) / (c.num_kv_heads * c.head_dim);
-  args.input.data = key.data();
-  args.output.data = out.data();
+  args.input = view(key.data());
+  args.output = mut_view(out.data());
   args.first_position = first;
-  args.positions = positions;
+  args.positions.query = positions;
   args.rope = p.rotates ? &p.rope : nullptr;
   args.norm_epsilon = p.epsilon;
   args.norm_weight = p.weighted ? weight.data() : nullptr;
   mha_error error = {};
-  require_ok(mha_rope_apply(context, &args, &error), error);
+  require_ok(mha_rows_prepare(context, &args, &error), error);
   return out;
 }
 
 mha_append_args append_args(const Preparation& p, const std::vector<float>& weight, const Tokens& tokens) {
   mha_append_args args = {};
   args.batch = 1;
-  args.key.data = tokens.key.data();
-  args.value.data = tokens.value.data();
+  args.key = view(tokens.key.data());
+  args.value = view(tokens.value.data());
   args.rope = p.rotates ? &p.rope : nullptr;
   args.key_norm_epsilon = p.epsilon;
   args.key_norm_weight = p.weighted ? weight.data() : nullptr;
@@ -120,9 +120,9 @@ TEST_CASE("cache prepare: positions of the caller's, packed and dense, on any nu
       const Tokens want = {applied(context, c, p, weight, tokens.key, 0, positions.data()), tokens.value};
       const CachePtr cache = make_cache(context, c);
       mha_append_args args = append_args(p, weight, tokens);
-      args.positions = positions.data();
+      args.positions.query = positions.data();
       args.batch = 3;
-      args.sequences = sequences;
+      args.items.sequences = sequences;
       args.offsets = offsets;
       args.length = kCount;
       REQUIRE(mha_cache_append(context, cache.get(), &args, nullptr) == MHA_OK);
@@ -194,7 +194,7 @@ TEST_CASE("cache prepare: refusals change nothing", "[cache][prepare][status]") 
     mha_append_args args = append_args(preparations()[0], weight, tokens);
     args.length = 4;
     args.rope = mistake.rope;
-    args.positions = mistake.positions;
+    args.positions.query = mistake.positions;
     args.key_norm_epsilon = mistake.epsilon;
     args.key_norm_weight = mistake.norm_weight;
     mha_error error = {};

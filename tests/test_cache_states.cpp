@@ -88,7 +88,7 @@ class Model {
     const size_t token = static_cast<size_t>(config_.num_kv_heads * (config_.head_dim + config_.value_head_dim)) * 4;
     const size_t used = mha_cache_used_bytes(cache_);
     size_t capacity = 0;
-    REQUIRE(mha_cache_bytes(&config_, &capacity, nullptr) == MHA_OK);
+    REQUIRE(mha_cache_memory_bytes(&config_, &capacity, nullptr) == MHA_OK);
     CHECK(used <= capacity);
     int64_t kept = 0;
     for (int64_t s = 0; s < config_.max_sequences; ++s) {
@@ -209,7 +209,7 @@ class Machine {
     const int64_t rows = offsets.back();
     mha_append_args args = {};
     args.batch = batch;
-    args.sequences = all.data();
+    args.items.sequences = all.data();
     args.length = ragged ? rows : length;
     if (ragged) args.offsets = offsets.data();
     // Packed, or dense [B, T, ...], which is the same bytes; or with room between the rows.
@@ -218,8 +218,8 @@ class Machine {
     Placed key(key_extent, padded_bthd(key_extent, 3)), value(value_extent, dense_bhtd(value_extent), 1);
     args.key = key.fill(packed.key).view();
     args.value = value.fill(packed.value).view();
-    if (random_.below(2) != 0) args.key = {packed.key.data(), 0, 0, 0, 0};
-    if (random_.below(2) != 0) args.value = {packed.value.data(), 0, 0, 0, 0};
+    if (random_.below(2) != 0) args.key = view(packed.key.data());
+    if (random_.below(2) != 0) args.value = view(packed.value.data());
 
     std::vector<int64_t> first_kept;
     for (int64_t b = 0; b < batch; ++b) first_kept.push_back(model.at(all[static_cast<size_t>(b)]).first_kept);
@@ -237,12 +237,12 @@ class Machine {
     const int64_t wrong[] = {0, model.config().max_sequences - 1, random_.below(2) != 0 ? 0 : -1};
     mha_append_args args = {};
     args.batch = 3;
-    args.sequences = wrong;
+    args.items.sequences = wrong;
     args.length = 2;
     const int64_t offsets[] = {0, 1, 1, 2};
     args.offsets = offsets;
-    args.key.data = tokens.key.data();
-    args.value.data = tokens.value.data();
+    args.key = view(tokens.key.data());
+    args.value = view(tokens.value.data());
     CHECK(mha_cache_append(cache_context(), model.cache(), &args, nullptr) == MHA_ERR_ARGUMENT);
     return "append, refused";
   }

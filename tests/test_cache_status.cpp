@@ -57,11 +57,11 @@ struct Call {
   Call() {
     require_append(cache.get(), 0, before);
     args.batch = 3;
-    args.sequences = sequences.data();
+    args.items.sequences = sequences.data();
     args.length = 12;
     args.offsets = offsets.data();
-    args.key.data = tokens.key.data();
-    args.value.data = tokens.value.data();
+    args.key = view(tokens.key.data());
+    args.value = view(tokens.value.data());
   }
 };
 
@@ -82,26 +82,26 @@ const AppendMistake kAppendMistakes[] = {
     {MHA_ERR_ARGUMENT, {"offsets[0]", "1"}, MISTAKE(call.offsets[0] = 1)},
     {MHA_ERR_ARGUMENT, {"offsets[2]", "4", "offsets[1]", "5"}, MISTAKE(call.offsets[2] = 4)},
     {MHA_ERR_ARGUMENT, {"offsets[3]", "13"}, MISTAKE(call.offsets[3] = 13)},
-    {MHA_ERR_ARGUMENT, {"sequences[1]", "4"}, MISTAKE(call.sequences[1] = 4)},
-    {MHA_ERR_ARGUMENT, {"sequences[0]", "-1"}, MISTAKE(call.sequences[0] = -1)},
-    {MHA_ERR_ARGUMENT, {"sequences[2]", "2", "distinct"}, MISTAKE(call.sequences[2] = 2)},
+    {MHA_ERR_ARGUMENT, {"sequences[1]", "4"}, MISTAKE(call.items.sequences[1] = 4)},
+    {MHA_ERR_ARGUMENT, {"sequences[0]", "-1"}, MISTAKE(call.items.sequences[0] = -1)},
+    {MHA_ERR_ARGUMENT, {"sequences[2]", "2", "distinct"}, MISTAKE(call.items.sequences[2] = 2)},
     {MHA_ERR_ARGUMENT,
      {"batch", "5", "4 sequences"},
-     MISTAKE(call.args.batch = 5; call.args.sequences = nullptr; call.args.offsets = nullptr)},
+     MISTAKE(call.args.batch = 5; call.args.items.sequences = nullptr; call.args.offsets = nullptr)},
     {MHA_ERR_STRIDE, {"key.stride_t", "-1"}, MISTAKE(call.args.key.stride_d = 1; call.args.key.stride_t = -1)},
     {MHA_ERR_STRIDE, {"value.stride_d", "2"}, MISTAKE(call.args.value.stride_d = 2)},
     {MHA_ERR_OVERFLOW, {"value"}, MISTAKE(call.args.value.stride_d = 1; call.args.value.stride_t = int64_t{1} << 60)},
     {MHA_ERR_OVERFLOW,
      {"batch", "length"},
-     MISTAKE(call.args.offsets = nullptr; call.args.length = kHuge; call.args.batch = 4; call.sequences.push_back(3);
-             call.args.sequences = call.sequences.data(); call.args.key.stride_d = call.args.value.stride_d = 1)},
+     MISTAKE(call.args.offsets = nullptr; call.args.length = kHuge; call.args.batch = 4; call.items.sequences.push_back(3);
+             call.args.items.sequences = call.items.sequences.data(); call.args.key.stride_d = call.args.value.stride_d = 1)},
     {MHA_ERR_FULL,
      {"3 pages", "2 of 4 are free"},
      MISTAKE(call.args.offsets = nullptr; call.args.length = 16;
              call.args.key.stride_d = call.args.value.stride_d = 1)},
     {MHA_ERR_FULL,
      {"sequence 0", "20", "64", "45"},
-     MISTAKE(call.args.offsets = nullptr; call.args.length = 45; call.args.batch = 1; call.sequences[0] = 0;
+     MISTAKE(call.args.offsets = nullptr; call.args.length = 45; call.args.batch = 1; call.items.sequences[0] = 0;
              call.args.key.stride_d = call.args.value.stride_d = 1)},
 };
 
@@ -117,7 +117,7 @@ TEST_CASE("cache status: configurations", "[cache][status]") {
       size_t bytes = 77;
       mha_cache* cache = reinterpret_cast<mha_cache*>(&bytes);
       mha_error error = {};
-      check_error(mha_cache_bytes(&config, &bytes, &error), mistake.status, error, mistake.texts);
+      check_error(mha_cache_memory_bytes(&config, &bytes, &error), mistake.status, error, mistake.texts);
       error = {};
       check_error(mha_cache_create(cache_context(), &config, &cache, &error), mistake.status, error, mistake.texts);
       CHECK(bytes == 77);
@@ -127,8 +127,8 @@ TEST_CASE("cache status: configurations", "[cache][status]") {
   const mha_cache_config config = cache_config(MHA_CACHE_RING, 32);
   size_t bytes = 0;
   mha_cache* cache = nullptr;
-  CHECK(mha_cache_bytes(nullptr, &bytes, nullptr) == MHA_ERR_NULL);
-  CHECK(mha_cache_bytes(&config, nullptr, nullptr) == MHA_ERR_NULL);
+  CHECK(mha_cache_memory_bytes(nullptr, &bytes, nullptr) == MHA_ERR_NULL);
+  CHECK(mha_cache_memory_bytes(&config, nullptr, nullptr) == MHA_ERR_NULL);
   CHECK(mha_cache_create(nullptr, &config, &cache, nullptr) == MHA_ERR_NULL);
   CHECK(mha_cache_create(cache_context(), nullptr, &cache, nullptr) == MHA_ERR_NULL);
   CHECK(mha_cache_create(cache_context(), &config, nullptr, nullptr) == MHA_ERR_NULL);
@@ -147,7 +147,7 @@ TEST_CASE("cache status: append", "[cache][status]") {
     check_same_tokens("as it was", exported(call.cache.get(), 0, 0, 20), call.before);
     // Nothing of the failed call is left over: the right one works.
     Call right;
-    right.args.sequences = right.sequences.data();
+    right.args.items.sequences = right.sequences.data();
     CHECK(mha_cache_append(cache_context(), call.cache.get(), &right.args, nullptr) == MHA_OK);
   }
   Call call;
@@ -167,8 +167,8 @@ TEST_CASE("cache status: a contiguous sequence that is full, a ring's endless on
   mha_append_args args = {};
   args.batch = 1;
   args.length = 2 * kHuge;
-  args.key = {tokens.key.data(), 0, 0, 5, 1};
-  args.value = {tokens.value.data(), 0, 0, 3, 1};
+  args.key = view(tokens.key.data(), {0, 0, 5});
+  args.value = view(tokens.value.data(), {0, 0, 3});
   const CachePtr ring = make_cache(cache_context(), cache_config(MHA_CACHE_RING, 30));
   require_append(ring.get(), 0, tokens);
   check_error(mha_cache_append(cache_context(), ring.get(), &args, &error), MHA_ERR_OVERFLOW, error, {"length"});

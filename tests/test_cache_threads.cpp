@@ -118,13 +118,13 @@ std::vector<float> attend(const mha_context* context, const mha_cache* cache, co
   const int64_t B = static_cast<int64_t>(sequences.size());
   const std::vector<float> query(static_cast<size_t>(B * 2 * c.num_kv_heads * c.head_dim), 1.0f);
   std::vector<float> output = poisoned(B * 2 * c.num_kv_heads * c.value_head_dim);
-  mha_attention_args args = {};
+  AttentionCall args;
   args.batch = B, args.num_heads = 2 * c.num_kv_heads, args.num_kv_heads = c.num_kv_heads, args.query_len = 1;
   args.head_dim = c.head_dim, args.value_head_dim = c.value_head_dim;
-  args.query.data = query.data();
-  args.output = {output.data(), 0, 0, 0, 0};
-  args.cache = cache, args.sequences = sequences.data();
-  if (mha_attention(context, &args, nullptr) != MHA_OK) output.clear();
+  args.query = view(query.data());
+  args.output = mut_view(output.data());
+  args.cache = cache, args.items.sequences = sequences.data();
+  if (attention(context, args, nullptr) != MHA_OK) output.clear();
   return output;
 }
 

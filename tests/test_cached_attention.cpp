@@ -27,7 +27,7 @@ CachePtr filled(const RaggedProblem& p, const CacheLayout& layout) {
   CachePtr cache = make_cache(context, cache_config(layout, p.shape, p.shape.B, p.longest_key_len));
   mha_append_args args = {};
   args.batch = p.shape.B, args.length = p.shape.Tk, args.offsets = p.key_offsets.data();
-  args.key.data = p.key.data(), args.value.data = p.value.data();
+  args.key = view(p.key.data()), args.value = view(p.value.data());
   mha_error error = {};
   require_ok(mha_cache_append(context, cache.get(), &args, &error), error);
   return cache;
@@ -42,13 +42,13 @@ TEST_CASE("cached attention: every kind and page size gives the bits of plain te
       RaggedProblem p(batches()[n], 4, grouped ? 2 : 4, grouped ? 24 : 64, grouped ? 40 : 64, n + 1);
       if (n == 2) p.value[5] = kNan, p.value[77] = kInf;
       for (const mha_weights_mode mode : {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_KEY_SUMS}) {
-        mha_attention_args args = p.args();
-        args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
-        args.weights_mode = mode;
+        AttentionCall args = p.args();
+        args.causal = 1;
+        args.results.weights_mode = mode;
         const AttentionResult want = run_ragged(shared_context(target, 1), args, p.longest_key_len);
         for (const CacheLayout& layout : kCacheLayouts) {
           const CachePtr cache = filled(p, layout);
-          mha_attention_args cached = args;
+          AttentionCall cached = args;
           cached.cache = cache.get();
           cached.key = {}, cached.value = {}, cached.key_offsets = nullptr, cached.key_len = 0;
           for (const int64_t threads : {1, 3}) {
@@ -69,29 +69,29 @@ TEST_CASE("cached attention: masks and score modifications count within the sequ
   for (size_t j = 0; j < key_segments.size(); ++j) key_segments[j] = static_cast<int32_t>(j / 90 % 2);
   const std::vector<float> slopes = random_floats(4, 91), biases = random_floats(4 * 61, 92),
                            sinks = random_floats(4, 93);
-  const std::vector<std::function<void(mha_attention_args&)>> options = {
+  const std::vector<std::function<void(AttentionCall&)>> options = {
       [&](auto& a) { a.masks.window_left = 120, a.masks.sink_tokens = 5; },
-      [&](auto& a) { a.masks.key_lengths = key_lengths, a.masks.prefix_lengths = prefixes; },
+      [&](auto& a) { a.items.key_lengths = key_lengths, a.masks.prefix_lengths = prefixes; },
       [&](auto& a) { a.masks.query_segments = query_segments.data(), a.masks.key_segments = key_segments.data(); },
       [&](auto& a) {
         a.masks.block_mask = {8, 200, pairs, 4};
       },
-      [&](auto& a) { a.mods.softcap = 3, a.mods.alibi_slopes = slopes.data(); },
+      [&](auto& a) { a.score_mods.softcap = 3, a.score_mods.alibi_slopes = slopes.data(); },
       [&](auto& a) {
-        a.mods.relative_bias = biases.data(), a.mods.relative_left = 40, a.mods.relative_right = 20;
-        a.mods.sink_logits = sinks.data();
+        a.score_mods.relative_bias = biases.data(), a.score_mods.relative_left = 40, a.score_mods.relative_right = 20;
+        a.score_mods.sink_logits = sinks.data();
       },
   };
   for_each_target([&](const std::string& target, const mha_context*) {
     for (uint32_t set : {1u, 2u, 4u, 8u, 16u, 32u, 5u, 50u, 63u}) {
-      mha_attention_args args = p.args();
-      args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+      AttentionCall args = p.args();
+      args.causal = 1;
       for (size_t n = 0; n < options.size(); ++n)
         if (set >> n & 1) options[n](args);
       const AttentionResult want = run_ragged(shared_context(target, 1), args, p.longest_key_len);
       for (const CacheLayout& layout : {kCacheLayouts[0], kCacheLayouts[1], kCacheLayouts[4]}) {
         const CachePtr cache = filled(p, layout);
-        mha_attention_args cached = args;
+        AttentionCall cached = args;
         cached.cache = cache.get();
         cached.key = {}, cached.value = {}, cached.key_offsets = nullptr, cached.key_len = 0;
         for (const int64_t threads : {1, 3}) {
@@ -119,9 +119,9 @@ TEST_CASE("cached attention: a ring that has dropped tokens, under a window with
           append(context, cache, 0, count, p.key.data() + begin * 64, p.value.data() + begin * 64);
         }
         begin += count;
-        mha_attention_args args = p.args();
-        args.query_offsets = args.key_offsets = nullptr, args.query_len = count;
-        args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+        AttentionCall args = p.args();
+        args.items.query_offsets = args.items.key_offsets = nullptr, args.query_len = count;
+        args.causal = 1;
         args.masks.window_left = kWindow, args.masks.sink_tokens = first_tokens;
         args.cache = all.get();
         const AttentionResult want = run_ragged(context, args, kLength);
@@ -134,14 +134,14 @@ TEST_CASE("cached attention: a ring that has dropped tokens, under a window with
 
       // What the ring no longer has cannot be seen.
       std::vector<float> output = poisoned(4 * 32);
-      mha_attention_args args = p.args();
-      args.query_offsets = args.key_offsets = nullptr, args.query_len = 1;
+      AttentionCall args = p.args();
+      args.items.query_offsets = args.items.key_offsets = nullptr, args.query_len = 1;
       args.cache = ring.get();
-      args.output = {output.data(), 0, 0, 0, 0};
+      args.output = mut_view(output.data());
       mha_error error = {};
       const auto refused = [&](int64_t window, int64_t first, const std::string& text) {
         args.masks.window_left = window, args.masks.sink_tokens = first;
-        CHECK(mha_attention(context, &args, &error) == MHA_ERR_ARGUMENT);
+        CHECK(attention(context, args, &error) == MHA_ERR_ARGUMENT);
         INFO(error.message);
         CHECK(mentions(error, text));
         for (const float value : output) CHECK(is_poison(value));
@@ -151,7 +151,7 @@ TEST_CASE("cached attention: a ring that has dropped tokens, under a window with
       refused(10, first_tokens + 1,
               "masks.sink_tokens is " + std::to_string(first_tokens + 1) + ", but the ring keeps");
       args.masks.window_left = kLength - dropped, args.masks.sink_tokens = first_tokens;
-      require_ok(mha_attention(context, &args, &error), error);
+      require_ok(attention(context, args, &error), error);
     }
   });
 }
@@ -186,12 +186,12 @@ TEST_CASE("cached attention: sequences that share a prefix", "[cache]") {
         require_ok(mha_cache_fork(cache.get(), 3, 4, 260, &error), error);
         grow(1, prefix), grow(2, prefix), grow(4, 260);
 
-        mha_attention_args args = p.args();
-        args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+        AttentionCall args = p.args();
+        args.causal = 1;
         for (const mha_weights_mode mode : {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD}) {
-          args.weights_mode = mode;
+          args.results.weights_mode = mode;
           const AttentionResult want = run_ragged(context, args, p.longest_key_len);
-          mha_attention_args cached = args;
+          AttentionCall cached = args;
           cached.cache = cache.get();
           cached.key = {}, cached.value = {}, cached.key_offsets = nullptr, cached.key_len = 0;
           for (const int64_t threads : {1, 4}) {
@@ -209,22 +209,22 @@ TEST_CASE("cached attention: what does not fit the cache is refused", "[cache][s
   const CachePtr cache = filled(p, {MHA_CACHE_PAGED, 16});
   std::vector<float> output = poisoned(2 * 4 * 8);
   const auto refused = [&](mha_status status, const std::string& text, auto change) {
-    mha_attention_args args = p.args();
-    args.key_offsets = nullptr, args.query_offsets = nullptr, args.query_len = 1;
+    AttentionCall args = p.args();
+    args.items.key_offsets = nullptr, args.items.query_offsets = nullptr, args.query_len = 1;
     args.cache = cache.get();
-    args.output = {output.data(), 0, 0, 0, 0};
+    args.output = mut_view(output.data());
     change(args);
     mha_error error = {};
-    CHECK(mha_attention(shared_context(supported_targets()[0], 1), &args, &error) == status);
+    CHECK(attention(shared_context(supported_targets()[0], 1), &args, &error) == status);
     INFO(error.message);
     CHECK(mentions(error, text));
     for (const float value : output) CHECK(is_poison(value));
   };
-  refused(MHA_ERR_SHAPE, "num_kv_heads is 4, but the cache's is 2", [](mha_attention_args& a) { a.num_kv_heads = 4; });
-  refused(MHA_ERR_SHAPE, "head_dim is 9, but the cache's is 8", [](mha_attention_args& a) { a.head_dim = 9; });
-  refused(MHA_ERR_SHAPE, "value_head_dim is 7, but", [](mha_attention_args& a) { a.value_head_dim = 7; });
-  refused(MHA_ERR_ARGUMENT, "batch is 3, but the cache has 2", [](mha_attention_args& a) { a.batch = 3; });
+  refused(MHA_ERR_SHAPE, "num_kv_heads is 4, but the cache's is 2", [](AttentionCall& a) { a.num_kv_heads = 4; });
+  refused(MHA_ERR_SHAPE, "head_dim is 9, but the cache's is 8", [](AttentionCall& a) { a.head_dim = 9; });
+  refused(MHA_ERR_SHAPE, "value_head_dim is 7, but", [](AttentionCall& a) { a.value_head_dim = 7; });
+  refused(MHA_ERR_ARGUMENT, "batch is 3, but the cache has 2", [](AttentionCall& a) { a.batch = 3; });
   static const int64_t kBeyond[] = {0, 2}, kNegative[] = {-1, 0};
-  refused(MHA_ERR_ARGUMENT, "sequences[1] is 2: must be 0 to 1", [](mha_attention_args& a) { a.sequences = kBeyond; });
-  refused(MHA_ERR_ARGUMENT, "sequences[0] is -1", [](mha_attention_args& a) { a.sequences = kNegative; });
+  refused(MHA_ERR_ARGUMENT, "sequences[1] is 2: must be 0 to 1", [](AttentionCall& a) { a.items.sequences = kBeyond; });
+  refused(MHA_ERR_ARGUMENT, "sequences[0] is -1", [](AttentionCall& a) { a.items.sequences = kNegative; });
 }

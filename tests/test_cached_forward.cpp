@@ -22,7 +22,7 @@ struct Decoder {
   LayerProblem problem;
   LayerPtr layer;
   const mha_rope* rope = nullptr;
-  const mha_qk_norm* norm = nullptr;
+  const mha_norm* norm = nullptr;
 
   explicit Decoder(const std::vector<int64_t>& lengths)
       : problem(config(), 1, 1, 1, Biases::kAll, 11), layer(problem.make(any_context())) {
@@ -34,16 +34,16 @@ struct Decoder {
 
   /// Causal self-attention without a cache: what every other way must give.
   std::vector<float> plain(const mha_context* context, size_t b) const {
-    mha_forward_args args = {};
+    LayerCall args;
     args.batch = 1;
     args.query_len = args.key_len = static_cast<int64_t>(tokens[b].size()) / kWidth;
-    args.query.data = tokens[b].data();
-    args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+    args.query = view(tokens[b].data());
+    args.causal = 1;
     args.rope = rope, args.norm = norm;
     std::vector<float> output = poisoned(static_cast<int64_t>(tokens[b].size()));
-    args.output = {output.data(), 0, 0, 0, 0};
+    args.output = mut_view(output.data());
     mha_error error = {};
-    require_ok(mha_layer_forward(context, layer.get(), &args, &error), error);
+    require_ok(layer_forward(context, layer.get(), args, &error), error);
     return output;
   }
 
@@ -59,21 +59,21 @@ struct Decoder {
       offsets.push_back(offsets.back() + to[n] - from[n]);
     }
     std::vector<float> output = poisoned(static_cast<int64_t>(input.size()));
-    mha_forward_args args = {};
+    LayerCall args;
     args.batch = static_cast<int64_t>(sequences.size());
     args.query_len = offsets.back();
-    args.query_offsets = offsets.data();
-    args.query.data = input.data();
-    args.output = {output.data(), 0, 0, 0, 0};
-    args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+    args.items.query_offsets = offsets.data();
+    args.query = view(input.data());
+    args.output = mut_view(output.data());
+    args.causal = 1;
     args.rope = rope, args.norm = norm;
     args.cache = cache;
-    args.sequences = sequences.data();
+    args.items.sequences = sequences.data();
     size_t bytes = 0;
-    require_ok(mha_layer_forward_workspace(context, layer.get(), &args, &bytes, error), *error);
+    require_ok(layer_workspace_bytes(context, layer.get(), args, &bytes, error), *error);
     std::vector<float> workspace = poisoned(static_cast<int64_t>(bytes / sizeof(float) + 1));
-    args.workspace = workspace.data(), args.workspace_bytes = bytes;
-    const mha_status status = mha_layer_forward(context, layer.get(), &args, error);
+    args.resources.workspace = workspace.data(), args.resources.workspace_bytes = bytes;
+    const mha_status status = layer_forward(context, layer.get(), args, error);
     if (status != MHA_OK) {
       for (const float value : output) CHECK(is_poison(value));
       return status;
@@ -132,12 +132,12 @@ TEST_CASE("cached forward: rope and norm, each token at its number in its sequen
   const std::vector<float> weights = random_floats(32, 720);
   mha_rope rope = {};
   rope.style = MHA_ROPE_INTERLEAVED, rope.dims = 12, rope.base = 500000;
-  const mha_qk_norm norm = {1e-5f, weights.data(), weights.data() + 16};
+  const mha_norm norm = {1e-5f, weights.data(), weights.data() + 16};
   const std::vector<float> without = d.plain(Decoder::any_context(), 0);
   d.rope = &rope;
   CHECK(d.plain(Decoder::any_context(), 0) != without);
   for_each_target([&](const std::string& target, const mha_context* one) {
-    for (const mha_qk_norm* given : {static_cast<const mha_qk_norm*>(nullptr), &norm}) {
+    for (const mha_norm* given : {static_cast<const mha_norm*>(nullptr), &norm}) {
       d.norm = given;
       const std::vector<std::vector<float>> want = {d.plain(one, 0), d.plain(one, 1)};
       for (const CacheLayout& layout : {kCacheLayouts[0], kCacheLayouts[1], kCacheLayouts[4]}) {
@@ -207,13 +207,13 @@ TEST_CASE("cached forward: a sequence given twice is refused", "[cache][status]"
   const CachePtr cache = make_cache(Decoder::any_context(), cache_config(kCacheLayouts[0], d.heads(), 1, 8));
   const int64_t twice[] = {0, 0};
   std::vector<float> output = poisoned(2 * kWidth);
-  mha_forward_args args = {};
+  LayerCall args;
   args.batch = 2, args.query_len = 1;
-  args.query.data = d.tokens[0].data();
-  args.output = {output.data(), 0, 0, 0, 0};
-  args.cache = cache.get(), args.sequences = twice;
+  args.query = view(d.tokens[0].data());
+  args.output = mut_view(output.data());
+  args.cache = cache.get(), args.items.sequences = twice;
   mha_error error = {};
-  CHECK(mha_layer_forward(Decoder::any_context(), d.layer.get(), &args, &error) == MHA_ERR_ARGUMENT);
+  CHECK(layer_forward(Decoder::any_context(), d.layer.get(), args, &error) == MHA_ERR_ARGUMENT);
   CHECK(mentions(error, "sequences[1] is 0"));
   CHECK(mha_cache_length(cache.get(), 0) == 0);
 }
@@ -232,17 +232,17 @@ TEST_CASE("forward: packed sequences without a cache", "[ragged][bits]") {
     }
     for (const int64_t threads : {1, 2}) {
       for (const bool keys_given : {false, true}) {
-        mha_forward_args args = {};
+        LayerCall args;
         args.batch = 3;
         args.query_len = args.key_len = offsets.back();
-        args.query.data = input.data();
-        args.query_offsets = offsets.data();
-        if (keys_given) args.key.data = input.data(), args.key_offsets = offsets.data();
-        args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+        args.query = view(input.data());
+        args.items.query_offsets = offsets.data();
+        if (keys_given) args.key = view(input.data()), args.items.key_offsets = offsets.data();
+        args.causal = 1;
         std::vector<float> output = poisoned(static_cast<int64_t>(input.size()));
-        args.output = {output.data(), 0, 0, 0, 0};
+        args.output = mut_view(output.data());
         mha_error error = {};
-        require_ok(mha_layer_forward(shared_context(target, threads), d.layer.get(), &args, &error), error);
+        require_ok(layer_forward(shared_context(target, threads), d.layer.get(), args, &error), error);
         check_same_bits("packed", output, want);
       }
     }

@@ -56,12 +56,12 @@ struct Layer {
     const auto data = [&](const char* name) {
       return tensors.count(name) != 0 ? tensors.at(name).values.data() : nullptr;
     };
-    w.in_proj_weight = data("in_proj_weight");
-    w.query_weight = data("q_proj_weight");
-    w.key_weight = data("k_proj_weight");
-    w.value_weight = data("v_proj_weight");
+    w.in_proj_weight = view(data("in_proj_weight"));
+    w.query_weight = view(data("q_proj_weight"));
+    w.key_weight = view(data("k_proj_weight"));
+    w.value_weight = view(data("v_proj_weight"));
     w.in_proj_bias = data("in_proj_bias");
-    w.output_weight = data("out_proj.weight");
+    w.output_weight = view(data("out_proj.weight"));
     w.output_bias = data("out_proj.bias");
     return w;
   }
@@ -81,7 +81,7 @@ Layer write_small_layer(const Folder& folder) {
 }
 
 // Reads back both results and compares them with the reference on the same arguments.
-void check_results(const Folder& folder, const Layer& layer, mha_forward_args args, const Shape& output_shape,
+void check_results(const Folder& folder, const Layer& layer, LayerCall args, const Shape& output_shape,
                    const Shape& weights_shape) {
   const auto output = mha::io::read_npy<float>(folder.file("out.npy"));
   REQUIRE(output);
@@ -113,12 +113,12 @@ TEST_CASE("cli: run, self-attention with fused weights, causal") {
   CHECK(report["output"] == Json({2, 5, 12}));
   CHECK(report["head_dim"] == 4);
   CHECK(report["seconds"].get<double>() > 0);
-  mha_forward_args args = {};
+  LayerCall args;
   args.batch = 2;
   args.query_len = args.key_len = 5;
-  args.query.data = query.data();
-  args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
-  args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+  args.query = view(query.data());
+  args.causal = 1;
+  args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
   check_results(folder, layer, args, {2, 5, 12}, {2, 3, 5, 5});
 }
 
@@ -142,16 +142,16 @@ TEST_CASE("cli: run, cross-attention with separate weights, kdim, vdim, no batch
   CHECK(text.find("B 1, Tq 3, Tk 6, E 10 (kdim 7, vdim 9, out 10), H 2 (Hkv 2), D 5 (Dv 5)") != std::string::npos);
   CHECK(text.find("out.npy [3, 10]") != std::string::npos);
   layer.config.scale = 0.7F;
-  mha_forward_args args = {};
+  LayerCall args;
   args.batch = 1;
   args.query_len = 3;
   args.key_len = 6;
-  args.query.data = query.data();
-  args.key.data = key.data();
-  args.value.data = value.data();
+  args.query = view(query.data());
+  args.key = view(key.data());
+  args.value = view(value.data());
   args.masks.causal = MHA_CAUSAL_OFFSET;
   args.masks.causal_offset = -1;
-  args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+  args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
   check_results(folder, layer, args, {3, 10}, {2, 3, 6});
 }
 
@@ -171,14 +171,14 @@ TEST_CASE("cli: run, grouped heads of other sizes, every mask shape, key lengths
   std::vector<uint8_t> booleans(added.size());
   for (std::size_t i = 0; i < added.size(); ++i) booleans[i] = added[i] < 0.5F ? 1 : 0;
 
-  mha_forward_args args = {};
+  LayerCall args;
   args.batch = B;
   args.query_len = Tq;
   args.key_len = Tk;
-  args.query.data = query.data();
-  args.key.data = key.data();
-  args.masks.key_lengths = lengths.data();
-  args.weights_mode = MHA_WEIGHTS_AVERAGED;
+  args.query = view(query.data());
+  args.key = view(key.data());
+  args.items.key_lengths = lengths.data();
+  args.results.weights_mode = MHA_WEIGHTS_AVERAGED;
   struct MaskShape {
     Shape shape;
     int64_t b, h, q;

@@ -23,7 +23,7 @@ struct Hide {
   std::vector<float> add;
   std::vector<int64_t> lengths;
 
-  void apply(mha_attention_args& args, Via via, int64_t first) {
+  void apply(AttentionCall& args, Via via, int64_t first) {
     const int64_t Tk = args.key_len;
     if (via == Via::kBool) {
       open.assign(static_cast<size_t>(Tk), 1);
@@ -35,7 +35,7 @@ struct Hide {
       args.masks.add_mask = {add.data(), 0, 0, 0};
     } else if (via == Via::kLengths) {
       lengths.assign(static_cast<size_t>(args.batch), first);
-      args.masks.key_lengths = lengths.data();
+      args.items.key_lengths = lengths.data();
     } else {
       args.masks.causal = MHA_CAUSAL_OFFSET;  // the last query sees keys < first, the ones before it less
       args.masks.causal_offset = first - args.query_len;
@@ -55,8 +55,8 @@ TEST_CASE("edges: NaN and Inf in masked keys and values change no bit", "[edges]
       INFO("first masked key " << first << " via " << static_cast<int>(via));
       for_each_target([&](const std::string&, const mha_context* context) {
         Hide hide_clean, hide_dirty;
-        mha_attention_args a = clean.args(), b = dirty.args();
-        a.weights_mode = b.weights_mode = MHA_WEIGHTS_PER_HEAD;
+        AttentionCall a = clean.args(), b = dirty.args();
+        a.results.weights_mode = b.weights_mode = MHA_WEIGHTS_PER_HEAD;
         hide_clean.apply(a, via, first);
         hide_dirty.apply(b, via, first);
         check_same_results("result", run_attention(context, b), run_attention(context, a));
@@ -78,8 +78,8 @@ TEST_CASE("edges: one masked key among visible ones, anywhere, may hold NaN", "[
         add[static_cast<size_t>(j)] = -kInf;
         INFO("key " << j << " additive " << additive << " value " << special);
         for_each_target([&](const std::string&, const mha_context* context) {
-          mha_attention_args a = clean.args(), b = dirty.args();
-          a.weights_mode = b.weights_mode = MHA_WEIGHTS_AVERAGED;
+          AttentionCall a = clean.args(), b = dirty.args();
+          a.results.weights_mode = b.weights_mode = MHA_WEIGHTS_AVERAGED;
           if (additive)
             a.masks.add_mask = b.masks.add_mask = {add.data(), 0, 0, 0};
           else
@@ -118,13 +118,13 @@ TEST_CASE("edges: NaN in gaps between rows changes no bit, gaps in results stay"
     for (int64_t pad : {1, 2, 15}) {
       Placed query(s.query(), padded_bthd(s.query(), pad)), key(s.key(), padded_bthd(s.key(), pad));
       Placed value(s.value(), padded_bthd(s.value(), pad)), output(s.output(), padded_bthd(s.output(), pad));
-      mha_attention_args args = problem.args();
+      AttentionCall args = problem.args();
       args.query = query.fill(problem.query).view();
       args.key = key.fill(problem.key).view();
       args.value = value.fill(problem.value).view();
       args.output = output.mut_view();
       mha_error error = {};
-      require_ok(mha_attention(context, &args, &error), error);
+      require_ok(attention(context, args, &error), error);
       check_same_bits("output", output.dense(), want.output);
       CHECK(output.gaps_intact());
     }
@@ -144,7 +144,7 @@ TEST_CASE("edges: keys masked up to a chunk boundary, open after it, and the rev
           open[static_cast<size_t>(j)] = !masked;
           add[static_cast<size_t>(j)] = masked ? -kInf : 0.0f;
         }
-        mha_attention_args args = problem.args();
+        AttentionCall args = problem.args();
         if (additive)
           args.masks.add_mask = {add.data(), 0, 0, 0};
         else
@@ -179,8 +179,8 @@ TEST_CASE("edges: fully masked rows give zeros and -inf, their neighbours their 
         for (int64_t i = 0; i < s.Tq; ++i)
           if (is_masked(b, h, i))
             std::fill_n(problem.bool_mask.begin() + ((b * s.H + h) * s.Tq + i) * Tk, Tk, uint8_t{0});
-    mha_attention_args args = problem.args();
-    args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+    AttentionCall args = problem.args();
+    args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
     const AttentionReference want = reference_attention(args);
     for_each_target([&](const std::string&, const mha_context* context) {
       INFO("Tk " << Tk);
@@ -220,7 +220,7 @@ TEST_CASE("edges: causal offsets at the ends of their range", "[edges][mask]") {
   const int64_t kFar = int64_t{1} << 62;
   for_each_target([&](const std::string&, const mha_context* context) {
     const AttentionResult open = run_attention(context, problem.args());
-    mha_attention_args args = problem.args();
+    AttentionCall args = problem.args();
     args.masks.causal = MHA_CAUSAL_OFFSET;
     for (int64_t offset : {kFar, int64_t{19}}) {
       args.masks.causal_offset = offset;
@@ -237,7 +237,7 @@ TEST_CASE("edges: Tk 0 gives zeros and -inf", "[edges][sizes]") {
   AttentionProblem problem({2, 3, 3, 4, 0, 8, 6}, MaskKind::kNone, 75000);
   for_each_target([&](const std::string&, const mha_context* context) {
     for (mha_causal causal : {MHA_CAUSAL_NONE, MHA_CAUSAL_BOTTOM_RIGHT}) {
-      mha_attention_args args = problem.args();
+      AttentionCall args = problem.args();
       args.masks.causal = causal;
       const AttentionResult got = run_attention(context, args);
       CHECK(all_zero(got.output));
@@ -252,26 +252,26 @@ TEST_CASE("edges: B, H or Tq of 0 succeeds and writes nothing", "[edges][sizes]"
   const AttentionProblem problem({2, 2, 2, 3, 5, 8, 8}, MaskKind::kNone, 75500);
   for_each_target([&](const std::string&, const mha_context* context) {
     for (int which = 0; which < 3; ++which) {
-      mha_attention_args args = problem.args();
+      AttentionCall args = problem.args();
       if (which == 0) args.batch = 0;
       if (which == 1) args.num_heads = args.num_kv_heads = 0;
       if (which == 2) args.query_len = 0;
       std::vector<float> output = poisoned(200), weights = poisoned(200), lse = poisoned(20);
-      args.output = {output.data(), 0, 0, 0, 0};
-      args.weights_mode = MHA_WEIGHTS_PER_HEAD;
-      args.weights = {weights.data(), 0, 0, 0, 0};
-      args.log_sum_exp = lse.data();
+      args.output = mut_view(output.data());
+      args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
+      args.results.weights = mut_view(weights.data());
+      args.results.log_sum_exp = lse.data();
       mha_error error = {};
-      require_ok(mha_attention(context, &args, &error), error);
+      require_ok(attention(context, args, &error), error);
       size_t bytes = 0;
-      require_ok(mha_attention_workspace(context, &args, &bytes, &error), error);
+      require_ok(attention_workspace_bytes(context, args, &bytes, &error), error);
       for (const std::vector<float>* result : {&output, &weights, &lse})
         CHECK(std::all_of(result->begin(), result->end(), is_poison));
       // With nothing to do the pointers are not needed.
       args.query = args.key = args.value = {};
-      args.output = args.weights = {};
-      args.log_sum_exp = nullptr;
-      CHECK(mha_attention(context, &args, nullptr) == MHA_OK);
+      args.output = args.results.weights = {};
+      args.results.log_sum_exp = nullptr;
+      CHECK(attention(context, args, nullptr) == MHA_OK);
     }
   });
 }

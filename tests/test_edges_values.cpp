@@ -72,7 +72,7 @@ TEST_CASE("edges: an additive mask of -FLT_MAX masks nothing", "[edges][scores]"
   std::vector<float> add(300, -FLT_MAX);
   for (bool everywhere : {true, false}) {
     if (!everywhere) std::fill(add.begin() + 100, add.end(), 0.0f);
-    mha_attention_args args = problem.args();
+    AttentionCall args = problem.args();
     args.masks.add_mask = {add.data(), 0, 0, 0};
     const AttentionReference want = reference_attention(args);
     for_each_target([&](const std::string&, const mha_context* context) {
@@ -90,8 +90,8 @@ TEST_CASE("edges: visible scores that are all -inf give zeros; one +inf gives a 
   problem.scale = 1;
   problem.query = {1, 1, 1, 1, 0.5f, -1};
   for (size_t j = 0; j < 300; ++j) problem.key[2 * j] = -kInf;
-  mha_attention_args args = problem.args();
-  args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+  AttentionCall args = problem.args();
+  args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
   for_each_target([&](const std::string&, const mha_context* context) {
     const AttentionResult got = run_attention(context, args);
     CHECK(all_zero(got.output));
@@ -159,10 +159,10 @@ TEST_CASE("edges: a result that vanishes is +0, with and without masked keys beh
   }
   const int64_t length = 2;
   for_each_target([&](const std::string&, const mha_context* context) {
-    mha_attention_args args = problem.args();
-    args.masks.key_lengths = &length;
+    AttentionCall args = problem.args();
+    args.items.key_lengths = &length;
     const AttentionResult masked = run_attention(context, args);
-    args.masks.key_lengths = nullptr;
+    args.items.key_lengths = nullptr;
     args.key_len = 2;
     check_same_results("result", run_attention(context, args), masked);
     std::vector<uint8_t> open(40, 0);
@@ -238,8 +238,8 @@ TEST_CASE("edges: values of one give one; results stay between the least and the
         }
       }
       const std::vector<float> ones(problem.value.size(), 1.0f);
-      mha_attention_args args = problem.args();
-      args.value.data = ones.data();
+      AttentionCall args = problem.args();
+      args.value = view(ones.data());
       for (float value : run_attention(context, args).output) CHECK(std::fabs(value - 1) <= 1e-6f);
     });
   }
@@ -252,8 +252,8 @@ TEST_CASE("edges: values scaled by 2 scale the result by exactly 2", "[edges][pr
     for (float& value : want) value *= 2;
     std::vector<float> doubled = problem.value;
     for (float& value : doubled) value *= 2;
-    mha_attention_args args = problem.args();
-    args.value.data = doubled.data();
+    AttentionCall args = problem.args();
+    args.value = view(doubled.data());
     check_same_bits("output", run_attention(context, args).output, want);
   });
 }

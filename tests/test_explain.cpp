@@ -15,9 +15,9 @@ namespace {
 /// One of the explain calls with all but the buffer bound.
 using Explain = std::function<mha_status(char* text, size_t capacity, size_t* needed, mha_error* error)>;
 
-Explain of_attention(const mha_context* context, const mha_attention_args& args) {
+Explain of_attention(const mha_context* context, const AttentionCall& args) {
   return [=](char* text, size_t capacity, size_t* needed, mha_error* error) {
-    return mha_attention_explain(context, &args, text, capacity, needed, error);
+    return attention_explain(context, args, text, capacity, needed, error);
   };
 }
 Explain of_linear(const mha_context* context, const mha_linear* linear, const mha_linear_args& args) {
@@ -25,9 +25,9 @@ Explain of_linear(const mha_context* context, const mha_linear* linear, const mh
     return mha_linear_explain(context, linear, &args, text, capacity, needed, error);
   };
 }
-Explain of_layer(const mha_context* context, const mha_layer* layer, const mha_forward_args& args) {
+Explain of_layer(const mha_context* context, const mha_layer* layer, const LayerCall& args) {
   return [=](char* text, size_t capacity, size_t* needed, mha_error* error) {
-    return mha_layer_forward_explain(context, layer, &args, text, capacity, needed, error);
+    return layer_explain(context, layer, args, text, capacity, needed, error);
   };
 }
 
@@ -41,7 +41,7 @@ std::string full_text(const Explain& explain) {
   return text.data();
 }
 
-std::string text_of(const mha_context* context, const mha_attention_args& args) {
+std::string text_of(const mha_context* context, const AttentionCall& args) {
   return full_text(of_attention(context, args));
 }
 
@@ -94,14 +94,14 @@ mha_linear_args rows_only(int64_t rows) {
 TEST_CASE("explain: attention, a key and value a line, cut where the buffer ends", "[explain]") {
   const AttentionProblem problem({1, 4, 2, 100, 600, 64, 64}, MaskKind::kNone, 150000);
   for_each_target([&](const std::string& target, const mha_context* context) {
-    mha_attention_args args = problem.args();
+    AttentionCall args = problem.args();
     check_form(target, of_attention(context, args));
     const std::string full = text_of(context, args);
     size_t bytes = 0;
-    REQUIRE(mha_attention_workspace(context, &args, &bytes, nullptr) == MHA_OK);
+    REQUIRE(attention_workspace_bytes(context, args, &bytes, nullptr) == MHA_OK);
     check_has(full, "workspace: " + std::to_string(bytes) + " bytes");
     // The same without data, as for the size query.
-    args.query.data = args.key.data = args.value.data = nullptr;
+    args.query = view(args.key.data = args.value.data = nullptr);
     CHECK(text_of(context, args) == full);
     args.query_len = 0;
     check_has(text_of(context, args), "work: none, a size is 0");
@@ -148,11 +148,11 @@ TEST_CASE("explain: masks and score modifications by name, no combination falls 
   const float floats[2] = {0, 0};
   struct Option {
     const char* name;
-    std::function<void(mha_attention_args&)> set;
+    std::function<void(AttentionCall&)> set;
   };
   const std::vector<Option> options = {
-      {"causal", [](auto& a) { a.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT; }},
-      {"key lengths", [&](auto& a) { a.masks.key_lengths = numbers; }},
+      {"causal", [](auto& a) { a.causal = 1; }},
+      {"key lengths", [&](auto& a) { a.items.key_lengths = numbers; }},
       {"window left", [](auto& a) { a.masks.window_left = 9; }},
       {"window right", [](auto& a) { a.masks.window_right = 9; }},
       {"window left, sink tokens", [](auto& a) { a.masks.window_left = 9, a.masks.sink_tokens = 2; }},
@@ -174,28 +174,28 @@ TEST_CASE("explain: masks and score modifications by name, no combination falls 
        [&](auto& a) {
          a.masks.add_mask = {floats, 0, 0, 0};
        }},
-      {"softcap", [](auto& a) { a.mods.softcap = 5; }},
-      {"ALiBi", [&](auto& a) { a.mods.alibi_slopes = floats; }},
-      {"relative bias", [&](auto& a) { a.mods.relative_bias = floats; }},
-      {"sink logits", [&](auto& a) { a.mods.sink_logits = floats; }},
+      {"softcap", [](auto& a) { a.score_mods.softcap = 5; }},
+      {"ALiBi", [&](auto& a) { a.score_mods.alibi_slopes = floats; }},
+      {"relative bias", [&](auto& a) { a.score_mods.relative_bias = floats; }},
+      {"sink logits", [&](auto& a) { a.score_mods.sink_logits = floats; }},
   };
   for_each_target([&](const std::string&, const mha_context* context) {
     for (const AttentionProblem* problem : {&prefill, &decode}) {
       check_has(text_of(context, problem->args()), "masks: none\nscore changes: none\n");
       for (size_t n = 0; n < options.size(); ++n) {
-        mha_attention_args args = problem->args();
+        AttentionCall args = problem->args();
         options[n].set(args);
         const std::string key = n < 11 ? "masks: " : "score changes: ";
         check_has(text_of(context, args), key + options[n].name + "; in the fused kernel");
       }
       // Every subset that a bit pattern of the options names.
       for (uint32_t set = 0; set < 1u << options.size(); set += 37) {
-        mha_attention_args args = problem->args();
+        AttentionCall args = problem->args();
         for (size_t n = 0; n < options.size(); ++n)
           if (set >> n & 1) options[n].set(args);
         for (mha_weights_mode mode :
              {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED, MHA_WEIGHTS_KEY_SUMS}) {
-          args.weights_mode = mode;
+          args.results.weights_mode = mode;
           const std::string text = text_of(context, args);
           if (text.find("\nfallback: none\n") == std::string::npos) FAIL_CHECK(text);
         }
@@ -208,16 +208,16 @@ TEST_CASE("explain: weights by how they come about", "[explain][weights]") {
   const AttentionProblem problem({1, 2, 1, 40, 600, 8, 8}, MaskKind::kNone, 151200);
   const int64_t rows[] = {3, 7};
   for_each_target([&](const std::string&, const mha_context* context) {
-    mha_attention_args args = problem.args();
+    AttentionCall args = problem.args();
     check_has(text_of(context, args), "\nweights: not wanted\n");
-    args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+    args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
     check_has(text_of(context, args), "\nweights: per head, left chunk by chunk on the way\n");
-    args.weight_rows = {rows, 2};
+    choose_weights_rows(&args, rows, 2);
     check_has(text_of(context, args), "\nweights: per head of the chosen queries, by a second pass\n");
-    args.weights_mode = MHA_WEIGHTS_AVERAGED;
+    args.results.weights_mode = MHA_WEIGHTS_AVERAGED;
     check_has(text_of(context, args), "\nweights: averaged of the chosen queries, by a second pass");
     args.weight_rows = {};
-    args.weights_mode = MHA_WEIGHTS_KEY_SUMS;
+    args.results.weights_mode = MHA_WEIGHTS_KEY_SUMS;
     check_has(text_of(context, args), "\nweights: summed over queries, by a second pass");
   });
 }
@@ -225,7 +225,7 @@ TEST_CASE("explain: weights by how they come about", "[explain][weights]") {
 TEST_CASE("explain: packed items and caches, each by its own kernel, prefixes that are read once", "[explain][cache]") {
   const RaggedProblem p({{40, 600}, {1, 300}}, 4, 2, 16, 16, 151300);
   for_each_target([&](const std::string&, const mha_context* context) {
-    mha_attention_args args = p.args();
+    AttentionCall args = p.args();
     const std::string packed = text_of(context, args);
     check_has(packed, "\nsequences: 2, of 1 to 40 queries and 300 to 600 keys; 0 have no queries");
     check_has(packed, "\nkeys and values: packed one after the other");
@@ -238,12 +238,12 @@ TEST_CASE("explain: packed items and caches, each by its own kernel, prefixes th
       const CachePtr cache = make_cache(context, config);
       mha_append_args append = {};
       append.batch = 2, append.length = 900, append.offsets = p.key_offsets.data();
-      append.key.data = p.key.data(), append.value.data = p.value.data();
+      append.key = view(p.key.data()), append.value = view(p.value.data());
       mha_error error = {};
       require_ok(mha_cache_append(context, cache.get(), &append, &error), error);
       require_ok(mha_cache_fork(cache.get(), 0, 2, 512, &error), error);
       const int64_t alone[] = {0, 1}, forked[] = {0, 2};
-      mha_attention_args cached = args;
+      AttentionCall cached = args;
       cached.cache = cache.get(), cached.query_offsets = nullptr, cached.query_len = 1;
       cached.sequences = alone;
       const std::string text = text_of(context, cached);
@@ -349,11 +349,11 @@ TEST_CASE("explain: layer, every stage and why", "[explain][layer]") {
   const LayerProblem problem({20, 4, 0, 0, 0, 0, 0, 0, 0}, 1, 3, 5, Biases::kAll, 152000);
   for_each_target([&](const std::string& target, const mha_context* context) {
     const LayerPtr layer = problem.make(context);
-    const mha_forward_args args = problem.args();
+    const LayerCall args = problem.args();
     check_form(target, of_layer(context, layer.get(), args));
     const std::string full = full_text(of_layer(context, layer.get(), args));
     size_t bytes = 0;
-    REQUIRE(mha_layer_forward_workspace(context, layer.get(), &args, &bytes, nullptr) == MHA_OK);
+    REQUIRE(layer_workspace_bytes(context, layer.get(), args, &bytes, nullptr) == MHA_OK);
     for (const char* part : {"query projection: 1 x 3 rows", "key projection: 1 x 5 rows",
                              "value projection: ", "output projection: ", "linear kernel: packed GEMM, ",
                              "attention kernel: streamed: ", "columns whole: one thread", "one thread needs no split"})
@@ -361,9 +361,9 @@ TEST_CASE("explain: layer, every stage and why", "[explain][layer]") {
     check_has(full, "\nworkspace: " + std::to_string(bytes) + " bytes");
     char text[8];
     size_t needed = 0;
-    CHECK(mha_layer_forward_explain(context, nullptr, &args, text, 5, &needed, nullptr) == MHA_ERR_NULL);
-    CHECK(mha_layer_forward_explain(nullptr, layer.get(), &args, text, 5, &needed, nullptr) == MHA_ERR_NULL);
-    CHECK(mha_layer_forward_explain(context, layer.get(), nullptr, text, 5, &needed, nullptr) == MHA_ERR_NULL);
+    CHECK(layer_explain(context, nullptr, args, text, 5, &needed, nullptr) == MHA_ERR_NULL);
+    CHECK(layer_explain(nullptr, layer.get(), args, text, 5, &needed, nullptr) == MHA_ERR_NULL);
+    CHECK(layer_explain(context, layer.get(), nullptr, text, 5, &needed, nullptr) == MHA_ERR_NULL);
   });
 }
 
@@ -389,10 +389,10 @@ TEST_CASE("explain: random calls over caches, whatever is asked of them, never f
     const mha_context* context = random_context(random).get();
     size_t bytes = 0;
     mha_error error = {};
-    const mha_status status = mha_attention_workspace(context, &d.args(), &bytes, &error);
+    const mha_status status = attention_workspace_bytes(context, &d.args(), &bytes, &error);
     CHECK(status == (d.refused() ? MHA_ERR_ARGUMENT : MHA_OK));
     if (status != MHA_OK) {
-      CHECK(mha_attention_explain(context, &d.args(), nullptr, 0, nullptr, &error) == status);
+      CHECK(attention_explain(context, &d.args(), nullptr, 0, nullptr, &error) == status);
       continue;
     }
     check_supported(of_attention(context, d.args()), bytes);
@@ -405,29 +405,29 @@ TEST_CASE("explain: random calls over caches, whatever is asked of them, never f
 
 TEST_CASE("explain: random plain calls never fall back", "[explain]") {
   const mha_rope rope = {};
-  const mha_qk_norm norm = {1e-5f, nullptr, nullptr};
+  const mha_norm norm = {1e-5f, nullptr, nullptr};
   const int64_t rows[] = {0};
   for (uint64_t seed = 156000; seed < 156300; ++seed) {
     Random random(seed);
     const AttentionShape s = {between(random, 1, 3), 4, 2, between(random, 1, 300), random_length(random, 1300), 8, 9};
     const AttentionProblem p(s, MaskKind::kNone, seed);
     const RandomMasks masks(random, s.B, s.H, s.Tq, s.Tk);
-    mha_attention_args args = p.args();
-    args.masks = masks.get(), args.mods = masks.mods();
-    args.weights_mode =
+    AttentionCall args = p.args();
+    args.masks = masks.get(), args.score_mods = masks.mods();
+    args.results.weights_mode =
         one_of(random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED, MHA_WEIGHTS_KEY_SUMS});
-    if (one_in(random, 2)) args.weight_rows = {rows, 1};
+    if (one_in(random, 2)) choose_weights_rows(&args, rows, 1);
     if (one_in(random, 2)) args.rope = &rope;
     if (one_in(random, 2)) args.norm = &norm;
     const int64_t queries[] = {0, s.Tq / 2, s.Tq}, keys[] = {0, s.Tk / 3, s.Tk};
     if (one_in(random, 2)) args.batch = 2, args.weight_rows = {};
-    if (args.batch == 2 && one_in(random, 2)) args.query_offsets = queries;
-    if (args.batch == 2 && one_in(random, 2)) args.key_offsets = keys;
+    if (args.batch == 2 && one_in(random, 2)) args.items.query_offsets = queries;
+    if (args.batch == 2 && one_in(random, 2)) args.items.key_offsets = keys;
     INFO("seed " << seed << ": " << describe(s) << masks.describe());
     const mha_context* context = random_context(random).get();
     size_t bytes = 0;
     mha_error error = {};
-    require_ok(mha_attention_workspace(context, &args, &bytes, &error), error);
+    require_ok(attention_workspace_bytes(context, args, &bytes, &error), error);
     check_supported(of_attention(context, args), bytes);
   }
 }
@@ -443,10 +443,10 @@ TEST_CASE("explain: sequences of a cache by number, their groups, and a layer th
   require_append(cache.get(), 3, random_tokens(config, 70, 2));
   mha_error error = {};
   require_ok(mha_cache_fork(cache.get(), 0, 1, 520, &error), error);
-  mha_attention_args args = {};
+  AttentionCall args;
   const int64_t offsets[] = {0, 1, 3, 3, 43};
   args.batch = 4, args.num_heads = s.H, args.num_kv_heads = s.Hkv, args.head_dim = 5;
-  args.query_len = 43, args.query_offsets = offsets;
+  args.query_len = 43, args.items.query_offsets = offsets;
   args.cache = cache.get();
   const std::string text = text_of(context, args);
   check_has(text, "sequences: 4, of 0 to 40 queries and 0 to 600 keys; 1 have no queries");
@@ -455,19 +455,19 @@ TEST_CASE("explain: sequences of a cache by number, their groups, and a layer th
   check_has(text, "fused for 1 (");
   check_has(text, "shared prefixes: 2 sequences in 1 groups");
   check_has(text, "2 sequences are cut in chunks of 256 keys");
-  args.weights_mode = MHA_WEIGHTS_KEY_SUMS;
+  args.results.weights_mode = MHA_WEIGHTS_KEY_SUMS;
   check_has(text_of(context, args), "weights: summed over queries, by a second pass");
-  args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+  args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
   const int64_t rows[] = {0};
-  args.weight_rows = {rows, 0};
+  choose_weights_rows(&args, rows, 0);
   check_has(text_of(context, args), "weights: per head of the chosen queries, by a second pass");
 
   const LayerProblem problem({20, 8, 4, 5, 5, 0, 0, 0, 0}, 1, 1, 1, Biases::kAll, 157000);
   const LayerPtr layer = problem.make(context);
-  mha_forward_args forward = {};
-  forward.batch = 4, forward.query_len = 43, forward.query_offsets = offsets, forward.cache = cache.get();
+  LayerCall forward;
+  forward.batch = 4, forward.query_len = 43, forward.items.query_offsets = offsets, forward.cache = cache.get();
   size_t bytes = 0;
-  require_ok(mha_layer_forward_workspace(context, layer.get(), &forward, &bytes, &error), error);
+  require_ok(layer_workspace_bytes(context, layer.get(), forward, &bytes, &error), error);
   check_supported(of_layer(context, layer.get(), forward), bytes);
   const std::string grows = full_text(of_layer(context, layer.get(), forward));
   check_has(grows, "key projection: 1 x 43 rows");
@@ -487,7 +487,7 @@ TEST_CASE("explain: the C++ wrapper gives the same texts", "[explain][hpp]") {
     CHECK(want == text.data());
   };
   const AttentionProblem attention({1, 4, 2, 3, 5, 8, 8}, MaskKind::kNone, 153000);
-  mha_attention_args args = attention.args();
+  AttentionCall args = attention.args();
   check_same(text_of(context->get(), args),
              [&](mha::Span<char> text) { return context->attention_explain(args, text); });
   args.head_dim = -8;

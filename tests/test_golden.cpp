@@ -68,11 +68,11 @@ class LayerCase {
   mha_layer_weights weights() const {
     const auto pointer = [](const std::vector<float>& values) { return values.empty() ? nullptr : values.data(); };
     mha_layer_weights weights = {};
-    weights.in_proj_weight = pointer(in_proj_weight_);
-    weights.query_weight = pointer(query_weight_);
-    weights.key_weight = pointer(key_weight_);
-    weights.value_weight = pointer(value_weight_);
-    weights.output_weight = pointer(output_weight_);
+    weights.in_proj_weight = view(pointer(in_proj_weight_));
+    weights.query_weight = view(pointer(query_weight_));
+    weights.key_weight = view(pointer(key_weight_));
+    weights.value_weight = view(pointer(value_weight_));
+    weights.output_weight = view(pointer(output_weight_));
     weights.in_proj_bias = pointer(in_proj_bias_);
     weights.output_bias = pointer(output_bias_);
     weights.bias_key = pointer(bias_key_);
@@ -80,8 +80,8 @@ class LayerCase {
     return weights;
   }
 
-  mha_forward_args args(mha_weights_mode mode) const {
-    mha_forward_args args = {};
+  LayerCall args(mha_weights_mode mode) const {
+    LayerCall args;
     args.batch = B;
     args.query_len = Tq;
     args.key_len = Tk;
@@ -89,7 +89,7 @@ class LayerCase {
     args.key = view(key_, kdim_);
     args.value = view(value_, vdim_);
     args.masks = masks_;
-    args.weights_mode = mode;
+    args.results.weights_mode = mode;
     return args;
   }
 
@@ -180,16 +180,16 @@ struct LayerResult {
 };
 
 LayerResult run_layer(const mha_context* context, const mha_layer* layer, const LayerCase& c, mha_weights_mode mode) {
-  mha_forward_args args = c.args(mode);
+  LayerCall args = c.args(mode);
   LayerResult result;
   result.output = poisoned(c.B * c.Tq * c.E);
-  args.output.data = result.output.data();
+  args.output = mut_view(result.output.data());
   if (mode != MHA_WEIGHTS_NONE) {
     result.weights = poisoned(c.B * (mode == MHA_WEIGHTS_AVERAGED ? 1 : c.H) * c.Tq * (c.Tk + c.added_keys()));
-    args.weights.data = result.weights.data();
+    args.results.weights.data = result.weights.data();
   }
   mha_error error = {};
-  require_ok(mha_layer_forward(context, layer, &args, &error), error);
+  require_ok(layer_forward(context, layer, args, &error), error);
   return result;
 }
 

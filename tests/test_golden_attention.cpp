@@ -37,7 +37,7 @@ struct AttentionCase {
     args.value = view(value, args.num_kv_heads, args.key_len, args.value_head_dim);
     if (description.at("causal")) args.masks.causal = MHA_CAUSAL_OFFSET;  // with offset 0: top left, as torch
     if (file.has(name + "/mask")) read_mask(file);
-    if (file.has(name + "/weights")) args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+    if (file.has(name + "/weights")) args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
   }
   AttentionCase(const AttentionCase&) = delete;
   AttentionCase& operator=(const AttentionCase&) = delete;
@@ -69,7 +69,7 @@ struct AttentionCase {
   std::vector<float> query, key, value;
   std::vector<uint8_t> bool_mask;
   std::vector<float> add_mask;
-  mha_attention_args args = {};
+  AttentionCall args;
 };
 
 }  // namespace
@@ -98,7 +98,7 @@ TEST_CASE("golden: scaled_dot_product_attention through mha_attention", "[golden
       if (!got.weights.empty())
         check_close("weights" + what, got.weights, file.doubles(c.name + "/weights"), kWeightsBound);
       if (c.args.masks.causal == MHA_CAUSAL_OFFSET && c.args.query_len == c.args.key_len) {
-        c.args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;  // the same thing in a square
+        c.args.causal = 1;  // the same thing in a square
         check_same_bits("output, bottom right" + what, run_attention(context, c.args).output, got.output);
       }
     }

@@ -69,8 +69,8 @@ TEST_CASE("golden bits: attention", "[bits][golden]") {
   for (const AttentionHash& c : kAttention) {
     AttentionProblem problem(c.shape, c.kind, ++seed);
     for (float& value : problem.query) value *= c.magnitude;
-    mha_attention_args args = problem.args();
-    args.weights_mode = c.mode;
+    AttentionCall args = problem.args();
+    args.results.weights_mode = c.mode;
     for (const std::string& target : fma_targets()) {
       const AttentionResult got = run_attention(shared_context(target, 1), args);
       Hash hash;
@@ -98,9 +98,9 @@ TEST_CASE("golden bits: linear", "[bits][golden]") {
 
 TEST_CASE("golden bits: layer", "[bits][golden]") {
   const LayerProblem problem({40, 4, 2, 12, 20, 30, 50, 50, 0}, 2, 9, 300, Biases::kAll, 172000);
-  mha_forward_args args = problem.args();
-  args.weights_mode = MHA_WEIGHTS_AVERAGED;
-  args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+  LayerCall args = problem.args();
+  args.results.weights_mode = MHA_WEIGHTS_AVERAGED;
+  args.causal = 1;
   for (const std::string& target : fma_targets()) {
     const mha_context* context = shared_context(target, 1);
     const LayerResult got = run_layer(context, problem.make(context).get(), args);
@@ -126,13 +126,13 @@ TEST_CASE("golden bits: rope, norm, merge", "[bits][golden]") {
         rope.scaling = static_cast<mha_rope_scaling>(scaling);
         rope.dims = 46, rope.factor = 3, rope.original_positions = 8192;
         std::vector<float> output = poisoned(length * H * D);
-        mha_rope_args args = {};
+        mha_rows_args args = {};
         args.batch = 1, args.length = length, args.num_heads = H, args.head_dim = D;
-        args.input.data = input.data(), args.output.data = output.data();
-        args.positions = positions.data();
+        args.input = view(input.data()), args.output = mut_view(output.data());
+        args.positions.query = positions.data();
         args.rope = &rope;
         args.norm_epsilon = 1e-5f, args.norm_weight = weight.data();
-        require_ok(mha_rope_apply(context, &args, &error), error);
+        require_ok(mha_rows_prepare(context, &args, &error), error);
         hash.add(output);
       }
     }

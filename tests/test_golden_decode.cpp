@@ -87,7 +87,7 @@ struct DecodeCase {
   mha_score_mods mods = {};
   bool has_rope = false;
   mha_rope rope = {};
-  mha_qk_norm norm = {};
+  mha_norm norm = {};
 };
 
 CachePtr make_cache(const mha_context* context, const DecodeCase& c, mha_cache_kind kind) {
@@ -118,10 +118,10 @@ void append(const mha_context* context, const DecodeCase& c, const Begin& begin,
   args.batch = static_cast<int64_t>(counts.size());
   args.length = offsets ? offsets[args.batch] : counts[0];
   args.offsets = offsets;
-  args.key.data = c.key.data() + begin.token * c.num_kv_heads * c.head_dim;
-  args.value.data = c.value.data() + begin.token * c.num_kv_heads * c.head_dim;
+  args.key = view(c.key.data() + begin.token * c.num_kv_heads * c.head_dim);
+  args.value = view(c.value.data() + begin.token * c.num_kv_heads * c.head_dim);
   if (c.has_rope) args.rope = &c.rope;
-  if (!c.positions.empty()) args.positions = c.positions.data() + begin.token;
+  if (!c.positions.empty()) args.positions.query = c.positions.data() + begin.token;
   args.key_norm_weight = c.norm.key_weight;
   args.key_norm_epsilon = c.norm.epsilon;
   mha_error error = {};
@@ -130,16 +130,16 @@ void append(const mha_context* context, const DecodeCase& c, const Begin& begin,
 
 void attend(const mha_context* context, const DecodeCase& c, const Begin& begin, const Sizes& counts,
             const int64_t* offsets, const mha_cache* cache, float* output) {
-  mha_attention_args args = {};
+  AttentionCall args;
   args.batch = static_cast<int64_t>(counts.size());
   args.num_heads = c.num_heads;
   args.num_kv_heads = c.num_kv_heads;
   args.head_dim = c.head_dim;
   args.scale = c.scale;
   args.query_len = offsets ? offsets[args.batch] : counts[0];
-  args.query_offsets = offsets;
-  args.query.data = c.query.data() + begin.token * c.num_heads * c.head_dim;
-  args.output.data = output + begin.token * c.num_heads * c.head_dim;
+  args.items.query_offsets = offsets;
+  args.query = view(c.query.data() + begin.token * c.num_heads * c.head_dim);
+  args.output = mut_view(output + begin.token * c.num_heads * c.head_dim);
   args.cache = cache;
   args.masks.causal = c.causal;
   args.masks.window_left = c.window;
@@ -147,12 +147,12 @@ void attend(const mha_context* context, const DecodeCase& c, const Begin& begin,
     const int64_t matrix = c.longest * c.longest;
     args.masks.add_mask = {c.bias.data() + begin.of_item * c.longest, c.num_heads * matrix, matrix, c.longest};
   }
-  args.mods = c.mods;
+  args.score_mods = c.mods;
   if (c.has_rope) args.rope = &c.rope;
   if (c.norm.epsilon > 0) args.norm = &c.norm;
-  if (!c.positions.empty()) args.positions = c.positions.data() + begin.token;
+  if (!c.positions.empty()) args.positions.query = c.positions.data() + begin.token;
   mha_error error = {};
-  require_ok(mha_attention(context, &args, &error), error);
+  require_ok(attention(context, args, &error), error);
 }
 
 /// All steps. Equal lengths go as a dense batch, or packed like unequal ones.
@@ -255,7 +255,7 @@ TEST_CASE("golden: scaled_dot_product_attention over items of unequal length", "
       const std::vector<double> want = file.doubles(name + "/output"), want_lse = file.doubles(name + "/log_sum_exp");
       std::vector<float> output = poisoned(static_cast<int64_t>(want.size()));
       std::vector<float> log_sum_exp = poisoned(static_cast<int64_t>(want_lse.size()));
-      mha_attention_args args = {};
+      AttentionCall args;
       args.batch = static_cast<int64_t>(queries.size());
       args.num_heads = description.at("num_heads");
       args.num_kv_heads = description.at("num_kv_heads");
@@ -263,16 +263,16 @@ TEST_CASE("golden: scaled_dot_product_attention over items of unequal length", "
       args.value_head_dim = description.at("value_head_dim");
       args.query_len = query_offsets.back();
       args.key_len = key_offsets.back();
-      args.query_offsets = query_offsets.data();
-      args.key_offsets = key_offsets.data();
-      args.query.data = query.data();
-      args.key.data = key.data();
-      args.value.data = value.data();
-      if (description.at("causal")) args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
-      args.output.data = output.data();
-      args.log_sum_exp = log_sum_exp.data();
+      args.items.query_offsets = query_offsets.data();
+      args.items.key_offsets = key_offsets.data();
+      args.query = view(query.data());
+      args.key = view(key.data());
+      args.value = view(value.data());
+      if (description.at("causal")) args.causal = 1;
+      args.output = mut_view(output.data());
+      args.results.log_sum_exp = log_sum_exp.data();
       mha_error error = {};
-      require_ok(mha_attention(context, &args, &error), error);
+      require_ok(attention(context, args, &error), error);
       check_close("output" + what, output, want, kRaggedBound);
       check_close("log-sum-exp" + what, log_sum_exp, want_lse, kLseBound);
     }

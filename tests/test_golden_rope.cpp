@@ -44,25 +44,25 @@ TEST_CASE("golden: rotary positions and RMS norm", "[golden][rope]") {
     const std::vector<float> want = file.floats(name + "/output");
     const std::vector<double> golden(want.begin(), want.end());
     const mha_rope rope = rope_of(description);
-    mha_rope_args args = {};
+    mha_rows_args args = {};
     args.batch = description.at("batch");
     args.length = description.at("length");
     args.num_heads = description.at("num_heads");
     args.head_dim = description.at("head_dim");
     args.norm_epsilon = description.at("epsilon");
     args.norm_weight = weight.empty() ? nullptr : weight.data();
-    args.positions = positions.data();
+    args.positions.query = positions.data();
     args.rope = &rope;
-    args.input.data = input.data();
+    args.input = view(input.data());
     std::vector<double> reference(want.size());
-    mha::reference::rope_apply<double>(args, reference.data());
+    mha::reference::prepare_rows<double>(args, reference.data());
     // epsilon is a float here and a double there: 1e-13 of the result. Angles of a million are known to 1e-10.
     for (size_t n = 0; n < want.size(); ++n) REQUIRE(std::fabs(reference[n] - golden[n]) <= 0x1p-22 + 1e-9);
     for_each_target([&](const std::string& target, const mha_context* context) {
       std::vector<float> got = poisoned(static_cast<int64_t>(want.size()));
-      args.output.data = got.data();
+      args.output = mut_view(got.data());
       mha_error error = {};
-      require_ok(mha_rope_apply(context, &args, &error), error);
+      require_ok(mha_rows_prepare(context, &args, &error), error);
       std::string what = "golden rope ";
       what.append(name).append(" ").append(target);
       check_close(what, got, golden, kBound);

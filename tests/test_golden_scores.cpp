@@ -21,7 +21,7 @@ struct ScoreCase {
   std::vector<int64_t> prefix, pairs;
   std::vector<int32_t> query_segments, key_segments;
   std::vector<uint8_t> bits;
-  mha_attention_args args = {};
+  AttentionCall args;
 
   ScoreCase(const GoldenFile& file, const nlohmann::json& c)
       : name(c.at("name")),
@@ -33,7 +33,7 @@ struct ScoreCase {
     args.query = view(query, args.num_heads, args.query_len);
     args.key = view(key, args.num_kv_heads, args.key_len);
     args.value = view(value, args.num_kv_heads, args.key_len);
-    args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+    args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
     set_ranges(c);
     set_lists(file, c);
     set_mods(file, c);
@@ -75,7 +75,7 @@ struct ScoreCase {
     }
   }
   void set_mods(const GoldenFile& file, const nlohmann::json& c) {
-    mha_score_mods& m = args.mods;
+    mha_score_mods& m = args.score_mods;
     m.softcap = c.at("softcap");
     slopes = file.floats_or_none(name + "/slopes");
     sinks = file.floats_or_none(name + "/sinks");

@@ -12,12 +12,12 @@ const Guard kSides[] = {Guard::kAfter, Guard::kBefore};
 
 /// Calls with every buffer guarded, and with the results that a plain call gives.
 void check_attention(const mha_context* context, const AttentionProblem& problem, mha_weights_mode mode, Guard side) {
-  mha_attention_args args = problem.args();
-  args.weights_mode = mode;
+  AttentionCall args = problem.args();
+  args.results.weights_mode = mode;
   const AttentionResult want = run_attention(context, args);
   mha_error error = {};
   size_t bytes = 0;
-  require_ok(mha_attention_workspace(context, &args, &bytes, &error), error);
+  require_ok(attention_workspace_bytes(context, args, &bytes, &error), error);
 
   const GuardedFloats query(problem.query, side), key(problem.key, side), value(problem.value, side);
   const GuardedFloats output(poisoned(static_cast<int64_t>(want.output.size())), side);
@@ -30,18 +30,18 @@ void check_attention(const mha_context* context, const AttentionProblem& problem
   if (lengths.bytes()) std::memcpy(lengths.data(), problem.key_lengths.data(), lengths.bytes());
   std::memset(workspace.data(), 0xff, bytes);
 
-  args.query.data = query.floats();
-  args.key.data = key.floats();
-  args.value.data = value.floats();
+  args.query = view(query.floats());
+  args.key = view(key.floats());
+  args.value = view(value.floats());
   if (add.bytes()) args.masks.add_mask.data = add.floats();
   if (open.bytes()) args.masks.bool_mask.data = static_cast<const uint8_t*>(open.data());
-  if (lengths.bytes()) args.masks.key_lengths = static_cast<const int64_t*>(lengths.data());
-  args.output.data = output.floats();
-  if (mode != MHA_WEIGHTS_NONE) args.weights.data = weights.floats();
-  args.log_sum_exp = lse.floats();
-  args.workspace = workspace.data();
-  args.workspace_bytes = bytes;
-  require_ok(mha_attention(context, &args, &error), error);
+  if (lengths.bytes()) args.items.key_lengths = static_cast<const int64_t*>(lengths.data());
+  args.output = mut_view(output.floats());
+  if (mode != MHA_WEIGHTS_NONE) args.results.weights.data = weights.floats();
+  args.results.log_sum_exp = lse.floats();
+  args.resources.workspace = workspace.data();
+  args.resources.workspace_bytes = bytes;
+  require_ok(attention(context, args, &error), error);
   check_same_bits("output", output.values(), want.output);
   check_same_bits("weights", weights.values(), want.weights);
   check_same_bits("log-sum-exp", lse.values(), want.log_sum_exp);
@@ -53,28 +53,28 @@ void check_attention(const mha_context* context, const AttentionProblem& problem
 
 void check_layer(const mha_context* context, const LayerProblem& problem, mha_weights_mode mode, Guard side) {
   const LayerPtr made = problem.make(context);
-  mha_forward_args args = problem.args();
-  args.weights_mode = mode;
+  LayerCall args = problem.args();
+  args.results.weights_mode = mode;
   const LayerResult want = run_layer(context, made.get(), args);
   mha_error error = {};
   size_t bytes = 0;
-  require_ok(mha_layer_forward_workspace(context, made.get(), &args, &bytes, &error), error);
+  require_ok(layer_workspace_bytes(context, made.get(), args, &bytes, &error), error);
 
   // The weights of the layer lie in a guarded blob, and were packed from guarded sources.
   const GuardedFloats wq(problem.query_weight, side), wk(problem.key_weight, side), wv(problem.value_weight, side);
   const GuardedFloats wo(problem.output_weight, side), bq(problem.query_bias, side), bk(problem.key_bias, side);
   const GuardedFloats bv(problem.value_bias, side), bo(problem.output_bias, side);
   mha_layer_weights weights = {};
-  weights.query_weight = wq.floats();
-  weights.key_weight = wk.floats();
-  weights.value_weight = wv.floats();
-  weights.output_weight = wo.floats();
+  weights.query_weight = view(wq.floats());
+  weights.key_weight = view(wk.floats());
+  weights.value_weight = view(wv.floats());
+  weights.output_weight = view(wo.floats());
   weights.query_bias = bq.floats();
   weights.key_bias = bk.floats();
   weights.value_bias = bv.floats();
   weights.output_bias = bo.floats();
   const LayerPtr packed = problem.make_from(context, weights);
-  const GuardedBuffer blob(mha_layer_blob_bytes(packed.get()), side);
+  const GuardedBuffer blob(mha_layer_save_bytes(packed.get()), side);
   require_ok(mha_layer_save(packed.get(), blob.data(), blob.bytes(), &error), error);
   mha_layer* mapped_handle = nullptr;
   require_ok(mha_layer_map(context, blob.data(), blob.bytes(), &mapped_handle, &error), error);
@@ -85,14 +85,14 @@ void check_layer(const mha_context* context, const LayerProblem& problem, mha_we
   const GuardedFloats weights_out(poisoned(static_cast<int64_t>(want.weights.size())), side);
   const GuardedBuffer workspace(bytes, side);
   std::memset(workspace.data(), 0xff, bytes);
-  args.query.data = query.floats();
-  args.key.data = key.floats();
-  args.value.data = value.floats();
-  args.output.data = output.floats();
-  if (mode != MHA_WEIGHTS_NONE) args.weights.data = weights_out.floats();
-  args.workspace = workspace.data();
-  args.workspace_bytes = bytes;
-  require_ok(mha_layer_forward(context, mapped.get(), &args, &error), error);
+  args.query = view(query.floats());
+  args.key = view(key.floats());
+  args.value = view(value.floats());
+  args.output = mut_view(output.floats());
+  if (mode != MHA_WEIGHTS_NONE) args.results.weights.data = weights_out.floats();
+  args.resources.workspace = workspace.data();
+  args.resources.workspace_bytes = bytes;
+  require_ok(layer_forward(context, mapped.get(), args, &error), error);
   check_same_bits("output", output.values(), want.output);
   check_same_bits("weights", weights_out.values(), want.weights);
   CHECK(output.slack_intact());
@@ -134,15 +134,15 @@ TEST_CASE("guard: structured masks and score modifications between pages without
           std::memset(zeros->data(), 0, zeros->bytes());
         INFO("Tk " << Tk << " Tq " << Tq);
         for_each_target([&](const std::string&, const mha_context* context) {
-          mha_attention_args args = problem.args();
+          AttentionCall args = problem.args();
           args.masks.bit_mask = {static_cast<const uint8_t*>(bits.data()), 0, 0, 0};
           args.masks.block_mask = {100, 400, static_cast<const int64_t*>(pairs.data()), 1};
           args.masks.prefix_lengths = static_cast<const int64_t*>(prefix.data());
           args.masks.query_segments = static_cast<const int32_t*>(queries.data());
           args.masks.key_segments = static_cast<const int32_t*>(keys.data());
-          args.mods = {3.0f, slopes.floats(), bias.floats(), 20, 3, sinks.floats()};
+          args.score_mods = {3.0f, slopes.floats(), bias.floats(), 20, 3, sinks.floats()};
           for (mha_weights_mode mode : {MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED}) {
-            args.weights_mode = mode;
+            args.results.weights_mode = mode;
             const AttentionReference want = reference_attention(args);
             const AttentionResult got = run_attention(context, args);
             check_close("guarded", got.output, want.output, {1e-6, 1e-6});
@@ -188,14 +188,14 @@ TEST_CASE("guard: strided inputs, whose last row ends at the page", "[memory][gu
       const Strides st = padded_bthd(e, 3);
       return mha_view{data.floats(), st.b, st.t, st.h, 1};
     };
-    mha_attention_args args = problem.args();
+    AttentionCall args = problem.args();
     args.query = view(s.query(), query);
     args.key = view(s.key(), key);
     args.value = view(s.value(), value);
     const mha_view out = view(s.output(), output);
-    args.output = {output.floats(), out.stride_b, out.stride_t, out.stride_h, 1};
+    args.output = mut_view(output.floats(), {out.stride_b, out.stride_t, out.stride_h});
     mha_error error = {};
-    require_ok(mha_attention(context, &args, &error), error);
+    require_ok(attention(context, args, &error), error);
     Placed expected(s.output(), padded_bthd(s.output(), 3));
     expected.fill(want.output);
     const float* first = expected.view().data;
@@ -252,12 +252,12 @@ TEST_CASE("guard: every pointer at every element offset", "[memory][alignment]")
   const AttentionShape s = {1, 2, 2, 7, 270, 18, 18};
   const AttentionProblem problem(s, MaskKind::kAdd, 94000);
   for_each_target([&](const std::string&, const mha_context* context) {
-    mha_attention_args plain = problem.args();
-    plain.weights_mode = MHA_WEIGHTS_PER_HEAD;
+    AttentionCall plain = problem.args();
+    plain.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
     const AttentionResult want = run_attention(context, plain);
     mha_error error = {};
     size_t bytes = 0;
-    require_ok(mha_attention_workspace(context, &plain, &bytes, &error), error);
+    require_ok(attention_workspace_bytes(context, plain, &bytes, &error), error);
     for (int64_t offset = 0; offset < 16; ++offset) {
       INFO("offset " << offset);
       const auto shifted = [&](const std::vector<float>& values, int64_t by) {
@@ -272,20 +272,20 @@ TEST_CASE("guard: every pointer at every element offset", "[memory][alignment]")
       std::vector<float> output = poisoned(s.output().count() + 16), lse = poisoned(14 + 16);
       std::vector<float> weights = poisoned(static_cast<int64_t>(want.weights.size()) + 16);
       std::vector<unsigned char> workspace(bytes + 64);
-      mha_attention_args args = plain;
-      args.query.data = query.data() + offset;
-      args.key.data = key.data() + (offset + 1) % 16;
-      args.value.data = value.data() + (offset + 2) % 16;
+      AttentionCall args = plain;
+      args.query = view(query.data() + offset);
+      args.key = view(key.data() + (offset + 1) % 16);
+      args.value = view(value.data() + (offset + 2) % 16);
       args.masks.add_mask.data = add.data() + (offset + 3) % 16;
-      args.output.data = output.data() + (offset + 5) % 16;
-      args.weights.data = weights.data() + (offset + 7) % 16;
-      args.log_sum_exp = lse.data() + (offset + 9) % 16;
-      args.workspace = workspace.data() + offset * 3 + 1;  // any alignment, odd addresses too
-      args.workspace_bytes = bytes;
-      require_ok(mha_attention(context, &args, &error), error);
+      args.output = mut_view(output.data() + (offset + 5) % 16);
+      args.results.weights.data = weights.data() + (offset + 7) % 16;
+      args.results.log_sum_exp = lse.data() + (offset + 9) % 16;
+      args.resources.workspace = workspace.data() + offset * 3 + 1;  // any alignment, odd addresses too
+      args.resources.workspace_bytes = bytes;
+      require_ok(attention(context, args, &error), error);
       CHECK(first_bit_difference(args.output.data, want.output.data(), want.output.size()) < 0);
-      CHECK(first_bit_difference(args.weights.data, want.weights.data(), want.weights.size()) < 0);
-      CHECK(first_bit_difference(args.log_sum_exp, want.log_sum_exp.data(), want.log_sum_exp.size()) < 0);
+      CHECK(first_bit_difference(args.results.weights.data, want.weights.data(), want.weights.size()) < 0);
+      CHECK(first_bit_difference(args.results.log_sum_exp, want.log_sum_exp.data(), want.log_sum_exp.size()) < 0);
     }
   });
 }

@@ -33,16 +33,16 @@ TEST_CASE("hpp: context and attention", "[hpp]") {
     REQUIRE(context);
     CHECK(context->target() == target);
     CHECK(context->num_threads() == 1);
-    mha_attention_args args = problem.args();
+    AttentionCall args = problem.args();
     std::vector<float> output = poisoned(problem.shape.output().count());
-    args.output.data = output.data();
+    args.output = mut_view(output.data());
     CHECK(context->attention(args));
     check_same_bits("output", output, run_attention(shared_context(target, 1), problem.args()).output);
 
     auto bytes = context->attention_workspace(args);
     REQUIRE(bytes);
     size_t want = 0;
-    REQUIRE(mha_attention_workspace(shared_context(target, 1), &args, &want, nullptr) == MHA_OK);
+    REQUIRE(attention_workspace_bytes(shared_context(target, 1), args, &want, nullptr) == MHA_OK);
     CHECK(*bytes == want);
 
     args.head_dim = -8;
@@ -98,8 +98,8 @@ TEST_CASE("hpp: layer, saved and mapped", "[hpp]") {
   REQUIRE(layer);
   CHECK(layer->config().head_dim == 5);
   std::vector<float> output = poisoned(60), mapped_output = poisoned(60);
-  mha_forward_args args = problem.args();
-  args.output.data = output.data();
+  LayerCall args = problem.args();
+  args.output = mut_view(output.data());
   const auto bytes = layer->forward_workspace(*context, args);
   REQUIRE(bytes);
   CHECK(layer->forward(*context, args));
@@ -107,10 +107,10 @@ TEST_CASE("hpp: layer, saved and mapped", "[hpp]") {
 
   std::vector<std::byte> blob(layer->blob_bytes());
   CHECK(layer->save(blob));
-  CHECK(layer->save(mha::Span<std::byte>(blob.data(), 10)).code() == MHA_ERR_WORKSPACE);
+  CHECK(layer->save(mha::Span<std::byte>(blob.data(), 10)).code() == MHA_ERR_BUFFER);
   auto mapped = mha::Layer::map(*context, blob);
   REQUIRE(mapped);
-  args.output.data = mapped_output.data();
+  args.output = mut_view(mapped_output.data());
   CHECK(mapped->forward(*context, args));
   check_same_bits("mapped", mapped_output, output);
   CHECK(mha::Layer::map(*context, mha::Span<const std::byte>(blob.data(), 10)).status().code() == MHA_ERR_BLOB);
@@ -135,8 +135,8 @@ TEST_CASE("hpp: cache", "[hpp]") {
   mha_append_args args = {};
   args.batch = 1;
   args.length = 20;
-  args.key.data = tokens.key.data();
-  args.value.data = tokens.value.data();
+  args.key = view(tokens.key.data());
+  args.value = view(tokens.value.data());
   CHECK(cache->append(*context, args));
   CHECK(cache->length(0) == 20);
   CHECK(cache->fork(0, 1));
@@ -162,7 +162,7 @@ TEST_CASE("hpp: cache", "[hpp]") {
   cache->reset();
   CHECK(cache->used_bytes() == 0);
   CHECK(cache->load(2, blob).code() == MHA_ERR_BLOB);
-  CHECK(cache->save(2, mha::Span<std::byte>(blob.data(), 10)).code() == MHA_ERR_WORKSPACE);
+  CHECK(cache->save(2, mha::Span<std::byte>(blob.data(), 10)).code() == MHA_ERR_BUFFER);
 
   args.length = 65;
   args.key.stride_d = args.value.stride_d = 1;
@@ -207,14 +207,14 @@ TEST_CASE("hpp: rope and merge", "[hpp]") {
   const std::vector<float> input = random_floats(2 * 3 * 8, 184000);
   std::vector<float> output = poisoned(2 * 3 * 8), want = poisoned(2 * 3 * 8);
   const mha_rope rope = {};
-  mha_rope_args args = {};
+  mha_rows_args args = {};
   args.batch = 1, args.length = 2, args.num_heads = 3, args.head_dim = 8;
-  args.input.data = input.data();
-  args.output.data = output.data();
+  args.input = view(input.data());
+  args.output = mut_view(output.data());
   args.rope = &rope;
   CHECK(context->rope_apply(args));
-  args.output.data = want.data();
-  REQUIRE(mha_rope_apply(context->get(), &args, nullptr) == MHA_OK);
+  args.output = mut_view(want.data());
+  REQUIRE(mha_rows_prepare(context->get(), &args, nullptr) == MHA_OK);
   check_same_bits("rope", output, want);
   args.first_position = -1;
   CHECK(context->rope_apply(args).code() == MHA_ERR_ARGUMENT);

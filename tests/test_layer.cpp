@@ -31,9 +31,9 @@ const NamedConfig kConfigs[] = {
     {"wide", {128, 2, 0, 0, 0, 0, 0, 0, 0}},
 };
 
-void check_layer(const LayerProblem& problem, mha_forward_args args, const std::string& name) {
+void check_layer(const LayerProblem& problem, LayerCall args, const std::string& name) {
   for (mha_weights_mode mode : {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED}) {
-    args.weights_mode = mode;
+    args.results.weights_mode = mode;
     const LayerReference want = reference_layer(problem.config, problem.separate_weights(), args);
     for_each_target([&](const std::string& target, const mha_context* context) {
       const LayerPtr layer = problem.make(context);
@@ -82,24 +82,24 @@ TEST_CASE("layer: lengths around tile and chunk edges", "[layer]") {
 
 TEST_CASE("layer: self-attention, and value given or taken from key", "[layer]") {
   const LayerProblem problem(kConfigs[0].config, 3, 9, 9, Biases::kAll, 40000);
-  mha_forward_args args = problem.args();
+  LayerCall args = problem.args();
   args.key = {};
   args.value = {};
   check_layer(problem, args, "self");
 
   // The same numbers given as three views.
-  mha_forward_args given = args;
-  given.key.data = given.value.data = problem.query.data();
+  LayerCall given = args;
+  given.key = view(given.value.data = problem.query.data());
   for_each_target([&](const std::string&, const mha_context* context) {
     const LayerPtr layer = problem.make(context);
     check_same_bits("self", run_layer(context, layer.get(), args).output,
                     run_layer(context, layer.get(), given).output);
   });
 
-  args.key.data = problem.key.data();
+  args.key = view(problem.key.data());
   check_layer(problem, args, "value from key");
   args.key = {};
-  args.value.data = problem.value.data();
+  args.value = view(problem.value.data());
   check_layer(problem, args, "key from query, value given");
 }
 
@@ -108,7 +108,7 @@ TEST_CASE("layer: masks", "[layer][mask]") {
   const AttentionShape shape = {2, 6, 2, 10, 70, 8, 8};
   for (int kind = 0; kind < kMaskKinds; ++kind) {
     const AttentionProblem masked(shape, static_cast<MaskKind>(kind), 41500 + static_cast<uint64_t>(kind));
-    mha_forward_args args = problem.args();
+    LayerCall args = problem.args();
     args.masks = masked.masks;
     check_layer(problem, args, describe(shape, static_cast<MaskKind>(kind)));
   }
@@ -117,8 +117,8 @@ TEST_CASE("layer: masks", "[layer][mask]") {
 TEST_CASE("layer: a row with no visible key gives the output bias", "[layer][edges]") {
   const LayerProblem problem(kConfigs[0].config, 2, 4, 6, Biases::kAll, 42000);
   const int64_t lengths[2] = {0, 6};
-  mha_forward_args args = problem.args();
-  args.masks.key_lengths = lengths;
+  LayerCall args = problem.args();
+  args.items.key_lengths = lengths;
   for_each_target([&](const std::string&, const mha_context* context) {
     const LayerPtr layer = problem.make(context);
     const std::vector<float> output = run_layer(context, layer.get(), args).output;
@@ -131,8 +131,8 @@ TEST_CASE("layer: no keys gives the output bias", "[layer][edges]") {
   const LayerProblem problem(kConfigs[0].config, 1, 2, 0, Biases::kAll, 42500);
   for_each_target([&](const std::string&, const mha_context* context) {
     const LayerPtr layer = problem.make(context);
-    mha_forward_args args = problem.args();
-    args.key.data = args.value.data = problem.query.data();  // not NULL, so that they are not taken from query
+    LayerCall args = problem.args();
+    args.key = view(args.value.data = problem.query.data());  // not NULL, so that they are not taken from query
     const std::vector<float> output = run_layer(context, layer.get(), args).output;
     for (size_t n = 0; n < output.size(); ++n) CHECK(output[n] == problem.output_bias[n % 20]);
   });
@@ -144,8 +144,8 @@ TEST_CASE("layer: fused in-projection gives the bits of the separate ones", "[la
     for_each_target([&](const std::string&, const mha_context* context) {
       const LayerPtr separate = problem.make(context);
       const LayerPtr fused = problem.make_from(context, problem.fused_weights());
-      mha_forward_args args = problem.args();
-      args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+      LayerCall args = problem.args();
+      args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
       const LayerResult a = run_layer(context, separate.get(), args), b = run_layer(context, fused.get(), args);
       check_same_bits("output", b.output, a.output);
       check_same_bits("weights", b.weights, a.weights);
@@ -169,7 +169,7 @@ TEST_CASE("layer: equals linear, attention, linear done by hand, bit for bit", "
     const std::vector<float> q = project(p.query, c.embed_dim, p.query_weight, p.query_bias, H * D);
     const std::vector<float> k = project(p.key, c.kdim, p.key_weight, p.key_bias, Hkv * D);
     const std::vector<float> v = project(p.value, c.vdim, p.value_weight, p.value_bias, Hkv * Dv);
-    mha_attention_args args = {};
+    AttentionCall args;
     args.batch = p.B;
     args.num_heads = H;
     args.num_kv_heads = Hkv;
@@ -178,9 +178,9 @@ TEST_CASE("layer: equals linear, attention, linear done by hand, bit for bit", "
     args.head_dim = D;
     args.value_head_dim = Dv;
     args.scale = c.scale;
-    args.query.data = q.data();
-    args.key.data = k.data();
-    args.value.data = v.data();
+    args.query = view(q.data());
+    args.key = view(k.data());
+    args.value = view(v.data());
     const std::vector<float> heads = run_attention(context, args).output;
     check_same_bits("output", project(heads, H * Dv, p.output_weight, p.output_bias, c.out_dim), want.output);
   });
@@ -199,13 +199,13 @@ TEST_CASE("layer: strided query, key, value and output", "[layer][strides]") {
       Placed query = place(problem.Tq, c.embed_dim).fill(problem.query),
              key = place(problem.Tk, c.kdim).fill(problem.key);
       Placed value = place(problem.Tk, c.vdim).fill(problem.value), output = place(problem.Tq, c.out_dim);
-      mha_forward_args args = problem.args();
+      LayerCall args = problem.args();
       args.query = query.view();
       args.key = key.view();
       args.value = value.view();
       args.output = output.mut_view();
       mha_error error = {};
-      require_ok(mha_layer_forward(context, layer.get(), &args, &error), error);
+      require_ok(layer_forward(context, layer.get(), args, &error), error);
       check_same_bits("output", output.dense(), want.output);
       CHECK(output.gaps_intact());
     }
@@ -213,11 +213,11 @@ TEST_CASE("layer: strided query, key, value and output", "[layer][strides]") {
     Placed query({2, 6, 1, c.embed_dim}, {c.embed_dim, 2 * c.embed_dim, 0});
     Placed output({2, 6, 1, c.out_dim}, {c.out_dim, 2 * c.out_dim, 0});
     query.fill(problem.query);
-    mha_forward_args args = problem.args();
+    LayerCall args = problem.args();
     args.query = query.view();
     args.output = output.mut_view();
     mha_error error = {};
-    require_ok(mha_layer_forward(context, layer.get(), &args, &error), error);
+    require_ok(layer_forward(context, layer.get(), args, &error), error);
     check_same_bits("sequence first", output.dense(), want.output);
   });
 }
@@ -254,10 +254,10 @@ TEST_CASE("layer: outlives the context and the sources it was made from", "[laye
     ContextPtr maker = make_context(target, 1);
     const LayerPtr layer = problem->make(maker.get());
     const std::vector<float> query = problem->query, key = problem->key, value = problem->value;
-    mha_forward_args args = problem->args();
-    args.query.data = query.data();
-    args.key.data = key.data();
-    args.value.data = value.data();
+    LayerCall args = problem->args();
+    args.query = view(query.data());
+    args.key = view(key.data());
+    args.value = view(value.data());
     const std::vector<float> before = run_layer(maker.get(), layer.get(), args).output;
     maker.reset();
     problem.reset();
@@ -268,7 +268,7 @@ TEST_CASE("layer: outlives the context and the sources it was made from", "[laye
 TEST_CASE("layer: no keys need no pointers, whatever kdim and vdim", "[layer][edges]") {
   const LayerProblem problem({8, 2, 2, 4, 4, 5, 7, 8, 0}, 1, 3, 0, Biases::kAll, 75500);
   for_each_target([&](const std::string&, const mha_context* context) {
-    mha_forward_args args = problem.args();
+    LayerCall args = problem.args();
     args.key = args.value = {};
     const LayerResult got = run_layer(context, problem.make(context).get(), args);
     for (size_t n = 0; n < got.output.size(); ++n) CHECK(got.output[n] == problem.output_bias[n % 8]);

@@ -31,10 +31,10 @@ TEST_CASE("masks and score modifications: values of random combinations", "[mask
     AttentionProblem problem(s, MaskKind::kNone, seed);
     for (float& value : problem.query) value *= 3;
     const RandomMasks masks(random, s.B, s.H, s.Tq, s.Tk);
-    mha_attention_args args = problem.args();
+    AttentionCall args = problem.args();
     args.masks = masks.get();
-    args.mods = masks.mods();
-    args.weights_mode = one_of(random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED});
+    args.score_mods = masks.mods();
+    args.results.weights_mode = one_of(random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED});
     const RandomContext context = random_context(random);
     INFO("seed " << seed << ": " << context.describe() << ": " << describe(s) << ":" << masks.describe());
     const AttentionReference want = reference_attention(args);
@@ -53,11 +53,11 @@ namespace {
 struct Seen {
   AttentionShape shape;
   AttentionProblem problem;
-  mha_attention_args args;
+  AttentionCall args;
 
   Seen(int64_t Tq, int64_t Tk)
       : shape{1, 1, 1, Tq, Tk, 8, 8}, problem(shape, MaskKind::kNone, 9), args(problem.args()) {
-    args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+    args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
   }
   /// '#' where query i sees key j, else '.'.
   std::vector<std::string> rows(const mha_context* context) const {
@@ -77,7 +77,7 @@ TEST_CASE("masks: what each shows, drawn", "[masks]") {
   for_each_target([](const std::string&, const mha_context* context) {
     {
       Seen s(4, 6);
-      s.args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+      s.args.causal = 1;
       s.args.masks.window_left = 2;
       CHECK(s.rows(context) == Rows{".##...", "..##..", "...##.", "....##"});
       s.args.masks.sink_tokens = 1;
@@ -152,7 +152,7 @@ TEST_CASE("masks: NaN and Inf in hidden keys and values never reach a result, sk
               if (kind == 2) masks.bit_mask = {bits.data(), 0, 0, 0};
               if (kind == 3) masks.block_mask = {100, 100, pairs.data(), 1};
               if (kind == 4) masks.bool_mask = {bools.data(), 0, 0, 0};
-              mha_attention_args args = spoilt.args(), want = clean.args();
+              AttentionCall args = spoilt.args(), want = clean.args();
               args.masks = masks;
               want.masks = {};
               want.masks.bool_mask = {bools.data(), 0, 0, 0};
@@ -164,9 +164,9 @@ TEST_CASE("masks: NaN and Inf in hidden keys and values never reach a result, sk
                         j < 2 || (j <= i + 700 - Tq && j > i + 700 - Tq - masks.window_left);
                 want.masks.bool_mask = {window.data(), 0, 0, 1500};
               }
-              args.weights_mode = want.weights_mode = MHA_WEIGHTS_PER_HEAD;
+              args.results.weights_mode = want.weights_mode = MHA_WEIGHTS_PER_HEAD;
               check_same_results("hidden", run_attention(context, args), run_attention(context, want));
-              args.weights_mode = want.weights_mode = MHA_WEIGHTS_AVERAGED;
+              args.results.weights_mode = want.weights_mode = MHA_WEIGHTS_AVERAGED;
               check_same_results("hidden, averaged", run_attention(context, args), run_attention(context, want));
             }
           },
@@ -226,11 +226,11 @@ TEST_CASE("masks: bad arguments name themselves", "[masks][status]") {
   };
   for (const Mistake& mistake : mistakes) {
     INFO(mistake.text);
-    mha_attention_args args = problem.args();
-    args.output.data = output.data();
+    AttentionCall args = problem.args();
+    args.output = mut_view(output.data());
     mistake.make(args.masks);
     mha_error error = {};
-    CHECK(mha_attention(shared_context(supported_targets()[0], 1), &args, &error) == mistake.status);
+    CHECK(attention(shared_context(supported_targets()[0], 1), &args, &error) == mistake.status);
     INFO(error.message);
     CHECK(mentions(error, mistake.text));
     CHECK(std::all_of(output.begin(), output.end(), is_poison));
@@ -247,14 +247,14 @@ TEST_CASE("masks: extreme sizes do not overflow", "[masks][edges]") {
       for (int64_t window : {int64_t{0}, int64_t{1}, kMost}) {
         for (bool others : {false, true}) {
           INFO("offset " << offset << " window " << window << " others " << others);
-          mha_attention_args args = problem.args();
+          AttentionCall args = problem.args();
           args.masks.causal = MHA_CAUSAL_OFFSET, args.masks.causal_offset = offset;
           args.masks.window_left = args.masks.window_right = window;
           if (others) {
             args.masks.sink_tokens = kMost, args.masks.prefix_lengths = prefix.data();
             args.masks.block_mask = {kMost, kMost, pairs.data(), 2};
           }
-          args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+          args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
           const AttentionReference want = reference_attention(args);
           check_close("extreme", run_attention(context, args).weights, want.weights, {1e-6, 1e-6});
         }
@@ -271,9 +271,9 @@ TEST_CASE("masks: the layer hands masks and score modifications on", "[masks][mo
     const int64_t Tq = random_length(random, 60), Tk = random_length(random, 300);
     const LayerProblem problem(config, 2, Tq, Tk, Biases::kAll, seed);
     const RandomMasks masks(random, 2, 4, Tq, Tk);
-    mha_forward_args args = problem.args();
+    LayerCall args = problem.args();
     args.masks = masks.get();
-    args.mods = masks.mods();
+    args.score_mods = masks.mods();
     const RandomContext context = random_context(random);
     INFO("seed " << seed << ": " << context.describe() << " Tq " << Tq << " Tk " << Tk << ":" << masks.describe());
     const LayerPtr layer = problem.make(context.get());

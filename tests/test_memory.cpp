@@ -101,14 +101,14 @@ class PreparedCalls {
     attention_output_ = poisoned(2 * 9 * 4 * 12);
     attention_weights_ = poisoned(2 * 9 * Tk);
     lse_ = poisoned(2 * 4 * 9);
-    attention_args_.output.data = attention_output_.data();
+    attention_args_.output = mut_view(attention_output_.data());
     attention_args_.weights.data = attention_weights_.data();
     attention_args_.log_sum_exp = lse_.data();
     layer_args_ = layer_problem_.args();
     layer_args_.weights_mode = MHA_WEIGHTS_PER_HEAD;
     layer_output_ = poisoned(2 * 9 * 50);
     layer_weights_ = poisoned(2 * 4 * 9 * Tk);
-    layer_args_.output.data = layer_output_.data();
+    layer_args_.output = mut_view(layer_output_.data());
     layer_args_.weights.data = layer_weights_.data();
     linear_output_ = poisoned(18 * 33);
     linear_args_ = {18, layer_problem_.query.data(), 0, linear_output_.data(), 0};
@@ -116,8 +116,8 @@ class PreparedCalls {
 
   void give_workspace() {
     size_t attention_bytes = 0, layer_bytes = 0;
-    REQUIRE(mha_attention_workspace(context_, &attention_args_, &attention_bytes, nullptr) == MHA_OK);
-    REQUIRE(mha_layer_forward_workspace(context_, layer_.get(), &layer_args_, &layer_bytes, nullptr) == MHA_OK);
+    REQUIRE(attention_workspace_bytes(context_, attention_args_, &attention_bytes, nullptr) == MHA_OK);
+    REQUIRE(layer_workspace_bytes(context_, layer_.get(), layer_args_, &layer_bytes, nullptr) == MHA_OK);
     workspace_.resize(std::max(attention_bytes, layer_bytes));
     attention_args_.workspace = layer_args_.workspace = workspace_.data();
     attention_args_.workspace_bytes = attention_bytes;
@@ -125,8 +125,8 @@ class PreparedCalls {
   }
 
   mha_status call() {
-    const mha_status attention = mha_attention(context_, &attention_args_, nullptr);
-    const mha_status layer = mha_layer_forward(context_, layer_.get(), &layer_args_, nullptr);
+    const mha_status attention = attention(context_, attention_args_, nullptr);
+    const mha_status layer = layer_forward(context_, layer_.get(), layer_args_, nullptr);
     const mha_status linear = mha_linear_forward(context_, linear_.get(), &linear_args_, nullptr);
     return attention != MHA_OK ? attention : layer != MHA_OK ? layer : linear;
   }
@@ -144,8 +144,8 @@ class PreparedCalls {
   LayerProblem layer_problem_;
   LayerPtr layer_;
   LinearPtr linear_;
-  mha_attention_args attention_args_;
-  mha_forward_args layer_args_;
+  AttentionCall attention_args_;
+  LayerCall layer_args_;
   mha_linear_args linear_args_;
   std::vector<float> attention_output_, attention_weights_, lse_, layer_output_, layer_weights_, linear_output_;
   std::vector<unsigned char> workspace_;
@@ -234,25 +234,25 @@ TEST_CASE("memory: whichever allocation fails is reported, leaks nothing, and a 
       if (status != MHA_OK) CHECK(layer == nullptr);
       const LayerPtr layer_owner(layer);
       if (status != MHA_OK) return status;
-      std::vector<float> blob(mha_layer_blob_bytes(layer) / 4 + 1);
+      std::vector<float> blob(mha_layer_save_bytes(layer) / 4 + 1);
       REQUIRE(mha_layer_save(layer, blob.data(), blob.size() * 4, &error) == MHA_OK);
       mha_layer* mapped = reinterpret_cast<mha_layer*>(&error);
-      status = mha_layer_map(context, blob.data(), mha_layer_blob_bytes(layer), &mapped, &error);
+      status = mha_layer_map(context, blob.data(), mha_layer_save_bytes(layer), &mapped, &error);
       if (status != MHA_OK) CHECK(mapped == nullptr);
       const LayerPtr mapped_owner(mapped);
       if (status != MHA_OK) return status;
-      mha_forward_args args = problem.args();
+      LayerCall args = problem.args();
       std::fill(output.begin(), output.end(), float_of_bits(kPoisonBits));
-      args.output.data = output.data();
-      status = mha_layer_forward(context, mapped, &args, &error);
+      args.output = mut_view(output.data());
+      status = layer_forward(context, mapped, args, &error);
       if (status != MHA_OK) {
         CHECK(std::all_of(output.begin(), output.end(), is_poison));
         return status;
       }
-      mha_attention_args attention_args = attention.args();
+      AttentionCall attention_args = attention.args();
       std::fill(attention_output.begin(), attention_output.end(), float_of_bits(kPoisonBits));
-      attention_args.output.data = attention_output.data();
-      status = mha_attention(context, &attention_args, &error);
+      attention_args.output = mut_view(attention_output.data());
+      status = attention(context, attention_args, &error);
       if (status != MHA_OK) CHECK(std::all_of(attention_output.begin(), attention_output.end(), is_poison));
       return status;
     };
@@ -284,11 +284,11 @@ TEST_CASE("memory: workspace is not a matter of Tq x Tk", "[memory]") {
   const float number = 0;
   const int64_t lengths[1] = {9}, pairs[2] = {0, 0};
   const int32_t segments[1] = {0};
-  const std::vector<std::function<void(mha_attention_args&)>> options = {
+  const std::vector<std::function<void(AttentionCall&)>> options = {
       [](auto&) {},
-      [](auto& a) { a.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT; },
+      [](auto& a) { a.causal = 1; },
       [](auto& a) { a.masks.window_left = a.masks.window_right = 100, a.masks.sink_tokens = 4; },
-      [&](auto& a) { a.masks.prefix_lengths = a.masks.key_lengths = lengths; },
+      [&](auto& a) { a.masks.prefix_lengths = a.items.key_lengths = lengths; },
       [&](auto& a) { a.masks.query_segments = a.masks.key_segments = segments; },
       [&](auto& a) {
         a.masks.block_mask = {64, 64, pairs, 1};
@@ -299,10 +299,10 @@ TEST_CASE("memory: workspace is not a matter of Tq x Tk", "[memory]") {
       [&](auto& a) {
         a.masks.add_mask = {&number, 0, 0, 0};
       },
-      [&](auto& a) { a.mods.alibi_slopes = a.mods.relative_bias = a.mods.sink_logits = &number, a.mods.softcap = 5; },
-      [](auto& a) { a.weights_mode = MHA_WEIGHTS_AVERAGED; },
-      [](auto& a) { a.weights_mode = MHA_WEIGHTS_KEY_SUMS; },
-      [](auto& a) { a.weights_mode = MHA_WEIGHTS_PER_HEAD; },
+      [&](auto& a) { a.score_mods.alibi_slopes = a.score_mods.relative_bias = a.score_mods.sink_logits = &number, a.score_mods.softcap = 5; },
+      [](auto& a) { a.results.weights_mode = MHA_WEIGHTS_AVERAGED; },
+      [](auto& a) { a.results.weights_mode = MHA_WEIGHTS_KEY_SUMS; },
+      [](auto& a) { a.results.weights_mode = MHA_WEIGHTS_PER_HEAD; },
   };
   for (int64_t threads : {1, 3}) {
     for_each_target(
@@ -311,10 +311,10 @@ TEST_CASE("memory: workspace is not a matter of Tq x Tk", "[memory]") {
             INFO("threads " << threads << " option " << n);
             size_t bytes[2] = {0, 0};
             for (int64_t i : {0, 1}) {
-              mha_attention_args args = {};
+              AttentionCall args;
               args.batch = 1, args.num_heads = 4, args.head_dim = 64, args.query_len = args.key_len = kLength << i;
               options[n](args);
-              REQUIRE(mha_attention_workspace(context, &args, &bytes[i], nullptr) == MHA_OK);
+              REQUIRE(attention_workspace_bytes(context, args, &bytes[i], nullptr) == MHA_OK);
             }
             CHECK(bytes[1] <= 2 * bytes[0]);
             CHECK(bytes[0] < static_cast<size_t>(kLength * kLength) / 64);
@@ -331,15 +331,15 @@ TEST_CASE("memory: what the workspace held before changes nothing", "[memory]") 
         [&](const std::string&, const mha_context* context) {
           const AttentionResult want = run_attention(context, problem.args());
           size_t bytes = 0;
-          mha_attention_args args = problem.args();
-          REQUIRE(mha_attention_workspace(context, &args, &bytes, nullptr) == MHA_OK);
+          AttentionCall args = problem.args();
+          REQUIRE(attention_workspace_bytes(context, args, &bytes, nullptr) == MHA_OK);
           for (unsigned char filler : {0x00, 0x7f, 0xff}) {
             std::vector<unsigned char> workspace(bytes + 1, filler);
             std::vector<float> output = poisoned(problem.shape.output().count());
-            args.output.data = output.data();
-            args.workspace = workspace.data();
-            args.workspace_bytes = bytes;
-            REQUIRE(mha_attention(context, &args, nullptr) == MHA_OK);
+            args.output = mut_view(output.data());
+            args.resources.workspace = workspace.data();
+            args.resources.workspace_bytes = bytes;
+            REQUIRE(attention(context, args, nullptr) == MHA_OK);
             check_same_bits("output", output, want.output);
           }
         },

@@ -88,11 +88,11 @@ TEST_CASE("merge: parts of the keys give what one call over all of them gives", 
     const AttentionReference want = reference_attention(p.args());
     Parts parts(0, s.B * s.H * s.Tq, s.Dv, 0);
     for (const auto& range : {std::pair<int64_t, int64_t>{0, 130}, {130, 130}, {130, 499}, {499, 500}}) {
-      mha_attention_args args = p.args();
+      AttentionCall args = p.args();
       const int64_t row = s.Hkv * s.D, value_row = s.Hkv * s.Dv;
       args.key_len = range.second - range.first;
-      args.key = {p.key.data() + range.first * row, s.Tk * row, row, s.D, 1};
-      args.value = {p.value.data() + range.first * value_row, s.Tk * value_row, value_row, s.Dv, 1};
+      args.key = view(p.key.data() + range.first * row, {s.Tk * row, row, s.D});
+      args.value = view(p.value.data() + range.first * value_row, {s.Tk * value_row, value_row, s.Dv});
       const AttentionResult result = run_attention(context, args);
       // Rows in the order of log_sum_exp: [B, H, Tq].
       std::vector<float> rows;

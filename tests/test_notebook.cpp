@@ -33,32 +33,32 @@ struct Notebook {
     return config;
   }
   mha_layer_weights weights() const { return separate_weights_of(*this); }
-  mha_forward_args forward_args() const {
-    mha_forward_args args = {};
+  LayerCall forward_args() const {
+    LayerCall args;
     args.batch = 1;
     args.query_len = 1;
     args.key_len = kPositions;
-    args.query.data = query.data();
-    args.key.data = key.data();
-    args.value.data = value.data();
-    args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+    args.query = view(query.data());
+    args.key = view(key.data());
+    args.value = view(value.data());
+    args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
     return args;
   }
 };
 
 /// What the code computes literally: at each of the 10 positions its 4 heads attend to one another. So the positions
 /// are the batch, the heads are the sequence, and the one query row is there for every position (stride_b 0).
-mha_attention_args literal_args(const float* query, const float* key, const float* value) {
-  mha_attention_args args = {};
+AttentionCall literal_args(const float* query, const float* key, const float* value) {
+  AttentionCall args;
   args.batch = kPositions;
   args.num_heads = 1;
   args.query_len = kHeads;
   args.key_len = kHeads;
   args.head_dim = kHeadDim;
-  args.query = {query, 0, kHeadDim, 0, 1};
-  args.key = {key, kEmbed, kHeadDim, 0, 1};
-  args.value = {value, kEmbed, kHeadDim, 0, 1};
-  args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+  args.query = view(query, {0, kHeadDim, 0});
+  args.key = view(key, {kEmbed, kHeadDim, 0});
+  args.value = view(value, {kEmbed, kHeadDim, 0});
+  args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
   return args;
 }
 
@@ -88,7 +88,7 @@ TEST_CASE("notebook: standard attention is torch's nn.MultiheadAttention", "[not
   const std::vector<double> want_weights = notebook.file.doubles("standard.weights");
   const mha_layer_config config = notebook.config();
   const mha_layer_weights weights = notebook.weights();
-  mha_forward_args args = notebook.forward_args();
+  LayerCall args = notebook.forward_args();
 
   std::vector<double> reference_output(want_output.size()), reference_weights(want_weights.size());
   mha::reference::forward<double>(config, weights, args, reference_output.data(), reference_weights.data());
@@ -101,9 +101,9 @@ TEST_CASE("notebook: standard attention is torch's nn.MultiheadAttention", "[not
     require_ok(mha_layer_create(context, &config, &weights, &layer, &error), error);
     const LayerPtr owner(layer);
     std::vector<float> output = poisoned(kEmbed), attention_weights = poisoned(kHeads * kPositions);
-    args.output.data = output.data();
-    args.weights.data = attention_weights.data();
-    require_ok(mha_layer_forward(context, layer, &args, &error), error);
+    args.output = mut_view(output.data());
+    args.results.weights.data = attention_weights.data();
+    require_ok(layer_forward(context, layer, args, &error), error);
     check_close("standard output " + target, output, want_output, kOutputBound);
     check_close("standard weights " + target, attention_weights, want_weights, kWeightsBound);
   });
@@ -121,12 +121,12 @@ TEST_CASE("notebook: its code as written is a strided view of the same attention
     const std::vector<float> key = linear(context, notebook.key, notebook.key_weight, notebook.key_bias);
     const std::vector<float> value = linear(context, notebook.value, notebook.value_weight, notebook.value_bias);
 
-    mha_attention_args args = literal_args(query.data(), key.data(), value.data());
+    AttentionCall args = literal_args(query.data(), key.data(), value.data());
     std::vector<float> heads = poisoned(kPositions * kEmbed), weights = poisoned(kPositions * kHeads * kHeads);
-    args.output.data = heads.data();  // dense [10, 4, 1, 5]: the concatenated heads of each position
-    args.weights.data = weights.data();
+    args.output = mut_view(heads.data());  // dense [10, 4, 1, 5]: the concatenated heads of each position
+    args.results.weights.data = weights.data();
     mha_error error = {};
-    require_ok(mha_attention(context, &args, &error), error);
+    require_ok(attention(context, args, &error), error);
 
     const std::vector<float> output = linear(context, heads, notebook.output_weight, notebook.output_bias);
     check_close("literal output " + target, output, want_output, kOutputBound);

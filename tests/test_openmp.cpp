@@ -46,9 +46,9 @@ TEST_CASE("openmp: calls from inside an outer parallel region", "[threads][openm
       for (int n = 0; n < kCalls; ++n) {
         team = omp_get_num_threads();
         std::vector<float> output = poisoned(static_cast<int64_t>(want[static_cast<size_t>(n)].size()));
-        mha_forward_args args = problems[static_cast<size_t>(n)]->args();
-        args.output.data = output.data();
-        if (mha_layer_forward(context, layer.get(), &args, nullptr) != MHA_OK ||
+        LayerCall args = problems[static_cast<size_t>(n)]->args();
+        args.output = mut_view(output.data());
+        if (layer_forward(context, layer.get(), args, nullptr) != MHA_OK ||
             !same_bits(output, want[static_cast<size_t>(n)]))
           ++wrong;
       }
@@ -75,9 +75,9 @@ TEST_CASE("openmp: inside an outer region a call starts no threads, nested regio
 #pragma omp parallel num_threads(4)
       {
         std::vector<float> output = poisoned(static_cast<int64_t>(want.size()));
-        mha_attention_args args = problem.args();
-        args.output.data = output.data();
-        if (mha_attention(context, &args, nullptr) != MHA_OK || !same_bits(output, want)) ++wrong;
+        AttentionCall args = problem.args();
+        args.output = mut_view(output.data());
+        if (attention(context, args, nullptr) != MHA_OK || !same_bits(output, want)) ++wrong;
       }
       CHECK(wrong == 0);
       INFO("levels " << levels << ", threads before " << before);

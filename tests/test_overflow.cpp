@@ -60,18 +60,18 @@ TEST_CASE("overflow: attention sizes whose products leave 63 bits", "[overflow][
     float unused = 0;
     for (const Sizes& z : too_large) {
       INFO("B " << z.B << " H " << z.H << " Tq " << z.Tq << " Tk " << z.Tk << " D " << z.D << " Dv " << z.Dv);
-      mha_attention_args args = {};
+      AttentionCall args;
       args.batch = z.B, args.num_heads = z.H, args.num_kv_heads = z.Hkv, args.query_len = z.Tq, args.key_len = z.Tk;
       args.head_dim = z.D, args.value_head_dim = z.Dv;
-      args.query.data = args.key.data = args.value.data = &unused;
-      args.output.data = &unused;
+      args.query = view(args.key.data = args.value.data = &unused);
+      args.output = mut_view(&unused);
       mha_error error = {};
       size_t bytes = 1, needed = 1;
-      CHECK(mha_attention_workspace(context, &args, &bytes, &error) == MHA_ERR_OVERFLOW);
+      CHECK(attention_workspace_bytes(context, args, &bytes, &error) == MHA_ERR_OVERFLOW);
       CHECK(error.status == MHA_ERR_OVERFLOW);
       CHECK(bytes == 1);
-      CHECK(mha_attention_explain(context, &args, nullptr, 0, &needed, nullptr) == MHA_ERR_OVERFLOW);
-      CHECK(mha_attention(context, &args, nullptr) == MHA_ERR_OVERFLOW);
+      CHECK(attention_explain(context, args, nullptr, 0, &needed, nullptr) == MHA_ERR_OVERFLOW);
+      CHECK(attention(context, args, nullptr) == MHA_ERR_OVERFLOW);
     }
   });
 }
@@ -80,15 +80,15 @@ TEST_CASE("overflow: sizes that fit give a workspace that can hold them", "[over
   // Split over chunks on many threads the partial results dominate: the query must not wrap to a small number.
   for_each_target(
       [&](const std::string&, const mha_context* context) {
-        mha_attention_args args = {};
+        AttentionCall args;
         args.batch = 1, args.num_heads = args.num_kv_heads = 1, args.query_len = 1;
         args.key_len = k33, args.head_dim = args.value_head_dim = 64;
         size_t bytes = 0;
-        REQUIRE(mha_attention_workspace(context, &args, &bytes, nullptr) == MHA_OK);
+        REQUIRE(attention_workspace_bytes(context, args, &bytes, nullptr) == MHA_OK);
         CHECK(bytes > static_cast<size_t>(k33 / 256 * 64 * 4));
         args.key_len = k31 * 16;
         size_t more = 0;
-        REQUIRE(mha_attention_workspace(context, &args, &more, nullptr) == MHA_OK);
+        REQUIRE(attention_workspace_bytes(context, args, &more, nullptr) == MHA_OK);
         CHECK(more > bytes);
       },
       16);
@@ -101,63 +101,63 @@ TEST_CASE("overflow: strides that lead beyond 2^63 bytes", "[overflow][status]")
   float add = 0;
   struct Mistake {
     const char* name;
-    std::function<void(mha_attention_args&)> make;
+    std::function<void(AttentionCall&)> make;
   };
   const Mistake mistakes[] = {
       {"query",
-       [](mha_attention_args& a) {
-         a.query = {a.query.data, k62, 16, 8, 1};
+       [](AttentionCall& a) {
+         a.query = view(a.query.data, {k62, 16, 8});
        }},
       {"query",
-       [](mha_attention_args& a) {
-         a.query = {a.query.data, 48, INT64_MAX, 8, 1};
+       [](AttentionCall& a) {
+         a.query = view(a.query.data, {48, INT64_MAX, 8});
        }},
       {"key",
-       [](mha_attention_args& a) {
-         a.key = {a.key.data, 64, INT64_MAX / 3, 8, 1};
+       [](AttentionCall& a) {
+         a.key = view(a.key.data, {64, INT64_MAX / 3, 8});
        }},
       {"value",
-       [](mha_attention_args& a) {
-         a.value = {a.value.data, 64, 16, INT64_MAX - 4, 1};
+       [](AttentionCall& a) {
+         a.value = view(a.value.data, {64, 16, INT64_MAX - 4});
        }},
       {"output",
-       [](mha_attention_args& a) {
-         a.output = {a.output.data, INT64_MAX, 16, 8, 1};
+       [](AttentionCall& a) {
+         a.output = mut_view(a.output.data, {INT64_MAX, 16, 8});
        }},
       {"weights",
-       [](mha_attention_args& a) {
-         a.weights = {a.weights.data, INT64_MAX, 4, 12, 1};
+       [](AttentionCall& a) {
+         a.results.weights = {a.results.weights.data, INT64_MAX, 4, 12, 1};
        }},
       {"bool_mask",
-       [&](mha_attention_args& a) {
+       [&](AttentionCall& a) {
          a.masks.bool_mask = {&open, INT64_MAX, 1, 1};
        }},
       {"bool_mask",
-       [&](mha_attention_args& a) {
+       [&](AttentionCall& a) {
          a.masks.bool_mask = {&open, 0, 0, INT64_MAX / 2};
        }},
       {"add_mask",
-       [&](mha_attention_args& a) {
+       [&](AttentionCall& a) {
          a.masks.add_mask = {&add, 0, INT64_MAX, 1};
        }},
       {"causal_offset",
-       [](mha_attention_args& a) { a.masks.causal = MHA_CAUSAL_OFFSET, a.masks.causal_offset = k62 + 1; }},
+       [](AttentionCall& a) { a.masks.causal = MHA_CAUSAL_OFFSET, a.masks.causal_offset = k62 + 1; }},
       {"causal_offset",
-       [](mha_attention_args& a) { a.masks.causal = MHA_CAUSAL_OFFSET, a.masks.causal_offset = INT64_MIN; }},
+       [](AttentionCall& a) { a.masks.causal = MHA_CAUSAL_OFFSET, a.masks.causal_offset = INT64_MIN; }},
   };
   for_each_target([&](const std::string&, const mha_context* context) {
     for (const Mistake& mistake : mistakes) {
-      mha_attention_args args = problem.args();
-      args.output.data = output.data();
-      args.weights_mode = MHA_WEIGHTS_PER_HEAD;
-      args.weights.data = weights.data();
+      AttentionCall args = problem.args();
+      args.output = mut_view(output.data());
+      args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
+      args.results.weights.data = weights.data();
       mistake.make(args);
       mha_error error = {};
       INFO(mistake.name);
-      CHECK(mha_attention(context, &args, &error) == MHA_ERR_OVERFLOW);
+      CHECK(attention(context, args, &error) == MHA_ERR_OVERFLOW);
       CHECK(mentions(error, mistake.name));
       size_t bytes = 0;
-      CHECK(mha_attention_workspace(context, &args, &bytes, nullptr) == MHA_ERR_OVERFLOW);
+      CHECK(attention_workspace_bytes(context, args, &bytes, nullptr) == MHA_ERR_OVERFLOW);
       CHECK(std::all_of(output.begin(), output.end(), is_poison));
       CHECK(std::all_of(weights.begin(), weights.end(), is_poison));
     }
@@ -188,7 +188,7 @@ TEST_CASE("overflow: linear and layer", "[overflow][status]") {
   }
 
   mha_layer_weights weights = {};
-  weights.query_weight = weights.key_weight = weights.value_weight = weights.output_weight = weight.data();
+  weights.query_weight = view(weights.key_weight = weights.value_weight = weights.output_weight = weight.data());
   for (const mha_layer_config& config :
        {mha_layer_config{k33, 1, 0, k33, 0, 0, 0, 0, 0}, mha_layer_config{k62, k62, 0, 0, 0, 0, 0, 0, 0},
         mha_layer_config{8, k33, 0, k33, 0, 0, 0, 0, 0}, mha_layer_config{8, k31, 0, 8, k33, 0, 0, 0, 0},
@@ -207,14 +207,14 @@ TEST_CASE("overflow: linear and layer", "[overflow][status]") {
   };
   for (const Sizes& z : {Sizes{k33, k33, 1}, Sizes{k62, 1, 1}, Sizes{1, k62, 1}, Sizes{1, 1, k62}, Sizes{k31, 1, k31},
                          Sizes{INT64_MAX, 1, 1}, Sizes{1, INT64_MAX, 1}}) {
-    mha_forward_args args = problem.args();
+    LayerCall args = problem.args();
     args.batch = z.B, args.query_len = z.Tq, args.key_len = z.Tk;
-    args.output.data = output.data();
+    args.output = mut_view(output.data());
     size_t bytes = 1;
     INFO("B " << z.B << " Tq " << z.Tq << " Tk " << z.Tk);
-    CHECK(mha_layer_forward_workspace(context, layer.get(), &args, &bytes, &error) == MHA_ERR_OVERFLOW);
+    CHECK(layer_workspace_bytes(context, layer.get(), args, &bytes, &error) == MHA_ERR_OVERFLOW);
     CHECK(bytes == 1);
-    CHECK(mha_layer_forward(context, layer.get(), &args, &error) == MHA_ERR_OVERFLOW);
+    CHECK(layer_forward(context, layer.get(), args, &error) == MHA_ERR_OVERFLOW);
     CHECK(std::all_of(output.begin(), output.end(), is_poison));
   }
 }
@@ -249,16 +249,16 @@ TEST_CASE("overflow: attention with element offsets beyond 2^31 in every tensor"
 
   for_each_target([&](const std::string&, const mha_context* context) {
     const AttentionResult want = run_attention(context, problem.args());
-    mha_attention_args args = problem.args();
+    AttentionCall args = problem.args();
     args.query = view(s.query(), query);
     args.key = view(s.key(), key);
     args.value = view(s.value(), value);
     args.masks.add_mask = {add.floats(), 2 * k31, 0, 3};
     args.masks.bool_mask = {bytes, 2 * k31, 6, 3};
     const mha_view out = view(s.output(), output);
-    args.output = {output.floats(), out.stride_b, out.stride_t, out.stride_h, 1};
+    args.output = mut_view(output.floats(), {out.stride_b, out.stride_t, out.stride_h});
     mha_error error = {};
-    require_ok(mha_attention(context, &args, &error), error);
+    require_ok(attention(context, args, &error), error);
     std::vector<float> got = poisoned(s.output().count());
     copy(s.output(), strides_of(s.output()), output.floats(), got.data(), true);
     check_same_bits("output", got, want.output);

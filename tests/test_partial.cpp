@@ -7,7 +7,7 @@ using namespace mha::test;
 namespace {
 
 /// Keys [begin, begin + count) of every item: strided views into the whole problem.
-mha_attention_args part_of(const AttentionProblem& p, mha_attention_args args, int64_t begin, int64_t count) {
+AttentionCall part_of(const AttentionProblem& p, AttentionCall args, int64_t begin, int64_t count) {
   const AttentionShape& s = p.shape;
   const auto part = [&](const std::vector<float>& all, int64_t width) {
     return mha_view{all.data() + begin * s.Hkv * width, s.Tk * s.Hkv * width, s.Hkv * width, width, 1};
@@ -23,16 +23,16 @@ mha_attention_args part_of(const AttentionProblem& p, mha_attention_args args, i
   return args;
 }
 
-std::vector<float> partial(const mha_context* context, mha_attention_args args) {
+std::vector<float> partial(const mha_context* context, AttentionCall args) {
   mha_error error = {};
   int64_t count = 0;
-  require_ok(mha_attention_partial_floats(&args, &count, &error), error);
+  require_ok(attention_partial_bytes(&args, &count, &error), error);
   std::vector<float> partials = poisoned(count);
   size_t bytes = 0;
-  require_ok(mha_attention_workspace(context, &args, &bytes, &error), error);
+  require_ok(attention_workspace_bytes(context, args, &bytes, &error), error);
   std::vector<float> workspace = poisoned(static_cast<int64_t>(bytes / sizeof(float) + 1));
-  args.workspace = workspace.data(), args.workspace_bytes = bytes;
-  require_ok(mha_attention_partial(context, &args, partials.data(), count, &error), error);
+  args.resources.workspace = workspace.data(), args.resources.workspace_bytes = bytes;
+  require_ok(attention_partial(context, args, partials.data(), count, &error), error);
   return partials;
 }
 
@@ -46,8 +46,8 @@ AttentionResult merged(const mha_context* context, const AttentionShape& s, cons
   args.num_chunks = static_cast<int64_t>(partials.size()) / (s.B * s.H * s.Tq * (s.Dv + 2));
   args.partials = partials.data();
   args.sink_logits = sinks;
-  args.output = {result.output.data(), 0, 0, 0, 0};
-  args.log_sum_exp = result.log_sum_exp.data();
+  args.output = mut_view(result.output.data());
+  args.results.log_sum_exp = result.log_sum_exp.data();
   mha_error error = {};
   require_ok(mha_attention_merge_partials(context, &args, &error), error);
   return result;
@@ -66,8 +66,8 @@ TEST_CASE("partial results: parts of whole chunks merge to the bits of one call"
         const AttentionProblem p(s, static_cast<MaskKind>(kind), 50);
         const std::vector<float> sinks = random_floats(s.H, 51);
         for (const bool sink : {false, true}) {
-          mha_attention_args args = p.args();
-          args.mods.sink_logits = sink ? sinks.data() : nullptr;
+          AttentionCall args = p.args();
+          args.score_mods.sink_logits = sink ? sinks.data() : nullptr;
           const AttentionResult want = run_attention(one, args);
           for (const int64_t threads : {1, 3}) {
             const mha_context* context = shared_context(target, threads);
@@ -96,10 +96,10 @@ TEST_CASE("partial results: of a sequence in a cache; of nothing", "[partial][ca
     for (const CacheLayout& layout : kCacheLayouts) {
       const CachePtr cache = make_cache(one, cache_config(layout, s, 2, s.Tk));
       append(one, cache.get(), 1, s.Tk, p.key.data(), p.value.data());
-      mha_attention_args args = p.args();
+      AttentionCall args = p.args();
       const int64_t sequence = 1;
       args.key = {}, args.value = {}, args.key_len = 0;
-      args.cache = cache.get(), args.sequences = &sequence;
+      args.cache = cache.get(), args.items.sequences = &sequence;
       const std::vector<float> partials = partial(shared_context(target, 2), args);
       check_same_bits(layout.name(), merged(one, s, partials, nullptr).output, want.output);
     }
@@ -113,28 +113,28 @@ TEST_CASE("partial results: bad arguments are refused by name", "[partial][statu
   const AttentionShape s = {1, 2, 2, 3, 300, 8, 8};
   const AttentionProblem p(s, MaskKind::kNone, 61);
   const mha_context* context = shared_context(supported_targets()[0], 1);
-  mha_attention_args args = p.args();
+  AttentionCall args = p.args();
   mha_error error = {};
   int64_t count = 0;
-  require_ok(mha_attention_partial_floats(&args, &count, &error), error);
+  require_ok(attention_partial_bytes(&args, &count, &error), error);
   CHECK(count == 2 * 6 * 10);
   std::vector<float> partials = poisoned(count);
-  CHECK(mha_attention_partial(context, &args, partials.data(), count - 1, &error) == MHA_ERR_WORKSPACE);
+  CHECK(attention_partial(context, args, partials.data(), count - 1, &error) == MHA_ERR_BUFFER);
   CHECK(mentions(error, "count is 119 floats: 120 are needed"));
-  CHECK(mha_attention_partial(context, &args, nullptr, count, &error) == MHA_ERR_NULL);
+  CHECK(attention_partial(context, args, nullptr, count, &error) == MHA_ERR_NULL);
   CHECK(mentions(error, "partials is NULL"));
-  CHECK(mha_attention_partial(nullptr, &args, partials.data(), count, &error) == MHA_ERR_NULL);
-  CHECK(mha_attention_partial(context, nullptr, partials.data(), count, &error) == MHA_ERR_NULL);
-  CHECK(mha_attention_partial_floats(&args, nullptr, &error) == MHA_ERR_NULL);
+  CHECK(attention_partial(nullptr, args, partials.data(), count, &error) == MHA_ERR_NULL);
+  CHECK(attention_partial(context, nullptr, partials.data(), count, &error) == MHA_ERR_NULL);
+  CHECK(attention_partial_bytes(&args, nullptr, &error) == MHA_ERR_NULL);
   for (const float value : partials) CHECK(is_poison(value));
   const RaggedProblem ragged({{1, 5}, {1, 9}}, 2, 2, 8, 8, 1);
   args = ragged.args();
-  CHECK(mha_attention_partial_floats(&args, &count, &error) == MHA_ERR_UNSUPPORTED);
+  CHECK(attention_partial_bytes(&args, &count, &error) == MHA_ERR_UNSUPPORTED);
 
   std::vector<float> output = poisoned(s.output().count());
   mha_merge_args merge = {};
   merge.batch = 1, merge.num_heads = 2, merge.query_len = 3, merge.value_head_dim = 8, merge.num_chunks = 2;
-  merge.output = {output.data(), 0, 0, 0, 0};
+  merge.output = mut_view(output.data());
   CHECK(mha_attention_merge_partials(context, &merge, &error) == MHA_ERR_NULL);
   CHECK(mentions(error, "partials is NULL"));
   merge.partials = partials.data(), merge.num_chunks = -1;

@@ -10,7 +10,7 @@ namespace {
 /// A rotation and norm with everything in it that is not a default.
 struct Preparation {
   mha_rope rope = {};
-  mha_qk_norm norm = {};
+  mha_norm norm = {};
   std::vector<float> query_weight, key_weight;
 
   Preparation(int64_t D, mha_rope_style style, uint64_t seed)
@@ -32,18 +32,18 @@ std::vector<int64_t> some_positions(int64_t count, uint64_t seed) {
   return positions;
 }
 
-/// mha_rope_apply on dense [B, T, heads, D].
+/// mha_rows_prepare on dense [B, T, heads, D].
 std::vector<float> apply(const mha_context* context, const std::vector<float>& input, int64_t B, int64_t length,
-                         int64_t heads, int64_t D, const mha_rope* rope, const mha_qk_norm* norm, const float* weight,
+                         int64_t heads, int64_t D, const mha_rope* rope, const mha_norm* norm, const float* weight,
                          const int64_t* positions, int64_t first_position) {
   std::vector<float> output = poisoned(static_cast<int64_t>(input.size()));
-  mha_rope_args args = {};
+  mha_rows_args args = {};
   args.batch = B, args.length = length, args.num_heads = heads, args.head_dim = D;
-  args.input.data = input.data(), args.output.data = output.data();
-  args.rope = rope, args.positions = positions, args.first_position = first_position;
+  args.input = view(input.data()), args.output = mut_view(output.data());
+  args.rope = rope, args.positions.query = positions, args.first_position = first_position;
   if (norm) args.norm_epsilon = norm->epsilon, args.norm_weight = weight;
   mha_error error = {};
-  require_ok(mha_rope_apply(context, &args, &error), error);
+  require_ok(mha_rows_prepare(context, &args, &error), error);
   return output;
 }
 
@@ -63,13 +63,13 @@ TEST_CASE("prepare: attention with rope and norm against the reference, and as q
             const AttentionProblem p(s, MaskKind::kNone, ++seed);
             const Preparation r(s.D, style, seed);
             const std::vector<int64_t> positions = some_positions(s.B * s.Tq, seed);
-            mha_attention_args args = p.args();
+            AttentionCall args = p.args();
             args.masks.causal = causal;
             if (causal == MHA_CAUSAL_OFFSET) args.masks.causal_offset = 3;
-            args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+            args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
             args.rope = &r.rope;
             args.norm = norm ? &r.norm : nullptr;
-            args.positions = given ? positions.data() : nullptr;
+            args.positions.query = given ? positions.data() : nullptr;
             const AttentionReference want = reference_attention(args);
             for_each_target([&](const std::string& target, const mha_context* context) {
               const std::string what = "prepare " + target + " " + describe(s);
@@ -79,9 +79,9 @@ TEST_CASE("prepare: attention with rope and norm against the reference, and as q
               const int64_t first = causal == MHA_CAUSAL_OFFSET ? 3 : s.Tk - s.Tq;
               const std::vector<float> query = apply(context, p.query, s.B, s.Tq, s.H, s.D, args.rope, args.norm,
                                                      r.query_weight.data(), args.positions, first);
-              mha_attention_args plain = args;
-              plain.query.data = query.data();
-              plain.rope = nullptr, plain.norm = nullptr, plain.positions = nullptr;
+              AttentionCall plain = args;
+              plain.query = view(query.data());
+              plain.rope = nullptr, plain.norm = nullptr, plain.positions.query = nullptr;
               check_same_results(what, got, run_attention(context, plain));
             });
           }
@@ -95,7 +95,7 @@ TEST_CASE("prepare: norm alone; strided queries stay as they are", "[prepare]") 
   const AttentionShape s = {2, 3, 3, 6, 11, 40, 16};
   const AttentionProblem p(s, MaskKind::kBool, 401);
   const Preparation r(s.D, MHA_ROPE_HALF, 402);
-  mha_attention_args args = p.args();
+  AttentionCall args = p.args();
   args.norm = &r.norm;
   const AttentionReference want = reference_attention(args);
   Placed query(s.query(), padded_bthd(s.query(), 5), 3);
@@ -103,7 +103,7 @@ TEST_CASE("prepare: norm alone; strided queries stay as they are", "[prepare]") 
   for_each_target([&](const std::string& target, const mha_context* context) {
     const AttentionResult got = run_attention(context, args);
     check_close("prepare norm " + target, got.output, want.output, {4e-7, 8e-8});
-    mha_attention_args strided = args;
+    AttentionCall strided = args;
     strided.query = query.view();
     check_same_results("strides", run_attention(context, strided), got);
     check_same_bits("the caller's queries", query.dense(), p.query);
@@ -115,8 +115,8 @@ TEST_CASE("prepare: pieces of queries, threads and targets give the same bits", 
   const AttentionProblem p(s, MaskKind::kNone, 501);
   for (const mha_rope_style style : kStyles) {
     const Preparation r(s.D, style, 502);
-    mha_attention_args args = p.args();
-    args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+    AttentionCall args = p.args();
+    args.causal = 1;
     args.rope = &r.rope;
     args.norm = &r.norm;
     std::vector<float> want;
@@ -130,14 +130,14 @@ TEST_CASE("prepare: pieces of queries, threads and targets give the same bits", 
         for (int64_t begin = 0; begin < s.Tq; begin += piece) {
           const int64_t count = std::min(piece, s.Tq - begin);
           const int64_t row = s.H * s.D;
-          mha_attention_args part = args;
+          AttentionCall part = args;
           part.query_len = count;
-          part.query = {p.query.data() + begin * row, s.Tq * row, row, s.D, 1};
-          part.output = {pieces.data() + begin * row, s.Tq * row, row, s.D, 1};
+          part.query = view(p.query.data() + begin * row, {s.Tq * row, row, s.D});
+          part.output = mut_view(pieces.data() + begin * row, {s.Tq * row, row, s.D});
           part.masks.causal = MHA_CAUSAL_OFFSET;
           part.masks.causal_offset = s.Tk - s.Tq + begin;
           mha_error error = {};
-          require_ok(mha_attention(shared_context(target, 1), &part, &error), error);
+          require_ok(attention(shared_context(target, 1), part, &error), error);
         }
         check_same_bits(target + " pieces", pieces, want);
       }
@@ -159,13 +159,13 @@ TEST_CASE("prepare: a layer with rope and norm against the reference, and as its
           const Preparation r(16, style, seed);
           const std::vector<int64_t> positions = some_positions(B * Tq, seed);
           const std::vector<int64_t> key_positions = some_positions(B * Tk, seed + 1);
-          mha_forward_args args = p.args();
-          args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
-          if (!cross) args.key.data = args.value.data = nullptr;
+          LayerCall args = p.args();
+          args.causal = 1;
+          if (!cross) args.key = view(args.value.data = nullptr);
           args.rope = &r.rope;
           args.norm = &r.norm;
-          if (given) args.positions = positions.data();
-          if (given && cross) args.key_positions = key_positions.data();
+          if (given) args.positions.query = positions.data();
+          if (given && cross) args.positions.key = key_positions.data();
           const LayerReference want = reference_layer(config, p.separate_weights(), args);
           for_each_target([&](const std::string& target, const mha_context* context) {
             const LayerPtr layer = p.make(context);
@@ -185,11 +185,11 @@ TEST_CASE("prepare: a layer with rope and norm against the reference, and as its
             const std::vector<float> v = project(p.value_weight, p.value_bias, 48, 24, values, B * Tk);
             q = apply(context, q, B, Tq, 6, 16, &r.rope, &r.norm, r.query_weight.data(), args.positions, Tk - Tq);
             k = apply(context, k, B, Tk, 2, 16, &r.rope, &r.norm, r.key_weight.data(),
-                      cross ? args.key_positions : args.positions, 0);
-            mha_attention_args attention = {};
+                      cross ? args.positions.key : args.positions, 0);
+            AttentionCall attention;
             attention.batch = B, attention.num_heads = 6, attention.num_kv_heads = 2, attention.query_len = Tq;
             attention.key_len = Tk, attention.head_dim = 16, attention.value_head_dim = 12;
-            attention.query.data = q.data(), attention.key.data = k.data(), attention.value.data = v.data();
+            attention.query = view(q.data()), attention.key = view(k.data()), attention.value = view(v.data());
             attention.masks = args.masks;
             const std::vector<float> heads = run_attention(context, attention).output;
             check_same_bits("parts", got, project(p.output_weight, p.output_bias, 72, 48, heads, B * Tq));
@@ -209,28 +209,28 @@ TEST_CASE("prepare: refusals", "[prepare]") {
   for_each_target([&](const std::string&, const mha_context* context) {
     const LayerPtr layer = layer_problem.make(context);
     mha_rope rope = {};
-    mha_qk_norm norm = {1e-5f, nullptr, nullptr};
+    mha_norm norm = {1e-5f, nullptr, nullptr};
     const int64_t negative[] = {0, -2, 0};
     // Through both calls, which check alike.
     const auto refused = [&](auto change, mha_status want, const std::string& text) {
       std::vector<float> output = poisoned(s.output().count());
-      mha_attention_args attention = p.args();
-      mha_forward_args forward = layer_problem.args();
-      attention.output.data = forward.output.data = output.data();
+      AttentionCall attention = p.args();
+      LayerCall forward = layer_problem.args();
+      attention.output = mut_view(forward.output.data = output.data());
       attention.rope = forward.rope = &rope;
       attention.norm = forward.norm = &norm;
       change(attention), change(forward);
       mha_error error = {};
-      CHECK(mha_attention(context, &attention, &error) == want);
+      CHECK(attention(context, attention, &error) == want);
       INFO(error.message);
       CHECK(mentions(error, text));
       error = {};
-      CHECK(mha_layer_forward(context, layer.get(), &forward, &error) == want);
+      CHECK(layer_forward(context, layer.get(), forward, &error) == want);
       INFO(error.message);
       CHECK(mentions(error, text));
       CHECK(std::all_of(output.begin(), output.end(), is_poison));
     };
-    refused([&](auto& a) { a.positions = negative; }, MHA_ERR_ARGUMENT, "positions[1] is -2");
+    refused([&](auto& a) { a.positions.query = negative; }, MHA_ERR_ARGUMENT, "positions[1] is -2");
     refused(
         [&](auto& a) {
           a.masks.causal = MHA_CAUSAL_OFFSET;
@@ -247,15 +247,15 @@ TEST_CASE("prepare: refusals", "[prepare]") {
     norm.epsilon = 1;
 
     std::vector<float> output = poisoned(s.output().count());
-    mha_forward_args forward = layer_problem.args();
-    forward.output.data = output.data();
+    LayerCall forward = layer_problem.args();
+    forward.output = mut_view(output.data());
     forward.rope = &rope;
-    forward.key_positions = negative;
+    forward.positions.key = negative;
     mha_error error = {};
-    CHECK(mha_layer_forward(context, layer.get(), &forward, &error) == MHA_ERR_ARGUMENT);
+    CHECK(layer_forward(context, layer.get(), forward, &error) == MHA_ERR_ARGUMENT);
     CHECK(mentions(error, "key_positions[1] is -2"));
-    forward.key.data = forward.value.data = nullptr;
-    CHECK(mha_layer_forward(context, layer.get(), &forward, &error) == MHA_ERR_SHAPE);
+    forward.key = view(forward.value.data = nullptr);
+    CHECK(layer_forward(context, layer.get(), forward, &error) == MHA_ERR_SHAPE);
     CHECK(mentions(error, "key_positions is given"));
     // A table that ends before the last key.
     const std::vector<float> table(2 * 4, 0.5f);
@@ -263,10 +263,10 @@ TEST_CASE("prepare: refusals", "[prepare]") {
     rope.table_positions = 2;
     const int64_t zeros[] = {0, 0, 0};
     forward = layer_problem.args();
-    forward.output.data = output.data();
+    forward.output = mut_view(output.data());
     forward.rope = &rope;
-    forward.positions = zeros;
-    CHECK(mha_layer_forward(context, layer.get(), &forward, &error) == MHA_ERR_ARGUMENT);
+    forward.positions.query = zeros;
+    CHECK(layer_forward(context, layer.get(), forward, &error) == MHA_ERR_ARGUMENT);
     CHECK(mentions(error, "the last position is 2"));
     CHECK(std::all_of(output.begin(), output.end(), is_poison));
   });
@@ -276,13 +276,13 @@ TEST_CASE("prepare: explain says so", "[prepare][explain]") {
   const AttentionShape s = {1, 2, 2, 3, 30, 8, 8};
   const AttentionProblem p(s, MaskKind::kNone, 800);
   const mha_rope rope = {};
-  const mha_qk_norm norm = {1e-5f, nullptr, nullptr};
+  const mha_norm norm = {1e-5f, nullptr, nullptr};
   for_each_target([&](const std::string&, const mha_context* context) {
-    mha_attention_args args = p.args();
+    AttentionCall args = p.args();
     std::vector<char> text(8192);
     mha_error error = {};
     const auto explained = [&] {
-      require_ok(mha_attention_explain(context, &args, text.data(), text.size(), nullptr, &error), error);
+      require_ok(attention_explain(context, args, text.data(), text.size(), nullptr, &error), error);
       return std::string(text.data());
     };
     CHECK(explained().find("before attention") == std::string::npos);

@@ -49,8 +49,8 @@ struct Drawn {
     if (one_in(random, 4)) problem.scale = 0.3f;
   }
 
-  mha_attention_args args() const {
-    mha_attention_args args = problem.args();
+  AttentionCall args() const {
+    AttentionCall args = problem.args();
     const auto view = [](const std::vector<float>& values, const Extent& e) {
       const Strides s = dense_bthd(e);
       return mha_view{values.data(), s.b, s.t, s.h, 1};
@@ -59,8 +59,8 @@ struct Drawn {
     args.key = view(problem.key, shape.key());
     args.value = view(problem.value, shape.value());
     args.masks = masks.get();
-    args.mods = masks.mods();
-    args.weights_mode = mode;
+    args.score_mods = masks.mods();
+    args.results.weights_mode = mode;
     return args;
   }
   std::string describe() const {
@@ -76,7 +76,7 @@ struct Part {
 
 Part whole_of(const AttentionShape& s) { return {0, s.B, 0, s.H, 0, s.Tq}; }
 
-mha_attention_args part_args(mha_attention_args args, const AttentionShape& s, const Part& part) {
+AttentionCall part_args(AttentionCall args, const AttentionShape& s, const Part& part) {
   const int64_t kv_head = part.h / (s.H / s.Hkv);
   const auto move = [](mha_view& view, int64_t elements) {
     if (view.data) view.data += elements;  // null: an empty tensor
@@ -84,11 +84,11 @@ mha_attention_args part_args(mha_attention_args args, const AttentionShape& s, c
   move(args.query, part.b * args.query.stride_b + part.h * args.query.stride_h + part.q * args.query.stride_t);
   move(args.key, part.b * args.key.stride_b + kv_head * args.key.stride_h);
   move(args.value, part.b * args.value.stride_b + kv_head * args.value.stride_h);
-  args.masks = masks_from(args.masks, args.mods, {part.b, part.B, part.h, part.q, part.Tq, s.Tq, s.Tk});
-  args.mods = mods_from(args.mods, part.h);
+  args.masks = masks_from(args.masks, args.score_mods, {part.b, part.B, part.h, part.q, part.Tq, s.Tq, s.Tk});
+  args.score_mods = mods_from(args.score_mods, part.h);
   args.batch = part.B, args.num_heads = part.H, args.query_len = part.Tq;
   if (part.H != s.H) args.num_kv_heads = 1;
-  if (part.H != s.H && args.weights_mode == MHA_WEIGHTS_AVERAGED) args.weights_mode = MHA_WEIGHTS_NONE;
+  if (part.H != s.H && args.results.weights_mode == MHA_WEIGHTS_AVERAGED) args.results.weights_mode = MHA_WEIGHTS_NONE;
   return args;
 }
 
@@ -149,7 +149,7 @@ struct Elsewhere {
     key.fill(p.key);
     value.fill(p.value);
   }
-  mha_attention_args args(mha_attention_args args) const {
+  AttentionCall args(AttentionCall args) const {
     args.query = query.view();
     args.key = key.view();
     args.value = value.view();
@@ -158,22 +158,22 @@ struct Elsewhere {
 };
 
 /// As run_attention, with results in random layouts and workspace from the context's allocator.
-AttentionResult run_into_layouts(Random& random, const mha_context* context, mha_attention_args args,
+AttentionResult run_into_layouts(Random& random, const mha_context* context, AttentionCall args,
                                  const AttentionShape& s) {
   Placed output = random_placed(random, s.output());
   args.output = output.mut_view();
   // [B, H, Tq, Tk]: heads are the second dimension.
-  Placed weights = random_placed(random, s.weights(args.weights_mode));
-  args.weights = weights.mut_view();
-  std::swap(args.weights.stride_t, args.weights.stride_h);
+  Placed weights = random_placed(random, s.weights(args.results.weights_mode));
+  args.results.weights = weights.mut_view();
+  std::swap(args.results.weights.stride_t, args.results.weights.stride_h);
   AttentionResult result;
   result.log_sum_exp = poisoned(s.B * s.H * s.Tq);
-  args.log_sum_exp = result.log_sum_exp.data();
+  args.results.log_sum_exp = result.log_sum_exp.data();
   mha_error error = {};
-  require_ok(mha_attention(context, &args, &error), error);
+  require_ok(attention(context, args, &error), error);
   CHECK(output.gaps_intact());
   result.output = output.dense();
-  if (args.weights_mode == MHA_WEIGHTS_NONE) return result;
+  if (args.results.weights_mode == MHA_WEIGHTS_NONE) return result;
   CHECK(weights.gaps_intact());
   result.weights = weights.dense();
   return result;
@@ -219,8 +219,8 @@ class Property {
     const bool moved = one_in(random_, 2);
     INFO(context.describe() << (moved ? ", other strides" : "") << ": items " << part.b << " + " << part.B << ", heads "
                             << part.h << " + " << part.H << ", queries " << part.q << " + " << part.Tq);
-    const mha_attention_args args = part_args(moved ? moved_.args(drawn_.args()) : drawn_.args(), shape(), part);
-    check_part(shape(), part, args.weights_mode, run_attention(context.get(), args), wants_[context.target]);
+    const AttentionCall args = part_args(moved ? moved_.args(drawn_.args()) : drawn_.args(), shape(), part);
+    check_part(shape(), part, args.results.weights_mode, run_attention(context.get(), args), wants_[context.target]);
   }
 
   Random& random_;

@@ -25,14 +25,14 @@ bool check_run(const std::string& what, const std::vector<float>& got, int64_t a
 
 /// Item b of the whole call's weights, which are padded to the longest item, against its own.
 bool check_weights(const RandomDecode& d, int64_t b, const AttentionResult& all, const AttentionResult& own) {
-  const mha_attention_args& a = d.args();
-  if (a.weights_mode == MHA_WEIGHTS_NONE) return true;
-  const int64_t heads = a.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : d.H, keys = d.key_len(b);
-  int64_t rows = d.rows_chosen() ? a.weight_rows.count : d.query_len(b);
+  const AttentionCall& a = d.args();
+  if (a.results.weights_mode == MHA_WEIGHTS_NONE) return true;
+  const int64_t heads = a.results.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : d.H, keys = d.key_len(b);
+  int64_t rows = d.rows_chosen() ? a.results.num_weights_rows : d.query_len(b);
   int64_t total = d.rows_chosen() ? rows : a.query_len, first = 0, item = b * heads * total;
-  if (a.weights_mode == MHA_WEIGHTS_KEY_SUMS) {
+  if (a.results.weights_mode == MHA_WEIGHTS_KEY_SUMS) {
     rows = total = 1, item = b * heads;
-  } else if (a.query_offsets && !d.rows_chosen()) {
+  } else if (a.items.query_offsets && !d.rows_chosen()) {
     first = d.query_begin(b), item = 0;
   }
   for (int64_t h = 0; h < heads; ++h) {
@@ -52,7 +52,7 @@ void check_item(const RandomDecode& d, int64_t b, const AttentionResult& all, co
   const int64_t outputs = d.H * d.args().value_head_dim, rows = d.query_len(b) * d.H;
   const std::string item = " of item " + std::to_string(b);
   check_run("output" + item, all.output, d.query_begin(b) * outputs, own.output, 0, d.query_len(b) * outputs) &&
-      check_run("log-sum-exp" + item, all.log_sum_exp, d.query_begin(b) * d.H, own.log_sum_exp, 0, rows) &&
+      check_run("log-sum-exp" + item, all.results.log_sum_exp, d.query_begin(b) * d.H, own.log_sum_exp, 0, rows) &&
       check_weights(d, b, all, own);
 }
 
@@ -68,8 +68,8 @@ AttentionResult plain_item(const mha_context* context, RandomDecode& d, int64_t 
 
 /// Far from exact: what matters here is that nothing is left out. Bits say the rest.
 void check_reference(RandomDecode& d, int64_t b, const AttentionResult& own) {
-  mha_attention_args args = d.item(b);
-  args.weights_mode = MHA_WEIGHTS_NONE;
+  AttentionCall args = d.item(b);
+  args.results.weights_mode = MHA_WEIGHTS_NONE;
   const AttentionReference want = reference_attention(args);
   check_close("output against the reference", own.output, want.output, {2e-3, 1e-4});
   check_close("log-sum-exp against the reference", own.log_sum_exp, want.log_sum_exp, {2e-3, 1e-4});
@@ -108,7 +108,7 @@ TEST_CASE("decode properties: attention over a cache is one plain call a sequenc
     if (d.cache.finite && d.query_len(b) > 0 && one_in(random, 4)) check_reference(d, b, items[b]), ++closely;
     rings += d.cache.first_kept(d.args().sequences[b]) > 0;
     char text[8192];
-    require_ok(mha_attention_explain(context.get(), &d.args(), text, sizeof text, nullptr, &error), error);
+    require_ok(attention_explain(context.get(), &d.args(), text, sizeof text, nullptr, &error), error);
     shared += std::string(text).find("shared prefixes: none") == std::string::npos;
   }
   // What the draw is to contain; the seeds are fixed, so this changes only with the code above.
@@ -124,12 +124,12 @@ struct Decoding {
   LayerPtr layer;
   mha_cache_config cache_config;
   mha_rope rope = {};
-  mha_qk_norm norm = {};
+  mha_norm norm = {};
   bool positions_given;
   std::vector<float> slopes, biases, sinks, norm_weight;
   std::vector<std::vector<float>> tokens, want;
   std::vector<std::vector<int64_t>> positions;
-  mha_forward_args common = {};
+  LayerCall common;
 
   explicit Decoding(Random& random, const mha_context* context) {
     config = {};
@@ -163,7 +163,7 @@ struct Decoding {
 
  private:
   void draw_mods(Random& random) {
-    common.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+    common.masks.causal = 1;
     const auto floats = [&](int64_t count, float scale) { return random_floats(count, random.bits() >> 8, scale); };
     mha_score_mods& m = common.mods;
     if (one_in(random, 3)) m.softcap = 5;
@@ -179,17 +179,17 @@ struct Decoding {
     if (!one_in(random, 2)) return;
     common.norm = &norm, norm.epsilon = 1e-4f;
     norm_weight = floats(config.head_dim, 1);
-    if (one_in(random, 2)) norm.query_weight = norm.key_weight = norm_weight.data();
+    if (one_in(random, 2)) norm.query_weight = view(norm.key_weight = norm_weight.data());
   }
   void draw_tokens(Random& random, const mha_context* context) {
     const int64_t count = std::max<int64_t>(1, random_length(random, 600));
     tokens.push_back(random_floats(count * config.embed_dim, random.bits() >> 8));
     positions.emplace_back();
     for (int64_t t = 0; t < count; ++t) positions.back().push_back(positions_given ? random.below(3000) : t);
-    mha_forward_args args = common;
+    LayerCall args = common;
     args.batch = 1, args.query_len = args.key_len = count;
-    args.query.data = tokens.back().data();
-    if (positions_given) args.positions = positions.back().data();
+    args.query = view(tokens.back().data());
+    if (positions_given) args.positions.query = positions.back().data();
     want.push_back(run_layer(context, layer.get(), args).output);
   }
 };
@@ -223,24 +223,24 @@ TEST_CASE("decode properties: a layer decodes in any pieces to the bits of one c
         copy(&want, d.want[s], d.config.out_dim);
       }
       input.push_back(0), positions.push_back(0);  // never empty
-      mha_forward_args args = d.common;
+      LayerCall args = d.common;
       args.batch = static_cast<int64_t>(sequences.size());
-      args.query_len = offsets.back(), args.query_offsets = offsets.data();
-      args.cache = cache.get(), args.sequences = sequences.data();
+      args.query_len = offsets.back(), args.items.query_offsets = offsets.data();
+      args.cache = cache.get(), args.items.sequences = sequences.data();
       const mha_context* context = shared_context(first.target, one_of<int64_t>(random, {1, 2, 3, 5}));
       mha_error error = {};
       size_t bytes = 0;
-      const mha_status told = mha_layer_forward_workspace(context, d.layer.get(), &args, &bytes, &error);
+      const mha_status told = layer_workspace_bytes(context, d.layer.get(), args, &bytes, &error);
       GuardedBuffer workspace(bytes, Guard::kAfter);
       std::memset(workspace.data(), 0xff, bytes);
-      args.workspace = workspace.data(), args.workspace_bytes = bytes;
-      args.query.data = input.data();
-      if (d.positions_given) args.positions = positions.data();
+      args.resources.workspace = workspace.data(), args.resources.workspace_bytes = bytes;
+      args.query = view(input.data());
+      if (d.positions_given) args.positions.query = positions.data();
       std::vector<float> output = poisoned(args.query_len * d.config.out_dim);
-      args.output = {output.data(), 0, 0, 0, 0};
+      args.output = mut_view(output.data());
       const std::vector<float> before =
           sequences.empty() ? std::vector<float>() : save_sequence(cache.get(), sequences[0]);
-      const mha_status status = mha_layer_forward(context, d.layer.get(), &args, &error);
+      const mha_status status = layer_forward(context, d.layer.get(), args, &error);
       CHECK(status == told);
       if (status != MHA_OK) {  // a ring that would drop what the first query sees: in smaller pieces
         REQUIRE((status == MHA_ERR_ARGUMENT && mentions(error, "masks.window_left")));
@@ -316,8 +316,8 @@ TEST_CASE("decode properties: partial results of any parts merge to the bits of 
     AttentionProblem p(s, MaskKind::kNone, random.bits() >> 8);
     if (one_in(random, 4)) spoil(random, &p.key), spoil(random, &p.value);
     const RandomMasks masks(random, s.B, s.H, s.Tq, s.Tk);
-    mha_attention_args args = p.args();
-    args.mods = masks.mods();
+    AttentionCall args = p.args();
+    args.score_mods = masks.mods();
     args.masks = masks.get();
     const RandomContext first = random_context(random);
     const auto any = [&] {  // targets without FMA have bits of their own
@@ -335,23 +335,23 @@ TEST_CASE("decode properties: partial results of any parts merge to the bits of 
     for (int64_t begin = 0; begin < s.Tk || begin == 0;) {
       const int64_t count = std::min(s.Tk - begin, 256 * between(random, 1, 4));
       const PartMasks part(args.masks, s, begin, count);
-      mha_attention_args a = args;
+      AttentionCall a = args;
       a.masks = part.masks;
       a.key_len = count;
-      a.key = {p.key.data() + begin * s.Hkv * s.D, s.Tk * s.Hkv * s.D, s.Hkv * s.D, s.D, 1};
-      a.value = {p.value.data() + begin * s.Hkv * s.Dv, s.Tk * s.Hkv * s.Dv, s.Hkv * s.Dv, s.Dv, 1};
+      a.key = view(p.key.data() + begin * s.Hkv * s.D, {s.Tk * s.Hkv * s.D, s.Hkv * s.D, s.D});
+      a.value = view(p.value.data() + begin * s.Hkv * s.Dv, {s.Tk * s.Hkv * s.Dv, s.Hkv * s.Dv, s.Dv});
       const mha_context* context = any();
       mha_error error = {};
       int64_t floats = 0;
       size_t bytes = 0;
-      require_ok(mha_attention_partial_floats(&a, &floats, &error), error);
-      require_ok(mha_attention_workspace(context, &a, &bytes, &error), error);
+      require_ok(attention_partial_bytes(&a, &floats, &error), error);
+      require_ok(attention_workspace_bytes(context, a, &bytes, &error), error);
       GuardedBuffer workspace(bytes, Guard::kAfter);
       std::memset(workspace.data(), 0xff, bytes);
-      a.workspace = workspace.data(), a.workspace_bytes = bytes;
-      a.weights_mode = one_of(random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD});  // nobody looks at it
+      a.resources.workspace = workspace.data(), a.resources.workspace_bytes = bytes;
+      a.results.weights_mode = one_of(random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD});  // nobody looks at it
       GuardedFloats own(poisoned(floats), Guard::kAfter);
-      require_ok(mha_attention_partial(context, &a, own.floats(), floats, &error), error);
+      require_ok(attention_partial(context, a, own.floats(), floats, &error), error);
       const std::vector<float> values = own.values();
       partials.insert(partials.end(), values.begin(), values.end());
       chunks += std::max<int64_t>(1, (count + 255) / 256);
@@ -364,7 +364,7 @@ TEST_CASE("decode properties: partial results of any parts merge to the bits of 
                             s.Dv,
                             chunks,
                             partials.data(),
-                            args.mods.sink_logits,
+                            args.score_mods.sink_logits,
                             {got.output.data(), 0, 0, 0, 0},
                             got.log_sum_exp.data()};
     mha_error error = {};
@@ -381,17 +381,17 @@ TEST_CASE("decode: numbers at the ends of their ranges, over a cache as over ten
   for (uint64_t seed = 340000; seed < 340200; ++seed) {
     Random random(seed);
     RandomDecode d(random);
-    mha_attention_args args = d.args();
+    AttentionCall args = d.args();
     if (d.cache.config.kind == MHA_CACHE_RING || d.H > 2) continue;
-    args.masks = {}, args.mods = {}, args.rope = nullptr, args.positions = nullptr;
+    args.masks = {}, args.score_mods = {}, args.rope = nullptr, args.positions.query = nullptr;
     args.masks.causal = one_of(random, {MHA_CAUSAL_NONE, MHA_CAUSAL_OFFSET});
     args.masks.causal_offset = one_of(random, {kMost, -kMost, int64_t{0}});
     if (one_in(random, 2)) args.masks.window_left = one_of(random, {kMost, int64_t{1}});
     if (one_in(random, 2)) args.masks.window_right = one_of(random, {kMost, int64_t{1}});
     if (one_in(random, 2)) args.masks.sink_tokens = kMost;
     if (one_in(random, 2)) args.masks.block_mask = {kMost, kMost, pairs, 2};
-    if (one_in(random, 2)) args.mods.alibi_slopes = slopes;
-    if (one_in(random, 2)) args.mods.relative_bias = biases, args.mods.relative_right = 0;
+    if (one_in(random, 2)) args.score_mods.alibi_slopes = slopes;
+    if (one_in(random, 2)) args.score_mods.relative_bias = biases, args.score_mods.relative_right = 0;
     if (d.B <= 2 && one_in(random, 2)) args.masks.prefix_lengths = prefixes;
     INFO("seed " << seed << ": " << d.describe());
     mha_status status = MHA_OK;
@@ -401,8 +401,8 @@ TEST_CASE("decode: numbers at the ends of their ranges, over a cache as over ten
     require_ok(status, error);
     if (all.output.empty()) continue;
     for (int64_t b = 0; b < d.B; ++b) {
-      mha_attention_args item = d.item(b);
-      item.masks = args.masks, item.mods = args.mods, item.rope = nullptr, item.positions = nullptr;
+      AttentionCall item = d.item(b);
+      item.masks = args.masks, item.score_mods = args.score_mods, item.rope = nullptr, item.positions.query = nullptr;
       if (item.masks.prefix_lengths) item.masks.prefix_lengths += b;
       AttentionResult own = run_guarded(shared_context(context.target, 1), item, d.key_len(b), &status, &error);
       require_ok(status, error);

@@ -115,22 +115,22 @@ struct LayerCase {
     return c;
   }
   /// Queries [q, q + count) of items [b, b + items).
-  mha_forward_args args(int64_t b, int64_t items, int64_t q, int64_t count) const {
+  LayerCall args(int64_t b, int64_t items, int64_t q, int64_t count) const {
     const mha_layer_config c = full_config(config);
-    mha_forward_args args = problem.args();
+    LayerCall args = problem.args();
     args.batch = items;
     args.query_len = count;
-    args.query = {problem.query.data() + (b * Tq + q) * c.embed_dim, Tq * c.embed_dim, c.embed_dim, 0, 1};
-    args.key = {problem.key.data() + b * Tk * c.kdim, Tk * c.kdim, c.kdim, 0, 1};
-    args.value = {problem.value.data() + b * Tk * c.vdim, Tk * c.vdim, c.vdim, 0, 1};
+    args.query = view(problem.query.data() + (b * Tq + q) * c.embed_dim, {Tq * c.embed_dim, c.embed_dim, 0});
+    args.key = view(problem.key.data() + b * Tk * c.kdim, {Tk * c.kdim, c.kdim, 0});
+    args.value = view(problem.value.data() + b * Tk * c.vdim, {Tk * c.vdim, c.vdim, 0});
     if (sources == Sources::kSelf) {
-      args.key = {problem.query.data() + b * Tq * c.embed_dim, Tq * c.embed_dim, c.embed_dim, 0, 1};
+      args.key = view(problem.query.data() + b * Tq * c.embed_dim, {Tq * c.embed_dim, c.embed_dim, 0});
       if (q == 0 && count == Tq) args.key = {};
     }
     if (sources != Sources::kSeparate) args.value = {};
     args.masks = masks_from(masks.get(), masks.mods(), {b, items, 0, q, count, Tq, Tk});
-    args.mods = masks.mods();
-    args.weights_mode = mode;
+    args.score_mods = masks.mods();
+    args.results.weights_mode = mode;
     return args;
   }
   std::string describe() const {
@@ -155,7 +155,7 @@ void check_piece(const LayerCase& c, int64_t b, int64_t q, int64_t count, const 
 
 void check_layer(Random& random, const LayerCase& c) {
   const LayerPtr layer = c.problem.make(random_context(random).get());
-  const mha_forward_args whole = c.args(0, c.B, 0, c.Tq);
+  const LayerCall whole = c.args(0, c.B, 0, c.Tq);
   std::map<std::string, LayerResult> wants;
   const auto check_same = [&](const LayerResult& got, const LayerResult& want) {
     check_same_bits("output", got.output, want.output);

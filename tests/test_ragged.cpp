@@ -40,22 +40,22 @@ std::vector<float> weights_of(const std::vector<float>& all, int64_t heads, int6
   return found;
 }
 
-void check_item(const RaggedProblem& p, const AttentionResult& all, int64_t b, mha_attention_args args,
+void check_item(const RaggedProblem& p, const AttentionResult& all, int64_t b, AttentionCall args,
                 const mha_context* context) {
   args.batch = 1, args.query_len = p.query_len(b), args.key_len = p.key_len(b);
   const AttentionProblem& item = *p.items[b];
-  args.query.data = item.query.data(), args.key.data = item.key.data(), args.value.data = item.value.data();
-  args.query_offsets = nullptr, args.key_offsets = nullptr;
-  if (args.masks.key_lengths != nullptr) args.masks.key_lengths += b;
+  args.query = view(item.query.data()), args.key = view(item.key.data()), args.value = view(item.value.data());
+  args.items.query_offsets = nullptr, args.items.key_offsets = nullptr;
+  if (args.items.key_lengths != nullptr) args.items.key_lengths += b;
   if (args.query_len == 0) return;
   const AttentionResult want = run_attention(context, args);
   const std::string what = "item " + std::to_string(b) + " " + describe(item.shape);
   const AttentionShape& s = p.shape;
   const int64_t begin = p.query_offsets[b];
   check_same_bits(what + ": output", rows_of(all.output, begin, args.query_len, s.H * s.Dv), want.output);
-  check_same_bits(what + ": log-sum-exp", rows_of(all.log_sum_exp, begin, args.query_len, s.H), want.log_sum_exp);
-  if (args.weights_mode == MHA_WEIGHTS_NONE) return;
-  const int64_t heads = args.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : s.H;
+  check_same_bits(what + ": log-sum-exp", rows_of(all.results.log_sum_exp, begin, args.query_len, s.H), want.log_sum_exp);
+  if (args.results.weights_mode == MHA_WEIGHTS_NONE) return;
+  const int64_t heads = args.results.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : s.H;
   check_same_bits(what + ": weights",
                   weights_of(all.weights, heads, s.Tq, begin, args.query_len, p.longest_key_len, args.key_len),
                   want.weights);
@@ -72,10 +72,10 @@ TEST_CASE("ragged: a packed batch gives each item's own bits", "[ragged]") {
         std::vector<int64_t> key_lengths;
         for (int64_t b = 0; b < p.shape.B; ++b) key_lengths.push_back(p.key_len(b) - p.key_len(b) / 5);
         for (const int64_t threads : {1, 2, 5}) {
-          mha_attention_args args = p.args();
+          AttentionCall args = p.args();
           args.masks.causal = threads == 2 ? MHA_CAUSAL_NONE : MHA_CAUSAL_BOTTOM_RIGHT;
-          if (threads == 5) args.masks.key_lengths = key_lengths.data();
-          args.weights_mode = mode;
+          if (threads == 5) args.items.key_lengths = key_lengths.data();
+          args.results.weights_mode = mode;
           INFO("batch " << n << " threads " << threads << " mode " << mode);
           const AttentionResult all = run_ragged(shared_context(target, threads), args, p.longest_key_len);
           for (int64_t b = 0; b < p.shape.B; ++b) check_item(p, all, b, args, shared_context(target, 1));
@@ -88,14 +88,14 @@ TEST_CASE("ragged: a packed batch gives each item's own bits", "[ragged]") {
 TEST_CASE("ragged: queries packed beside keys of one length, and the other way round", "[ragged]") {
   for_each_target([](const std::string& target, const mha_context*) {
     const RaggedProblem p({{3, 200}, {40, 200}, {1, 200}}, 3, 3, 16, 16, 77);
-    mha_attention_args args = p.args();
-    args.key_offsets = nullptr, args.key_len = 200;
+    AttentionCall args = p.args();
+    args.items.key_offsets = nullptr, args.key_len = 200;
     const AttentionResult queries = run_ragged(shared_context(target, 2), args, 200);
     for (int64_t b = 0; b < 3; ++b) check_item(p, queries, b, args, shared_context(target, 1));
 
     const RaggedProblem q({{7, 20}, {7, 0}, {7, 530}}, 3, 3, 16, 16, 78);
     args = q.args();
-    args.query_offsets = nullptr, args.query_len = 7;
+    args.items.query_offsets = nullptr, args.query_len = 7;
     const AttentionResult keys = run_ragged(shared_context(target, 2), args, 530);
     for (int64_t b = 0; b < 3; ++b) check_item(q, keys, b, args, shared_context(target, 1));
   });
@@ -104,8 +104,8 @@ TEST_CASE("ragged: queries packed beside keys of one length, and the other way r
 TEST_CASE("ragged: widths that are no multiple of 16", "[ragged]") {
   for_each_target([](const std::string& target, const mha_context*) {
     const RaggedProblem p({{30, 30}, {1, 1}, {300, 300}}, 6, 2, 16, 24, 5);
-    mha_attention_args args = p.args();
-    args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+    AttentionCall args = p.args();
+    args.causal = 1;
     const AttentionResult all = run_ragged(shared_context(target, 1), args, 300);
     for (int64_t b = 0; b < 3; ++b) check_item(p, all, b, args, shared_context(target, 1));
   });
@@ -118,11 +118,11 @@ TEST_CASE("ragged: masks count within the item", "[ragged]") {
     std::vector<uint8_t> open(static_cast<size_t>(3 * 2 * 33 * 300));
     Random random(9);
     for (uint8_t& o : open) o = static_cast<uint8_t>(random.below(3));
-    mha_attention_args args = p.args();
+    AttentionCall args = p.args();
     args.masks.bool_mask = {open.data(), 2 * 33 * 300, 33 * 300, 300};
     const AttentionResult all = run_ragged(shared_context(target, 2), args, 300);
     for (int64_t b = 0; b < 3; ++b) {
-      mha_attention_args one = args;
+      AttentionCall one = args;
       one.masks.bool_mask.data += b * one.masks.bool_mask.stride_b;
       check_item(p, all, b, one, shared_context(target, 1));
     }
@@ -133,8 +133,8 @@ TEST_CASE("weights: of some rows, and summed over queries", "[weights][ragged]")
   for_each_target([](const std::string& target, const mha_context*) {
     const AttentionShape s = {2, 4, 2, 70, 300, 32, 32};
     const AttentionProblem p(s, MaskKind::kAll, 31);
-    mha_attention_args args = p.args();
-    args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+    AttentionCall args = p.args();
+    args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
     const AttentionResult full = run_attention(shared_context(target, 1), args);
     const std::vector<int64_t> rows = {0, 3, 4, 41, 69};
     const auto full_row = [&](int64_t b, int64_t h, int64_t i) {
@@ -142,8 +142,8 @@ TEST_CASE("weights: of some rows, and summed over queries", "[weights][ragged]")
     };
     for (const int64_t threads : {1, 3}) {
       const mha_context* context = shared_context(target, threads);
-      args.weight_rows = {rows.data(), static_cast<int64_t>(rows.size())};
-      args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+      choose_weights_rows(&args, rows.data(), static_cast<int64_t>(rows.size()));
+      args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
       const AttentionResult some = run_ragged(context, args, s.Tk);
       std::vector<float> want;
       for (int64_t b = 0; b < s.B; ++b)
@@ -153,7 +153,7 @@ TEST_CASE("weights: of some rows, and summed over queries", "[weights][ragged]")
       check_same_bits("output beside them", some.output, full.output);
 
       for (const bool all_rows : {false, true}) {
-        args.weights_mode = MHA_WEIGHTS_KEY_SUMS;
+        args.results.weights_mode = MHA_WEIGHTS_KEY_SUMS;
         if (all_rows) args.weight_rows = {};
         const AttentionResult sums = run_ragged(context, args, s.Tk);
         std::vector<float> sum(static_cast<size_t>(s.B * s.H * s.Tk));
@@ -169,9 +169,9 @@ TEST_CASE("weights: of some rows, and summed over queries", "[weights][ragged]")
         check_same_bits(all_rows ? "sums over queries" : "sums over some queries", sums.weights, sum);
       }
     }
-    args.weights_mode = MHA_WEIGHTS_AVERAGED;
+    args.results.weights_mode = MHA_WEIGHTS_AVERAGED;
     const AttentionResult mean = run_attention(shared_context(target, 1), args);
-    args.weight_rows = {rows.data(), static_cast<int64_t>(rows.size())};
+    choose_weights_rows(&args, rows.data(), static_cast<int64_t>(rows.size()));
     const AttentionResult some = run_ragged(shared_context(target, 2), args, s.Tk);
     std::vector<float> want;
     for (int64_t b = 0; b < s.B; ++b)
@@ -187,32 +187,32 @@ TEST_CASE("ragged: bad offsets and rows are refused by name", "[ragged][status]"
   const RaggedProblem p({{3, 4}, {2, 6}}, 2, 2, 8, 8, 1);
   std::vector<float> output = poisoned(5 * 2 * 8), weights(5 * 2 * 6);
   const auto refused = [&](const std::string& text, auto change) {
-    mha_attention_args args = p.args();
-    args.output = {output.data(), 0, 0, 0, 0};
+    AttentionCall args = p.args();
+    args.output = mut_view(output.data());
     change(args);
     mha_error error = {};
-    CHECK(mha_attention(shared_context(supported_targets()[0], 1), &args, &error) == MHA_ERR_ARGUMENT);
+    CHECK(attention(shared_context(supported_targets()[0], 1), &args, &error) == MHA_ERR_ARGUMENT);
     INFO(error.message);
     CHECK(mentions(error, text));
     for (const float value : output) CHECK(is_poison(value));
   };
   const int64_t late[] = {1, 3, 5}, falling[] = {0, 6, 5}, small[] = {0, 3, 4};
-  refused("query_offsets[0] is 1", [&](mha_attention_args& a) { a.query_offsets = late; });
+  refused("query_offsets[0] is 1", [&](AttentionCall& a) { a.items.query_offsets = late; });
   refused("query_offsets[2] is 5, less than the one before it (6)",
-          [&](mha_attention_args& a) { a.query_offsets = falling; });
-  refused("query_offsets[2] is 4: must be query_len (5)", [&](mha_attention_args& a) { a.query_offsets = small; });
-  refused("key_offsets[2] is 4: must be key_len (10)", [&](mha_attention_args& a) { a.key_offsets = small; });
+          [&](AttentionCall& a) { a.items.query_offsets = falling; });
+  refused("query_offsets[2] is 4: must be query_len (5)", [&](AttentionCall& a) { a.items.query_offsets = small; });
+  refused("key_offsets[2] is 4: must be key_len (10)", [&](AttentionCall& a) { a.items.key_offsets = small; });
   const int64_t beyond[] = {0, 2}, twice[] = {1, 1}, negative[] = {-1};
   const auto rows = [&](const int64_t* first, int64_t count) {
-    return [&weights, first, count](mha_attention_args& a) {
-      a.weights_mode = MHA_WEIGHTS_PER_HEAD;
-      a.weights = {weights.data(), 0, 0, 0, 0};
-      a.weight_rows = {first, count};
+    return [&weights, first, count](AttentionCall& a) {
+      a.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
+      a.results.weights = mut_view(weights.data());
+      choose_weights_rows(&a, first, count);
     };
   };
   refused("weight_rows.rows[1] is 2: must be 0 to 1", rows(beyond, 2));
   refused("weight_rows.rows[1] is 1, not more than", rows(twice, 2));
   refused("weight_rows.rows[0] is -1", rows(negative, 1));
   refused("weight_rows.count is -1", rows(negative, -1));
-  refused("weights_mode is 4", [&](mha_attention_args& a) { a.weights_mode = static_cast<mha_weights_mode>(4); });
+  refused("weights_mode is 4", [&](AttentionCall& a) { a.results.weights_mode = static_cast<mha_weights_mode>(4); });
 }

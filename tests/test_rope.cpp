@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// mha_rope_apply: values against the double reference, layouts, in place, threads and targets in bits, every error.
+// mha_rows_prepare: values against the double reference, layouts, in place, threads and targets in bits, every error.
 #include <cmath>
 
 #include "core/elementary.h"
@@ -26,37 +26,37 @@ mha_rope make_rope(mha_rope_style style, int64_t dims, mha_rope_scaling scaling 
   return rope;
 }
 
-mha_rope_args make_args(const Sizes& s, const mha_rope* rope) {
-  mha_rope_args args = {};
+mha_rows_args make_args(const Sizes& s, const mha_rope* rope) {
+  mha_rows_args args = {};
   args.batch = s.B, args.length = s.T, args.num_heads = s.H, args.head_dim = s.D;
   args.rope = rope;
   return args;
 }
 
 /// Dense in, dense out.
-std::vector<float> run_rope(const mha_context* context, mha_rope_args args, const std::vector<float>& input) {
+std::vector<float> run_rope(const mha_context* context, mha_rows_args args, const std::vector<float>& input) {
   std::vector<float> output = poisoned(static_cast<int64_t>(input.size()));
-  args.input.data = input.data();
-  args.output.data = output.data();
+  args.input = view(input.data());
+  args.output = mut_view(output.data());
   mha_error error = {};
-  require_ok(mha_rope_apply(context, &args, &error), error);
+  require_ok(mha_rows_prepare(context, &args, &error), error);
   return output;
 }
 
-std::vector<double> reference_rope(mha_rope_args args, const std::vector<float>& input) {
+std::vector<double> reference_rope(mha_rows_args args, const std::vector<float>& input) {
   std::vector<double> output(input.size());
-  args.input.data = input.data();
-  mha::reference::rope_apply<double>(args, output.data());
+  args.input = view(input.data());
+  mha::reference::prepare_rows<double>(args, output.data());
   return output;
 }
 
-void check_refused(mha_rope_args args, mha_status want, const std::string& text) {
+void check_refused(mha_rows_args args, mha_status want, const std::string& text) {
   std::vector<float> input(4096, 1), output = poisoned(4096);
-  if (args.input.data == nullptr) args.input.data = input.data();
-  if (args.output.data == nullptr) args.output.data = output.data();
+  if (args.input.data == nullptr) args.input = view(input.data());
+  if (args.output.data == nullptr) args.output = mut_view(output.data());
   for_each_target([&](const std::string&, const mha_context* context) {
     mha_error error = {};
-    const mha_status status = mha_rope_apply(context, &args, &error);
+    const mha_status status = mha_rows_prepare(context, &args, &error);
     INFO(error.message << ", wanted: " << text);
     CHECK(status == want);
     CHECK(error.status == want);
@@ -110,8 +110,8 @@ TEST_CASE("rope: every style, scaling, width and norm against the reference", "[
           }
           const std::vector<float> weight = random_floats(D, seed + 1000);
           const std::vector<int64_t> positions = {0, 1, 17, 255, 4095, 131071};
-          mha_rope_args args = make_args(s, &rope);
-          args.positions = positions.data();
+          mha_rows_args args = make_args(s, &rope);
+          args.positions.query = positions.data();
           if (seed % 4 != 0) args.norm_epsilon = 1e-5f;
           if (seed % 4 == 2) args.norm_weight = weight.data();
           const std::vector<float> input = random_floats(s.count(), seed);
@@ -133,8 +133,8 @@ TEST_CASE("rope: positions up to a million and to 2^31 - 1", "[rope]") {
   const std::vector<float> input = random_floats(s.count(), 5);
   for (const mha_rope_style style : kStyles) {
     const mha_rope rope = make_rope(style, 0);
-    mha_rope_args args = make_args(s, &rope);
-    args.positions = positions.data();
+    mha_rows_args args = make_args(s, &rope);
+    args.positions.query = positions.data();
     const std::vector<double> want = reference_rope(args, input);
     for_each_target([&](const std::string& target, const mha_context* context) {
       const std::vector<float> got = run_rope(context, args, input);
@@ -152,7 +152,7 @@ TEST_CASE("rope: first_position counts on; a table of the caller's gives the sam
   const std::vector<float> input = random_floats(s.count(), 6);
   for (const mha_rope_style style : kStyles) {
     const mha_rope rope = make_rope(style, 20);
-    mha_rope_args args = make_args(s, &rope);
+    mha_rows_args args = make_args(s, &rope);
     args.first_position = 41;
     std::vector<int64_t> positions;
     for (int64_t i = 0; i < s.B * s.T; ++i) positions.push_back(41 + i % s.T);
@@ -169,7 +169,7 @@ TEST_CASE("rope: first_position counts on; a table of the caller's gives the sam
     table.cos = cos.data(), table.sin = sin.data(), table.table_positions = 50;
     for_each_target([&](const std::string&, const mha_context* context) {
       const std::vector<float> want = run_rope(context, args, input);
-      mha_rope_args same = args;
+      mha_rows_args same = args;
       same.first_position = 0;
       same.positions = positions.data();
       check_same_bits("positions", run_rope(context, same, input), want);
@@ -185,32 +185,32 @@ TEST_CASE("rope: strides, in place, no rotation, nothing to do", "[rope]") {
   const std::vector<float> input = random_floats(s.count(), 7), weight = random_floats(s.D, 8);
   for (const mha_rope_style style : kStyles) {
     const mha_rope rope = make_rope(style, 36);
-    mha_rope_args args = make_args(s, &rope);
+    mha_rows_args args = make_args(s, &rope);
     args.norm_epsilon = 1e-6f;
     args.norm_weight = weight.data();
     for_each_target([&](const std::string&, const mha_context* context) {
       const std::vector<float> want = run_rope(context, args, input);
       Placed from(extent, padded_bthd(extent, 3), 2), to(extent, dense_bhtd(extent), 1);
       from.fill(input);
-      mha_rope_args placed = args;
+      mha_rows_args placed = args;
       mha_error error = {};
       placed.input = from.view(), placed.output = to.mut_view();
-      require_ok(mha_rope_apply(context, &placed, &error), error);
+      require_ok(mha_rows_prepare(context, &placed, &error), error);
       check_same_bits("strides", to.dense(), want);
       CHECK(to.gaps_intact());
       placed.output = from.mut_view();
-      require_ok(mha_rope_apply(context, &placed, &error), error);
+      require_ok(mha_rows_prepare(context, &placed, &error), error);
       check_same_bits("in place", from.dense(), want);
       CHECK(from.gaps_intact());
     });
   }
   for_each_target([&](const std::string&, const mha_context* context) {
     check_same_bits("copy", run_rope(context, make_args(s, nullptr), input), input);
-    for (int64_t mha_rope_args::*size : {&mha_rope_args::batch, &mha_rope_args::length, &mha_rope_args::num_heads}) {
-      mha_rope_args args = make_args(s, nullptr);
+    for (int64_t mha_rows_args::*size : {&mha_rows_args::batch, &mha_rows_args::length, &mha_rows_args::num_heads}) {
+      mha_rows_args args = make_args(s, nullptr);
       args.*size = 0;
       mha_error error = {};
-      require_ok(mha_rope_apply(context, &args, &error), error);
+      require_ok(mha_rows_prepare(context, &args, &error), error);
     }
   });
 }
@@ -221,7 +221,7 @@ TEST_CASE("rope: the same bits on every FMA target, for any threads and split", 
   for (const mha_rope_style style : kStyles) {
     for (const mha_rope_scaling scaling : kScalings) {
       const mha_rope rope = make_rope(style, 66, scaling);
-      mha_rope_args args = make_args(s, &rope);
+      mha_rows_args args = make_args(s, &rope);
       args.norm_epsilon = 1e-5f;
       args.norm_weight = weight.data();
       args.first_position = 77;
@@ -233,7 +233,7 @@ TEST_CASE("rope: the same bits on every FMA target, for any threads and split", 
         if (want.empty()) want = one;
         check_same_bits(target, one, want);
         // Token by token.
-        mha_rope_args token = args;
+        mha_rows_args token = args;
         token.batch = token.length = 1;
         token.first_position = 77 + 200;
         const auto begin = input.cbegin() + 200 * s.H * s.D, at = want.cbegin() + 200 * s.H * s.D;
@@ -248,25 +248,25 @@ TEST_CASE("rope: the same bits on every FMA target, for any threads and split", 
 TEST_CASE("rope: every refusal names the argument, and nothing is written", "[rope]") {
   const Sizes s = {1, 2, 2, 8};
   mha_rope rope = make_rope(MHA_ROPE_HALF, 0);
-  const mha_rope_args good = make_args(s, &rope);
+  const mha_rows_args good = make_args(s, &rope);
   const auto with = [&](auto change) {
-    mha_rope_args args = good;
+    mha_rows_args args = good;
     change(args);
     return args;
   };
-  using A = mha_rope_args;
+  using A = mha_rows_args;
   check_refused(with([](A& a) { a.batch = -1; }), MHA_ERR_ARGUMENT, "batch is -1");
   check_refused(with([](A& a) { a.length = -2; }), MHA_ERR_ARGUMENT, "length is -2");
   check_refused(with([](A& a) { a.num_heads = -3; }), MHA_ERR_ARGUMENT, "num_heads is -3");
   check_refused(with([](A& a) { a.head_dim = 0; }), MHA_ERR_ARGUMENT, "head_dim is 0");
   check_refused(with([](A& a) { a.batch = a.length = int64_t{1} << 40; }), MHA_ERR_OVERFLOW, "length");
   check_refused(with([](A& a) { a.input.stride_d = 2; }), MHA_ERR_STRIDE, "input.stride_d is 2");
-  check_refused(with([](A& a) { a.output = {nullptr, 0, 0, 0, 1}; }), MHA_ERR_STRIDE, "output.stride_b");
+  check_refused(with([](A& a) { a.output = mut_view(nullptr, {0, 0, 0}); }), MHA_ERR_STRIDE, "output.stride_b");
   check_refused(with([](A& a) { a.first_position = -1; }), MHA_ERR_ARGUMENT, "first_position is -1");
   check_refused(with([](A& a) { a.first_position = 2147483647; }), MHA_ERR_ARGUMENT, "position is 2147483648");
   const int64_t negative[] = {3, -5}, large[] = {3, int64_t{1} << 31};
-  check_refused(with([&](A& a) { a.positions = negative; }), MHA_ERR_ARGUMENT, "positions[1] is -5");
-  check_refused(with([&](A& a) { a.positions = large; }), MHA_ERR_ARGUMENT, "positions[1] is 2147483648");
+  check_refused(with([&](A& a) { a.positions.query = negative; }), MHA_ERR_ARGUMENT, "positions[1] is -5");
+  check_refused(with([&](A& a) { a.positions.query = large; }), MHA_ERR_ARGUMENT, "positions[1] is 2147483648");
   for (const float epsilon : {-1.0f, 1e-40f, kNan, kInf}) {
     check_refused(with([&](A& a) { a.norm_epsilon = epsilon; }), MHA_ERR_ARGUMENT, "norm_epsilon is ");
   }
@@ -274,8 +274,8 @@ TEST_CASE("rope: every refusal names the argument, and nothing is written", "[ro
   check_refused(with([&](A& a) { a.norm_weight = weight; }), MHA_ERR_ARGUMENT, "norm_epsilon is 0");
   std::vector<float> same(64, 1);
   check_refused(with([&](A& a) {
-                  a.input.data = same.data();
-                  a.output = {same.data(), 40, 20, 10, 1};
+                  a.input = view(same.data());
+                  a.output = mut_view(same.data(), {40, 20, 10});
                 }),
                 MHA_ERR_STRIDE, "output is the input");
 
@@ -331,21 +331,21 @@ TEST_CASE("rope: every refusal names the argument, and nothing is written", "[ro
   check_refused(tabled([](R& r) { r.scaling = MHA_ROPE_SCALING_LINEAR; }), MHA_ERR_SHAPE, "rope.scaling 1");
   check_refused(tabled([](R& r) { r.table_positions = 0; }), MHA_ERR_ARGUMENT, "rope.table_positions is 0");
   check_refused(tabled([](R& r) { r.table_positions = 1; }), MHA_ERR_ARGUMENT, "the last position is 1");
-  mha_rope_args wide = with_rope([](R&) {});
+  mha_rows_args wide = with_rope([](R&) {});
   wide.head_dim = 1026, wide.length = 1, wide.num_heads = 1;
   check_refused(wide, MHA_ERR_UNSUPPORTED, "rope.dims is 1026");
 
   mha_error error = {};
-  CHECK(mha_rope_apply(nullptr, &good, &error) == MHA_ERR_NULL);
+  CHECK(mha_rows_prepare(nullptr, &good, &error) == MHA_ERR_NULL);
   for_each_target([&](const std::string&, const mha_context* context) {
-    CHECK(mha_rope_apply(context, nullptr, &error) == MHA_ERR_NULL);
+    CHECK(mha_rows_prepare(context, nullptr, &error) == MHA_ERR_NULL);
     std::vector<float> memory(32, 1);
-    mha_rope_args args = with_rope([](R&) {});
-    args.output.data = memory.data();
-    CHECK(mha_rope_apply(context, &args, &error) == MHA_ERR_NULL);
+    mha_rows_args args = with_rope([](R&) {});
+    args.output = mut_view(memory.data());
+    CHECK(mha_rows_prepare(context, &args, &error) == MHA_ERR_NULL);
     CHECK(mentions(error, "input.data is NULL"));
-    args.input.data = memory.data(), args.output.data = nullptr;
-    CHECK(mha_rope_apply(context, &args, &error) == MHA_ERR_NULL);
+    args.input = view(memory.data()), args.output = {};
+    CHECK(mha_rows_prepare(context, &args, &error) == MHA_ERR_NULL);
     CHECK(mentions(error, "output.data is NULL"));
   });
 }

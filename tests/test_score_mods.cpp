@@ -11,16 +11,16 @@ namespace {
 /// One query at the last of `keys` keys, D 1: the product of query and key j is scores[j].
 struct Scores {
   std::vector<float> query = {1}, key, value;
-  mha_attention_args args = {};
+  AttentionCall args;
 
   explicit Scores(std::vector<float> scores) : key(std::move(scores)), value(key.size(), 1.0f) {
     args.batch = args.num_heads = args.query_len = args.head_dim = 1;
     args.key_len = static_cast<int64_t>(key.size());
     args.scale = 1;
-    args.query.data = query.data();
-    args.key.data = key.data();
-    args.value.data = value.data();
-    args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+    args.query = view(query.data());
+    args.key = view(key.data());
+    args.value = view(value.data());
+    args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
   }
 };
 
@@ -29,7 +29,7 @@ struct Scores {
 TEST_CASE("mods: softcap bounds every score", "[mods]") {
   for_each_target([](const std::string&, const mha_context* context) {
     Scores s({1e30f, 3.0f, -1e30f, 0.0f});
-    s.args.mods.softcap = 2;
+    s.args.score_mods.softcap = 2;
     const AttentionResult got = run_attention(context, s.args);
     double sum = 0;
     for (float score : s.key) sum += std::exp(2 * std::tanh(score / 2.0));
@@ -49,10 +49,10 @@ TEST_CASE("mods: ALiBi and relative bias count from the query's position, also f
       const std::vector<int64_t> prefix = {40};  // every key is visible
       s.args.masks.prefix_lengths = prefix.data();
       const float slope = 0.25f;
-      s.args.mods.alibi_slopes = &slope;
+      s.args.score_mods.alibi_slopes = &slope;
       const std::vector<float> bias = random_floats(8, 5);
-      s.args.mods.relative_bias = bias.data();
-      s.args.mods.relative_left = 5, s.args.mods.relative_right = 2;
+      s.args.score_mods.relative_bias = bias.data();
+      s.args.score_mods.relative_left = 5, s.args.score_mods.relative_right = 2;
       const AttentionReference want = reference_attention(s.args);
       const AttentionResult got = run_attention(context, s.args);
       if (position > -1000 && position < 1000) check_close("biased weights", got.weights, want.weights, {1e-6, 1e-6});
@@ -66,15 +66,15 @@ TEST_CASE("mods: a sink takes weight and gives nothing", "[mods]") {
       [](const std::string&, const mha_context* context) {
         const AttentionShape shape = {1, 2, 1, 3, 700, 8, 8};
         AttentionProblem problem(shape, MaskKind::kNone, 3);
-        mha_attention_args args = problem.args();
-        args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+        AttentionCall args = problem.args();
+        args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
         const AttentionResult plain = run_attention(context, args);
         const std::vector<float> sinks = {6.0f, -kInf};
-        args.mods.sink_logits = sinks.data();
+        args.score_mods.sink_logits = sinks.data();
         const AttentionResult sunk = run_attention(context, args);
         for (int64_t i = 0; i < 3; ++i) {
           // Head 0: everything times exp(lse) / (exp(lse) + exp(6)).
-          const double lse = plain.log_sum_exp[i], share = 1 / (1 + std::exp(6 - lse));
+          const double lse = plain.results.log_sum_exp[i], share = 1 / (1 + std::exp(6 - lse));
           CHECK(std::fabs(sunk.log_sum_exp[i] - (lse - std::log(share))) < 2e-6);
           for (int64_t d = 0; d < 8; ++d)
             CHECK(std::fabs(sunk.output[i * 16 + d] - share * plain.output[i * 16 + d]) < 1e-6);
@@ -82,7 +82,7 @@ TEST_CASE("mods: a sink takes weight and gives nothing", "[mods]") {
             CHECK(std::fabs(sunk.weights[i * 700 + j] - share * plain.weights[i * 700 + j]) < 1e-7);
           // Head 1: a sink of -inf is none.
           CHECK(first_bit_difference(&sunk.output[i * 16 + 8], &plain.output[i * 16 + 8], 8) < 0);
-          CHECK(bits_of(sunk.log_sum_exp[3 + i]) == bits_of(plain.log_sum_exp[3 + i]));
+          CHECK(bits_of(sunk.log_sum_exp[3 + i]) == bits_of(plain.results.log_sum_exp[3 + i]));
         }
       },
       3);
@@ -96,12 +96,12 @@ TEST_CASE("mods: without a visible key the result is zeros and the log-sum-exp t
             const AttentionShape shape = {1, 2, 2, 1, Tk, 64, 64};
             AttentionProblem problem(shape, MaskKind::kNone, 4);
             for (float& value : problem.value) value = kNan;
-            mha_attention_args args = problem.args();
+            AttentionCall args = problem.args();
             const std::vector<int64_t> none = {0};
-            args.masks.key_lengths = none.data();
+            args.items.key_lengths = none.data();
             const std::vector<float> sinks = {2.5f, -1.0f};
-            args.mods.sink_logits = sinks.data();
-            args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+            args.score_mods.sink_logits = sinks.data();
+            args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
             const AttentionResult got = run_attention(context, args);
             CHECK(all_zero(got.output));
             CHECK(all_zero(got.weights));
@@ -116,15 +116,15 @@ TEST_CASE("mods: a NaN reaches the rows that see it, and no others", "[mods][edg
   for_each_target([](const std::string&, const mha_context* context) {
     const AttentionShape shape = {1, 2, 1, 40, 40, 8, 8};
     AttentionProblem problem(shape, MaskKind::kCausal, 6);
-    mha_attention_args args = problem.args();
+    AttentionCall args = problem.args();
     std::vector<float> bias = random_floats(2 * 41, 7);
     bias[41 + 40 - 7] = kNan;  // head 1, seven keys back
-    args.mods.relative_bias = bias.data();
-    args.mods.relative_left = 40;
+    args.score_mods.relative_bias = bias.data();
+    args.score_mods.relative_left = 40;
     const AttentionResult biased = run_attention(context, args);
-    args.mods = {};
+    args.score_mods = {};
     const std::vector<float> sinks = {kNan, 0.0f};
-    args.mods.sink_logits = sinks.data();
+    args.score_mods.sink_logits = sinks.data();
     const AttentionResult sunk = run_attention(context, args);
     for (int64_t i = 0; i < 40; ++i) {
       for (int64_t h = 0; h < 2; ++h) {
@@ -139,15 +139,15 @@ TEST_CASE("mods: a NaN reaches the rows that see it, and no others", "[mods][edg
 TEST_CASE("mods: bad arguments name themselves", "[mods][status]") {
   Scores s({1, 2, 3});
   std::vector<float> output = poisoned(1), weights = poisoned(3);
-  s.args.output.data = output.data();
-  s.args.weights.data = weights.data();
+  s.args.output = mut_view(output.data());
+  s.args.results.weights.data = weights.data();
   const float nan = kNan;
   const auto check = [&](mha_status want, const std::string& text, auto&& change) {
-    mha_attention_args args = s.args;
-    change(args.mods);
+    AttentionCall args = s.args;
+    change(args.score_mods);
     mha_error error = {};
     INFO(text);
-    CHECK(mha_attention(shared_context(supported_targets()[0], 1), &args, &error) == want);
+    CHECK(attention(shared_context(supported_targets()[0], 1), &args, &error) == want);
     CHECK(mentions(error, text));
     CHECK(is_poison(output[0]));
   };

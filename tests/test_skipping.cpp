@@ -50,12 +50,12 @@ TEST_CASE("skipping: keys and values that no query sees are not read", "[masks][
       for (int kind = 0; kind < ChunkMasks::kKinds; ++kind) {
         for (mha_weights_mode mode : {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED}) {
           INFO("Tq " << Tq << " kind " << kind << " weights " << mode);
-          mha_attention_args args = problem.args();
+          AttentionCall args = problem.args();
           args.masks = masks.get(kind, Tq);
-          args.weights_mode = mode;
+          args.results.weights_mode = mode;
           const AttentionResult want = run_attention(context, args);
-          args.key.data = key.floats() - kFirst * kWidth;
-          args.value.data = value.floats() - kFirst * kWidth;
+          args.key = view(key.floats() - kFirst * kWidth);
+          args.value = view(value.floats() - kFirst * kWidth);
           check_same_results("guarded", run_attention(context, args), want);
         }
       }
@@ -74,10 +74,10 @@ TEST_CASE("skipping: a hidden chunk between others changes no bit", "[masks][ski
     const std::vector<float> sinks = {1.0f, -2.0f};
     for_each_target([&](const std::string&, const mha_context* context) {
       for (bool with_sinks : {false, true}) {
-        mha_attention_args skipped = problem.args();
+        AttentionCall skipped = problem.args();
         if (with_sinks) skipped.mods.sink_logits = sinks.data();
         skipped.weights_mode = MHA_WEIGHTS_PER_HEAD;
-        mha_attention_args computed = skipped;
+        AttentionCall computed = skipped;
         skipped.masks.block_mask = {1000, 256, pairs.data(), 2};
         computed.masks.add_mask = {hidden.data(), 0, 0, 0};
         check_same_results("skipped", run_attention(context, skipped), run_attention(context, computed));

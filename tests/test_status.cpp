@@ -35,13 +35,13 @@ struct AttentionCall {
   std::vector<int64_t> lengths = {5, 4};
   std::vector<uint8_t> open = std::vector<uint8_t>(2 * 4 * 3 * 5, 1);
   std::vector<float> add = std::vector<float>(2 * 4 * 3 * 5, 0.0f);
-  mha_attention_args args = problem.args();
+  AttentionCall args = problem.args();
 
   AttentionCall() {
-    args.output.data = output.data();
-    args.weights_mode = MHA_WEIGHTS_PER_HEAD;
-    args.weights.data = weights.data();
-    args.log_sum_exp = lse.data();
+    args.output = mut_view(output.data());
+    args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
+    args.results.weights.data = weights.data();
+    args.results.log_sum_exp = lse.data();
   }
   bool untouched() const {
     for (const std::vector<float>* result : {&output, &weights, &lse})
@@ -64,7 +64,7 @@ const AttentionMistake kAttentionMistakes[] = {
     {MHA_ERR_NULL, {"key.data is NULL"}, MISTAKE(call.args.key.data = nullptr), false},
     {MHA_ERR_NULL, {"value.data is NULL"}, MISTAKE(call.args.value.data = nullptr), false},
     {MHA_ERR_NULL, {"output.data is NULL"}, MISTAKE(call.args.output.data = nullptr), false},
-    {MHA_ERR_NULL, {"weights.data is NULL"}, MISTAKE(call.args.weights.data = nullptr), false},
+    {MHA_ERR_NULL, {"weights.data is NULL"}, MISTAKE(call.args.results.weights.data = nullptr), false},
     {MHA_ERR_ARGUMENT, {"batch", "-1"}, MISTAKE(call.args.batch = -1), true},
     {MHA_ERR_ARGUMENT, {"num_heads", "-2"}, MISTAKE(call.args.num_heads = -2), true},
     {MHA_ERR_ARGUMENT, {"num_kv_heads", "-3"}, MISTAKE(call.args.num_kv_heads = -3), true},
@@ -76,14 +76,14 @@ const AttentionMistake kAttentionMistakes[] = {
     {MHA_ERR_ARGUMENT, {"scale", "nan"}, MISTAKE(call.args.scale = kNan), true},
     {MHA_ERR_ARGUMENT, {"scale", "inf"}, MISTAKE(call.args.scale = kInf), true},
     {MHA_ERR_ARGUMENT, {"masks.causal", "9"}, MISTAKE(call.args.masks.causal = static_cast<mha_causal>(9)), true},
-    {MHA_ERR_ARGUMENT, {"weights_mode", "8"}, MISTAKE(call.args.weights_mode = static_cast<mha_weights_mode>(8)), true},
+    {MHA_ERR_ARGUMENT, {"weights_mode", "8"}, MISTAKE(call.args.results.weights_mode = static_cast<mha_weights_mode>(8)), true},
     {MHA_ERR_ARGUMENT,
      {"key_lengths[1]", "-1"},
-     MISTAKE(call.lengths[1] = -1; call.args.masks.key_lengths = call.lengths.data()),
+     MISTAKE(call.lengths[1] = -1; call.args.items.key_lengths = call.lengths.data()),
      false},
     {MHA_ERR_ARGUMENT,
      {"key_lengths[0]", "6", "5"},
-     MISTAKE(call.lengths[0] = 6; call.args.masks.key_lengths = call.lengths.data()),
+     MISTAKE(call.lengths[0] = 6; call.args.items.key_lengths = call.lengths.data()),
      false},
     {MHA_ERR_SHAPE, {"num_heads", "4", "num_kv_heads", "3"}, MISTAKE(call.args.num_kv_heads = 3), true},
     {MHA_ERR_SHAPE, {"num_heads", "4", "num_kv_heads", "8"}, MISTAKE(call.args.num_kv_heads = 8), true},
@@ -91,23 +91,23 @@ const AttentionMistake kAttentionMistakes[] = {
     {MHA_ERR_STRIDE, {"key.stride_d", "-1"}, MISTAKE(call.args.key = {call.problem.key.data(), 1, 1, 1, -1}), true},
     {MHA_ERR_STRIDE,
      {"value.stride_t", "-6"},
-     MISTAKE(call.args.value = {call.problem.value.data(), 0, -6, 0, 1}),
+     MISTAKE(call.args.value = view(call.problem.value.data(), {0, -6, 0})),
      true},
     {MHA_ERR_STRIDE,
      {"query.stride_b", "-96"},
-     MISTAKE(call.args.query = {call.problem.query.data(), -96, 0, 0, 1}),
+     MISTAKE(call.args.query = view(call.problem.query.data(), {-96, 0, 0})),
      true},
-    {MHA_ERR_STRIDE, {"key.stride_h", "-8"}, MISTAKE(call.args.key = {call.problem.key.data(), 0, 0, -8, 1}), true},
+    {MHA_ERR_STRIDE, {"key.stride_h", "-8"}, MISTAKE(call.args.key = view(call.problem.key.data(), {0, 0, -8})), true},
     {MHA_ERR_STRIDE,
      {"query.stride_h", "8", "stride_d"},
      MISTAKE(call.args.query = {call.problem.query.data(), 0, 0, 8, 0}),
      true},
-    {MHA_ERR_STRIDE, {"output"}, MISTAKE(call.args.output = {call.output.data(), 72, 0, 6, 1}), true},
-    {MHA_ERR_STRIDE, {"output"}, MISTAKE(call.args.output = {call.output.data(), 72, 24, 5, 1}), true},
-    {MHA_ERR_STRIDE, {"output"}, MISTAKE(call.args.output = {call.output.data(), 71, 24, 6, 1}), true},
+    {MHA_ERR_STRIDE, {"output"}, MISTAKE(call.args.output = mut_view(call.output.data(), {72, 0, 6})), true},
+    {MHA_ERR_STRIDE, {"output"}, MISTAKE(call.args.output = mut_view(call.output.data(), {72, 24, 5})), true},
+    {MHA_ERR_STRIDE, {"output"}, MISTAKE(call.args.output = mut_view(call.output.data(), {71, 24, 6})), true},
     {MHA_ERR_STRIDE, {"output.stride_d", "3"}, MISTAKE(call.args.output = {call.output.data(), 72, 24, 6, 3}), true},
-    {MHA_ERR_STRIDE, {"weights"}, MISTAKE(call.args.weights = {call.weights.data(), 60, 4, 15, 1}), true},
-    {MHA_ERR_STRIDE, {"weights.stride_b", "9"}, MISTAKE(call.args.weights = {call.weights.data(), 9, 0, 0, 0}), true},
+    {MHA_ERR_STRIDE, {"weights"}, MISTAKE(call.args.results.weights = {call.results.weights.data(), 60, 4, 15, 1}), true},
+    {MHA_ERR_STRIDE, {"weights.stride_b", "9"}, MISTAKE(call.args.results.weights = {call.results.weights.data(), 9, 0, 0, 0}), true},
     {MHA_ERR_STRIDE,
      {"bool_mask.stride_b", "-60"},
      MISTAKE(call.args.masks.bool_mask = {call.open.data(), -60, 15, 5}),
@@ -134,27 +134,27 @@ TEST_CASE("status: attention, every mistake is named and writes nothing", "[stat
     AttentionCall call;
     mistake.make(call);
     std::vector<float> workspace = poisoned(100000);
-    call.args.workspace = workspace.data();
-    call.args.workspace_bytes = workspace.size() * sizeof(float);
+    call.args.resources.workspace = workspace.data();
+    call.args.resources.workspace_bytes = workspace.size() * sizeof(float);
     mha_error error = fresh_error();
-    check_error(mha_attention(context, &call.args, &error), mistake.status, error, mistake.texts);
-    CHECK(mha_attention(context, &call.args, nullptr) == mistake.status);
+    check_error(attention(context, call.args, &error), mistake.status, error, mistake.texts);
+    CHECK(attention(context, call.args, nullptr) == mistake.status);
     CHECK(call.untouched());
     CHECK(std::all_of(workspace.begin(), workspace.end(), is_poison));
 
     size_t bytes = 12345, needed = 12345;
     char text[8] = "same";
     error = fresh_error();
-    const mha_status status = mha_attention_workspace(context, &call.args, &bytes, &error);
+    const mha_status status = attention_workspace_bytes(context, call.args, &bytes, &error);
     if (mistake.seen_by_queries) {
       check_error(status, mistake.status, error, mistake.texts);
       CHECK(bytes == 12345);
-      CHECK(mha_attention_explain(context, &call.args, text, sizeof text, &needed, nullptr) == mistake.status);
+      CHECK(attention_explain(context, call.args, text, sizeof text, &needed, nullptr) == mistake.status);
       CHECK(std::string(text) == "same");
       CHECK(needed == 12345);
     } else {
       CHECK(status == MHA_OK);
-      CHECK(mha_attention_explain(context, &call.args, text, sizeof text, &needed, nullptr) == MHA_OK);
+      CHECK(attention_explain(context, call.args, text, sizeof text, &needed, nullptr) == MHA_OK);
     }
   }
 }
@@ -162,17 +162,17 @@ TEST_CASE("status: attention, every mistake is named and writes nothing", "[stat
 TEST_CASE("status: attention, NULL context, args and results of queries", "[status]") {
   AttentionCall call;
   mha_error error = fresh_error();
-  check_error(mha_attention(nullptr, &call.args, &error), MHA_ERR_NULL, error, {"context is NULL"});
-  check_error(mha_attention(any_context(), nullptr, &error), MHA_ERR_NULL, error, {"args is NULL"});
+  check_error(attention(nullptr, call.args, &error), MHA_ERR_NULL, error, {"context is NULL"});
+  check_error(attention(any_context(), nullptr, &error), MHA_ERR_NULL, error, {"args is NULL"});
   size_t bytes = 0;
-  check_error(mha_attention_workspace(nullptr, &call.args, &bytes, &error), MHA_ERR_NULL, error, {"context is NULL"});
-  check_error(mha_attention_workspace(any_context(), nullptr, &bytes, &error), MHA_ERR_NULL, error, {"args is NULL"});
-  check_error(mha_attention_workspace(any_context(), &call.args, nullptr, &error), MHA_ERR_NULL, error,
+  check_error(attention_workspace_bytes(nullptr, call.args, &bytes, &error), MHA_ERR_NULL, error, {"context is NULL"});
+  check_error(attention_workspace_bytes(any_context(), nullptr, &bytes, &error), MHA_ERR_NULL, error, {"args is NULL"});
+  check_error(attention_workspace_bytes(any_context(), call.args, nullptr, &error), MHA_ERR_NULL, error,
               {"bytes is NULL"});
   char text[100];
-  check_error(mha_attention_explain(nullptr, &call.args, text, 100, nullptr, &error), MHA_ERR_NULL, error, {"context"});
-  check_error(mha_attention_explain(any_context(), nullptr, text, 100, nullptr, &error), MHA_ERR_NULL, error, {"args"});
-  check_error(mha_attention_explain(any_context(), &call.args, nullptr, 100, nullptr, &error), MHA_ERR_NULL, error,
+  check_error(attention_explain(nullptr, call.args, text, 100, nullptr, &error), MHA_ERR_NULL, error, {"context"});
+  check_error(attention_explain(any_context(), nullptr, text, 100, nullptr, &error), MHA_ERR_NULL, error, {"args"});
+  check_error(attention_explain(any_context(), call.args, nullptr, 100, nullptr, &error), MHA_ERR_NULL, error,
               {"text"});
 }
 
@@ -180,7 +180,7 @@ TEST_CASE("status: success leaves the error untouched", "[status]") {
   AttentionCall call;
   mha_error error = fresh_error();
   std::strcpy(error.message, "untouched");
-  CHECK(mha_attention(any_context(), &call.args, &error) == MHA_OK);
+  CHECK(attention(any_context(), call.args, &error) == MHA_OK);
   CHECK(error.status == kNeverSet);
   CHECK(std::string(error.message) == "untouched");
   CHECK(none_poison(call.output));
@@ -190,26 +190,26 @@ TEST_CASE("status: a workspace one byte too small, and the pointers that a query
   for_each_target([&](const std::string&, const mha_context* context) {
     AttentionCall call;
     size_t bytes = 0;
-    REQUIRE(mha_attention_workspace(context, &call.args, &bytes, nullptr) == MHA_OK);
+    REQUIRE(attention_workspace_bytes(context, call.args, &bytes, nullptr) == MHA_OK);
     REQUIRE(bytes > 0);
-    mha_attention_args without = call.args;
-    without.query.data = without.key.data = without.value.data = nullptr;
-    without.output.data = without.weights.data = nullptr;
+    AttentionCall without = call.args;
+    without.query = view(without.key.data = without.value.data = nullptr);
+    without.output = mut_view(without.weights.data = nullptr);
     size_t bytes_without = 0;
-    REQUIRE(mha_attention_workspace(context, &without, &bytes_without, nullptr) == MHA_OK);
+    REQUIRE(attention_workspace_bytes(context, without, &bytes_without, nullptr) == MHA_OK);
     CHECK(bytes_without == bytes);
 
     std::vector<unsigned char> workspace(bytes);
-    call.args.workspace = workspace.data();
+    call.args.resources.workspace = workspace.data();
     for (size_t small : {bytes - 1, size_t{1}, size_t{0}}) {
-      call.args.workspace_bytes = small;
+      call.args.resources.workspace_bytes = small;
       mha_error error = fresh_error();
-      check_error(mha_attention(context, &call.args, &error), MHA_ERR_WORKSPACE, error,
+      check_error(attention(context, call.args, &error), MHA_ERR_BUFFER, error,
                   {"workspace_bytes", std::to_string(small), std::to_string(bytes)});
       CHECK(call.untouched());
     }
-    call.args.workspace_bytes = bytes;
-    CHECK(mha_attention(context, &call.args, nullptr) == MHA_OK);
+    call.args.resources.workspace_bytes = bytes;
+    CHECK(attention(context, call.args, nullptr) == MHA_OK);
   });
 }
 
@@ -263,9 +263,9 @@ TEST_CASE("status: layer weights, both or neither of two alternatives, and NULL"
     return status;
   };
   mha_layer_weights weights = problem.separate_weights();
-  weights.in_proj_weight = problem.in_proj_weight.data();
+  weights.in_proj_weight = view(problem.in_proj_weight.data());
   check_error(create(good, weights), MHA_ERR_SHAPE, error, {"in_proj_weight", "query_weight"});
-  weights.query_weight = weights.key_weight = nullptr;
+  weights.query_weight = view(weights.key_weight = nullptr);
   check_error(create(good, weights), MHA_ERR_SHAPE, error, {"in_proj_weight", "value_weight"});
 
   weights = problem.separate_weights();
@@ -300,88 +300,88 @@ TEST_CASE("status: layer forward, every mistake is named and writes nothing", "[
   struct Mistake {
     mha_status status;
     std::vector<std::string> texts;
-    std::function<void(mha_forward_args&)> make;
+    std::function<void(LayerCall&)> make;
   };
   const Mistake mistakes[] = {
-      {MHA_ERR_NULL, {"query.data is NULL"}, [](mha_forward_args& a) { a.query.data = nullptr; }},
-      {MHA_ERR_NULL, {"output.data is NULL"}, [](mha_forward_args& a) { a.output.data = nullptr; }},
-      {MHA_ERR_NULL, {"weights.data is NULL"}, [](mha_forward_args& a) { a.weights.data = nullptr; }},
-      {MHA_ERR_ARGUMENT, {"batch", "-1"}, [](mha_forward_args& a) { a.batch = -1; }},
-      {MHA_ERR_ARGUMENT, {"query_len", "-2"}, [](mha_forward_args& a) { a.query_len = -2; }},
-      {MHA_ERR_ARGUMENT, {"key_len", "-3"}, [](mha_forward_args& a) { a.key_len = -3; }},
+      {MHA_ERR_NULL, {"query.data is NULL"}, [](LayerCall& a) { a.query = {}; }},
+      {MHA_ERR_NULL, {"output.data is NULL"}, [](LayerCall& a) { a.output = {}; }},
+      {MHA_ERR_NULL, {"weights.data is NULL"}, [](LayerCall& a) { a.results.weights.data = nullptr; }},
+      {MHA_ERR_ARGUMENT, {"batch", "-1"}, [](LayerCall& a) { a.batch = -1; }},
+      {MHA_ERR_ARGUMENT, {"query_len", "-2"}, [](LayerCall& a) { a.query_len = -2; }},
+      {MHA_ERR_ARGUMENT, {"key_len", "-3"}, [](LayerCall& a) { a.key_len = -3; }},
       {MHA_ERR_ARGUMENT,
        {"weights_mode", "5"},
-       [](mha_forward_args& a) { a.weights_mode = static_cast<mha_weights_mode>(5); }},
+       [](LayerCall& a) { a.results.weights_mode = static_cast<mha_weights_mode>(5); }},
       {MHA_ERR_ARGUMENT,
        {"masks.causal", "6"},
-       [](mha_forward_args& a) { a.masks.causal = static_cast<mha_causal>(6); }},
-      {MHA_ERR_ARGUMENT, {"key_lengths[1]", "7", "5"}, [&](mha_forward_args& a) { a.masks.key_lengths = lengths; }},
-      {MHA_ERR_SHAPE, {"key_len", "5", "3"}, [](mha_forward_args& a) { a.key = {}; }},
-      {MHA_ERR_SHAPE, {"kdim", "10", "24"}, [](mha_forward_args& a) { a.key = {}, a.key_len = 3; }},
-      {MHA_ERR_SHAPE, {"vdim", "12", "10"}, [](mha_forward_args& a) { a.value = {}; }},
+       [](LayerCall& a) { a.masks.causal = static_cast<mha_causal>(6); }},
+      {MHA_ERR_ARGUMENT, {"key_lengths[1]", "7", "5"}, [&](LayerCall& a) { a.items.key_lengths = lengths; }},
+      {MHA_ERR_SHAPE, {"key_len", "5", "3"}, [](LayerCall& a) { a.key = {}; }},
+      {MHA_ERR_SHAPE, {"kdim", "10", "24"}, [](LayerCall& a) { a.key = {}, a.key_len = 3; }},
+      {MHA_ERR_SHAPE, {"vdim", "12", "10"}, [](LayerCall& a) { a.value = {}; }},
       {MHA_ERR_STRIDE,
        {"query.stride_h", "24"},
-       [](mha_forward_args& a) {
-         a.query = {a.query.data, 72, 24, 24, 1};
+       [](LayerCall& a) {
+         a.query = view(a.query.data, {72, 24, 24});
        }},
       {MHA_ERR_STRIDE,
        {"output.stride_h", "14"},
-       [](mha_forward_args& a) {
-         a.output = {a.output.data, 42, 14, 14, 1};
+       [](LayerCall& a) {
+         a.output = mut_view(a.output.data, {42, 14, 14});
        }},
       {MHA_ERR_STRIDE,
        {"key.stride_d", "2"},
-       [](mha_forward_args& a) {
+       [](LayerCall& a) {
          a.key = {a.key.data, 50, 10, 0, 2};
        }},
       {MHA_ERR_STRIDE,
        {"value.stride_t", "-12"},
-       [](mha_forward_args& a) {
-         a.value = {a.value.data, 60, -12, 0, 1};
+       [](LayerCall& a) {
+         a.value = view(a.value.data, {60, -12, 0});
        }},
       {MHA_ERR_STRIDE,
        {"output"},
-       [](mha_forward_args& a) {
-         a.output = {a.output.data, 42, 13, 0, 1};
+       [](LayerCall& a) {
+         a.output = mut_view(a.output.data, {42, 13, 0});
        }},
   };
   for (const Mistake& mistake : mistakes) {
     INFO("expected to mention " << mistake.texts[0]);
     std::vector<float> output = poisoned(2 * 3 * 14), weights = poisoned(2 * 4 * 3 * 5), workspace = poisoned(100000);
-    mha_forward_args args = problem.args();
-    args.output.data = output.data();
-    args.weights_mode = MHA_WEIGHTS_PER_HEAD;
-    args.weights.data = weights.data();
-    args.workspace = workspace.data();
-    args.workspace_bytes = workspace.size() * sizeof(float);
+    LayerCall args = problem.args();
+    args.output = mut_view(output.data());
+    args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
+    args.results.weights.data = weights.data();
+    args.resources.workspace = workspace.data();
+    args.resources.workspace_bytes = workspace.size() * sizeof(float);
     mistake.make(args);
     mha_error error = fresh_error();
-    check_error(mha_layer_forward(context, layer.get(), &args, &error), mistake.status, error, mistake.texts);
-    CHECK(mha_layer_forward(context, layer.get(), &args, nullptr) == mistake.status);
+    check_error(layer_forward(context, layer.get(), args, &error), mistake.status, error, mistake.texts);
+    CHECK(layer_forward(context, layer.get(), args, nullptr) == mistake.status);
     for (const std::vector<float>* buffer : {&output, &weights, &workspace})
       CHECK(std::all_of(buffer->begin(), buffer->end(), is_poison));
   }
 
-  mha_forward_args args = problem.args();
+  LayerCall args = problem.args();
   std::vector<float> output = poisoned(2 * 3 * 14);
-  args.output.data = output.data();
+  args.output = mut_view(output.data());
   mha_error error = fresh_error();
-  check_error(mha_layer_forward(nullptr, layer.get(), &args, &error), MHA_ERR_NULL, error, {"context is NULL"});
-  check_error(mha_layer_forward(context, nullptr, &args, &error), MHA_ERR_NULL, error, {"layer is NULL"});
-  check_error(mha_layer_forward(context, layer.get(), nullptr, &error), MHA_ERR_NULL, error, {"args is NULL"});
+  check_error(layer_forward(nullptr, layer.get(), args, &error), MHA_ERR_NULL, error, {"context is NULL"});
+  check_error(layer_forward(context, nullptr, args, &error), MHA_ERR_NULL, error, {"layer is NULL"});
+  check_error(layer_forward(context, layer.get(), nullptr, &error), MHA_ERR_NULL, error, {"args is NULL"});
   size_t bytes = 0;
-  check_error(mha_layer_forward_workspace(context, layer.get(), &args, nullptr, &error), MHA_ERR_NULL, error,
+  check_error(layer_workspace_bytes(context, layer.get(), args, nullptr, &error), MHA_ERR_NULL, error,
               {"bytes"});
-  check_error(mha_layer_forward_workspace(context, nullptr, &args, &bytes, &error), MHA_ERR_NULL, error, {"layer"});
-  REQUIRE(mha_layer_forward_workspace(context, layer.get(), &args, &bytes, nullptr) == MHA_OK);
+  check_error(layer_workspace_bytes(context, nullptr, args, &bytes, &error), MHA_ERR_NULL, error, {"layer"});
+  REQUIRE(layer_workspace_bytes(context, layer.get(), args, &bytes, nullptr) == MHA_OK);
   std::vector<unsigned char> workspace(bytes);
-  args.workspace = workspace.data();
-  args.workspace_bytes = bytes - 1;
-  check_error(mha_layer_forward(context, layer.get(), &args, &error), MHA_ERR_WORKSPACE, error,
+  args.resources.workspace = workspace.data();
+  args.resources.workspace_bytes = bytes - 1;
+  check_error(layer_forward(context, layer.get(), args, &error), MHA_ERR_BUFFER, error,
               {"workspace_bytes", std::to_string(bytes - 1), std::to_string(bytes)});
   CHECK(std::all_of(output.begin(), output.end(), is_poison));
-  args.workspace_bytes = bytes;
-  CHECK(mha_layer_forward(context, layer.get(), &args, nullptr) == MHA_OK);
+  args.resources.workspace_bytes = bytes;
+  CHECK(layer_forward(context, layer.get(), args, nullptr) == MHA_OK);
 }
 
 TEST_CASE("status: linear", "[status][linear]") {
@@ -434,7 +434,7 @@ TEST_CASE("status: every value has its name, others have one too", "[status]") {
                                                       {MHA_ERR_SHAPE, "MHA_ERR_SHAPE"},
                                                       {MHA_ERR_STRIDE, "MHA_ERR_STRIDE"},
                                                       {MHA_ERR_OVERFLOW, "MHA_ERR_OVERFLOW"},
-                                                      {MHA_ERR_WORKSPACE, "MHA_ERR_WORKSPACE"},
+                                                      {MHA_ERR_BUFFER, "MHA_ERR_BUFFER"},
                                                       {MHA_ERR_OUT_OF_MEMORY, "MHA_ERR_OUT_OF_MEMORY"},
                                                       {MHA_ERR_TARGET, "MHA_ERR_TARGET"},
                                                       {MHA_ERR_BLOB, "MHA_ERR_BLOB"},

@@ -22,14 +22,14 @@ struct Item {
 /// The outcome of a call without assertions, which Catch2 does not allow on other threads.
 bool call_and_compare(const mha_context* context, const mha_layer* layer, const Item& item) {
   std::vector<float> output = poisoned(static_cast<int64_t>(item.want_layer.output.size()));
-  mha_forward_args forward = item.layer->args();
-  forward.output.data = output.data();
-  if (mha_layer_forward(context, layer, &forward, nullptr) != MHA_OK || !same_bits(output, item.want_layer.output))
+  LayerCall forward = item.layer->args();
+  forward.output = mut_view(output.data());
+  if (layer_forward(context, layer, forward, nullptr) != MHA_OK || !same_bits(output, item.want_layer.output))
     return false;
   output = poisoned(static_cast<int64_t>(item.want_attention.output.size()));
-  mha_attention_args attention = item.attention->args();
-  attention.output.data = output.data();
-  return mha_attention(context, &attention, nullptr) == MHA_OK && same_bits(output, item.want_attention.output);
+  AttentionCall attention = item.attention->args();
+  attention.output = mut_view(output.data());
+  return attention(context, attention, nullptr) == MHA_OK && same_bits(output, item.want_attention.output);
 }
 
 /// Different data for each caller; the same weights.
@@ -92,12 +92,12 @@ TEST_CASE("threads: each caller may make and free contexts, linears and layers o
         mha_context* context = nullptr;
         mha_layer* layer = nullptr;
         std::vector<float> output = poisoned(static_cast<int64_t>(want.size()));
-        mha_forward_args args = problem.args();
-        args.output.data = output.data();
+        LayerCall args = problem.args();
+        args.output = mut_view(output.data());
         const mha_layer_weights weights = problem.separate_weights();
         const bool ok = mha_context_create(&options, &context, nullptr) == MHA_OK &&
                         mha_layer_create(context, &problem.config, &weights, &layer, nullptr) == MHA_OK &&
-                        mha_layer_forward(context, layer, &args, nullptr) == MHA_OK && same_bits(output, want);
+                        layer_forward(context, layer, args, nullptr) == MHA_OK && same_bits(output, want);
         if (!ok) ++wrong;
         mha_layer_destroy(layer);
         mha_context_destroy(context);
@@ -139,17 +139,17 @@ TEST_CASE("threads: a host's parallel-for is asked for at most num_threads tasks
   const ContextPtr context = make_context(options);
   const LayerProblem problem(kConfig, 1, 90, 1100, Biases::kAll, 116000);
   const LayerPtr layer = problem.make(context.get());
-  mha_forward_args forward = problem.args();
+  LayerCall forward = problem.args();
   for (mha_weights_mode mode : {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED}) {
-    forward.weights_mode = mode;
+    forward.results.weights_mode = mode;
     run_layer(context.get(), layer.get(), forward);
     CHECK(host.most >= 2);
     CHECK(host.most <= 4);
     CHECK(host.calls <= 5);  // in-projections, chunks, merge, weights, output projection
     host = {};
     const AttentionProblem attention({1, 1, 1, 9, 5000, 64, 64}, MaskKind::kNone, 116001);
-    mha_attention_args args = attention.args();
-    args.weights_mode = mode;
+    AttentionCall args = attention.args();
+    args.results.weights_mode = mode;
     run_attention(context.get(), args);
     CHECK(host.most >= 2);
     CHECK(host.most <= 4);

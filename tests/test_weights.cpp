@@ -42,9 +42,9 @@ TEST_CASE("weights: values, zeros and row sums for every mask, grouping and leng
         1 + row[5], heads[row[3]].first, heads[row[3]].second, query_lens[row[1]], key_lens[row[0]], dims[row[2]], 8};
     const MaskKind kind = static_cast<MaskKind>(row[4]);
     const AttentionProblem problem(shape, kind, ++seed);
-    mha_attention_args args = problem.args();
+    AttentionCall args = problem.args();
     for (mha_weights_mode mode : kModes) {
-      args.weights_mode = mode;
+      args.results.weights_mode = mode;
       const AttentionReference want = reference_attention(args);
       for_each_target([&](const std::string& target, const mha_context* context) {
         const std::string what = "weights " + target + " mode " + std::to_string(mode) + " " + describe(shape, kind);
@@ -61,13 +61,13 @@ TEST_CASE("weights: asking for them changes no bit of output and log-sum-exp", "
   for (int kind = 0; kind < kMaskKinds; ++kind) {
     const AttentionProblem problem({2, 4, 2, 7, 300, 20, 12}, static_cast<MaskKind>(kind), 51000);
     for_each_target([&](const std::string&, const mha_context* context) {
-      mha_attention_args args = problem.args();
+      AttentionCall args = problem.args();
       const AttentionResult plain = run_attention(context, args);
       for (mha_weights_mode mode : kModes) {
-        args.weights_mode = mode;
+        args.results.weights_mode = mode;
         const AttentionResult with = run_attention(context, args);
         check_same_bits("output", with.output, plain.output);
-        check_same_bits("log-sum-exp", with.log_sum_exp, plain.log_sum_exp);
+        check_same_bits("log-sum-exp", with.log_sum_exp, plain.results.log_sum_exp);
         check_same_bits("output without log-sum-exp", run_attention(context, args, false).output, plain.output);
       }
     });
@@ -77,10 +77,10 @@ TEST_CASE("weights: asking for them changes no bit of output and log-sum-exp", "
 TEST_CASE("weights: one head averaged is that head", "[weights]") {
   const AttentionProblem problem({2, 1, 1, 5, 40, 16, 16}, MaskKind::kAdd, 52000);
   for_each_target([&](const std::string&, const mha_context* context) {
-    mha_attention_args args = problem.args();
-    args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+    AttentionCall args = problem.args();
+    args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
     const std::vector<float> per_head = run_attention(context, args).weights;
-    args.weights_mode = MHA_WEIGHTS_AVERAGED;
+    args.results.weights_mode = MHA_WEIGHTS_AVERAGED;
     check_same_bits("averaged", run_attention(context, args).weights, per_head);
   });
 }
@@ -90,8 +90,8 @@ TEST_CASE("weights: strided, with the gaps untouched", "[weights][strides]") {
   const AttentionProblem problem(shape, MaskKind::kBool, 53000);
   for_each_target([&](const std::string&, const mha_context* context) {
     for (mha_weights_mode mode : kModes) {
-      mha_attention_args args = problem.args();
-      args.weights_mode = mode;
+      AttentionCall args = problem.args();
+      args.results.weights_mode = mode;
       const std::vector<float> want = run_attention(context, args).weights;
       const int64_t heads = mode == MHA_WEIGHTS_AVERAGED ? 1 : shape.H;
       for (int64_t pad : {1, 4}) {
@@ -99,12 +99,12 @@ TEST_CASE("weights: strided, with the gaps untouched", "[weights][strides]") {
         const int64_t row = shape.Tk + pad;
         Placed weights({shape.B, heads, shape.Tq, shape.Tk}, {heads * shape.Tq * row + 3, row, heads * row});
         std::vector<float> output = poisoned(shape.output().count());
-        args.output = {output.data(), 0, 0, 0, 0};
+        args.output = mut_view(output.data());
         const mha_mut_view view = weights.mut_view();
         // stride_t steps queries, stride_h heads, stride_d keys.
-        args.weights = {view.data, view.stride_b, view.stride_h, mode == MHA_WEIGHTS_AVERAGED ? 0 : view.stride_t, 1};
+        args.results.weights = {view.data, view.stride_b, view.stride_h, mode == MHA_WEIGHTS_AVERAGED ? 0 : view.stride_t, 1};
         mha_error error = {};
-        require_ok(mha_attention(context, &args, &error), error);
+        require_ok(attention(context, args, &error), error);
         check_same_bits("strided weights", weights.dense(), want);
         CHECK(weights.gaps_intact());
       }
@@ -117,14 +117,14 @@ TEST_CASE("weights: no visible key gives zero weights; Tk 0 writes none", "[weig
   const int64_t lengths[2] = {0, 20};
   for_each_target([&](const std::string&, const mha_context* context) {
     for (mha_weights_mode mode : kModes) {
-      mha_attention_args args = problem.args();
-      args.masks.key_lengths = lengths;
-      args.weights_mode = mode;
+      AttentionCall args = problem.args();
+      args.items.key_lengths = lengths;
+      args.results.weights_mode = mode;
       const std::vector<float> weights = run_attention(context, args).weights;
       const size_t half = weights.size() / 2;
       for (size_t n = 0; n < half; ++n) CHECK(bits_of(weights[n]) == 0);
       CHECK(weights[half] > 0);
-      args.masks.key_lengths = nullptr;
+      args.items.key_lengths = nullptr;
       args.key_len = 0;
       CHECK(all_zero(run_attention(context, args).output));
     }
@@ -134,8 +134,8 @@ TEST_CASE("weights: no visible key gives zero weights; Tk 0 writes none", "[weig
 TEST_CASE("weights: a NaN row is NaN where visible and 0 where masked", "[weights][edges]") {
   AttentionProblem problem({1, 2, 2, 6, 40, 8, 8}, MaskKind::kCausal, 55000);
   problem.query[2 * 2 * 8 + 3] = kNan;  // query 2 of head 0
-  mha_attention_args args = problem.args();
-  args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+  AttentionCall args = problem.args();
+  args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
   const AttentionReference want = reference_attention(args);
   for_each_target([&](const std::string&, const mha_context* context) {
     const std::vector<float> got = run_attention(context, args).weights;
@@ -151,16 +151,16 @@ TEST_CASE("weights: a NaN key is NaN in every chunk of the rows that see it, whi
   AttentionProblem problem({1, 1, 1, 20, 600, 8, 8}, MaskKind::kBool, 56000);
   for (float& value : problem.query) value *= 40;  // most weights are 0 beside the greatest
   problem.key[300 * 8 + 3] = kNan;
-  mha_attention_args args = problem.args();
+  AttentionCall args = problem.args();
   for (int64_t queries : {3, 20}) {  // read where they lie, and packed
     args.query_len = queries;
-    args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+    args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
     const AttentionReference want = reference_attention(args);
     for (int64_t threads : {1, 4}) {
       for_each_target(
           [&](const std::string&, const mha_context* context) {
             for (mha_weights_mode mode : kModes) {
-              args.weights_mode = mode;
+              args.results.weights_mode = mode;
               const std::vector<float> got = run_attention(context, args).weights;
               int64_t nan = 0;
               for (size_t n = 0; n < got.size(); ++n) {

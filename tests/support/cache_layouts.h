@@ -41,7 +41,7 @@ inline void append(const mha_context* context, mha_cache* cache, int64_t sequenc
                    const float* value) {
   mha_append_args args = {};
   args.batch = 1, args.sequences = &sequence, args.length = length;
-  args.key.data = key, args.value.data = value;
+  args.key = view(key), args.value = view(value);
   mha_error error = {};
   require_ok(mha_cache_append(context, cache, &args, &error), error);
 }

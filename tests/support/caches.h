@@ -81,8 +81,8 @@ inline mha_status append(const mha_context* context, mha_cache* cache, int64_t s
   args.batch = 1;
   args.sequences = &sequence;
   args.length = static_cast<int64_t>(tokens.key.size()) / (c.num_kv_heads * c.head_dim);
-  args.key.data = tokens.key.data();
-  args.value.data = tokens.value.data();
+  args.key = view(tokens.key.data());
+  args.value = view(tokens.value.data());
   return mha_cache_append(context, cache, &args, error);
 }
 
@@ -95,8 +95,10 @@ inline void require_append(mha_cache* cache, int64_t sequence, const Tokens& tok
 inline Tokens exported(const mha_cache* cache, int64_t sequence, int64_t begin, int64_t count) {
   const mha_cache_config c = config_of(cache);
   Tokens out = {poisoned(count * c.num_kv_heads * c.head_dim), poisoned(count * c.num_kv_heads * c.value_head_dim)};
-  const mha_mut_view key = {out.key.data(), 0, 0, 0, 0}, value = {out.value.data(), 0, 0, 0, 0};
-  mha_cache_export(cache, sequence, begin, count, &key, &value, nullptr);
+  mha_export_args args = {};
+  args.sequence = sequence, args.begin = begin, args.count = count;
+  args.key = mut_view(out.key.data()), args.value = mut_view(out.value.data());
+  mha_cache_export(cache, &args, nullptr);
   return out;
 }
 
@@ -110,8 +112,10 @@ inline void check_same_tokens(const std::string& what, const Tokens& got, const 
 }
 
 inline std::vector<float> save_sequence(const mha_cache* cache, int64_t sequence) {
-  std::vector<float> blob(mha_cache_save_bytes(cache, sequence) / sizeof(float));
   mha_error error = {};
+  size_t bytes = 0;
+  require_ok(mha_cache_save_bytes(cache, sequence, &bytes, &error), error);
+  std::vector<float> blob(bytes / sizeof(float));
   require_ok(mha_cache_save(cache, sequence, blob.data(), blob.size() * sizeof(float), &error), error);
   return blob;
 }

@@ -12,17 +12,33 @@ namespace mha::test {
 
 inline LinearPtr make_linear(const mha_context* context, int64_t in_features, int64_t out_features, const float* weight,
                              const float* bias) {
+  mha_linear_config config = {};
+  config.in_features = in_features, config.out_features = out_features;
+  config.weight = view(weight), config.bias = bias;
   mha_linear* linear = nullptr;
   mha_error error = {};
-  require_ok(mha_linear_create(context, in_features, out_features, weight, bias, &linear, &error), error);
+  require_ok(mha_linear_create(context, &config, &linear, &error), error);
   return LinearPtr(linear);
+}
+
+inline int64_t out_features_of(const mha_linear* linear) {
+  mha_linear_config config = {};
+  mha_linear_get_config(linear, &config);
+  return config.out_features;
+}
+
+/// Dense arguments of a linear.
+inline mha_linear_args linear_args(int64_t rows, const float* input, float* output) {
+  mha_linear_args args = {};
+  args.rows = rows, args.input = view(input), args.output = mut_view(output);
+  return args;
 }
 
 /// Dense input [rows, in_features] -> dense output.
 inline std::vector<float> run_linear(const mha_context* context, const mha_linear* linear,
                                      const std::vector<float>& input, int64_t rows) {
-  std::vector<float> output = poisoned(rows * mha_linear_out_features(linear));
-  const mha_linear_args args = {rows, input.data(), 0, output.data(), 0};
+  std::vector<float> output = poisoned(rows * out_features_of(linear));
+  const mha_linear_args args = linear_args(rows, input.data(), output.data());
   mha_error error = {};
   require_ok(mha_linear_forward(context, linear, &args, &error), error);
   return output;
@@ -45,10 +61,10 @@ enum class Biases { kNone, kAll, kOutputOnly, kInOnly };
 template <class Owner>
 mha_layer_weights separate_weights_of(const Owner& o) {
   mha_layer_weights w = {};
-  w.query_weight = o.query_weight.data();
-  w.key_weight = o.key_weight.data();
-  w.value_weight = o.value_weight.data();
-  w.output_weight = o.output_weight.data();
+  w.query_weight = view(o.query_weight.data());
+  w.key_weight = view(o.key_weight.data());
+  w.value_weight = view(o.value_weight.data());
+  w.output_weight = view(o.output_weight.data());
   w.query_bias = o.query_bias.data();
   w.key_bias = o.key_bias.data();
   w.value_bias = o.value_bias.data();
@@ -64,7 +80,7 @@ struct LayerProblem {
   std::vector<float> query_bias, key_bias, value_bias, output_bias;
   std::vector<float> in_proj_weight, in_proj_bias;
   std::vector<float> query, key, value;
-  mha_masks masks = {};
+  Masks masks;
   bool has_in_bias, has_out_bias;
 
   LayerProblem(const mha_layer_config& given, int64_t batch, int64_t query_len, int64_t key_len, Biases biases,
@@ -106,21 +122,21 @@ struct LayerProblem {
   /// Needs kdim == vdim == embed_dim.
   mha_layer_weights fused_weights() const {
     mha_layer_weights w = {};
-    w.in_proj_weight = in_proj_weight.data();
-    w.output_weight = output_weight.data();
+    w.in_proj_weight = view(in_proj_weight.data());
+    w.output_weight = view(output_weight.data());
     if (has_in_bias) w.in_proj_bias = in_proj_bias.data();
     if (has_out_bias) w.output_bias = output_bias.data();
     return w;
   }
-  mha_forward_args args() const {
-    mha_forward_args args = {};
+  LayerCall args() const {
+    LayerCall args;
     args.batch = B;
     args.query_len = Tq;
     args.key_len = Tk;
-    args.query.data = query.data();
-    args.key.data = key.data();
-    args.value.data = value.data();
-    args.masks = masks;
+    args.query = view(query.data());
+    args.key = view(key.data());
+    args.value = view(value.data());
+    masks.put_into(&args);
     return args;
   }
   LayerPtr make(const mha_context* context) const { return make_from(context, separate_weights()); }
@@ -136,27 +152,30 @@ struct LayerResult {
   std::vector<float> output, weights;
 };
 
+/// Self-attention has as many keys as queries.
+inline int64_t keys_of(const LayerCall& args) { return args.key.data ? args.key_len : args.query_len; }
+
 /// Calls mha_layer_forward with dense results of its own and a workspace of exactly the size asked for, both poison
 /// before. `added_keys`: how many the layer adds to those given.
-inline LayerResult run_layer(const mha_context* context, const mha_layer* layer, mha_forward_args args,
+inline LayerResult run_layer(const mha_context* context, const mha_layer* layer, LayerCall args,
                              int64_t added_keys = 0) {
   mha_layer_config c = {};
   mha_layer_get_config(layer, &c);
   LayerResult result;
   result.output = poisoned(args.batch * args.query_len * c.out_dim);
-  args.output = {result.output.data(), 0, 0, 0, 0};
-  if (args.weights_mode != MHA_WEIGHTS_NONE) {
-    const int64_t heads = args.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : c.num_heads;
-    result.weights = poisoned(args.batch * heads * args.query_len * (args.key_len + added_keys));
-    args.weights = {result.weights.data(), 0, 0, 0, 0};
+  args.output = mut_view(result.output.data());
+  if (args.results.weights_mode != MHA_WEIGHTS_NONE) {
+    const int64_t heads = args.results.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : c.num_heads;
+    result.weights = poisoned(args.batch * heads * args.query_len * (keys_of(args) + added_keys));
+    args.results.weights = mut_view(result.weights.data());
   }
   mha_error error = {};
   size_t bytes = 0;
-  require_ok(mha_layer_forward_workspace(context, layer, &args, &bytes, &error), error);
+  require_ok(layer_workspace_bytes(context, layer, args, &bytes, &error), error);
   std::vector<float> workspace = poisoned(static_cast<int64_t>(bytes / sizeof(float) + 1));
-  args.workspace = workspace.data();
-  args.workspace_bytes = bytes;
-  require_ok(mha_layer_forward(context, layer, &args, &error), error);
+  args.resources.workspace = workspace.data();
+  args.resources.workspace_bytes = bytes;
+  require_ok(layer_forward(context, layer, args, &error), error);
   return result;
 }
 
@@ -165,16 +184,16 @@ struct LayerReference {
 };
 
 inline LayerReference reference_layer(const mha_layer_config& config, const mha_layer_weights& weights,
-                                      const mha_forward_args& args) {
+                                      const LayerCall& args) {
   const mha_layer_config c = full_config(config);
   LayerReference result;
   result.output.resize(static_cast<size_t>(args.batch * args.query_len * c.out_dim));
-  const int64_t heads = args.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : c.num_heads;
-  const int64_t keys = args.key_len + (weights.bias_key ? 1 : 0) + (config.add_zero_attn ? 1 : 0);
+  const int64_t heads = args.results.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : c.num_heads;
+  const int64_t keys = keys_of(args) + (weights.bias_key ? 1 : 0) + (config.add_zero_attn ? 1 : 0);
   result.weights.resize(static_cast<size_t>(args.batch * heads * args.query_len * keys));
-  reference::forward<double>(config, weights, args, result.output.data(),
-                             args.weights_mode == MHA_WEIGHTS_NONE ? nullptr : result.weights.data());
-  if (args.weights_mode == MHA_WEIGHTS_NONE) result.weights.clear();
+  reference::forward<double>(config, weights, args.raw(), result.output.data(),
+                             args.results.weights_mode == MHA_WEIGHTS_NONE ? nullptr : result.weights.data());
+  if (args.results.weights_mode == MHA_WEIGHTS_NONE) result.weights.clear();
   return result;
 }
 

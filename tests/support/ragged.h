@@ -39,31 +39,31 @@ struct RaggedProblem {
   int64_t query_len(int64_t b) const { return query_offsets[b + 1] - query_offsets[b]; }
   int64_t key_len(int64_t b) const { return key_offsets[b + 1] - key_offsets[b]; }
 
-  mha_attention_args args() const {
-    mha_attention_args args = items.empty() ? mha_attention_args{} : items[0]->args();
+  AttentionCall args() const {
+    AttentionCall args = items.empty() ? AttentionCall() : items[0]->args();
     args.batch = shape.B, args.num_heads = shape.H, args.num_kv_heads = shape.Hkv;
     args.head_dim = shape.D, args.value_head_dim = shape.Dv;
     args.query_len = shape.Tq, args.key_len = shape.Tk;
-    args.query.data = query.data(), args.key.data = key.data(), args.value.data = value.data();
-    args.query_offsets = query_offsets.data(), args.key_offsets = key_offsets.data();
+    args.query = view(query.data()), args.key = view(key.data()), args.value = view(value.data());
+    args.items.query_offsets = query_offsets.data(), args.items.key_offsets = key_offsets.data();
     return args;
   }
 };
 
 /// Dense results of a call over items of unequal length, poison before it.
-inline AttentionResult run_ragged(const mha_context* context, mha_attention_args args, int64_t longest_key_len) {
+inline AttentionResult run_ragged(const mha_context* context, AttentionCall args, int64_t longest_key_len) {
   AttentionResult result;
-  const int64_t rows = args.query_offsets != nullptr ? args.query_len : args.batch * args.query_len;
+  const int64_t rows = args.items.query_offsets != nullptr ? args.query_len : args.batch * args.query_len;
   result.output = poisoned(rows * args.num_heads * args.value_head_dim);
   result.log_sum_exp = poisoned(rows * args.num_heads);
-  args.output = {result.output.data(), 0, 0, 0, 0};
-  args.log_sum_exp = result.log_sum_exp.data();
-  int64_t weight_rows = args.weight_rows.rows != nullptr ? args.batch * args.weight_rows.count : rows;
-  if (args.weights_mode == MHA_WEIGHTS_KEY_SUMS) weight_rows = args.batch;
-  if (args.weights_mode != MHA_WEIGHTS_AVERAGED) weight_rows *= args.num_heads;
-  if (args.weights_mode != MHA_WEIGHTS_NONE) {
+  args.output = mut_view(result.output.data());
+  args.results.log_sum_exp = result.log_sum_exp.data();
+  int64_t weight_rows = args.results.weights_rows != nullptr ? args.batch * args.results.num_weights_rows : rows;
+  if (args.results.weights_mode == MHA_WEIGHTS_KEY_SUMS) weight_rows = args.batch;
+  if (args.results.weights_mode != MHA_WEIGHTS_AVERAGED) weight_rows *= args.num_heads;
+  if (args.results.weights_mode != MHA_WEIGHTS_NONE) {
     result.weights = poisoned(weight_rows * longest_key_len);
-    args.weights = {result.weights.data(), 0, 0, 0, 0};
+    args.results.weights = mut_view(result.weights.data());
   }
   call_attention(context, args);
   return result;

@@ -38,26 +38,32 @@ inline int64_t random_length(Random& random, int64_t most) {
 /// heads and queries.
 class RandomMasks {
  public:
-  RandomMasks(Random& random, int64_t B, int64_t H, int64_t Tq, int64_t Tk) {
-    masks_.causal = one_of(random, {MHA_CAUSAL_NONE, MHA_CAUSAL_BOTTOM_RIGHT, MHA_CAUSAL_OFFSET});
-    if (masks_.causal == MHA_CAUSAL_OFFSET) masks_.causal_offset = between(random, -Tq, Tk);
-    if (one_in(random, 3)) {
+  /// Where keys are in a cache or packed, they have their lengths already.
+  enum class Lengths { kAny, kKnown };
+
+  RandomMasks(Random& random, int64_t B, int64_t H, int64_t Tq, int64_t Tk, Lengths lengths = Lengths::kAny) {
+    masks_.causal = one_in(random, 3) ? 0 : 1;
+    masks_.align = one_of(random, {MHA_ALIGN_DEFAULT, MHA_ALIGN_START, MHA_ALIGN_END, MHA_ALIGN_OFFSET});
+    if (lengths == Lengths::kAny && B > 0 && one_in(random, 3)) {
       for (int64_t b = 0; b < B; ++b) lengths_.push_back(one_in(random, 4) ? Tk : random.below(Tk + 1));
-      if (B > 0) masks_.key_lengths = lengths_.data();
+      masks_.key_lengths = lengths_.data();
+      if (masks_.align == MHA_ALIGN_DEFAULT) masks_.align = MHA_ALIGN_END;
+    }
+    if (masks_.align == MHA_ALIGN_OFFSET) {
+      for (int64_t b = 0; b < B; ++b) offsets_.push_back(between(random, -Tq, Tk));
+      masks_.offset = between(random, -Tq, Tk);
+      if (B > 0 && one_in(random, 2)) masks_.offset = 0, masks_.offsets = offsets_.data();
     }
     if (one_in(random, 3)) {
       mha_bool_mask& m = masks_.bool_mask;
-      bools_.resize(place(random, {B, H, Tq, Tk}, &m.stride_b, &m.stride_h, &m.stride_q));
+      bools_.resize(place(random, {B, H, Tq, Tk}, &m));
       const int64_t closed = between(random, 1, 7);  // of eight
       for (uint8_t& open : bools_) open = random.below(8) >= closed ? 1 : 0;
       m.data = bools_.data();
     }
     if (one_in(random, 3)) {
-      mha_add_mask& m = masks_.add_mask;
-      adds_.resize(place(random, {B, H, Tq, Tk}, &m.stride_b, &m.stride_h, &m.stride_q));
-      const int64_t closed = between(random, 0, 6);  // of eight
-      for (float& add : adds_) add = random.below(8) < closed ? -kInf : 3 * random.uniform();
-      m.data = adds_.data();
+      draw_add_mask(random, {B, H, Tq, Tk}, &adds_, &masks_.add_mask);
+      if (one_in(random, 3)) draw_add_mask(random, {B, H, Tq, Tk}, &more_adds_, &masks_.add_mask2);
     }
     if (one_in(random, 2)) draw_structured(random, {B, H, Tq, Tk});
     if (one_in(random, 2)) draw_mods(random, {B, H, Tq, Tk});
@@ -65,15 +71,17 @@ class RandomMasks {
   RandomMasks(const RandomMasks&) = delete;
   RandomMasks& operator=(const RandomMasks&) = delete;
 
-  const mha_masks& get() const { return masks_; }
+  const Masks& get() const { return masks_; }
   const mha_score_mods& mods() const { return mods_; }
   std::string describe() const {
     std::ostringstream text;
-    if (masks_.causal == MHA_CAUSAL_BOTTOM_RIGHT) text << " causal";
-    if (masks_.causal == MHA_CAUSAL_OFFSET) text << " causal offset " << masks_.causal_offset;
+    static const char* const kAligns[] = {"", " from the start", " to the end", " at an offset"};
+    if (masks_.causal) text << " causal";
+    text << kAligns[masks_.align];
     if (masks_.key_lengths) text << " lengths";
     if (masks_.bool_mask.data) text << " bool";
     if (masks_.add_mask.data) text << " add";
+    if (masks_.add_mask2.data) text << " twice";
     if (masks_.window_left) text << " window left " << masks_.window_left;
     if (masks_.window_right) text << " window right " << masks_.window_right;
     if (masks_.sink_tokens) text << " sink tokens " << masks_.sink_tokens;
@@ -81,7 +89,8 @@ class RandomMasks {
     if (masks_.key_segments) text << " segments";
     if (masks_.bit_mask.data) text << " bits";
     if (masks_.block_mask.pairs)
-      text << " blocks " << masks_.block_mask.query_block << " x " << masks_.block_mask.key_block;
+      text << " blocks " << masks_.block_mask.query_block << " x " << masks_.block_mask.key_block
+           << (masks_.block_mask.pair_offsets ? " of their own" : "");
     if (mods_.softcap > 0) text << " softcap " << mods_.softcap;
     if (mods_.alibi_slopes) text << " alibi";
     if (mods_.relative_bias) text << " relative " << mods_.relative_left << " " << mods_.relative_right;
@@ -102,6 +111,21 @@ class RandomMasks {
       end *= std::max<int64_t>(size, 1);
     }
     return static_cast<size_t>(end + 1);
+  }
+
+  /// The same of a mask of single keys, whose keys may be any distance apart, or one.
+  template <class Mask>
+  static size_t place(Random& random, Sizes s, Mask* m) {
+    const int64_t step = one_of<int64_t>(random, {0, 0, 1, 2, 3, MHA_BROADCAST});
+    m->stride_k = step;
+    s.Tk *= step == MHA_BROADCAST ? 1 : std::max<int64_t>(step, 1);
+    return place(random, s, &m->stride_b, &m->stride_h, &m->stride_q);
+  }
+  static void draw_add_mask(Random& random, const Sizes& s, std::vector<float>* values, mha_add_mask* m) {
+    values->resize(place(random, s, m));
+    const int64_t closed = between(random, 0, 6);  // of eight
+    for (float& add : *values) add = random.below(8) < closed ? -kInf : 3 * random.uniform();
+    m->data = values->data();
   }
 
   void draw_structured(Random& random, const Sizes& s) {
@@ -145,28 +169,33 @@ class RandomMasks {
     mha_block_mask& m = masks_.block_mask;
     m.query_block = one_of<int64_t>(random, {1, 7, 64, 1000});
     m.key_block = one_of<int64_t>(random, {5, 16, 64, 100, 256, 300});
-    const int64_t open = between(random, 1, 7);  // of eight
-    for (int64_t q = 0; q * m.query_block < s.Tq; ++q) {
-      for (int64_t k = 0; k * m.key_block < s.Tk + 300; ++k) {
-        if (random.below(8) < open) pairs_.insert(pairs_.end(), {q, k});
+    const bool own = s.B * s.H <= 8 && one_in(random, 3);  // a list for each item and head
+    const int64_t lists = own ? s.B * s.H : 1;
+    for (int64_t n = 0; n < lists; ++n) {
+      pair_offsets_.push_back(static_cast<int64_t>(pairs_.size()) / 2);
+      const int64_t open = between(random, 1, 7);  // of eight
+      for (int64_t q = 0; q * m.query_block < s.Tq; ++q) {
+        for (int64_t k = 0; k * m.key_block < s.Tk + 300; ++k) {
+          if (random.below(8) < open) pairs_.insert(pairs_.end(), {q, k});
+        }
       }
     }
     m.num_pairs = static_cast<int64_t>(pairs_.size()) / 2;
+    pair_offsets_.push_back(m.num_pairs);
     pairs_.push_back(0);  // never empty
     m.pairs = pairs_.data();
+    if (own) m.pair_offsets = pair_offsets_.data();
   }
   void draw_mods(Random& random, const Sizes& s) {
     const auto floats = [&random](int64_t count, float scale) {
       return random_floats(count, random.bits() >> 8, scale);
     };
     if (one_in(random, 3)) mods_.softcap = one_of(random, {0.5f, 5.0f, 30.0f});
-    // Where window_right alone limits the right, a part of the queries cannot say where it stands (masks_from).
-    const bool fixed = masks_.causal == MHA_CAUSAL_NONE && masks_.window_right > 0;
-    if (!fixed && one_in(random, 3)) {
+    if (one_in(random, 3)) {
       slopes_ = floats(s.H, 0.1f);
       mods_.alibi_slopes = slopes_.data();
     }
-    if (!fixed && one_in(random, 3)) {
+    if (one_in(random, 3)) {
       mods_.relative_left = random.below(one_of<int64_t>(random, {1, 20, 300}));
       mods_.relative_right = random.below(one_of<int64_t>(random, {1, 20, 300}));
       biases_ = floats(s.H * (mods_.relative_left + mods_.relative_right + 1), 2.0f);
@@ -178,46 +207,33 @@ class RandomMasks {
     }
   }
 
-  mha_masks masks_ = {};
+  Masks masks_;
   mha_score_mods mods_ = {};
-  std::vector<int64_t> prefixes_, pairs_;
+  std::vector<int64_t> prefixes_, pairs_, pair_offsets_, offsets_;
   std::vector<int32_t> query_segments_, key_segments_;
   std::vector<uint8_t> bits_;
   std::vector<float> slopes_, biases_, sinks_;
   std::vector<int64_t> lengths_;
   std::vector<uint8_t> bools_;
-  std::vector<float> adds_;
+  std::vector<float> adds_, more_adds_;
 };
 
-/// Items [b, b + B), heads from h on, queries [q, q + count) of a call of Tq queries and Tk keys.
+/// Items [b, b + B), heads [h, h + H), queries [q, q + count) of a call of of_heads heads, Tq queries and Tk keys.
 struct MaskPart {
-  int64_t b, B, h, q, count, Tq, Tk;
+  int64_t b, B, h, H, q, count, of_heads, Tq, Tk;
 };
 
-/// Moves positions by q queries. Without causality only a causal offset says where the queries stand, and a prefix of
-/// all keys, or the window's right side, undoes what it hides.
-inline void shift_positions(mha_masks* masks, const MaskPart& part) {
-  static const std::vector<int64_t> kAllKeys(64, int64_t{1} << 40);
-  if (masks->causal != MHA_CAUSAL_OFFSET) masks->causal_offset = part.Tk - part.Tq;
-  masks->causal_offset += part.q;
-  if (masks->causal == MHA_CAUSAL_NONE && masks->window_right > 0) {
-    masks->causal_offset += masks->window_right - 1;
-    if (masks->window_left > 0) masks->window_left += masks->window_right - 1;
-    masks->window_right = 0;
-  } else if (masks->causal == MHA_CAUSAL_NONE) {
-    masks->prefix_lengths = kAllKeys.data();
-  }
-  masks->causal = MHA_CAUSAL_OFFSET;
-}
-
-/// The masks as a part of a call sees them. What it points to is valid until the next call of this function.
-inline mha_masks masks_from(mha_masks masks, const mha_score_mods& mods, const MaskPart& part) {
+/// The masks as a part of a call sees them, whose queries stand at offsets of their own. What it points to is valid until
+/// the next call of this function.
+inline Masks masks_from(Masks masks, const MaskPart& part) {
   static std::vector<int32_t> segments;
-  static std::vector<int64_t> pairs;
-  const auto [b, B, h, q, count, Tq, Tk] = part;
+  static std::vector<int64_t> pairs, pair_offsets, offsets;
+  const auto [b, B, h, H, q, count, of_heads, Tq, Tk] = part;
+  offsets.clear();
+  for (int64_t n = b; n < b + B; ++n) offsets.push_back(masks.first_position(n, Tq, Tk) + q);
+  offsets.push_back(0);  // never empty
+  masks.align = MHA_ALIGN_OFFSET, masks.offset = 0, masks.offsets = offsets.data();
   if (masks.prefix_lengths) masks.prefix_lengths += b;
-  const bool stands = masks.window_left > 0 || masks.window_right > 0 || mods.alibi_slopes || mods.relative_bias;
-  if (stands || masks.causal != MHA_CAUSAL_NONE) shift_positions(&masks, part);
   if (masks.key_lengths) masks.key_lengths += b;
   if (masks.key_segments) {
     segments.assign(1, 0);
@@ -226,23 +242,28 @@ inline mha_masks masks_from(mha_masks masks, const mha_score_mods& mods, const M
     masks.query_segments = segments.data();
     masks.key_segments += b * Tk;
   }
-  if (masks.block_mask.pairs) {  // in blocks of one query
+  if (masks.block_mask.pairs) {  // in blocks of one query, a list for each item and head
     mha_block_mask& m = masks.block_mask;
-    pairs.clear();
-    for (int64_t i = q; i < q + count; ++i) {
-      for (int64_t n = 0; n < m.num_pairs; ++n)
-        if (m.pairs[2 * n] == i / m.query_block) pairs.insert(pairs.end(), {i - q, m.pairs[2 * n + 1]});
+    pairs.clear(), pair_offsets.assign(1, 0);
+    for (int64_t list = 0; list < B * H; ++list) {
+      const int64_t of = (b + list / H) * of_heads + h + list % H;
+      const int64_t begin = m.pair_offsets ? m.pair_offsets[of] : 0, end = m.pair_offsets ? m.pair_offsets[of + 1] : m.num_pairs;
+      for (int64_t i = q; i < q + count; ++i) {
+        for (int64_t n = begin; n < end; ++n)
+          if (m.pairs[2 * n] == i / m.query_block) pairs.insert(pairs.end(), {i - q, m.pairs[2 * n + 1]});
+      }
+      pair_offsets.push_back(static_cast<int64_t>(pairs.size()) / 2);
     }
     m.num_pairs = static_cast<int64_t>(pairs.size()) / 2;
     pairs.push_back(0);  // never empty
-    m.query_block = 1, m.pairs = pairs.data();
+    m.query_block = 1, m.pairs = pairs.data(), m.pair_offsets = pair_offsets.data();
   }
-  mha_bit_mask& im = masks.bit_mask;
-  if (im.data) im.data += b * im.stride_b + h * im.stride_h + q * im.stride_q;
-  mha_bool_mask& bm = masks.bool_mask;
-  if (bm.data) bm.data += b * bm.stride_b + h * bm.stride_h + q * bm.stride_q;
-  mha_add_mask& am = masks.add_mask;
-  if (am.data) am.data += b * am.stride_b + h * am.stride_h + q * am.stride_q;
+  const auto entry = [&](const auto& m) { return b * m.stride_b + h * m.stride_h + q * m.stride_q; };
+  if (masks.bit_mask.data) masks.bit_mask.data += entry(masks.bit_mask);
+  if (masks.bool_mask.data) masks.bool_mask.data += entry(masks.bool_mask);
+  for (mha_add_mask* m : {&masks.add_mask, &masks.add_mask2}) {
+    if (m->data) m->data = static_cast<const float*>(m->data) + entry(*m);
+  }
   return masks;
 }
 

@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "calls.h"
 #include "compare.h"
 #include "core/reference.h"
 #include "targets.h"
@@ -41,7 +42,7 @@ struct AttentionProblem {
   std::vector<int64_t> key_lengths;
   std::vector<uint8_t> bool_mask;
   std::vector<float> add_mask;
-  mha_masks masks = {};
+  Masks masks;
   float scale = 0;
 
   AttentionProblem(const AttentionShape& s, MaskKind kind, uint64_t seed)
@@ -54,8 +55,8 @@ struct AttentionProblem {
   AttentionProblem(const AttentionProblem&) = delete;
   AttentionProblem& operator=(const AttentionProblem&) = delete;
 
-  mha_attention_args args() const {
-    mha_attention_args args = {};
+  AttentionCall args() const {
+    AttentionCall args;
     args.batch = shape.B;
     args.num_heads = shape.H;
     args.num_kv_heads = shape.Hkv;
@@ -64,10 +65,10 @@ struct AttentionProblem {
     args.head_dim = shape.D;
     args.value_head_dim = shape.Dv;
     args.scale = scale;
-    args.query.data = query.data();
-    args.key.data = key.data();
-    args.value.data = value.data();
-    args.masks = masks;
+    args.query = view(query.data());
+    args.key = view(key.data());
+    args.value = view(value.data());
+    masks.put_into(&args);
     return args;
   }
 
@@ -76,28 +77,29 @@ struct AttentionProblem {
     Random random(seed);
     bool_mask.resize(static_cast<size_t>(shape.weights(MHA_WEIGHTS_PER_HEAD).count()));
     for (uint8_t& open : bool_mask) open = static_cast<uint8_t>(random.below(4));
-    masks.bool_mask = {bool_mask.data(), shape.H * shape.Tq * shape.Tk, shape.Tq * shape.Tk, shape.Tk};
+    masks.bool_mask = {bool_mask.data(), shape.H * shape.Tq * shape.Tk, shape.Tq * shape.Tk, shape.Tk, 1};
   }
   /// An additive mask of its own for every (b, i), the same for all heads: values in [-1, 1), one of five -inf.
   void set_add_mask(uint64_t seed) {
     Random random(seed);
     add_mask.resize(static_cast<size_t>(shape.B * shape.Tq * shape.Tk));
     for (float& add : add_mask) add = random.below(5) == 0 ? -kInf : random.uniform();
-    masks.add_mask = {add_mask.data(), shape.Tq * shape.Tk, 0, shape.Tk};
+    masks.add_mask = {add_mask.data(), MHA_F32, 0, shape.Tq * shape.Tk, 0, shape.Tk, 1};
   }
 
  private:
   void set_masks(MaskKind kind, uint64_t seed) {
     const bool all = kind == MaskKind::kAll;
     Random random(seed);
-    if (kind == MaskKind::kCausal || all) masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+    if (kind == MaskKind::kCausal || all) masks.causal = 1;
     if (kind == MaskKind::kOffsetNegative || kind == MaskKind::kOffsetPositive) {
-      masks.causal = MHA_CAUSAL_OFFSET;
-      masks.causal_offset = kind == MaskKind::kOffsetNegative ? -(shape.Tq / 3 + 1) : shape.Tk / 2 + 1;
+      masks.causal = 1;
+      masks.set_offset(kind == MaskKind::kOffsetNegative ? -(shape.Tq / 3 + 1) : shape.Tk / 2 + 1);
     }
     if (kind == MaskKind::kLengths || all) {
       for (int64_t b = 0; b < shape.B; ++b) key_lengths.push_back(random.below(shape.Tk + 1));
       masks.key_lengths = key_lengths.data();
+      masks.set_offset(shape.Tk - shape.Tq);  // positions do not depend on the lengths
     }
     if (kind == MaskKind::kBool || all) set_bool_mask(seed + 1);
     if (kind == MaskKind::kAdd || all) set_add_mask(seed + 2);
@@ -134,30 +136,30 @@ inline std::vector<float> output_row(const AttentionShape& s, const std::vector<
 }
 
 /// Calls mha_attention with a workspace of exactly the size asked for, poison before the call.
-inline void call_attention(const mha_context* context, mha_attention_args args) {
+inline void call_attention(const mha_context* context, AttentionCall args) {
   mha_error error = {};
   size_t bytes = 0;
-  require_ok(mha_attention_workspace(context, &args, &bytes, &error), error);
+  require_ok(attention_workspace_bytes(context, args, &bytes, &error), error);
   std::vector<float> workspace = poisoned(static_cast<int64_t>(bytes / sizeof(float) + 1));
-  args.workspace = workspace.data();
-  args.workspace_bytes = bytes;
-  require_ok(mha_attention(context, &args, &error), error);
+  args.resources.workspace = workspace.data();
+  args.resources.workspace_bytes = bytes;
+  require_ok(attention(context, args, &error), error);
 }
 
 /// Calls mha_attention on `args` with dense results of its own, poison before the call. weights come as [B, H, Tq, Tk] or [B, Tq, Tk].
-inline AttentionResult run_attention(const mha_context* context, mha_attention_args args, bool with_lse = true) {
+inline AttentionResult run_attention(const mha_context* context, AttentionCall args, bool with_lse = true) {
   const int64_t Dv = args.value_head_dim ? args.value_head_dim : args.head_dim;
   AttentionResult result;
   result.output = poisoned(args.batch * args.query_len * args.num_heads * Dv);
-  args.output = {result.output.data(), 0, 0, 0, 0};
-  if (args.weights_mode != MHA_WEIGHTS_NONE) {
-    const int64_t heads = args.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : args.num_heads;
+  args.output = mut_view(result.output.data());
+  if (args.results.weights_mode != MHA_WEIGHTS_NONE) {
+    const int64_t heads = args.results.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : args.num_heads;
     result.weights = poisoned(args.batch * heads * args.query_len * args.key_len);
-    args.weights = {result.weights.data(), 0, 0, 0, 0};
+    args.results.weights = mut_view(result.weights.data());
   }
   if (with_lse) {
     result.log_sum_exp = poisoned(args.batch * args.num_heads * args.query_len);
-    args.log_sum_exp = result.log_sum_exp.data();
+    args.results.log_sum_exp = result.log_sum_exp.data();
   }
   call_attention(context, args);
   return result;
@@ -167,16 +169,16 @@ struct AttentionReference {
   std::vector<double> output, weights, log_sum_exp;
 };
 
-inline AttentionReference reference_attention(const mha_attention_args& args) {
+inline AttentionReference reference_attention(const AttentionCall& args) {
   const int64_t Dv = args.value_head_dim ? args.value_head_dim : args.head_dim;
   AttentionReference result;
   result.output.resize(static_cast<size_t>(args.batch * args.query_len * args.num_heads * Dv));
-  if (args.weights_mode != MHA_WEIGHTS_NONE) {
-    const int64_t heads = args.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : args.num_heads;
+  if (args.results.weights_mode != MHA_WEIGHTS_NONE) {
+    const int64_t heads = args.results.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : args.num_heads;
     result.weights.resize(static_cast<size_t>(args.batch * heads * args.query_len * args.key_len));
   }
   result.log_sum_exp.resize(static_cast<size_t>(args.batch * args.num_heads * args.query_len));
-  reference::attention<double>(args, result.output.data(), result.weights.empty() ? nullptr : result.weights.data(),
+  reference::attention<double>(args.raw(), result.output.data(), result.weights.empty() ? nullptr : result.weights.data(),
                                result.log_sum_exp.data());
   return result;
 }

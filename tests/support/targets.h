@@ -7,27 +7,20 @@
 #include <cstdio>
 #include <cstdlib>
 #include <map>
-#include <memory>
 #include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "catch.h"
-#include "core/mha.h"
+#include "core/mha.hpp"
 
 namespace mha::test {
 
-struct HandleDeleter {
-  void operator()(mha_context* context) const { mha_context_destroy(context); }
-  void operator()(mha_linear* linear) const { mha_linear_destroy(linear); }
-  void operator()(mha_layer* layer) const { mha_layer_destroy(layer); }
-  void operator()(mha_cache* cache) const { mha_cache_destroy(cache); }
-};
-using ContextPtr = std::unique_ptr<mha_context, HandleDeleter>;
-using LinearPtr = std::unique_ptr<mha_linear, HandleDeleter>;
-using LayerPtr = std::unique_ptr<mha_layer, HandleDeleter>;
-using CachePtr = std::unique_ptr<mha_cache, HandleDeleter>;
+using ContextPtr = Owned<mha_context>;
+using LinearPtr = Owned<mha_linear>;
+using LayerPtr = Owned<mha_layer>;
+using CachePtr = Owned<mha_cache>;
 
 /// Fails with the library's message unless the status is MHA_OK.
 inline void require_ok(mha_status status, const mha_error& error) {

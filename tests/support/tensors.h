@@ -8,7 +8,7 @@
 #include <limits>
 #include <vector>
 
-#include "core/mha.h"
+#include "core/mha.hpp"
 
 namespace mha::test {
 
@@ -69,10 +69,6 @@ struct Extent {
   int64_t count() const { return b * t * h * d; }
 };
 
-struct Strides {
-  int64_t b, t, h;
-};
-
 inline Strides dense_bthd(const Extent& e) { return {e.t * e.h * e.d, e.h * e.d, e.d}; }
 inline Strides dense_bhtd(const Extent& e) { return {e.h * e.t * e.d, e.d, e.t * e.d}; }
 /// Every row padded by `pad`, then every next dimension by some rows more.
@@ -108,13 +104,18 @@ class Placed {
     return true;
   }
 
-  mha_view view() const { return {buffer_.data() + offset_, strides_.b, strides_.t, strides_.h, 1}; }
-  mha_mut_view mut_view() { return {buffer_.data() + offset_, strides_.b, strides_.t, strides_.h, 1}; }
+  mha_view view() const { return mha::view(buffer_.data() + offset_, given_strides()); }
+  mha_mut_view mut_view() { return mha::mut_view(buffer_.data() + offset_, strides_); }
   float& at(int64_t b, int64_t t, int64_t h, int64_t d) {
     return buffer_[static_cast<size_t>(offset_ + b * strides_.b + t * strides_.t + h * strides_.h + d)];
   }
 
  private:
+  /// Strides that are all 0 would mean dense.
+  Strides given_strides() const {
+    const bool all_zero = strides_.b == 0 && strides_.t == 0 && strides_.h == 0;
+    return all_zero ? Strides{MHA_BROADCAST, MHA_BROADCAST, MHA_BROADCAST} : strides_;
+  }
   template <class F>
   void for_each(F&& f) {
     for (int64_t b = 0; b < extent_.b; ++b)
