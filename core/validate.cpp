@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/denormal.h"
 #include "core/items.h"
 #include "core/plan.h"
 #include "core/prepare.h"
@@ -17,6 +18,9 @@ using ll = long long;
 mha_status check_scale(float scale, int64_t head_dim, float* out, mha_error* error) {
   if (!std::isfinite(scale))
     return fail(error, MHA_ERR_ARGUMENT, "scale is %g: must be finite", static_cast<double>(scale));
+  if (is_denormal(scale)) {
+    return fail(error, MHA_ERR_ARGUMENT, "scale is %g: a denormal would count as 0", exact_value(scale));
+  }
   *out = scale != 0.0f ? scale : static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)));
   return MHA_OK;
 }

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "core/checks.h"
+#include "core/denormal.h"
 #include "core/items.h"
 
 namespace mha {
@@ -110,6 +111,10 @@ mha_status check_masks(const mha_masks& m, Check check, AttentionProblem* p, mha
 mha_status check_mods(const mha_score_mods& m, Check check, AttentionProblem* p, mha_error* error) {
   if (!std::isfinite(m.softcap) || m.softcap < 0.0f) {
     return fail(error, MHA_ERR_ARGUMENT, "mods.softcap is %g: must be finite and >= 0", static_cast<double>(m.softcap));
+  }
+  if (is_denormal(m.softcap)) {
+    return fail(error, MHA_ERR_ARGUMENT, "mods.softcap is %g: a denormal would count as 0, no cap",
+                exact_value(m.softcap));
   }
   if (m.alibi_slopes != nullptr && check != Check::kSizesOnly) {
     for (int64_t h = 0; h < p->heads; ++h) {
