@@ -101,7 +101,7 @@ struct ScoreMods {
                   // the cap; 0: none
   float softcap_slope;  // not 0: the queries' scale is not divided, score = softcap * tanh(score * softcap_slope)
   bool alibi;           // score -= alibi_slope * |position - j|
-  bool relative_bias;                     // score += relative_bias[j - position within]
+  bool relative_bias;   // score += relative_bias[j - position within]
   int64_t relative_left, relative_right;  // [-relative_left, relative_right]
   bool sink;                              // the row's sink is merged at the end
 };
