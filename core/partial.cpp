@@ -70,7 +70,7 @@ void run_merge_row(const void* data, int64_t row, int64_t) {
   merge.output = job.output.data + b * job.output.stride_b + i * job.output.stride_t + h * job.output.stride_h;
   merge.state = &state;
   merge.has_sink = a.sink_logits != nullptr;
-  merge.sink = a.sink_logits != nullptr ? sink_in_log2(a.sink_logits[h]) : 0;
+  merge.sink = a.sink_logits != nullptr ? sink_score(a.sink_logits[h]) : 0;
   job.table->merge(&merge);
   if (a.log_sum_exp != nullptr) a.log_sum_exp[row] = log_sum_exp(state);
 }

@@ -52,6 +52,10 @@ struct PageTable {
   int64_t stride, page_size, num_pages;
 };
 
+// Scales, softcaps and their quotients between these leave queries and scores room on either side.
+constexpr float kLeastOrdinary = 0x1p-64f;
+constexpr float kMostOrdinary = 0x1p64f;
+
 struct AttentionProblem {
   int64_t batch, heads, kv_heads;
   int64_t query_len, key_len;  // of each item; where items are packed one after the other, of all together
@@ -84,8 +88,14 @@ struct AttentionProblem {
   Preparation preparation;
   bool copies_queries;  // what is prepared goes into the workspace; else in place
 
+  static bool is_extreme(double scale) {
+    const double size = scale < 0 ? -scale : scale;
+    return size > 0 && (size < static_cast<double>(kLeastOrdinary) || size > static_cast<double>(kMostOrdinary));
+  }
+  // Whether the queries' scale is left to the scores in part (rows.cpp).
+  bool rescales_scores() const { return is_extreme(static_cast<double>(scale)); }
   bool changes_scores() const {
-    return mods.softcap > 0.0f || mods.alibi_slopes != nullptr || mods.relative_bias != nullptr;
+    return rescales_scores() || mods.softcap > 0.0f || mods.alibi_slopes != nullptr || mods.relative_bias != nullptr;
   }
   // What a row of kernels carries beside its ranges and masks (RowExtras).
   bool has_extras() const {

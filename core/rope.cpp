@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/checks.h"
+#include "core/denormal.h"
 #include "core/elementary.h"
 
 namespace mha {
@@ -14,6 +15,9 @@ namespace {
 using ll = long long;
 
 constexpr double kTwoPi = 6.28318530717958647693;
+
+// In a call a denormal compares equal to 0, which means the default: it is left to be refused.
+bool is_not_given(double value) { return value == 0 && !is_denormal(value); }
 
 bool is_finite_from(double value, double least) { return std::isfinite(value) && value >= least; }
 
@@ -46,7 +50,7 @@ mha_status check_scaling(int scaling, mha_rope* r, mha_error* error) {
   if (scaling < MHA_ROPE_SCALING_NONE || scaling > MHA_ROPE_SCALING_YARN) {
     return fail(error, MHA_ERR_ARGUMENT, "rope.scaling is %d: not a value of mha_rope_scaling", scaling);
   }
-  if (r->base == 0) r->base = 10000;
+  if (is_not_given(r->base)) r->base = 10000;
   if (!std::isfinite(r->base) || r->base <= 1) {
     return fail(error, MHA_ERR_ARGUMENT, "rope.base is %g: must be > 1 and finite", r->base);
   }
@@ -60,13 +64,13 @@ mha_status check_scaling(int scaling, mha_rope* r, mha_error* error) {
                 ll{r->original_positions}, ll{kMaxPosition});
   }
   if (scaling == MHA_ROPE_SCALING_LLAMA3) {
-    if (r->low_freq_factor == 0) r->low_freq_factor = 1;
-    if (r->high_freq_factor == 0) r->high_freq_factor = 4;
+    if (is_not_given(r->low_freq_factor)) r->low_freq_factor = 1;
+    if (is_not_given(r->high_freq_factor)) r->high_freq_factor = 4;
     return check_llama3(*r, error);
   }
-  if (r->beta_fast == 0) r->beta_fast = 32;
-  if (r->beta_slow == 0) r->beta_slow = 1;
-  if (r->attention_factor == 0) r->attention_factor = 0.1 * elementary::log(r->factor) + 1;
+  if (is_not_given(r->beta_fast)) r->beta_fast = 32;
+  if (is_not_given(r->beta_slow)) r->beta_slow = 1;
+  if (is_not_given(r->attention_factor)) r->attention_factor = 0.1 * elementary::log(r->factor) + 1;
   return check_yarn(*r, error);
 }
 
@@ -75,7 +79,7 @@ mha_status check_table(const mha_rope& r, int scaling, mha_error* error) {
     return fail(error, MHA_ERR_SHAPE, "rope.%s is given and rope.%s is NULL: both or none",
                 r.cos != nullptr ? "cos" : "sin", r.cos != nullptr ? "sin" : "cos");
   }
-  if (r.base != 0 || scaling != MHA_ROPE_SCALING_NONE) {
+  if (!is_not_given(r.base) || scaling != MHA_ROPE_SCALING_NONE) {
     return fail(error, MHA_ERR_SHAPE, "rope.base is %g and rope.scaling %d beside rope.cos and rope.sin: must be 0",
                 r.base, scaling);
   }

@@ -6,7 +6,7 @@
 namespace mha {
 namespace {
 
-constexpr double kLog2e = 1.44269504088896340736;
+constexpr double kToUnit = kLog2e / static_cast<double>(kScoreUnit);
 
 // One past the last key that a query at `position` can see, as far as causality, window, prefix and length go.
 int64_t key_end(const AttentionProblem& p, int64_t b, int64_t position) {
@@ -66,7 +66,7 @@ void fill_extras(const AttentionProblem& p, int64_t b, int64_t h, int64_t i, Row
     extras->blocks = pairs.first, extras->num_blocks = pairs.count, extras->key_block = m.block_mask.key_block;
   }
   if (p.mods.alibi_slopes != nullptr) {
-    extras->alibi_slope = static_cast<float>(static_cast<double>(p.mods.alibi_slopes[h]) * kLog2e);
+    extras->alibi_slope = static_cast<float>(static_cast<double>(p.mods.alibi_slopes[h]) * kToUnit);
   }
   if (p.mods.relative_bias != nullptr) {
     const int64_t width = p.mods.relative_left + p.mods.relative_right + 1;
@@ -128,14 +128,42 @@ KeyRange seen_keys(const AttentionRow& row) {
   return {pinned ? 0 : row.key_begin, row.key_end};
 }
 
+namespace {
+
+// The softcap of scores that are extreme: score * slope must neither overflow nor lose what is small beside the cap.
+// Below the least cap exp(cap) is 1 in float, whatever the score's part of it.
+bool caps_apart(const AttentionProblem& p) {
+  return p.mods.softcap > 0.0f && (p.mods.softcap < kLeastOrdinary || p.mods.softcap > kMostOrdinary ||
+                                   p.is_extreme(static_cast<double>(p.scale) / static_cast<double>(p.mods.softcap)));
+}
+
+float softcap_slope(float cap) {
+  constexpr double kMost = 0x1p100;
+  const double slope = 1 / (static_cast<double>(cap) * kToUnit);
+  return static_cast<float>(slope < kMost ? slope : kMost);
+}
+
+// What the queries' scale leaves to the scores. A scale near FLT_MAX times a query overflows though keys are small; one
+// near FLT_MIN keeps all that it can.
+double rescale_of(const AttentionProblem& p) {
+  if (!p.rescales_scores()) return 1;
+  return p.scale > 1.0f || p.scale < -1.0f ? 0x1p64 : 1 / static_cast<double>(kScoreUnit);
+}
+
+}  // namespace
+
 float query_scale(const AttentionProblem& p) {
   const double scale = static_cast<double>(p.scale);
-  return static_cast<float>(p.mods.softcap > 0.0f ? scale / static_cast<double>(p.mods.softcap) : scale * kLog2e);
+  if (p.mods.softcap > 0.0f && !caps_apart(p)) return static_cast<float>(scale / static_cast<double>(p.mods.softcap));
+  return static_cast<float>(scale * kToUnit / rescale_of(p));
 }
 
 ScoreMods kernel_mods(const AttentionProblem& p) {
   ScoreMods mods = {};
-  mods.softcap = static_cast<float>(static_cast<double>(p.mods.softcap) * kLog2e);
+  const bool apart = caps_apart(p);
+  mods.rescale = p.mods.softcap > 0.0f && !apart ? 1.0f : static_cast<float>(rescale_of(p));
+  mods.softcap = static_cast<float>(static_cast<double>(p.mods.softcap) * kToUnit);
+  mods.softcap_slope = apart ? softcap_slope(p.mods.softcap) : 0.0f;
   mods.alibi = p.mods.alibi_slopes != nullptr;
   mods.relative_bias = p.mods.relative_bias != nullptr;
   mods.relative_left = p.mods.relative_left;
@@ -144,10 +172,14 @@ ScoreMods kernel_mods(const AttentionProblem& p) {
   return mods;
 }
 
-float sink_in_log2(float logit) { return static_cast<float>(static_cast<double>(logit) * kLog2e); }
+// As an additive mask of the same value comes out.
+float sink_score(float logit) {
+  if (is_huge(logit * kToScoreUnit)) return logit / kHugeUnit;
+  return static_cast<float>(static_cast<double>(logit) * kToUnit);
+}
 
 float sink_of(const AttentionProblem& p, int64_t h) {
-  return p.mods.sink_logits != nullptr ? sink_in_log2(p.mods.sink_logits[h]) : 0.0f;
+  return p.mods.sink_logits != nullptr ? sink_score(p.mods.sink_logits[h]) : 0.0f;
 }
 
 }  // namespace mha

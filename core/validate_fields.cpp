@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "core/checks.h"
+#include "core/denormal.h"
 
 namespace mha {
 
@@ -116,7 +117,7 @@ mha_status check_norm(const char* name, const mha_norm& norm, mha_error* error) 
   MHA_TRY(check_reserved(name, norm.reserved_int, norm.reserved, error));
   if (std::isfinite(norm.epsilon) && norm.epsilon >= FLT_MIN) return MHA_OK;
   return fail(error, MHA_ERR_ARGUMENT, "%s.epsilon is %g: must be > 0, normal and finite", name,
-              static_cast<double>(norm.epsilon));
+              exact_value(norm.epsilon));
 }
 
 mha_status check_heads(int64_t heads, int64_t kv_heads, int64_t* out, mha_error* error) {
@@ -131,17 +132,13 @@ mha_status check_heads(int64_t heads, int64_t kv_heads, int64_t* out, mha_error*
 mha_status check_scale(float scale, int is_exact, int64_t head_dim, float* out, mha_error* error) {
   const double value = static_cast<double>(scale);
   if (!std::isfinite(scale)) return fail(error, MHA_ERR_ARGUMENT, "scale is %g: must be finite", value);
-  // By the bits: a call may run with denormals as zero.
-  uint32_t bits = 0;
-  memcpy(&bits, &scale, sizeof(bits));
-  const uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude != 0 && magnitude < 0x00800000u) {
-    return fail(error, MHA_ERR_ARGUMENT, "scale is 0x%08x, a denormal: must be 0 or at least 2^-126 in size", bits);
+  if (is_denormal(scale)) {
+    return fail(error, MHA_ERR_ARGUMENT, "scale is %g: a denormal would count as 0", exact_value(scale));
   }
-  if (is_exact == 0 && bits >> 31 != 0) {
+  if (is_exact == 0 && std::signbit(scale)) {
     return fail(error, MHA_ERR_ARGUMENT, "scale is %g: below 0, so set scale_is_exact if it is meant", value);
   }
-  *out = is_exact != 0 || magnitude != 0 ? scale : static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)));
+  *out = is_exact != 0 || scale != 0.0f ? scale : static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)));
   return MHA_OK;
 }
 

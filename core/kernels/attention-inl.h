@@ -208,8 +208,8 @@ inline void attention_group(const AttentionArgs& args, int64_t row, int64_t num_
   }
   GroupFactors factors;
   load_states(states, num_rows, chunk.first(), factors);
-  const AttentionRow* copies = copies_whole(rows, keys, last) ? rows : nullptr;
-  softmax_rows<kAttentionRows>(scratch.scores, num_rows, divide_up(keys, kLanes), factors, copies, chunk.begin);
+  softmax_rows<kAttentionRows>({rows, num_rows, chunk.begin, keys}, copies_whole(rows, keys, last), scratch.scores,
+                               factors);
   merge_states(factors, num_rows);
   store_states(factors, num_rows, states);
   if (last && args.mods.sink) merge_row_sinks(rows, num_rows, factors);

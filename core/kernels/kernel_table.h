@@ -46,9 +46,22 @@ struct GemmArgs {
   bool far = false;  // the panels are part of weights that come from the outermost cache or memory
 };
 
-// Softmax state of a row over the keys seen so far: the greatest score (in units of log2) and the sum of 2^(score -
-// max). No visible key: {-inf, 0}. A partial result that was not computed, since no row of its call saw a key: a sum of
-// kUnseen; its output is not written.
+// Kernels keep scores in a unit of 8 in log2: a score x stands for 2^(8 x). A power of two costs no bit, and no sum of a
+// score, its biases and masks, each up to FLT_MAX, overflows.
+constexpr float kScoreUnit = 8.0f;
+constexpr double kLog2e = 1.44269504088896340736;
+constexpr float kToScoreUnit = static_cast<float>(kLog2e / 8);  // from natural units
+// From here on a row's greatest score is kept as a quarter of what it is in natural units. Two scores of that size are
+// equal or so far apart that the less has no weight, so only their order counts, and a product with log2(e) would round
+// neighbours to one number. The quarter is the greater: the order stays over this border too.
+constexpr float kHugeScore = 0x1p120f;
+constexpr float kHugeUnit = 4.0f;
+
+inline bool is_huge(float score) { return score >= kHugeScore || score <= -kHugeScore; }
+
+// Softmax state of a row over the keys seen so far: the greatest score and the sum of 2^(8 (score - max)). No visible
+// key: {-inf, 0}. A partial result that was not computed, since no row of its call saw a key: a sum of kUnseen; its
+// output is not written.
 struct RowState {
   float max;
   float sum;
@@ -66,8 +79,8 @@ struct RowExtras {
   int64_t position;             // of the query, in keys: what distances count from
   const float* relative_bias;   // the bias of distance 0 or null
   int32_t segment;
-  float alibi_slope;  // times log2(e)
-  float sink;         // the logit of the sink, times log2(e)
+  float alibi_slope;  // in the unit of scores
+  float sink;         // the logit of the sink, as greatest scores are kept
 };
 
 // One query row as a kernel sees it: a query of one head, or one of several heads that share keys and values.
@@ -87,9 +100,12 @@ struct AttentionRow {
 
 // How the scores of a call change between the product and the softmax, rows giving the rest.
 struct ScoreMods {
-  float softcap;  // cap * log2(e), and the queries' scale is divided by the cap: score = softcap * tanh(product); or 0
-  bool alibi;     // score -= alibi_slope * |position - j|
-  bool relative_bias;                     // score += relative_bias[j - position within]
+  float rescale;  // first: score *= rescale, a power of two; 1: none
+  float softcap;  // the cap in the unit of scores: score = softcap * tanh(product), the queries' scale being divided by
+                  // the cap; 0: none
+  float softcap_slope;  // not 0: the queries' scale is not divided, score = softcap * tanh(score * softcap_slope)
+  bool alibi;           // score -= alibi_slope * |position - j|
+  bool relative_bias;   // score += relative_bias[j - position within]
   int64_t relative_left, relative_right;  // [-relative_left, relative_right]
   bool sink;                              // the row's sink is merged at the end
 };
@@ -104,7 +120,7 @@ struct AttentionArgs {
   int64_t value_head_dim;
   int64_t key_begin;  // a multiple of kChunk: the first key looked at
   int64_t key_end;    // the last key looked at, plus one
-  float query_scale;  // scale * log2(e), or what ScoreMods::softcap says
+  float query_scale;  // scale in the unit of scores, or what ScoreMods says
   ScoreMods mods;
   TokenRows next_key;    // what the next call of this thread will begin with, to be asked for ahead of time: tokens
   TokenRows next_value;  // [next_begin, next_begin + next_keys), at most kChunk; 0: not known
@@ -198,7 +214,7 @@ struct KernelTable {
   // all chunks gives the same bits.
   void (*merge)(const MergeArgs* args);
 
-  // In place, where chunks ran apart: weights[j] = 2^(score_j - max of the chunk) * (2^(max of the chunk - max) / sum)
+  // In place, where chunks ran apart: weights[j] = 2^(8 (score_j - max of the chunk)) * (2^(8 (max of the chunk - max)) / sum)
   // for visible keys, 0 for the others; in one call `attention` does it.
   void (*finish_weights)(const FinishWeightsArgs* args);
 

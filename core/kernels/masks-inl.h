@@ -10,7 +10,6 @@ namespace {
 
 constexpr float kLowest = -3.402823466e+38f;
 constexpr float kInfinity = __builtin_inff();
-constexpr float kLog2e = 1.44269504088896341f;
 
 inline int64_t pinned_end(const AttentionRow& row) { return row.extras != nullptr ? row.extras->pinned_end : 0; }
 
@@ -157,8 +156,7 @@ inline void add_mask_scores(const float* mask, int64_t keys, float* scores) {
   const Vec hidden = set1(-kInfinity);
   for (int64_t j = 0; j < keys; j += kLanes) {
     const Vec m = load_first(mask + j, static_cast<int>(least(keys - j, kLanes)));
-    // -FLT_MAX * log2(e) must not become -inf, which would mask the key.
-    const Vec s = add(load(scores + j), max_or_second(set1(kLowest), mul(m, set1(kLog2e))));
+    const Vec s = add(load(scores + j), mul(m, set1(kToScoreUnit)));
     store(scores + j, select_greater(set1(kLowest), m, hidden, s));
   }
 }
@@ -243,7 +241,9 @@ MHA_INLINE Vec load_biases(const float* bias, int64_t distance, const ScoreMods&
   return load(buffer);
 }
 
-inline bool changes_scores(const ScoreMods& mods) { return mods.softcap > 0.0f || mods.alibi || mods.relative_bias; }
+inline bool changes_scores(const ScoreMods& mods) {
+  return mods.rescale != 1.0f || mods.softcap > 0.0f || mods.softcap_slope > 0.0f || mods.alibi || mods.relative_bias;
+}
 
 // scores[j] = change(scores[j], distance of key begin + j), 16 at a time, j in [from, end). A loop for each kind: with
 // one that asked each time T 2048 took 1.06 (ALiBi) and 1.09 (relative bias) times plain causal, so 1.03 and 1.03.
@@ -254,7 +254,7 @@ MHA_INLINE void change_scores(int64_t from, int64_t end, int64_t distance, float
 
 inline void add_relative_biases(const float* bias, const ScoreMods& mods, int64_t from, int64_t end, int64_t distance,
                                 float* scores) {
-  const Vec scale = set1(kLog2e), farthest = set1(bias[-mods.relative_left]);
+  const Vec scale = set1(kToScoreUnit), farthest = set1(bias[-mods.relative_left]);
   // Up to here all 16 keys of a vector are farther away than the table reaches.
   const int64_t near = divide_up(most(-mods.relative_left - (kLanes - 1) - distance - from, 0), kLanes) * kLanes + from;
   const int64_t far_end = least(end, near);
@@ -264,12 +264,28 @@ inline void add_relative_biases(const float* bias, const ScoreMods& mods, int64_
                 [&](Vec s, int64_t at) MHA_ALWAYS_INLINE { return fma(load_biases(bias, at, mods), scale, s); });
 }
 
+// What a cap or scale of extreme size takes: the product is a score already, scaled here. Where it is small beside the
+// cap it stays as it is: its part of the cap may be denormal. A cap of its own that is denormal is none.
+inline void rescale_and_cap(const ScoreMods& mods, int64_t from, int64_t end, float* scores) {
+  const Vec rescale = set1(mods.rescale);
+  if (mods.rescale != 1.0f) {
+    change_scores(from, end, 0, scores, [&](Vec s, int64_t) MHA_ALWAYS_INLINE { return mul(rescale, s); });
+  }
+  if (mods.softcap_slope == 0.0f) return;
+  const Vec cap = set1(mods.softcap), slope = set1(mods.softcap_slope), linear = set1(0x1p-12f);  // tanh x is x there
+  change_scores(from, end, 0, scores, [&](Vec s, int64_t) MHA_ALWAYS_INLINE {
+    const Vec x = mul(s, slope);
+    return select_greater(absolute(x), linear, mul(cap, tanh(x)), s);
+  });
+}
+
 // Softcap and biases of the keys in the row's range; scores of what lies outside are hidden afterwards.
 inline void modify_scores(const AttentionRow& row, const ScoreMods& mods, int64_t begin, int64_t keys, float* scores) {
   const int64_t seen = row.key_begin - begin;
   const int64_t from = begin < pinned_end(row) ? 0 : most(seen, 0) / kLanes * kLanes;
   const int64_t end = least(keys, row.key_end - begin), distance = begin - row.extras->position;
-  if (mods.softcap > 0.0f) {
+  rescale_and_cap(mods, from, end, scores);
+  if (mods.softcap > 0.0f && mods.softcap_slope == 0.0f) {
     const Vec cap = set1(mods.softcap);
     change_scores(from, end, distance, scores, [&](Vec s, int64_t) MHA_ALWAYS_INLINE { return mul(cap, tanh(s)); });
   }

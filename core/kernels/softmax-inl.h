@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Softmax of one row of scores over one chunk of keys: exact maximum, exp2, sum. Included by all-inl.h, once per
-// target. Scores are in units of log2 (the query carries scale * log2(e)).
+// target. Scores are in units of 8 in log2 (kScoreUnit; the query carries scale * log2(e) / 8).
 namespace mha::MHA_TARGET_NS {
 namespace {
 
 // Rows of scores lie a line more than a chunk apart: at 1024 bytes the rows of a group would fall into four sets of the
 // nearest cache (the product of 24 rows and 256 keys then reached 0.81 of the peak instead of 0.92).
 constexpr int64_t kScoreStride = kChunk + kLanes;
+
+// 2^(8 (x - base)) in full, whatever the size of the two: the difference comes first.
+MHA_INLINE Vec exp2_of_difference(const Vec& x, const Vec& base) { return exp2(mul(sub(x, base), set1(kScoreUnit))); }
 
 // -inf stands for "no key yet": 2^(x - 0) is then 0 for every x that can be there.
 MHA_INLINE float exponent_base(float max) { return max == -kInfinity ? 0.0f : max; }
@@ -42,7 +45,7 @@ inline void merge_states(RowFactors<kRows>& f, int64_t rows) {
     const Vec chunk = load(f.chunk_max + r), running = load(f.running_max + r);
     const Vec most = max_or_second(running, chunk);
     const Vec base = select_greater(most, none, most, zero());
-    const Vec keep = exp2(sub(running, base)), take = exp2(sub(chunk, base));
+    const Vec keep = exp2_of_difference(running, base), take = exp2_of_difference(chunk, base);
     const Vec total = fma(load(f.running_sum + r), keep, mul(load(f.chunk_sum + r), take));
     store(f.running_max + r, most);
     store(f.running_sum + r, total);
@@ -61,8 +64,8 @@ inline void merge_sinks(const float* sinks, RowFactors<kRows>& f, int64_t rows) 
     const Vec sink = load(sinks + r), running = load(f.running_max + r);
     const Vec most = max_or_second(running, sink);
     const Vec base = select_greater(most, none, most, zero());
-    const Vec keep = exp2(sub(running, base));
-    const Vec total = fma(load(f.running_sum + r), keep, exp2(sub(sink, base)));
+    const Vec keep = exp2_of_difference(running, base);
+    const Vec total = fma(load(f.running_sum + r), keep, exp2_of_difference(sink, base));
     store(f.running_max + r, most);
     store(f.running_sum + r, total);
     store(f.inverse + r, mul(keep, inverse_or_zero(total)));
@@ -94,14 +97,59 @@ MHA_INLINE Vec max_of_row(const float* scores, int64_t panels) {
   return most;
 }
 
-// Replaces a row's scores by 2^(score - max) and returns their sum, lane by lane, panel by panel. Hidden scores are
-// -inf and become 0; a NaN stays NaN and makes the sum NaN. kCopies: they are stored at `copy` too.
+// Replaces a row's scores by 2^(8 (score - max)) and returns their sum, lane by lane, panel by panel. Hidden scores are
+// -inf and become 0; a NaN stays NaN and makes the sum NaN. kCopies: they are stored at `copy` too. One operation makes
+// the exponent, with the bits of the difference times 8: both are exact but for the one rounding.
 template <bool kCopies>
 MHA_INLINE Vec exp2_of_row(float* scores, int64_t panels, float row_max, float* copy) {
-  const Vec base = set1(exponent_base(row_max));
+  const Vec unit = set1(kScoreUnit), base = set1(-kScoreUnit * exponent_base(row_max));
   Vec total = zero();
   for (int64_t p = 0; p < panels; ++p) {
-    const Vec e = exp2(sub(load(scores + p * kLanes), base));
+    const Vec e = exp2(fma(load(scores + p * kLanes), unit, base));
+    store(scores + p * kLanes, e);
+    if (kCopies) store(copy + p * kLanes, e);
+    total = add(total, e);
+  }
+  return total;
+}
+
+// What a group's softmax is taken of: keys [begin, begin + keys) of some rows.
+struct ChunkRows {
+  const AttentionRow* rows;
+  int64_t num_rows, begin, keys;
+
+  int64_t panels() const { return divide_up(keys, kLanes); }
+};
+
+// A greatest score of which 8 times would overflow, or nearly. Not -inf, which is a row that sees no key.
+MHA_INLINE bool is_huge_max(float max) { return max >= kHugeScore || (max <= -kHugeScore && max != -kInfinity); }
+
+// The scores of such a row as kHugeScore says, and their maximum. What is nothing but its mask is exactly that: the
+// score that was added was too small to count.
+inline Vec keep_huge_scores(const AttentionRow& row, int64_t begin, int64_t keys, float* scores) {
+  const Vec smallest = set1(1.17549435e-38f), unit = set1(kToScoreUnit), quarter = set1(1 / kHugeUnit);
+  const Vec factor = set1(1 / (kHugeUnit * kToScoreUnit));
+  const int64_t masked = row.add_mask == nullptr ? 0 : least(keys, masked_end(row) - begin);
+  Vec most = set1(-kInfinity);
+  for (int64_t j = 0; j < keys; j += kLanes) {
+    const int count = static_cast<int>(least(mha::most(masked - j, 0), kLanes));
+    const Vec s = load(scores + j), m = count > 0 ? load_first(row.add_mask + begin + j, count) : zero();
+    const Vec added = absolute(sub(s, mul(m, unit)));
+    const Vec kept = select_greater(smallest, added, mul(m, quarter), mul(s, factor));
+    store(scores + j, kept);
+    most = max_or_second(kept, most);
+  }
+  return most;
+}
+
+// exp2_of_row of such a row, whose greatest score changes too.
+template <bool kCopies>
+MHA_NOINLINE Vec exp2_of_huge_row(const ChunkRows& chunk, int64_t r, float* scores, float* row_max, float* copy) {
+  *row_max = max(keep_huge_scores(chunk.rows[r], chunk.begin, chunk.keys, scores));
+  const Vec base = set1(exponent_base(*row_max));
+  Vec total = zero();
+  for (int64_t p = 0; p < chunk.panels(); ++p) {
+    const Vec e = exp2_of_difference(load(scores + p * kLanes), base);
     store(scores + p * kLanes, e);
     if (kCopies) store(copy + p * kLanes, e);
     total = add(total, e);
@@ -126,20 +174,23 @@ MHA_INLINE void fold_lanes(float* lanes, int64_t rows, float none, FoldRow fold_
 }
 
 // Softmax of a group: `scores` holds rows kScoreStride apart. All maxima come first, so that no row waits for its own;
-// the lanes of 16 rows are folded together. What replaces the scores is left in the rows of `copies`, from key `begin`
-// on, too; null: nowhere (weights, T 512: 0.63 of the peak with copies made afterwards, 0.65 so). A function for
-// each case: with both in one AVX2 takes 1.05 times as long (T 512).
+// the lanes of 16 rows are folded together. kCopies: what replaces the scores is left in the rows' weights too (weights,
+// T 512: 0.63 of the peak with copies made afterwards, 0.65 so). A function for each case: with both in one AVX2 takes
+// 1.05 times as long (T 512).
 template <int kRows, bool kCopies>
-MHA_NOINLINE void softmax_leaving(float* scores, int64_t rows, int64_t panels, RowFactors<kRows>& f,
-                                  const AttentionRow* copies, int64_t begin) {
+MHA_NOINLINE void softmax_leaving(const ChunkRows& chunk, float* scores, RowFactors<kRows>& f) {
   alignas(64) float lanes[RowFactors<kRows>::kPadded * kLanes];
+  const int64_t rows = chunk.num_rows, panels = chunk.panels();
   for (int64_t r = 0; r < rows; ++r) store(lanes + r * kLanes, max_of_row(scores + r * kScoreStride, panels));
   fold_lanes(
       lanes, rows, -kInfinity, [](const Vec& v) MHA_ALWAYS_INLINE { return max(v); },
       [](const float* p) MHA_ALWAYS_INLINE { return max_rows(p); }, f.chunk_max);
   for (int64_t r = 0; r < rows; ++r) {
-    float* copy = kCopies ? copies[r].weights + begin : nullptr;
-    store(lanes + r * kLanes, exp2_of_row<kCopies>(scores + r * kScoreStride, panels, f.chunk_max[r], copy));
+    float* copy = kCopies ? chunk.rows[r].weights + chunk.begin : nullptr;
+    float* row = scores + r * kScoreStride;
+    store(lanes + r * kLanes, is_huge_max(f.chunk_max[r])
+                                  ? exp2_of_huge_row<kCopies>(chunk, r, row, f.chunk_max + r, copy)
+                                  : exp2_of_row<kCopies>(row, panels, f.chunk_max[r], copy));
   }
   fold_lanes(
       lanes, rows, 0.0f, [](const Vec& v) MHA_ALWAYS_INLINE { return sum(v); },
@@ -147,10 +198,8 @@ MHA_NOINLINE void softmax_leaving(float* scores, int64_t rows, int64_t panels, R
 }
 
 template <int kRows>
-inline void softmax_rows(float* scores, int64_t rows, int64_t panels, RowFactors<kRows>& f, const AttentionRow* copies,
-                         int64_t begin) {
-  (copies == nullptr ? softmax_leaving<kRows, false> : softmax_leaving<kRows, true>)(scores, rows, panels, f, copies,
-                                                                                     begin);
+inline void softmax_rows(const ChunkRows& chunk, bool copies, float* scores, RowFactors<kRows>& f) {
+  (copies ? softmax_leaving<kRows, true> : softmax_leaving<kRows, false>)(chunk, scores, f);
 }
 
 inline void tanh_array(const float* x, float* y, int64_t n) {

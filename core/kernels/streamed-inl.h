@@ -293,8 +293,8 @@ inline void streamed_chunk(const StreamedChunk& chunk, bool first, bool last) {
   }
   StreamedFactors factors;
   load_states(a.states, a.num_rows, first, factors);
-  const AttentionRow* copies = copies_whole(a.rows, chunk.keys, last) ? a.rows : nullptr;
-  softmax_rows<kMaxStreamedRows>(scratch.scores, a.num_rows, chunk.blocks(), factors, copies, chunk.begin);
+  softmax_rows<kMaxStreamedRows>({a.rows, a.num_rows, chunk.begin, chunk.keys}, copies_whole(a.rows, chunk.keys, last),
+                                 scratch.scores, factors);
   merge_states(factors, a.num_rows);
   store_states(factors, a.num_rows, a.states);
   if (last && a.mods.sink) merge_row_sinks(a.rows, a.num_rows, factors);
