@@ -50,10 +50,18 @@ Pairs pairs_of(const AttentionProblem& p, int64_t b, int64_t h, int64_t i) {
   return {list.first + 2 * first, first_pair(list, block + 1) - first};
 }
 
+const float* add_mask_row(const mha_add_mask& m, int64_t b, int64_t h, int64_t i) {
+  if (m.data == nullptr) return nullptr;
+  return static_cast<const float*>(m.data) + b * m.stride_b + h * m.stride_h + i * m.stride_q;
+}
+
 void fill_extras(const AttentionProblem& p, int64_t b, int64_t h, int64_t i, RowExtras* extras) {
   const mha_masks& m = p.masks;
   *extras = {};
   extras->position = position_of(p, b, i);
+  extras->add_mask2 = add_mask_row(m.add_mask2, b, h, i);
+  extras->bool_step = m.bool_mask.stride_k;
+  extras->add_step = m.add_mask.stride_k, extras->add2_step = m.add_mask2.stride_k;
   if (m.bit_mask.data != nullptr) {
     extras->bit_mask = m.bit_mask.data + b * m.bit_mask.stride_b + h * m.bit_mask.stride_h + i * m.bit_mask.stride_q;
   }
@@ -82,7 +90,8 @@ void add_tail(int64_t key_len, int64_t tail, AttentionRow* row, RowExtras* extra
   row->key_end = key_len;
   if (row->tail_begin > 0) return;
   row->bool_mask = nullptr, row->add_mask = nullptr;  // masks of no keys
-  if (extras != nullptr) extras->bit_mask = nullptr, extras->key_segments = nullptr, extras->key_block = 0;
+  if (extras == nullptr) return;
+  extras->bit_mask = nullptr, extras->key_segments = nullptr, extras->key_block = 0, extras->add_mask2 = nullptr;
 }
 
 }  // namespace
@@ -92,9 +101,8 @@ AttentionRow make_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t i
   AttentionRow row = {};
   row.query = query_row(p, p.query, b, h, i);
   const mha_bool_mask& bm = m.bool_mask;
-  const mha_add_mask& am = m.add_mask;
   if (bm.data != nullptr) row.bool_mask = bm.data + b * bm.stride_b + h * bm.stride_h + i * bm.stride_q;
-  if (am.data != nullptr) row.add_mask = static_cast<const float*>(am.data) + b * am.stride_b + h * am.stride_h + i * am.stride_q;
+  row.add_mask = add_mask_row(m.add_mask, b, h, i);
   const int64_t position = position_of(p, b, i);
   row.key_end = key_end(p, b, position);
   if (extras != nullptr) {
@@ -119,7 +127,7 @@ AttentionRow make_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t i
 bool rows_are_alike(const AttentionProblem& p) {
   const mha_masks& m = p.masks;
   return !p.has_extras() && p.tail == 0 && m.bool_mask.data == nullptr && m.add_mask.data == nullptr &&
-         p.key_lengths == nullptr && m.prefix_lengths == nullptr && m.window_left == 0 && m.window_right == 0;
+         m.prefix_lengths == nullptr && m.window_left == 0 && m.window_right == 0;
 }
 
 KeyRange seen_keys(const AttentionRow& row) {

@@ -70,6 +70,8 @@ constexpr float kUnseen = -1.0f;
 
 // What else decides what a query row sees and how its scores change; only where a call has any of it.
 struct RowExtras {
+  const float* add_mask2;       // [key_len] or null: added after AttentionRow::add_mask
+  int64_t bool_step, add_step, add2_step;  // from key to key of the masks, 0: one entry for all; 1 where masks are dense
   const uint8_t* bit_mask;      // [ceil(key_len / 8)] or null: bit j % 8 of byte j / 8 set = visible
   const int32_t* key_segments;  // [key_len] or null: keys whose segment is `segment` are visible
   const int64_t* blocks;        // [num_blocks][2]: the second of each pair is a block of key_block visible keys,
@@ -87,7 +89,7 @@ struct RowExtras {
 struct AttentionRow {
   const float* query;        // [head_dim]
   float* output;             // [value_head_dim], or the row of attention weights [key_len]
-  const uint8_t* bool_mask;  // [key_len] or null; non-zero = visible
+  const uint8_t* bool_mask;  // [key_len] or null; non-zero = visible. RowExtras says how far apart entries are, or 1
   const float* add_mask;     // [key_len] or null; -inf = not visible
   int64_t key_begin;         // keys j < key_begin are not visible, but those that extras pins
   int64_t key_end;           // keys j >= key_end are not visible

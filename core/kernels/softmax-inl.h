@@ -124,18 +124,29 @@ struct ChunkRows {
 // A greatest score of which 8 times would overflow, or nearly. Not -inf, which is a row that sees no key.
 MHA_INLINE bool is_huge_max(float max) { return max >= kHugeScore || (max <= -kHugeScore && max != -kInfinity); }
 
+// What additive masks add to `count` keys from `key` on, times `unit`; zeros beyond.
+inline Vec masks_of_keys(const AttentionRow& row, int64_t key, int count, const Vec& unit) {
+  Vec sum = zero();
+  if (count > 0 && row.add_mask != nullptr) sum = mul(mask_entries(row.add_mask, add_step(row), key, count), unit);
+  if (count > 0 && add_mask2(row) != nullptr) {
+    sum = add(sum, mul(mask_entries(row.extras->add_mask2, row.extras->add2_step, key, count), unit));
+  }
+  return sum;
+}
+
 // The scores of such a row as kHugeScore says, and their maximum. What is nothing but its mask is exactly that: the
 // score that was added was too small to count.
 inline Vec keep_huge_scores(const AttentionRow& row, int64_t begin, int64_t keys, float* scores) {
   const Vec smallest = set1(1.17549435e-38f), unit = set1(kToScoreUnit), quarter = set1(1 / kHugeUnit);
   const Vec factor = set1(1 / (kHugeUnit * kToScoreUnit));
-  const int64_t masked = row.add_mask == nullptr ? 0 : least(keys, masked_end(row) - begin);
+  const bool has_masks = row.add_mask != nullptr || add_mask2(row) != nullptr;
+  const int64_t masked = has_masks ? least(keys, masked_end(row) - begin) : 0;
   Vec most = set1(-kInfinity);
   for (int64_t j = 0; j < keys; j += kLanes) {
     const int count = static_cast<int>(least(mha::most(masked - j, 0), kLanes));
-    const Vec s = load(scores + j), m = count > 0 ? load_first(row.add_mask + begin + j, count) : zero();
-    const Vec added = absolute(sub(s, mul(m, unit)));
-    const Vec kept = select_greater(smallest, added, mul(m, quarter), mul(s, factor));
+    const Vec s = load(scores + j), m = masks_of_keys(row, begin + j, count, unit);
+    const Vec added = absolute(sub(s, m));
+    const Vec kept = select_greater(smallest, added, masks_of_keys(row, begin + j, count, quarter), mul(s, factor));
     store(scores + j, kept);
     most = max_or_second(kept, most);
   }
