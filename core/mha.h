@@ -43,8 +43,11 @@
 #else
 #define MHA_API __declspec(dllimport)
 #endif
-#elif defined(__GNUC__)
+#elif defined(MHA_SHARED) && defined(__GNUC__)
 #define MHA_API __attribute__((visibility("default")))
+#elif defined(MHA_BUILDING) && defined(__GNUC__)
+/* A static copy is its program's or plug-in's own: exported, its names would answer for another version's. */
+#define MHA_API __attribute__((visibility("hidden")))
 #else
 #define MHA_API
 #endif
