@@ -139,7 +139,9 @@ TEST_CASE("cli: explain is the library's own text") {
 
 TEST_CASE("cli: wrong arguments") {
   const Folder folder;
-  check_refused(folder, "", "subcommand is required");
+  check_refused(
+      folder, "",
+      "a command is required: info, run, verify, notebook, explain (usage: mha COMMAND [OPTIONS]; mha --help");
   check_refused(folder, "nonsense", "unknown command or option 'nonsense'");
   check_refused(folder, "explain nonsense", "'nonsense'");
   check_refused(folder, "info --nonsense", "--nonsense");
