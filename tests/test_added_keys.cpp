@@ -217,6 +217,30 @@ TEST_CASE("added keys: a mapped layer has them too", "[added][blob]") {
   }
 }
 
+TEST_CASE("added keys: any add_zero_attn but 0 is 1, in the configuration and in the blob", "[added][blob]") {
+  const AddedKeys p(true, true, 1, 3, 3, MaskKind::kNone, 1500);
+  for_each_target([&](const std::string&, const mha_context* context) {
+    const mha_layer_weights weights = p.weights();
+    std::vector<float> first;
+    for (const int zeros : {1, 2, -1, 1 << 30}) {
+      INFO("add_zero_attn " << zeros);
+      mha_layer_config config = p.config;
+      config.add_zero_attn = zeros;
+      mha_layer* made = nullptr;
+      mha_error error = {};
+      require_ok(mha_layer_create(context, &config, &weights, &made, &error), error);
+      const LayerPtr layer(made);
+      mha_layer_config got = {};
+      mha_layer_get_config(layer.get(), &got);
+      CHECK(got.add_zero_attn == 1);
+      std::vector<float> blob(mha_layer_blob_bytes(layer.get()) / sizeof(float));
+      require_ok(mha_layer_save(layer.get(), blob.data(), blob.size() * sizeof(float), &error), error);
+      if (first.empty()) first = blob;
+      check_same_bits("blob", blob, first);
+    }
+  });
+}
+
 TEST_CASE("added keys: refusals", "[added]") {
   const AddedKeys p(true, true, 1, 3, 3, MaskKind::kNone, 1400);
   const std::vector<float> ones(64, 1);
@@ -244,6 +268,22 @@ TEST_CASE("added keys: refusals", "[added]") {
       CHECK(std::all_of(output.begin(), output.end(), is_poison));
     };
     refused([&](mha_forward_args& a) { a.key_offsets = offsets; }, "keys of unequal length");
+    mha_cache_config sizes = {};
+    mha_layer_config full = {};
+    mha_layer_get_config(layer.get(), &full);
+    sizes.num_kv_heads = full.num_kv_heads, sizes.head_dim = full.head_dim, sizes.value_head_dim = full.value_head_dim;
+    sizes.capacity = 8;
+    mha_cache* made = nullptr;
+    require_ok(mha_cache_create(context, &sizes, &made, &error), error);
+    const CachePtr cache(made);
+    refused(
+        [&](mha_forward_args& a) {
+          a.cache = cache.get();
+          a.key = a.value = {};
+          a.key_len = 0;
+        },
+        "a cache");
+    CHECK(mha_cache_length(cache.get(), 0) == 0);
     refused([&](mha_forward_args& a) { a.mods.softcap = 5; }, "mods.softcap");
     refused([&](mha_forward_args& a) { a.mods.alibi_slopes = ones.data(); }, "mods.alibi_slopes");
     refused(

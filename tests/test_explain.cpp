@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // mha_*_explain: what it says of a call, that it says why, and how it fills a buffer.
+#include <cmath>
+#include <cstdlib>
 #include <functional>
 
 #include "core/mha.hpp"
@@ -137,6 +139,73 @@ TEST_CASE("explain: attention tells whether the chunks of a row are shared among
         check_has(one, "one thread needs no split");
       },
       5);
+}
+
+namespace {
+
+/// The work that explain names, in million multiply-adds.
+double work_in(const std::string& text) {
+  const std::string before = "work of ";
+  const size_t at = text.find(before);
+  REQUIRE(at != std::string::npos);
+  return std::strtod(text.c_str() + at + before.size(), nullptr);
+}
+
+}  // namespace
+
+TEST_CASE("explain: a window's work is that of the keys a query sees, which decides how many threads", "[explain]") {
+  struct Case {
+    const char* what;
+    mha_causal causal;
+    int64_t left, right, sinks;
+    bool prefix;
+    int64_t seen;  // keys of a query at most, of 20000
+  };
+  const int64_t whole = 20000, far = int64_t{1} << 62;
+  const Case cases[] = {{"causal alone counts all keys", MHA_CAUSAL_BOTTOM_RIGHT, 0, 0, 0, false, whole},
+                        {"left", MHA_CAUSAL_BOTTOM_RIGHT, 300, 0, 0, false, 300},
+                        {"left, offset", MHA_CAUSAL_OFFSET, 300, 0, 0, false, 300},
+                        {"left and sinks", MHA_CAUSAL_BOTTOM_RIGHT, 300, 0, 40, false, 340},
+                        {"causality beside a right side", MHA_CAUSAL_BOTTOM_RIGHT, 300, 90, 0, false, 300},
+                        {"left and right", MHA_CAUSAL_NONE, 300, 90, 0, false, 389},
+                        {"left, right and sinks", MHA_CAUSAL_NONE, 300, 90, 40, false, 429},
+                        {"one key", MHA_CAUSAL_NONE, 1, 1, 0, false, 1},
+                        {"left alone, all after the query", MHA_CAUSAL_NONE, 300, 0, 0, false, whole},
+                        {"right alone, all before it", MHA_CAUSAL_NONE, 0, 90, 0, false, whole},
+                        {"a prefix shows any", MHA_CAUSAL_BOTTOM_RIGHT, 300, 0, 0, true, whole},
+                        {"left as long as the keys", MHA_CAUSAL_BOTTOM_RIGHT, whole, 0, 0, false, whole},
+                        {"left beyond them", MHA_CAUSAL_BOTTOM_RIGHT, far, 0, 0, false, whole},
+                        {"right beyond them", MHA_CAUSAL_NONE, 300, far, 0, false, whole},
+                        {"sinks beyond them", MHA_CAUSAL_BOTTOM_RIGHT, 300, 0, far, false, whole},
+                        {"together all", MHA_CAUSAL_NONE, 10000, 9000, 2000, false, whole}};
+  const std::vector<int64_t> prefixes = {0};
+  // 4 heads, D 48, Dv 16. Few queries read keys and values, a byte for 1.5 multiply-adds; many compute.
+  const AttentionProblem few({1, 4, 4, 2, whole, 48, 16}, MaskKind::kNone, 151200);
+  const AttentionProblem many({1, 4, 4, 500, whole, 48, 16}, MaskKind::kNone, 151201);
+  for_each_target(
+      [&](const std::string&, const mha_context* context) {
+        for (const Case& c : cases) {
+          INFO(c.what);
+          const auto with = [&](mha_attention_args args) {
+            args.masks.causal = c.causal, args.masks.window_left = c.left, args.masks.window_right = c.right;
+            args.masks.causal_offset = whole - args.query_len;
+            args.masks.sink_tokens = c.sinks;
+            if (c.prefix) args.masks.prefix_lengths = prefixes.data();
+            return text_of(context, args);
+          };
+          // What n queries see together is n keys more at most.
+          const auto work_of = [&](double queries) {
+            const double keys = std::min<double>(whole, static_cast<double>(c.seen) + queries);
+            const double read = keys * 4 * 64 * sizeof(float) * 1.5, computed = static_cast<double>(c.seen) * 4 * 64;
+            return std::max(read, computed * queries) / 1e6;
+          };
+          CHECK(std::fabs(work_in(with(few.args())) / work_of(2) - 1) < 6e-3);  // three digits are printed
+          CHECK(std::fabs(work_in(with(many.args())) / work_of(500) - 1) < 6e-3);
+          const int64_t threads = std::max<int64_t>(1, std::min<int64_t>(64, static_cast<int64_t>(work_of(2) / 0.5)));
+          check_has(with(few.args()), "threads: " + std::to_string(threads) + " of 64, ");
+        }
+      },
+      64);
 }
 
 TEST_CASE("explain: masks and score modifications by name, no combination falls back", "[explain][masks][mods]") {

@@ -163,6 +163,39 @@ TEST_CASE("mods: bad arguments name themselves", "[mods][status]") {
         [&](mha_score_mods& m) { m.relative_bias = &nan, m.relative_left = m.relative_right = int64_t{1} << 62; });
 }
 
+TEST_CASE("t5 bias: a run of distances begins where integers say, also where logarithms come out a little less",
+          "[mods]") {
+  const auto power = [](int64_t base, int64_t exponent) {
+    uint64_t product = 1;
+    for (int64_t n = 0; n < exponent; ++n) product *= static_cast<uint64_t>(base);
+    return product;
+  };
+  for (int64_t buckets = 4; buckets <= 12; ++buckets) {
+    std::vector<float> table;
+    for (int64_t n = 0; n < buckets; ++n) table.push_back(static_cast<float>(n));
+    const int64_t exact = buckets / 2, runs = buckets - exact;
+    for (int64_t farthest = exact + 1; farthest <= 128; ++farthest) {
+      std::vector<float> got = poisoned(2 * farthest + 1);
+      mha_error error = {};
+      require_ok(mha_t5_bias(table.data(), 1, buckets, farthest, 0, got.data(), &error), error);
+      for (int64_t away = 0; away <= farthest; ++away) {
+        int64_t want = away;
+        if (away >= exact) {
+          // The last run k with (away / exact)^runs >= (farthest / exact)^k, all below 2^64.
+          int64_t k = 0;
+          while (k + 1 < runs && power(away, runs) * power(exact, k + 1) >= power(farthest, k + 1) * power(exact, runs))
+            ++k;
+          want = exact + k;
+        }
+        if (got[static_cast<size_t>(farthest - away)] != static_cast<float>(want))
+          FAIL_CHECK(buckets << " buckets up to " << farthest << ": distance " << away << " is in bucket "
+                             << got[static_cast<size_t>(farthest - away)] << ", not " << want);
+        CHECK(got[static_cast<size_t>(farthest + away)] == 0);  // after the query
+      }
+    }
+  }
+}
+
 TEST_CASE("t5 bias: bad arguments name themselves, nothing is written", "[mods][status]") {
   const std::vector<float> table(64, 1.0f);
   std::vector<float> result = poisoned(600);
