@@ -217,6 +217,42 @@ TEST_CASE("added keys: a mapped layer has them too", "[added][blob]") {
   }
 }
 
+TEST_CASE("added keys: NaN in one value reaches the queries that see it, and no others", "[added][edges]") {
+  for (const int64_t Tq : {3, 40}) {
+    for (const int64_t Tk : {30, 257}) {  // the last key alone in its chunk with the added ones
+      const AddedKeys p(true, true, 1, Tq, Tk, MaskKind::kNone, 1600);
+      for (const int64_t length : {int64_t{0}, int64_t{6}, Tk - 1, Tk}) {
+        for (const bool causal : {false, true}) {
+          mha_forward_args args = p.args(MHA_WEIGHTS_AVERAGED);
+          args.masks.key_lengths = &length;
+          if (causal) args.masks.causal = MHA_CAUSAL_OFFSET, args.masks.causal_offset = 4;
+          const LayerReference want = reference_layer(p.config, p.weights(), args);
+          for_each_target([&](const std::string&, const mha_context* context) {
+            const LayerPtr layer = p.layer.make_from(context, p.weights());
+            const LayerResult clean = run_layer(context, layer.get(), args, p.count());
+            for (const int64_t j : {int64_t{0}, int64_t{4}, int64_t{5}, int64_t{6}, int64_t{7}, Tk - 2, Tk - 1}) {
+              INFO("Tq " << Tq << " Tk " << Tk << " length " << length << " causal " << causal << " NaN in " << j);
+              std::vector<float> value = p.layer.value;
+              value[static_cast<size_t>(j * 24 + 3)] = kNan;
+              mha_forward_args dirty = args;
+              dirty.value.data = value.data();
+              const LayerResult got = run_layer(context, layer.get(), dirty, p.count());
+              const int64_t width = static_cast<int64_t>(got.output.size()) / Tq;
+              for (int64_t i = 0; i < Tq; ++i) {
+                const bool sees = want.weights[static_cast<size_t>(i * (Tk + p.count()) + j)] > 0;
+                const float* row = got.output.data() + i * width;
+                const bool same =
+                    first_bit_difference(row, clean.output.data() + i * width, static_cast<size_t>(width)) < 0;
+                if (sees ? !std::isnan(row[0]) : !same) FAIL_CHECK("query " << i << (sees ? " sees it" : " does not"));
+              }
+            }
+          });
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("added keys: any add_zero_attn but 0 is 1, in the configuration and in the blob", "[added][blob]") {
   const AddedKeys p(true, true, 1, 3, 3, MaskKind::kNone, 1500);
   for_each_target([&](const std::string&, const mha_context* context) {

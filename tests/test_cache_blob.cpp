@@ -2,6 +2,7 @@
 // mha_cache_save and mha_cache_load: a sequence goes from any kind of cache to any other that has room; damage of any
 // bit and any cut is refused, and nothing is loaded by halves.
 #include <algorithm>
+#include <array>
 
 #include "support/caches.h"
 
@@ -237,6 +238,18 @@ TEST_CASE("cache blob: other sizes, another version, a hostile header with a rig
   set_field(&blob, kFirstKept, 5);
   set_field(&blob, kHeader - 8, header_sum(blob));
   check_refused(target.get(), blob, blob.size(), "unsound");
+  // As many tokens as there are, from a beginning behind the end, with a negative count, or with some kept twice.
+  for (const auto& [length, leading, first_kept] :
+       {std::array<int64_t, 3>{40, 35, 45}, {45, -5, 10}, {20, 0, -10}, {19, -1, -12}, {25, 5, 0}}) {
+    blob = good;
+    set_field(&blob, kLength, static_cast<uint64_t>(length));
+    set_field(&blob, kLeading, static_cast<uint64_t>(leading));
+    set_field(&blob, kFirstKept, static_cast<uint64_t>(first_kept));
+    set_field(&blob, kHeader - 8, header_sum(blob));
+    INFO("length " << length << " leading " << leading << " first kept " << first_kept);
+    REQUIRE(leading + length - first_kept == 30);
+    check_refused(target.get(), blob, blob.size(), "unsound");
+  }
   // Two ranges without a gap: nothing was dropped, which has one form only, and other caches could take.
   for (const uint64_t at : {1, 4, 29}) {
     blob = good;

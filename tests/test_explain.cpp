@@ -177,6 +177,7 @@ TEST_CASE("explain: a window's work is that of the keys a query sees, which deci
                         {"left beyond them", MHA_CAUSAL_BOTTOM_RIGHT, far, 0, 0, false, whole},
                         {"right beyond them", MHA_CAUSAL_NONE, 300, far, 0, false, whole},
                         {"sinks beyond them", MHA_CAUSAL_BOTTOM_RIGHT, 300, 0, far, false, whole},
+                        {"all of them beyond, together beyond 2^63", MHA_CAUSAL_NONE, far, far, far, false, whole},
                         {"together all", MHA_CAUSAL_NONE, 10000, 9000, 2000, false, whole}};
   const std::vector<int64_t> prefixes = {0};
   // 4 heads, D 48, Dv 16. Few queries read keys and values, a byte for 1.5 multiply-adds; many compute.

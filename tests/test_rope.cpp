@@ -139,6 +139,7 @@ TEST_CASE("rope: scalings whose ramp has no width, begins before the first pair 
                         {"the end just before pair 0", 10000, 4, 1, 5, 64},
                         {"both ends behind the last pair", 1.5, 1, 1, 100000, 16},
                         {"the beginning behind the last pair", 1.5, 4, 1, 100000, 4},
+                        {"the end behind the last pair", 2, 30, 1, 230, 16},
                         {"a ramp over the last pairs", 10000, 32, 1, 1000000, 8},
                         {"one pair wide", 10000, 5, 5, 4096, 64},
                         {"one pair of two numbers", 10000, 32, 1, 4096, 2}};

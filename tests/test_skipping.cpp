@@ -19,7 +19,7 @@ struct ChunkMasks {
   explicit ChunkMasks(int64_t Tq) : queries(static_cast<size_t>(Tq), 1), keys(kKeys), bits(kKeys / 8), bools(kKeys) {
     for (size_t j = kFirst; j < kFirst + kCount; ++j) keys[j] = 1, bits[j / 8] = 255, bools[j] = 1;
   }
-  static constexpr int kKinds = 6;
+  static constexpr int kKinds = 7;
   mha_masks get(int kind, int64_t Tq) const {
     mha_masks m = {};
     if (kind == 0) m.causal = MHA_CAUSAL_OFFSET, m.causal_offset = kFirst + kCount - Tq, m.window_left = 200;
@@ -27,6 +27,9 @@ struct ChunkMasks {
     if (kind == 2) m.bit_mask = {bits.data(), 0, 0, 0};
     if (kind == 3) m.bool_mask = {bools.data(), 0, 0, 0};
     if (kind == 4) m.block_mask = {1000, 256, pairs.data(), 1};
+    // The first query's window begins with the chunk, the last query is at its end.
+    if (kind == 6)
+      m.causal = MHA_CAUSAL_OFFSET, m.causal_offset = kFirst + kCount - Tq, m.window_left = kCount + 1 - Tq;
     if (kind == 5) {  // queries at [512, 512 + Tq) without causality
       m.causal = MHA_CAUSAL_NONE, m.window_left = kKeys, m.window_right = 1;
       m.block_mask = {1000, 256, pairs.data(), 1};
