@@ -154,11 +154,10 @@ inline void hide_within(float* scores, int64_t keys, int64_t from, int64_t to) {
 struct ChunkBlocks {
   const int64_t* list = nullptr;
   int64_t listed = -1, from = 0, to = 0;  // numbers in the list: [from, to)
-  int64_t begin = 0, keys = 0;
 
-  void find(const RowExtras& extras, int64_t chunk_begin, int64_t chunk_keys) {
-    if (list == extras.blocks && listed == extras.num_blocks && begin == chunk_begin && keys == chunk_keys) return;
-    list = extras.blocks, listed = extras.num_blocks, begin = chunk_begin, keys = chunk_keys;
+  void find(const RowExtras& extras, int64_t begin, int64_t keys) {
+    if (list == extras.blocks && listed == extras.num_blocks) return;
+    list = extras.blocks, listed = extras.num_blocks;
     const int64_t last = (begin + keys - 1) / extras.key_block;
     for (from = to = first_block(extras, begin); to < listed && list[2 * to + 1] <= last;) ++to;
   }
@@ -204,7 +203,7 @@ struct SegmentBits {
   }
 };
 
-// What rows of a group have in common of a chunk.
+// What rows of a group have in common of a chunk: made anew for each.
 struct ChunkMasks {
   SegmentBits segments;
   ChunkBlocks blocks;
