@@ -27,10 +27,10 @@ struct Want {
   AttentionReference plain;  // with weights per head
   std::vector<double> averaged, key_sums, last_row;
 
-  explicit Want(mha_attention_args args) {
-    args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+  explicit Want(AttentionCall args) {
+    args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
     plain = reference_attention(args);
-    for (double& lse : plain.log_sum_exp) lse = within_float(lse);
+    for (double& lse : plain.results.log_sum_exp) lse = within_float(lse);
     const int64_t H = args.num_heads, Tq = args.query_len, Tk = args.key_len;
     averaged.resize(static_cast<size_t>(args.batch * Tq * Tk));
     key_sums.resize(static_cast<size_t>(args.batch * H * Tk));
@@ -45,29 +45,29 @@ struct Want {
   }
 };
 
-void check_weights(const mha_context* context, mha_attention_args args, const std::string& what,
+void check_weights(const mha_context* context, AttentionCall args, const std::string& what,
                    const std::vector<double>& want, double bound) {
   std::vector<float> output = poisoned(args.batch * args.query_len * args.num_heads * args.value_head_dim);
   std::vector<float> weights = poisoned(static_cast<int64_t>(want.size()));
-  args.output = {output.data(), 0, 0, 0, 0};
-  args.weights = {weights.data(), 0, 0, 0, 0};
+  args.output = mut_view(output.data());
+  args.results.weights = mut_view(weights.data());
   call_attention(context, args);
   check_close(what, weights, want, {bound, bound});
 }
 
 /// The call on every target, by one thread and by three, with every kind of weights and in parts.
-void check_everywhere(const std::string& what, const AttentionProblem& p, mha_attention_args args, Bounds bounds) {
+void check_everywhere(const std::string& what, const AttentionProblem& p, AttentionCall args, Bounds bounds) {
   const Want want(args);
   const double rows = static_cast<double>(args.query_len);
   INFO(what << ": " << describe(p.shape));
   for_each_target([&](const std::string& target, const mha_context* one) {
     const AttentionResult got = run_attention(one, args);
     check_close("output", got.output, want.plain.output, {bounds.values, bounds.values});
-    check_close("log-sum-exp", got.log_sum_exp, want.plain.log_sum_exp, {bounds.log_sum_exp, bounds.log_sum_exp});
+    check_close("log-sum-exp", got.log_sum_exp, want.plain.results.log_sum_exp, {bounds.log_sum_exp, bounds.log_sum_exp});
     for (const int64_t threads : {1, 3}) {
       const mha_context* context = shared_context(target, threads);
       check_same_results("by threads", run_attention(context, args), got);
-      mha_attention_args with = args;
+      AttentionCall with = args;
       with.weights_mode = MHA_WEIGHTS_PER_HEAD;
       check_weights(context, with, "weights", want.plain.weights, bounds.values);
       with.weights_mode = MHA_WEIGHTS_AVERAGED;
@@ -84,9 +84,9 @@ void check_everywhere(const std::string& what, const AttentionProblem& p, mha_at
       const std::vector<float> part = partial(one, part_of(p, args, begin, count));
       partials.insert(partials.end(), part.begin(), part.end());
     }
-    const AttentionResult parts = merged(one, p.shape, partials, args.mods.sink_logits);
+    const AttentionResult parts = merged(one, p.shape, partials, args.score_mods.sink_logits);
     check_same_bits("merged output", parts.output, got.output);
-    check_same_bits("merged log-sum-exp", parts.log_sum_exp, got.log_sum_exp);
+    check_same_bits("merged log-sum-exp", parts.results.log_sum_exp, got.log_sum_exp);
   });
 }
 
@@ -134,8 +134,8 @@ TEST_CASE("extremes: the shapes of this file are packed, streamed and split", "[
     const AttentionProblem p(kShapes[n], MaskKind::kNone, 1);
     char text[4096];
     mha_error error = {};
-    const mha_attention_args args = p.args();
-    require_ok(mha_attention_explain(context, &args, text, sizeof(text), nullptr, &error), error);
+    const AttentionCall args = p.args();
+    require_ok(attention_explain(context, args, text, sizeof(text), nullptr, &error), error);
     INFO(text);
     CHECK(std::string(text).find(kernels[n]) != std::string::npos);
     CHECK((std::string(text).find("partial results") != std::string::npos) == (n >= 2));
@@ -148,9 +148,9 @@ TEST_CASE("extremes: additive masks down to -FLT_MAX and up to FLT_MAX, sinks of
       AttentionProblem p(s, MaskKind::kNone, 300 + seed);
       if (seed % 4 != 3) draw_huge_mask(400 + seed, &p);
       const std::vector<float> sinks = huge_sinks(s.H, 500 + seed);
-      mha_attention_args args = p.args();
+      AttentionCall args = p.args();
       check_everywhere("mask", p, args, kOrdinary);
-      args.mods.sink_logits = sinks.data();
+      args.score_mods.sink_logits = sinks.data();
       check_everywhere("mask and sinks", p, args, kOrdinary);
       if (seed == 0) p.set_bool_mask(600), args.masks = p.masks, check_everywhere("two masks", p, args, kOrdinary);
     }
@@ -167,10 +167,10 @@ TEST_CASE("extremes: a row of one mask value shares its weight; the log-sum-exp 
       const std::vector<float> sinks(static_cast<size_t>(s.H), value);
       for_each_target([&](const std::string&, const mha_context* context) {
         INFO("mask " << value);
-        mha_attention_args args = p.args();
+        AttentionCall args = p.args();
         AttentionResult got = run_attention(context, args);
         for (const float lse : got.log_sum_exp) CHECK(lse == value);
-        args.mods.sink_logits = sinks.data(), args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+        args.score_mods.sink_logits = sinks.data(), args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
         got = run_attention(context, args);
         for (const float lse : got.log_sum_exp) CHECK(lse == value);
         const float share = 1 / static_cast<float>(s.Tk + 1);
@@ -211,8 +211,8 @@ TEST_CASE("extremes: any sink beside ordinary scores, and alone", "[extremes]") 
     for (const AttentionShape& s : kShapes) {
       AttentionProblem p(s, MaskKind::kNone, 330);
       const std::vector<float> sinks(static_cast<size_t>(s.H), sink);
-      mha_attention_args args = p.args();
-      args.mods.sink_logits = sinks.data();
+      AttentionCall args = p.args();
+      args.score_mods.sink_logits = sinks.data();
       check_everywhere("sink", p, args, kOrdinary);
       const std::vector<uint8_t> closed(static_cast<size_t>(s.Tk), 0);
       for_each_target([&](const std::string&, const mha_context* context) {
@@ -239,8 +239,8 @@ TEST_CASE("extremes: softcaps of any size with scales and scores of any size", "
         for (float& q : p.query) q *= 2 * root;
         for (float& k : p.key) k *= root;
         p.scale = scale;
-        mha_attention_args args = p.args();
-        args.mods.softcap = cap;
+        AttentionCall args = p.args();
+        args.score_mods.softcap = cap;
         INFO("cap " << cap << " scale " << scale);
         check_everywhere("softcap", p, args, {4e-6, 4e-6});
       }
@@ -258,8 +258,8 @@ TEST_CASE("extremes: scores beyond any softcap take all of it", "[extremes]") {
       for (float& q : p.query) q = (q < 0 ? -1 : 1) * root * (1 + q * q) / 2;
       for (float& k : p.key) k = (k < 0 ? -1 : 1) * root * (1 + k * k) / 2;
       p.scale = scale;
-      mha_attention_args args = p.args();
-      args.mods.softcap = cap;
+      AttentionCall args = p.args();
+      args.score_mods.softcap = cap;
       INFO("cap " << cap << " scale " << scale);
       // tanh is 1 - 2.3e-7 there.
       check_everywhere("softcap", p, args,
@@ -278,8 +278,8 @@ TEST_CASE("extremes: huge scores beside a cap as huge", "[extremes]") {
         for (float& q : p.query) q *= static_cast<float>(root);
         for (float& k : p.key) k *= static_cast<float>(root);
         p.scale = scale;
-        mha_attention_args args = p.args();
-        args.mods.softcap = cap;
+        AttentionCall args = p.args();
+        args.score_mods.softcap = cap;
         INFO("cap " << cap << " scale " << scale);
         check_everywhere("softcap", p, args, kOrdinary);
       }
@@ -289,22 +289,22 @@ TEST_CASE("extremes: huge scores beside a cap as huge", "[extremes]") {
 
 TEST_CASE("extremes: the reports", "[extremes]") {
   const float q = 1, k[] = {1, -1}, v[] = {1, -1}, zeros[] = {0, 0};
-  mha_attention_args args = {};
+  AttentionCall args;
   args.batch = args.num_heads = args.query_len = 1, args.key_len = 2, args.head_dim = 1, args.scale = 1;
-  args.query.data = &q, args.key.data = k, args.value.data = v;
+  args.query = view(&q), args.key = view(k), args.value = view(v);
   for_each_target([&](const std::string&, const mha_context* context) {
     for (const float cap : {1e10f, 1e20f, 1e30f, 1e36f, 1e38f, FLT_MAX}) {
-      args.mods.softcap = cap;
+      args.score_mods.softcap = cap;
       CHECK(std::fabs(run_attention(context, args).output[0] - 0.7615942f) <= 2e-7f);
     }
-    args.mods.softcap = 0;
+    args.score_mods.softcap = 0;
     const float sink = 3e38f, lowest[] = {-FLT_MAX, -FLT_MAX}, low[] = {-3e38f, -2.5e38f};
-    args.mods.sink_logits = &sink;
+    args.score_mods.sink_logits = &sink;
     AttentionResult got = run_attention(context, args);
     CHECK(got.output[0] == 0);
     CHECK(got.log_sum_exp[0] == sink);
-    args.mods.sink_logits = nullptr;
-    args.key.data = zeros;
+    args.score_mods.sink_logits = nullptr;
+    args.key = view(zeros);
     args.masks.add_mask.data = lowest;
     CHECK(run_attention(context, args).log_sum_exp[0] == -FLT_MAX);
     args.masks.add_mask.data = low;
@@ -312,7 +312,7 @@ TEST_CASE("extremes: the reports", "[extremes]") {
     CHECK(got.output[0] == -1);
     CHECK(got.log_sum_exp[0] == -2.5e38f);
     args.masks.add_mask.data = nullptr;
-    args.key.data = k;
+    args.key = view(k);
   });
 }
 
@@ -345,13 +345,13 @@ TEST_CASE("extremes: relative biases and ALiBi of any size, beside masks and sof
     for (uint64_t seed = 0; seed < 6; ++seed) {
       AttentionProblem p(s, MaskKind::kCausal, 370 + seed);
       Random random(380 + seed);
-      mha_attention_args args = p.args();
+      AttentionCall args = p.args();
       // No two sums of a bias and a mask are near each other.
       const float biases[] = {-3.1e38f, -2.41e38f, -0.7e38f, 0.5f, 1.3e38f, 3.3e38f};
       std::vector<float> bias;
       for (int64_t n = 0; n < s.H * (2 * 40 + 1); ++n)
         bias.push_back(biases[random.below(2 + static_cast<int64_t>(seed))]);
-      args.mods.relative_bias = bias.data(), args.mods.relative_left = args.mods.relative_right = 40;
+      args.score_mods.relative_bias = bias.data(), args.score_mods.relative_left = args.score_mods.relative_right = 40;
       check_everywhere("biases", p, args, kOrdinary);
       if (seed % 2 == 0) {
         p.set_add_mask(1);
@@ -359,14 +359,14 @@ TEST_CASE("extremes: relative biases and ALiBi of any size, beside masks and sof
         for (float& m : p.add_mask) m = masks[random.below(3)];
         args.masks = p.masks;
         check_everywhere("biases and mask", p, args, kOrdinary);
-        args.mods.softcap = 3e38f;
+        args.score_mods.softcap = 3e38f;
         check_everywhere("biases, mask and softcap", p, args, kOrdinary);
       }
       if (seed > 2) continue;
       args = p.args();
       args.masks.add_mask = {};
       const float slopes[] = {FLT_MAX, 1e36f, 2.5e38f, 1e-38f};
-      args.mods.alibi_slopes = slopes;
+      args.score_mods.alibi_slopes = slopes;
       check_everywhere("ALiBi", p, args, kOrdinary);
     }
   }
@@ -386,8 +386,8 @@ TEST_CASE("extremes: a layer's scale of any size, with keys that it adds and mas
       for (int64_t row = 0; row < 2 * 9; row += 2) {
         std::fill_n(masked.add_mask.begin() + row * 300, 300, -FLT_MAX);
       }
-      mha_forward_args args = layer.args();
-      args.masks = masked.masks, args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+      LayerCall args = layer.args();
+      args.masks = masked.masks, args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
       const LayerReference want = reference_layer(config, layer.separate_weights(), args);
       for_each_target([&](const std::string&, const mha_context* context) {
         INFO("scale " << scale << " zeros " << zeros);
@@ -405,18 +405,18 @@ TEST_CASE("extremes: a scale of exactly 0, inside, is no default: every score is
     for (int n = 0; n < 4; ++n) {
       AttentionProblem p(s, n == 2 ? MaskKind::kCausal : MaskKind::kAdd, 395);
       const float slopes[] = {0.5f, 0.25f, 0.1f, 0.01f};
-      mha_attention_args args = p.args();
-      if (n == 1) args.mods.softcap = 3;
-      if (n == 3) args.mods.softcap = 1e30f;
-      if (n == 2) args.mods.alibi_slopes = slopes;
+      AttentionCall args = p.args();
+      if (n == 1) args.score_mods.softcap = 3;
+      if (n == 3) args.score_mods.softcap = 1e30f;
+      if (n == 2) args.score_mods.alibi_slopes = slopes;
       const std::vector<float> zero(p.query.size(), 0.0f);
-      mha_attention_args same = args;
-      same.query.data = zero.data(), same.scale = 1;
+      AttentionCall same = args;
+      same.query = view(zero.data()), same.scale = 1;
       const AttentionReference want = reference_attention(same);
       for (const float scale : {0.0f, -0.0f}) {
         for_each_target([&](const std::string&, const mha_context* context) {
           std::vector<float> output = poisoned(s.output().count()), lse = poisoned(s.B * s.H * s.Tq);
-          args.output.data = output.data(), args.log_sum_exp = lse.data();
+          args.output = mut_view(output.data()), args.results.log_sum_exp = lse.data();
           const mha::FloatMode mode;
           mha::AttentionJob job = {};
           mha_error error = {};
@@ -439,10 +439,10 @@ TEST_CASE("extremes: a negative scale is what it says", "[extremes]") {
     for (const float cap : {0.0f, 2.0f, 1e30f}) {
       AttentionProblem p(s, MaskKind::kAdd, 396);
       p.scale = -0.7f;
-      mha_attention_args args = p.args();
-      args.mods.softcap = cap;
+      AttentionCall args = p.args();
+      args.score_mods.softcap = cap;
       check_everywhere("negative scale", p, args, kOrdinary);
-      args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT, args.mods.alibi_slopes = slopes;
+      args.causal = 1, args.score_mods.alibi_slopes = slopes;
       check_everywhere("negative scale and ALiBi", p, args, kOrdinary);
     }
   }
@@ -457,29 +457,29 @@ TEST_CASE("extremes: denormal arguments are refused by name and value", "[extrem
       char value[32];
       std::snprintf(value, sizeof(value), " is %g:", static_cast<double>(denormal));
       std::vector<float> output = poisoned(s.output().count());
-      mha_attention_args args = p.args();
-      args.output.data = output.data();
-      const auto refused = [&](const std::string& name, const mha_attention_args& bad) {
+      AttentionCall args = p.args();
+      args.output = mut_view(output.data());
+      const auto refused = [&](const std::string& name, const AttentionCall& bad) {
         mha_error error = {};
         size_t bytes = 0;
-        CHECK(mha_attention(context, &bad, &error) == MHA_ERR_ARGUMENT);
+        CHECK(attention(context, bad, &error) == MHA_ERR_ARGUMENT);
         CHECK(mentions(error, name + value));
-        CHECK(mha_attention_workspace(context, &bad, &bytes, &error) == MHA_ERR_ARGUMENT);
+        CHECK(attention_workspace_bytes(context, bad, &bytes, &error) == MHA_ERR_ARGUMENT);
         std::vector<float> partials = poisoned(10000);
-        CHECK(mha_attention_partial(context, &bad, partials.data(), 10000, &error) == MHA_ERR_ARGUMENT);
+        CHECK(attention_partial(context, bad, partials.data(), 10000, &error) == MHA_ERR_ARGUMENT);
         CHECK(std::all_of(output.begin(), output.end(), is_poison));
         CHECK(std::all_of(partials.begin(), partials.end(), is_poison));
       };
-      mha_attention_args bad = args;
+      AttentionCall bad = args;
       bad.scale = denormal;
       refused("scale", bad);
       bad = args, bad.mods.softcap = denormal;
       refused("mods.softcap", bad);
-      mha_qk_norm norm = {};
+      mha_norm norm = {};
       norm.epsilon = denormal;
       bad = args, bad.norm = &norm;
       mha_error error = {};
-      CHECK(mha_attention(context, &bad, &error) == MHA_ERR_ARGUMENT);
+      CHECK(attention(context, bad, &error) == MHA_ERR_ARGUMENT);
       CHECK(mentions(error, std::string("norm.epsilon") + value));
 
       mha_layer_config config = {};
@@ -491,16 +491,16 @@ TEST_CASE("extremes: denormal arguments are refused by name and value", "[extrem
       CHECK(mha_layer_create(context, &config, &weights, &none, &error) == MHA_ERR_ARGUMENT);
       CHECK(mentions(error, std::string("scale") + value));
       const LayerPtr made = layer.make(context);
-      mha_forward_args forward = layer.args();
-      forward.output.data = output.data(), forward.mods.softcap = denormal;
-      CHECK(mha_layer_forward(context, made.get(), &forward, &error) == MHA_ERR_ARGUMENT);
+      LayerCall forward = layer.args();
+      forward.output = mut_view(output.data()), forward.score_mods.softcap = denormal;
+      CHECK(layer_forward(context, made.get(), forward, &error) == MHA_ERR_ARGUMENT);
       CHECK(mentions(error, std::string("mods.softcap") + value));
 
-      mha_rope_args rope_args = {};
+      mha_rows_args rope_args = {};
       rope_args.batch = 1, rope_args.length = 3, rope_args.num_heads = 2, rope_args.head_dim = 8;
-      rope_args.input.data = p.query.data(), rope_args.output.data = output.data();
+      rope_args.input = view(p.query.data()), rope_args.output = mut_view(output.data());
       rope_args.norm_epsilon = denormal;
-      CHECK(mha_rope_apply(context, &rope_args, &error) == MHA_ERR_ARGUMENT);
+      CHECK(mha_rows_prepare(context, &rope_args, &error) == MHA_ERR_ARGUMENT);
       CHECK(mentions(error, std::string("norm_epsilon") + value));
       CHECK(std::all_of(output.begin(), output.end(), is_poison));
     }
@@ -512,11 +512,11 @@ TEST_CASE("extremes: denormal numbers of rope are refused by name", "[extremes][
   for_each_target([&](const std::string&, const mha_context* context) {
     const auto refused = [&](const std::string& name, mha_rope rope) {
       std::vector<float> output = poisoned(48);
-      mha_rope_args args = {};
+      mha_rows_args args = {};
       args.batch = 1, args.length = 3, args.num_heads = 2, args.head_dim = 8;
-      args.input.data = input.data(), args.output.data = output.data(), args.rope = &rope;
+      args.input = view(input.data()), args.output = mut_view(output.data()), args.rope = &rope;
       mha_error error = {};
-      CHECK(mha_rope_apply(context, &args, &error) == MHA_ERR_ARGUMENT);
+      CHECK(mha_rows_prepare(context, &args, &error) == MHA_ERR_ARGUMENT);
       INFO(error.message);
       CHECK(mentions(error, "rope." + name + " is 1e-310"));
       CHECK(std::all_of(output.begin(), output.end(), is_poison));

@@ -98,22 +98,22 @@ const mha_context* context_in_turn(const std::string& target, int64_t threads) {
 struct Results {
   AttentionResult result;
 
-  Results(mha_attention_args* args, int64_t longest_key) {
+  Results(AttentionCall* args, int64_t longest_key) {
     const ResultSizes sizes(*args, longest_key);
     result = {poisoned(sizes.output), poisoned(sizes.weights), poisoned(sizes.log_sum_exp)};
-    args->output = {result.output.data(), 0, 0, 0, 0};
-    if (args->weights_mode != MHA_WEIGHTS_NONE) args->weights = {result.weights.data(), 0, 0, 0, 0};
+    args->output = mut_view(result.output.data());
+    if (args->weights_mode != MHA_WEIGHTS_NONE) args->results.weights = mut_view(result.weights.data());
     args->log_sum_exp = result.log_sum_exp.data();
   }
 };
 
 /// As mha_attention on so many threads whatever the work, or with `partials` as mha_attention_partial, parts apart.
-void call_apart(const mha_context* context, mha_attention_args args, std::vector<float>* partials) {
+void call_apart(const mha_context* context, AttentionCall args, std::vector<float>* partials) {
   const mha::FloatMode mode;
   mha_error error = {};
   mha::AttentionJob job = {};
   job.table = context->table;
-  if (partials != nullptr) args.output = {}, args.log_sum_exp = nullptr, args.mods.sink_logits = nullptr;
+  if (partials != nullptr) args.output = {}, args.results.log_sum_exp = nullptr, args.score_mods.sink_logits = nullptr;
   const mha::Check check = partials != nullptr ? mha::Check::kNoResults : mha::Check::kAll;
   require_ok(mha::validate_attention(&args, check, &job.problem, &error), error);
   if (job.problem.nothing_to_do()) return;
@@ -129,7 +129,7 @@ void call_apart(const mha_context* context, mha_attention_args args, std::vector
   std::vector<uint32_t> memory(static_cast<size_t>(job.plan.bytes / 4 + 2 * kLine / 4), kPoisonBits);
   char* workspace = reinterpret_cast<char*>(memory.data());
   workspace += (kLine - reinterpret_cast<uintptr_t>(workspace) % kLine) % kLine;
-  args.workspace = workspace, args.workspace_bytes = mha::workspace_bytes(job.plan.bytes);
+  args.resources.workspace = workspace, args.resources.workspace_bytes = mha::workspace_bytes(job.plan.bytes);
   require_ok(mha::run_attention(*context, args, &job, &error), error);
   const std::vector<uint32_t> canary(static_cast<size_t>(kCanary + kLine) / 4, kPoisonBits);
   for (const Gap& gap : apart.gaps()) {
@@ -141,11 +141,11 @@ void call_apart(const mha_context* context, mha_attention_args args, std::vector
 }
 
 /// A plain call's results and those of one with the parts apart.
-void check_apart(const std::string& target, const mha_attention_args& given, int64_t longest_key) {
-  mha_attention_args args = given;
+void check_apart(const std::string& target, const AttentionCall& given, int64_t longest_key) {
+  AttentionCall args = given;
   const Results want(&args, longest_key);
   mha_error error = {};
-  require_ok(mha_attention(shared_context(target, 1), &args, &error), error);
+  require_ok(attention(shared_context(target, 1), args, &error), error);
   for (const int64_t threads : {1, 3}) {
     INFO(target << " threads " << threads);
     args = given;
@@ -156,7 +156,7 @@ void check_apart(const std::string& target, const mha_attention_args& given, int
 }
 
 /// Output and log-sum-exp of partial results.
-AttentionResult merged(const std::string& target, const mha_attention_args& a, const float* partials, int64_t count) {
+AttentionResult merged(const std::string& target, const AttentionCall& a, const float* partials, int64_t count) {
   const int64_t rows = a.batch * a.num_heads * a.query_len;
   AttentionResult result = {poisoned(rows * a.value_head_dim), {}, poisoned(rows)};
   if (rows == 0) return result;
@@ -165,26 +165,26 @@ AttentionResult merged(const std::string& target, const mha_attention_args& a, c
   args.value_head_dim = a.value_head_dim;
   args.num_chunks = count / (rows * (a.value_head_dim + 2));
   args.partials = partials;
-  args.output.data = result.output.data(), args.log_sum_exp = result.log_sum_exp.data();
+  args.output = mut_view(result.output.data()), args.results.log_sum_exp = result.log_sum_exp.data();
   mha_error error = {};
   require_ok(mha_attention_merge_partials(shared_context(target, 1), &args, &error), error);
   return result;
 }
 
 /// Partial results of a call, from guarded memory and with the parts apart.
-void check_partial_apart(const std::string& target, mha_attention_args args) {
-  args.weights_mode = MHA_WEIGHTS_NONE, args.weight_rows = {};
+void check_partial_apart(const std::string& target, AttentionCall args) {
+  args.results.weights_mode = MHA_WEIGHTS_NONE, args.weight_rows = {};
   mha_error error = {};
   int64_t count = 0;
-  require_ok(mha_attention_partial_floats(&args, &count, &error), error);
+  require_ok(attention_partial_bytes(&args, &count, &error), error);
   size_t bytes = 0;
-  require_ok(mha_attention_workspace(shared_context(target, 1), &args, &bytes, &error), error);
+  require_ok(attention_workspace_bytes(shared_context(target, 1), args, &bytes, &error), error);
   const GuardedBuffer workspace(bytes, Guard::kAfter);
   const GuardedFloats partials(poisoned(count), Guard::kAfter);
   std::memset(workspace.data(), 0xff, bytes);
-  mha_attention_args guarded = args;
+  AttentionCall guarded = args;
   guarded.workspace = workspace.data(), guarded.workspace_bytes = bytes;
-  require_ok(mha_attention_partial(shared_context(target, 1), &guarded, partials.floats(), count, &error), error);
+  require_ok(attention_partial(shared_context(target, 1), guarded, partials.floats(), count, &error), error);
   CHECK(workspace.slack_intact());
   CHECK(partials.slack_intact());
   const AttentionResult want = merged(target, args, partials.floats(), count);
@@ -203,7 +203,7 @@ struct RandomCall {
   std::unique_ptr<RandomMasks> masks;
   std::vector<int64_t> rows;
   mha_rope rope = {};
-  mha_attention_args args = {};
+  AttentionCall args;
 
   explicit RandomCall(Random& random) {
     shape.Hkv = between(random, 1, 2);
@@ -215,11 +215,11 @@ struct RandomCall {
     problem = std::make_unique<AttentionProblem>(shape, MaskKind::kNone, random.bits() >> 8);
     masks = std::make_unique<RandomMasks>(random, shape.B, shape.H, shape.Tq, shape.Tk);
     args = problem->args();
-    args.masks = masks->get(), args.mods = masks->mods();
-    args.weights_mode = one_of(random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_PER_HEAD,
+    args.masks = masks->get(), args.score_mods = masks->mods();
+    args.results.weights_mode = one_of(random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_PER_HEAD,
                                         MHA_WEIGHTS_AVERAGED, MHA_WEIGHTS_KEY_SUMS});
     for (int64_t i = 0; i < shape.Tq; i += between(random, 1, 9)) rows.push_back(i);
-    if (one_in(random, 4)) args.weight_rows = {rows.data(), static_cast<int64_t>(rows.size())};
+    if (one_in(random, 4)) choose_weights_rows(&args, rows.data(), static_cast<int64_t>(rows.size()));
     const bool positive = args.masks.causal != MHA_CAUSAL_OFFSET && shape.Tk >= shape.Tq;
     if (shape.D > 1 && positive && one_in(random, 3)) rope.dims = shape.D / 2 * 2, args.rope = &rope;
   }
@@ -234,7 +234,7 @@ TEST_CASE("workspace: canaries between the parts of a call on tensors", "[memory
     Random random(seed);
     const RandomCall call(random);
     INFO("seed " << seed << ": " << describe(call.shape) << call.masks->describe() << " weights "
-                 << call.args.weights_mode);
+                 << call.args.results.weights_mode);
     for (const std::string& target : supported_targets()) {
       check_apart(target, call.args, call.shape.Tk);
       check_partial_apart(target, call.args);
@@ -275,27 +275,27 @@ void check_layer_gaps(const std::string& target, int64_t threads, Random& random
   const RandomMasks masks(random, B, config.num_heads, Tq, Tk);
   mha_rope rope = {};
   rope.dims = config.head_dim / 2 * 2;
-  const mha_qk_norm norm = {1e-5f, nullptr, nullptr};
-  mha_forward_args args = problem.args();
-  args.masks = masks.get(), args.mods = masks.mods();
-  args.weights_mode = one_of(random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED});
+  const mha_norm norm = {1e-5f, nullptr, nullptr};
+  LayerCall args = problem.args();
+  args.masks = masks.get(), args.score_mods = masks.mods();
+  args.results.weights_mode = one_of(random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED});
   if (one_in(random, 2)) args.norm = &norm;
   const bool positive = args.masks.causal != MHA_CAUSAL_OFFSET && Tk >= Tq;
   if (config.head_dim > 1 && positive && one_in(random, 2)) args.rope = &rope;
   std::vector<float> output = poisoned(B * Tq * config.out_dim);
-  const int64_t heads = args.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : config.num_heads;
+  const int64_t heads = args.results.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : config.num_heads;
   std::vector<float> weights = poisoned(B * heads * Tq * Tk);
-  args.output.data = output.data();
-  if (args.weights_mode != MHA_WEIGHTS_NONE) args.weights.data = weights.data();
+  args.output = mut_view(output.data());
+  if (args.results.weights_mode != MHA_WEIGHTS_NONE) args.results.weights.data = weights.data();
 
   mha_error error = {};
   size_t bytes = 0;
-  require_ok(mha_layer_forward_workspace(context, layer.get(), &args, &bytes, &error), error);
+  require_ok(layer_workspace_bytes(context, layer.get(), args, &bytes, &error), error);
   const GuardedBuffer workspace(bytes, Guard::kAfter);
   // The last 64-byte line ends at the page, so that the slack for alignment is all in front.
   std::memset(workspace.data(), 0xff, bytes);
-  args.workspace = workspace.data(), args.workspace_bytes = bytes;
-  require_ok(mha_layer_forward(context, layer.get(), &args, &error), error);
+  args.resources.workspace = workspace.data(), args.resources.workspace_bytes = bytes;
+  require_ok(layer_forward(context, layer.get(), args, &error), error);
   CHECK(workspace.slack_intact());
   CHECK(none_poison(output));
   const char* base = static_cast<const char*>(workspace.data());

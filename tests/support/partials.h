@@ -10,7 +10,7 @@
 namespace mha::test {
 
 /// Keys [begin, begin + count) of every item: strided views into the whole problem.
-inline mha_attention_args part_of(const AttentionProblem& p, mha_attention_args args, int64_t begin, int64_t count) {
+inline AttentionCall part_of(const AttentionProblem& p, AttentionCall args, int64_t begin, int64_t count) {
   const AttentionShape& s = p.shape;
   const auto part = [&](const std::vector<float>& all, int64_t width) {
     return mha_view{all.data() + begin * s.Hkv * width, s.Tk * s.Hkv * width, s.Hkv * width, width, 1};
@@ -26,16 +26,16 @@ inline mha_attention_args part_of(const AttentionProblem& p, mha_attention_args 
   return args;
 }
 
-inline std::vector<float> partial(const mha_context* context, mha_attention_args args) {
+inline std::vector<float> partial(const mha_context* context, AttentionCall args) {
   mha_error error = {};
   int64_t count = 0;
-  require_ok(mha_attention_partial_floats(&args, &count, &error), error);
+  require_ok(attention_partial_bytes(&args, &count, &error), error);
   std::vector<float> partials = poisoned(count);
   size_t bytes = 0;
-  require_ok(mha_attention_workspace(context, &args, &bytes, &error), error);
+  require_ok(attention_workspace_bytes(context, args, &bytes, &error), error);
   std::vector<float> workspace = poisoned(static_cast<int64_t>(bytes / sizeof(float) + 1));
-  args.workspace = workspace.data(), args.workspace_bytes = bytes;
-  require_ok(mha_attention_partial(context, &args, partials.data(), count, &error), error);
+  args.resources.workspace = workspace.data(), args.resources.workspace_bytes = bytes;
+  require_ok(attention_partial(context, args, partials.data(), count, &error), error);
   return partials;
 }
 
@@ -49,8 +49,8 @@ inline AttentionResult merged(const mha_context* context, const AttentionShape& 
   args.num_chunks = static_cast<int64_t>(partials.size()) / (s.B * s.H * s.Tq * (s.Dv + 2));
   args.partials = partials.data();
   args.sink_logits = sinks;
-  args.output = {result.output.data(), 0, 0, 0, 0};
-  args.log_sum_exp = result.log_sum_exp.data();
+  args.output = mut_view(result.output.data());
+  args.results.log_sum_exp = result.log_sum_exp.data();
   mha_error error = {};
   require_ok(mha_attention_merge_partials(context, &args, &error), error);
   return result;
