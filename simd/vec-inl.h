@@ -17,7 +17,7 @@
 #define MHA_ISA_X86
 #endif
 #if (defined(MHA_ISA_AVX2) && defined(__AVX512F__)) || (defined(MHA_ISA_SSE2) && defined(__SSE3__))
-#error "the compiler may use more instructions than this target has: tools/cmake/targets.cmake takes a parent's flags back"
+#error "the compiler may use more instructions than this target has; tools/cmake/targets.cmake takes flags back"
 #endif
 
 #define MHA_CAT_(a, b) a##b

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Sourced by run.sh for host_native, host_v3 and host_shared: builds the library inside a parent with settings that it must
-# not take over, and compares the bits of every target with those of the installed library.
+# Sourced by run.sh for host_native, host_v3 and host_shared: builds the library inside a parent with settings that it
+# must not take over, and compares the bits of every target with those of the installed library.
 if [ "$(uname -m)" = x86_64 ]; then
   native="-march=native -mavx512f" newer="-march=x86-64-v3" one=sse2
 else
@@ -20,7 +20,7 @@ check_objects() {
 
 case $kind in
   host_native)
-    host "$native -ffast-math -flto -Werror -Wconversion -Wold-style-cast" 20 \
+    host "$native -ffast-math -flto -Werror -Wconversion -Wold-style-cast -Wfloat-equal" 20 \
       -DCMAKE_INTERPROCEDURAL_OPTIMIZATION=ON -DCMAKE_UNITY_BUILD=ON
     check_objects
     ;;

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Sourced by run.sh. Whatever a parent has in CXXFLAGS, the compiler is left with the same instruction sets and arithmetic
-# for each kind of source: its predefined macros say so. Nothing is compiled.
+# Sourced by run.sh. Whatever a parent has in CXXFLAGS, the compiler is left with the same instruction sets and
+# arithmetic for each kind of source: its predefined macros say so. Nothing is compiled.
 CXXFLAGS="-DHOST_FLAGS_HERE" configure -S "$here/hosts" -B "$work/build" -DMHA_SOURCE="$source" -DHOST_STANDARD=17 \
   -DCMAKE_EXPORT_COMPILE_COMMANDS=ON
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  * A program with a static copy of the library, which loads plug-ins that have copies of their own, all names global.
- *   two_versions { <plug-in's file> <its name> }...      prints "<name> <version> <number of targets>" of itself and each */
+ *   two_versions { <plug-in's file> <its name> }...
+ * Prints "<name> <version> <number of targets>" of itself and of each. */
 #include <dlfcn.h>
 #include <mha/mha.h>
 #include <stdio.h>

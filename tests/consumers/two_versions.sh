@@ -21,7 +21,10 @@ cc -std=c11 "${warnings[@]}" -rdynamic "$here/two_versions.c" -I"$prefix/include
   "$prefix/$libdir/libmha.a" -Wl,--no-whole-archive -lm "${openmp[@]}" -ldl -o "$work/program"
 
 for file in now.so next.so whole.so program; do
-  ! nm -D --defined-only "$work/$file" | grep -E ' (mha_|.*3mha)' || { echo "$file exports names of the library" && exit 1; }
+  if nm -D --defined-only "$work/$file" | grep -E ' (mha_|.*3mha)'; then
+    echo "$file exports names of the library"
+    exit 1
+  fi
 done
 "$work/program" "$work/now.so" now "$work/next.so" next "$work/whole.so" whole | tee "$work/answers.txt"
 version() { awk '/^#define MHA_VERSION_(MAJOR|MINOR|PATCH)/ {print $3}' "$1/mha/mha.h" | paste -sd.; }

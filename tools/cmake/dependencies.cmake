@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Where third-party code comes from: what is installed, in any version; else a pinned upstream tag is fetched. Nothing here
-# is needed by users of the installed library.
+# Where third-party code comes from: what is installed, in any version; else a pinned upstream tag is fetched. Nothing
+# here is needed by users of the installed library.
 include(FetchContent)
 
 # Ends the configuration with one line, unless <name> was fetched before or its repository can be reached: FetchContent
@@ -15,7 +15,8 @@ function(mha_check_reachable name repository tag remedy)
   find_package(Git QUIET)
   if(GIT_EXECUTABLE AND NOT FETCHCONTENT_FULLY_DISCONNECTED)
     execute_process(
-      COMMAND "${CMAKE_COMMAND}" -E env GIT_TERMINAL_PROMPT=0 "${GIT_EXECUTABLE}" ls-remote --exit-code "${repository}" "${tag}"
+      COMMAND "${CMAKE_COMMAND}" -E env GIT_TERMINAL_PROMPT=0
+        "${GIT_EXECUTABLE}" ls-remote --exit-code "${repository}" "${tag}"
       TIMEOUT 60 RESULT_VARIABLE reached OUTPUT_QUIET ERROR_QUIET)
   endif()
   if(NOT reached EQUAL 0)
@@ -29,7 +30,7 @@ macro(mha_find_xsimd)
   find_path(XSIMD_INCLUDE_DIR xsimd/xsimd.hpp DOC "Directory that holds xsimd/xsimd.hpp")
   if(NOT XSIMD_INCLUDE_DIR)
     mha_check_reachable(xsimd https://github.com/xtensor-stack/xsimd.git 14.1.0
-      "install it (Debian: apt-get install libxsimd-dev), or set XSIMD_INCLUDE_DIR to the folder that holds xsimd/xsimd.hpp")
+      "install it (Debian: apt-get install libxsimd-dev), or set XSIMD_INCLUDE_DIR to the folder of xsimd/xsimd.hpp")
     # SOURCE_SUBDIR without a CMakeLists.txt: populate, add nothing.
     FetchContent_Declare(xsimd GIT_REPOSITORY https://github.com/xtensor-stack/xsimd.git GIT_TAG 14.1.0 GIT_SHALLOW TRUE
       SOURCE_SUBDIR include)

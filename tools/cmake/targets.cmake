@@ -12,18 +12,19 @@ if(mha_processor MATCHES "^(x86_64|AMD64|amd64)$")
 elseif(mha_processor MATCHES "^(aarch64|arm64|ARM64)$")
   set(mha_family aarch64)
 elseif(mha_processor MATCHES ";")
-  message(FATAL_ERROR " mha: one architecture a build, not '${mha_processor}': build each by itself and join them with lipo")
+  message(FATAL_ERROR " mha: one architecture a build, not '${mha_processor}'; lipo joins them")
 else()
   message(FATAL_ERROR " mha: no targets for the processor '${mha_processor}' (x86_64 and aarch64 are supported)")
 endif()
 
-# What every object of the library is compiled with, after a parent's flags and before those of a target's first line. It
-# takes back what a parent project may have in CMAKE_CXX_FLAGS: instructions beyond the family's baseline (of flags that
-# contradict each other the last counts, but an explicit -mavx512f outlives a later -march; -mno-sse3 takes back all that
-# builds on SSE3, which is every vector instruction since), arithmetic that changes bits, and link-time optimisation,
-# which would mix code of different instruction sets. A parent's -mtune stays: it changes no result.
+# What every object of the library is compiled with, after a parent's flags and before those of a target's first line.
+# It takes back what a parent project may have in CMAKE_CXX_FLAGS: instructions beyond the family's baseline (the last
+# -march counts, but an explicit -mavx512f outlives a later -march; -mno-sse3 takes back all that builds on SSE3, which is
+# every vector instruction since), arithmetic that changes bits, and link-time optimisation, which would mix code of
+# different instruction sets. A parent's -mtune stays: it changes no result.
 if(mha_family STREQUAL x86_64)
-  set(mha_baseline_flags -march=x86-64 -msse2 -mno-sse3 -mno-popcnt -mno-lzcnt -mno-bmi -mno-bmi2 -mno-movbe -mfpmath=sse)
+  set(mha_baseline_flags -march=x86-64 -msse2 -mno-sse3 -mfpmath=sse
+    -mno-popcnt -mno-lzcnt -mno-bmi -mno-bmi2 -mno-movbe)
 else()
   set(mha_baseline_flags -march=armv8-a)
 endif()
@@ -69,7 +70,7 @@ function(mha_add_targets library wanted)
 endfunction()
 
 # Options of the shared library's link, each where this linker knows it (that of macOS knows none of the first three).
-# Fast-math at the link would add a start-up object that sets flush-to-zero in every thread of the program that loads us.
+# Fast-math at the link would add a start-up object that sets flush-to-zero in the program that loads the library.
 include(CheckLinkerFlag)
 function(mha_link_options library)
   foreach(option -Wl,--as-needed -Wl,--no-undefined -Wl,--gc-sections -fno-fast-math -fno-unsafe-math-optimizations -O2)
