@@ -14,9 +14,7 @@ mha_status prepare(const mha_context* context, const mha_attention_args* args, C
   job->table = context->table;
   mha_status status = validate_attention(args, check, &job->problem, error);
   if (status != MHA_OK || job->problem.nothing_to_do()) return status;
-  const int64_t most = context->num_threads;  // one thread needs no cost model: with the rest 0.05 us of notebook_f32
-  const int64_t threads = most > 1 ? useful_threads(most, work_of_call(job->problem)) : 1;
-  return plan_attention(*context->table, threads, job->problem, false, &job->plan, error);
+  return plan_call(*context->table, context->num_threads, job->problem, false, &job->plan, error);
 }
 
 }  // namespace

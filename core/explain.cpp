@@ -99,11 +99,13 @@ extern "C" mha_status mha_attention_explain(const mha_context* context, const mh
   mha_status status = validate_attention(args, Check::kSizesOnly, &problem, error);
   if (status != MHA_OK) return status;
   AttentionPlan plan = {};
-  const int64_t threads = useful_threads(context->num_threads, work_of_call(problem));
-  if (!problem.nothing_to_do()) status = plan_attention(*context->table, threads, problem, false, &plan, error);
+  plan.threads = 1;
+  if (!problem.nothing_to_do()) {
+    status = plan_call(*context->table, context->num_threads, problem, false, &plan, error);
+  }
   if (status != MHA_OK) return status;
   Text out(text, capacity);
-  explain_context(*context, threads, work_of_call(problem), &out);
+  explain_context(*context, plan.threads, work_of_call(problem), &out);
   if (problem.nothing_to_do()) {
     out.line("work: none, a size is 0");
   } else {

@@ -114,8 +114,7 @@ extern "C" mha_status mha_attention_partial(const mha_context* context, const mh
   }
   job.given_partials = partials;
   job.problem.output = {partials, 0, 0, 0};  // a row's output is set to its place there, chunk by chunk
-  const int64_t threads = useful_threads(context->num_threads, work_of_call(job.problem));
-  status = plan_attention(*context->table, threads, job.problem, true, &job.plan, error);
+  status = plan_call(*context->table, context->num_threads, job.problem, true, &job.plan, error);
   return status == MHA_OK ? run_attention(*context, *args, &job, error) : status;
 }
 
