@@ -17,9 +17,7 @@ mha_status prepare(const mha_context* context, const mha_attention_args* args, C
   job->table = context->table;
   MHA_TRY(validate_attention(args, check, &job->problem, error));
   if (job->problem.nothing_to_do()) return MHA_OK;
-  const int64_t most = lent->num_threads;  // one thread needs no cost model: with the rest 0.05 us of notebook_f32
-  const int64_t threads = most > 1 ? useful_threads(most, work_of_call(job->problem)) : 1;
-  return plan_attention(*context->table, threads, job->problem, false, &job->plan, error);
+  return plan_call(*context->table, lent->num_threads, job->problem, false, &job->plan, error);
 }
 
 }  // namespace

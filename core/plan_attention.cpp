@@ -3,19 +3,29 @@
 #include "core/cache.h"
 #include "core/items.h"
 #include "core/plan.h"
+#include "core/plan_cut.h"
 
 namespace mha {
 namespace {
 
-// Rows that share one packing of a chunk of keys and values, which costs what about 16 rows cost.
+// Rows that share one packing of a chunk of keys and values, which costs what about so many rows cost.
 constexpr int64_t kMaxBlockRows = 1024;
+constexpr int64_t kPackingRows = 16;
 // Weights of a block, so that those of its first chunks are still in L2 when it is done.
 constexpr int64_t kMaxWeights = 256 * 1024;
 
 class Planner {
  public:
   Planner(const KernelTable& table, int64_t threads, const AttentionProblem& p, bool split_all)
-      : table_(table), threads_(threads), p_(p), split_all_(split_all), work_(threads > 1 ? work_of_call(p) : 0) {}
+      : table_(table), threads_(threads), p_(p), split_all_(split_all), work_(threads > 1 ? work_of_call(p) : 0) {
+    const Size chunks = Size(most(1, divide_up(p.longest_key_len, kChunk)));
+    partials_fit_ = (Size(p.heads) * Size(p.total_queries()) * chunks * Size(partial_width(p.value_head_dim)) *
+                     Size(sizeof(float)))
+                        .ok();
+  }
+
+  // Whether every row of the call could have a partial result of every chunk, so that all that is counted fits.
+  bool partials_fit() const { return partials_fit_; }
 
   // Plans item b, which begins where `end` (the item before it, or zeros) ends.
   SequencePlan plan(int64_t b, const SequencePlan& end) const {
@@ -67,6 +77,37 @@ class Planner {
     s->members = n - b, s->shared_chunks = shared, s->shared_rows = rows;
   }
 
+  // Threads that a call of so many work items can occupy, to its profit; item b is the longest of the batch.
+  int64_t useful_threads(int64_t b, const SequencePlan& s, int64_t items) const {
+    if (threads_ <= 1 || items <= 1) return 1;
+    const Cut cut = {s.heads_per_item, s.block_rows, s.split};
+    return threads_pay(cutting(b, s.streamed), cut) ? least(threads_, items) : 1;
+  }
+
+  // Item b as it is to be cut.
+  Cutting cutting(int64_t b, bool streamed) const {
+    const int64_t rows = group_rows_of(p_, b), keys = most(1, key_len_of(p_, b));
+    const bool side_by_side = heads_side_by_side(b);
+    Cutting c = {};
+    c.threads = threads_;
+    c.kv_heads = p_.kv_heads, c.rows = rows, c.keys = keys;
+    c.most_heads = streamed && side_by_side ? most(1, table_.max_streamed_rows / rows) : 1;
+    c.most_rows = streamed ? rows : kMaxBlockRows, c.row_unit = table_.attention_rows;
+    if (keeps_weights(p_) && !streamed) {
+      c.most_rows = most(4 * table_.attention_rows, least(c.most_rows, kMaxWeights / keys));
+    }
+    if (threads_ <= 1) return c;
+    c.work = work_of_item(p_, b), c.call_work = work_;
+    c.packing_rows = streamed ? 0 : kPackingRows;
+    c.run_bytes = streamed && side_by_side ? p_.head_dim * static_cast<int64_t>(sizeof(float)) : 0;
+    c.value_head_dim = p_.value_head_dim;
+    if (p_.causal) {
+      c.unevenness = static_cast<double>(least(query_len_of(p_, b), keys)) / static_cast<double>(keys);
+    }
+    c.may_split = partials_fit_;
+    return c;
+  }
+
   int64_t weights_block_rows() const {
     const int64_t rows = p_.weights_rows != nullptr ? p_.batch * p_.num_weights_rows : p_.total_queries();
     const int64_t share = divide_up(rows, threads_ * kItemsPerThread);
@@ -76,44 +117,25 @@ class Planner {
  private:
   // Few rows. Where a token holds all heads side by side, as many of them as the kernel takes make an item, so that
   // memory is read in long runs; where a head's tokens follow each other, one head (1024 keys, H 32: 1.23 ms instead of
-  // 1.34). Chunks are what threads share.
+  // 1.34).
   void plan_streamed(int64_t b, SequencePlan* s) const {
-    const int64_t rows = group_rows_of(p_, b);
     s->streamed = true;
-    s->block_rows = rows;
-    s->blocks = 1;
-    const TokenRows keys = keys_of(p_, b, 0);
-    const int64_t most_heads = keys.stride_t <= keys.stride_h ? 1 : most(1, table_.max_streamed_rows / rows);
-    s->heads_per_item = even_piece(p_.kv_heads, most_heads, 1);
-    s->head_groups = divide_up(p_.kv_heads, s->heads_per_item);
-    s->split = is_long(b, s->head_groups, kItemsPerThread, *s);
+    const Cutting c = cutting(b, true);
+    take(threads_ > 1 ? cut_streamed(c) : cut_least(c), s);
   }
 
   void plan_packed(int64_t b, SequencePlan* s) const {
-    const int64_t rows = group_rows_of(p_, b), keys = most(1, key_len_of(p_, b));
-    int64_t limit = kMaxBlockRows;
-    if (keeps_weights(p_)) limit = most(4 * table_.attention_rows, least(limit, kMaxWeights / keys));
-    if (threads_ > 1) {
-      // As many items as balance the threads, but no block smaller than what shares one pass over a chunk.
-      const double share = work_ / static_cast<double>(threads_ * kItemsPerThread);
-      const double row_work = work_of_item(p_, b) / static_cast<double>(p_.kv_heads * rows);
-      const double wanted = row_work > 0 ? share / row_work + 1 : static_cast<double>(limit);
-      if (wanted < static_cast<double>(limit)) limit = most(table_.attention_rows, static_cast<int64_t>(wanted));
-    }
-    s->heads_per_item = 1;
-    s->head_groups = p_.kv_heads;
-    s->block_rows = even_piece(rows, limit, table_.attention_rows);
-    s->blocks = divide_up(rows, s->block_rows);
-    s->split = is_long(b, p_.kv_heads * s->blocks, 2, *s);
+    const Cutting c = cutting(b, false);
+    take(threads_ > 1 ? cut_packed(c) : cut_least(c), s);
+    s->blocks = divide_up(c.rows, s->block_rows);
   }
 
-  // Whether an item's work, in so many units, is too much for one thread at the end of a call: more than the
-  // per_thread-th part of a thread's share.
-  bool is_long(int64_t b, int64_t units, int64_t per_thread, const SequencePlan& s) const {
-    if (split_all_) return true;
-    if (threads_ <= 1 || s.chunks <= 1) return false;
-    const double unit = work_of_item(p_, b) / static_cast<double>(units);
-    return unit * static_cast<double>(threads_ * per_thread) > work_ * (1 + 1e-9);
+  void take(const Cut& cut, SequencePlan* s) const {
+    s->heads_per_item = cut.heads;
+    s->head_groups = divide_up(p_.kv_heads, cut.heads);
+    s->block_rows = cut.block_rows;
+    s->blocks = 1;
+    s->split = cut.split || split_all_;
   }
 
   int64_t weights_items(int64_t b) const {
@@ -128,11 +150,17 @@ class Planner {
     }
   }
 
+  bool heads_side_by_side(int64_t b) const {
+    const TokenRows keys = keys_of(p_, b, 0);
+    return keys.stride_t > keys.stride_h;
+  }
+
   const KernelTable& table_;
   int64_t threads_;
   const AttentionProblem& p_;
   bool split_all_;
   double work_;  // of the call; one thread asks for none
+  bool partials_fit_;
 };
 
 // Calls take(b, plan of item b) for the whole batch.
@@ -207,10 +235,8 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
   plan->batch = p.batch;
   plan->uniform = p.uniform();
   const Size rows = Size(p.heads) * Size(p.total_queries());
-  const Size chunks = Size(most(1, divide_up(p.longest_key_len, kChunk)));
-  // An upper bound of all that is counted below.
-  if (!(rows * chunks * Size(partial_width(p.value_head_dim)) * Size(sizeof(float))).ok()) return too_large(p, error);
   const Planner planner(table, threads, p, split_all);
+  if (split_all && !planner.partials_fit()) return too_large(p, error);
   Needs needs = {0, table.attention_scratch(0, p.head_dim, p.value_head_dim), 0, 0};
   if (plan->uniform) {
     SequencePlan& s = plan->each;
@@ -220,18 +246,23 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
     plan->partial_floats = p.batch * planner.partials(s);
     add_needs(table, p, s, &needs);
     add_counts(s, p.batch, plan);
+    plan->useful = planner.useful_threads(0, s, plan->items);
   } else {
-    const SequencePlan end = walk(planner, p, [&](int64_t, const SequencePlan& s) {
+    int64_t longest = 0;
+    const SequencePlan end = walk(planner, p, [&](int64_t b, const SequencePlan& s) {
+      if (b == 0 || (threads > 1 && work_of_item(p, b) > work_of_item(p, longest))) longest = b, plan->each = s;
       add_needs(table, p, s, &needs);
       add_counts(s, 1, plan);
     });
     plan->items = end.first_item + end.items, plan->merges = end.first_merge + end.merges;
     plan->weights = end.first_weights + end.weights;
     plan->partial_floats = end.first_partial + planner.partials(end);
+    plan->useful = planner.useful_threads(longest, plan->each, plan->items);
   }
   if (plan->weights > 0) {
     plan->weights_block_rows = planner.weights_block_rows();
     needs.slot_rows = most(needs.slot_rows, plan->weights_block_rows);
+    plan->useful = threads;
   }
 
   Layout layout;
@@ -254,6 +285,15 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
   plan->slot_bytes = slot.bytes().value();
   plan->bytes = layout.bytes().value();
   return MHA_OK;
+}
+
+mha_status plan_call(const KernelTable& table, int64_t num_threads, const AttentionProblem& p, bool split_all,
+                     AttentionPlan* plan, mha_error* error) {
+  // One thread needs no cost model: with the rest 0.05 us of notebook_f32.
+  const int64_t threads = num_threads > 1 ? useful_threads(num_threads, work_of_call(p)) : 1;
+  const mha_status status = plan_attention(table, threads, p, split_all, plan, error);
+  if (status != MHA_OK || plan->useful >= threads) return status;
+  return plan_attention(table, plan->useful, p, split_all, plan, error);
 }
 
 }  // namespace mha
