@@ -78,6 +78,12 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
 mha_status plan_call(const KernelTable& table, int64_t num_threads, const AttentionProblem& problem, bool split_all,
                      AttentionPlan* plan, mha_error* error);
 
+// The workspace of every call of at most these sizes, on at most so many threads: of *plan only `bytes` has a meaning.
+// problem.longest_query_len and longest_key_len are the greatest of any item; whether queries are packed, pages shared,
+// weights wanted, rows have extras and queries are prepared is what the problem says.
+mha_status bound_attention(const KernelTable& table, int64_t threads, const AttentionProblem& problem,
+                           AttentionPlan* plan, mha_error* error);
+
 // The table of a plan that is not uniform, as planned. Needs room for B.
 void plan_sequences(const KernelTable& table, const AttentionProblem& problem, const AttentionPlan& plan,
                     bool split_all, SequencePlan* sequences);

@@ -14,6 +14,23 @@ constexpr int64_t kPackingRows = 16;
 // Weights of a block, so that those of its first chunks are still in L2 when it is done.
 constexpr int64_t kMaxWeights = 256 * 1024;
 
+// Rows whose partial results of all chunks a thread's share of the workspace may have: splits are for calls of few rows,
+// which could not occupy the threads otherwise.
+constexpr int64_t kSplitRows = 512;
+// Floats of the partial results that sharing pages may take beside these.
+constexpr int64_t kSharedPartials = 64 * 1024 * 1024;
+
+// Floats of all partial results of a call at most. Greater sizes never make it less.
+int64_t partial_limit(const AttentionProblem& p, int64_t threads) {
+  const Size each = Size(most(1, divide_up(p.longest_reachable_key_len(), kChunk))) *
+                    Size(partial_width(p.value_head_dim));
+  const Size all = Size(p.heads) * Size(p.total_queries()) * each;
+  const Size split = threads > 1 ? Size(threads) * Size(kSplitRows) * each : Size(0);
+  const Size limit = split + Size(p.shares_pages ? kSharedPartials : 0);
+  const int64_t none = INT64_MAX / 8;  // sizes that do not fit are refused elsewhere
+  return least(all.ok() ? all.value() : none, limit.ok() ? limit.value() : none);
+}
+
 class Planner {
  public:
   Planner(const KernelTable& table, int64_t threads, const AttentionProblem& p, bool split_all)
@@ -22,6 +39,7 @@ class Planner {
     partials_fit_ = (Size(p.heads) * Size(p.total_queries()) * chunks * Size(partial_width(p.value_head_dim)) *
                      Size(sizeof(float)))
                         .ok();
+    partial_limit_ = partial_limit(p, threads);
   }
 
   // Whether every row of the call could have a partial result of every chunk, so that all that is counted fits.
@@ -35,14 +53,14 @@ class Planner {
     s.first_weights = end.first_weights + end.weights;
     const int64_t rows = p_.heads * query_len_of(p_, b);
     s.first_partial = end.first_partial + partials(end);
-    s.chunks = most(1, divide_up(key_len_of(p_, b), kChunk));
+    s.chunks = chunks_of(b);
     // A sum over no queries is 0, which somebody must write.
     if (rows == 0 && p_.weights_mode == MHA_WEIGHTS_KEY_SUMS) s.weights = weights_items(b);
     if (rows == 0) return s;
     if (group_rows_of(p_, b) <= table_.streamed_rows) {
-      plan_streamed(b, &s);
+      plan_streamed(b, may_split(b, s), &s);
     } else {
-      plan_packed(b, &s);
+      plan_packed(b, may_split(b, s), &s);
     }
     if (p_.weights_mode != MHA_WEIGHTS_NONE && !keeps_weights(p_)) s.weights = weights_items(b);
     return s;
@@ -64,13 +82,16 @@ class Planner {
   }
 
   // How many items from b on begin with the same pages, in whole chunks, and have few enough rows to go together.
-  void find_group(int64_t b, SequencePlan* s) const {
-    if ((p_.cache == nullptr && p_.pages.table == nullptr) || split_all_) return;
+  void find_group(int64_t b, int64_t first_partial, SequencePlan* s) const {
+    if (!p_.shares_pages || split_all_) return;
     int64_t shared = key_len_of(p_, b) / kChunk, rows = group_rows_of(p_, b), n = b + 1;
     if (rows == 0) return;
+    int64_t floats = first_partial + partials_of(b);
     for (; n < p_.batch; ++n) {
       const int64_t more = shared_tokens_of(p_, b, n) / kChunk;
       if (more == 0 || query_len_of(p_, n) == 0 || rows + group_rows_of(p_, n) > kMaxBlockRows) break;
+      floats += partials_of(n);
+      if (floats > partial_limit_) break;
       shared = least(shared, more), rows += group_rows_of(p_, n);
     }
     if (n == b + 1) return;
@@ -81,11 +102,11 @@ class Planner {
   int64_t useful_threads(int64_t b, const SequencePlan& s, int64_t items) const {
     if (threads_ <= 1 || items <= 1) return 1;
     const Cut cut = {s.heads_per_item, s.block_rows, s.split};
-    return threads_pay(cutting(b, s.streamed), cut) ? least(threads_, items) : 1;
+    return threads_pay(cutting(b, s.streamed, true), cut) ? least(threads_, items) : 1;
   }
 
   // Item b as it is to be cut.
-  Cutting cutting(int64_t b, bool streamed) const {
+  Cutting cutting(int64_t b, bool streamed, bool may_split) const {
     const int64_t rows = group_rows_of(p_, b), keys = most(1, key_len_of(p_, b));
     const bool side_by_side = heads_side_by_side(b);
     Cutting c = {};
@@ -104,7 +125,7 @@ class Planner {
     if (p_.causal) {
       c.unevenness = static_cast<double>(least(query_len_of(p_, b), keys)) / static_cast<double>(keys);
     }
-    c.may_split = partials_fit_;
+    c.may_split = may_split;
     return c;
   }
 
@@ -118,14 +139,14 @@ class Planner {
   // Few rows. Where a token holds all heads side by side, as many of them as the kernel takes make an item, so that
   // memory is read in long runs; where a head's tokens follow each other, one head (1024 keys, H 32: 1.23 ms instead of
   // 1.34).
-  void plan_streamed(int64_t b, SequencePlan* s) const {
+  void plan_streamed(int64_t b, bool may_split, SequencePlan* s) const {
     s->streamed = true;
-    const Cutting c = cutting(b, true);
+    const Cutting c = cutting(b, true, may_split);
     take(threads_ > 1 ? cut_streamed(c) : cut_least(c), s);
   }
 
-  void plan_packed(int64_t b, SequencePlan* s) const {
-    const Cutting c = cutting(b, false);
+  void plan_packed(int64_t b, bool may_split, SequencePlan* s) const {
+    const Cutting c = cutting(b, false, may_split);
     take(threads_ > 1 ? cut_packed(c) : cut_least(c), s);
     s->blocks = divide_up(c.rows, s->block_rows);
   }
@@ -136,6 +157,19 @@ class Planner {
     s->block_rows = cut.block_rows;
     s->blocks = 1;
     s->split = cut.split || split_all_;
+  }
+
+  int64_t chunks_of(int64_t b) const { return most(1, divide_up(key_len_of(p_, b), kChunk)); }
+
+  // Floats of the partial results of an item that is split.
+  int64_t partials_of(int64_t b) const {
+    return p_.heads * query_len_of(p_, b) * chunks_of(b) * partial_width(p_.value_head_dim);
+  }
+
+  // Whether item b, or all where they are alike, may be split: what that takes of memory has a bound.
+  bool may_split(int64_t b, const SequencePlan& s) const {
+    if (!partials_fit_) return false;
+    return s.first_partial + (p_.uniform() ? p_.batch : 1) * partials_of(b) <= partial_limit_;
   }
 
   int64_t weights_items(int64_t b) const {
@@ -161,6 +195,7 @@ class Planner {
   bool split_all_;
   double work_;  // of the call; one thread asks for none
   bool partials_fit_;
+  int64_t partial_limit_;
 };
 
 // Calls take(b, plan of item b) for the whole batch.
@@ -171,7 +206,7 @@ SequencePlan walk(const Planner& planner, const AttentionProblem& p, Take take) 
     SequencePlan s = planner.plan(b, end);
     if (b >= group_end) {
       group = {};
-      planner.find_group(b, &group);
+      planner.find_group(b, s.first_partial, &group);
       group_end = b + (group.members > 0 ? group.members : 1);
       s.members = group.members, s.shared_rows = group.shared_rows;
     }
@@ -220,6 +255,32 @@ mha_status too_large(const AttentionProblem& p, mha_error* error) {
               static_cast<long long>(p.longest_key_len), static_cast<long long>(p.head_dim));
 }
 
+// The parts of the workspace, for a plan whose threads and `uniform` are set.
+mha_status lay_out_workspace(const AttentionProblem& p, const Needs& needs, int64_t partial_floats, AttentionPlan* plan,
+                             mha_error* error) {
+  const Size rows = Size(p.heads) * Size(p.total_queries());
+  Layout layout;
+  plan->states_offset = layout.append(rows * Size(sizeof(RowState)));
+  plan->sequences_offset = layout.append(Size(plan->uniform ? 0 : p.batch) * Size(sizeof(SequencePlan)));
+  plan->partials_offset = layout.append(Size(partial_floats) * Size(sizeof(float)));
+  if (p.preparation.wanted()) {
+    const Size queries = p.copies_queries ? rows * Size(p.head_dim) * Size(sizeof(float)) : Size(0);
+    plan->queries_offset = layout.append(queries);
+    plan->positions_offset = layout.append(Size(plan->uniform ? 0 : 2) * Size(p.batch) * Size(sizeof(int64_t)));
+  }
+  Layout slot;
+  slot.append(Size(needs.scratch) * Size(sizeof(float)));
+  plan->slot_rows_offset = slot.append(Size(needs.slot_rows) * Size(sizeof(AttentionRow)));
+  if (p.has_extras()) plan->slot_extras_offset = slot.append(Size(needs.slot_rows) * Size(sizeof(RowExtras)));
+  plan->slot_states_offset = slot.append(Size(needs.shared_rows) * Size(sizeof(RowState)));
+  plan->slot_maxima_offset = slot.append(Size(needs.maxima) * Size(sizeof(float)));
+  plan->slots_offset = layout.append(slot.bytes() * Size(plan->threads));
+  if (!(layout.bytes() + Size(64)).ok()) return too_large(p, error);
+  plan->slot_bytes = slot.bytes().value();
+  plan->bytes = layout.bytes().value();
+  return MHA_OK;
+}
+
 }  // namespace
 
 void plan_sequences(const KernelTable& table, const AttentionProblem& p, const AttentionPlan& plan, bool split_all,
@@ -234,7 +295,6 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
   plan->threads = threads;
   plan->batch = p.batch;
   plan->uniform = p.uniform();
-  const Size rows = Size(p.heads) * Size(p.total_queries());
   const Planner planner(table, threads, p, split_all);
   if (split_all && !planner.partials_fit()) return too_large(p, error);
   Needs needs = {0, table.attention_scratch(0, p.head_dim, p.value_head_dim), 0, 0};
@@ -265,26 +325,7 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
     plan->useful = threads;
   }
 
-  Layout layout;
-  plan->states_offset = layout.append(rows * Size(sizeof(RowState)));
-  plan->sequences_offset = layout.append(Size(plan->uniform ? 0 : p.batch) * Size(sizeof(SequencePlan)));
-  plan->partials_offset = layout.append(Size(split_all ? 0 : plan->partial_floats) * Size(sizeof(float)));
-  if (p.preparation.wanted()) {
-    const Size queries = p.copies_queries ? rows * Size(p.head_dim) * Size(sizeof(float)) : Size(0);
-    plan->queries_offset = layout.append(queries);
-    plan->positions_offset = layout.append(Size(plan->uniform ? 0 : 2) * Size(p.batch) * Size(sizeof(int64_t)));
-  }
-  Layout slot;
-  slot.append(Size(needs.scratch) * Size(sizeof(float)));
-  plan->slot_rows_offset = slot.append(Size(needs.slot_rows) * Size(sizeof(AttentionRow)));
-  if (p.has_extras()) plan->slot_extras_offset = slot.append(Size(needs.slot_rows) * Size(sizeof(RowExtras)));
-  plan->slot_states_offset = slot.append(Size(needs.shared_rows) * Size(sizeof(RowState)));
-  plan->slot_maxima_offset = slot.append(Size(needs.maxima) * Size(sizeof(float)));
-  plan->slots_offset = layout.append(slot.bytes() * Size(plan->threads));
-  if (!(layout.bytes() + Size(64)).ok()) return too_large(p, error);
-  plan->slot_bytes = slot.bytes().value();
-  plan->bytes = layout.bytes().value();
-  return MHA_OK;
+  return lay_out_workspace(p, needs, split_all ? 0 : plan->partial_floats, plan, error);
 }
 
 mha_status plan_call(const KernelTable& table, int64_t num_threads, const AttentionProblem& p, bool split_all,
@@ -294,6 +335,32 @@ mha_status plan_call(const KernelTable& table, int64_t num_threads, const Attent
   const mha_status status = plan_attention(table, threads, p, split_all, plan, error);
   if (status != MHA_OK || plan->useful >= threads) return status;
   return plan_attention(table, plan->useful, p, split_all, plan, error);
+}
+
+mha_status bound_attention(const KernelTable& table, int64_t threads, const AttentionProblem& p, AttentionPlan* plan,
+                           mha_error* error) {
+  *plan = {};
+  plan->threads = threads, plan->batch = p.batch;  // not uniform: items of any lengths
+  const int64_t unit = table.attention_rows, most_rows = round_up(kMaxBlockRows, unit);
+  const int64_t chunks = most(1, divide_up(p.longest_key_len, kChunk));
+  // Rows that share key/value heads, of one item and of all, as far as 2^62 goes: more would not fit anyway.
+  const int64_t group_rows = p.group() * p.longest_query_len, all_rows = p.heads * p.total_queries();
+  const int64_t block_rows = least(group_rows, most_rows);
+  const int64_t streamed_rows = least(p.heads * p.longest_query_len, table.max_streamed_rows);
+  const int64_t shared_rows = p.shares_pages ? least(kMaxBlockRows, p.group() * p.total_queries()) : 0;
+  Needs needs = {};
+  needs.slot_rows = most(most(block_rows, streamed_rows), shared_rows);
+  needs.shared_rows = shared_rows;
+  needs.scratch = most(table.attention_scratch(chunks > 1 ? block_rows : 0, p.head_dim, p.value_head_dim),
+                       table.streamed_scratch(streamed_rows, p.head_dim, p.value_head_dim));
+  if (keeps_weights(p)) {
+    const int64_t fewest = most(4 * unit, streamed_rows) + unit;  // rows of a block, however many keys there are
+    needs.maxima = chunks * fewest + kMaxWeights / kChunk + most_rows;
+  } else if (p.weights_mode != MHA_WEIGHTS_NONE) {
+    plan->weights_block_rows = least(most_rows, round_up(most(all_rows, 1), unit));
+    needs.slot_rows = most(needs.slot_rows, plan->weights_block_rows);
+  }
+  return lay_out_workspace(p, needs, partial_limit(p, threads), plan, error);
 }
 
 }  // namespace mha

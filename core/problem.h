@@ -83,6 +83,9 @@ struct AttentionProblem {
   int64_t longest_key_len;       // of any item, with key_lengths key_len, and
   int64_t longest_query_len;
 
+  bool shares_pages;    // keys are in pages that items may have in common
+  int64_t ring_tokens;  // where the cache is a ring: tokens that it keeps at most; else 0
+
   int64_t tail;  // the last keys of each item, which every query sees whatever the masks (bias_key, add_zero_attn)
 
   Preparation preparation;
@@ -117,6 +120,8 @@ struct AttentionProblem {
     return query_offsets == nullptr && key_offsets == nullptr && key_lengths == nullptr && cache == nullptr &&
            alignment.offsets == nullptr;
   }
+  // Keys that are there at the same time, of any item: a ring's lengths count those that it dropped.
+  int64_t longest_reachable_key_len() const { return ring_tokens > 0 ? ring_tokens : longest_key_len; }
   bool nothing_to_do() const { return batch == 0 || heads == 0 || query_len == 0; }
 };
 
