@@ -18,9 +18,9 @@ else()
 endif()
 
 # What every object of the library is compiled with, after a parent's flags and before those of a target's first line.
-# It takes back what a parent project may have in CMAKE_CXX_FLAGS: instructions beyond the family's baseline (the last
-# -march counts, but an explicit -mavx512f outlives a later -march; -mno-sse3 takes back all that builds on SSE3, which is
-# every vector instruction since), arithmetic that changes bits, and link-time optimisation, which would mix code of
+# It takes back what a parent may have in CMAKE_CXX_FLAGS: instructions beyond the family's baseline (the last
+# -march counts, but an explicit -mavx512f outlives a later -march; -mno-sse3 takes back all that builds on SSE3, which
+# is every vector instruction since), arithmetic that changes bits, and link-time optimisation, which would mix code of
 # different instruction sets. A parent's -mtune stays: it changes no result.
 if(mha_family STREQUAL x86_64)
   set(mha_baseline_flags -march=x86-64 -msse2 -mno-sse3 -mfpmath=sse
