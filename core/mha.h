@@ -219,7 +219,7 @@ typedef struct mha_masks {
  *   score = cap * tanh(scale * <q, k> / cap) - alibi_slopes[h] * |p(i) - j| + relative_bias[h, j - p(i)] + add_mask
  *   weight_j = exp(score_j) / (sum over visible keys of exp(score) + exp(sink_logits[h])) */
 typedef struct mha_score_mods {
-  float softcap;              /* > 0: cap (Gemma 2, Grok), finite; 0: none */
+  float softcap;              /* > 0: cap (Gemma 2, Grok), finite, no denormal; 0: none */
   const float* alibi_slopes;  /* [H], each finite; NULL: none (arXiv 2108.12409) */
   const float* relative_bias; /* [H, relative_left + relative_right + 1]: entry relative_left + (j - p(i)), distances
                                   beyond either end take the end's; NULL: none. mha_t5_bias makes one from buckets */
@@ -420,8 +420,8 @@ typedef struct mha_attention_args {
   int64_t query_len;      /* Tq */
   int64_t key_len;        /* Tk */
   int64_t head_dim;       /* D, >= 1 */
-  int64_t value_head_dim; /* Dv, 0: D */
-  float scale;            /* 0: 1 / sqrt(D) */
+  int64_t value_head_dim; /* Dv, 0: D, also beside an output of width 0: there is no Dv of 0 */
+  float scale;            /* 0: 1 / sqrt(D); a denormal is refused, as it would count as 0 */
   mha_view query;         /* [B, Tq, H, D] */
   mha_view key;           /* [B, Tk, Hkv, D] */
   mha_view value;         /* [B, Tk, Hkv, Dv] */
@@ -462,7 +462,10 @@ typedef struct mha_attention_args {
  * Numerics: f32 with f32 accumulation: one fused multiply-add chain per score (over d ascending) and per chunk of 256
  *           keys, chunks merged in ascending order by their log-sum-exp (online softmax: arXiv 1805.02867). exp2 by a
  *           degree-5 polynomial; weights below 2^-126 of the row's greatest are 0. A NaN in a visible query, key or
- *           value reaches exactly the rows that see it; a score of +inf makes its row NaN. The division by the sum
+ *           value reaches exactly the rows that see it; a score of +inf makes its row NaN. Finite numbers may have any
+ *           size: a score with its biases and masks may reach 4 FLT_MAX either way, beyond which it is +inf or -inf (no
+ *           weight); log_sum_exp stops at +-FLT_MAX. scale * q counts as zero below 5.6 FLT_MIN, and overflows above
+ *           5.5 FLT_MAX, as partial sums of scale * <q, k> do (over d ascending). The division by the sum
  *           comes last: values beyond FLT_MAX / Tk may overflow on the way. Denormals count as zero, whatever the
  *           caller's floating-point mode, which is left as found; rounding is to nearest. Measured error:
  *           tests/README.md.
