@@ -184,10 +184,10 @@ MHA_INLINE void fold_lanes(float* lanes, int64_t rows, float none, FoldRow fold_
   for (int64_t r = 0; r < rows; r += kLanes) store(folded + r, fold_rows(lanes + r * kLanes));
 }
 
-// Softmax of a group: `scores` holds rows kScoreStride apart. All maxima come first, so that no row waits for its own;
-// the lanes of 16 rows are folded together. f has the running states. kCopies: what replaces the scores is left in the rows' weights too
-// (weights, T 512: 0.63 of the peak with copies made afterwards, 0.65 so). A function for each case: with both in one AVX2 takes
-// 1.05 times as long (T 512).
+// Softmax of a group: `scores` holds rows kScoreStride apart, f the running states. All maxima come first, so that no
+// row waits for its own; the lanes of 16 rows are folded together. kCopies: what replaces the scores is left in the
+// rows' weights too (weights, T 512: 0.63 of the peak with copies made afterwards, 0.65 so). A function for each case:
+// with both in one AVX2 takes 1.05 times as long (T 512).
 template <int kRows, bool kCopies>
 MHA_NOINLINE void softmax_leaving(const ChunkRows& chunk, float* scores, RowFactors<kRows>& f) {
   alignas(64) float lanes[RowFactors<kRows>::kPadded * kLanes];
