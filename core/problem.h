@@ -52,7 +52,7 @@ struct PageTable {
   int64_t stride, page_size, num_pages;
 };
 
-// Scales, softcaps and their quotients between these leave queries and scores room on either side.
+// Scales, softcaps and their quotients of this range are ordinary: products with queries neither vanish nor overflow.
 constexpr float kLeastOrdinary = 0x1p-64f;
 constexpr float kMostOrdinary = 0x1p64f;
 

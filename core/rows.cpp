@@ -138,21 +138,22 @@ KeyRange seen_keys(const AttentionRow& row) {
 
 namespace {
 
-// The softcap of scores that are extreme: score * slope must neither overflow nor lose what is small beside the cap.
-// Below the least cap exp(cap) is 1 in float, whatever the score's part of it.
+// Whether a cap is applied to finished scores (core/README.md, 6): scale / cap would make queries denormal or overflow.
 bool caps_apart(const AttentionProblem& p) {
   return p.mods.softcap > 0.0f && (p.mods.softcap < kLeastOrdinary || p.mods.softcap > kMostOrdinary ||
                                    p.is_extreme(static_cast<double>(p.scale) / static_cast<double>(p.mods.softcap)));
 }
 
+// 1 / cap in the unit of scores. Of a cap below 2^-97 it would overflow; then exp(cap) is 1 in float, whatever part of
+// the cap a score gets.
 float softcap_slope(float cap) {
   constexpr double kMost = 0x1p100;
   const double slope = 1 / (static_cast<double>(cap) * kToUnit);
   return static_cast<float>(slope < kMost ? slope : kMost);
 }
 
-// What the queries' scale leaves to the scores. A scale near FLT_MAX times a query overflows though keys are small; one
-// near FLT_MIN keeps all that it can.
+// What the queries' scale leaves to the scores: a query times a scale near FLT_MAX overflows where keys are small, and
+// one near FLT_MIN must not be divided by the unit.
 double rescale_of(const AttentionProblem& p) {
   if (!p.rescales_scores()) return 1;
   return p.scale > 1.0f || p.scale < -1.0f ? 0x1p64 : 1 / static_cast<double>(kScoreUnit);

@@ -232,8 +232,7 @@ TEST_CASE("extremes: softcaps of any size with scales and scores of any size", "
   for (const AttentionShape& s : {AttentionShape{1, 2, 1, 20, 300, 8, 8}, AttentionShape{1, 2, 2, 1, 520, 20, 16}}) {
     for (const float cap : kCaps) {
       for (const float scale : kScales) {
-        // Scores of some units: queries and keys make up for the scale. Of a magnitude where the cap is as good as none,
-        // where it counts, or where it is all.
+        // Scores of some units, since queries and keys make up for the scale.
         AttentionProblem p(s, MaskKind::kNone, 340);
         const float root = std::sqrt(1 / std::fabs(scale));
         for (float& q : p.query) q *= 2 * root;
@@ -536,5 +535,72 @@ TEST_CASE("extremes: denormal numbers of rope are refused by name", "[extremes][
     refused("beta_slow", rope);
     rope.beta_slow = 0, rope.attention_factor = 1e-310;
     refused("attention_factor", rope);
+  });
+}
+
+TEST_CASE("extremes: values near FLT_MAX under masks of -FLT_MAX give the same bits together and apart", "[extremes]") {
+  for (const AttentionShape& s : kShapes) {
+    // Chunks of -FLT_MAX before and after the one that counts; their values overflow when they are added up.
+    AttentionProblem p(s, MaskKind::kNone, 399);
+    p.set_add_mask(1);
+    for (size_t n = 0; n < p.add_mask.size(); ++n) {
+      const int64_t j = static_cast<int64_t>(n) % s.Tk;
+      p.add_mask[n] = j >= 256 && j < 280 ? 0.0f : -FLT_MAX;
+    }
+    for (float& v : p.value) v = v < 0 ? -3e38f : 3e38f;
+    for_each_target([&](const std::string& target, const mha_context* one) {
+      const AttentionResult got = run_attention(one, p.args());
+      check_same_results("by threads", run_attention(shared_context(target, 3), p.args()), got);
+      std::vector<float> partials;
+      for (int64_t begin = 0; begin < s.Tk; begin += 256) {
+        const int64_t count = std::min<int64_t>(256, s.Tk - begin);
+        const std::vector<float> part = partial(one, part_of(p, p.args(), begin, count));
+        partials.insert(partials.end(), part.begin(), part.end());
+      }
+      check_same_bits("merged", merged(one, s, partials, nullptr).output, got.output);
+    });
+  }
+}
+
+TEST_CASE("extremes: finished results of any log-sum-exp merge", "[extremes][merge]") {
+  const float ones[] = {1, 1}, twos[] = {2, 2};
+  const float* const outputs[] = {ones, twos};
+  struct Case {
+    float first, second, output, log_sum_exp;
+  };
+  const Case cases[] = {{-FLT_MAX, -FLT_MAX, 1.5f, -FLT_MAX}, {FLT_MAX, FLT_MAX, 1.5f, FLT_MAX},
+                        {-FLT_MAX, -3e38f, 2, -3e38f},        {-kInf, -FLT_MAX, 2, -FLT_MAX},
+                        {FLT_MAX, -FLT_MAX, 1, FLT_MAX},      {2.5e38f, 0, 1, 2.5e38f}};
+  for_each_target([&](const std::string&, const mha_context* context) {
+    for (const Case& c : cases) {
+      const float* const sums[] = {&c.first, &c.second};
+      float output[2], log_sum_exp = kNan;
+      mha_error error = {};
+      require_ok(mha_attention_merge(context, 2, 1, 2, outputs, sums, output, &log_sum_exp, &error), error);
+      CHECK(output[0] == c.output);
+      CHECK(output[1] == c.output);
+      CHECK(log_sum_exp == c.log_sum_exp);
+    }
+  });
+}
+
+TEST_CASE("extremes: an output of width 0 whose strides say so is refused", "[extremes][status]") {
+  const AttentionProblem p({1, 2, 2, 3, 20, 8, 8}, MaskKind::kNone, 400);
+  for_each_target([&](const std::string&, const mha_context* context) {
+    float nothing = 7;
+    mha_attention_args args = p.args();
+    args.value_head_dim = 0;
+    args.output = {&nothing, 0, 0, 0, 1};
+    mha_error error = {};
+    CHECK(mha_attention(context, &args, &error) == MHA_ERR_STRIDE);
+    CHECK(mentions(error, "output.stride_b, _t, _h are 0, 0, 0"));
+    mha_merge_args merge = {};
+    merge.batch = merge.num_heads = merge.query_len = 1;
+    merge.output = {&nothing, 0, 0, 0, 1};
+    CHECK(mha_attention_merge_partials(context, &merge, &error) == MHA_ERR_ARGUMENT);
+    CHECK(mentions(error, "value_head_dim is 0"));
+    CHECK(mha_attention_merge(context, 0, 1, 0, nullptr, nullptr, &nothing, nullptr, &error) == MHA_ERR_ARGUMENT);
+    CHECK(mentions(error, "value_head_dim is 0"));
+    CHECK(nothing == 7);
   });
 }

@@ -46,18 +46,19 @@ struct GemmArgs {
   bool far = false;  // the panels are part of weights that come from the outermost cache or memory
 };
 
-// Kernels keep scores in a unit of 8 in log2: a score x stands for 2^(8 x). A power of two costs no bit, and no sum of a
-// score, its biases and masks, each up to FLT_MAX, overflows.
+// Kernels keep scores in a unit of 8 in log2: a score x stands for 2^(8 x). A power of two costs no bit, and no sum of
+// a score, its biases and masks, each up to FLT_MAX, overflows.
 constexpr float kScoreUnit = 8.0f;
 constexpr double kLog2e = 1.44269504088896340736;
 constexpr float kToScoreUnit = static_cast<float>(kLog2e / 8);  // from natural units
-// From here on a row's greatest score is kept as a quarter of what it is in natural units. Two scores of that size are
-// equal or so far apart that the less has no weight, so only their order counts, and a product with log2(e) would round
-// neighbours to one number. The quarter is the greater: the order stays over this border too.
+// A row's greatest score of this size or more, positive or negative, is kept as a quarter of what it is in natural
+// units. Two scores of that size are equal, or so far apart that the less has no weight: their order is all that
+// counts, and a product with log2(e) would round neighbours to one number. A quarter is more than log2(e) / 8, so the
+// order holds across this border too.
 constexpr float kHugeScore = 0x1p120f;
 constexpr float kHugeUnit = 4.0f;
 
-inline bool is_huge(float score) { return score >= kHugeScore || score <= -kHugeScore; }
+constexpr bool is_huge(float score) { return score >= kHugeScore || score <= -kHugeScore; }
 
 // Softmax state of a row over the keys seen so far: the greatest score and the sum of 2^(8 (score - max)). No visible
 // key: {-inf, 0}. A partial result that was not computed, since no row of its call saw a key: a sum of kUnseen; its
@@ -102,10 +103,10 @@ struct AttentionRow {
 
 // How the scores of a call change between the product and the softmax, rows giving the rest.
 struct ScoreMods {
-  float rescale;  // first: score *= rescale, a power of two; 1: none
-  float softcap;  // the cap in the unit of scores: score = softcap * tanh(product), the queries' scale being divided by
-                  // the cap; 0: none
-  float softcap_slope;  // not 0: the queries' scale is not divided, score = softcap * tanh(score * softcap_slope)
+  float rescale;        // first, score *= rescale: a power of two that the queries' scale leaves out; 1: none
+  float softcap;        // the cap, in the unit of scores: score = softcap * tanh(product), where the queries' scale is
+                        // divided by the cap; 0: none
+  float softcap_slope;  // not 0: it is not, and score = softcap * tanh(score * softcap_slope), 1 / cap
   bool alibi;           // score -= alibi_slope * |position - j|
   bool relative_bias;   // score += relative_bias[j - position within]
   int64_t relative_left, relative_right;  // [-relative_left, relative_right]
@@ -216,8 +217,8 @@ struct KernelTable {
   // all chunks gives the same bits.
   void (*merge)(const MergeArgs* args);
 
-  // In place, where chunks ran apart: weights[j] = 2^(8 (score_j - max of the chunk)) * (2^(8 (max of the chunk - max)) / sum)
-  // for visible keys, 0 for the others; in one call `attention` does it.
+  // In place, where chunks ran apart: weights[j] = 2^(8 (score_j - max of the chunk)) * f for visible keys, 0 for the
+  // others, f = 2^(8 (max of the chunk - max)) / sum; in one call `attention` does it.
   void (*finish_weights)(const FinishWeightsArgs* args);
 
   // The same from queries and keys, where they were not left on the way (mean over heads, sums, some rows).

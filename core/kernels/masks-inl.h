@@ -290,15 +290,15 @@ inline void add_relative_biases(const float* bias, const ScoreMods& mods, int64_
                 [&](Vec s, int64_t at) MHA_ALWAYS_INLINE { return fma(load_biases(bias, at, mods), scale, s); });
 }
 
-// What a cap or scale of extreme size takes: the product is a score already, scaled here. Where it is small beside the
-// cap it stays as it is: its part of the cap may be denormal. A cap of its own that is denormal is none.
+// What a scale or a cap of extreme size takes (core/README.md, 2 and 6): the product is a score, except for a power of
+// two. A score that is small beside the cap stays as it is, since tanh x is x there and s / cap may be denormal.
 inline void rescale_and_cap(const ScoreMods& mods, int64_t from, int64_t end, float* scores) {
   const Vec rescale = set1(mods.rescale);
   if (mods.rescale != 1.0f) {
     change_scores(from, end, 0, scores, [&](Vec s, int64_t) MHA_ALWAYS_INLINE { return mul(rescale, s); });
   }
   if (mods.softcap_slope == 0.0f) return;
-  const Vec cap = set1(mods.softcap), slope = set1(mods.softcap_slope), linear = set1(0x1p-12f);  // tanh x is x there
+  const Vec cap = set1(mods.softcap), slope = set1(mods.softcap_slope), linear = set1(0x1p-12f);
   change_scores(from, end, 0, scores, [&](Vec s, int64_t) MHA_ALWAYS_INLINE {
     const Vec x = mul(s, slope);
     return select_greater(absolute(x), linear, mul(cap, tanh(x)), s);

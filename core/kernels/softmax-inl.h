@@ -99,7 +99,7 @@ MHA_INLINE Vec max_of_row(const float* scores, int64_t panels) {
 
 // Replaces a row's scores by 2^(8 (score - max)) and returns their sum, lane by lane, panel by panel. Hidden scores are
 // -inf and become 0; a NaN stays NaN and makes the sum NaN. kCopies: they are stored at `copy` too. One operation makes
-// the exponent, with the bits of the difference times 8: both are exact but for the one rounding.
+// the exponent, with the bits of 8 times the rounded difference: a power of two does not change what is rounded.
 template <bool kCopies>
 MHA_INLINE Vec exp2_of_row(float* scores, int64_t panels, float row_max, float* copy) {
   const Vec unit = set1(kScoreUnit), base = set1(-kScoreUnit * exponent_base(row_max));
@@ -121,7 +121,9 @@ struct ChunkRows {
   int64_t panels() const { return divide_up(keys, kLanes); }
 };
 
-// A greatest score of which 8 times would overflow, or nearly. Not -inf, which is a row that sees no key.
+constexpr float kToHugeUnit = 1 / (kHugeUnit * kToScoreUnit);
+
+// Not -inf, which is a row that sees no key. Below, 8 times the maximum does not overflow.
 MHA_INLINE bool is_huge_max(float max) { return max >= kHugeScore || (max <= -kHugeScore && max != -kInfinity); }
 
 // What additive masks add to `count` keys from `key` on, times `unit`; zeros beyond.
@@ -134,33 +136,42 @@ inline Vec masks_of_keys(const AttentionRow& row, int64_t key, int count, const 
   return sum;
 }
 
-// The scores of such a row as kHugeScore says, and their maximum. What is nothing but its mask is exactly that: the
-// score that was added was too small to count.
+// The scores of such a row as kHugeScore says, and their maximum, lane by lane. Where masks have absorbed what they were
+// added to, the score is exactly the masks.
 inline Vec keep_huge_scores(const AttentionRow& row, int64_t begin, int64_t keys, float* scores) {
-  const Vec smallest = set1(1.17549435e-38f), unit = set1(kToScoreUnit), quarter = set1(1 / kHugeUnit);
-  const Vec factor = set1(1 / (kHugeUnit * kToScoreUnit));
+  const Vec least_normal = set1(1.17549435e-38f), unit = set1(kToScoreUnit), quarter = set1(1 / kHugeUnit);
+  const Vec factor = set1(kToHugeUnit);
   const bool has_masks = row.add_mask != nullptr || add_mask2(row) != nullptr;
   const int64_t masked = has_masks ? least(keys, masked_end(row) - begin) : 0;
   Vec most = set1(-kInfinity);
   for (int64_t j = 0; j < keys; j += kLanes) {
     const int count = static_cast<int>(least(mha::most(masked - j, 0), kLanes));
-    const Vec s = load(scores + j), m = masks_of_keys(row, begin + j, count, unit);
-    const Vec added = absolute(sub(s, m));
-    const Vec kept = select_greater(smallest, added, masks_of_keys(row, begin + j, count, quarter), mul(s, factor));
+    const Vec s = load(scores + j), added = absolute(sub(s, masks_of_keys(row, begin + j, count, unit)));
+    const Vec masks = masks_of_keys(row, begin + j, count, quarter);
+    const Vec kept = select_greater(least_normal, added, masks, mul(s, factor));
     store(scores + j, kept);
     most = max_or_second(kept, most);
   }
   return most;
 }
 
-// exp2_of_row of such a row, whose greatest score changes too.
+// exp2_of_row of such a row: a score weighs 1 where it is the maximum, else nothing. *row_max becomes the maximum as
+// kept. `has_greater`: the row has greater scores in other chunks, so that these have no weight in the end (masks of
+// -FLT_MAX in place of -inf), and need not be kept exactly (T 1024, causal by such a mask: 1.05 times as long if so).
 template <bool kCopies>
-MHA_NOINLINE Vec exp2_of_huge_row(const ChunkRows& chunk, int64_t r, float* scores, float* row_max, float* copy) {
-  *row_max = max(keep_huge_scores(chunk.rows[r], chunk.begin, chunk.keys, scores));
-  const Vec base = set1(exponent_base(*row_max));
+MHA_NOINLINE Vec exp2_of_huge_row(const ChunkRows& chunk, int64_t r, bool has_greater, float* scores, float* row_max,
+                                  float* copy) {
+  float most = *row_max;
+  if (has_greater) {
+    *row_max = most * kToHugeUnit;
+  } else {
+    *row_max = most = max(keep_huge_scores(chunk.rows[r], chunk.begin, chunk.keys, scores));
+  }
+  const Vec base = set1(exponent_base(most)), one = set1(1.0f);
   Vec total = zero();
   for (int64_t p = 0; p < chunk.panels(); ++p) {
-    const Vec e = exp2_of_difference(load(scores + p * kLanes), base);
+    const Vec below = sub(load(scores + p * kLanes), base);
+    const Vec e = select_greater(zero(), below, zero(), add(one, below));  // NaN stays
     store(scores + p * kLanes, e);
     if (kCopies) store(copy + p * kLanes, e);
     total = add(total, e);
@@ -184,10 +195,10 @@ MHA_INLINE void fold_lanes(float* lanes, int64_t rows, float none, FoldRow fold_
   for (int64_t r = 0; r < rows; r += kLanes) store(folded + r, fold_rows(lanes + r * kLanes));
 }
 
-// Softmax of a group: `scores` holds rows kScoreStride apart. All maxima come first, so that no row waits for its own;
-// the lanes of 16 rows are folded together. kCopies: what replaces the scores is left in the rows' weights too (weights,
-// T 512: 0.63 of the peak with copies made afterwards, 0.65 so). A function for each case: with both in one AVX2 takes
-// 1.05 times as long (T 512).
+// Softmax of a group: `scores` holds rows kScoreStride apart, f the running states. All maxima come first, so that no
+// row waits for its own; the lanes of 16 rows are folded together. kCopies: what replaces the scores is left in the
+// rows' weights too (weights, T 512: 0.63 of the peak with copies made afterwards, 0.65 so). A function for each case:
+// with both in one AVX2 takes 1.05 times as long (T 512).
 template <int kRows, bool kCopies>
 MHA_NOINLINE void softmax_leaving(const ChunkRows& chunk, float* scores, RowFactors<kRows>& f) {
   alignas(64) float lanes[RowFactors<kRows>::kPadded * kLanes];
@@ -199,9 +210,12 @@ MHA_NOINLINE void softmax_leaving(const ChunkRows& chunk, float* scores, RowFact
   for (int64_t r = 0; r < rows; ++r) {
     float* copy = kCopies ? chunk.rows[r].weights + chunk.begin : nullptr;
     float* row = scores + r * kScoreStride;
-    store(lanes + r * kLanes, is_huge_max(f.chunk_max[r])
-                                  ? exp2_of_huge_row<kCopies>(chunk, r, row, f.chunk_max + r, copy)
-                                  : exp2_of_row<kCopies>(row, panels, f.chunk_max[r], copy));
+    float* most = f.chunk_max + r;
+    const Vec total =
+        !is_huge_max(*most)
+            ? exp2_of_row<kCopies>(row, panels, *most, copy)
+            : exp2_of_huge_row<kCopies>(chunk, r, *most < 0.0f && f.running_max[r] > -kHugeScore, row, most, copy);
+    store(lanes + r * kLanes, total);
   }
   fold_lanes(
       lanes, rows, 0.0f, [](const Vec& v) MHA_ALWAYS_INLINE { return sum(v); },
