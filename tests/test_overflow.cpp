@@ -108,6 +108,11 @@ TEST_CASE("overflow: what is not cut in chunks has no partial results that could
           require_ok(mha_attention_workspace(context, &args, &bytes, &error), error);
           CHECK(bytes >= static_cast<size_t>(k40) * 8);
           CHECK(bytes < static_cast<size_t>(k40) * 8 + (size_t{1} << 26));
+          // Sixteen threads would split this one, if its partial results (2^64 bytes) could be counted.
+          args.query_len = 2048, args.key_len = int64_t{1} << 50, args.head_dim = 512;
+          require_ok(mha_attention_workspace(context, &args, &bytes, &error), error);
+          CHECK(bytes < size_t{1} << 26);
+          args.query_len = args.key_len = k40, args.head_dim = 1;
           // Of partial results that are asked for there is one of every row and chunk.
           int64_t count = 0;
           CHECK(mha_attention_partial_floats(&args, &count, &error) == MHA_ERR_OVERFLOW);
