@@ -12,8 +12,8 @@ constexpr double kMeeting = 0.1e6;
 // Threads do not begin and end together: the last to finish is late by a part of a work item.
 constexpr double kLateItem = 0.25;
 // Where heads lie side by side, a work item reads runs of memory as long as its heads. Runs of so many bytes take
-// twice the time of endless ones (decode, H 32/32, D 64, 4096 keys of [T, H, D] cut by hand for two threads: runs of 4 KiB
-// 1.03 times as long as of 8 KiB, 2 KiB 1.15, 1 KiB 1.36).
+// twice the time of endless ones (decode, H 32/32, D 64, 4096 keys of [T, H, D], cut by hand for two threads: runs of
+// 4 KiB 1.03 times as long as of 8 KiB, 2 KiB 1.15, 1 KiB 1.36).
 constexpr double kShortRun = 300;
 // A split takes memory for its partial results: it must be so much faster than cutting the rows.
 constexpr double kSplitGain = 1.2;
