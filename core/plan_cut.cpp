@@ -16,7 +16,7 @@ constexpr double kLateItem = 0.25;
 // 4 KiB 1.03 times as long as of 8 KiB, 2 KiB 1.15, 1 KiB 1.36).
 constexpr double kShortRun = 300;
 // A split takes memory for its partial results: it must be so much faster than cutting the rows.
-constexpr double kSplitGain = 1.2;
+constexpr double kSplitGain = 1.15;
 // Threads must be so much faster than one, as the estimate is not exact.
 constexpr double kThreadsGain = 1.15;
 // Turns beyond which a part of one does not count.
