@@ -74,7 +74,8 @@ struct AttentionPlan {
 mha_status plan_attention(const KernelTable& table, int64_t threads, const AttentionProblem& problem, bool split_all,
                           AttentionPlan* plan, mha_error* error);
 
-// The same for a call that is nothing but attention: on as many of num_threads as pay.
+// The same for a call that is nothing but attention: on as many of num_threads as pay. With split_all it is cut as it
+// would be without, so that it needs no more workspace.
 mha_status plan_call(const KernelTable& table, int64_t num_threads, const AttentionProblem& problem, bool split_all,
                      AttentionPlan* plan, mha_error* error);
 

@@ -36,9 +36,9 @@ class Planner {
   Planner(const KernelTable& table, int64_t threads, const AttentionProblem& p, bool split_all)
       : table_(table), threads_(threads), p_(p), split_all_(split_all), work_(threads > 1 ? work_of_call(p) : 0) {
     const Size chunks = Size(most(1, divide_up(p.longest_key_len, kChunk)));
-    partials_fit_ = (Size(p.heads) * Size(p.total_queries()) * chunks * Size(partial_width(p.value_head_dim)) *
-                     Size(sizeof(float)))
-                        .ok();
+    partials_fit_ =
+        (Size(p.heads) * Size(p.total_queries()) * chunks * Size(partial_width(p.value_head_dim)) * Size(sizeof(float)))
+            .ok();
     partial_limit_ = partial_limit(p, threads);
   }
 
@@ -122,8 +122,9 @@ class Planner {
     c.packing_rows = streamed ? 0 : kPackingRows;
     c.run_bytes = streamed && side_by_side ? p_.head_dim * static_cast<int64_t>(sizeof(float)) : 0;
     c.value_head_dim = p_.value_head_dim;
+    c.query_len = query_len_of(p_, b);
     if (p_.causal) {
-      c.unevenness = static_cast<double>(least(query_len_of(p_, b), keys)) / static_cast<double>(keys);
+      c.unevenness = static_cast<double>(least(c.query_len, keys)) / static_cast<double>(keys);
     }
     c.may_split = may_split;
     return c;
@@ -332,8 +333,8 @@ mha_status plan_call(const KernelTable& table, int64_t num_threads, const Attent
                      AttentionPlan* plan, mha_error* error) {
   // One thread needs no cost model: with the rest 0.05 us of notebook_f32.
   const int64_t threads = num_threads > 1 ? useful_threads(num_threads, work_of_call(p)) : 1;
-  const mha_status status = plan_attention(table, threads, p, split_all, plan, error);
-  if (status != MHA_OK || plan->useful >= threads) return status;
+  const mha_status status = plan_attention(table, threads, p, false, plan, error);
+  if (status != MHA_OK || (plan->useful >= threads && !split_all)) return status;
   return plan_attention(table, plan->useful, p, split_all, plan, error);
 }
 

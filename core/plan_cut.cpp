@@ -7,68 +7,93 @@
 namespace mha {
 namespace {
 
-// What a second phase costs, and what waking threads for the first, in multiply-adds: some two microseconds.
-constexpr double kMeeting = 0.2e6;
+// What a second phase costs, and what waking threads for the first, in multiply-adds: a microsecond.
+constexpr double kMeeting = 0.1e6;
 // Threads do not begin and end together: the last to finish is late by a part of a work item.
 constexpr double kLateItem = 0.25;
 // Where heads lie side by side, a work item reads runs of memory as long as its heads. Runs of so many bytes take
-// twice the time of endless ones (decode, H 32/32, D 64, 4096 keys on two threads: runs of 4 KiB 1.03 times as long as
-// of 8 KiB, 2 KiB 1.15, 1 KiB 1.36).
+// twice the time of endless ones (decode, H 32/32, D 64, 4096 keys of [T, H, D], cut by hand for two threads: runs of
+// 4 KiB 1.03 times as long as of 8 KiB, 2 KiB 1.15, 1 KiB 1.36).
 constexpr double kShortRun = 300;
 // A split takes memory for its partial results: it must be so much faster than cutting the rows.
-constexpr double kSplitGain = 1.25;
-// Rounds beyond which a part of one does not count.
-constexpr double kManyRounds = 1e6;
+constexpr double kSplitGain = 1.15;
+// Threads must be so much faster than one, as the estimate is not exact.
+constexpr double kThreadsGain = 1.15;
+// Turns beyond which a part of one does not count.
+constexpr double kManyTurns = 1e6;
 
-int64_t chunks_of(const Cutting& c) { return divide_up(c.keys, kChunk); }
+double ratio(int64_t a, int64_t b) { return static_cast<double>(a) / static_cast<double>(b); }
 
-// Work items of the whole call if all of it were cut so; chunks count by their keys.
+// Items of the batch like this one that would be as much work as the call.
+double alike(const Cutting& c) { return c.call_work / c.work; }
+
+// Work items of the call if all of it were cut so, the rests of divisions among them or not.
 double items_of(const Cutting& c, const Cut& cut) {
-  const double alike = c.call_work / c.work;
-  const double pieces = static_cast<double>(divide_up(c.kv_heads, cut.heads)) *
-                        static_cast<double>(divide_up(c.rows, cut.block_rows));
-  return alike * pieces * (cut.split ? static_cast<double>(c.keys) / static_cast<double>(kChunk) : 1.0);
+  const int64_t pieces = divide_up(c.kv_heads, cut.heads) * divide_up(c.rows, cut.block_rows);
+  return alike(c) * static_cast<double>(pieces) * static_cast<double>(cut.split ? divide_up(c.keys, kChunk) : 1);
+}
+double whole_items_of(const Cutting& c, const Cut& cut) {
+  const int64_t pieces = (c.kv_heads / cut.heads) * (c.rows / cut.block_rows);
+  return alike(c) * static_cast<double>(pieces) * static_cast<double>(cut.split ? c.keys / kChunk : 1);
+}
+
+// The longest rest, as a part of a whole item.
+double rest_of(const Cutting& c, const Cut& cut) {
+  double rest = ratio(c.kv_heads % cut.heads, cut.heads);
+  const double rows = ratio(c.rows % cut.block_rows, cut.block_rows), keys = ratio(c.keys % kChunk, kChunk);
+  if (rows > rest) rest = rows;
+  return cut.split && keys > rest ? keys : rest;
+}
+
+// Turns of all threads that so many items take.
+double turns_of(const Cutting& c, double items) {
+  const double turns = items / static_cast<double>(c.threads);
+  if (turns >= kManyTurns) return turns;
+  const double whole = static_cast<double>(static_cast<int64_t>(turns));
+  return whole < turns * (1 - 1e-9) ? whole + 1 : whole;
 }
 
 // The time of merging: partial results are written and read.
 double merging_time(const Cutting& c) {
-  const double floats = static_cast<double>(c.kv_heads * c.rows) * static_cast<double>(chunks_of(c)) *
-                        static_cast<double>(partial_width(c.value_head_dim));
-  return kMeeting + 2 * floats * sizeof(float) * kMultiplyAddsPerByte * (c.call_work / c.work) /
-                        static_cast<double>(c.threads);
+  const double rows = static_cast<double>(c.kv_heads) * static_cast<double>(c.rows);
+  const double floats = rows * static_cast<double>(divide_up(c.keys, kChunk) * partial_width(c.value_head_dim));
+  return kMeeting + 2 * floats * sizeof(float) * kMultiplyAddsPerByte * alike(c) / static_cast<double>(c.threads);
 }
 
 // Blocks of rows for each key/value head, so that a thread has so many items or more of those that `cut` makes of one.
 int64_t pieces_for(const Cutting& c, const Cut& cut, int64_t items_per_thread) {
-  const double heads = c.call_work / c.work * static_cast<double>(c.kv_heads) *
-                       (cut.split ? static_cast<double>(c.keys) / static_cast<double>(kChunk) : 1.0);
+  const double heads = alike(c) * static_cast<double>(c.kv_heads) * (cut.split ? ratio(c.keys, kChunk) : 1.0);
   return static_cast<int64_t>(static_cast<double>(c.threads * items_per_thread) / heads * (1 - 1e-9)) + 1;
 }
 
 // So many work items for each thread that nothing is gained by cutting more.
 bool has_enough(const Cutting& c, const Cut& cut) {
-  return items_of(c, cut) * (1 + 1e-9) >= static_cast<double>(c.threads * kItemsPerThread);
+  return whole_items_of(c, cut) * (1 + 1e-9) >= static_cast<double>(c.threads * kItemsPerThread);
 }
 
-double time_of_item(const Cutting& c, const Cut& cut) {
-  const double rows = static_cast<double>(cut.block_rows + c.packing_rows) / static_cast<double>(c.rows);
-  double item = c.work * rows * static_cast<double>(cut.heads) / static_cast<double>(c.kv_heads);
-  if (c.run_bytes > 0) item *= 1 + kShortRun / (static_cast<double>(c.run_bytes) * static_cast<double>(cut.heads));
-  if (cut.split && c.keys > kChunk) item *= static_cast<double>(kChunk) / static_cast<double>(c.keys);
-  return item;
+// The time of so many rows, each block of which packs the keys, of so many heads over all keys.
+double time_of_rows(const Cutting& c, const Cut& cut, int64_t rows, int64_t blocks, int64_t heads) {
+  const double time = c.work * ratio(rows + blocks * c.packing_rows, c.rows) * ratio(heads, c.kv_heads);
+  return c.run_bytes == 0 ? time : time * (1 + kShortRun / static_cast<double>(c.run_bytes * cut.heads));
 }
 
-// Of the call on all threads, merging included.
+double time_alone(const Cutting& c, const Cut& cut) {
+  return alike(c) * time_of_rows(c, cut, c.rows, divide_up(c.rows, cut.block_rows), c.kv_heads);
+}
+
+// On all threads, merging included. Equal items take turns; rests fill a turn that is not full, or come last.
 double time_of(const Cutting& c, const Cut& cut) {
-  const double item = time_of_item(c, cut);
-  const double share = items_of(c, cut) / static_cast<double>(c.threads);  // of work items, for each thread
-  const double late = share + kLateItem + (cut.split ? 0 : c.unevenness / 2);
-  double rounds = share;
-  if (share < kManyRounds) {
-    rounds = static_cast<double>(static_cast<int64_t>(share));
-    if (rounds < share * (1 - 1e-9)) rounds += 1;
-  }
-  return item * (late > rounds ? late : rounds) + (cut.split ? merging_time(c) : 0);
+  double item = time_of_rows(c, cut, cut.block_rows, 1, cut.heads);
+  if (cut.split && c.keys > kChunk) item *= ratio(kChunk, c.keys);
+  const double threads = static_cast<double>(c.threads), share = time_alone(c, cut) / threads;
+  double time = share + rest_of(c, cut) * (1 - 1 / threads) * item;
+  const double whole = turns_of(c, whole_items_of(c, cut)) * item, all = turns_of(c, items_of(c, cut)) * item;
+  if (time < whole) time = whole;
+  if (time > all) time = all;
+  const bool uneven = !cut.split && cut.block_rows < c.query_len;
+  const double late = share + (kLateItem + (uneven ? c.unevenness / 2 : 0)) * item;
+  if (time < late) time = late;
+  return time + (cut.split ? merging_time(c) : 0);
 }
 
 // Rows of a block where there are so many or, if they are too short or too long for that, about as many.
@@ -124,8 +149,7 @@ Cut cut_packed(const Cutting& c) {
 
 bool threads_pay(const Cutting& c, const Cut& cut) {
   if (!(c.work > 0)) return true;
-  const Cut alone = cut_least(c);
-  return time_of(c, cut) + kMeeting < time_of_item(c, alone) * items_of(c, alone);
+  return kThreadsGain * (time_of(c, cut) + kMeeting) < time_alone(c, cut_least(c));
 }
 
 }  // namespace mha

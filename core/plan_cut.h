@@ -10,16 +10,19 @@ namespace mha {
 // What is to be cut, and for whom. Times are in multiply-adds, as all work is (problem.h).
 struct Cutting {
   int64_t threads;
-  double work;       // of the item, and
-  double call_work;  // of the call
+  double work;                   // of the item, and
+  double call_work;              // of the call
   int64_t kv_heads, rows, keys;  // rows of each key/value head; one key at least
-  int64_t most_heads;            // key/value heads that a work item can have
-  int64_t run_bytes;             // heads of a token lie side by side, each so long; 0: a head's tokens follow each other
-  int64_t most_rows, row_unit;   // a block of rows is so long at most, and if it is not all rows, a multiple of that
-  int64_t packing_rows;          // packing a chunk for a block costs what so many rows cost; 0: nothing is packed
-  int64_t value_head_dim;
-  double unevenness;             // 0: all rows see as many keys; 1: from one to all of them, as under a causal mask
-  bool may_split;                // partial results of all chunks have a size that can be said
+  // A work item has so many key/value heads at most. Where the heads of a token lie side by side, each is run_bytes
+  // long; 0: a head's tokens follow each other.
+  int64_t most_heads, run_bytes;
+  // A block of rows is so long at most and, if it is not all rows, a multiple of row_unit. Packing a chunk of keys for
+  // it costs what packing_rows rows cost; 0: nothing is packed.
+  int64_t most_rows, row_unit, packing_rows;
+  int64_t query_len, value_head_dim;
+  // Of a head's queries. 0: all see as many keys; 1: from one to all of them, as under a causal mask.
+  double unevenness;
+  bool may_split;  // partial results of all chunks have a size that can be said
 };
 
 struct Cut {
