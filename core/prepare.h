@@ -19,10 +19,8 @@ class TokenPreparer {
 
  private:
   const KernelTable& table_;
-  const mha_rope& rope_;
+  RopeAngles angles_;
   PrepareArgs args_;
-  double frequencies_[kMaxRopeDims / 2];
-  float angles_[2 * kMaxRopeDims];
 };
 
 // Whether a norm is asked for. By the bits of its epsilon: a denormal compares equal to 0 in a call (float_mode.h).
