@@ -186,6 +186,32 @@ struct PrepareArgs {
   const float* sin;     // [dims / 2]; interleaved: [dims], (-sin, sin) a pair
 };
 
+// How the frequencies of rotary pairs change from base^(-2 d / dims), in double.
+enum class FrequencyScaling {
+  kNone,
+  kAll,          // divided by `factor`
+  kWavelengths,  // those with more than length / low tokens a turn are divided, those with fewer than length / high stay
+  kRamp,         // pairs from `high` on are divided, those below `low` stay; in between, here as above, a mixture
+};
+
+struct FrequencyArgs {
+  int64_t dims;     // even
+  double log_base;  // natural logarithm of the base
+  FrequencyScaling scaling;
+  double factor, length, low, high;
+  double* frequencies;  // room for dims / 2 rounded up to 16
+};
+
+struct AngleArgs {
+  const double* frequencies;  // readable to `pairs` rounded up to 16
+  int64_t pairs;
+  double position;   // 0 to 2^31 - 1
+  double amplitude;  // multiplies cosines and sines
+  bool interleaved;
+  float* cos;  // as in PrepareArgs, with room for the same rounded number of pairs
+  float* sin;
+};
+
 struct KernelTable {
   const char* name;
   bool has_fma;               // takes part in the same-bits promise
@@ -227,6 +253,13 @@ struct KernelTable {
   // output = rotate(norm(input)): norm(x) = x * (1 / sqrt(mean(x^2) + epsilon)) * weight, squares summed over 16 lanes
   // and the fixed tree; a pair (x1, x2) becomes (fma(x1, cos, -(x2 * sin)), fma(x2, cos, x1 * sin)).
   void (*prepare_rows)(const PrepareArgs* args);
+
+  // The angle of each pair at position 1, by FrequencyScaling; dims / 2 of them.
+  void (*rope_frequencies)(const FrequencyArgs* args);
+
+  // Cosines and sines of a position, as prepare_rows takes them. Both by the operations of elementary.cpp: the same bits
+  // on every target, SSE2 included.
+  void (*rope_angles)(const AngleArgs* args);
 
   // y[i] = 2^x[i] as the softmax computes it, for x <= 0.
   void (*exp2)(const float* x, float* y, int64_t n);
