@@ -204,7 +204,7 @@ TEST_CASE("decode properties: a layer decodes in any pieces to the bits of one c
     Decoding d(random, shared_context(first.target, 1));
     INFO("seed " << seed << " " << first.target << " " << kind_name(d.cache_config.kind) << " capacity "
                  << d.cache_config.capacity << " window " << d.common.masks.window_left);
-    const CachePtr cache = make_cache(cache_context(), d.cache_config);
+    CachePtr cache = make_cache(cache_context(), d.cache_config);
     const auto done = [&](size_t s) { return mha_cache_length(cache.get(), static_cast<int64_t>(s)); };
     for (int64_t left = 1; left > 0;) {
       std::vector<int64_t> sequences, offsets{0}, positions;
