@@ -13,6 +13,7 @@ AttentionCall part_of(const AttentionProblem& p, AttentionCall args, int64_t beg
     return view(all.data() + begin * s.Hkv * width, {s.Tk * s.Hkv * width, s.Hkv * width, width});
   };
   args.key_len = count;
+  args.score_mods.sink_logits = nullptr;  // of the merge
   args.key = part(p.key, s.D), args.value = part(p.value, s.Dv);
   if (args.positions.align != MHA_ALIGN_OFFSET) {
     args.positions.align = MHA_ALIGN_OFFSET, args.positions.offset = s.Tk - s.Tq;
