@@ -24,7 +24,7 @@ mha_status check_caches(const mha_reserve_args& a, mha_error* error) {
     const int64_t tokens = a.tokens[b];
     if (tokens < 0) return fail(error, MHA_ERR_ARGUMENT, "tokens[%lld] is %lld: must be >= 0", ll{b}, ll{tokens});
     if (tokens > kMaxSize) {
-      return fail(error, MHA_ERR_OVERFLOW, "tokens[%lld] is %lld: exceeds 2^62", ll{b}, ll{tokens});
+      return fail(error, MHA_ERR_OVERFLOW, "tokens[%lld] is %lld: must be at most 2^62", ll{b}, ll{tokens});
     }
   }
   return MHA_OK;

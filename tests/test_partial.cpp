@@ -147,7 +147,8 @@ TEST_CASE("partial results: bad arguments are refused by name", "[partial][statu
   float unwanted[48] = {};
   refused("score_mods.sink_logits", [&](AttentionCall& a) { a.score_mods.sink_logits = sinks; });
   refused("output", [&](AttentionCall& a) { a.output = mut_view(unwanted); });
-  refused("results", [&](AttentionCall& a) { a.results.log_sum_exp = unwanted; });
+  refused("results.log_sum_exp", [&](AttentionCall& a) { a.results.log_sum_exp = unwanted; });
+  refused("results.weights", [](AttentionCall& a) { a.results.weights_mode = MHA_WEIGHTS_PER_HEAD; });
   for (const float value : partials) CHECK(is_poison(value));
   const RaggedProblem ragged({{1, 5}, {1, 9}}, 2, 2, 8, 8, 1);
   args = ragged.args();

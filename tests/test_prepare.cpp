@@ -239,7 +239,7 @@ TEST_CASE("prepare: refusals", "[prepare]") {
           a.causal = 1;
           a.positions.align = MHA_ALIGN_OFFSET, a.positions.offset = -1;
         },
-        MHA_ERR_ARGUMENT, "positions is NULL) is -1");
+        MHA_ERR_ARGUMENT, "positions.query is NULL) is -1");
     rope.dims = 7;
     refused([](auto&) {}, MHA_ERR_ARGUMENT, "rope.dims is 7");
     rope.dims = 0;
@@ -258,7 +258,7 @@ TEST_CASE("prepare: refusals", "[prepare]") {
     CHECK(layer_forward(context, layer.get(), forward, &error) == MHA_ERR_ARGUMENT);
     CHECK(mentions(error, "positions.key[1] is -2"));
     forward.key = forward.value = {};
-    CHECK(layer_forward(context, layer.get(), forward, &error) == MHA_ERR_SHAPE);
+    CHECK(layer_forward(context, layer.get(), forward, &error) == MHA_ERR_ARGUMENT);
     CHECK(mentions(error, "positions.key is given"));
     // A table that ends before the last key.
     const std::vector<float> table(2 * 4, 0.5f);

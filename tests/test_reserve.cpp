@@ -325,7 +325,7 @@ TEST_CASE("reserve: refusals name the argument and change nothing", "[cache][res
   fails(MHA_ERR_NULL, "tokens is NULL", [](auto& r) { r.tokens = nullptr; });
   fails(MHA_ERR_ARGUMENT, "num_caches is -1", [](auto& r) { r.num_caches = -1; });
   fails(MHA_ERR_ARGUMENT, "batch is -2", [](auto& r) { r.batch = -2; });
-  fails(MHA_ERR_ARGUMENT, "args.reserved[3] is 4", [](auto& r) { r.reserved[3] = 4; });
+  fails(MHA_ERR_ARGUMENT, "args.reserved[3] is not 0", [](auto& r) { r.reserved[3] = 4; });
   CHECK(mha_cache_reserve(nullptr, &error) == MHA_ERR_NULL);
 }
 
