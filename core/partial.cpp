@@ -18,7 +18,10 @@ using ll = long long;
 mha_status check_no_results(const mha_attention_args& a, mha_error* error) {
   const char* what = nullptr;
   if (a.output.data != nullptr) what = "output.data";
-  if (a.results != nullptr) what = "results";
+  const mha_results& r = given_or_default(a.results);
+  const bool weights = r.weights_mode != MHA_WEIGHTS_NONE || r.weights.data != nullptr;
+  if (weights || r.weights_rows != nullptr || r.num_weights_rows != 0) what = "results.weights";
+  if (r.log_sum_exp != nullptr) what = "results.log_sum_exp";
   if (given_or_default(a.score_mods).sink_logits != nullptr) what = "score_mods.sink_logits";
   return what != nullptr ? fail(error, MHA_ERR_ARGUMENT, "%s is given, but results are made by merging the parts", what)
                          : MHA_OK;
