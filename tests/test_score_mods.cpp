@@ -61,6 +61,31 @@ TEST_CASE("mods: ALiBi and relative bias count from the query's position, also f
   });
 }
 
+TEST_CASE("mods: first tokens that a window keeps are modified as well, also one alone in a chunk", "[mods][masks]") {
+  for (const int64_t Tq : {1, 3, 40}) {
+    const AttentionShape shape = {1, 2, 1, Tq, 700, 8, 8};
+    const AttentionProblem problem(shape, MaskKind::kCausal, 31);
+    const std::vector<float> slopes = {0.01f, 0.002f}, bias = random_floats(2 * 651, 32);
+    for (const int64_t sinks : {1, 16, 17, 256, 257, 258, 300}) {
+      for (int kind = 0; kind < 3; ++kind) {
+        mha_attention_args args = problem.args();
+        args.masks.window_left = 30, args.masks.sink_tokens = sinks;
+        if (kind == 0) args.mods.softcap = 0.7f;
+        if (kind == 1) args.mods.alibi_slopes = slopes.data();
+        if (kind == 2) args.mods.relative_bias = bias.data(), args.mods.relative_left = 650;
+        args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+        const AttentionReference want = reference_attention(args);
+        for_each_target([&](const std::string& target, const mha_context* context) {
+          INFO("Tq " << Tq << " sinks " << sinks << " kind " << kind);
+          const AttentionResult got = run_attention(context, args);
+          check_close("output " + target, got.output, want.output, {2e-6, 1e-6});
+          check_close("weights " + target, got.weights, want.weights, {2e-6, 1e-6});
+        });
+      }
+    }
+  }
+}
+
 TEST_CASE("mods: a sink takes weight and gives nothing", "[mods]") {
   for_each_target(
       [](const std::string&, const mha_context* context) {

@@ -66,6 +66,30 @@ TEST_CASE("skipping: keys and values that no query sees are not read", "[masks][
   }
 }
 
+TEST_CASE("skipping: a hidden chunk between others is not read", "[masks][skipping]") {
+  for (int64_t Tq : {1, 3, 50}) {
+    const AttentionProblem problem({1, 2, 1, Tq, kKeys, kWidth, kWidth}, MaskKind::kNone, 170002);
+    const std::vector<int64_t> pairs = {0, 0, 0, 2};
+    const GuardedFloats key(problem.key, Guard::kBefore), value(problem.value, Guard::kBefore);
+    for_each_target([&](const std::string&, const mha_context* context) {
+      for (mha_weights_mode mode : {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED}) {
+        INFO("Tq " << Tq << " weights " << mode);
+        mha_attention_args args = problem.args();
+        args.masks.block_mask = {1000, 256, pairs.data(), 2};
+        args.weights_mode = mode;
+        const AttentionResult want = run_attention(context, args);
+        args.key.data = key.floats(), args.value.data = value.floats();
+        for (const GuardedFloats* middle : {&key, &value})
+          REQUIRE(mprotect(middle->floats() + kFirst * kWidth, 4096, PROT_NONE) == 0);
+        const AttentionResult got = run_attention(context, args);
+        for (const GuardedFloats* middle : {&key, &value})
+          REQUIRE(mprotect(middle->floats() + kFirst * kWidth, 4096, PROT_READ | PROT_WRITE) == 0);
+        check_same_results("guarded", got, want);
+      }
+    });
+  }
+}
+
 TEST_CASE("skipping: a hidden chunk between others changes no bit", "[masks][skipping][bits]") {
   // Queries see chunks 0 and 2 of three: by a list of blocks, which skips the middle, and by an additive mask, which
   // does not. Of 600 queries under a causal mask some end in the middle.
