@@ -250,5 +250,17 @@ TEST_CASE("ragged: bad offsets and rows are refused by name", "[ragged][status]"
   refused("weight_rows.rows[1] is 1, not more than", rows(twice, 2));
   refused("weight_rows.rows[0] is -1", rows(negative, 1));
   refused("weight_rows.count is -1", rows(negative, -1));
+  // Chosen rows and sums of packed items are an item apart, so that a stride of 0 makes them overlap.
+  for (const bool sums : {false, true}) {
+    mha_attention_args args = p.args();
+    const int64_t first = 0;
+    args.output = {output.data(), 0, 0, 0, 0};
+    args.weights_mode = sums ? MHA_WEIGHTS_KEY_SUMS : MHA_WEIGHTS_PER_HEAD;
+    args.weights = {weights.data(), 0, 6, 6, 1};
+    if (!sums) args.weight_rows = {&first, 1};
+    mha_error error = {};
+    CHECK(mha_attention(shared_context(supported_targets()[0], 1), &args, &error) == MHA_ERR_STRIDE);
+    CHECK(mentions(error, "elements of the result overlap"));
+  }
   refused("weights_mode is 4", [&](mha_attention_args& a) { a.weights_mode = static_cast<mha_weights_mode>(4); });
 }
