@@ -130,17 +130,17 @@ TEST_CASE("extremes: a layer's scale of any size, with keys that it adds and mas
       mha_layer_config config = {};
       config.embed_dim = 24, config.num_heads = 4, config.num_kv_heads = 2, config.head_dim = 8;
       config.scale = scale, config.add_zero_attn = zeros;
-      LayerProblem layer(config, 2, 9, 300, Biases::kNone, 390);
+      LayerProblem layer(config, 2, 9, 304, Biases::kNone, 390);
       const float root = std::sqrt(1 / std::fabs(scale));
       for (float& w : layer.query_weight) w *= root;
       for (float& w : layer.key_weight) w *= root;
-      AttentionProblem masked({2, 4, 2, 9, 300, 8, 8}, MaskKind::kAdd, 391);
+      AttentionProblem masked({2, 4, 2, 9, 304, 8, 8}, MaskKind::kAdd, 391);
       for (int64_t row = 0; row < 2 * 9; row += 2) {
-        std::fill_n(masked.add_mask.begin() + row * 300, 300, -FLT_MAX);
+        std::fill_n(masked.add_mask.begin() + row * 304, 304, -FLT_MAX);
       }
       mha_forward_args args = layer.args();
       args.masks = masked.masks, args.weights_mode = MHA_WEIGHTS_PER_HEAD;
-      // A learned key of the keys' size, which every query sees.
+      // A learned key of the keys' size, which every query sees, in 16 keys of its own.
       const std::vector<float> bias_key = random_floats(16, 392, root), bias_value = random_floats(16, 393);
       mha_layer_weights weights = layer.separate_weights();
       weights.bias_key = bias_key.data(), weights.bias_value = bias_value.data();
