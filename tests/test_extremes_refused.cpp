@@ -15,29 +15,29 @@ TEST_CASE("extremes: denormal arguments are refused by name and value", "[extrem
       char value[32];
       std::snprintf(value, sizeof(value), " is %g:", static_cast<double>(denormal));
       std::vector<float> output = poisoned(s.output().count());
-      mha_attention_args args = p.args();
-      args.output.data = output.data();
-      const auto refused = [&](const std::string& name, const mha_attention_args& bad) {
+      AttentionCall args = p.args();
+      args.output = mut_view(output.data());
+      const auto refused = [&](const std::string& name, const AttentionCall& bad) {
         mha_error error = {};
         size_t bytes = 0;
-        CHECK(mha_attention(context, &bad, &error) == MHA_ERR_ARGUMENT);
+        CHECK(attention(context, bad, &error) == MHA_ERR_ARGUMENT);
         CHECK(mentions(error, name + value));
-        CHECK(mha_attention_workspace(context, &bad, &bytes, &error) == MHA_ERR_ARGUMENT);
+        CHECK(attention_workspace_bytes(context, bad, &bytes, &error) == MHA_ERR_ARGUMENT);
         std::vector<float> partials = poisoned(10000);
-        CHECK(mha_attention_partial(context, &bad, partials.data(), 10000, &error) == MHA_ERR_ARGUMENT);
+        CHECK(attention_partial(context, bad, partials.data(), 10000, &error) == MHA_ERR_ARGUMENT);
         CHECK(std::all_of(output.begin(), output.end(), is_poison));
         CHECK(std::all_of(partials.begin(), partials.end(), is_poison));
       };
-      mha_attention_args bad = args;
+      AttentionCall bad = args;
       bad.scale = denormal;
       refused("scale", bad);
       bad = args, bad.mods.softcap = denormal;
       refused("mods.softcap", bad);
-      mha_qk_norm norm = {};
+      mha_norm norm = {};
       norm.epsilon = denormal;
       bad = args, bad.norm = &norm;
       mha_error error = {};
-      CHECK(mha_attention(context, &bad, &error) == MHA_ERR_ARGUMENT);
+      CHECK(attention(context, bad, &error) == MHA_ERR_ARGUMENT);
       CHECK(mentions(error, std::string("norm.epsilon") + value));
 
       mha_layer_config config = {};
@@ -49,16 +49,16 @@ TEST_CASE("extremes: denormal arguments are refused by name and value", "[extrem
       CHECK(mha_layer_create(context, &config, &weights, &none, &error) == MHA_ERR_ARGUMENT);
       CHECK(mentions(error, std::string("scale") + value));
       const LayerPtr made = layer.make(context);
-      mha_forward_args forward = layer.args();
-      forward.output.data = output.data(), forward.mods.softcap = denormal;
-      CHECK(mha_layer_forward(context, made.get(), &forward, &error) == MHA_ERR_ARGUMENT);
+      LayerCall forward = layer.args();
+      forward.output = mut_view(output.data()), forward.score_mods.softcap = denormal;
+      CHECK(layer_forward(context, made.get(), forward, &error) == MHA_ERR_ARGUMENT);
       CHECK(mentions(error, std::string("mods.softcap") + value));
 
-      mha_rope_args rope_args = {};
+      mha_rows_args rope_args = {};
       rope_args.batch = 1, rope_args.length = 3, rope_args.num_heads = 2, rope_args.head_dim = 8;
-      rope_args.input.data = p.query.data(), rope_args.output.data = output.data();
+      rope_args.input = view(p.query.data()), rope_args.output = mut_view(output.data());
       rope_args.norm_epsilon = denormal;
-      CHECK(mha_rope_apply(context, &rope_args, &error) == MHA_ERR_ARGUMENT);
+      CHECK(mha_rows_prepare(context, &rope_args, &error) == MHA_ERR_ARGUMENT);
       CHECK(mentions(error, std::string("norm_epsilon") + value));
       CHECK(std::all_of(output.begin(), output.end(), is_poison));
     }
@@ -70,11 +70,11 @@ TEST_CASE("extremes: denormal numbers of rope are refused by name", "[extremes][
   for_each_target([&](const std::string&, const mha_context* context) {
     const auto refused = [&](const std::string& name, mha_rope rope) {
       std::vector<float> output = poisoned(48);
-      mha_rope_args args = {};
+      mha_rows_args args = {};
       args.batch = 1, args.length = 3, args.num_heads = 2, args.head_dim = 8;
-      args.input.data = input.data(), args.output.data = output.data(), args.rope = &rope;
+      args.input = view(input.data()), args.output = mut_view(output.data()), args.rope = &rope;
       mha_error error = {};
-      CHECK(mha_rope_apply(context, &args, &error) == MHA_ERR_ARGUMENT);
+      CHECK(mha_rows_prepare(context, &args, &error) == MHA_ERR_ARGUMENT);
       INFO(error.message);
       CHECK(mentions(error, "rope." + name + " is 1e-310"));
       CHECK(std::all_of(output.begin(), output.end(), is_poison));
@@ -101,15 +101,15 @@ TEST_CASE("extremes: an output of width 0 whose strides say so is refused", "[ex
   const AttentionProblem p({1, 2, 2, 3, 20, 8, 8}, MaskKind::kNone, 400);
   for_each_target([&](const std::string&, const mha_context* context) {
     float nothing = 7;
-    mha_attention_args args = p.args();
+    AttentionCall args = p.args();
     args.value_head_dim = 0;
-    args.output = {&nothing, 0, 0, 0, 1};
+    args.output = mut_view(&nothing, {0, 0, 0});
     mha_error error = {};
-    CHECK(mha_attention(context, &args, &error) == MHA_ERR_STRIDE);
+    CHECK(attention(context, args, &error) == MHA_ERR_STRIDE);
     CHECK(mentions(error, "output.stride_b, _t, _h are 0, 0, 0"));
     mha_merge_args merge = {};
     merge.batch = merge.num_heads = merge.query_len = 1;
-    merge.output = {&nothing, 0, 0, 0, 1};
+    merge.output = mut_view(&nothing, {0, 0, 0});
     CHECK(mha_attention_merge_partials(context, &merge, &error) == MHA_ERR_ARGUMENT);
     CHECK(mentions(error, "value_head_dim is 0"));
     CHECK(mha_attention_merge(context, 0, 1, 0, nullptr, nullptr, &nothing, nullptr, &error) == MHA_ERR_ARGUMENT);

@@ -20,8 +20,8 @@ TEST_CASE("extremes: softcaps of any size with scales and scores of any size", "
         for (float& q : p.query) q *= 2 * root;
         for (float& k : p.key) k *= root;
         p.scale = scale;
-        mha_attention_args args = p.args();
-        args.mods.softcap = cap;
+        AttentionCall args = p.args();
+        args.score_mods.softcap = cap;
         INFO("cap " << cap << " scale " << scale);
         check_everywhere("softcap", p, args, {4e-6, 4e-6});
       }
@@ -39,8 +39,8 @@ TEST_CASE("extremes: scores beyond any softcap take all of it", "[extremes]") {
       for (float& q : p.query) q = (q < 0 ? -1 : 1) * root * (1 + q * q) / 2;
       for (float& k : p.key) k = (k < 0 ? -1 : 1) * root * (1 + k * k) / 2;
       p.scale = scale;
-      mha_attention_args args = p.args();
-      args.mods.softcap = cap;
+      AttentionCall args = p.args();
+      args.score_mods.softcap = cap;
       INFO("cap " << cap << " scale " << scale);
       // tanh is 1 - 2.3e-7 there.
       check_everywhere("softcap", p, args,
@@ -59,8 +59,8 @@ TEST_CASE("extremes: huge scores beside a cap as huge", "[extremes]") {
         for (float& q : p.query) q *= static_cast<float>(root);
         for (float& k : p.key) k *= static_cast<float>(root);
         p.scale = scale;
-        mha_attention_args args = p.args();
-        args.mods.softcap = cap;
+        AttentionCall args = p.args();
+        args.score_mods.softcap = cap;
         INFO("cap " << cap << " scale " << scale);
         check_everywhere("softcap", p, args, kOrdinary);
       }
@@ -97,13 +97,13 @@ TEST_CASE("extremes: relative biases and ALiBi of any size, beside masks and sof
     for (uint64_t seed = 0; seed < 6; ++seed) {
       AttentionProblem p(s, MaskKind::kCausal, 370 + seed);
       Random random(380 + seed);
-      mha_attention_args args = p.args();
+      AttentionCall args = p.args();
       // No two sums of a bias and a mask are near each other.
       const float biases[] = {-3.1e38f, -2.41e38f, -0.7e38f, 0.5f, 1.3e38f, 3.3e38f};
       std::vector<float> bias;
       for (int64_t n = 0; n < s.H * (2 * 40 + 1); ++n)
         bias.push_back(biases[random.below(2 + static_cast<int64_t>(seed))]);
-      args.mods.relative_bias = bias.data(), args.mods.relative_left = args.mods.relative_right = 40;
+      args.score_mods.relative_bias = bias.data(), args.score_mods.relative_left = args.score_mods.relative_right = 40;
       check_everywhere("biases", p, args, kOrdinary);
       if (seed % 2 == 0) {
         p.set_add_mask(1);
@@ -111,14 +111,14 @@ TEST_CASE("extremes: relative biases and ALiBi of any size, beside masks and sof
         for (float& m : p.add_mask) m = masks[random.below(3)];
         args.masks = p.masks;
         check_everywhere("biases and mask", p, args, kOrdinary);
-        args.mods.softcap = 3e38f;
+        args.score_mods.softcap = 3e38f;
         check_everywhere("biases, mask and softcap", p, args, kOrdinary);
       }
       if (seed > 2) continue;
       args = p.args();
       args.masks.add_mask = {};
       const float slopes[] = {FLT_MAX, 1e36f, 2.5e38f, 1e-38f};
-      args.mods.alibi_slopes = slopes;
+      args.score_mods.alibi_slopes = slopes;
       check_everywhere("ALiBi", p, args, kOrdinary);
     }
   }
@@ -138,8 +138,8 @@ TEST_CASE("extremes: a layer's scale of any size, with keys that it adds and mas
       for (int64_t row = 0; row < 2 * 9; row += 2) {
         std::fill_n(masked.add_mask.begin() + row * 304, 304, -FLT_MAX);
       }
-      mha_forward_args args = layer.args();
-      args.masks = masked.masks, args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+      LayerCall args = layer.args();
+      args.masks = masked.masks, args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
       // A learned key of the keys' size, which every query sees, in 16 keys of its own.
       const std::vector<float> bias_key = random_floats(16, 392, root), bias_value = random_floats(16, 393);
       mha_layer_weights weights = layer.separate_weights();
@@ -161,18 +161,18 @@ TEST_CASE("extremes: a scale of exactly 0, inside, is no default: every score is
     for (int n = 0; n < 4; ++n) {
       AttentionProblem p(s, n == 2 ? MaskKind::kCausal : MaskKind::kAdd, 395);
       const float slopes[] = {0.5f, 0.25f, 0.1f, 0.01f};
-      mha_attention_args args = p.args();
-      if (n == 1) args.mods.softcap = 3;
-      if (n == 3) args.mods.softcap = 1e30f;
-      if (n == 2) args.mods.alibi_slopes = slopes;
+      AttentionCall args = p.args();
+      if (n == 1) args.score_mods.softcap = 3;
+      if (n == 3) args.score_mods.softcap = 1e30f;
+      if (n == 2) args.score_mods.alibi_slopes = slopes;
       const std::vector<float> zero(p.query.size(), 0.0f);
-      mha_attention_args same = args;
-      same.query.data = zero.data(), same.scale = 1;
+      AttentionCall same = args;
+      same.query = view(zero.data()), same.scale = 1;
       const AttentionReference want = reference_attention(same);
       for (const float scale : {0.0f, -0.0f}) {
         for_each_target([&](const std::string&, const mha_context* context) {
           std::vector<float> output = poisoned(s.output().count()), lse = poisoned(s.B * s.H * s.Tq);
-          args.output.data = output.data(), args.log_sum_exp = lse.data();
+          args.output = mut_view(output.data()), args.results.log_sum_exp = lse.data();
           const mha::FloatMode mode;
           mha::AttentionJob job = {};
           mha_error error = {};
@@ -195,10 +195,10 @@ TEST_CASE("extremes: a negative scale is what it says", "[extremes]") {
     for (const float cap : {0.0f, 2.0f, 1e30f}) {
       AttentionProblem p(s, MaskKind::kAdd, 396);
       p.scale = -0.7f;
-      mha_attention_args args = p.args();
-      args.mods.softcap = cap;
+      AttentionCall args = p.args();
+      args.score_mods.softcap = cap;
       check_everywhere("negative scale", p, args, kOrdinary);
-      args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT, args.mods.alibi_slopes = slopes;
+      args.causal = 1, args.score_mods.alibi_slopes = slopes;
       check_everywhere("negative scale and ALiBi", p, args, kOrdinary);
     }
   }

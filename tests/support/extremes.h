@@ -23,10 +23,10 @@ struct Want {
   AttentionReference plain;  // with weights per head
   std::vector<double> averaged, key_sums, last_row;
 
-  explicit Want(mha_attention_args args) {
-    args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+  explicit Want(AttentionCall args) {
+    args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
     plain = reference_attention(args);
-    for (double& lse : plain.log_sum_exp) lse = within_float(lse);
+    for (double& lse : plain.results.log_sum_exp) lse = within_float(lse);
     const int64_t H = args.num_heads, Tq = args.query_len, Tk = args.key_len;
     averaged.resize(static_cast<size_t>(args.batch * Tq * Tk));
     key_sums.resize(static_cast<size_t>(args.batch * H * Tk));
@@ -41,18 +41,18 @@ struct Want {
   }
 };
 
-inline void check_weights(const mha_context* context, mha_attention_args args, const std::string& what,
+inline void check_weights(const mha_context* context, AttentionCall args, const std::string& what,
                           const std::vector<double>& want, double bound) {
   std::vector<float> output = poisoned(args.batch * args.query_len * args.num_heads * args.value_head_dim);
   std::vector<float> weights = poisoned(static_cast<int64_t>(want.size()));
-  args.output = {output.data(), 0, 0, 0, 0};
-  args.weights = {weights.data(), 0, 0, 0, 0};
+  args.output = mut_view(output.data());
+  args.results.weights = mut_view(weights.data());
   call_attention(context, args);
   check_close(what, weights, want, {bound, bound});
 }
 
 /// The call on every target, by one thread and by three, with every kind of weights and in parts.
-inline void check_everywhere(const std::string& what, const AttentionProblem& p, mha_attention_args args,
+inline void check_everywhere(const std::string& what, const AttentionProblem& p, AttentionCall args,
                              Bounds bounds) {
   const Want want(args);
   const double rows = static_cast<double>(args.query_len);
@@ -60,11 +60,11 @@ inline void check_everywhere(const std::string& what, const AttentionProblem& p,
   for_each_target([&](const std::string& target, const mha_context* one) {
     const AttentionResult got = run_attention(one, args);
     check_close("output", got.output, want.plain.output, {bounds.values, bounds.values});
-    check_close("log-sum-exp", got.log_sum_exp, want.plain.log_sum_exp, {bounds.log_sum_exp, bounds.log_sum_exp});
+    check_close("log-sum-exp", got.log_sum_exp, want.plain.results.log_sum_exp, {bounds.log_sum_exp, bounds.log_sum_exp});
     for (const int64_t threads : {1, 3}) {
       const mha_context* context = shared_context(target, threads);
       check_same_results("by threads", run_attention(context, args), got);
-      mha_attention_args with = args;
+      AttentionCall with = args;
       with.weights_mode = MHA_WEIGHTS_PER_HEAD;
       check_weights(context, with, "weights", want.plain.weights, bounds.values);
       with.weights_mode = MHA_WEIGHTS_AVERAGED;
@@ -81,9 +81,9 @@ inline void check_everywhere(const std::string& what, const AttentionProblem& p,
       const std::vector<float> part = partial(one, part_of(p, args, begin, count));
       partials.insert(partials.end(), part.begin(), part.end());
     }
-    const AttentionResult parts = merged(one, p.shape, partials, args.mods.sink_logits);
+    const AttentionResult parts = merged(one, p.shape, partials, args.score_mods.sink_logits);
     check_same_bits("merged output", parts.output, got.output);
-    check_same_bits("merged log-sum-exp", parts.log_sum_exp, got.log_sum_exp);
+    check_same_bits("merged log-sum-exp", parts.results.log_sum_exp, got.log_sum_exp);
   });
 }
 
