@@ -53,6 +53,8 @@ extern "C" const char* mha_status_string(int status) {
       return "MHA_ERR_UNSUPPORTED";
     case MHA_ERR_FULL:
       return "MHA_ERR_FULL";
+    case MHA_ERR_THREAD:
+      return "MHA_ERR_THREAD";
   }
   return "unknown status";
 }
