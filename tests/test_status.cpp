@@ -439,9 +439,10 @@ TEST_CASE("status: every value has its name, others have one too", "[status]") {
                                                       {MHA_ERR_TARGET, "MHA_ERR_TARGET"},
                                                       {MHA_ERR_BLOB, "MHA_ERR_BLOB"},
                                                       {MHA_ERR_UNSUPPORTED, "MHA_ERR_UNSUPPORTED"},
-                                                      {MHA_ERR_FULL, "MHA_ERR_FULL"}};
+                                                      {MHA_ERR_FULL, "MHA_ERR_FULL"},
+                                                      {MHA_ERR_THREAD, "MHA_ERR_THREAD"}};
   for (const auto& [status, name] : names) CHECK(std::string(mha_status_string(status)) == name);
-  for (int other : {-1, 12, 1000}) CHECK(std::string(mha_status_string(other)) == "unknown status");
+  for (int other : {-1, 13, 1000}) CHECK(std::string(mha_status_string(other)) == "unknown status");
 }
 
 TEST_CASE("status: the version is the header's", "[status]") {
