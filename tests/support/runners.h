@@ -4,6 +4,7 @@
 #define MHA_TESTS_SUPPORT_RUNNERS_H
 
 #include <atomic>
+#include <cfenv>
 #include <chrono>
 #include <filesystem>
 #include <iterator>
@@ -25,11 +26,17 @@ inline int64_t num_tasks() {
 /// CPUs that this process may use.
 inline int64_t num_cpus() { return static_cast<int64_t>(std::thread::hardware_concurrency()); }
 
-/// A host's parallel-for with a new thread for every task but the first.
+/// A host's parallel-for with a new thread for every task but the first; of the usual floating-point mode, where it
+/// would have its maker's.
 inline void run_on_new_threads(void*, int64_t count, void (*task)(void*, int64_t), void* data) {
   std::vector<std::thread> threads;
   threads.reserve(static_cast<size_t>(count));
-  for (int64_t i = 1; i < count; ++i) threads.emplace_back(task, data, i);
+  for (int64_t i = 1; i < count; ++i) {
+    threads.emplace_back([task, data, i] {
+      std::fesetenv(FE_DFL_ENV);
+      task(data, i);
+    });
+  }
   task(data, 0);
   for (std::thread& thread : threads) thread.join();
 }
