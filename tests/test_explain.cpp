@@ -172,7 +172,7 @@ TEST_CASE("explain: masks and score modifications by name, no combination falls 
        }},
       {"additive",
        [&](auto& a) {
-         a.masks.add_mask = {floats, 0, 0, 0};
+         a.masks.add_mask = {floats};
        }},
       {"softcap", [](auto& a) { a.score_mods.softcap = 5; }},
       {"ALiBi", [&](auto& a) { a.score_mods.alibi_slopes = floats; }},

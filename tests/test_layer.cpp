@@ -26,8 +26,8 @@ const NamedConfig kConfigs[] = {
     {"head_dim other than E/H", {21, 4, 0, 13, 0, 0, 0, 0, 0}},
     {"value_head_dim", {32, 4, 0, 0, 11, 0, 0, 0, 0}},
     {"out_dim", {30, 3, 0, 0, 0, 0, 0, 17, 0}},
-    {"scale", {32, 2, 0, 0, 0, 0, 0, 0, 0.5f}},
-    {"all at once", {33, 6, 3, 9, 19, 12, 65, 71, 0.3f}},
+    {"scale", {32, 2, 0, 0, 0, 0, 0, 0, 0, 0.5f}},
+    {"all at once", {33, 6, 3, 9, 19, 12, 65, 71, 0, 0.3f}},
     {"wide", {128, 2, 0, 0, 0, 0, 0, 0, 0}},
 };
 
@@ -109,7 +109,7 @@ TEST_CASE("layer: masks", "[layer][mask]") {
   for (int kind = 0; kind < kMaskKinds; ++kind) {
     const AttentionProblem masked(shape, static_cast<MaskKind>(kind), 41500 + static_cast<uint64_t>(kind));
     LayerCall args = problem.args();
-    args.masks = masked.masks;
+    masked.masks.put_into(&args);
     check_layer(problem, args, describe(shape, static_cast<MaskKind>(kind)));
   }
 }
@@ -259,7 +259,7 @@ TEST_CASE("layer: outlives the context and the sources it was made from", "[laye
     args.key = view(key.data());
     args.value = view(value.data());
     const std::vector<float> before = run_layer(maker.get(), layer.get(), args).output;
-    maker.reset();
+    maker = ContextPtr();
     problem.reset();
     check_same_bits("output", run_layer(shared_context(target, 1), layer.get(), args).output, before);
   }

@@ -138,7 +138,7 @@ TEST_CASE("overflow: strides that lead beyond 2^63 bytes", "[overflow][status]")
        }},
       {"add_mask",
        [&](AttentionCall& a) {
-         a.masks.add_mask = {&add, 0, INT64_MAX, 1};
+         a.masks.add_mask = {&add, MHA_F32, 0, 0, INT64_MAX, 1};
        }},
       {"causal_offset",
        [](AttentionCall& a) { a.masks.causal = MHA_CAUSAL_OFFSET, a.masks.causal_offset = k62 + 1; }},
@@ -253,7 +253,7 @@ TEST_CASE("overflow: attention with element offsets beyond 2^31 in every tensor"
     args.query = view(s.query(), query);
     args.key = view(s.key(), key);
     args.value = view(s.value(), value);
-    args.masks.add_mask = {add.floats(), 2 * k31, 0, 3};
+    args.masks.add_mask = {add.floats(), MHA_F32, 0, 2 * k31, 0, 3};
     args.masks.bool_mask = {bytes, 2 * k31, 6, 3};
     const mha_view out = view(s.output(), output);
     args.output = mut_view(output.floats(), {out.stride_b, out.stride_t, out.stride_h});

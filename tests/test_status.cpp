@@ -118,7 +118,7 @@ const AttentionMistake kAttentionMistakes[] = {
      true},
     {MHA_ERR_STRIDE,
      {"add_mask.stride_h", "-15"},
-     MISTAKE(call.args.masks.add_mask = {call.add.data(), 60, -15, 5}),
+     MISTAKE(call.args.masks.add_mask = {call.add.data(), MHA_F32, 0, 60, -15, 5}),
      true},
 };
 
