@@ -27,6 +27,17 @@ int enum_value(const Enum& e) {
   return value;
 }
 
+// By the bits: a call may run with denormals as zero, which compare as 0 then.
+inline uint32_t bits_of(float value) {
+  uint32_t bits = 0;
+  memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+inline bool is_denormal(float value) {
+  const uint32_t magnitude = bits_of(value) & 0x7fffffffu;
+  return magnitude != 0 && magnitude < 0x00800000u;
+}
+
 // Fields of later versions, of the struct that messages call `name`, must be zero.
 mha_status fail_reserved(const char* name, const char* field, int64_t index, mha_error* error);
 template <int kWords>

@@ -131,17 +131,14 @@ mha_status check_heads(int64_t heads, int64_t kv_heads, int64_t* out, mha_error*
 mha_status check_scale(float scale, int is_exact, int64_t head_dim, float* out, mha_error* error) {
   const double value = static_cast<double>(scale);
   if (!std::isfinite(scale)) return fail(error, MHA_ERR_ARGUMENT, "scale is %g: must be finite", value);
-  // By the bits: a call may run with denormals as zero.
-  uint32_t bits = 0;
-  memcpy(&bits, &scale, sizeof(bits));
-  const uint32_t magnitude = bits & 0x7fffffffu;
-  if (magnitude != 0 && magnitude < 0x00800000u) {
-    return fail(error, MHA_ERR_ARGUMENT, "scale is 0x%08x, a denormal: must be 0 or at least 2^-126 in size", bits);
+  if (is_denormal(scale)) {
+    return fail(error, MHA_ERR_ARGUMENT, "scale is 0x%08x, a denormal: must be 0 or at least 2^-126 in size",
+                bits_of(scale));
   }
-  if (is_exact == 0 && bits >> 31 != 0) {
+  if (is_exact == 0 && std::signbit(scale)) {
     return fail(error, MHA_ERR_ARGUMENT, "scale is %g: below 0, so set scale_is_exact if it is meant", value);
   }
-  *out = is_exact != 0 || magnitude != 0 ? scale : static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)));
+  *out = is_exact != 0 || scale != 0.0f ? scale : static_cast<float>(1.0 / std::sqrt(static_cast<double>(head_dim)));
   return MHA_OK;
 }
 

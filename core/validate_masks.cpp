@@ -149,6 +149,10 @@ mha_status check_masks(const mha_masks& given, Check check, AttentionProblem* p,
 }
 
 mha_status check_mods(const mha_score_mods& m, Check check, AttentionProblem* p, mha_error* error) {
+  if (is_denormal(m.softcap)) {
+    return fail(error, MHA_ERR_ARGUMENT, "score_mods.softcap is 0x%08x, a denormal: must be 0 or at least 2^-126",
+                bits_of(m.softcap));
+  }
   if (!std::isfinite(m.softcap) || m.softcap < 0.0f) {
     return fail(error, MHA_ERR_ARGUMENT, "score_mods.softcap is %g: must be finite and >= 0",
                 static_cast<double>(m.softcap));

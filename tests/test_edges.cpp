@@ -248,14 +248,13 @@ TEST_CASE("edges: Tk 0 gives zeros and -inf", "[edges][sizes]") {
   });
 }
 
-TEST_CASE("edges: B, H or Tq of 0 succeeds and writes nothing", "[edges][sizes]") {
+TEST_CASE("edges: B or Tq of 0 succeeds and writes nothing", "[edges][sizes]") {
   const AttentionProblem problem({2, 2, 2, 3, 5, 8, 8}, MaskKind::kNone, 75500);
   for_each_target([&](const std::string&, const mha_context* context) {
-    for (int which = 0; which < 3; ++which) {
+    for (int which = 0; which < 2; ++which) {
       AttentionCall args = problem.args();
       if (which == 0) args.batch = 0;
-      if (which == 1) args.num_heads = args.num_kv_heads = 0;
-      if (which == 2) args.query_len = 0;
+      if (which == 1) args.query_len = 0;
       std::vector<float> output = poisoned(200), weights = poisoned(200), lse = poisoned(20);
       args.output = mut_view(output.data());
       args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;

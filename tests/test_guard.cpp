@@ -277,14 +277,15 @@ TEST_CASE("guard: every pointer at every element offset", "[memory][alignment]")
       args.key = view(key.data() + (offset + 1) % 16);
       args.value = view(value.data() + (offset + 2) % 16);
       args.masks.add_mask.data = add.data() + (offset + 3) % 16;
-      args.output = mut_view(output.data() + (offset + 5) % 16);
-      args.results.weights.data = weights.data() + (offset + 7) % 16;
+      float *const to = output.data() + (offset + 5) % 16, *const weights_to = weights.data() + (offset + 7) % 16;
+      args.output = mut_view(to);
+      args.results.weights = mut_view(weights_to);
       args.results.log_sum_exp = lse.data() + (offset + 9) % 16;
       args.resources.workspace = workspace.data() + offset * 3 + 1;  // any alignment, odd addresses too
       args.resources.workspace_bytes = bytes;
       require_ok(attention(context, args, &error), error);
-      CHECK(first_bit_difference(args.output.data, want.output.data(), want.output.size()) < 0);
-      CHECK(first_bit_difference(args.results.weights.data, want.weights.data(), want.weights.size()) < 0);
+      CHECK(first_bit_difference(to, want.output.data(), want.output.size()) < 0);
+      CHECK(first_bit_difference(weights_to, want.weights.data(), want.weights.size()) < 0);
       CHECK(first_bit_difference(args.results.log_sum_exp, want.log_sum_exp.data(), want.log_sum_exp.size()) < 0);
     }
   });
