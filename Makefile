@@ -7,7 +7,11 @@ CMAKE_ARGS ?=
 export CMAKE_GENERATOR ?= Ninja
 
 setup = tools/setup.sh
-configure = cmake -S . -B $(BUILD) $(CMAKE_ARGS) --log-level=WARNING
+# A new build folder is configured without tests and benchmarks, so that what does not run them does not need their
+# libraries; `make test` and `make bench` switch theirs on, and on they stay.
+without = $(if $(wildcard $(BUILD)/CMakeCache.txt),,-DMHA_BUILD_TESTS=OFF -DMHA_BUILD_BENCH=OFF)
+configure_with = cmake -S . -B $(BUILD) $(without) $(1) $(CMAKE_ARGS) --log-level=WARNING
+configure = $(call configure_with)
 build = cmake --build $(BUILD) -j $(JOBS)
 
 .PHONY: all demo demo-model demo-decode demo-mpi test bench bench-peers bench-compare check size install clean help
@@ -41,15 +45,15 @@ demo-mpi: ## One long context split over 4 MPI ranks, merged to the bits of one 
 
 test: ## Build and run all tests
 	@$(setup) build
-	@$(setup) scripts
-	@$(configure)
+	@$(setup) test
+	@$(call configure_with,-DMHA_BUILD_TESTS=ON -DMHA_BUILD_BENCH=ON)
 	@$(build)
 	@ctest --test-dir $(BUILD) --output-on-failure -j $(JOBS)
 
 bench: ## Build and run the benchmarks (BENCH_ARGS=--quick for a short look)
 	@$(setup) build
-	@$(setup) scripts
-	@$(configure)
+	@$(setup) bench
+	@$(call configure_with,-DMHA_BUILD_BENCH=ON)
 	@$(build) --target mha_bench
 	@bench/run.sh $(BUILD) $(BENCH_ARGS)
 
@@ -63,6 +67,7 @@ bench-compare: ## Say what moved between two results: A=old.json B=new.json
 
 check: ## Everything beyond the tests: sanitizers, other CPUs, symbols, style, fuzzing (some 40 minutes)
 	@$(setup) build
+	@$(setup) test
 	@$(setup) check
 	@tools/check/run.sh
 

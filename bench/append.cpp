@@ -22,8 +22,8 @@ class AppendCase : public Case {
     copy_.fill(0);
     args_.batch = 1;
     args_.length = shape.length;
-    args_.key.data = key_.data();
-    args_.value.data = value_.data();
+    args_.key = view(key_.data());
+    args_.value = view(value_.data());
     bytes = 2 * 4.0 * static_cast<double>(key_.size() + value_.size());  // read and written
   }
   mha_status run() override {

@@ -40,7 +40,7 @@ CaseSpec attention_denormal_case(const AttentionShape& shape, int threads) {
 CaseSpec attention_weights_case(const AttentionShape& shape, int threads) {
   return {name_of("attention_weights_f32", shape, threads), "", threads, [=](const mha_context* context) {
             return std::make_unique<AttentionCase>(
-                context, shape, kOrdinary, [](mha_attention_args& args) { args.weights_mode = MHA_WEIGHTS_PER_HEAD; });
+                context, shape, kOrdinary, [](AttentionCall& args) { args.results.weights_mode = MHA_WEIGHTS_PER_HEAD; });
           }};
 }
 

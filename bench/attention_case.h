@@ -23,7 +23,7 @@ constexpr Scales kOrdinary = {1, 1, 1};
 class AttentionCase : public Case {
  public:
   /// Changes arguments before the workspace is asked for; what they point to is kept as long as it.
-  using Configure = std::function<void(mha_attention_args&)>;
+  using Configure = std::function<void(AttentionCall&)>;
 
   AttentionCase(const mha_context* context, const AttentionShape& shape, const Scales& scales = kOrdinary,
                 Configure configure = nullptr)
@@ -40,27 +40,27 @@ class AttentionCase : public Case {
     args_.query_len = shape.query_len;
     args_.key_len = shape.key_len;
     args_.head_dim = shape.head_dim;
-    args_.query.data = query_.data();
-    args_.key.data = key_.data();
-    args_.value.data = value_.data();
-    args_.output.data = output_.data();
+    args_.query = view(query_.data());
+    args_.key = view(key_.data());
+    args_.value = view(value_.data());
+    args_.output = mut_view(output_.data());
     args_.masks.causal = shape.causal ? MHA_CAUSAL_BOTTOM_RIGHT : MHA_CAUSAL_NONE;
     if (configure_) configure_(args_);
-    if (args_.weights_mode == MHA_WEIGHTS_PER_HEAD) {
+    if (args_.results.weights_mode == MHA_WEIGHTS_PER_HEAD) {
       weights_ = Floats(shape.num_heads * shape.query_len * shape.key_len);
       weights_.fill(std::nanf(""));
-      args_.weights.data = weights_.data();
+      args_.results.weights.data = weights_.data();
     }
     mha_error error = {};
-    require(mha_attention_workspace(context, &args_, &args_.workspace_bytes, &error), error);
-    workspace_.resize(args_.workspace_bytes);
-    args_.workspace = workspace_.data();
+    require(attention_workspace_bytes(context, args_, &args_.resources.workspace_bytes, &error), error);
+    workspace_.resize(args_.resources.workspace_bytes);
+    args_.resources.workspace = workspace_.data();
 
     flops = 4.0 * static_cast<double>(shape.head_dim * shape.num_heads) * visible_pairs(args_);
     bytes = 4.0 * static_cast<double>(query_.size() + key_.size() + value_.size() + output_.size() + weights_.size());
     if (shape.query_len == 1) streamed = {last_keys(key_), last_keys(value_)};
   }
-  mha_status run() override { return mha_attention(context_, &args_, nullptr); }
+  mha_status run() override { return attention(context_, args_, nullptr); }
   std::string check() override { return check_attention(args_, output_.data(), weights_.data()); }
   double naive_seconds(int threads) override {
     return naive_attention_seconds(args_, threads, weights_.data() != nullptr);
@@ -78,7 +78,7 @@ class AttentionCase : public Case {
   Floats query_, key_, value_, output_, weights_;
   std::vector<unsigned char> workspace_;
   Configure configure_;  // owns what it has put into args_
-  mha_attention_args args_ = {};
+  AttentionCall args_;
 };
 
 }  // namespace mha::bench

@@ -17,7 +17,7 @@ class Cache {
  public:
   Cache(const mha_context* context, mha_cache_config config) {
     mha_error error = {};
-    require(mha_cache_bytes(&config, &config.memory_bytes, &error), error);
+    require(mha_cache_memory_bytes(&config, &config.memory_bytes, &error), error);
     memory_ =
         Floats::as_library(context, static_cast<int64_t>((config.memory_bytes + sizeof(float) - 1) / sizeof(float)));
     memory_.fill(0);  // so that its pages are there

@@ -35,15 +35,15 @@ class DecodeCase : public Case {
     args_.num_kv_heads = shape.num_kv_heads;
     args_.query_len = 1;
     args_.head_dim = shape.head_dim;
-    args_.query.data = query_.data();
-    args_.output.data = output_.data();
+    args_.query = view(query_.data());
+    args_.output = mut_view(output_.data());
     args_.cache = cache_.get();
-    args_.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+    args_.causal = 1;
     if (shape.kind == MHA_CACHE_RING) args_.masks.window_left = shape.key_len;
     mha_error error = {};
-    require(mha_attention_workspace(context, &args_, &args_.workspace_bytes, &error), error);
-    workspace_.resize(args_.workspace_bytes);
-    args_.workspace = workspace_.data();
+    require(attention_workspace_bytes(context, args_, &args_.resources.workspace_bytes, &error), error);
+    workspace_.resize(args_.resources.workspace_bytes);
+    args_.resources.workspace = workspace_.data();
 
     const int64_t kept = shape.batch * shape.key_len * token_floats() * 2;  // of keys and values
     const int64_t group = shape.num_heads / shape.num_kv_heads;
@@ -51,7 +51,7 @@ class DecodeCase : public Case {
     bytes = 4.0 * static_cast<double>(kept + query_.size() + output_.size());
     streamed = {cache_.region(static_cast<size_t>(kept) * sizeof(float))};
   }
-  mha_status run() override { return mha_attention(context_, &args_, nullptr); }
+  mha_status run() override { return attention(context_, args_, nullptr); }
   /// The first and the last sequence, against what was appended.
   std::string check() override {
     std::string verdict;
@@ -85,21 +85,21 @@ class DecodeCase : public Case {
         append.batch = 1;
         append.sequences = &b;
         append.length = std::min(kTurn, tokens - t);
-        append.key.data = key_.data() + (kShift * b + t) * token_floats();
-        append.value.data = value_.data() + (kShift * b + t) * token_floats();
+        append.key = view(key_.data() + (kShift * b + t) * token_floats());
+        append.value = view(value_.data() + (kShift * b + t) * token_floats());
         mha_error error = {};
         require(mha_cache_append(context_, cache_.get(), &append, &error), error);
       }
     }
   }
   /// One sequence as a call without a cache.
-  mha_attention_args plain_args(int64_t b) const {
-    mha_attention_args args = args_;
+  AttentionCall plain_args(int64_t b) const {
+    AttentionCall args = args_;
     args.batch = 1;
     args.key_len = shape_.key_len;
     args.query.data += b * query_floats();
-    args.key.data = key_.data() + (kShift * b + dropped_) * token_floats();
-    args.value.data = value_.data() + (kShift * b + dropped_) * token_floats();
+    args.key = view(key_.data() + (kShift * b + dropped_) * token_floats());
+    args.value = view(value_.data() + (kShift * b + dropped_) * token_floats());
     args.cache = nullptr;
     args.masks = {};
     return args;
@@ -111,7 +111,7 @@ class DecodeCase : public Case {
   Floats query_, key_, value_, output_;
   Cache cache_;
   std::vector<unsigned char> workspace_;
-  mha_attention_args args_ = {};
+  AttentionCall args_;
 };
 
 }  // namespace

@@ -45,7 +45,7 @@ class ForwardCase : public Case {
     if (is_self_) make_parts();
     count_work();
   }
-  mha_status run() override { return mha_layer_forward(context_, layer_.get(), &args_, nullptr); }
+  mha_status run() override { return layer_forward(context_, layer_.get(), args_, nullptr); }
   std::string check() override {
     std::string verdict = check_forward(config_, layer_weights_, args_, output_.data(), weights_.data());
     if (!verdict.empty() || !has_parts()) return verdict;
@@ -58,15 +58,15 @@ class ForwardCase : public Case {
     const float* weight = in_weight_.data();
     const float* key = is_self_ ? query_.data() : key_.data();
     // Which numbers they attend to does not change the time: the inputs stand for the projected ones.
-    mha_attention_args attention = {};
+    AttentionCall attention;
     attention.batch = shape_.batch;
     attention.num_heads = shape_.num_heads;
     attention.query_len = shape_.query_len;
     attention.key_len = key_len_;
     attention.head_dim = E / shape_.num_heads;
-    attention.query.data = query_.data();
-    attention.key.data = key;
-    attention.value.data = is_self_ ? query_.data() : value_.data();
+    attention.query = view(query_.data());
+    attention.key = view(key);
+    attention.value = view(is_self_ ? query_.data() : value_.data());
     return 2 * naive_linear_seconds({rows, E, E, query_.data(), weight, in_bias_.data()}, threads) +
            2 * naive_linear_seconds({key_rows, E, E, key, weight, in_bias_.data()}, threads) +
            naive_attention_seconds(attention, threads, shape_.with_weights);
@@ -74,7 +74,7 @@ class ForwardCase : public Case {
   bool has_parts() const override { return part_in_ != nullptr; }
   mha_status run_parts() override {
     mha_status status = mha_linear_forward(context_, part_in_.get(), &part_in_args_, nullptr);
-    if (status == MHA_OK) status = mha_attention(context_, &part_attention_, nullptr);
+    if (status == MHA_OK) status = attention(context_, part_attention_, nullptr);
     if (status == MHA_OK) status = mha_linear_forward(context_, part_out_.get(), &part_out_args_, nullptr);
     return status;
   }
@@ -85,9 +85,9 @@ class ForwardCase : public Case {
   void make_layer() {
     config_.embed_dim = shape_.embed_dim;
     config_.num_heads = shape_.num_heads;
-    layer_weights_.in_proj_weight = in_weight_.data();
+    layer_weights_.in_proj_weight = view(in_weight_.data());
     layer_weights_.in_proj_bias = in_bias_.data();
-    layer_weights_.output_weight = out_weight_.data();
+    layer_weights_.output_weight = view(out_weight_.data());
     layer_weights_.output_bias = out_bias_.data();
     mha_layer* layer = nullptr;
     mha_error error = {};
@@ -99,16 +99,16 @@ class ForwardCase : public Case {
     args_.batch = shape_.batch;
     args_.query_len = shape_.query_len;
     args_.key_len = key_len_;
-    args_.query.data = query_.data();
-    args_.key.data = key_.data();
-    args_.value.data = value_.data();
-    args_.output.data = output_.data();
-    args_.weights_mode = shape_.with_weights ? MHA_WEIGHTS_PER_HEAD : MHA_WEIGHTS_NONE;
-    args_.weights.data = weights_.data();
+    args_.query = view(query_.data());
+    args_.key = view(key_.data());
+    args_.value = view(value_.data());
+    args_.output = mut_view(output_.data());
+    args_.results.weights_mode = shape_.with_weights ? MHA_WEIGHTS_PER_HEAD : MHA_WEIGHTS_NONE;
+    args_.results.weights.data = weights_.data();
     mha_error error = {};
-    require(mha_layer_forward_workspace(context_, layer_.get(), &args_, &args_.workspace_bytes, &error), error);
-    workspace_.resize(args_.workspace_bytes);
-    args_.workspace = workspace_.data();
+    require(layer_workspace_bytes(context_, layer_.get(), args_, &args_.resources.workspace_bytes, &error), error);
+    workspace_.resize(args_.resources.workspace_bytes);
+    args_.resources.workspace = workspace_.data();
   }
 
   /// One linear for query, key and value, attention on its packed result, one linear for the output.
@@ -131,9 +131,9 @@ class ForwardCase : public Case {
     part_attention_.query = part(0);
     part_attention_.key = part(1);
     part_attention_.value = part(2);
-    part_attention_.output.data = part_attended_.data();
+    part_attention_.output = mut_view(part_attended_.data());
     mha_error error = {};
-    require(mha_attention_workspace(context_, &part_attention_, &part_attention_.workspace_bytes, &error), error);
+    require(attention_workspace_bytes(context_, part_attention_, &part_attention_.workspace_bytes, &error), error);
     part_workspace_.resize(part_attention_.workspace_bytes);
     part_attention_.workspace = part_workspace_.data();
   }
@@ -157,13 +157,13 @@ class ForwardCase : public Case {
   mha_layer_config config_ = {};
   mha_layer_weights layer_weights_ = {};
   Layer layer_;
-  mha_forward_args args_ = {};
+  LayerCall args_;
 
   Linear part_in_, part_out_;
   Floats part_qkv_, part_attended_, part_output_;
   std::vector<unsigned char> part_workspace_;
   mha_linear_args part_in_args_ = {}, part_out_args_ = {};
-  mha_attention_args part_attention_ = {};
+  AttentionCall part_attention_;
 };
 
 CaseSpec make_case(const std::string& name, const ForwardShape& shape, int threads) {

@@ -18,7 +18,7 @@ struct MaskData {
   std::vector<float> floats;
 };
 
-using Fill = void (*)(MaskData& data, mha_attention_args& args);
+using Fill = void (*)(MaskData& data, AttentionCall& args);
 
 // Every other key is visible, at random.
 bool is_chosen(int64_t i, int64_t j) {
@@ -26,7 +26,7 @@ bool is_chosen(int64_t i, int64_t j) {
   return i == j || (mixed ^ mixed >> 29) >> 33 & 1;
 }
 
-void fill_bits(MaskData& data, mha_attention_args& args) {
+void fill_bits(MaskData& data, AttentionCall& args) {
   const int64_t row = (args.key_len + 7) / 8;
   data.bytes.resize(args.query_len * row);
   for (int64_t i = 0; i < args.query_len; ++i)
@@ -35,26 +35,26 @@ void fill_bits(MaskData& data, mha_attention_args& args) {
   args.masks.bit_mask = {data.bytes.data(), 0, 0, row};
 }
 
-void fill_bools(MaskData& data, mha_attention_args& args) {
+void fill_bools(MaskData& data, AttentionCall& args) {
   data.bytes.resize(args.query_len * args.key_len);
   for (int64_t n = 0; n < static_cast<int64_t>(data.bytes.size()); ++n)
     data.bytes[n] = is_chosen(n / args.key_len, n % args.key_len);
   args.masks.bool_mask = {data.bytes.data(), 0, 0, args.key_len};
 }
 
-void fill_segments(int64_t length, MaskData& data, mha_attention_args& args) {
+void fill_segments(int64_t length, MaskData& data, AttentionCall& args) {
   for (int64_t j = 0; j < args.key_len; ++j) data.segments.push_back(static_cast<int32_t>(j / length));
   args.masks.query_segments = args.masks.key_segments = data.segments.data();
 }
 
 // Four documents; their ends fall within chunks.
-void fill_documents(MaskData& data, mha_attention_args& args) { fill_segments(500, data, args); }
+void fill_documents(MaskData& data, AttentionCall& args) { fill_segments(500, data, args); }
 
 // One document: nothing can be left out.
-void fill_one_document(MaskData& data, mha_attention_args& args) { fill_segments(args.key_len, data, args); }
+void fill_one_document(MaskData& data, AttentionCall& args) { fill_segments(args.key_len, data, args); }
 
 // Blocks of 64: the last four up to the diagonal, and every fourth one; so every chunk is seen.
-void fill_blocks(MaskData& data, mha_attention_args& args) {
+void fill_blocks(MaskData& data, AttentionCall& args) {
   constexpr int64_t kBlock = 64;
   for (int64_t q = 0; q < args.query_len / kBlock; ++q)
     for (int64_t k = 0; k <= q; ++k)
@@ -62,30 +62,30 @@ void fill_blocks(MaskData& data, mha_attention_args& args) {
   args.masks.block_mask = {kBlock, kBlock, data.numbers.data(), static_cast<int64_t>(data.numbers.size() / 2)};
 }
 
-void fill_window(MaskData&, mha_attention_args& args) { args.masks.window_left = 1024; }
+void fill_window(MaskData&, AttentionCall& args) { args.masks.window_left = 1024; }
 
-void fill_prefix(MaskData& data, mha_attention_args& args) {
+void fill_prefix(MaskData& data, AttentionCall& args) {
   data.numbers = {256};
   args.masks.prefix_lengths = data.numbers.data();
 }
 
-void fill_alibi(MaskData& data, mha_attention_args& args) {
+void fill_alibi(MaskData& data, AttentionCall& args) {
   for (int64_t h = 0; h < args.num_heads; ++h) data.floats.push_back(std::exp2(-static_cast<float>(h + 1)));
-  args.mods.alibi_slopes = data.floats.data();
+  args.score_mods.alibi_slopes = data.floats.data();
 }
 
-void fill_relative_bias(MaskData& data, mha_attention_args& args) {
-  args.mods.relative_left = args.mods.relative_right = 128;
+void fill_relative_bias(MaskData& data, AttentionCall& args) {
+  args.score_mods.relative_left = args.score_mods.relative_right = 128;
   for (int64_t n = 0; n < args.num_heads * 257; ++n) data.floats.push_back(static_cast<float>(n % 61) / 61 - 0.5f);
-  args.mods.relative_bias = data.floats.data();
+  args.score_mods.relative_bias = data.floats.data();
 }
 
-void fill_sinks(MaskData& data, mha_attention_args& args) {
+void fill_sinks(MaskData& data, AttentionCall& args) {
   data.floats.assign(args.num_heads, 1);
-  args.mods.sink_logits = data.floats.data();
+  args.score_mods.sink_logits = data.floats.data();
 }
 
-void fill_softcap(MaskData&, mha_attention_args& args) { args.mods.softcap = 30; }
+void fill_softcap(MaskData&, AttentionCall& args) { args.score_mods.softcap = 30; }
 
 constexpr std::pair<const char*, Fill> kMasks[] = {{"bits", fill_bits},
                                                    {"bool", fill_bools},
@@ -102,7 +102,7 @@ constexpr std::pair<const char*, Fill> kMasks[] = {{"bits", fill_bits},
 std::unique_ptr<Case> make_masked(const mha_context* context, const AttentionShape& shape, Fill fill) {
   auto data = std::make_shared<MaskData>();
   auto masked = std::make_unique<AttentionCase>(context, shape, kOrdinary,
-                                                [data, fill](mha_attention_args& args) { fill(*data, args); });
+                                                [data, fill](AttentionCall& args) { fill(*data, args); });
   return std::make_unique<TwinCase>(std::move(masked), std::make_unique<AttentionCase>(context, shape), "plain_ratio");
 }
 
@@ -126,7 +126,7 @@ CaseSpec window_case(int64_t key_len, int64_t window, int threads) {
   return {name, "", threads, [=](const mha_context* context) {
             const AttentionShape all = {1, key_len, 32, 8, 128, true}, seen = {1, window, 32, 8, 128, true};
             auto work = std::make_unique<AttentionCase>(
-                context, all, kOrdinary, [=](mha_attention_args& args) { args.masks.window_left = window; });
+                context, all, kOrdinary, [=](AttentionCall& args) { args.masks.window_left = window; });
             return std::make_unique<TwinCase>(std::move(work), std::make_unique<AttentionCase>(context, seen),
                                               "plain_ratio");
           }};

@@ -89,7 +89,7 @@ struct Row {
 /// The attention problem of one row alone; every default filled in.
 class RowProblem {
  public:
-  explicit RowProblem(const mha_attention_args& args) : args_(args) {
+  explicit RowProblem(const AttentionCall& args) : args_(args) {
     if (args_.num_kv_heads == 0) args_.num_kv_heads = args_.num_heads;
     if (args_.value_head_dim == 0) args_.value_head_dim = args_.head_dim;
     args_.query = with_strides(args.query, args.query_len, args.num_heads, args.head_dim);
@@ -97,7 +97,7 @@ class RowProblem {
     args_.value = with_strides(args.value, args.key_len, args_.num_kv_heads, args_.value_head_dim);
   }
 
-  const mha_attention_args& args() const { return args_; }
+  const AttentionCall& args() const { return args_; }
   int64_t count() const { return args_.batch * args_.num_heads * args_.query_len; }
   Row row(int64_t n) const {
     const int64_t head = n / args_.query_len;
@@ -114,7 +114,7 @@ class RowProblem {
   template <class T>
   void run(const Row& row, T* output, T* weights) const {
     const int64_t g = row.h / (args_.num_heads / args_.num_kv_heads);
-    mha_attention_args one = args_;
+    AttentionCall one = args_;
     one.batch = one.num_heads = one.num_kv_heads = one.query_len = 1;
     one.query.data += row.b * one.query.stride_b + row.i * one.query.stride_t + row.h * one.query.stride_h;
     one.key.data += row.b * one.key.stride_b + g * one.key.stride_h;
@@ -124,7 +124,7 @@ class RowProblem {
       one.masks.causal_offset = row.i + args_.key_len - args_.query_len;
     }
     const std::vector<int64_t> pairs = take_masks(row, one.masks);
-    take_mods(row.h, one.mods);
+    take_mods(row.h, one.score_mods);
     reference::attention(one, output, weights, static_cast<T*>(nullptr));
   }
 
@@ -155,11 +155,11 @@ class RowProblem {
     if (mods.sink_logits) mods.sink_logits += head;
   }
 
-  mha_attention_args args_;
+  AttentionCall args_;
 };
 
 /// Whether query i may attend to key j, by the masks of the first item and head.
-bool is_visible(const mha_attention_args& args, int64_t i, int64_t j) {
+bool is_visible(const AttentionCall& args, int64_t i, int64_t j) {
   const mha_masks& m = args.masks;
   const int64_t at = i + args.key_len - args.query_len;
   if (m.causal != MHA_CAUSAL_NONE && j > at && !(m.prefix_lengths && j < m.prefix_lengths[0])) return false;
@@ -174,7 +174,7 @@ bool is_visible(const mha_attention_args& args, int64_t i, int64_t j) {
 }
 
 double total_work(const RowProblem& problem) {
-  const mha_attention_args& args = problem.args();
+  const AttentionCall& args = problem.args();
   double work = 0;
   for (int64_t i = 0; i < args.query_len; ++i) work += problem.work({0, 0, i});
   return work * static_cast<double>(args.batch * args.num_heads);
@@ -213,9 +213,9 @@ double naive_linear_seconds(const LinearProblem& p, int threads) {
   return seconds * static_cast<double>(p.rows) / static_cast<double>(count);
 }
 
-std::string check_attention(const mha_attention_args& args, const float* output, const float* weights) {
+std::string check_attention(const AttentionCall& args, const float* output, const float* weights) {
   const RowProblem problem(args);
-  const mha_attention_args& full = problem.args();
+  const AttentionCall& full = problem.args();
   Comparison outputs, all_weights;
   std::vector<double> want(full.value_head_dim), want_weights(weights ? full.key_len : 0);
   for (int64_t n : pick_rows(problem, kCheckWork)) {
@@ -228,7 +228,7 @@ std::string check_attention(const mha_attention_args& args, const float* output,
   return verdict.empty() ? all_weights.verdict("weights") : verdict;
 }
 
-double naive_attention_seconds(const mha_attention_args& args, int threads, bool with_weights) {
+double naive_attention_seconds(const AttentionCall& args, int threads, bool with_weights) {
   const RowProblem problem(args);
   const std::vector<int64_t> rows = pick_rows(problem, threads * kNaiveWork);
   const int64_t count = static_cast<int64_t>(rows.size()), Tk = with_weights ? args.key_len : 0;
@@ -242,7 +242,7 @@ double naive_attention_seconds(const mha_attention_args& args, int threads, bool
   return seconds * total_work(problem) / work;
 }
 
-std::string check_forward(const mha_layer_config& config, const mha_layer_weights& layer, const mha_forward_args& args,
+std::string check_forward(const mha_layer_config& config, const mha_layer_weights& layer, const LayerCall& args,
                           const float* output, const float* weights) {
   // The first and the last batch item, eight query rows of each: the projections of the keys are most of the work.
   const int64_t E = config.embed_dim, H = config.num_heads, Tq = args.query_len, Tk = args.key_len;
@@ -252,13 +252,13 @@ std::string check_forward(const mha_layer_config& config, const mha_layer_weight
     const int64_t count = static_cast<int64_t>(rows.size());
     std::vector<float> query(count * E);
     for (int64_t k = 0; k < count; ++k) std::copy_n(args.query.data + (b * Tq + rows[k]) * E, E, &query[k * E]);
-    mha_forward_args some = {};
+    LayerCall some;
     some.batch = 1;
     some.query_len = count;
     some.key_len = Tk;
-    some.query.data = query.data();
-    some.key.data = (args.key.data ? args.key.data : args.query.data) + b * Tk * E;
-    some.value.data = args.value.data ? args.value.data + b * Tk * E : some.key.data;
+    some.query = view(query.data());
+    some.key = view((args.key.data ? args.key.data : args.query.data) + b * Tk * E);
+    some.value = view(args.value.data ? args.value.data + b * Tk * E : some.key.data);
     some.weights_mode = weights ? MHA_WEIGHTS_PER_HEAD : MHA_WEIGHTS_NONE;
     std::vector<double> want(count * E), want_weights(weights ? H * count * Tk : 0);
     reference::forward(config, layer, some, want.data(), weights ? want_weights.data() : nullptr);
@@ -274,7 +274,7 @@ std::string check_forward(const mha_layer_config& config, const mha_layer_weight
   return verdict.empty() ? all_weights.verdict("weights") : verdict;
 }
 
-double visible_pairs(const mha_attention_args& args) {
+double visible_pairs(const AttentionCall& args) {
   int64_t pairs = 0;
   for (int64_t i = 0; i < args.query_len; ++i)
     for (int64_t j = 0; j < args.key_len; ++j) pairs += is_visible(args, i, j) ? 1 : 0;

@@ -24,15 +24,15 @@ double naive_linear_seconds(const LinearProblem& problem, int threads);
 /// `args` without additive masks, weight_rows, rope, norm, offsets and cache; causal none or bottom right, and none
 /// only without masks that positions matter to. output [B, Tq, H, Dv] and weights [B, H, Tq, Tk] (nullptr: not wanted)
 /// are dense.
-std::string check_attention(const mha_attention_args& args, const float* output, const float* weights);
-double naive_attention_seconds(const mha_attention_args& args, int threads, bool with_weights);
+std::string check_attention(const AttentionCall& args, const float* output, const float* weights);
+double naive_attention_seconds(const AttentionCall& args, int threads, bool with_weights);
 
 /// Self-attention or cross-attention without masks, dense; weights [B, H, Tq, Tk] or nullptr.
-std::string check_forward(const mha_layer_config& config, const mha_layer_weights& layer, const mha_forward_args& args,
+std::string check_forward(const mha_layer_config& config, const mha_layer_weights& layer, const LayerCall& args,
                           const float* output, const float* weights);
 
 /// Pairs of query and key that are visible in one head of one batch item (the first).
-double visible_pairs(const mha_attention_args& args);
+double visible_pairs(const AttentionCall& args);
 
 }  // namespace mha::bench
 

@@ -28,69 +28,69 @@ class RaggedCase : public Case {
     output_.fill(std::nanf(""));
     args_ = arguments(0, total);
     args_.batch = kBatch;
-    args_.query_offsets = args_.key_offsets = offsets_.data();
+    args_.items.query_offsets = args_.items.key_offsets = offsets_.data();
     for (int64_t b = 0; b < kBatch; ++b) {
       parts_.push_back(arguments(offsets_[b], kLengths[b]));
       flops += 4.0 * kWidth * visible_pairs(parts_.back());
     }
     bytes = 4.0 * static_cast<double>(4 * output_.size());
     size_t needed = room(args_);
-    for (const mha_attention_args& part : parts_) needed = std::max(needed, room(part));
+    for (const AttentionCall& part : parts_) needed = std::max(needed, room(part));
     workspace_.resize(needed);
     take_workspace(args_);
-    for (mha_attention_args& part : parts_) take_workspace(part);
+    for (AttentionCall& part : parts_) take_workspace(part);
   }
-  mha_status run() override { return mha_attention(context_, &args_, nullptr); }
+  mha_status run() override { return attention(context_, args_, nullptr); }
   mha_status run_parts() override {
     mha_status status = MHA_OK;
-    for (const mha_attention_args& part : parts_)
-      if (status == MHA_OK) status = mha_attention(context_, &part, nullptr);
+    for (const AttentionCall& part : parts_)
+      if (status == MHA_OK) status = attention(context_, part, nullptr);
     return status;
   }
   bool has_parts() const override { return true; }
   std::string check() override {
     std::string verdict;
-    for (const mha_attention_args& part : parts_)
+    for (const AttentionCall& part : parts_)
       if (verdict.empty()) verdict = check_attention(part, part.output.data, nullptr);
     return verdict;
   }
   double naive_seconds(int threads) override {
     double seconds = 0;
-    for (const mha_attention_args& part : parts_) seconds += naive_attention_seconds(part, threads, false);
+    for (const AttentionCall& part : parts_) seconds += naive_attention_seconds(part, threads, false);
     return seconds;
   }
 
  private:
-  mha_attention_args arguments(int64_t begin, int64_t length) const {
-    mha_attention_args args = {};
+  AttentionCall arguments(int64_t begin, int64_t length) const {
+    AttentionCall args;
     args.batch = 1;
     args.num_heads = kHeads;
     args.query_len = args.key_len = length;
     args.head_dim = kHeadDim;
-    args.query.data = query_.data() + begin * kWidth;
-    args.key.data = key_.data() + begin * kWidth;
-    args.value.data = value_.data() + begin * kWidth;
-    args.output.data = output_.data() + begin * kWidth;
-    args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+    args.query = view(query_.data() + begin * kWidth);
+    args.key = view(key_.data() + begin * kWidth);
+    args.value = view(value_.data() + begin * kWidth);
+    args.output = mut_view(output_.data() + begin * kWidth);
+    args.causal = 1;
     return args;
   }
-  size_t room(const mha_attention_args& args) const {
+  size_t room(const AttentionCall& args) const {
     size_t needed = 0;
     mha_error error = {};
-    require(mha_attention_workspace(context_, &args, &needed, &error), error);
+    require(attention_workspace_bytes(context_, args, &needed, &error), error);
     return needed;
   }
-  void take_workspace(mha_attention_args& args) {
-    args.workspace = workspace_.data();
-    args.workspace_bytes = workspace_.size();
+  void take_workspace(AttentionCall& args) {
+    args.resources.workspace = workspace_.data();
+    args.resources.workspace_bytes = workspace_.size();
   }
 
   const mha_context* context_;
   std::vector<int64_t> offsets_;
   Floats query_, key_, value_, output_;
   std::vector<unsigned char> workspace_;
-  mha_attention_args args_ = {};
-  std::vector<mha_attention_args> parts_;
+  AttentionCall args_;
+  std::vector<AttentionCall> parts_;
 };
 
 }  // namespace

@@ -71,22 +71,23 @@ class LinearCall : public Call {
 
 class AttentionCall : public Call {
  public:
-  AttentionCall(int64_t heads, int64_t query_len, int64_t key_len, int64_t head_dim)
+  AttentionCall(int64_t heads, int64_t kv_heads, int64_t query_len, int64_t key_len, int64_t head_dim)
       : query_(query_len * heads * head_dim, kUnitVariance, 1),
-        key_(key_len * heads * head_dim, kUnitVariance, 2),
+        key_(key_len * kv_heads * head_dim, kUnitVariance, 2),
         value_(key_.size(), kUnitVariance, 3),
         output_(query_.size()) {
     mha_attention_args args = {};
-    args.batch = 1, args.num_heads = heads, args.query_len = query_len, args.key_len = key_len;
-    args.head_dim = head_dim;
+    args.batch = 1, args.num_heads = heads, args.num_kv_heads = kv_heads, args.head_dim = head_dim;
+    args.query_len = query_len, args.key_len = key_len;
     args.query.data = query_.data(), args.key.data = key_.data(), args.value.data = value_.data();
     args.output.data = output_.data();
     mha_error error = {};
     require(validate_attention(&args, Check::kAll, &problem_, &error), error);
   }
   std::string name() const override {
-    return "attention H " + std::to_string(problem_.heads) + " Tq " + std::to_string(problem_.query_len) + " Tk " +
-           std::to_string(problem_.key_len) + " D " + std::to_string(problem_.head_dim);
+    return "attention H " + std::to_string(problem_.heads) + "/" + std::to_string(problem_.kv_heads) + " Tq " +
+           std::to_string(problem_.query_len) + " Tk " + std::to_string(problem_.key_len) + " D " +
+           std::to_string(problem_.head_dim);
   }
   double work() const override { return mha::work_of_call(problem_); }
   void run_on(const mha_context& context, int64_t threads) override {
@@ -152,8 +153,8 @@ Calls typical_calls(const mha_context* context) {
   Calls calls;
   calls.push_back(std::make_unique<LinearCall>(context, 8, 1024));
   calls.push_back(std::make_unique<LinearCall>(context, 128, 1024));
-  calls.push_back(std::make_unique<AttentionCall>(8, 256, 256, 64));
-  calls.push_back(std::make_unique<AttentionCall>(32, 1, 4096, 128));
+  calls.push_back(std::make_unique<AttentionCall>(8, 8, 256, 256, 64));
+  calls.push_back(std::make_unique<AttentionCall>(32, 32, 1, 4096, 128));
   return calls;
 }
 
@@ -223,16 +224,22 @@ void study_sharing(const char* self, const std::string& target) {
 }
 
 void study_all_sizes(const mha_context& context) {
-  Calls linears, prefills, decodes;
+  Calls linears, prefills, decodes, grouped, heads;
   for (int64_t rows : {1, 2, 4, 6, 8, 12, 16, 24, 32, 64, 128})
     linears.push_back(std::make_unique<LinearCall>(&context, rows, 256));
   for (int64_t length : {16, 24, 32, 48, 64, 80, 96, 128, 192})
-    prefills.push_back(std::make_unique<AttentionCall>(4, length, length, 64));
+    prefills.push_back(std::make_unique<AttentionCall>(4, 4, length, length, 64));
   for (int64_t length : {256, 512, 768, 1024, 2048, 4096, 8192})
-    decodes.push_back(std::make_unique<AttentionCall>(8, 1, length, 64));
+    decodes.push_back(std::make_unique<AttentionCall>(8, 8, 1, length, 64));
+  for (int64_t length : {64, 128, 256, 257, 300, 512, 768, 1024, 4096})
+    grouped.push_back(std::make_unique<AttentionCall>(32, 8, 1, length, 128));
+  for (int64_t head_dim : {64, 128})
+    for (int64_t rows : {128, 256, 512}) heads.push_back(std::make_unique<AttentionCall>(1, 1, rows, 4096, head_dim));
   study_sizes(context, "linear", linears);
   study_sizes(context, "attention, query as key", prefills);
   study_sizes(context, "attention, one query", decodes);
+  study_sizes(context, "attention, one query, groups", grouped);
+  study_sizes(context, "attention, one head", heads);
 }
 
 void run(int argc, char** argv) {

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention on its own: the public calls.
+#include "core/checks.h"
 #include "core/explain.h"
 #include "core/items.h"
 #include "core/run_attention.h"
@@ -17,9 +18,7 @@ mha_status prepare(const mha_context* context, const mha_attention_args* args, C
   job->table = context->table;
   MHA_TRY(validate_attention(args, check, &job->problem, error));
   if (job->problem.nothing_to_do()) return MHA_OK;
-  const int64_t most = lent->num_threads;  // one thread needs no cost model: with the rest 0.05 us of notebook_f32
-  const int64_t threads = most > 1 ? useful_threads(most, work_of_call(job->problem)) : 1;
-  return plan_attention(*context->table, threads, job->problem, false, &job->plan, error);
+  return plan_call(*context->table, lent->num_threads, job->problem, false, &job->plan, error);
 }
 
 }  // namespace
@@ -43,6 +42,29 @@ extern "C" mha_status mha_attention_workspace_bytes(const mha_context* context, 
   AttentionJob job = {};
   MHA_TRY(prepare(context, args, Check::kSizesOnly, &lent, &job, error));
   *bytes = job.problem.nothing_to_do() ? 0 : workspace_bytes(job.plan.bytes);
+  return MHA_OK;
+}
+
+extern "C" mha_status mha_attention_workspace_bound(const mha_context* context, const mha_attention_args* args,
+                                                    size_t* bytes, mha_error* error) {
+  using namespace mha;
+  if (bytes == nullptr) return fail(error, MHA_ERR_NULL, "bytes is NULL");
+  if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
+  if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
+  const FloatMode mode;
+  mha_context lent;
+  MHA_TRY(lend(*context, args->resources, &lent, error));
+  BoundSizes sizes;
+  MHA_TRY(bound_sizes(groups_of(*args), args->key_len, &sizes, error));
+  mha_attention_args greatest = *args;
+  greatest.key_len = sizes.key_len;
+  greatest.items = nullptr, greatest.positions = nullptr, greatest.cache = nullptr, greatest.pages = nullptr;
+  AttentionProblem problem = {};
+  MHA_TRY(validate_attention(&greatest, Check::kSizesOnly, &problem, error));
+  set_bound(sizes, &problem);
+  AttentionPlan plan = {};
+  if (!problem.nothing_to_do()) MHA_TRY(bound_attention(*context->table, lent.num_threads, problem, &plan, error));
+  *bytes = problem.nothing_to_do() ? 0 : workspace_bytes(plan.bytes);
   return MHA_OK;
 }
 

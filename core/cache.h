@@ -83,6 +83,11 @@ inline int64_t cache_first_kept(const mha_cache& cache, int64_t sequence) {
   return cache.sequences[sequence].first_kept;
 }
 
+// Tokens that a sequence of a ring keeps at most; 0 for other kinds.
+inline int64_t ring_tokens(const mha_cache& cache) {
+  return cache.config.kind == MHA_CACHE_RING ? cache.table_size * cache.page_size : 0;
+}
+
 // Entry of the table for page n of a sequence.
 inline int64_t page_entry(const mha_cache& cache, int64_t n) {
   return n < cache.pinned_pages ? n : cache.pinned_pages + (n - cache.pinned_pages) % cache.ring_pages;

@@ -109,9 +109,8 @@ mha_status read_header(const mha_cache_config& c, const void* blob, size_t bytes
                 ll{h.num_kv_heads}, ll{h.head_dim}, ll{h.value_head_dim}, ll{c.num_kv_heads}, ll{c.head_dim},
                 ll{c.value_head_dim});
   }
-  const bool sound = check_size("length", h.length, 0, nullptr) == MHA_OK && h.first_kept >= 0 &&
-                     h.first_kept <= h.length && h.leading >= 0 &&
-                     (h.first_kept == 0 ? h.leading == 0 : h.leading < h.first_kept);
+  const bool sound = check_size("length", h.length, 0, nullptr) == MHA_OK && h.first_kept <= h.length &&
+                     h.leading >= 0 && (h.first_kept == 0 ? h.leading == 0 : h.leading < h.first_kept);
   if (!sound || !blob_bytes(h).ok() || static_cast<uint64_t>(blob_bytes(h).value()) != h.head.bytes) {
     return fail(error, MHA_ERR_BLOB, "blob's header is unsound: length %lld, kept [0, %lld) and from %lld, bytes %llu",
                 ll{h.length}, ll{h.leading}, ll{h.first_kept}, ull{h.head.bytes});

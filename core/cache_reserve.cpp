@@ -20,7 +20,13 @@ mha_status check_caches(const mha_reserve_args& a, mha_error* error) {
       return fail(error, MHA_ERR_ARGUMENT, "caches[%lld] is caches[%lld]: must be distinct", ll{n}, ll{before});
     }
   }
-  for (int64_t b = 0; b < a.batch; ++b) MHA_TRY(check_size("tokens", a.tokens[b], 0, error));
+  for (int64_t b = 0; b < a.batch; ++b) {
+    const int64_t tokens = a.tokens[b];
+    if (tokens < 0) return fail(error, MHA_ERR_ARGUMENT, "tokens[%lld] is %lld: must be >= 0", ll{b}, ll{tokens});
+    if (tokens > kMaxSize) {
+      return fail(error, MHA_ERR_OVERFLOW, "tokens[%lld] is %lld: must be at most 2^62", ll{b}, ll{tokens});
+    }
+  }
   return MHA_OK;
 }
 

@@ -80,9 +80,9 @@ void take_pages(mha_cache* cache, CacheSequence* s, int64_t begin, int64_t end) 
 void release_pages(mha_cache* cache, CacheSequence* s, int64_t length, int64_t end) {
   const int64_t size = cache->page_size, kept_end = divide_up(length, size), kept_begin = s->first_kept / size;
   for_each_page(*cache, kept_end, divide_up(end, size), [&](int64_t n) {
-    // The newest page of the same entry that is not behind `length`.
+    // The newest page of the same entry that is not behind `length`; pinned pages have entries of their own.
     const int64_t older = n - divide_up(n - kept_end + 1, cache->ring_pages) * cache->ring_pages;
-    if (n >= cache->pinned_pages && older >= cache->pinned_pages && older >= kept_begin) return;
+    if (older >= cache->pinned_pages && older >= kept_begin) return;
     float*& page = s->pages[page_entry(*cache, n)];
     if (page != nullptr) release_page(&cache->pool, page);
     page = nullptr;

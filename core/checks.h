@@ -27,17 +27,6 @@ int enum_value(const Enum& e) {
   return value;
 }
 
-// By the bits: a call may run with denormals as zero, which compare as 0 then.
-inline uint32_t bits_of(float value) {
-  uint32_t bits = 0;
-  memcpy(&bits, &value, sizeof(bits));
-  return bits;
-}
-inline bool is_denormal(float value) {
-  const uint32_t magnitude = bits_of(value) & 0x7fffffffu;
-  return magnitude != 0 && magnitude < 0x00800000u;
-}
-
 // Fields of later versions, of the struct that messages call `name`, must be zero.
 mha_status fail_reserved(const char* name, const char* field, int64_t index, mha_error* error);
 template <int kWords>
@@ -145,8 +134,22 @@ struct Groups {
   bool prepares_keys;     // the layer norms and rotates keys of this call
 };
 
+Groups groups_of(const mha_attention_args& args);
+Groups groups_of(const mha_layer_args& args);
+
 // The fields of later versions in every group that is given.
 mha_status check_reserved(const Groups& groups, mha_error* error);
+
+// The greatest sizes of all calls that a bound is for: without items, and with keys in a tensor as long as any sequence
+// of the cache can be.
+struct BoundSizes {
+  int64_t key_len;
+  bool packed_queries, packed_keys, shares_pages;
+  int64_t ring_tokens;
+};
+mha_status bound_sizes(const Groups& groups, int64_t key_len, BoundSizes* sizes, mha_error* error);
+// Tells a problem that was checked with those sizes what it stands for.
+void set_bound(const BoundSizes& sizes, AttentionProblem* p);
 
 // How long the items are and where their queries stand, into *p, whose sizes must be set.
 mha_status check_items(const Groups& groups, AttentionProblem* p, mha_error* error);

@@ -61,7 +61,9 @@ void explain_context(const mha_context& context, int64_t threads, double work, T
   out->line("same bits on every FMA target: %s", context.table->has_fma ? "yes" : "no, this target has no FMA");
   out->line("threads: %lld of %lld, %s", static_cast<ll>(threads), static_cast<ll>(context.num_threads),
             runner(context, threads));
+  const int64_t worth = useful_threads(context.num_threads, work);
   const char* limit = context.num_threads <= 1        ? "the context has one"
+                      : threads < worth               ? "the work cannot be shared by more of them to a profit"
                       : threads < context.num_threads ? "more threads would each get less"
                                                       : "enough for all of the context's";
   out->line(

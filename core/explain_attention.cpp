@@ -20,20 +20,21 @@ void explain_packed(const AttentionProblem& p, const AttentionPlan& plan, const 
       static_cast<ll>(table.gemm_columns), static_cast<ll>(table.attention_rows), static_cast<ll>(kChunk));
   out->line(
       "rows: %lld for each of %lld key/value heads (%lld heads share one), in %lld blocks of at most %lld "
-      "(a block packs each chunk of keys once; more threads make smaller blocks)",
+      "(a block packs each chunk of keys once)",
       static_cast<ll>(group_rows_of(p, 0)), static_cast<ll>(p.batch * p.kv_heads), static_cast<ll>(p.group()),
       static_cast<ll>(plan.each.blocks), static_cast<ll>(plan.each.block_rows));
   const int64_t blocks = p.batch * p.kv_heads * plan.each.blocks;
   if (plan.split > 0) {
     out->line(
         "items: %lld, one per block and chunk (%lld chunks), merged afterwards: %lld blocks are too few for %lld "
-        "threads",
+        "threads, and more of them would pack the keys more often",
         static_cast<ll>(plan.items), static_cast<ll>(plan.each.chunks), static_cast<ll>(blocks),
         static_cast<ll>(plan.threads));
   } else {
-    const char* why = plan.threads <= 1       ? "one thread needs no split"
-                      : plan.each.chunks <= 1 ? "one chunk cannot be split"
-                                              : "enough blocks for the threads";
+    const char* why = plan.threads <= 1           ? "one thread needs no split"
+                      : plan.each.chunks <= 1     ? "one chunk cannot be split, threads share heads and rows"
+                      : plan.items < plan.threads ? "chunks would not share the work better"
+                                                  : "enough blocks for the threads";
     out->line("items: %lld, one per block, over all %lld chunks of keys: %s", static_cast<ll>(plan.items),
               static_cast<ll>(plan.each.chunks), why);
   }
@@ -44,10 +45,13 @@ void explain_streamed(const AttentionProblem& p, const AttentionPlan& plan, cons
             static_cast<ll>(plan.each.heads_per_item));
   out->line("why streamed: %lld rows for each key/value head (%lld heads share one); packing pays beyond %lld",
             static_cast<ll>(group_rows_of(p, 0)), static_cast<ll>(p.group()), static_cast<ll>(table.streamed_rows));
-  const char* why = plan.split > 0 ? "one per group of heads and chunk, merged afterwards: threads share the chunks"
+  const char* why = plan.split > 0 && plan.each.head_groups > 1
+                        ? "one per group of heads and chunk, merged afterwards: threads share heads and chunks"
+                    : plan.split > 0 ? "one per group of heads and chunk, merged afterwards: threads share the chunks"
                     : plan.threads <= 1     ? "one per group of heads: one thread needs no split"
+                    : plan.items > 1        ? "one per group of heads: threads share the heads"
                     : plan.each.chunks <= 1 ? "one per group of heads: one chunk cannot be split"
-                                            : "one per group of heads: enough for the threads";
+                                            : "one per group of heads: to share its chunks would not pay";
   out->line("items: %lld of %lld chunks of keys, %s", static_cast<ll>(plan.items), static_cast<ll>(plan.each.chunks),
             why);
 }
@@ -164,7 +168,7 @@ void explain_unequal(const AttentionProblem& p, const AttentionPlan& plan, const
             plan.split > plan.sharing ? "threads share the chunks of what is too long for one"
             : plan.split > 0          ? "what groups share is an item of its own"
             : plan.threads <= 1       ? "one thread needs no split"
-                                      : "enough items for the threads");
+                                      : "threads share sequences, heads and rows");
 }
 
 void explain_weights(const AttentionProblem& p, Text* out) {

@@ -4,13 +4,13 @@
 #include <cstring>
 
 #include "core/cache.h"
+#include "core/checks.h"
 #include "core/explain.h"
 #include "core/items.h"
 #include "core/layer.h"
 #include "core/linear.h"
 #include "core/prepare.h"
 #include "core/run_attention.h"
-#include "core/validate.h"
 #include "simd/float_mode.h"
 
 namespace mha {
@@ -96,15 +96,23 @@ double work(const Forward& f) {
   return total;
 }
 
-mha_status plan_forward(const mha_context& context, Forward* f, mha_error* error) {
+// Whether a plan is for a call, or for all calls of at most its sizes.
+enum class PlanFor { kCall, kBound };
+
+mha_status plan_forward(const mha_context& context, PlanFor what, Forward* f, mha_error* error) {
   const mha_layer_config& c = f->layer->config;
   ForwardPlan& plan = f->plan;
   // The planner looks at strides.
   f->attention.problem.query = as_const(projected(*f, kQuery, nullptr));
   f->attention.problem.key = as_const(projected(*f, kKey, nullptr));
   f->attention.problem.value = as_const(projected(*f, kValue, nullptr));
-  plan.threads = context.num_threads > 1 ? useful_threads(context.num_threads, work(*f)) : 1;
-  MHA_TRY(plan_attention(*context.table, plan.threads, f->attention.problem, false, &f->attention.plan, error));
+  if (what == PlanFor::kBound) {
+    plan.threads = context.num_threads;
+    MHA_TRY(bound_attention(*context.table, plan.threads, f->attention.problem, &f->attention.plan, error));
+  } else {
+    plan.threads = context.num_threads > 1 ? useful_threads(context.num_threads, work(*f)) : 1;
+    MHA_TRY(plan_attention(*context.table, plan.threads, f->attention.problem, false, &f->attention.plan, error));
+  }
   Layout layout;
   for (int i = 0; i < kProjections; ++i) {
     const int64_t width = i == kOutput ? c.num_heads * c.value_head_dim : projection_size(c, i).out_features;
@@ -142,7 +150,30 @@ mha_status prepare(const mha_context* context, const mha_layer* layer, const mha
     f->cache = args->cache;
     if (check == Check::kAll) MHA_TRY(check_batch(f->cache, growth(*f), error));  // which marks sequences
   }
-  return f->attention.problem.nothing_to_do() ? MHA_OK : plan_forward(*lent, f, error);
+  return f->attention.problem.nothing_to_do() ? MHA_OK : plan_forward(*lent, PlanFor::kCall, f, error);
+}
+
+// The greatest call that a bound is for: its items and positions are not looked at, and keys of a cache are as many as
+// there can be.
+mha_status prepare_bound(const mha_context* context, const mha_layer* layer, const mha_layer_args* args,
+                         mha_context* lent, Forward* f, mha_error* error) {
+  if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
+  if (layer == nullptr) return fail(error, MHA_ERR_NULL, "layer is NULL");
+  if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
+  MHA_TRY(lend(*context, args->resources, lent, error));
+  const Groups groups = groups_of(*args);
+  BoundSizes sizes;
+  MHA_TRY(bound_sizes(groups, groups.keys_are_queries ? args->query_len : args->key_len, &sizes, error));
+  mha_layer_args greatest = *args;
+  greatest.items = nullptr, greatest.positions = nullptr, greatest.cache = nullptr, greatest.cache_use = MHA_CACHE_APPEND;
+  if (args->cache != nullptr && !groups.keys_are_queries) greatest.key.data = greatest.value.data = args;  // not read
+  f->layer = layer;
+  AttentionProblem& p = f->attention.problem;
+  p.tail = tail_keys(*layer);
+  MHA_TRY(validate_forward(layer->config, &greatest, Check::kSizesOnly, &f->views, &p, error));
+  p.cache = args->cache, p.appends = args->cache != nullptr && groups.keys_are_queries;
+  set_bound(sizes, &p);
+  return p.nothing_to_do() ? MHA_OK : plan_forward(*lent, PlanFor::kBound, f, error);
 }
 
 // The keys and values that the layer adds to those of each item: bias_key and bias_value, then zeros.
@@ -253,6 +284,18 @@ extern "C" mha_status mha_layer_workspace_bytes(const mha_context* context, cons
   mha_context lent;
   Forward f = {};
   MHA_TRY(prepare(context, layer, args, Check::kSizesOnly, &lent, &f, error));
+  *bytes = f.attention.problem.nothing_to_do() ? 0 : workspace_bytes(f.plan.bytes);
+  return MHA_OK;
+}
+
+extern "C" mha_status mha_layer_workspace_bound(const mha_context* context, const mha_layer* layer,
+                                                const mha_layer_args* args, size_t* bytes, mha_error* error) {
+  using namespace mha;
+  if (bytes == nullptr) return fail(error, MHA_ERR_NULL, "bytes is NULL");
+  const FloatMode mode;
+  mha_context lent;
+  Forward f = {};
+  MHA_TRY(prepare_bound(context, layer, args, &lent, &f, error));
   *bytes = f.attention.problem.nothing_to_do() ? 0 : workspace_bytes(f.plan.bytes);
   return MHA_OK;
 }

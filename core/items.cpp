@@ -97,10 +97,10 @@ int64_t most_visible_keys(const AttentionProblem& p, int64_t b) {
   const int64_t keys = key_len_of(p, b);
   const bool open =
       m.window_left == 0 || m.prefix_lengths != nullptr || (!p.causal && m.window_right == 0);
-  if (open || m.window_left > keys) return keys;
-  const int64_t right = p.causal ? 0 : m.window_right - 1;
-  if (right > keys || m.sink_tokens > keys) return keys;
-  return least(keys, m.window_left + right + m.sink_tokens);
+  if (open) return keys;
+  const Size right = p.causal ? Size(0) : Size(m.window_right - 1);
+  const Size seen = Size(m.window_left) + right + Size(m.sink_tokens);
+  return seen.ok() ? least(keys, seen.value()) : keys;
 }
 
 // Keys that some query may see: all, but where few queries have a window.

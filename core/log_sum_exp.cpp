@@ -8,13 +8,18 @@ namespace mha {
 namespace {
 
 constexpr double kLn2 = 0.693147180559945309417;
+constexpr double kMost = 3.4028234663852886e38;  // FLT_MAX
+
+// A sum of finite scores is finite, and -inf says that there is none.
+float clamped(double x) { return static_cast<float>(x > kMost ? kMost : (x < -kMost ? -kMost : x)); }
 
 }  // namespace
 
 float log_sum_exp(const RowState& state) {
   if (state.sum == 0.0f) return -__builtin_inff();
   if (!(state.sum < __builtin_inff())) return state.sum;  // NaN
-  return static_cast<float>(state.max * kLn2 + elementary::log(static_cast<double>(state.sum)));
+  const double max = static_cast<double>(state.max), log_sum = elementary::log(static_cast<double>(state.sum));
+  return clamped((is_huge(state.max) ? max * kHugeUnit : max * kScoreUnit * kLn2) + log_sum);
 }
 
 }  // namespace mha

@@ -21,42 +21,53 @@ struct MergeJob {
   int64_t block_rows;  // of a work item
 };
 
-// ln of the sum over parts of e^lse; -inf where no part saw a key, NaN where one is NaN, +inf where one is.
-double merged_log_sum_exp(const MergeJob& job, int64_t row) {
+// Of a row: the greatest log-sum-exp of its parts, the sum of e^(lse - most), and ln of the sum of e^lse: -inf where no
+// part saw a key, NaN where one is NaN, +inf where one is.
+struct Total {
+  double most, sum, log_sum_exp;
+
+  // A greater one absorbs ln(sum), so that shares by it would not add up to 1.
+  bool absorbs() const { return most > 0x1p16 || most < -0x1p16; }
+  double share(double lse) const {
+    return absorbs() ? elementary::exp(lse - most) / sum : elementary::exp(lse - log_sum_exp);
+  }
+};
+
+Total total_of(const MergeJob& job, int64_t row) {
   double most = -kInfinity;
   for (int64_t n = 0; n < job.args.num_parts; ++n) {
     const double lse = static_cast<double>(job.args.log_sum_exps[n][row]);
-    if (lse != lse) return lse;
+    if (lse != lse) return {lse, lse, lse};
     if (lse > most) most = lse;
   }
-  if (most == kInfinity || most == -kInfinity) return most;
+  if (most == kInfinity || most == -kInfinity) return {most, 0, most};
   double sum = 0;
   for (int64_t n = 0; n < job.args.num_parts; ++n) {
     sum += elementary::exp(static_cast<double>(job.args.log_sum_exps[n][row]) - most);
   }
-  return most + elementary::log(sum);
+  return {most, sum, most + elementary::log(sum)};
 }
 
 // Columns that are summed up side by side.
 constexpr int64_t kColumns = 64;
 
 void merge_row(const MergeJob& job, int64_t row) {
-  const double total = merged_log_sum_exp(job, row);
+  const Total total = total_of(job, row);
   float* output = job.args.output + row * job.args.value_head_dim;
   for (int64_t begin = 0; begin < job.args.value_head_dim; begin += kColumns) {
     const int64_t count = least(kColumns, job.args.value_head_dim - begin);
     double sums[kColumns] = {};
-    for (int64_t n = 0; n < job.args.num_parts && total != -kInfinity; ++n) {
+    for (int64_t n = 0; n < job.args.num_parts && total.most != -kInfinity; ++n) {
       const double lse = static_cast<double>(job.args.log_sum_exps[n][row]);
       // A part that saw nothing is left out, whatever its output is. A total of NaN or +inf makes the row NaN.
       if (lse == -kInfinity) continue;
-      const double share = elementary::exp(lse - total);
+      const double share = total.share(lse);
       const float* part = job.args.outputs[n] + row * job.args.value_head_dim + begin;
       for (int64_t d = 0; d < count; ++d) sums[d] += share * static_cast<double>(part[d]);
     }
     for (int64_t d = 0; d < count; ++d) output[begin + d] = static_cast<float>(sums[d]);
   }
-  if (job.args.log_sum_exp != nullptr) job.args.log_sum_exp[row] = static_cast<float>(total);
+  if (job.args.log_sum_exp != nullptr) job.args.log_sum_exp[row] = static_cast<float>(total.log_sum_exp);
 }
 
 void run_merge(const void* data, int64_t item, int64_t) {

@@ -43,8 +43,11 @@
 #else
 #define MHA_API __declspec(dllimport)
 #endif
-#elif defined(__GNUC__)
+#elif defined(MHA_SHARED) && defined(__GNUC__)
 #define MHA_API __attribute__((visibility("default")))
+#elif defined(MHA_BUILDING) && defined(__GNUC__)
+/* A static copy is its program's or plug-in's own: exported, its names would answer for another version's. */
+#define MHA_API __attribute__((visibility("hidden")))
 #else
 #define MHA_API
 #endif
@@ -516,7 +519,10 @@ typedef struct mha_attention_args {
  * Numerics: f32 with f32 accumulation: one fused multiply-add chain per score (over d ascending) and per chunk of 256
  *           keys, chunks merged in ascending order by their log-sum-exp (online softmax: arXiv 1805.02867). exp2 by a
  *           degree-5 polynomial; weights below 2^-126 of the row's greatest are 0. A NaN in a visible query, key or
- *           value reaches exactly the rows that see it; a score of +inf makes its row NaN. The division by the sum
+ *           value reaches exactly the rows that see it; a score of +inf makes its row NaN. Finite numbers may have any
+ *           size: a score with its biases and masks may reach 4 FLT_MAX either way, beyond which it is +inf or -inf (no
+ *           weight); log_sum_exp stops at +-FLT_MAX. scale * q counts as zero below 5.6 FLT_MIN, and overflows above
+ *           5.5 FLT_MAX, as partial sums of scale * <q, k> do (over d ascending). The division by the sum
  *           comes last: values beyond FLT_MAX / Tk may overflow on the way. Denormals count as zero, whatever the
  *           caller's floating-point mode, which is left as found; rounding is to nearest. Measured error:
  *           tests/README.md.
@@ -528,7 +534,7 @@ MHA_API mha_status mha_attention(const mha_context* context, const mha_attention
 /* Size queries, all alike: bytes that the call of the same arguments needs, 0 where it needs none. Data pointers of
  * tensors, masks and results are not read through and may be NULL (give a non-NULL one where the call will have one, and
  * output's own where it is query's); offsets, lengths, sequences, weights_rows and the cache are, and the bytes depend on
- * them, so ask again when they change, or ask for the bound.
+ * them, so ask again when they change, or ask for the bound. The table of pages is read, too, as items that begin with the same pages share them.
  * Returns: as the call; MHA_ERR_NULL also for bytes NULL. */
 MHA_API mha_status mha_attention_workspace_bytes(const mha_context* context, const mha_attention_args* args,
                                                  size_t* bytes, mha_error* error);

@@ -250,8 +250,7 @@ class Owned {
  public:
   Owned() = default;
   explicit Owned(Handle* handle) : handle_(handle) {}
-  Handle* get() { return handle_.get(); }
-  const Handle* get() const { return handle_.get(); }
+  Handle* get() const { return handle_.get(); }
   explicit operator bool() const { return handle_ != nullptr; }
 
  protected:

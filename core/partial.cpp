@@ -18,7 +18,10 @@ using ll = long long;
 mha_status check_no_results(const mha_attention_args& a, mha_error* error) {
   const char* what = nullptr;
   if (a.output.data != nullptr) what = "output.data";
-  if (a.results != nullptr) what = "results";
+  const mha_results& r = given_or_default(a.results);
+  const bool weights = r.weights_mode != MHA_WEIGHTS_NONE || r.weights.data != nullptr;
+  if (weights || r.weights_rows != nullptr || r.num_weights_rows != 0) what = "results.weights";
+  if (r.log_sum_exp != nullptr) what = "results.log_sum_exp";
   if (given_or_default(a.score_mods).sink_logits != nullptr) what = "score_mods.sink_logits";
   return what != nullptr ? fail(error, MHA_ERR_ARGUMENT, "%s is given, but results are made by merging the parts", what)
                          : MHA_OK;
@@ -70,7 +73,7 @@ void run_merge_row(const void* data, int64_t row, int64_t) {
   merge.output = job.output.data + b * job.output.stride_b + i * job.output.stride_t + h * job.output.stride_h;
   merge.state = &state;
   merge.has_sink = a.sink_logits != nullptr;
-  merge.sink = a.sink_logits != nullptr ? sink_in_log2(a.sink_logits[h]) : 0;
+  merge.sink = a.sink_logits != nullptr ? sink_score(a.sink_logits[h]) : 0;
   job.table->merge(&merge);
   if (a.log_sum_exp != nullptr) a.log_sum_exp[row] = log_sum_exp(state);
 }
@@ -138,8 +141,7 @@ extern "C" mha_status mha_attention_partial(const mha_context* context, const mh
   job.table = context->table;
   job.given_partials = static_cast<float*>(partials);
   job.problem.output = {job.given_partials, 0, 0, 0};  // a row's output is set to its place there, chunk by chunk
-  const int64_t threads = useful_threads(lent.num_threads, work_of_call(job.problem));
-  MHA_TRY(plan_attention(*context->table, threads, job.problem, true, &job.plan, error));
+  MHA_TRY(plan_call(*context->table, lent.num_threads, job.problem, true, &job.plan, error));
   return run_attention(lent, args->resources, &job, error);
 }
 

@@ -47,9 +47,11 @@ struct SequencePlan {
 };
 
 struct AttentionPlan {
-  int64_t threads;
+  int64_t threads;                        // as asked for, and
+  int64_t useful;                         // how many of them the work items can occupy, to the call's profit
   bool uniform;                           // all items of the batch are planned alike:
-  SequencePlan each;                      // the first of them; else there is a table of SequencePlan in the workspace
+  SequencePlan each;                      // the first of them; else the longest, and a table of SequencePlan is in the
+                                          // workspace
   int64_t batch, items, merges, weights;  // in all
   // Of the items of the batch, how many are read where they lie and how many packed; cut in chunks that are merged
   // afterwards; in how many groups with the same first pages, and how many items those have.
@@ -71,6 +73,17 @@ struct AttentionPlan {
 // split_all: every chunk's partial result is wanted. MHA_ERR_OVERFLOW: the workspace does not fit in 63 bits.
 mha_status plan_attention(const KernelTable& table, int64_t threads, const AttentionProblem& problem, bool split_all,
                           AttentionPlan* plan, mha_error* error);
+
+// The same for a call that is nothing but attention: on as many of num_threads as pay. With split_all it is cut as it
+// would be without, so that it needs no more workspace.
+mha_status plan_call(const KernelTable& table, int64_t num_threads, const AttentionProblem& problem, bool split_all,
+                     AttentionPlan* plan, mha_error* error);
+
+// The workspace of every call of at most these sizes, on at most so many threads: of *plan only `bytes` has a meaning.
+// problem.longest_query_len and longest_key_len are the greatest of any item; whether queries are packed, pages shared,
+// weights wanted, rows have extras and queries are prepared is what the problem says.
+mha_status bound_attention(const KernelTable& table, int64_t threads, const AttentionProblem& problem,
+                           AttentionPlan* plan, mha_error* error);
 
 // The table of a plan that is not uniform, as planned. Needs room for B.
 void plan_sequences(const KernelTable& table, const AttentionProblem& problem, const AttentionPlan& plan,

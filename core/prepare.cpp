@@ -82,17 +82,16 @@ double PrepareJob::work() const {
 
 TokenPreparer::TokenPreparer(const KernelTable& table, const mha_rope& rope, float epsilon, const float* weight,
                              int64_t heads, int64_t width)
-    : table_(table), rope_(rope), args_() {
+    : table_(table), angles_(table, rope), args_() {
   args_.count = heads, args_.width = width;
   args_.norm = epsilon > 0, args_.epsilon = epsilon, args_.weight = weight;
   args_.dims = rope.dims, args_.interleaved = rope.style == MHA_ROPE_INTERLEAVED;
-  args_.cos = angles_, args_.sin = angles_ + rope_row_floats(rope) / 2;
-  rope_frequencies(rope, frequencies_);
+  args_.cos = angles_.cosines(), args_.sin = angles_.sines();
 }
 
 void TokenPreparer::run(int64_t position, const float* input, int64_t input_stride, float* output,
                         int64_t output_stride) {
-  if (rope_.dims > 0) rope_row(rope_, frequencies_, position, angles_);
+  if (args_.dims > 0) angles_.turn_to(position);
   args_.input = input, args_.input_stride = input_stride;
   args_.output = output, args_.output_stride = output_stride;
   table_.prepare_rows(&args_);

@@ -20,10 +20,8 @@ class TokenPreparer {
 
  private:
   const KernelTable& table_;
-  const mha_rope& rope_;
+  RopeAngles angles_;
   PrepareArgs args_;
-  double frequencies_[kMaxRopeDims / 2];
-  float angles_[2 * kMaxRopeDims];
 };
 
 // The tokens of one tensor. Items of a batch have `length` tokens each, or with `offsets` lie packed one after the

@@ -52,6 +52,10 @@ struct PageTable {
   int64_t stride, page_size, num_pages;
 };
 
+// Scales, softcaps and their quotients of this range are ordinary: products with queries neither vanish nor overflow.
+constexpr float kLeastOrdinary = 0x1p-64f;
+constexpr float kMostOrdinary = 0x1p64f;
+
 struct AttentionProblem {
   int64_t batch, heads, kv_heads;
   int64_t query_len, key_len;  // of each item; where items are packed one after the other, of all together
@@ -79,13 +83,22 @@ struct AttentionProblem {
   int64_t longest_key_len;       // of any item, with key_lengths key_len, and
   int64_t longest_query_len;
 
+  bool shares_pages;    // keys are in pages that items may have in common
+  int64_t ring_tokens;  // where the cache is a ring: tokens that it keeps at most; else 0
+
   int64_t tail;  // the last keys of each item, which every query sees whatever the masks (bias_key, add_zero_attn)
 
   Preparation preparation;
   bool copies_queries;  // what is prepared goes into the workspace; else in place
 
+  static bool is_extreme(double scale) {
+    const double size = scale < 0 ? -scale : scale;
+    return size > 0 && (size < static_cast<double>(kLeastOrdinary) || size > static_cast<double>(kMostOrdinary));
+  }
+  // Whether the queries' scale is left to the scores in part (rows.cpp).
+  bool rescales_scores() const { return is_extreme(static_cast<double>(scale)); }
   bool changes_scores() const {
-    return mods.softcap > 0.0f || mods.alibi_slopes != nullptr || mods.relative_bias != nullptr;
+    return rescales_scores() || mods.softcap > 0.0f || mods.alibi_slopes != nullptr || mods.relative_bias != nullptr;
   }
   // What a row of kernels carries beside its ranges and masks (RowExtras).
   bool has_extras() const {
@@ -107,6 +120,8 @@ struct AttentionProblem {
     return query_offsets == nullptr && key_offsets == nullptr && key_lengths == nullptr && cache == nullptr &&
            alignment.offsets == nullptr;
   }
+  // Keys that are there at the same time, of any item: a ring's lengths count those that it dropped.
+  int64_t longest_reachable_key_len() const { return ring_tokens > 0 ? ring_tokens : longest_key_len; }
   bool nothing_to_do() const { return batch == 0 || heads == 0 || query_len == 0; }
 };
 

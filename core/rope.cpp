@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "core/checks.h"
+#include "core/denormal.h"
 #include "core/elementary.h"
 
 namespace mha {
@@ -14,6 +15,9 @@ namespace {
 using ll = long long;
 
 constexpr double kTwoPi = 6.28318530717958647693;
+
+// In a call a denormal compares equal to 0, which means the default: it is left to be refused.
+bool is_not_given(double value) { return value == 0 && !is_denormal(value); }
 
 bool is_finite_from(double value, double least) { return std::isfinite(value) && value >= least; }
 
@@ -46,7 +50,7 @@ mha_status check_scaling(int scaling, mha_rope* r, mha_error* error) {
   if (scaling < MHA_ROPE_SCALING_NONE || scaling > MHA_ROPE_SCALING_YARN) {
     return fail(error, MHA_ERR_ARGUMENT, "rope.scaling is %d: not a value of mha_rope_scaling", scaling);
   }
-  if (r->base == 0) r->base = 10000;
+  if (is_not_given(r->base)) r->base = 10000;
   if (!std::isfinite(r->base) || r->base <= 1) {
     return fail(error, MHA_ERR_ARGUMENT, "rope.base is %g: must be > 1 and finite", r->base);
   }
@@ -60,13 +64,13 @@ mha_status check_scaling(int scaling, mha_rope* r, mha_error* error) {
                 ll{r->original_positions}, ll{kMaxPosition});
   }
   if (scaling == MHA_ROPE_SCALING_LLAMA3) {
-    if (r->low_freq_factor == 0) r->low_freq_factor = 1;
-    if (r->high_freq_factor == 0) r->high_freq_factor = 4;
+    if (is_not_given(r->low_freq_factor)) r->low_freq_factor = 1;
+    if (is_not_given(r->high_freq_factor)) r->high_freq_factor = 4;
     return check_llama3(*r, error);
   }
-  if (r->beta_fast == 0) r->beta_fast = 32;
-  if (r->beta_slow == 0) r->beta_slow = 1;
-  if (r->attention_factor == 0) r->attention_factor = 0.1 * elementary::log(r->factor) + 1;
+  if (is_not_given(r->beta_fast)) r->beta_fast = 32;
+  if (is_not_given(r->beta_slow)) r->beta_slow = 1;
+  if (is_not_given(r->attention_factor)) r->attention_factor = 0.1 * elementary::log(r->factor) + 1;
   return check_yarn(*r, error);
 }
 
@@ -75,7 +79,7 @@ mha_status check_table(const mha_rope& r, int scaling, mha_error* error) {
     return fail(error, MHA_ERR_SHAPE, "rope.%s is given and rope.%s is NULL: both or none",
                 r.cos != nullptr ? "cos" : "sin", r.cos != nullptr ? "sin" : "cos");
   }
-  if (r.base != 0 || scaling != MHA_ROPE_SCALING_NONE) {
+  if (!is_not_given(r.base) || scaling != MHA_ROPE_SCALING_NONE) {
     return fail(error, MHA_ERR_SHAPE, "rope.base is %g and rope.scaling %d beside rope.cos and rope.sin: must be 0",
                 r.base, scaling);
   }
@@ -84,18 +88,6 @@ mha_status check_table(const mha_rope& r, int scaling, mha_error* error) {
                 "rope.table_positions is %lld: must be >= 1, and the table below 2^63 bytes", ll{r.table_positions});
   }
   return MHA_OK;
-}
-
-double clamp01(double x) { return x < 0 ? 0 : (x > 1 ? 1 : x); }
-
-// Wavelengths well below the length trained on stay, those well above are stretched, those between in part.
-double llama3(const mha_rope& r, double frequency) {
-  const double length = static_cast<double>(r.original_positions);
-  const double wavelength = kTwoPi / frequency;
-  if (wavelength < length / r.high_freq_factor) return frequency;
-  if (wavelength > length / r.low_freq_factor) return frequency / r.factor;
-  const double smooth = (length / wavelength - r.low_freq_factor) / (r.high_freq_factor - r.low_freq_factor);
-  return (1 - smooth) * frequency / r.factor + smooth * frequency;
 }
 
 // The pair that turns `rotations` times over the length trained on.
@@ -115,6 +107,24 @@ Ramp yarn_ramp(const mha_rope& r) {
   if (ramp.high > last) ramp.high = last;
   if (ramp.low == ramp.high) ramp.high += 0.001;
   return ramp;
+}
+
+FrequencyArgs frequency_args(const mha_rope& r, double* frequencies) {
+  FrequencyArgs args = {};
+  args.dims = r.dims, args.log_base = elementary::log(r.base);
+  args.factor = r.factor, args.frequencies = frequencies;
+  if (r.scaling == MHA_ROPE_SCALING_LINEAR) args.scaling = FrequencyScaling::kAll;
+  if (r.scaling == MHA_ROPE_SCALING_LLAMA3) {
+    args.scaling = FrequencyScaling::kWavelengths;
+    args.length = static_cast<double>(r.original_positions);
+    args.low = r.low_freq_factor, args.high = r.high_freq_factor;
+  }
+  if (r.scaling == MHA_ROPE_SCALING_YARN) {
+    const Ramp ramp = yarn_ramp(r);
+    args.scaling = FrequencyScaling::kRamp;
+    args.low = ramp.low, args.high = ramp.high;
+  }
+  return args;
 }
 
 }  // namespace
@@ -154,43 +164,27 @@ mha_status check_position(const mha_rope& rope, const char* name, int64_t index,
               ll{last}, why);
 }
 
-void rope_frequencies(const mha_rope& rope, double* frequencies) {
-  if (rope.cos != nullptr) return;
-  const double log_base = elementary::log(rope.base);
-  const Ramp ramp = rope.scaling == MHA_ROPE_SCALING_YARN ? yarn_ramp(rope) : Ramp{0, 1};
-  for (int64_t d = 0; d < rope.dims / 2; ++d) {
-    const double pair = static_cast<double>(d);
-    const double plain = elementary::exp(-(2 * pair / static_cast<double>(rope.dims)) * log_base);
-    double frequency = plain;
-    if (rope.scaling == MHA_ROPE_SCALING_LINEAR) frequency = plain / rope.factor;
-    if (rope.scaling == MHA_ROPE_SCALING_LLAMA3) frequency = llama3(rope, plain);
-    if (rope.scaling == MHA_ROPE_SCALING_YARN) {
-      const double stretched = clamp01((pair - ramp.low) / (ramp.high - ramp.low));
-      frequency = plain / rope.factor * stretched + plain * (1 - stretched);
-    }
-    frequencies[d] = frequency;
-  }
+RopeAngles::RopeAngles(const KernelTable& table, const mha_rope& rope) : table_(table), rope_(rope) {
+  if (rope.dims == 0 || rope.cos != nullptr) return;
+  const FrequencyArgs args = frequency_args(rope, frequencies_);
+  table.rope_frequencies(&args);
 }
 
-void rope_row(const mha_rope& rope, const double* frequencies, int64_t position, float* row) {
-  const int64_t pairs = rope.dims / 2;
-  const bool interleaved = rope.style == MHA_ROPE_INTERLEAVED;
-  const double amplitude = rope.scaling == MHA_ROPE_SCALING_YARN ? rope.attention_factor : 1;
-  float* cosines = row;
-  float* sines = row + (interleaved ? rope.dims : pairs);
+void RopeAngles::turn_to(int64_t position) {
+  const bool interleaved = rope_.style == MHA_ROPE_INTERLEAVED;
+  const int64_t pairs = rope_.dims / 2;
+  if (rope_.cos == nullptr) {
+    const double amplitude = rope_.scaling == MHA_ROPE_SCALING_YARN ? rope_.attention_factor : 1;
+    const AngleArgs args = {frequencies_, pairs, static_cast<double>(position), amplitude, interleaved, cos_, sin_};
+    return table_.rope_angles(&args);
+  }
+  const float *cos = rope_.cos + position * pairs, *sin = rope_.sin + position * pairs;
   for (int64_t d = 0; d < pairs; ++d) {
-    float cosine = 0, sine = 0;
-    if (rope.cos != nullptr) {
-      cosine = rope.cos[position * pairs + d], sine = rope.sin[position * pairs + d];
-    } else {
-      const elementary::SinCos angle = elementary::sin_cos(static_cast<double>(position) * frequencies[d]);
-      cosine = static_cast<float>(angle.cos * amplitude), sine = static_cast<float>(angle.sin * amplitude);
-    }
     if (interleaved) {
-      cosines[2 * d] = cosines[2 * d + 1] = cosine;
-      sines[2 * d] = -sine, sines[2 * d + 1] = sine;
+      cos_[2 * d] = cos_[2 * d + 1] = cos[d];
+      sin_[2 * d] = -sin[d], sin_[2 * d + 1] = sin[d];
     } else {
-      cosines[d] = cosine, sines[d] = sine;
+      cos_[d] = cos[d], sin_[d] = sin[d];
     }
   }
 }

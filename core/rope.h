@@ -2,6 +2,7 @@
 // Rotary positions and RMS norm: their arguments checked, frequencies, and the cosines and sines of a position.
 #pragma once
 
+#include "core/kernels/kernel_table.h"
 #include "core/validate.h"
 
 namespace mha {
@@ -16,16 +17,21 @@ mha_status validate_rope(const mha_rope* rope, int64_t head_dim, mha_rope* resol
 // caller wrote: "positions[3]"; index -1: `name` alone.
 mha_status check_position(const mha_rope& rope, const char* name, int64_t index, int64_t position, mha_error* error);
 
-// The angle of pair d at position 1, d < dims / 2. Not used with the caller's table.
-void rope_frequencies(const mha_rope& rope, double* frequencies);
+// The angles of a position, one after the other: for a thread's run of tokens.
+class RopeAngles {
+ public:
+  RopeAngles(const KernelTable& table, const mha_rope& rope);
+  // Computes those of `position`, which PrepareArgs then points to: dims / 2 of each, or where pairs are interleaved dims
+  // of each: both elements' cosine, and the sine as it multiplies the other element (-sin, sin).
+  void turn_to(int64_t position);
+  const float* cosines() const { return cos_; }
+  const float* sines() const { return sin_; }
 
-// Floats of one position's row.
-inline int64_t rope_row_floats(const mha_rope& rope) {
-  return rope.style == MHA_ROPE_INTERLEAVED ? 2 * rope.dims : rope.dims;
-}
-
-// Cosines, then sines of a position, as KernelTable::prepare_rows takes them: dims / 2 of each, or where pairs are
-// interleaved dims of each: both elements' cosine, and the sine as it multiplies the other element (-sin, sin).
-void rope_row(const mha_rope& rope, const double* frequencies, int64_t position, float* row);
+ private:
+  const KernelTable& table_;
+  const mha_rope& rope_;
+  double frequencies_[kMaxRopeDims / 2];
+  float cos_[kMaxRopeDims], sin_[kMaxRopeDims];
+};
 
 }  // namespace mha

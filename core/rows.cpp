@@ -6,7 +6,7 @@
 namespace mha {
 namespace {
 
-constexpr double kLog2e = 1.44269504088896340736;
+constexpr double kToUnit = kLog2e / static_cast<double>(kScoreUnit);
 
 // One past the last key that a query at `position` can see, as far as causality, window, prefix and length go.
 int64_t key_end(const AttentionProblem& p, int64_t b, int64_t position) {
@@ -50,10 +50,18 @@ Pairs pairs_of(const AttentionProblem& p, int64_t b, int64_t h, int64_t i) {
   return {list.first + 2 * first, first_pair(list, block + 1) - first};
 }
 
+const float* add_mask_row(const mha_add_mask& m, int64_t b, int64_t h, int64_t i) {
+  if (m.data == nullptr) return nullptr;
+  return static_cast<const float*>(m.data) + b * m.stride_b + h * m.stride_h + i * m.stride_q;
+}
+
 void fill_extras(const AttentionProblem& p, int64_t b, int64_t h, int64_t i, RowExtras* extras) {
   const mha_masks& m = p.masks;
   *extras = {};
   extras->position = position_of(p, b, i);
+  extras->add_mask2 = add_mask_row(m.add_mask2, b, h, i);
+  extras->bool_step = m.bool_mask.stride_k;
+  extras->add_step = m.add_mask.stride_k, extras->add2_step = m.add_mask2.stride_k;
   if (m.bit_mask.data != nullptr) {
     extras->bit_mask = m.bit_mask.data + b * m.bit_mask.stride_b + h * m.bit_mask.stride_h + i * m.bit_mask.stride_q;
   }
@@ -66,7 +74,7 @@ void fill_extras(const AttentionProblem& p, int64_t b, int64_t h, int64_t i, Row
     extras->blocks = pairs.first, extras->num_blocks = pairs.count, extras->key_block = m.block_mask.key_block;
   }
   if (p.mods.alibi_slopes != nullptr) {
-    extras->alibi_slope = static_cast<float>(static_cast<double>(p.mods.alibi_slopes[h]) * kLog2e);
+    extras->alibi_slope = static_cast<float>(static_cast<double>(p.mods.alibi_slopes[h]) * kToUnit);
   }
   if (p.mods.relative_bias != nullptr) {
     const int64_t width = p.mods.relative_left + p.mods.relative_right + 1;
@@ -82,7 +90,8 @@ void add_tail(int64_t key_len, int64_t tail, AttentionRow* row, RowExtras* extra
   row->key_end = key_len;
   if (row->tail_begin > 0) return;
   row->bool_mask = nullptr, row->add_mask = nullptr;  // masks of no keys
-  if (extras != nullptr) extras->bit_mask = nullptr, extras->key_segments = nullptr, extras->key_block = 0;
+  if (extras == nullptr) return;
+  extras->bit_mask = nullptr, extras->key_segments = nullptr, extras->key_block = 0, extras->add_mask2 = nullptr;
 }
 
 }  // namespace
@@ -92,9 +101,8 @@ AttentionRow make_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t i
   AttentionRow row = {};
   row.query = query_row(p, p.query, b, h, i);
   const mha_bool_mask& bm = m.bool_mask;
-  const mha_add_mask& am = m.add_mask;
   if (bm.data != nullptr) row.bool_mask = bm.data + b * bm.stride_b + h * bm.stride_h + i * bm.stride_q;
-  if (am.data != nullptr) row.add_mask = static_cast<const float*>(am.data) + b * am.stride_b + h * am.stride_h + i * am.stride_q;
+  row.add_mask = add_mask_row(m.add_mask, b, h, i);
   const int64_t position = position_of(p, b, i);
   row.key_end = key_end(p, b, position);
   if (extras != nullptr) {
@@ -119,7 +127,7 @@ AttentionRow make_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t i
 bool rows_are_alike(const AttentionProblem& p) {
   const mha_masks& m = p.masks;
   return !p.has_extras() && p.tail == 0 && m.bool_mask.data == nullptr && m.add_mask.data == nullptr &&
-         p.key_lengths == nullptr && m.prefix_lengths == nullptr && m.window_left == 0 && m.window_right == 0;
+         m.prefix_lengths == nullptr && m.window_left == 0 && m.window_right == 0;
 }
 
 KeyRange seen_keys(const AttentionRow& row) {
@@ -128,14 +136,43 @@ KeyRange seen_keys(const AttentionRow& row) {
   return {pinned ? 0 : row.key_begin, row.key_end};
 }
 
+namespace {
+
+// Whether a cap is applied to finished scores (core/README.md, 6): scale / cap would make queries denormal or overflow.
+bool caps_apart(const AttentionProblem& p) {
+  return p.mods.softcap > 0.0f && (p.mods.softcap < kLeastOrdinary || p.mods.softcap > kMostOrdinary ||
+                                   p.is_extreme(static_cast<double>(p.scale) / static_cast<double>(p.mods.softcap)));
+}
+
+// 1 / cap in the unit of scores. Of a cap below 2^-97 it would overflow; then exp(cap) is 1 in float, whatever part of
+// the cap a score gets.
+float softcap_slope(float cap) {
+  constexpr double kMost = 0x1p100;
+  const double slope = 1 / (static_cast<double>(cap) * kToUnit);
+  return static_cast<float>(slope < kMost ? slope : kMost);
+}
+
+// What the queries' scale leaves to the scores: a query times a scale near FLT_MAX overflows where keys are small, and
+// one near FLT_MIN must not be divided by the unit.
+double rescale_of(const AttentionProblem& p) {
+  if (!p.rescales_scores()) return 1;
+  return p.scale > 1.0f || p.scale < -1.0f ? 0x1p64 : 1 / static_cast<double>(kScoreUnit);
+}
+
+}  // namespace
+
 float query_scale(const AttentionProblem& p) {
   const double scale = static_cast<double>(p.scale);
-  return static_cast<float>(p.mods.softcap > 0.0f ? scale / static_cast<double>(p.mods.softcap) : scale * kLog2e);
+  if (p.mods.softcap > 0.0f && !caps_apart(p)) return static_cast<float>(scale / static_cast<double>(p.mods.softcap));
+  return static_cast<float>(scale * kToUnit / rescale_of(p));
 }
 
 ScoreMods kernel_mods(const AttentionProblem& p) {
   ScoreMods mods = {};
-  mods.softcap = static_cast<float>(static_cast<double>(p.mods.softcap) * kLog2e);
+  const bool apart = caps_apart(p);
+  mods.rescale = p.mods.softcap > 0.0f && !apart ? 1.0f : static_cast<float>(rescale_of(p));
+  mods.softcap = static_cast<float>(static_cast<double>(p.mods.softcap) * kToUnit);
+  mods.softcap_slope = apart ? softcap_slope(p.mods.softcap) : 0.0f;
   mods.alibi = p.mods.alibi_slopes != nullptr;
   mods.relative_bias = p.mods.relative_bias != nullptr;
   mods.relative_left = p.mods.relative_left;
@@ -144,10 +181,14 @@ ScoreMods kernel_mods(const AttentionProblem& p) {
   return mods;
 }
 
-float sink_in_log2(float logit) { return static_cast<float>(static_cast<double>(logit) * kLog2e); }
+// As an additive mask of the same value comes out.
+float sink_score(float logit) {
+  if (is_huge(logit * kToScoreUnit)) return logit / kHugeUnit;
+  return static_cast<float>(static_cast<double>(logit) * kToUnit);
+}
 
 float sink_of(const AttentionProblem& p, int64_t h) {
-  return p.mods.sink_logits != nullptr ? sink_in_log2(p.mods.sink_logits[h]) : 0.0f;
+  return p.mods.sink_logits != nullptr ? sink_score(p.mods.sink_logits[h]) : 0.0f;
 }
 
 }  // namespace mha

@@ -31,7 +31,7 @@ inline KeyRange join(const KeyRange& a, const KeyRange& b) {
 // What kernels take of the call's scale and score modifications.
 float query_scale(const AttentionProblem& p);
 ScoreMods kernel_mods(const AttentionProblem& p);
-float sink_in_log2(float logit);
+float sink_score(float logit);
 float sink_of(const AttentionProblem& p, int64_t h);
 
 }  // namespace mha

@@ -7,11 +7,11 @@
 namespace mha {
 namespace {
 
-// The bucket of `distance` >= 0 among `buckets` of its direction.
+// The bucket of `distance` in [0, max_distance] among `buckets` of its direction.
 int64_t bucket_of(int64_t distance, int64_t buckets, int64_t max_distance) {
   const int64_t exact = buckets / 2;
   if (distance < exact) return distance;
-  if (exact == 0 || distance >= max_distance) return buckets - 1;
+  if (exact == 0) return buckets - 1;
   const double origin = elementary::log(static_cast<double>(exact));
   const double share = (elementary::log(static_cast<double>(distance)) - origin) /
                        (elementary::log(static_cast<double>(max_distance)) - origin);

@@ -23,6 +23,17 @@ bool same_place(const ConstTensor& in, const Tensor& out) {
 
 }  // namespace
 
+Groups groups_of(const mha_attention_args& a) {
+  return {a.items, a.positions, a.masks, a.score_mods, a.query_norm, nullptr, a.rope, a.cache,
+          a.pages, a.results,   a.causal != 0, false,  false};
+}
+
+Groups groups_of(const mha_layer_args& a) {
+  const bool reads = a.cache != nullptr && enum_value(a.cache_use) == MHA_CACHE_READ;
+  return {a.items, a.positions, a.masks, a.score_mods, a.query_norm, a.key_norm, a.rope, a.cache,
+          nullptr, a.results,   a.causal != 0, a.key.data == nullptr && !reads, !reads};
+}
+
 mha_status check_reserved(const Groups& g, mha_error* error) {
   if (g.items != nullptr) MHA_TRY(check_reserved("items", g.items->reserved, error));
   if (g.positions != nullptr) {
@@ -109,8 +120,7 @@ mha_status validate_attention(const mha_attention_args* args, Check check, Atten
                               mha_error* error) {
   if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
   const mha_attention_args& a = *args;
-  const Groups groups = {a.items, a.positions, a.masks, a.score_mods, a.query_norm, nullptr, a.rope, a.cache,
-                         a.pages, a.results,   a.causal != 0, false,   false};
+  const Groups groups = groups_of(a);
   AttentionProblem& p = *problem;  // written where it is, since copying it shows in notebook_f32
   MHA_TRY(check_reserved("args", a.reserved, error));
   MHA_TRY(check_reserved(groups, error));
@@ -284,15 +294,13 @@ mha_status validate_forward(const mha_layer_config& c, const mha_layer_args* arg
   MHA_TRY(check_arithmetic("arithmetic", a.arithmetic, error));
   KeySource source = {};
   MHA_TRY(check_key_source(c, a, &source, error));
-  const bool reads = a.cache != nullptr && a.cache_use == MHA_CACHE_READ;
-  const Groups groups = {a.items, a.positions, a.masks, a.score_mods, a.query_norm, a.key_norm, a.rope, a.cache,
-                         nullptr, a.results,   a.causal != 0, source.are_queries, !reads};
+  const Groups groups = groups_of(a);
   MHA_TRY(check_reserved(groups, error));
   p.batch = a.batch, p.heads = c.num_heads, p.kv_heads = c.num_kv_heads, p.query_len = a.query_len;
   p.key_len = source.are_queries && a.cache == nullptr ? a.query_len : a.key_len;
   p.head_dim = c.head_dim, p.value_head_dim = c.value_head_dim, p.scale = c.scale;
   p.causal = groups.causal;
-  p.appends = a.cache != nullptr && !reads;
+  p.appends = a.cache != nullptr && groups.keys_are_queries;
   MHA_TRY(check_items(groups, &p, error));
   MHA_TRY(check_products(p, error));
   const Check keys = check_of_keys(p, check);

@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "core/checks.h"
+#include "core/denormal.h"
 
 namespace mha {
 
@@ -116,7 +117,7 @@ mha_status check_norm(const char* name, const mha_norm& norm, mha_error* error) 
   MHA_TRY(check_reserved(name, norm.reserved_int, norm.reserved, error));
   if (std::isfinite(norm.epsilon) && norm.epsilon >= FLT_MIN) return MHA_OK;
   return fail(error, MHA_ERR_ARGUMENT, "%s.epsilon is %g: must be > 0, normal and finite", name,
-              static_cast<double>(norm.epsilon));
+              exact_value(norm.epsilon));
 }
 
 mha_status check_heads(int64_t heads, int64_t kv_heads, int64_t* out, mha_error* error) {
@@ -132,8 +133,7 @@ mha_status check_scale(float scale, int is_exact, int64_t head_dim, float* out, 
   const double value = static_cast<double>(scale);
   if (!std::isfinite(scale)) return fail(error, MHA_ERR_ARGUMENT, "scale is %g: must be finite", value);
   if (is_denormal(scale)) {
-    return fail(error, MHA_ERR_ARGUMENT, "scale is 0x%08x, a denormal: must be 0 or at least 2^-126 in size",
-                bits_of(scale));
+    return fail(error, MHA_ERR_ARGUMENT, "scale is %g: a denormal would count as 0", exact_value(scale));
   }
   if (is_exact == 0 && std::signbit(scale)) {
     return fail(error, MHA_ERR_ARGUMENT, "scale is %g: below 0, so set scale_is_exact if it is meant", value);

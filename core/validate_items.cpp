@@ -112,6 +112,8 @@ mha_status check_items(const Groups& g, AttentionProblem* p, mha_error* error) {
   p->key_offsets = g.keys_are_queries && g.cache == nullptr ? items.query_offsets : items.key_offsets;
   p->key_lengths = items.key_lengths;
   p->cache = g.cache, p->sequences = items.sequences;
+  p->shares_pages = g.pages != nullptr || (g.cache != nullptr && g.cache->config.kind == MHA_CACHE_PAGED);
+  p->ring_tokens = g.cache != nullptr ? ring_tokens(*g.cache) : 0;
   if (p->query_offsets != nullptr) {
     MHA_TRY(check_offsets("items.query_offsets", p->query_offsets, p->batch, "query_len", p->query_len, error));
   }
@@ -181,6 +183,30 @@ mha_status check_pages(const mha_pages& pages, Check check, AttentionProblem* p,
     }
   }
   return MHA_OK;
+}
+
+mha_status bound_sizes(const Groups& g, int64_t key_len, BoundSizes* sizes, mha_error* error) {
+  const mha_items& items = given_or_default(g.items);
+  *sizes = {key_len, items.query_offsets != nullptr, items.key_offsets != nullptr, g.pages != nullptr, 0};
+  if (g.cache == nullptr) {
+    sizes->packed_keys |= g.keys_are_queries && sizes->packed_queries;
+    return MHA_OK;
+  }
+  sizes->shares_pages = g.cache->config.kind == MHA_CACHE_PAGED;
+  sizes->ring_tokens = ring_tokens(*g.cache);
+  sizes->key_len = sizes->ring_tokens > 0 ? sizes->ring_tokens : g.cache->config.capacity;
+  const int mode = enum_value(given_or_default(g.results).weights_mode);
+  if (sizes->ring_tokens == 0 || mode == MHA_WEIGHTS_NONE) return MHA_OK;
+  return fail(error, MHA_ERR_UNSUPPORTED,
+              "results.weights_mode is %d: weights over a ring grow with its sequences, so there is no bound", mode);
+}
+
+void set_bound(const BoundSizes& sizes, AttentionProblem* p) {
+  static const int64_t kPacked[1] = {0};  // that queries are packed is all that is looked at
+  if (sizes.packed_queries) p->query_offsets = kPacked;
+  if (sizes.packed_keys) p->key_offsets = kPacked;
+  p->longest_query_len = p->query_len, p->longest_key_len = sizes.key_len + p->tail;
+  p->shares_pages = sizes.shares_pages, p->ring_tokens = sizes.ring_tokens;
 }
 
 mha_status check_ring(const AttentionProblem& p, mha_error* error) {

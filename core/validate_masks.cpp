@@ -3,6 +3,8 @@
 #include <cmath>
 
 #include "core/checks.h"
+#include "core/denormal.h"
+#include "core/denormal.h"
 #include "core/items.h"
 
 namespace mha {
@@ -149,13 +151,13 @@ mha_status check_masks(const mha_masks& given, Check check, AttentionProblem* p,
 }
 
 mha_status check_mods(const mha_score_mods& m, Check check, AttentionProblem* p, mha_error* error) {
-  if (is_denormal(m.softcap)) {
-    return fail(error, MHA_ERR_ARGUMENT, "score_mods.softcap is 0x%08x, a denormal: must be 0 or at least 2^-126",
-                bits_of(m.softcap));
-  }
   if (!std::isfinite(m.softcap) || m.softcap < 0.0f) {
     return fail(error, MHA_ERR_ARGUMENT, "score_mods.softcap is %g: must be finite and >= 0",
                 static_cast<double>(m.softcap));
+  }
+  if (is_denormal(m.softcap)) {
+    return fail(error, MHA_ERR_ARGUMENT, "score_mods.softcap is %g: a denormal would count as 0, no cap",
+                exact_value(m.softcap));
   }
   for (int64_t h = 0; h < p->heads && m.alibi_slopes != nullptr && check != Check::kSizesOnly; ++h) {
     if (std::isfinite(m.alibi_slopes[h])) continue;

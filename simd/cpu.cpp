@@ -22,7 +22,7 @@ CpuFeatures x86_features(const CpuRegisters& r) {
   const bool os_xsave = has(r.leaf1_ecx, 27);
   const bool leaf7 = r.max_leaf >= 7;
   f.avx2 = f.sse2 && leaf7 && os_xsave && has_all(r.xcr0, kYmmState) && has(r.leaf1_ecx, 28) && has(r.leaf1_ecx, 12) &&
-           has(r.leaf1_ecx, 29) && has(r.leaf7_ebx, 5);
+           has(r.leaf1_ecx, 23) && has(r.leaf1_ecx, 29) && has(r.leaf7_ebx, 5);
   f.avx512 = f.avx2 && has_all(r.xcr0, kZmmState) && has(r.leaf7_ebx, 16) && has(r.leaf7_ebx, 17) &&
              has(r.leaf7_ebx, 28) && has(r.leaf7_ebx, 30) && has(r.leaf7_ebx, 31);
   return f;

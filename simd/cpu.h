@@ -10,7 +10,7 @@ namespace mha {
 // The registers that decide, as CPUID and XGETBV give them; all zero on other families.
 struct CpuRegisters {
   uint32_t max_leaf;   // CPUID.0:EAX
-  uint32_t leaf1_ecx;  // FMA 12, OSXSAVE 27, AVX 28, F16C 29
+  uint32_t leaf1_ecx;  // FMA 12, POPCNT 23, OSXSAVE 27, AVX 28, F16C 29
   uint32_t leaf1_edx;  // SSE2 26
   uint32_t leaf7_ebx;  // AVX2 5, AVX512 F 16, DQ 17, CD 28, BW 30, VL 31
   uint64_t xcr0;       // XGETBV(0); read only if OSXSAVE. SSE 1, AVX 2, opmask 5, ZMM 6 and 7
@@ -19,7 +19,7 @@ struct CpuRegisters {
 // One flag per bundle that a target needs.
 struct CpuFeatures {
   bool sse2;
-  bool avx2;    // AVX2, FMA and F16C, with the ymm state saved by the operating system
+  bool avx2;    // AVX2, FMA, F16C and POPCNT, with the ymm state saved by the operating system
   bool avx512;  // F, CD, BW, DQ, VL, all that avx2 is, with the zmm and mask state saved
   bool neon;
 };

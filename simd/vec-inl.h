@@ -11,6 +11,15 @@
 #error "mha must not be built with -ffast-math: masks need infinities and NaN"
 #endif
 
+// Which code a target takes is said by its file (MHA_ISA_*), not by the compiler's macros: those follow the flags of a
+// parent project too (-march=native), and an sse2 target must stay one.
+#if defined(MHA_ISA_AVX512) || defined(MHA_ISA_AVX2) || defined(MHA_ISA_SSE2)
+#define MHA_ISA_X86
+#endif
+#if (defined(MHA_ISA_AVX2) && defined(__AVX512F__)) || (defined(MHA_ISA_SSE2) && defined(__SSE3__))
+#error "the compiler may use more instructions than this target has; tools/cmake/targets.cmake takes flags back"
+#endif
+
 #define MHA_CAT_(a, b) a##b
 #define MHA_CAT(a, b) MHA_CAT_(a, b)
 // One private copy of xsimd per target: otherwise the linker keeps one copy of its inline functions for all targets,
@@ -21,9 +30,9 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__SSE2__)
+#if defined(MHA_ISA_X86)
 #include <immintrin.h>
-#elif defined(__ARM_NEON)
+#elif defined(MHA_ISA_NEON)
 #include <arm_neon.h>
 #endif
 
@@ -46,7 +55,7 @@ using IntReg = xsimd::batch<int32_t, xsimd::MHA_TARGET_ARCH>;
 constexpr int kRegLanes = static_cast<int>(Reg::size);
 constexpr int kRegs = kLanes / kRegLanes;
 
-#if defined(__AVX512F__) || defined(__aarch64__)
+#if defined(MHA_ISA_AVX512) || defined(MHA_ISA_NEON)
 constexpr int kVectorRegisters = 32;
 #else
 constexpr int kVectorRegisters = 16;
@@ -58,7 +67,7 @@ struct Vec {
 
 // --- Per register: what xsimd lacks, or does differently from version to version -------------------------------------
 
-#if defined(__AVX512F__)
+#if defined(MHA_ISA_AVX512)
 constexpr bool kHasFma = true;
 MHA_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }  // xsimd 8.1 multiplies, then adds
 // The greater of two; `second` where either is NaN.
@@ -85,7 +94,7 @@ MHA_INLINE void transpose_quads(Reg r[4]) {
   r[0] = _mm512_shuffle_ps(t0, t2, 0x44), r[1] = _mm512_shuffle_ps(t0, t2, 0xee);
   r[2] = _mm512_shuffle_ps(t1, t3, 0x44), r[3] = _mm512_shuffle_ps(t1, t3, 0xee);
 }
-#elif defined(__AVX2__) && defined(__FMA__)
+#elif defined(MHA_ISA_AVX2)
 constexpr bool kHasFma = true;
 MHA_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
 MHA_INLINE Reg max_or_second(Reg first, Reg second) { return _mm256_max_ps(first, second); }
@@ -112,7 +121,7 @@ MHA_INLINE void transpose_quads(Reg r[4]) {
   r[0] = _mm256_shuffle_ps(t0, t2, 0x44), r[1] = _mm256_shuffle_ps(t0, t2, 0xee);
   r[2] = _mm256_shuffle_ps(t1, t3, 0x44), r[3] = _mm256_shuffle_ps(t1, t3, 0xee);
 }
-#elif defined(__SSE2__)
+#elif defined(MHA_ISA_SSE2)
 constexpr bool kHasFma = false;
 MHA_INLINE Reg fma(Reg a, Reg b, Reg c) { return a * b + c; }  // rounds twice: exempt from the same-bits promise
 MHA_INLINE Reg max_or_second(Reg first, Reg second) { return _mm_max_ps(first, second); }
@@ -136,7 +145,7 @@ MHA_INLINE void transpose_quads(Reg r[4]) {
   r[0] = _mm_shuffle_ps(t0, t2, 0x44), r[1] = _mm_shuffle_ps(t0, t2, 0xee);
   r[2] = _mm_shuffle_ps(t1, t3, 0x44), r[3] = _mm_shuffle_ps(t1, t3, 0xee);
 }
-#elif defined(__aarch64__)
+#elif defined(MHA_ISA_NEON)
 constexpr bool kHasFma = true;
 MHA_INLINE Reg fma(Reg a, Reg b, Reg c) { return vfmaq_f32(c, a, b); }
 MHA_INLINE Reg max_or_second(Reg first, Reg second) {
@@ -169,7 +178,7 @@ MHA_INLINE void transpose_quads(Reg r[4]) {
 #error "vec-inl.h has no instruction set for this target"
 #endif
 
-#if !defined(__aarch64__)
+#if !defined(MHA_ISA_NEON)
 MHA_INLINE Reg divide(Reg a, Reg b) { return a / b; }
 #endif
 
@@ -237,7 +246,7 @@ MHA_INLINE Vec swap_pairs(const Vec& a) {
 }
 // 1 / sqrt(x), both rounded correctly (xsimd's rsqrt estimates).
 MHA_INLINE float inverse_square_root(float x) {
-#if defined(__SSE2__)
+#if defined(MHA_ISA_X86)
   return 1.0f / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x)));
 #else
   return 1.0f / vget_lane_f32(vsqrt_f32(vdup_n_f32(x)), 0);
@@ -255,9 +264,9 @@ MHA_INLINE void prefetch_to_l2(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 // The first `count` (0..16) floats; nothing beyond is touched. load_first fills with zeros.
 MHA_INLINE Vec load_first(const float* p, int count) {
-#if defined(__AVX512F__)
+#if defined(MHA_ISA_AVX512)
   return Vec{{_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1), p)}};
-#elif defined(__AVX2__)
+#elif defined(MHA_ISA_AVX2)
   const __m256i last = _mm256_set1_epi32(count), lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   const __m256i low = _mm256_cmpgt_epi32(last, lanes);
   const __m256i high = _mm256_cmpgt_epi32(last, _mm256_add_epi32(lanes, _mm256_set1_epi32(8)));
@@ -270,7 +279,7 @@ MHA_INLINE Vec load_first(const float* p, int count) {
 }
 // dst[0..16) = load_first(p, count). Without masked loads a copy is faster than what comes through a buffer.
 MHA_INLINE void copy_first(float* dst, const float* p, int count) {
-#if defined(__AVX2__)
+#if defined(MHA_ISA_AVX512) || defined(MHA_ISA_AVX2)
   store(dst, load_first(p, count));
 #else
   store(dst, zero());
@@ -278,7 +287,7 @@ MHA_INLINE void copy_first(float* dst, const float* p, int count) {
 #endif
 }
 MHA_INLINE void store_first(float* p, const Vec& v, int count) {
-#if defined(__AVX512F__)
+#if defined(MHA_ISA_AVX512)
   _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), v.r[0]);
 #else
   alignas(64) float buffer[kLanes];
@@ -294,7 +303,7 @@ MHA_INLINE uint32_t nonzero_bits(const uint8_t* p, int count) {
     if (count > 0) memcpy(bytes, p, static_cast<size_t>(count));
     p = bytes;
   }
-#if defined(__SSE2__)
+#if defined(MHA_ISA_X86)
   const __m128i zeros = _mm_cmpeq_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), _mm_setzero_si128());
   return ~static_cast<uint32_t>(_mm_movemask_epi8(zeros)) & 0xffffu;
 #else
@@ -320,11 +329,11 @@ MHA_INLINE uint32_t equal_bits_first(const int32_t* x, int32_t v, int count) {
 // order, so every register width walks the same one.
 template <class Op128, class OpReg>
 MHA_INLINE float fold(const Vec& v, Op128 op, OpReg op_reg) {
-#if defined(__SSE2__)
-#if defined(__AVX512F__)
+#if defined(MHA_ISA_X86)
+#if defined(MHA_ISA_AVX512)
   const __m256 half = op_reg(_mm512_castps512_ps256(v.r[0]), _mm512_extractf32x8_ps(v.r[0], 1));
   const __m128 quad = op(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
-#elif defined(__AVX2__)
+#elif defined(MHA_ISA_AVX2)
   const __m256 half = op_reg(v.r[0], v.r[1]);
   const __m128 quad = op(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 #else
@@ -340,8 +349,8 @@ MHA_INLINE float fold(const Vec& v, Op128 op, OpReg op_reg) {
   return vgetq_lane_f32(op(pair, vextq_f32(pair, pair, 1)), 0);
 #endif
 }
-#if defined(__SSE2__)
-#if defined(__AVX2__)
+#if defined(MHA_ISA_X86)
+#if defined(MHA_ISA_AVX512) || defined(MHA_ISA_AVX2)
 MHA_INLINE __m256 add_half(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
 MHA_INLINE __m256 max_half(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
 #else
@@ -368,7 +377,7 @@ MHA_INLINE float max(const Vec& v) {
 
 // Lane r = the fold of row r of rows[16][16], by the same tree: 16 rows at a time take 45 operations, one by one 128
 // (attention at D 128: 0.79 of the peak one by one, 0.81 so).
-#if defined(__AVX512F__)
+#if defined(MHA_ISA_AVX512)
 template <class Op>
 MHA_INLINE Vec fold_rows(const float* rows, Op op) {
   // The halves that meet leave lane 4 q + k with the row loaded as slot kSlots[4 q + k].
@@ -421,7 +430,7 @@ MHA_INLINE Reg scaled_exp2(Reg f, float c) {
   p = fma(p, f, Reg(0.693147f * c));
   return fma(p, f, Reg(1.0f * c));
 }
-#if defined(__AVX512F__)
+#if defined(MHA_ISA_AVX512)
 MHA_INLINE Reg exp2(Reg x) {
   const Reg f = _mm512_reduce_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   return _mm512_scalef_ps(scaled_exp2(f, 1.0f), x - f);

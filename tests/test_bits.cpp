@@ -131,6 +131,41 @@ TEST_CASE("bits: attention, a host's parallel-for in any order", "[bits][threads
   });
 }
 
+TEST_CASE("bits: attention, heads, rows and chunks shared in every way", "[bits][threads]") {
+  // Explain says which way a call is cut, so that none of them is left out unseen.
+  const char* kWays[] = {"threads share the heads", "threads share heads and chunks", "threads share the chunks",
+                         "one per block and chunk", "enough blocks for the threads",  "threads share heads and rows"};
+  const AttentionShape shapes[] = {
+      {1, 32, 8, 1, 257, 64, 64}, {1, 32, 8, 1, 600, 64, 64},  {2, 20, 5, 2, 1100, 40, 33},
+      {1, 6, 6, 1, 3000, 64, 64}, {1, 4, 4, 128, 1024, 8, 16}, {1, 1, 1, 128, 2050, 40, 64},
+      {3, 6, 3, 33, 250, 24, 40}, {1, 2, 1, 600, 600, 17, 9},
+  };
+  for (const std::string& target : supported_targets()) {
+    INFO("target " << target);
+    std::string seen;
+    uint64_t seed = 61000;
+    for (const AttentionShape& shape : shapes) {
+      for (const MaskKind kind : {MaskKind::kNone, MaskKind::kCausal}) {
+        INFO(describe(shape, kind));
+        const AttentionProblem problem(shape, kind, ++seed);
+        const AttentionCall args = problem.args();
+        const AttentionResult want = run_attention(shared_context(target, 1), args);
+        for (int64_t threads : {2, 3, 5, 8}) {
+          const ContextPtr context = make_host_context(target, threads, kHostRuns[2]);
+          char text[4096] = "";
+          REQUIRE(attention_explain(context.get(), args, text, sizeof text, nullptr) == MHA_OK);
+          seen += text;
+          check_same_results(std::to_string(threads) + " threads", run_attention(context.get(), args), want);
+        }
+      }
+    }
+    for (const char* way : kWays) {
+      INFO(way);
+      CHECK(seen.find(way) != std::string::npos);
+    }
+  }
+}
+
 TEST_CASE("bits: attention, every FMA target", "[bits][targets]") {
   for_each_case([](const AttentionProblem&, const AttentionCall& args) {
     const std::vector<std::string> targets = fma_targets();

@@ -6,6 +6,7 @@
 
 #include "core/cache.h"
 #include "support/caches.h"
+#include "support/calls.h"
 #include "support/counting.h"
 
 using namespace mha::test;
@@ -44,7 +45,7 @@ TEST_CASE("cache: what is appended is exported, at every length around the edges
         INFO(kind_name(kind) << " page size " << page_size << " tokens " << count);
         const mha_cache_config config = cache_config(kind, count, 2, page_size, 3);
         const Tokens tokens = random_tokens(config, count, 210000);
-        const CachePtr once = make_cache(cache_context(), config), piecewise = make_cache(cache_context(), config);
+        CachePtr once = make_cache(cache_context(), config), piecewise = make_cache(cache_context(), config);
         require_append(once.get(), 0, tokens);
         check_same_tokens("at once", contents(once), tokens);
         Random random(210001);
@@ -64,11 +65,11 @@ TEST_CASE("cache: what is appended is exported, at every length around the edges
 TEST_CASE("cache: the rows that attention reads lie where they are said to", "[cache]") {
   for (mha_cache_kind kind : kCacheKinds) {
     const mha_cache_config config = cache_config(kind, 100, 2, 7, 20);
-    const CachePtr cache = make_cache(cache_context(), config);
+    CachePtr cache = make_cache(cache_context(), config);
     const Tokens tokens = random_tokens(config, kind == MHA_CACHE_RING ? 1000 : 90, 211000);
     require_append(cache.get(), 1, tokens);
-    const mha::TokenRows keys = mha::cache_keys(*cache, 1), values = mha::cache_values(*cache, 1);
-    const int64_t length = mha::cache_length(*cache, 1), first = mha::cache_first_kept(*cache, 1);
+    const mha::TokenRows keys = mha::cache_keys(*cache.get(), 1), values = mha::cache_values(*cache.get(), 1);
+    const int64_t length = mha::cache_length(*cache.get(), 1), first = mha::cache_first_kept(*cache.get(), 1);
     CHECK((first > 0) == (kind == MHA_CACHE_RING));
     CHECK(reinterpret_cast<uintptr_t>(row_at(keys, 0, 0)) % 64 == 0);
     CHECK(reinterpret_cast<uintptr_t>(row_at(values, 0, 0)) % 64 == 0);
@@ -80,8 +81,8 @@ TEST_CASE("cache: the rows that attention reads lie where they are said to", "[c
       }
     }
     // Nothing stored, nothing read: the rows of an empty sequence exist, with no token.
-    CHECK(mha::cache_length(*cache, 0) == 0);
-    CHECK(mha::cache_keys(*cache, 0).stride_t == 5);
+    CHECK(mha::cache_length(*cache.get(), 0) == 0);
+    CHECK(mha::cache_keys(*cache.get(), 0).stride_t == 5);
   }
 }
 
@@ -89,7 +90,7 @@ TEST_CASE("cache: a ring keeps its sink tokens and at least its last `capacity` 
   for (int64_t capacity : {1, 5, 16, 17, 64, 65, 100, 128, 300}) {
     for (int64_t sink : {0, 1, 16, 70}) {
       const mha_cache_config config = cache_config(MHA_CACHE_RING, capacity, 1, 0, sink);
-      const CachePtr cache = make_cache(cache_context(), config);
+      CachePtr cache = make_cache(cache_context(), config);
       const Tokens tokens = random_tokens(config, 3 * capacity + 200, 212000);
       for (int64_t length = 0, step = 1; length + step <= 3 * capacity + 200; length += step, step = step % 11 + 1) {
         require_append(cache.get(), 0, slice(config, tokens, length, step));
@@ -111,7 +112,7 @@ TEST_CASE("cache: capacity is exact, and what does not fit changes nothing", "[c
   for (mha_cache_kind kind : {MHA_CACHE_CONTIGUOUS, MHA_CACHE_PAGED}) {
     for (int64_t page_size : {1, 7, 16, 64}) {
       const mha_cache_config config = cache_config(kind, 2 * page_size, 2, page_size);
-      const CachePtr cache = make_cache(cache_context(), config);
+      CachePtr cache = make_cache(cache_context(), config);
       const Tokens tokens = random_tokens(config, 2 * page_size + 1, 213000);
       mha_error error = {};
       CHECK(append(cache_context(), cache.get(), 0, tokens, &error) == MHA_ERR_FULL);
@@ -144,13 +145,13 @@ TEST_CASE("cache: ragged and even batches append each sequence its own tokens", 
   for (const mha_cache_config& c : {config, wide}) {
     for (int64_t threads : {1, 2, 5}) {
       const mha_context* context = shared_context(supported_targets()[0], threads);
-      const CachePtr cache = make_cache(context, c);
+      CachePtr cache = make_cache(context, c);
       const int64_t sequences[] = {3, 0, 4, 1};
       const int64_t offsets[] = {0, 130, 130, 700, 1201};
       const Tokens ragged = random_tokens(c, 1201, 214000), even = random_tokens(c, 4 * 200, 214001);
       mha_append_args args = {};
       args.batch = 4;
-      args.items.sequences = sequences;
+      args.sequences = sequences;
       args.length = 1201;
       args.offsets = offsets;
       args.key = view(ragged.key.data());
@@ -172,7 +173,7 @@ TEST_CASE("cache: ragged and even batches append each sequence its own tokens", 
 }
 
 TEST_CASE("cache: appending nothing is fine", "[cache]") {
-  const CachePtr cache = make_cache(cache_context(), cache_config(MHA_CACHE_PAGED, 32, 2));
+  CachePtr cache = make_cache(cache_context(), cache_config(MHA_CACHE_PAGED, 32, 2));
   mha_append_args args = {};
   CHECK(mha_cache_append(cache_context(), cache.get(), &args, nullptr) == MHA_OK);
   args.batch = 2;
@@ -188,7 +189,7 @@ TEST_CASE("cache: a fork is a copy, and shares memory until one of the two write
     for (int64_t length : {-1, 0, 1, 15, 16, 17, 39}) {
       INFO(kind_name(kind) << " length " << length);
       const mha_cache_config config = cache_config(kind, 160, 3, 16);
-      const CachePtr cache = make_cache(cache_context(), config);
+      CachePtr cache = make_cache(cache_context(), config);
       const Tokens tokens = random_tokens(config, 40, 215000), a = random_tokens(config, 5, 215001),
                    b = random_tokens(config, 7, 215002);
       require_append(cache.get(), 0, tokens);
@@ -196,15 +197,15 @@ TEST_CASE("cache: a fork is a copy, and shares memory until one of the two write
       REQUIRE(mha_cache_fork(cache.get(), 0, 2, length, nullptr) == MHA_OK);
       const int64_t forked = length == -1 ? 40 : length;
       check_same_tokens("fork", contents(cache, 2), slice(config, tokens, 0, forked));
-      CHECK(mha::shared_tokens(*cache, 0, 2) == (kind == MHA_CACHE_PAGED ? forked : 0));
-      CHECK(mha::shared_tokens(*cache, 0, 1) == 0);
+      CHECK(mha::shared_tokens(*cache.get(), 0, 2) == (kind == MHA_CACHE_PAGED ? forked : 0));
+      CHECK(mha::shared_tokens(*cache.get(), 0, 1) == 0);
       if (kind == MHA_CACHE_PAGED) CHECK(mha_cache_used_bytes(cache.get()) == used);
       require_append(cache.get(), 2, a);
       require_append(cache.get(), 0, b);
       Tokens want_source = tokens, want_fork = slice(config, tokens, 0, forked);
       check_same_tokens("source", contents(cache, 0), want_source += b);
       check_same_tokens("fork", contents(cache, 2), want_fork += a);
-      if (kind == MHA_CACHE_PAGED) CHECK(mha::shared_tokens(*cache, 0, 2) == forked / 16 * 16);
+      if (kind == MHA_CACHE_PAGED) CHECK(mha::shared_tokens(*cache.get(), 0, 2) == forked / 16 * 16);
       // Each goes its own way.
       REQUIRE(mha_cache_remove(cache.get(), 0, nullptr) == MHA_OK);
       check_same_tokens("fork alone", contents(cache, 2), want_fork);
@@ -216,7 +217,7 @@ TEST_CASE("cache: a fork is a copy, and shares memory until one of the two write
 
 TEST_CASE("cache: the last holder of a shared page writes in place, also within one call", "[cache]") {
   const mha_cache_config config = cache_config(MHA_CACHE_PAGED, 48, 3, 16);  // three pages
-  const CachePtr cache = make_cache(cache_context(), config);
+  CachePtr cache = make_cache(cache_context(), config);
   const Tokens tokens = random_tokens(config, 10, 216000), more = random_tokens(config, 3, 216001);
   require_append(cache.get(), 0, tokens);
   REQUIRE(mha_cache_fork(cache.get(), 0, 1, -1, nullptr) == MHA_OK);
@@ -237,7 +238,7 @@ TEST_CASE("cache: the last holder of a shared page writes in place, also within 
 TEST_CASE("cache: reserved pages are given back, and writing in any order is the same", "[cache]") {
   for (mha_cache_kind kind : kCacheKinds) {
     const mha_cache_config config = cache_config(kind, 256, 2, 16, 5);
-    const CachePtr cache = make_cache(cache_context(), config);
+    CachePtr cache = make_cache(cache_context(), config);
     const int64_t before = kind == MHA_CACHE_RING ? 777 : 70, more = kind == MHA_CACHE_RING ? 600 : 100;
     const Tokens tokens = random_tokens(config, before + more, 217000);
     require_append(cache.get(), 0, slice(config, tokens, 0, before));
@@ -256,7 +257,7 @@ TEST_CASE("cache: reserved pages are given back, and writing in any order is the
     const mha::CacheBatch batch = {1, nullptr, more, nullptr};
     REQUIRE(mha::cache_reserve(cache.get(), batch, nullptr) == MHA_OK);
     for (int64_t t = more - 1; t >= 0; --t) {
-      mha::cache_write(*cache, 0, before + t, 1,
+      mha::cache_write(*cache.get(), 0, before + t, 1,
                        {tokens.key.data() + (before + t) * 10, 10, 5, tokens.value.data() + (before + t) * 6, 6, 3});
     }
     mha::cache_commit(cache.get(), batch);
@@ -284,13 +285,13 @@ TEST_CASE("cache: sizes are known before, memory may be the caller's, of any ali
         config.memory_bytes = bytes;
         const int64_t made = allocator.calls;
         {
-          const CachePtr cache = make_cache(context.get(), config);
+          CachePtr cache = make_cache(context.get(), config);
           CHECK(allocator.calls == made + 1);
           for (int64_t s = 0; s < (kind == MHA_CACHE_PAGED ? 1 : 3); ++s) {
             const Tokens all = random_tokens(config, 100, 218000);
             require_append(cache.get(), s, all);
             check_same_tokens("own memory", contents(cache, s), all);
-            CHECK(reinterpret_cast<uintptr_t>(row_at(mha::cache_keys(*cache, s), 0, 0)) % 64 == 0);
+            CHECK(reinterpret_cast<uintptr_t>(row_at(mha::cache_keys(*cache.get(), s), 0, 0)) % 64 == 0);
           }
           CHECK(config_of(cache.get()).memory == config.memory);
           CHECK(allocator.calls == made + 1);
@@ -347,7 +348,7 @@ TEST_CASE("cache: creating allocates, or fails and leaks nothing; nothing after 
     allocator.fail_at = -1;
     CHECK(allocator.calls == first + 3);
     {
-      const CachePtr cache = make_cache(context.get(), config);
+      CachePtr cache = make_cache(context.get(), config);
       CHECK(allocator.live.size() == live + 2);
       const int64_t made = allocator.calls;
       const Tokens tokens = random_tokens(config, 20, 219000);

@@ -10,16 +10,19 @@ using namespace mha::test;
 namespace {
 
 constexpr size_t kHeader =
-    128;  // magic 8, version 4, byte order 4, then int64: heads, D, Dv, length, leading, first kept,
-          // bytes, checksum of the rest, 5 reserved, checksum of the header
-constexpr size_t kLength = 40, kLeading = 48, kFirstKept = 56, kBytes = 64;
+    192;  // magic 8, version 4, byte order 4, then int64: bytes, length, leading, first kept, heads, D, Dv; storage of
+          // keys and of values, 16 each; value_in_key, checksum of the rest, 8 reserved, checksum of the header
+constexpr size_t kBytes = 16, kLength = 24, kLeading = 32, kFirstKept = 40, kHeads = 48, kWidth = 56, kValueWidth = 64;
+constexpr size_t kKeyStorage = 72;  // what follows is 0, but for the checksums
 
 using Bytes = std::vector<unsigned char>;
 
 /// A blob where a sanitizer sees any access outside: bytes of its own, aligned as an allocation is.
 Bytes saved(const mha_cache* cache, int64_t sequence) {
-  Bytes blob(mha_cache_save_bytes(cache, sequence));
+  size_t bytes = 0;
   mha_error error = {};
+  require_ok(mha_cache_save_bytes(cache, sequence, &bytes, &error), error);
+  Bytes blob(bytes);
   require_ok(mha_cache_save(cache, sequence, blob.data(), blob.size(), &error), error);
   return blob;
 }
@@ -51,8 +54,8 @@ TEST_CASE("cache blob: from every kind to every kind", "[cache][blob]") {
       for (int64_t count : {0, 1, 16, 50}) {
         INFO(kind_name(from) << " to " << kind_name(to) << " tokens " << count);
         const mha_cache_config config = cache_config(from, 50, 2, 7, 3);
-        const CachePtr source = make_cache(cache_context(), config);
-        const CachePtr target = make_cache(cache_context(), cache_config(to, 60, 3, 16, 9));
+        CachePtr source = make_cache(cache_context(), config);
+        CachePtr target = make_cache(cache_context(), cache_config(to, 60, 3, 16, 9));
         const Tokens tokens = random_tokens(config, count, 230000), more = random_tokens(config, 4, 230001);
         require_append(source.get(), 1, tokens);
         const Bytes blob = saved(source.get(), 1);
@@ -68,7 +71,7 @@ TEST_CASE("cache blob: from every kind to every kind", "[cache][blob]") {
         mha_error error = {};
         CHECK(mha_cache_load(target.get(), 2, blob.data(), blob.size(), &error) == MHA_ERR_ARGUMENT);
         CHECK(mentions(error, std::to_string(count + 4)));
-        const CachePtr small = make_cache(cache_context(), cache_config(to, 49, 1, 7));
+        CachePtr small = make_cache(cache_context(), cache_config(to, 49, 1, 7));
         const mha_status status = mha_cache_load(small.get(), 0, blob.data(), blob.size(), nullptr);
         const bool full = count == 50 && to != MHA_CACHE_RING;
         CHECK(status == (full ? MHA_ERR_FULL : MHA_OK));
@@ -80,7 +83,7 @@ TEST_CASE("cache blob: from every kind to every kind", "[cache][blob]") {
 
 TEST_CASE("cache blob: a ring that has dropped tokens", "[cache][blob]") {
   const mha_cache_config config = cache_config(MHA_CACHE_RING, 40, 1, 0, 20);
-  const CachePtr source = make_cache(cache_context(), config);
+  CachePtr source = make_cache(cache_context(), config);
   const Tokens tokens = random_tokens(config, 400, 231000);
   require_append(source.get(), 0, tokens);
   const int64_t first = mha_cache_first_kept(source.get(), 0);
@@ -90,7 +93,7 @@ TEST_CASE("cache blob: a ring that has dropped tokens", "[cache][blob]") {
   for (int64_t capacity : {1, 40, 47, 300, 1000}) {
     for (int64_t sink : {0, 7, 20, 21}) {
       INFO("capacity " << capacity << " sink " << sink);
-      const CachePtr ring = make_cache(cache_context(), cache_config(MHA_CACHE_RING, capacity, 1, 0, sink));
+      CachePtr ring = make_cache(cache_context(), cache_config(MHA_CACHE_RING, capacity, 1, 0, sink));
       mha_error error = {};
       const mha_status status = mha_cache_load(ring.get(), 0, blob.data(), blob.size(), &error);
       if (sink > 20) {
@@ -114,7 +117,7 @@ TEST_CASE("cache blob: a ring that has dropped tokens", "[cache][blob]") {
     }
   }
   for (mha_cache_kind kind : {MHA_CACHE_CONTIGUOUS, MHA_CACHE_PAGED}) {
-    const CachePtr other = make_cache(cache_context(), cache_config(kind, 1000));
+    CachePtr other = make_cache(cache_context(), cache_config(kind, 1000));
     CHECK(mha_cache_load(other.get(), 0, blob.data(), blob.size(), nullptr) == MHA_ERR_UNSUPPORTED);
     CHECK(mha_cache_length(other.get(), 0) == 0);
   }
@@ -123,7 +126,7 @@ TEST_CASE("cache blob: a ring that has dropped tokens", "[cache][blob]") {
 TEST_CASE("cache blob: every damaged bit is refused", "[cache][blob]") {
   for (mha_cache_kind kind : kCacheKinds) {
     const mha_cache_config config = cache_config(kind, 16, 1, 7, 2);
-    const CachePtr source = make_cache(cache_context(), config), target = make_cache(cache_context(), config);
+    CachePtr source = make_cache(cache_context(), config), target = make_cache(cache_context(), config);
     require_append(source.get(), 0, random_tokens(config, kind == MHA_CACHE_RING ? 100 : 9, 232000));
     const Bytes good = saved(source.get(), 0);
     Bytes blob = good;
@@ -156,7 +159,7 @@ TEST_CASE("cache blob: every damaged bit is refused", "[cache][blob]") {
 
 TEST_CASE("cache blob: cut at every length", "[cache][blob]") {
   const mha_cache_config config = cache_config(MHA_CACHE_PAGED, 32);
-  const CachePtr source = make_cache(cache_context(), config), target = make_cache(cache_context(), config);
+  CachePtr source = make_cache(cache_context(), config), target = make_cache(cache_context(), config);
   require_append(source.get(), 0, random_tokens(config, 5, 233000));
   const Bytes blob = saved(source.get(), 0);
   for (size_t bytes = 0; bytes < blob.size(); ++bytes) {
@@ -171,7 +174,7 @@ TEST_CASE("cache blob: cut at every length", "[cache][blob]") {
 
 TEST_CASE("cache blob: other sizes, another version, a hostile header with a right checksum", "[cache][blob]") {
   const mha_cache_config config = cache_config(MHA_CACHE_RING, 64, 1, 0, 4);
-  const CachePtr source = make_cache(cache_context(), config), target = make_cache(cache_context(), config);
+  CachePtr source = make_cache(cache_context(), config), target = make_cache(cache_context(), config);
   require_append(source.get(), 0, random_tokens(config, 30, 234000));
   const Bytes good = saved(source.get(), 0);
   uint64_t sum = 0;
@@ -186,10 +189,10 @@ TEST_CASE("cache blob: other sizes, another version, a hostile header with a rig
   for (size_t field = 0; field < 3; ++field) {
     mha_cache_config other = config;
     (field == 0 ? other.num_kv_heads : field == 1 ? other.head_dim : other.value_head_dim) += 1;
-    const CachePtr wide = make_cache(cache_context(), other);
+    CachePtr wide = make_cache(cache_context(), other);
     check_refused(wide.get(), good, good.size(), "2 key/value heads of 5 and 3");
   }
-  for (size_t field : {size_t{16}, size_t{24}, size_t{32}, kLength, kLeading, kFirstKept, kBytes}) {
+  for (size_t field : {kHeads, kWidth, kValueWidth, kLength, kLeading, kFirstKept, kBytes}) {
     for (uint64_t value : {uint64_t{0}, uint64_t{1}, uint64_t{29}, uint64_t{31}, uint64_t{1} << 31, uint64_t{1} << 61,
                            uint64_t{1} << 62, uint64_t{1} << 63, ~uint64_t{0}, uint64_t{0x7ffffffffffffff0}}) {
       blob = good;
@@ -199,6 +202,14 @@ TEST_CASE("cache blob: other sizes, another version, a hostile header with a rig
       INFO("field at " << field << " value " << value);
       check_refused(target.get(), blob, blob.size());
     }
+  }
+  // Storage, value_in_key and reserved words, which a later version may use.
+  for (size_t at = kKeyStorage; at < kHeader - 8; at += 4) {
+    blob = good;
+    blob[at] ^= 1;
+    set_field(&blob, kHeader - 8, header_sum(blob));
+    INFO("word at " << at);
+    check_refused(target.get(), blob, blob.size());
   }
   // Fields that agree with each other, about tokens that are not there.
   blob = good;
@@ -225,9 +236,10 @@ TEST_CASE("cache blob: other sizes, another version, a hostile header with a rig
 
 TEST_CASE("cache blob: NULL, alignment, a buffer that is too small", "[cache][blob][status]") {
   const mha_cache_config config = cache_config(MHA_CACHE_CONTIGUOUS, 32);
-  const CachePtr cache = make_cache(cache_context(), config);
+  CachePtr cache = make_cache(cache_context(), config);
   require_append(cache.get(), 0, random_tokens(config, 5, 235000));
-  const size_t bytes = mha_cache_save_bytes(cache.get(), 0);
+  size_t bytes = 0;
+  REQUIRE(mha_cache_save_bytes(cache.get(), 0, &bytes, nullptr) == MHA_OK);
   Bytes blob(bytes + 4, 0x5a);
   mha_error error = {};
   CHECK(mha_cache_save(cache.get(), 0, nullptr, bytes, &error) == MHA_ERR_NULL);

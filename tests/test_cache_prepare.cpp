@@ -2,6 +2,7 @@
 // Keys normed and rotated on the way into a cache: the bits of mha_rows_prepare and then a plain append, on every target,
 // for every kind, split and thread count; values are copied as they are.
 #include "support/caches.h"
+#include "support/calls.h"
 
 using namespace mha::test;
 
@@ -36,6 +37,12 @@ mha_cache_config wide_config(mha_cache_kind kind, int64_t capacity) {
   return config;
 }
 
+mha_norm norm_of(const Preparation& p, const std::vector<float>& weight) {
+  mha_norm norm = {};
+  norm.epsilon = p.epsilon, norm.weight = p.weighted ? weight.data() : nullptr;
+  return norm;
+}
+
 /// Dense keys [count, Hkv, D] as mha_rows_prepare makes them.
 std::vector<float> applied(const mha_context* context, const mha_cache_config& c, const Preparation& p,
                            const std::vector<float>& weight, const std::vector<float>& key, int64_t first,
@@ -49,23 +56,22 @@ std::vector<float> applied(const mha_context* context, const mha_cache_config& c
   args.input = view(key.data());
   args.output = mut_view(out.data());
   args.first_position = first;
-  args.positions.query = positions;
+  if (p.rotates) args.positions = positions;
   args.rope = p.rotates ? &p.rope : nullptr;
-  args.norm_epsilon = p.epsilon;
-  args.norm_weight = p.weighted ? weight.data() : nullptr;
+  const mha_norm norm = norm_of(p, weight);
+  if (p.epsilon > 0) args.norm = &norm;
   mha_error error = {};
   require_ok(mha_rows_prepare(context, &args, &error), error);
   return out;
 }
 
-mha_append_args append_args(const Preparation& p, const std::vector<float>& weight, const Tokens& tokens) {
+mha_append_args append_args(const Preparation& p, const mha_norm& norm, const Tokens& tokens) {
   mha_append_args args = {};
   args.batch = 1;
   args.key = view(tokens.key.data());
   args.value = view(tokens.value.data());
   args.rope = p.rotates ? &p.rope : nullptr;
-  args.key_norm_epsilon = p.epsilon;
-  args.key_norm_weight = p.weighted ? weight.data() : nullptr;
+  if (p.epsilon > 0) args.key_norm = &norm;
   return args;
 }
 
@@ -79,15 +85,16 @@ TEST_CASE("cache prepare: appended at once or in pieces, as applied before", "[c
         INFO(kind_name(kind) << " " << p.name);
         const mha_cache_config c = wide_config(kind, kind == MHA_CACHE_RING ? 30 : kCount);
         const std::vector<float> weight = random_floats(c.head_dim, 250000);
+        const mha_norm norm = norm_of(p, weight);
         const Tokens tokens = random_tokens(c, kCount, 250001);
         const Tokens want = {applied(context, c, p, weight, tokens.key, 0, nullptr), tokens.value};
         Random random(250003);
         for (int64_t most : {kCount, int64_t{1}, int64_t{17}}) {
-          const CachePtr cache = make_cache(context, c);
+          CachePtr cache = make_cache(context, c);
           for (int64_t done = 0; done < kCount;) {
             const int64_t count = most == kCount ? kCount : std::min(kCount - done, 1 + random.below(most));
             const Tokens piece = slice(c, tokens, done, count);
-            mha_append_args args = append_args(p, weight, piece);
+            mha_append_args args = append_args(p, norm, piece);
             args.length = count;
             mha_error error = {};
             require_ok(mha_cache_append(context, cache.get(), &args, &error), error);
@@ -115,14 +122,15 @@ TEST_CASE("cache prepare: positions of the caller's, packed and dense, on any nu
   Random random(251003);
   for (int64_t& position : positions) position = random.below(100000);
   for (const Preparation& p : preparations()) {
+    const mha_norm norm = norm_of(p, weight);
     for (int64_t threads : {1, 2, 5}) {
       const mha_context* context = shared_context(supported_targets()[0], threads);
       const Tokens want = {applied(context, c, p, weight, tokens.key, 0, positions.data()), tokens.value};
-      const CachePtr cache = make_cache(context, c);
-      mha_append_args args = append_args(p, weight, tokens);
-      args.positions.query = positions.data();
+      CachePtr cache = make_cache(context, c);
+      mha_append_args args = append_args(p, norm, tokens);
+      if (p.rotates) args.positions = positions.data();
       args.batch = 3;
-      args.items.sequences = sequences;
+      args.sequences = sequences;
       args.offsets = offsets;
       args.length = kCount;
       REQUIRE(mha_cache_append(context, cache.get(), &args, nullptr) == MHA_OK);
@@ -145,9 +153,10 @@ TEST_CASE("cache prepare: positions count on in each sequence", "[cache][prepare
   const mha_cache_config c = wide_config(MHA_CACHE_PAGED, 200);
   const Preparation p = preparations()[0];
   const std::vector<float> weight = random_floats(c.head_dim, 252000);
+  const mha_norm norm = norm_of(p, weight);
   const Tokens tokens = random_tokens(c, 40, 252001);
-  const CachePtr cache = make_cache(context, c);
-  mha_append_args args = append_args(p, weight, tokens);
+  CachePtr cache = make_cache(context, c);
+  mha_append_args args = append_args(p, norm, tokens);
   args.length = 10;
   REQUIRE(mha_cache_append(context, cache.get(), &args, nullptr) == MHA_OK);
   args.batch = 2;
@@ -165,7 +174,7 @@ TEST_CASE("cache prepare: positions count on in each sequence", "[cache][prepare
 
 TEST_CASE("cache prepare: refusals change nothing", "[cache][prepare][status]") {
   const mha_cache_config c = wide_config(MHA_CACHE_RING, 30);
-  const CachePtr cache = make_cache(cache_context(), c);
+  CachePtr cache = make_cache(cache_context(), c);
   const Tokens tokens = random_tokens(c, 4, 253000);
   const std::vector<float> weight(static_cast<size_t>(c.head_dim), 1.0f), table(2 * 10, 0.5f);
   const int64_t positions[] = {3, 0, -1, 2}, far[] = {0, 1, 2, 1};
@@ -178,25 +187,28 @@ TEST_CASE("cache prepare: refusals change nothing", "[cache][prepare][status]") 
   struct Mistake {
     const mha_rope* rope;
     const int64_t* positions;
-    float epsilon;
-    const float* norm_weight;
+    const mha_norm* norm;
     std::string text, value;
   };
-  const Mistake mistakes[] = {{&odd, nullptr, 0, nullptr, "dims", "3"},
-                              {&wide, nullptr, 0, nullptr, "dims", "22"},
-                              {&plain, positions, 0, nullptr, "positions[2]", "-1"},
-                              {&short_table, far, 0, nullptr, "positions[2]", "2"},
-                              {&short_table, nullptr, 0, nullptr, "token", "3"},
-                              {nullptr, nullptr, -1.0f, nullptr, "key_norm_epsilon", "-1"},
-                              {nullptr, nullptr, kNan, nullptr, "key_norm_epsilon", "nan"},
-                              {nullptr, nullptr, 0, weight.data(), "key_norm_weight", "0"}};
+  const mha_norm negative = {-1.0f, 0, nullptr, {}}, nan = {kNan, 0, nullptr, {}}, zero = {0, 0, weight.data(), {}};
+  mha_norm newer = {1e-5f, 0, nullptr, {}};
+  newer.reserved[1] = 1;
+  const Mistake mistakes[] = {{&odd, nullptr, nullptr, "dims", "3"},
+                              {&wide, nullptr, nullptr, "dims", "22"},
+                              {&plain, positions, nullptr, "positions[2]", "-1"},
+                              {&short_table, far, nullptr, "positions[2]", "2"},
+                              {&short_table, nullptr, nullptr, "token", "3"},
+                              {nullptr, far, nullptr, "positions", "rope"},
+                              {nullptr, nullptr, &negative, "key_norm.epsilon", "-1"},
+                              {nullptr, nullptr, &nan, "key_norm.epsilon", "nan"},
+                              {nullptr, nullptr, &zero, "key_norm.epsilon", "0"},
+                              {nullptr, nullptr, &newer, "key_norm.reserved[1]", "1"}};
   for (const Mistake& mistake : mistakes) {
-    mha_append_args args = append_args(preparations()[0], weight, tokens);
+    mha_append_args args = append_args(preparations()[0], negative, tokens);
     args.length = 4;
     args.rope = mistake.rope;
-    args.positions.query = mistake.positions;
-    args.key_norm_epsilon = mistake.epsilon;
-    args.key_norm_weight = mistake.norm_weight;
+    args.positions = mistake.positions;
+    args.key_norm = mistake.norm;
     mha_error error = {};
     INFO(mistake.text);
     CHECK(mha_cache_append(cache_context(), cache.get(), &args, &error) == MHA_ERR_ARGUMENT);

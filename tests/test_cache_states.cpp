@@ -6,6 +6,7 @@
 #include <set>
 
 #include "support/caches.h"
+#include "support/calls.h"
 
 using namespace mha::test;
 
@@ -209,7 +210,7 @@ class Machine {
     const int64_t rows = offsets.back();
     mha_append_args args = {};
     args.batch = batch;
-    args.items.sequences = all.data();
+    args.sequences = all.data();
     args.length = ragged ? rows : length;
     if (ragged) args.offsets = offsets.data();
     // Packed, or dense [B, T, ...], which is the same bytes; or with room between the rows.
@@ -237,7 +238,7 @@ class Machine {
     const int64_t wrong[] = {0, model.config().max_sequences - 1, random_.below(2) != 0 ? 0 : -1};
     mha_append_args args = {};
     args.batch = 3;
-    args.items.sequences = wrong;
+    args.sequences = wrong;
     args.length = 2;
     const int64_t offsets[] = {0, 1, 1, 2};
     args.offsets = offsets;
@@ -288,10 +289,11 @@ class Machine {
     const Extent key_extent = {1, count, c.num_kv_heads, c.head_dim};
     const Extent value_extent = {1, count, c.num_kv_heads, c.value_head_dim};
     Placed key(key_extent, dense_bhtd(key_extent)), value(value_extent, padded_bthd(value_extent, 2), 3);
-    const mha_mut_view key_view = key.mut_view(), value_view = value.mut_view();
     const bool can = model.keeps(s, begin, begin + count);
-    CHECK(mha_cache_export(model.cache(), s, begin, count, &key_view, &value_view, nullptr) ==
-          (can ? MHA_OK : MHA_ERR_ARGUMENT));
+    mha_export_args args = {};
+    args.sequence = s, args.begin = begin, args.count = count;
+    args.key = key.mut_view(), args.value = value.mut_view();
+    CHECK(mha_cache_export(model.cache(), &args, nullptr) == (can ? MHA_OK : MHA_ERR_ARGUMENT));
     const Tokens got = {key.dense(), value.dense()};
     CHECK((key.gaps_intact() && value.gaps_intact()));
     if (can) {

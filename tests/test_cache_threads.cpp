@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "support/caches.h"
+#include "support/calls.h"
 
 using namespace mha::test;
 
@@ -60,7 +61,7 @@ TEST_CASE("cache threads: writers and readers of different sequences", "[cache][
     for (int64_t page_size : {1, 7, 16}) {
       INFO(kind_name(kind) << " page size " << page_size);
       const mha_cache_config config = cache_config(kind, kind == MHA_CACHE_PAGED ? 600 : 100, 2 + kWriters, page_size);
-      const CachePtr cache = make_cache(context, config);
+      CachePtr cache = make_cache(context, config);
       const Tokens prefix = random_tokens(config, kPrefix, 241000);
       require_append(cache.get(), 0, prefix);
       REQUIRE(mha_cache_fork(cache.get(), 0, 1, -1, nullptr) == MHA_OK);
@@ -91,7 +92,7 @@ TEST_CASE("cache threads: two that hold the last page between them both grow", "
   const mha_cache_config config = cache_config(MHA_CACHE_PAGED, 32, 2, 16);
   const Tokens tokens = random_tokens(config, 12, 242000);
   for (int round = 0; round < 500; ++round) {
-    const CachePtr cache = make_cache(context, config);
+    CachePtr cache = make_cache(context, config);
     require_append(cache.get(), 0, slice(config, tokens, 0, 5));
     REQUIRE(mha_cache_fork(cache.get(), 0, 1, round % 5, nullptr) == MHA_OK);
     std::atomic<int> failures{0}, ready{0};
@@ -134,7 +135,7 @@ TEST_CASE("cache threads: attention over sequences whose pages others fork and c
   const mha_context* context = cache_context();  // asserts, so not on other threads
   for (mha_cache_kind kind : kCacheKinds) {
     const mha_cache_config config = cache_config(kind, kind == MHA_CACHE_PAGED ? 2400 : 400, 2 + kWriters, 16);
-    const CachePtr cache = make_cache(context, config);
+    CachePtr cache = make_cache(context, config);
     require_append(cache.get(), 0, random_tokens(config, 300, 243000));
     REQUIRE(mha_cache_fork(cache.get(), 0, 1, -1, nullptr) == MHA_OK);
     const std::vector<float> want = attend(context, cache.get(), {0, 1});

@@ -47,10 +47,10 @@ TEST_CASE("cached attention: every kind and page size gives the bits of plain te
         args.results.weights_mode = mode;
         const AttentionResult want = run_ragged(shared_context(target, 1), args, p.longest_key_len);
         for (const CacheLayout& layout : kCacheLayouts) {
-          const CachePtr cache = filled(p, layout);
+          CachePtr cache = filled(p, layout);
           AttentionCall cached = args;
           cached.cache = cache.get();
-          cached.key = {}, cached.value = {}, cached.key_offsets = nullptr, cached.key_len = 0;
+          cached.key = {}, cached.value = {}, cached.items.key_offsets = nullptr, cached.key_len = 0;
           for (const int64_t threads : {1, 3}) {
             check_same_results(layout.name() + " batch " + std::to_string(n) + " threads " + std::to_string(threads),
                                run_ragged(shared_context(target, threads), cached, p.longest_key_len), want);
@@ -63,15 +63,17 @@ TEST_CASE("cached attention: every kind and page size gives the bits of plain te
 
 TEST_CASE("cached attention: masks and score modifications count within the sequence", "[cache][masks]") {
   RaggedProblem p({{3, 300}, {1, 700}, {40, 520}}, 4, 2, 24, 16, 90);
-  const int64_t key_lengths[] = {290, 700, 500}, prefixes[] = {100, 0, 300}, pairs[] = {0, 0, 0, 2, 1, 1, 4, 3};
+  const int64_t prefixes[] = {100, 0, 300}, pairs[] = {0, 0, 0, 2, 1, 1, 4, 3};
   std::vector<int32_t> query_segments(44), key_segments(1520);
   for (size_t i = 0; i < query_segments.size(); ++i) query_segments[i] = static_cast<int32_t>(i % 2);
   for (size_t j = 0; j < key_segments.size(); ++j) key_segments[j] = static_cast<int32_t>(j / 90 % 2);
+  std::vector<uint8_t> open(3 * 700, 1);  // the last keys of two items are hidden
+  std::fill_n(open.begin() + 290, 10, 0), std::fill_n(open.begin() + 2 * 700 + 500, 20, 0);
   const std::vector<float> slopes = random_floats(4, 91), biases = random_floats(4 * 61, 92),
                            sinks = random_floats(4, 93);
   const std::vector<std::function<void(AttentionCall&)>> options = {
       [&](auto& a) { a.masks.window_left = 120, a.masks.sink_tokens = 5; },
-      [&](auto& a) { a.items.key_lengths = key_lengths, a.masks.prefix_lengths = prefixes; },
+      [&](auto& a) { a.masks.bool_mask.data = open.data(), a.masks.bool_mask.stride_b = 700, a.masks.prefix_lengths = prefixes; },
       [&](auto& a) { a.masks.query_segments = query_segments.data(), a.masks.key_segments = key_segments.data(); },
       [&](auto& a) {
         a.masks.block_mask = {8, 200, pairs, 4};
@@ -90,10 +92,10 @@ TEST_CASE("cached attention: masks and score modifications count within the sequ
         if (set >> n & 1) options[n](args);
       const AttentionResult want = run_ragged(shared_context(target, 1), args, p.longest_key_len);
       for (const CacheLayout& layout : {kCacheLayouts[0], kCacheLayouts[1], kCacheLayouts[4]}) {
-        const CachePtr cache = filled(p, layout);
+        CachePtr cache = filled(p, layout);
         AttentionCall cached = args;
         cached.cache = cache.get();
-        cached.key = {}, cached.value = {}, cached.key_offsets = nullptr, cached.key_len = 0;
+        cached.key = {}, cached.value = {}, cached.items.key_offsets = nullptr, cached.key_len = 0;
         for (const int64_t threads : {1, 3}) {
           check_same_results(layout.name() + " options " + std::to_string(set),
                              run_ragged(shared_context(target, threads), cached, p.longest_key_len), want);
@@ -110,8 +112,8 @@ TEST_CASE("cached attention: a ring that has dropped tokens, under a window with
     for (const int64_t first_tokens : {0, 5, 70}) {
       mha_cache_config config = cache_config({MHA_CACHE_RING, 0}, p.shape, 1, kWindow - 1 + kMost);
       config.sink_tokens = first_tokens;
-      const CachePtr ring = make_cache(context, config);
-      const CachePtr all = make_cache(context, cache_config({MHA_CACHE_CONTIGUOUS, 0}, p.shape, 1, kLength));
+      CachePtr ring = make_cache(context, config);
+      CachePtr all = make_cache(context, cache_config({MHA_CACHE_CONTIGUOUS, 0}, p.shape, 1, kLength));
       int64_t dropped = 0;
       for (int64_t begin = 0, n = 0; begin < kLength; ++n) {
         const int64_t count = std::min<int64_t>(n % 3 == 0 ? 1 : n % 3 == 1 ? kMost : 17, kLength - begin);
@@ -121,6 +123,7 @@ TEST_CASE("cached attention: a ring that has dropped tokens, under a window with
         begin += count;
         AttentionCall args = p.args();
         args.items.query_offsets = args.items.key_offsets = nullptr, args.query_len = count;
+        args.key = args.value = {}, args.key_len = 0;
         args.causal = 1;
         args.masks.window_left = kWindow, args.masks.sink_tokens = first_tokens;
         args.cache = all.get();
@@ -136,6 +139,7 @@ TEST_CASE("cached attention: a ring that has dropped tokens, under a window with
       std::vector<float> output = poisoned(4 * 32);
       AttentionCall args = p.args();
       args.items.query_offsets = args.items.key_offsets = nullptr, args.query_len = 1;
+      args.key = args.value = {}, args.key_len = 0;
       args.cache = ring.get();
       args.output = mut_view(output.data());
       mha_error error = {};
@@ -173,7 +177,7 @@ TEST_CASE("cached attention: sequences that share a prefix", "[cache]") {
           copy(p.key, 2 * 32), copy(p.value, 2 * 32);
         };
         share(0, 1, prefix), share(0, 2, prefix), share(3, 4, 260);
-        const auto cache =
+        auto cache =
             make_cache(context, cache_config({MHA_CACHE_PAGED, page_size}, p.shape, 5, p.longest_key_len));
         const auto grow = [&](int64_t b, int64_t from) {
           const int64_t first = (p.key_offsets[b] + from) * 64;
@@ -193,7 +197,7 @@ TEST_CASE("cached attention: sequences that share a prefix", "[cache]") {
           const AttentionResult want = run_ragged(context, args, p.longest_key_len);
           AttentionCall cached = args;
           cached.cache = cache.get();
-          cached.key = {}, cached.value = {}, cached.key_offsets = nullptr, cached.key_len = 0;
+          cached.key = {}, cached.value = {}, cached.items.key_offsets = nullptr, cached.key_len = 0;
           for (const int64_t threads : {1, 4}) {
             INFO("page size " << page_size << " prefix " << prefix << " threads " << threads);
             check_same_results("shared", run_ragged(shared_context(target, threads), cached, p.longest_key_len), want);
@@ -206,16 +210,17 @@ TEST_CASE("cached attention: sequences that share a prefix", "[cache]") {
 
 TEST_CASE("cached attention: what does not fit the cache is refused", "[cache][status]") {
   const RaggedProblem p({{1, 5}, {1, 9}}, 4, 2, 8, 8, 3);
-  const CachePtr cache = filled(p, {MHA_CACHE_PAGED, 16});
+  CachePtr cache = filled(p, {MHA_CACHE_PAGED, 16});
   std::vector<float> output = poisoned(2 * 4 * 8);
   const auto refused = [&](mha_status status, const std::string& text, auto change) {
     AttentionCall args = p.args();
     args.items.key_offsets = nullptr, args.items.query_offsets = nullptr, args.query_len = 1;
+    args.key = args.value = {}, args.key_len = 0;
     args.cache = cache.get();
     args.output = mut_view(output.data());
     change(args);
     mha_error error = {};
-    CHECK(attention(shared_context(supported_targets()[0], 1), &args, &error) == status);
+    CHECK(attention(shared_context(supported_targets()[0], 1), args, &error) == status);
     INFO(error.message);
     CHECK(mentions(error, text));
     for (const float value : output) CHECK(is_poison(value));
@@ -224,6 +229,18 @@ TEST_CASE("cached attention: what does not fit the cache is refused", "[cache][s
   refused(MHA_ERR_SHAPE, "head_dim is 9, but the cache's is 8", [](AttentionCall& a) { a.head_dim = 9; });
   refused(MHA_ERR_SHAPE, "value_head_dim is 7, but", [](AttentionCall& a) { a.value_head_dim = 7; });
   refused(MHA_ERR_ARGUMENT, "batch is 3, but the cache has 2", [](AttentionCall& a) { a.batch = 3; });
+  // What a cache stands for is not given beside it; sequences are those of a cache.
+  refused(MHA_ERR_ARGUMENT, "key.data is given", [&](AttentionCall& a) { a.key = view(p.key.data()); });
+  refused(MHA_ERR_ARGUMENT, "value.data is given", [&](AttentionCall& a) { a.value = view(p.value.data()); });
+  refused(MHA_ERR_ARGUMENT, "key_len is 5", [](AttentionCall& a) { a.key_len = 5; });
+  refused(MHA_ERR_ARGUMENT, "items.key_offsets is given",
+          [&](AttentionCall& a) { a.items.key_offsets = p.key_offsets.data(); });
+  static const int64_t kLengths[] = {5, 9};
+  refused(MHA_ERR_ARGUMENT, "items.key_lengths is given", [](AttentionCall& a) { a.items.key_lengths = kLengths; });
+  refused(MHA_ERR_ARGUMENT, "items.sequences is given", [&](AttentionCall& a) {
+    a.cache = nullptr, a.key = view(p.key.data()), a.value = view(p.value.data()), a.key_len = 5;
+    a.items.sequences = kLengths;
+  });
   static const int64_t kBeyond[] = {0, 2}, kNegative[] = {-1, 0};
   refused(MHA_ERR_ARGUMENT, "sequences[1] is 2: must be 0 to 1", [](AttentionCall& a) { a.items.sequences = kBeyond; });
   refused(MHA_ERR_ARGUMENT, "sequences[0] is -1", [](AttentionCall& a) { a.items.sequences = kNegative; });

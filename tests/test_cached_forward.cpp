@@ -22,7 +22,7 @@ struct Decoder {
   LayerProblem problem;
   LayerPtr layer;
   const mha_rope* rope = nullptr;
-  const mha_norm* norm = nullptr;
+  const mha_norm *query_norm = nullptr, *key_norm = nullptr;
 
   explicit Decoder(const std::vector<int64_t>& lengths)
       : problem(config(), 1, 1, 1, Biases::kAll, 11), layer(problem.make(any_context())) {
@@ -39,7 +39,7 @@ struct Decoder {
     args.query_len = args.key_len = static_cast<int64_t>(tokens[b].size()) / kWidth;
     args.query = view(tokens[b].data());
     args.causal = 1;
-    args.rope = rope, args.norm = norm;
+    args.rope = rope, args.query_norm = query_norm, args.key_norm = key_norm;
     std::vector<float> output = poisoned(static_cast<int64_t>(tokens[b].size()));
     args.output = mut_view(output.data());
     mha_error error = {};
@@ -66,7 +66,7 @@ struct Decoder {
     args.query = view(input.data());
     args.output = mut_view(output.data());
     args.causal = 1;
-    args.rope = rope, args.norm = norm;
+    args.rope = rope, args.query_norm = query_norm, args.key_norm = key_norm;
     args.cache = cache;
     args.items.sequences = sequences.data();
     size_t bytes = 0;
@@ -110,7 +110,7 @@ TEST_CASE("cached forward: any pieces, any kind of cache, the same bits as one c
       for (const int64_t threads : {1, 3}) {
         const mha_context* context = shared_context(target, threads);
         INFO(layout.name() << " threads " << threads);
-        const CachePtr cache = make_cache(context, cache_config(layout, d.heads(), 3, 530));
+        CachePtr cache = make_cache(context, cache_config(layout, d.heads(), 3, 530));
         auto outputs = d.blank();
         // Prefill of one beside nothing, then pieces of all at once, then decoding beside prefill, then the rest.
         d.must_step(context, cache.get(), {2}, {0}, {257}, &outputs);
@@ -132,19 +132,19 @@ TEST_CASE("cached forward: rope and norm, each token at its number in its sequen
   const std::vector<float> weights = random_floats(32, 720);
   mha_rope rope = {};
   rope.style = MHA_ROPE_INTERLEAVED, rope.dims = 12, rope.base = 500000;
-  const mha_norm norm = {1e-5f, weights.data(), weights.data() + 16};
+  const mha_norm query_norm = {1e-5f, 0, weights.data(), {}}, key_norm = {1e-6f, 0, weights.data() + 16, {}};
   const std::vector<float> without = d.plain(Decoder::any_context(), 0);
   d.rope = &rope;
   CHECK(d.plain(Decoder::any_context(), 0) != without);
   for_each_target([&](const std::string& target, const mha_context* one) {
-    for (const mha_norm* given : {static_cast<const mha_norm*>(nullptr), &norm}) {
-      d.norm = given;
+    for (const bool normed : {false, true}) {
+      d.query_norm = normed ? &query_norm : nullptr, d.key_norm = normed ? &key_norm : nullptr;
       const std::vector<std::vector<float>> want = {d.plain(one, 0), d.plain(one, 1)};
       for (const CacheLayout& layout : {kCacheLayouts[0], kCacheLayouts[1], kCacheLayouts[4]}) {
         for (const int64_t threads : {1, 3}) {
           const mha_context* context = shared_context(target, threads);
-          INFO(layout.name() << " threads " << threads << (given != nullptr ? " with norm" : ""));
-          const CachePtr cache = make_cache(context, cache_config(layout, d.heads(), 2, 300));
+          INFO(layout.name() << " threads " << threads << (normed ? " with norm" : ""));
+          CachePtr cache = make_cache(context, cache_config(layout, d.heads(), 2, 300));
           auto outputs = d.blank(), scratch = d.blank();
           mha_error error = {};
           d.must_step(context, cache.get(), {1, 0}, {0, 0}, {39, 200}, &outputs);
@@ -167,7 +167,7 @@ TEST_CASE("cached forward: rollback and forks", "[cache][bits]") {
     const std::vector<std::vector<float>> want = {d.plain(context, 0), d.plain(context, 1)};
     for (const CacheLayout& layout : kCacheLayouts) {
       INFO(layout.name());
-      const CachePtr cache = make_cache(context, cache_config(layout, d.heads(), 2, 90));
+      CachePtr cache = make_cache(context, cache_config(layout, d.heads(), 2, 90));
       auto outputs = d.blank(), scratch = d.blank();
       mha_error error = {};
       d.must_step(context, cache.get(), {0}, {0}, {80}, &outputs);
@@ -188,7 +188,7 @@ TEST_CASE("cached forward: a full cache stays as it was", "[cache][status]") {
   for (const CacheLayout& layout : {kCacheLayouts[0], kCacheLayouts[3]}) {
     mha_cache_config c = cache_config(layout, d.heads(), 2, 32);
     if (layout.kind == MHA_CACHE_PAGED) c.capacity = 64;
-    const CachePtr cache = make_cache(context, c);
+    CachePtr cache = make_cache(context, c);
     auto outputs = d.blank();
     mha_error error = {};
     d.must_step(context, cache.get(), {0}, {0}, {30}, &outputs);
@@ -204,7 +204,7 @@ TEST_CASE("cached forward: a full cache stays as it was", "[cache][status]") {
 
 TEST_CASE("cached forward: a sequence given twice is refused", "[cache][status]") {
   const Decoder d({4});
-  const CachePtr cache = make_cache(Decoder::any_context(), cache_config(kCacheLayouts[0], d.heads(), 1, 8));
+  CachePtr cache = make_cache(Decoder::any_context(), cache_config(kCacheLayouts[0], d.heads(), 1, 8));
   const int64_t twice[] = {0, 0};
   std::vector<float> output = poisoned(2 * kWidth);
   LayerCall args;

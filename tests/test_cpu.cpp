@@ -12,13 +12,13 @@ using mha::CpuRegisters;
 namespace {
 
 // CPUID.1:ECX
-constexpr uint32_t kFma = 1u << 12, kOsxsave = 1u << 27, kAvx = 1u << 28, kF16c = 1u << 29;
+constexpr uint32_t kFma = 1u << 12, kPopcnt = 1u << 23, kOsxsave = 1u << 27, kAvx = 1u << 28, kF16c = 1u << 29;
 // CPUID.1:EDX
 constexpr uint32_t kSse2 = 1u << 26;
 // CPUID.7:EBX
 constexpr uint32_t kAvx2 = 1u << 5, kF = 1u << 16, kDq = 1u << 17, kIfma = 1u << 21, kPf = 1u << 26, kEr = 1u << 27;
 constexpr uint32_t kCd = 1u << 28, kBw = 1u << 30, kVl = 1u << 31;
-constexpr uint32_t kHaswell1 = kFma | kOsxsave | kAvx | kF16c;
+constexpr uint32_t kHaswell1 = kFma | kPopcnt | kOsxsave | kAvx | kF16c;
 constexpr uint32_t kSkylakeX7 = kAvx2 | kF | kDq | kCd | kBw | kVl;
 constexpr uint64_t kX87 = 1, kXmm = 3, kYmm = 7, kZmm = 0xe7;
 
@@ -58,6 +58,7 @@ const Cpu kCpus[] = {
     {"Skylake-X, OSXSAVE = 0", {22, kHaswell1 & ~kOsxsave, kSse2, kSkylakeX7, kZmm}, true, false, false},
     {"Skylake-X, AVX masked by the VM", {22, kHaswell1 & ~kAvx, kSse2, kSkylakeX7, kZmm}, true, false, false},
     {"Skylake-X, FMA masked by the VM", {22, kHaswell1 & ~kFma, kSse2, kSkylakeX7, kZmm}, true, false, false},
+    {"Skylake-X, POPCNT masked by the VM", {22, kHaswell1 & ~kPopcnt, kSse2, kSkylakeX7, kZmm}, true, false, false},
     {"Skylake-X, F16C masked by the VM", {22, kHaswell1 & ~kF16c, kSse2, kSkylakeX7, kZmm}, true, false, false},
     {"Skylake-X, AVX2 masked by the VM", {22, kHaswell1, kSse2, kSkylakeX7 & ~kAvx2, kZmm}, true, false, false},
     {"Skylake-X, DQ masked by the VM", {22, kHaswell1, kSse2, kSkylakeX7 & ~kDq, kZmm}, true, true, false},

@@ -139,6 +139,32 @@ TEST_CASE("explain: attention tells whether the chunks of a row are shared among
       5);
 }
 
+TEST_CASE("explain: heads, chunks or both are shared, and where neither can be one thread is enough", "[explain]") {
+  const auto text = [](const mha_context* context, int64_t heads, int64_t kv_heads, int64_t keys, int64_t head_dim) {
+    AttentionCall args;
+    args.batch = args.query_len = 1, args.num_heads = heads, args.num_kv_heads = kv_heads;
+    args.key_len = keys, args.head_dim = head_dim;
+    return text_of(context, args);
+  };
+  for_each_target(
+      [&](const std::string&, const mha_context* context) {
+        const std::string halves = text(context, 32, 8, 257, 128);
+        check_has(halves, "keys and values are read where they lie, 4 key/value heads together");
+        check_has(halves, "items: 2 of 2 chunks of keys, one per group of heads: threads share the heads\n");
+        check_has(halves, "threads: 2 of 2, ");
+        check_has(text(context, 32, 8, 10000, 128), "items: 40 of 40 chunks of keys, one per group of heads and chunk");
+        check_has(text(context, 32, 8, 10000, 128), "threads share the chunks\n");
+        const std::string both = text(context, 6, 6, 1000, 256);
+        check_has(both, "threads share heads and chunks\n");
+        // Enough work for two threads, but of one head and one chunk.
+        const std::string one = text(context, 16, 1, 256, 256);
+        check_has(one, "threads: 1 of 2, in the calling thread\n");
+        check_has(one, "the work cannot be shared by more of them to a profit");
+        check_has(one, "items: 1 of 1 chunks of keys");
+      },
+      2);
+}
+
 TEST_CASE("explain: masks and score modifications by name, no combination falls back", "[explain][masks][mods]") {
   const AttentionProblem prefill({1, 2, 1, 40, 600, 8, 8}, MaskKind::kNone, 151100);
   const AttentionProblem decode({1, 2, 1, 1, 600, 8, 8}, MaskKind::kNone, 151101);

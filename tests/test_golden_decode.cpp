@@ -6,6 +6,7 @@
 
 #include "core/mha.h"
 #include "support/caches.h"
+#include "support/calls.h"
 #include "support/golden.h"
 #include "support/targets.h"
 
@@ -39,12 +40,12 @@ struct DecodeCase {
         head_dim(description.at("head_dim")),
         scale(description.at("scale")),
         window(description.at("window")),
-        causal(description.at("causal") ? MHA_CAUSAL_BOTTOM_RIGHT : MHA_CAUSAL_NONE),
+        causal(description.at("causal") ? 1 : 0),
         query(file.floats(name + "/query")),
         key(file.floats(name + "/key")),
         value(file.floats(name + "/value")),
-        query_norm(file.floats_or_none(name + "/query_norm")),
-        key_norm(file.floats_or_none(name + "/key_norm")),
+        query_weight(file.floats_or_none(name + "/query_norm")),
+        key_weight(file.floats_or_none(name + "/key_norm")),
         sinks(file.floats_or_none(name + "/sinks")),
         bias(file.floats_or_none(name + "/bias")),
         want_output(file.doubles(name + "/output")),
@@ -62,7 +63,10 @@ struct DecodeCase {
     rope.style = description.at("rope") == "interleaved" ? MHA_ROPE_INTERLEAVED : MHA_ROPE_HALF;
     rope.dims = description.at("rope_dims");
     rope.base = description.at("rope_base");
-    if (!query_norm.empty()) norm = {description.at("norm_epsilon"), query_norm.data(), key_norm.data()};
+    if (!query_weight.empty()) {
+      query_norm.epsilon = key_norm.epsilon = description.at("norm_epsilon");
+      query_norm.weight = query_weight.data(), key_norm.weight = key_weight.data();
+    }
   }
   DecodeCase(const DecodeCase&) = delete;
   DecodeCase& operator=(const DecodeCase&) = delete;
@@ -79,15 +83,15 @@ struct DecodeCase {
   int64_t num_heads, num_kv_heads, head_dim;
   float scale;
   int64_t window;
-  mha_causal causal;
-  std::vector<float> query, key, value, query_norm, key_norm, sinks, bias;
+  int causal;
+  std::vector<float> query, key, value, query_weight, key_weight, sinks, bias;
   std::vector<double> want_output, want_key;
   Sizes totals, positions;
   int64_t longest = 0;
   mha_score_mods mods = {};
   bool has_rope = false;
   mha_rope rope = {};
-  mha_norm norm = {};
+  mha_norm query_norm = {}, key_norm = {};  // where epsilon > 0
 };
 
 CachePtr make_cache(const mha_context* context, const DecodeCase& c, mha_cache_kind kind) {
@@ -121,9 +125,8 @@ void append(const mha_context* context, const DecodeCase& c, const Begin& begin,
   args.key = view(c.key.data() + begin.token * c.num_kv_heads * c.head_dim);
   args.value = view(c.value.data() + begin.token * c.num_kv_heads * c.head_dim);
   if (c.has_rope) args.rope = &c.rope;
-  if (!c.positions.empty()) args.positions.query = c.positions.data() + begin.token;
-  args.key_norm_weight = c.norm.key_weight;
-  args.key_norm_epsilon = c.norm.epsilon;
+  if (!c.positions.empty()) args.positions = c.positions.data() + begin.token;
+  if (c.key_norm.epsilon > 0) args.key_norm = &c.key_norm;
   mha_error error = {};
   require_ok(mha_cache_append(context, cache, &args, &error), error);
 }
@@ -141,15 +144,16 @@ void attend(const mha_context* context, const DecodeCase& c, const Begin& begin,
   args.query = view(c.query.data() + begin.token * c.num_heads * c.head_dim);
   args.output = mut_view(output + begin.token * c.num_heads * c.head_dim);
   args.cache = cache;
-  args.masks.causal = c.causal;
+  args.causal = c.causal;
   args.masks.window_left = c.window;
   if (!c.bias.empty()) {  // [B, H, tokens, tokens], of which this step has the rows from begin.of_item on
     const int64_t matrix = c.longest * c.longest;
-    args.masks.add_mask = {c.bias.data() + begin.of_item * c.longest, c.num_heads * matrix, matrix, c.longest};
+    args.masks.add_mask = {
+        c.bias.data() + begin.of_item * c.longest, MHA_F32, 0, c.num_heads * matrix, matrix, c.longest, 1};
   }
   args.score_mods = c.mods;
   if (c.has_rope) args.rope = &c.rope;
-  if (c.norm.epsilon > 0) args.norm = &c.norm;
+  if (c.query_norm.epsilon > 0) args.query_norm = &c.query_norm;
   if (!c.positions.empty()) args.positions.query = c.positions.data() + begin.token;
   mha_error error = {};
   require_ok(attention(context, args, &error), error);
@@ -193,11 +197,11 @@ void check_stored_keys(const std::string& what, const DecodeCase& c, const mha_c
     const auto item = static_cast<int64_t>(b);
     REQUIRE(mha_cache_length(cache, item) == c.totals[b]);
     std::vector<float> key = poisoned(c.totals[b] * row), value = poisoned(c.totals[b] * row);
-    mha_mut_view key_view = {}, value_view = {};
-    key_view.data = key.data();
-    value_view.data = value.data();
+    mha_export_args args = {};
+    args.sequence = item, args.count = c.totals[b];
+    args.key = mut_view(key.data()), args.value = mut_view(value.data());
     mha_error error = {};
-    require_ok(mha_cache_export(cache, item, 0, c.totals[b], &key_view, &value_view, &error), error);
+    require_ok(mha_cache_export(cache, &args, &error), error);
     if (c.want_key.empty()) {
       check_same_bits(what, key, keys_of(c, b));
     } else {
@@ -222,7 +226,7 @@ TEST_CASE("golden: GroupQueryAttention through every kind of cache", "[golden]")
           const std::string what =
               " " + target + " " + c.name + " " + kind_name(kind) + (always_packed ? " packed" : "");
           INFO(what);
-          const CachePtr cache = make_cache(context, c, kind);
+          CachePtr cache = make_cache(context, c, kind);
           const std::vector<float> got = replay(context, c, cache.get(), always_packed);
           if (first.empty()) {
             first = got;

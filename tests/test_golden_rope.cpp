@@ -2,6 +2,7 @@
 // Every golden case of rotary positions and RMS norm, on every supported target and through the double reference. The
 // cases are listed in tools/oracles/rope_cases.py.
 #include "core/reference.h"
+#include "support/calls.h"
 #include "support/golden.h"
 #include "support/targets.h"
 
@@ -49,9 +50,11 @@ TEST_CASE("golden: rotary positions and RMS norm", "[golden][rope]") {
     args.length = description.at("length");
     args.num_heads = description.at("num_heads");
     args.head_dim = description.at("head_dim");
-    args.norm_epsilon = description.at("epsilon");
-    args.norm_weight = weight.empty() ? nullptr : weight.data();
-    args.positions.query = positions.data();
+    mha_norm norm = {};
+    norm.epsilon = description.at("epsilon");
+    norm.weight = weight.empty() ? nullptr : weight.data();
+    if (norm.epsilon > 0) args.norm = &norm;
+    args.positions = positions.data();
     args.rope = &rope;
     args.input = view(input.data());
     std::vector<double> reference(want.size());

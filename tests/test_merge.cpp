@@ -27,6 +27,20 @@ struct Parts {
   }
 };
 
+mha_merge_args merge_args(int64_t parts, int64_t rows, int64_t width, const float* const* outputs,
+                          const float* const* log_sum_exps, float* output, float* log_sum_exp) {
+  mha_merge_args args = {};
+  args.num_parts = parts, args.rows = rows, args.value_head_dim = width;
+  args.outputs = outputs, args.log_sum_exps = log_sum_exps;
+  args.output = output, args.log_sum_exp = log_sum_exp;
+  return args;
+}
+
+void must_merge(const mha_context* context, const mha_merge_args& args) {
+  mha_error error = {};
+  require_ok(mha_attention_merge(context, &args, &error), error);
+}
+
 struct Merged {
   std::vector<float> output, log_sum_exp;
 };
@@ -34,10 +48,8 @@ struct Merged {
 Merged run_merge(const mha_context* context, const Parts& p) {
   Merged result = {poisoned(p.rows * p.width), poisoned(p.rows)};
   const std::vector<const float*> outputs = p.pointers(p.outputs), lses = p.pointers(p.log_sum_exps);
-  mha_error error = {};
-  require_ok(mha_attention_merge(context, static_cast<int64_t>(outputs.size()), p.rows, p.width, outputs.data(),
-                                 lses.data(), result.output.data(), result.log_sum_exp.data(), &error),
-             error);
+  must_merge(context, merge_args(static_cast<int64_t>(outputs.size()), p.rows, p.width, outputs.data(), lses.data(),
+                                 result.output.data(), result.log_sum_exp.data()));
   return result;
 }
 
@@ -141,21 +153,17 @@ TEST_CASE("merge: what saw nothing counts for nothing; NaN and Inf stay in their
 
     Parts same = p;
     const std::vector<const float*> outputs = same.pointers(same.outputs), lses = same.pointers(same.log_sum_exps);
-    mha_error error = {};
-    require_ok(mha_attention_merge(context, 3, p.rows, p.width, outputs.data(), lses.data(), same.outputs[0].data(),
-                                   same.log_sum_exps[0].data(), &error),
-               error);
+    must_merge(context, merge_args(3, p.rows, p.width, outputs.data(), lses.data(), same.outputs[0].data(),
+                                   same.log_sum_exps[0].data()));
     check_same({same.outputs[0], same.log_sum_exps[0]}, got);
 
     std::vector<float> output = poisoned(p.rows * p.width);
-    require_ok(mha_attention_merge(context, 3, p.rows, p.width, p.pointers(p.outputs).data(),
-                                   p.pointers(p.log_sum_exps).data(), output.data(), nullptr, &error),
-               error);
+    must_merge(context, merge_args(3, p.rows, p.width, p.pointers(p.outputs).data(),
+                                   p.pointers(p.log_sum_exps).data(), output.data(), nullptr));
     check_same_bits("without log-sum-exp", output, got.output);
-    require_ok(mha_attention_merge(context, 0, p.rows, p.width, nullptr, nullptr, output.data(), nullptr, &error),
-               error);
+    must_merge(context, merge_args(0, p.rows, p.width, nullptr, nullptr, output.data(), nullptr));
     CHECK(all_zero(output));
-    require_ok(mha_attention_merge(context, 3, 0, p.width, nullptr, nullptr, nullptr, nullptr, &error), error);
+    must_merge(context, merge_args(3, 0, p.width, nullptr, nullptr, nullptr, nullptr));
   });
 }
 
@@ -168,7 +176,8 @@ TEST_CASE("merge: refusals", "[merge]") {
     const auto refused = [&](mha_status want, const std::string& text, int64_t parts, int64_t rows, int64_t width,
                              const float* const* o, const float* const* l, float* result) {
       mha_error error = {};
-      CHECK(mha_attention_merge(context, parts, rows, width, o, l, result, nullptr, &error) == want);
+      const mha_merge_args args = merge_args(parts, rows, width, o, l, result, nullptr);
+      CHECK(mha_attention_merge(context, &args, &error) == want);
       INFO(error.message);
       CHECK(mentions(error, text));
       CHECK(std::all_of(output.begin(), output.end(), is_poison));
@@ -185,6 +194,12 @@ TEST_CASE("merge: refusals", "[merge]") {
     refused(MHA_ERR_NULL, "log_sum_exps[1] is NULL", 2, 3, 4, o, hole.data(), output.data());
     refused(MHA_ERR_NULL, "output is NULL", 2, 3, 4, o, l, nullptr);
     mha_error error = {};
-    CHECK(mha_attention_merge(nullptr, 2, 3, 4, o, l, output.data(), nullptr, &error) == MHA_ERR_NULL);
+    mha_merge_args args = merge_args(2, 3, 4, o, l, output.data(), nullptr);
+    CHECK(mha_attention_merge(nullptr, &args, &error) == MHA_ERR_NULL);
+    CHECK(mha_attention_merge(context, nullptr, &error) == MHA_ERR_NULL);
+    args.reserved[2] = 1;
+    CHECK(mha_attention_merge(context, &args, &error) == MHA_ERR_ARGUMENT);
+    CHECK(mentions(error, "args.reserved[2] is not 0"));
+    CHECK(std::all_of(output.begin(), output.end(), is_poison));
   });
 }

@@ -94,6 +94,32 @@ TEST_CASE("overflow: sizes that fit give a workspace that can hold them", "[over
       16);
 }
 
+TEST_CASE("overflow: what is not cut in chunks has no partial results that could be too large", "[overflow]") {
+  // A partial result of every row and chunk would take 2^40 * 2^32 * 12 bytes. There is none on one thread, and on
+  // several the call is cut another way; what remains is the state of each row, 8 bytes.
+  for (int64_t threads : {1, 2, 64}) {
+    INFO("threads " << threads);
+    for_each_target(
+        [&](const std::string&, const mha_context* context) {
+          AttentionCall args;
+          args.batch = args.num_heads = 1, args.query_len = args.key_len = k40, args.head_dim = 1;
+          size_t bytes = 0;
+          mha_error error = {};
+          require_ok(attention_workspace_bytes(context, args, &bytes, &error), error);
+          CHECK(bytes >= static_cast<size_t>(k40) * 8);
+          CHECK(bytes < static_cast<size_t>(k40) * 8 + (size_t{1} << 26));
+          // Of 4096 rows 64 threads would make one block and share its chunks, but for 2^64 bytes of partial results.
+          args.query_len = 4096, args.key_len = int64_t{1} << 38, args.head_dim = int64_t{1} << 20;
+          require_ok(attention_workspace_bytes(context, args, &bytes, &error), error);
+          CHECK(bytes < size_t{1} << 40);
+          args.query_len = args.key_len = k40, args.head_dim = 1;
+          // Of partial results that are asked for there is one of every row and chunk.
+          CHECK(attention_partial_bytes(context, args, &bytes, &error) == MHA_ERR_OVERFLOW);
+        },
+        threads);
+  }
+}
+
 TEST_CASE("overflow: strides that lead beyond 2^63 bytes", "[overflow][status]") {
   AttentionProblem problem({2, 2, 2, 3, 4, 8, 8}, MaskKind::kNone, 160000);
   std::vector<float> output = poisoned(96), weights = poisoned(2 * 2 * 3 * 4);

@@ -10,29 +10,31 @@ namespace {
 AttentionCall part_of(const AttentionProblem& p, AttentionCall args, int64_t begin, int64_t count) {
   const AttentionShape& s = p.shape;
   const auto part = [&](const std::vector<float>& all, int64_t width) {
-    return mha_view{all.data() + begin * s.Hkv * width, s.Tk * s.Hkv * width, s.Hkv * width, width, 1};
+    return view(all.data() + begin * s.Hkv * width, {s.Tk * s.Hkv * width, s.Hkv * width, width});
   };
   args.key_len = count;
+  args.score_mods.sink_logits = nullptr;  // of the merge
   args.key = part(p.key, s.D), args.value = part(p.value, s.Dv);
-  if (args.masks.causal == MHA_CAUSAL_BOTTOM_RIGHT) {
-    args.masks.causal = MHA_CAUSAL_OFFSET, args.masks.causal_offset = s.Tk - s.Tq;
+  if (args.positions.align != MHA_ALIGN_OFFSET) {
+    args.positions.align = MHA_ALIGN_OFFSET, args.positions.offset = s.Tk - s.Tq;
   }
-  if (args.masks.causal == MHA_CAUSAL_OFFSET) args.masks.causal_offset -= begin;
-  if (args.masks.add_mask.data != nullptr) args.masks.add_mask.data += begin;
+  args.positions.offset -= begin;
+  if (args.masks.add_mask.data != nullptr) {
+    args.masks.add_mask.data = static_cast<const float*>(args.masks.add_mask.data) + begin;
+  }
   if (args.masks.bool_mask.data != nullptr) args.masks.bool_mask.data += begin;
   return args;
 }
 
 std::vector<float> partial(const mha_context* context, AttentionCall args) {
   mha_error error = {};
-  int64_t count = 0;
-  require_ok(attention_partial_bytes(&args, &count, &error), error);
-  std::vector<float> partials = poisoned(count);
-  size_t bytes = 0;
+  size_t partial_bytes = 0, bytes = 0;
+  require_ok(attention_partial_bytes(context, args, &partial_bytes, &error), error);
+  std::vector<float> partials = poisoned(static_cast<int64_t>(partial_bytes / sizeof(float)));
   require_ok(attention_workspace_bytes(context, args, &bytes, &error), error);
   std::vector<float> workspace = poisoned(static_cast<int64_t>(bytes / sizeof(float) + 1));
   args.resources.workspace = workspace.data(), args.resources.workspace_bytes = bytes;
-  require_ok(attention_partial(context, args, partials.data(), count, &error), error);
+  require_ok(attention_partial(context, args, partials.data(), partial_bytes, &error), error);
   return partials;
 }
 
@@ -41,13 +43,13 @@ AttentionResult merged(const mha_context* context, const AttentionShape& s, cons
   AttentionResult result;
   result.output = poisoned(s.output().count());
   result.log_sum_exp = poisoned(s.B * s.H * s.Tq);
-  mha_merge_args args = {};
+  mha_merge_partials_args args = {};
   args.batch = s.B, args.num_heads = s.H, args.query_len = s.Tq, args.value_head_dim = s.Dv;
   args.num_chunks = static_cast<int64_t>(partials.size()) / (s.B * s.H * s.Tq * (s.Dv + 2));
   args.partials = partials.data();
   args.sink_logits = sinks;
   args.output = mut_view(result.output.data());
-  args.results.log_sum_exp = result.log_sum_exp.data();
+  args.log_sum_exp = result.log_sum_exp.data();
   mha_error error = {};
   require_ok(mha_attention_merge_partials(context, &args, &error), error);
   return result;
@@ -94,7 +96,7 @@ TEST_CASE("partial results: of a sequence in a cache; of nothing", "[partial][ca
     const AttentionProblem p(s, MaskKind::kCausal, 60);
     const AttentionResult want = run_attention(one, p.args());
     for (const CacheLayout& layout : kCacheLayouts) {
-      const CachePtr cache = make_cache(one, cache_config(layout, s, 2, s.Tk));
+      CachePtr cache = make_cache(one, cache_config(layout, s, 2, s.Tk));
       append(one, cache.get(), 1, s.Tk, p.key.data(), p.value.data());
       AttentionCall args = p.args();
       const int64_t sequence = 1;
@@ -115,24 +117,45 @@ TEST_CASE("partial results: bad arguments are refused by name", "[partial][statu
   const mha_context* context = shared_context(supported_targets()[0], 1);
   AttentionCall args = p.args();
   mha_error error = {};
-  int64_t count = 0;
-  require_ok(attention_partial_bytes(&args, &count, &error), error);
-  CHECK(count == 2 * 6 * 10);
-  std::vector<float> partials = poisoned(count);
+  size_t count = 0;
+  require_ok(attention_partial_bytes(context, args, &count, &error), error);
+  CHECK(count == 2 * 6 * 10 * sizeof(float));
+  std::vector<float> partials = poisoned(120);
   CHECK(attention_partial(context, args, partials.data(), count - 1, &error) == MHA_ERR_BUFFER);
-  CHECK(mentions(error, "count is 119 floats: 120 are needed"));
+  CHECK(mentions(error, "bytes is 479"));
+  CHECK(mentions(error, "480"));
   CHECK(attention_partial(context, args, nullptr, count, &error) == MHA_ERR_NULL);
   CHECK(mentions(error, "partials is NULL"));
   CHECK(attention_partial(nullptr, args, partials.data(), count, &error) == MHA_ERR_NULL);
-  CHECK(attention_partial(context, nullptr, partials.data(), count, &error) == MHA_ERR_NULL);
-  CHECK(attention_partial_bytes(&args, nullptr, &error) == MHA_ERR_NULL);
+  CHECK(mha_attention_partial(context, nullptr, partials.data(), count, &error) == MHA_ERR_NULL);
+  CHECK(mha_attention_partial_bytes(context, nullptr, &count, &error) == MHA_ERR_NULL);
+  CHECK(attention_partial_bytes(nullptr, args, &count, &error) == MHA_ERR_NULL);
+  CHECK(attention_partial_bytes(context, args, nullptr, &error) == MHA_ERR_NULL);
+  // Floats: not at any address.
+  CHECK(attention_partial(context, args, reinterpret_cast<char*>(partials.data()) + 1, count, &error) ==
+        MHA_ERR_ARGUMENT);
+  CHECK(mentions(error, "partials"));
+  // What comes of the whole only.
+  const auto refused = [&](const std::string& text, auto change) {
+    AttentionCall call = p.args();
+    change(call);
+    CHECK(attention_partial(context, call, partials.data(), count, &error) == MHA_ERR_ARGUMENT);
+    INFO(error.message);
+    CHECK(mentions(error, text));
+  };
+  const float sinks[2] = {};
+  float unwanted[48] = {};
+  refused("score_mods.sink_logits", [&](AttentionCall& a) { a.score_mods.sink_logits = sinks; });
+  refused("output", [&](AttentionCall& a) { a.output = mut_view(unwanted); });
+  refused("results.log_sum_exp", [&](AttentionCall& a) { a.results.log_sum_exp = unwanted; });
+  refused("results.weights", [](AttentionCall& a) { a.results.weights_mode = MHA_WEIGHTS_PER_HEAD; });
   for (const float value : partials) CHECK(is_poison(value));
   const RaggedProblem ragged({{1, 5}, {1, 9}}, 2, 2, 8, 8, 1);
   args = ragged.args();
-  CHECK(attention_partial_bytes(&args, &count, &error) == MHA_ERR_UNSUPPORTED);
+  CHECK(attention_partial_bytes(context, args, &count, &error) == MHA_ERR_UNSUPPORTED);
 
   std::vector<float> output = poisoned(s.output().count());
-  mha_merge_args merge = {};
+  mha_merge_partials_args merge = {};
   merge.batch = 1, merge.num_heads = 2, merge.query_len = 3, merge.value_head_dim = 8, merge.num_chunks = 2;
   merge.output = mut_view(output.data());
   CHECK(mha_attention_merge_partials(context, &merge, &error) == MHA_ERR_NULL);

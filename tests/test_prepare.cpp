@@ -10,7 +10,7 @@ namespace {
 /// A rotation and norm with everything in it that is not a default.
 struct Preparation {
   mha_rope rope = {};
-  mha_norm norm = {};
+  mha_norm query_norm = {}, key_norm = {};
   std::vector<float> query_weight, key_weight;
 
   Preparation(int64_t D, mha_rope_style style, uint64_t seed)
@@ -21,7 +21,8 @@ struct Preparation {
     rope.scaling = MHA_ROPE_SCALING_YARN;
     rope.factor = 4;
     rope.original_positions = 256;
-    norm = {1e-5f, query_weight.data(), key_weight.data()};
+    query_norm.epsilon = 1e-5f, query_norm.weight = query_weight.data();
+    key_norm.epsilon = 2e-5f, key_norm.weight = key_weight.data();
   }
 };
 
@@ -34,14 +35,14 @@ std::vector<int64_t> some_positions(int64_t count, uint64_t seed) {
 
 /// mha_rows_prepare on dense [B, T, heads, D].
 std::vector<float> apply(const mha_context* context, const std::vector<float>& input, int64_t B, int64_t length,
-                         int64_t heads, int64_t D, const mha_rope* rope, const mha_norm* norm, const float* weight,
+                         int64_t heads, int64_t D, const mha_rope* rope, const mha_norm* norm,
                          const int64_t* positions, int64_t first_position) {
   std::vector<float> output = poisoned(static_cast<int64_t>(input.size()));
   mha_rows_args args = {};
   args.batch = B, args.length = length, args.num_heads = heads, args.head_dim = D;
   args.input = view(input.data()), args.output = mut_view(output.data());
-  args.rope = rope, args.positions.query = positions, args.first_position = first_position;
-  if (norm) args.norm_epsilon = norm->epsilon, args.norm_weight = weight;
+  args.rope = rope, args.positions = positions, args.norm = norm;
+  if (positions == nullptr) args.first_position = first_position;
   mha_error error = {};
   require_ok(mha_rows_prepare(context, &args, &error), error);
   return output;
@@ -59,16 +60,17 @@ TEST_CASE("prepare: attention with rope and norm against the reference, and as q
     for (const mha_rope_style style : kStyles) {
       for (const bool norm : {false, true}) {
         for (const bool given : {false, true}) {
-          for (const mha_causal causal : {MHA_CAUSAL_NONE, MHA_CAUSAL_BOTTOM_RIGHT, MHA_CAUSAL_OFFSET}) {
+          for (const mha_align align : {MHA_ALIGN_DEFAULT, MHA_ALIGN_END, MHA_ALIGN_OFFSET}) {
             const AttentionProblem p(s, MaskKind::kNone, ++seed);
             const Preparation r(s.D, style, seed);
             const std::vector<int64_t> positions = some_positions(s.B * s.Tq, seed);
             AttentionCall args = p.args();
-            args.masks.causal = causal;
-            if (causal == MHA_CAUSAL_OFFSET) args.masks.causal_offset = 3;
+            args.causal = align == MHA_ALIGN_DEFAULT ? 0 : 1;
+            args.positions.align = align;
+            if (align == MHA_ALIGN_OFFSET) args.positions.offset = 3;
             args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
             args.rope = &r.rope;
-            args.norm = norm ? &r.norm : nullptr;
+            args.query_norm = norm ? &r.query_norm : nullptr;
             args.positions.query = given ? positions.data() : nullptr;
             const AttentionReference want = reference_attention(args);
             for_each_target([&](const std::string& target, const mha_context* context) {
@@ -76,12 +78,12 @@ TEST_CASE("prepare: attention with rope and norm against the reference, and as q
               const AttentionResult got = run_attention(context, args);
               check_close(what, got.output, want.output, {4e-7, 4e-8});
               check_close(what + " lse", got.log_sum_exp, want.log_sum_exp, {8e-7, 1.5e-7});
-              const int64_t first = causal == MHA_CAUSAL_OFFSET ? 3 : s.Tk - s.Tq;
-              const std::vector<float> query = apply(context, p.query, s.B, s.Tq, s.H, s.D, args.rope, args.norm,
-                                                     r.query_weight.data(), args.positions, first);
+              const int64_t first = align == MHA_ALIGN_OFFSET ? 3 : s.Tk - s.Tq;
+              const std::vector<float> query = apply(context, p.query, s.B, s.Tq, s.H, s.D, args.rope,
+                                                     args.query_norm, args.positions.query, first);
               AttentionCall plain = args;
               plain.query = view(query.data());
-              plain.rope = nullptr, plain.norm = nullptr, plain.positions.query = nullptr;
+              plain.rope = nullptr, plain.query_norm = nullptr, plain.positions.query = nullptr;
               check_same_results(what, got, run_attention(context, plain));
             });
           }
@@ -96,7 +98,7 @@ TEST_CASE("prepare: norm alone; strided queries stay as they are", "[prepare]") 
   const AttentionProblem p(s, MaskKind::kBool, 401);
   const Preparation r(s.D, MHA_ROPE_HALF, 402);
   AttentionCall args = p.args();
-  args.norm = &r.norm;
+  args.query_norm = &r.query_norm;
   const AttentionReference want = reference_attention(args);
   Placed query(s.query(), padded_bthd(s.query(), 5), 3);
   query.fill(p.query);
@@ -118,7 +120,7 @@ TEST_CASE("prepare: pieces of queries, threads and targets give the same bits", 
     AttentionCall args = p.args();
     args.causal = 1;
     args.rope = &r.rope;
-    args.norm = &r.norm;
+    args.query_norm = &r.query_norm;
     std::vector<float> want;
     for (const std::string& target : fma_targets()) {
       const std::vector<float> whole = run_attention(shared_context(target, 1), args).output;
@@ -134,8 +136,8 @@ TEST_CASE("prepare: pieces of queries, threads and targets give the same bits", 
           part.query_len = count;
           part.query = view(p.query.data() + begin * row, {s.Tq * row, row, s.D});
           part.output = mut_view(pieces.data() + begin * row, {s.Tq * row, row, s.D});
-          part.masks.causal = MHA_CAUSAL_OFFSET;
-          part.masks.causal_offset = s.Tk - s.Tq + begin;
+          part.positions.align = MHA_ALIGN_OFFSET;
+          part.positions.offset = s.Tk - s.Tq + begin;
           mha_error error = {};
           require_ok(attention(shared_context(target, 1), part, &error), error);
         }
@@ -161,9 +163,9 @@ TEST_CASE("prepare: a layer with rope and norm against the reference, and as its
           const std::vector<int64_t> key_positions = some_positions(B * Tk, seed + 1);
           LayerCall args = p.args();
           args.causal = 1;
-          if (!cross) args.key = view(args.value.data = nullptr);
+          if (!cross) args.key = args.value = {};
           args.rope = &r.rope;
-          args.norm = &r.norm;
+          args.query_norm = &r.query_norm, args.key_norm = &r.key_norm;
           if (given) args.positions.query = positions.data();
           if (given && cross) args.positions.key = key_positions.data();
           const LayerReference want = reference_layer(config, p.separate_weights(), args);
@@ -183,14 +185,14 @@ TEST_CASE("prepare: a layer with rope and norm against the reference, and as its
             std::vector<float> q = project(p.query_weight, p.query_bias, 48, 96, p.query, B * Tq);
             std::vector<float> k = project(p.key_weight, p.key_bias, 48, 32, keys, B * Tk);
             const std::vector<float> v = project(p.value_weight, p.value_bias, 48, 24, values, B * Tk);
-            q = apply(context, q, B, Tq, 6, 16, &r.rope, &r.norm, r.query_weight.data(), args.positions, Tk - Tq);
-            k = apply(context, k, B, Tk, 2, 16, &r.rope, &r.norm, r.key_weight.data(),
-                      cross ? args.positions.key : args.positions, 0);
+            q = apply(context, q, B, Tq, 6, 16, &r.rope, &r.query_norm, args.positions.query, Tk - Tq);
+            k = apply(context, k, B, Tk, 2, 16, &r.rope, &r.key_norm,
+                      cross ? args.positions.key : args.positions.query, 0);
             AttentionCall attention;
             attention.batch = B, attention.num_heads = 6, attention.num_kv_heads = 2, attention.query_len = Tq;
             attention.key_len = Tk, attention.head_dim = 16, attention.value_head_dim = 12;
             attention.query = view(q.data()), attention.key = view(k.data()), attention.value = view(v.data());
-            attention.masks = args.masks;
+            attention.causal = args.causal;
             const std::vector<float> heads = run_attention(context, attention).output;
             check_same_bits("parts", got, project(p.output_weight, p.output_bias, 72, 48, heads, B * Tq));
           });
@@ -209,19 +211,20 @@ TEST_CASE("prepare: refusals", "[prepare]") {
   for_each_target([&](const std::string&, const mha_context* context) {
     const LayerPtr layer = layer_problem.make(context);
     mha_rope rope = {};
-    mha_norm norm = {1e-5f, nullptr, nullptr};
+    mha_norm norm = {};
+    norm.epsilon = 1e-5f;
     const int64_t negative[] = {0, -2, 0};
     // Through both calls, which check alike.
     const auto refused = [&](auto change, mha_status want, const std::string& text) {
       std::vector<float> output = poisoned(s.output().count());
-      AttentionCall attention = p.args();
+      AttentionCall call = p.args();
       LayerCall forward = layer_problem.args();
-      attention.output = mut_view(forward.output.data = output.data());
-      attention.rope = forward.rope = &rope;
-      attention.norm = forward.norm = &norm;
-      change(attention), change(forward);
+      call.output = forward.output = mut_view(output.data());
+      call.rope = forward.rope = &rope;
+      call.query_norm = forward.query_norm = &norm;
+      change(call), change(forward);
       mha_error error = {};
-      CHECK(attention(context, attention, &error) == want);
+      CHECK(attention(context, call, &error) == want);
       INFO(error.message);
       CHECK(mentions(error, text));
       error = {};
@@ -230,19 +233,19 @@ TEST_CASE("prepare: refusals", "[prepare]") {
       CHECK(mentions(error, text));
       CHECK(std::all_of(output.begin(), output.end(), is_poison));
     };
-    refused([&](auto& a) { a.positions.query = negative; }, MHA_ERR_ARGUMENT, "positions[1] is -2");
+    refused([&](auto& a) { a.positions.query = negative; }, MHA_ERR_ARGUMENT, "positions.query[1] is -2");
     refused(
         [&](auto& a) {
-          a.masks.causal = MHA_CAUSAL_OFFSET;
-          a.masks.causal_offset = -1;
+          a.causal = 1;
+          a.positions.align = MHA_ALIGN_OFFSET, a.positions.offset = -1;
         },
-        MHA_ERR_ARGUMENT, "positions is NULL) is -1");
+        MHA_ERR_ARGUMENT, "positions.query is NULL) is -1");
     rope.dims = 7;
     refused([](auto&) {}, MHA_ERR_ARGUMENT, "rope.dims is 7");
     rope.dims = 0;
     for (const float epsilon : {0.0f, -1.0f, 1e-41f, kInf, kNan}) {
       norm.epsilon = epsilon;
-      refused([](auto&) {}, MHA_ERR_ARGUMENT, "norm.epsilon is ");
+      refused([](auto&) {}, MHA_ERR_ARGUMENT, "query_norm.epsilon is ");
     }
     norm.epsilon = 1;
 
@@ -253,10 +256,10 @@ TEST_CASE("prepare: refusals", "[prepare]") {
     forward.positions.key = negative;
     mha_error error = {};
     CHECK(layer_forward(context, layer.get(), forward, &error) == MHA_ERR_ARGUMENT);
-    CHECK(mentions(error, "key_positions[1] is -2"));
-    forward.key = view(forward.value.data = nullptr);
-    CHECK(layer_forward(context, layer.get(), forward, &error) == MHA_ERR_SHAPE);
-    CHECK(mentions(error, "key_positions is given"));
+    CHECK(mentions(error, "positions.key[1] is -2"));
+    forward.key = forward.value = {};
+    CHECK(layer_forward(context, layer.get(), forward, &error) == MHA_ERR_ARGUMENT);
+    CHECK(mentions(error, "positions.key is given"));
     // A table that ends before the last key.
     const std::vector<float> table(2 * 4, 0.5f);
     rope.cos = rope.sin = table.data();
@@ -276,7 +279,8 @@ TEST_CASE("prepare: explain says so", "[prepare][explain]") {
   const AttentionShape s = {1, 2, 2, 3, 30, 8, 8};
   const AttentionProblem p(s, MaskKind::kNone, 800);
   const mha_rope rope = {};
-  const mha_norm norm = {1e-5f, nullptr, nullptr};
+  mha_norm norm = {};
+  norm.epsilon = 1e-5f;
   for_each_target([&](const std::string&, const mha_context* context) {
     AttentionCall args = p.args();
     std::vector<char> text(8192);
@@ -289,7 +293,7 @@ TEST_CASE("prepare: explain says so", "[prepare][explain]") {
     args.rope = &rope;
     CHECK(explained().find("before attention: queries rotated by a phase of its own, into the workspace") !=
           std::string::npos);
-    args.norm = &norm;
+    args.query_norm = &norm;
     CHECK(explained().find("before attention: queries RMS-normed and rotated") != std::string::npos);
     CHECK(explained().find("fallback: none") != std::string::npos);
   });

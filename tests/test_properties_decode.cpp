@@ -52,7 +52,7 @@ void check_item(const RandomDecode& d, int64_t b, const AttentionResult& all, co
   const int64_t outputs = d.H * d.args().value_head_dim, rows = d.query_len(b) * d.H;
   const std::string item = " of item " + std::to_string(b);
   check_run("output" + item, all.output, d.query_begin(b) * outputs, own.output, 0, d.query_len(b) * outputs) &&
-      check_run("log-sum-exp" + item, all.results.log_sum_exp, d.query_begin(b) * d.H, own.log_sum_exp, 0, rows) &&
+      check_run("log-sum-exp" + item, all.log_sum_exp, d.query_begin(b) * d.H, own.log_sum_exp, 0, rows) &&
       check_weights(d, b, all, own);
 }
 
@@ -106,9 +106,9 @@ TEST_CASE("decode properties: attention over a cache is one plain call a sequenc
     }
     const int64_t b = random.below(d.B);
     if (d.cache.finite && d.query_len(b) > 0 && one_in(random, 4)) check_reference(d, b, items[b]), ++closely;
-    rings += d.cache.first_kept(d.args().sequences[b]) > 0;
+    rings += d.cache.first_kept(d.args().items.sequences[b]) > 0;
     char text[8192];
-    require_ok(attention_explain(context.get(), &d.args(), text, sizeof text, nullptr, &error), error);
+    require_ok(attention_explain(context.get(), d.args(), text, sizeof text, nullptr, &error), error);
     shared += std::string(text).find("shared prefixes: none") == std::string::npos;
   }
   // What the draw is to contain; the seeds are fixed, so this changes only with the code above.
@@ -163,9 +163,9 @@ struct Decoding {
 
  private:
   void draw_mods(Random& random) {
-    common.masks.causal = 1;
+    common.causal = 1;
     const auto floats = [&](int64_t count, float scale) { return random_floats(count, random.bits() >> 8, scale); };
-    mha_score_mods& m = common.mods;
+    mha_score_mods& m = common.score_mods;
     if (one_in(random, 3)) m.softcap = 5;
     if (one_in(random, 3)) slopes = floats(config.num_heads, 0.1f), m.alibi_slopes = slopes.data();
     if (one_in(random, 3)) {
@@ -175,11 +175,11 @@ struct Decoding {
     }
     if (one_in(random, 3)) sinks = floats(config.num_heads, 2), m.sink_logits = sinks.data();
     if (one_in(random, 2)) common.rope = &rope, rope.style = one_of(random, {MHA_ROPE_HALF, MHA_ROPE_INTERLEAVED});
-    positions_given = one_in(random, 3);
+    positions_given = one_in(random, 3) && common.rope != nullptr;  // which alone looks at them
     if (!one_in(random, 2)) return;
-    common.norm = &norm, norm.epsilon = 1e-4f;
+    common.query_norm = common.key_norm = &norm, norm.epsilon = 1e-4f;
     norm_weight = floats(config.head_dim, 1);
-    if (one_in(random, 2)) norm.query_weight = view(norm.key_weight = norm_weight.data());
+    if (one_in(random, 2)) norm.weight = norm_weight.data();
   }
   void draw_tokens(Random& random, const mha_context* context) {
     const int64_t count = std::max<int64_t>(1, random_length(random, 600));
@@ -204,7 +204,7 @@ TEST_CASE("decode properties: a layer decodes in any pieces to the bits of one c
     Decoding d(random, shared_context(first.target, 1));
     INFO("seed " << seed << " " << first.target << " " << kind_name(d.cache_config.kind) << " capacity "
                  << d.cache_config.capacity << " window " << d.common.masks.window_left);
-    const CachePtr cache = make_cache(cache_context(), d.cache_config);
+    CachePtr cache = make_cache(cache_context(), d.cache_config);
     const auto done = [&](size_t s) { return mha_cache_length(cache.get(), static_cast<int64_t>(s)); };
     for (int64_t left = 1; left > 0;) {
       std::vector<int64_t> sequences, offsets{0}, positions;
@@ -263,42 +263,54 @@ namespace {
 /// What keys [begin, begin + count) of every item see of the masks.
 class PartMasks {
  public:
-  PartMasks(const mha_masks& whole, const AttentionShape& s, int64_t begin, int64_t count) : masks(whole) {
+  PartMasks(const Masks& whole, const AttentionShape& s, int64_t begin, int64_t count) : masks(whole) {
     const auto moved = [&](const int64_t* lengths, int64_t most, std::vector<int64_t>* own) {
       for (int64_t b = 0; b < s.B; ++b) own->push_back(std::clamp<int64_t>(lengths[b] - begin, 0, most));
       own->push_back(0);  // never empty
       return own->data();
     };
-    if (masks.causal == MHA_CAUSAL_OFFSET) masks.causal_offset -= begin;
+    for (int64_t b = 0; b < s.B; ++b) offsets_.push_back(masks.offsets[b] - begin);
+    offsets_.push_back(0);  // never empty
+    masks.offsets = offsets_.data();
     if (masks.key_lengths) masks.key_lengths = moved(masks.key_lengths, count, &lengths_);
     if (masks.prefix_lengths) masks.prefix_lengths = moved(masks.prefix_lengths, int64_t{1} << 41, &prefixes_);
     masks.sink_tokens = std::max<int64_t>(0, masks.sink_tokens - begin);
-    if (masks.bool_mask.data) masks.bool_mask.data += begin;
-    if (masks.add_mask.data) masks.add_mask.data += begin;
+    const auto first = [&](const auto& m) {
+      return m.stride_k == MHA_BROADCAST ? 0 : begin * std::max<int64_t>(m.stride_k, 1);
+    };
+    if (masks.bool_mask.data) masks.bool_mask.data += first(masks.bool_mask);
+    for (mha_add_mask* m : {&masks.add_mask, &masks.add_mask2}) {
+      if (m->data) m->data = static_cast<const float*>(m->data) + first(*m);
+    }
     if (masks.bit_mask.data) masks.bit_mask.data += begin / 8;
     if (masks.key_segments) {
       for (int64_t b = 0; b < s.B; ++b) {
-        const int32_t* first = masks.key_segments + b * s.Tk + begin;
-        segments_.insert(segments_.end(), first, first + count);
+        const int32_t* keys = masks.key_segments + b * s.Tk + begin;
+        segments_.insert(segments_.end(), keys, keys + count);
       }
       segments_.push_back(0);  // never empty
       masks.key_segments = segments_.data();
     }
     mha_block_mask& m = masks.block_mask;
-    for (int64_t n = 0; m.pairs && n < m.num_pairs; ++n) {
-      const int64_t key = m.pairs[2 * n + 1] - begin / m.key_block;
-      if (key >= 0) pairs_.insert(pairs_.end(), {m.pairs[2 * n], key});
+    if (!m.pairs) return;
+    for (int64_t list = 0; list < s.B * s.H; ++list) {  // each has its own, see masks_from
+      for (int64_t n = m.pair_offsets[list]; n < m.pair_offsets[list + 1]; ++n) {
+        const int64_t key = m.pairs[2 * n + 1] - begin / m.key_block;
+        if (key >= 0) pairs_.insert(pairs_.end(), {m.pairs[2 * n], key});
+      }
+      pair_offsets_.push_back(static_cast<int64_t>(pairs_.size()) / 2);
     }
+    m.num_pairs = pair_offsets_.back();
     pairs_.push_back(0);  // never empty
-    if (m.pairs) m.num_pairs = static_cast<int64_t>(pairs_.size()) / 2, m.pairs = pairs_.data();
+    m.pairs = pairs_.data(), m.pair_offsets = pair_offsets_.data();
   }
   PartMasks(const PartMasks&) = delete;
   PartMasks& operator=(const PartMasks&) = delete;
 
-  mha_masks masks;
+  Masks masks;
 
  private:
-  std::vector<int64_t> lengths_, prefixes_, pairs_;
+  std::vector<int64_t> lengths_, prefixes_, offsets_, pairs_, pair_offsets_{0};
   std::vector<int32_t> segments_;
 };
 
@@ -318,7 +330,7 @@ TEST_CASE("decode properties: partial results of any parts merge to the bits of 
     const RandomMasks masks(random, s.B, s.H, s.Tq, s.Tk);
     AttentionCall args = p.args();
     args.score_mods = masks.mods();
-    args.masks = masks.get();
+    masks.get().put_into(&args);
     const RandomContext first = random_context(random);
     const auto any = [&] {  // targets without FMA have bits of their own
       RandomContext context = random_context(random);
@@ -326,47 +338,41 @@ TEST_CASE("decode properties: partial results of any parts merge to the bits of 
       return context.get();
     };
     const AttentionResult want = run_attention(shared_context(first.target, 1), args);
-    // From here on a causal offset says where the queries stand.
-    args.masks = masks_from(masks.get(), masks.mods(), {0, s.B, 0, 0, s.Tq, s.Tq, s.Tk});
-    if (args.masks.block_mask.pairs && 256 % args.masks.block_mask.key_block != 0) continue;
+    // From here on offsets say where the queries stand.
+    const Masks whole = masks_from(masks.get(), {0, s.B, 0, s.H, 0, s.Tq, s.H, s.Tq, s.Tk});
+    if (whole.block_mask.pairs && 256 % whole.block_mask.key_block != 0) continue;
     INFO("seed " << seed << ": " << describe(s) << masks.describe());
     std::vector<float> partials;
     int64_t chunks = 0;
     for (int64_t begin = 0; begin < s.Tk || begin == 0;) {
       const int64_t count = std::min(s.Tk - begin, 256 * between(random, 1, 4));
-      const PartMasks part(args.masks, s, begin, count);
+      const PartMasks part(whole, s, begin, count);
       AttentionCall a = args;
-      a.masks = part.masks;
+      part.masks.put_into(&a);
+      a.score_mods.sink_logits = nullptr;  // of the merge
       a.key_len = count;
       a.key = view(p.key.data() + begin * s.Hkv * s.D, {s.Tk * s.Hkv * s.D, s.Hkv * s.D, s.D});
       a.value = view(p.value.data() + begin * s.Hkv * s.Dv, {s.Tk * s.Hkv * s.Dv, s.Hkv * s.Dv, s.Dv});
       const mha_context* context = any();
       mha_error error = {};
-      int64_t floats = 0;
-      size_t bytes = 0;
-      require_ok(attention_partial_bytes(&a, &floats, &error), error);
+      size_t bytes = 0, partial_bytes = 0;
+      require_ok(attention_partial_bytes(context, a, &partial_bytes, &error), error);
       require_ok(attention_workspace_bytes(context, a, &bytes, &error), error);
       GuardedBuffer workspace(bytes, Guard::kAfter);
       std::memset(workspace.data(), 0xff, bytes);
       a.resources.workspace = workspace.data(), a.resources.workspace_bytes = bytes;
-      a.results.weights_mode = one_of(random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD});  // nobody looks at it
-      GuardedFloats own(poisoned(floats), Guard::kAfter);
-      require_ok(attention_partial(context, a, own.floats(), floats, &error), error);
+      GuardedFloats own(poisoned(static_cast<int64_t>(partial_bytes / sizeof(float))), Guard::kAfter);
+      require_ok(attention_partial(context, a, own.floats(), partial_bytes, &error), error);
       const std::vector<float> values = own.values();
       partials.insert(partials.end(), values.begin(), values.end());
       chunks += std::max<int64_t>(1, (count + 255) / 256);
       begin += std::max<int64_t>(count, 1);
     }
     AttentionResult got = {poisoned(s.output().count()), {}, poisoned(s.B * s.H * s.Tq)};
-    mha_merge_args merge = {s.B,
-                            s.H,
-                            s.Tq,
-                            s.Dv,
-                            chunks,
-                            partials.data(),
-                            args.score_mods.sink_logits,
-                            {got.output.data(), 0, 0, 0, 0},
-                            got.log_sum_exp.data()};
+    mha_merge_partials_args merge = {};
+    merge.batch = s.B, merge.num_heads = s.H, merge.query_len = s.Tq, merge.value_head_dim = s.Dv;
+    merge.num_chunks = chunks, merge.partials = partials.data(), merge.sink_logits = args.score_mods.sink_logits;
+    merge.output = mut_view(got.output.data()), merge.log_sum_exp = got.log_sum_exp.data();
     mha_error error = {};
     require_ok(mha_attention_merge_partials(any(), &merge, &error), error);
     check_run("output", got.output, 0, want.output, 0, s.output().count());
@@ -383,9 +389,11 @@ TEST_CASE("decode: numbers at the ends of their ranges, over a cache as over ten
     RandomDecode d(random);
     AttentionCall args = d.args();
     if (d.cache.config.kind == MHA_CACHE_RING || d.H > 2) continue;
-    args.masks = {}, args.score_mods = {}, args.rope = nullptr, args.positions.query = nullptr;
-    args.masks.causal = one_of(random, {MHA_CAUSAL_NONE, MHA_CAUSAL_OFFSET});
-    args.masks.causal_offset = one_of(random, {kMost, -kMost, int64_t{0}});
+    args.masks = {}, args.score_mods = {}, args.rope = nullptr, args.positions = {};
+    args.causal = one_in(random, 2);
+    args.positions.align = one_of(random, {MHA_ALIGN_DEFAULT, MHA_ALIGN_OFFSET});
+    const int64_t offset = one_of(random, {kMost, -kMost, int64_t{0}});
+    if (args.positions.align == MHA_ALIGN_OFFSET) args.positions.offset = offset;
     if (one_in(random, 2)) args.masks.window_left = one_of(random, {kMost, int64_t{1}});
     if (one_in(random, 2)) args.masks.window_right = one_of(random, {kMost, int64_t{1}});
     if (one_in(random, 2)) args.masks.sink_tokens = kMost;
@@ -402,7 +410,7 @@ TEST_CASE("decode: numbers at the ends of their ranges, over a cache as over ten
     if (all.output.empty()) continue;
     for (int64_t b = 0; b < d.B; ++b) {
       AttentionCall item = d.item(b);
-      item.masks = args.masks, item.score_mods = args.score_mods, item.rope = nullptr, item.positions.query = nullptr;
+      item.masks = args.masks, item.score_mods = args.score_mods, item.rope = nullptr, item.positions = args.positions;
       if (item.masks.prefix_lengths) item.masks.prefix_lengths += b;
       AttentionResult own = run_guarded(shared_context(context.target, 1), item, d.key_len(b), &status, &error);
       require_ok(status, error);

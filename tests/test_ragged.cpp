@@ -47,13 +47,14 @@ void check_item(const RaggedProblem& p, const AttentionResult& all, int64_t b, A
   args.query = view(item.query.data()), args.key = view(item.key.data()), args.value = view(item.value.data());
   args.items.query_offsets = nullptr, args.items.key_offsets = nullptr;
   if (args.items.key_lengths != nullptr) args.items.key_lengths += b;
+  if (args.masks.bool_mask.data != nullptr) args.masks.bool_mask.data += b * args.masks.bool_mask.stride_b;
   if (args.query_len == 0) return;
   const AttentionResult want = run_attention(context, args);
   const std::string what = "item " + std::to_string(b) + " " + describe(item.shape);
   const AttentionShape& s = p.shape;
   const int64_t begin = p.query_offsets[b];
   check_same_bits(what + ": output", rows_of(all.output, begin, args.query_len, s.H * s.Dv), want.output);
-  check_same_bits(what + ": log-sum-exp", rows_of(all.results.log_sum_exp, begin, args.query_len, s.H), want.log_sum_exp);
+  check_same_bits(what + ": log-sum-exp", rows_of(all.log_sum_exp, begin, args.query_len, s.H), want.log_sum_exp);
   if (args.results.weights_mode == MHA_WEIGHTS_NONE) return;
   const int64_t heads = args.results.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : s.H;
   check_same_bits(what + ": weights",
@@ -69,12 +70,16 @@ TEST_CASE("ragged: a packed batch gives each item's own bits", "[ragged]") {
       for (const mha_weights_mode mode : {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED}) {
         const bool grouped = n % 2 == 1;
         const RaggedProblem p(batches()[n], 4, grouped ? 2 : 4, grouped ? 24 : 64, grouped ? 40 : 64, n + 1);
-        std::vector<int64_t> key_lengths;
-        for (int64_t b = 0; b < p.shape.B; ++b) key_lengths.push_back(p.key_len(b) - p.key_len(b) / 5);
+        // The last fifth of each item's keys is hidden.
+        std::vector<uint8_t> open(static_cast<size_t>(p.shape.B * p.longest_key_len), 1);
+        for (int64_t b = 0; b < p.shape.B; ++b) {
+          const int64_t length = p.key_len(b) - p.key_len(b) / 5;
+          std::fill_n(open.begin() + b * p.longest_key_len + length, p.key_len(b) - length, 0);
+        }
         for (const int64_t threads : {1, 2, 5}) {
           AttentionCall args = p.args();
-          args.masks.causal = threads == 2 ? MHA_CAUSAL_NONE : MHA_CAUSAL_BOTTOM_RIGHT;
-          if (threads == 5) args.items.key_lengths = key_lengths.data();
+          args.causal = threads == 2 ? 0 : 1;
+          if (threads == 5) args.masks.bool_mask = {open.data(), p.longest_key_len, 0, 0, 1};
           args.results.weights_mode = mode;
           INFO("batch " << n << " threads " << threads << " mode " << mode);
           const AttentionResult all = run_ragged(shared_context(target, threads), args, p.longest_key_len);
@@ -92,6 +97,16 @@ TEST_CASE("ragged: queries packed beside keys of one length, and the other way r
     args.items.key_offsets = nullptr, args.key_len = 200;
     const AttentionResult queries = run_ragged(shared_context(target, 2), args, 200);
     for (int64_t b = 0; b < 3; ++b) check_item(p, queries, b, args, shared_context(target, 1));
+
+    // Keys padded to one length: each item ends at its own.
+    const int64_t key_lengths[] = {150, 200, 0};
+    for (const mha_align align : {MHA_ALIGN_START, MHA_ALIGN_END}) {
+      AttentionCall padded = args;
+      padded.items.key_lengths = key_lengths;
+      padded.causal = 1, padded.positions.align = align;
+      const AttentionResult cut = run_ragged(shared_context(target, 2), padded, 200);
+      for (int64_t b = 0; b < 3; ++b) check_item(p, cut, b, padded, shared_context(target, 1));
+    }
 
     const RaggedProblem q({{7, 20}, {7, 0}, {7, 530}}, 3, 3, 16, 16, 78);
     args = q.args();
@@ -119,13 +134,9 @@ TEST_CASE("ragged: masks count within the item", "[ragged]") {
     Random random(9);
     for (uint8_t& o : open) o = static_cast<uint8_t>(random.below(3));
     AttentionCall args = p.args();
-    args.masks.bool_mask = {open.data(), 2 * 33 * 300, 33 * 300, 300};
+    args.masks.bool_mask = {open.data(), 2 * 33 * 300, 33 * 300, 300, 1};
     const AttentionResult all = run_ragged(shared_context(target, 2), args, 300);
-    for (int64_t b = 0; b < 3; ++b) {
-      AttentionCall one = args;
-      one.masks.bool_mask.data += b * one.masks.bool_mask.stride_b;
-      check_item(p, all, b, one, shared_context(target, 1));
-    }
+    for (int64_t b = 0; b < 3; ++b) check_item(p, all, b, args, shared_context(target, 1));
   });
 }
 
@@ -154,7 +165,7 @@ TEST_CASE("weights: of some rows, and summed over queries", "[weights][ragged]")
 
       for (const bool all_rows : {false, true}) {
         args.results.weights_mode = MHA_WEIGHTS_KEY_SUMS;
-        if (all_rows) args.weight_rows = {};
+        if (all_rows) choose_weights_rows(&args, nullptr, 0);
         const AttentionResult sums = run_ragged(context, args, s.Tk);
         std::vector<float> sum(static_cast<size_t>(s.B * s.H * s.Tk));
         for (int64_t b = 0; b < s.B; ++b) {
@@ -191,17 +202,19 @@ TEST_CASE("ragged: bad offsets and rows are refused by name", "[ragged][status]"
     args.output = mut_view(output.data());
     change(args);
     mha_error error = {};
-    CHECK(attention(shared_context(supported_targets()[0], 1), &args, &error) == MHA_ERR_ARGUMENT);
+    CHECK(attention(shared_context(supported_targets()[0], 1), args, &error) == MHA_ERR_ARGUMENT);
     INFO(error.message);
     CHECK(mentions(error, text));
     for (const float value : output) CHECK(is_poison(value));
   };
   const int64_t late[] = {1, 3, 5}, falling[] = {0, 6, 5}, small[] = {0, 3, 4};
-  refused("query_offsets[0] is 1", [&](AttentionCall& a) { a.items.query_offsets = late; });
-  refused("query_offsets[2] is 5, less than the one before it (6)",
+  refused("items.query_offsets[0] is 1", [&](AttentionCall& a) { a.items.query_offsets = late; });
+  refused("items.query_offsets[2] is 5, less than the one before it (6)",
           [&](AttentionCall& a) { a.items.query_offsets = falling; });
-  refused("query_offsets[2] is 4: must be query_len (5)", [&](AttentionCall& a) { a.items.query_offsets = small; });
-  refused("key_offsets[2] is 4: must be key_len (10)", [&](AttentionCall& a) { a.items.key_offsets = small; });
+  refused("items.query_offsets[2] is 4: must be query_len (5)", [&](AttentionCall& a) { a.items.query_offsets = small; });
+  refused("items.key_offsets[2] is 4: must be key_len (10)", [&](AttentionCall& a) { a.items.key_offsets = small; });
+  const int64_t lengths[] = {4, 6};
+  refused("items.key_lengths is given", [&](AttentionCall& a) { a.items.key_lengths = lengths; });
   const int64_t beyond[] = {0, 2}, twice[] = {1, 1}, negative[] = {-1};
   const auto rows = [&](const int64_t* first, int64_t count) {
     return [&weights, first, count](AttentionCall& a) {
@@ -210,9 +223,9 @@ TEST_CASE("ragged: bad offsets and rows are refused by name", "[ragged][status]"
       choose_weights_rows(&a, first, count);
     };
   };
-  refused("weight_rows.rows[1] is 2: must be 0 to 1", rows(beyond, 2));
-  refused("weight_rows.rows[1] is 1, not more than", rows(twice, 2));
-  refused("weight_rows.rows[0] is -1", rows(negative, 1));
-  refused("weight_rows.count is -1", rows(negative, -1));
-  refused("weights_mode is 4", [&](AttentionCall& a) { a.results.weights_mode = static_cast<mha_weights_mode>(4); });
+  refused("results.weights_rows[1] is 2: must be 0 to 1", rows(beyond, 2));
+  refused("results.weights_rows[1] is 1, not more than", rows(twice, 2));
+  refused("results.weights_rows[0] is -1", rows(negative, 1));
+  refused("results.num_weights_rows is -1", rows(negative, -1));
+  refused("results.weights_mode is 4", [&](AttentionCall& a) { a.results.weights_mode = static_cast<mha_weights_mode>(4); });
 }

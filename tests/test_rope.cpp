@@ -4,6 +4,7 @@
 
 #include "core/elementary.h"
 #include "core/reference.h"
+#include "support/calls.h"
 #include "support/compare.h"
 #include "support/targets.h"
 
@@ -52,8 +53,8 @@ std::vector<double> reference_rope(mha_rows_args args, const std::vector<float>&
 
 void check_refused(mha_rows_args args, mha_status want, const std::string& text) {
   std::vector<float> input(4096, 1), output = poisoned(4096);
-  if (args.input.data == nullptr) args.input = view(input.data());
-  if (args.output.data == nullptr) args.output = mut_view(output.data());
+  if (args.input.data == nullptr) args.input.data = input.data();
+  if (args.output.data == nullptr) args.output.data = output.data();
   for_each_target([&](const std::string&, const mha_context* context) {
     mha_error error = {};
     const mha_status status = mha_rows_prepare(context, &args, &error);
@@ -111,9 +112,11 @@ TEST_CASE("rope: every style, scaling, width and norm against the reference", "[
           const std::vector<float> weight = random_floats(D, seed + 1000);
           const std::vector<int64_t> positions = {0, 1, 17, 255, 4095, 131071};
           mha_rows_args args = make_args(s, &rope);
-          args.positions.query = positions.data();
-          if (seed % 4 != 0) args.norm_epsilon = 1e-5f;
-          if (seed % 4 == 2) args.norm_weight = weight.data();
+          args.positions = positions.data();
+          mha_norm norm = {};
+          norm.epsilon = 1e-5f;
+          if (seed % 4 == 2) norm.weight = weight.data();
+          if (seed % 4 != 0) args.norm = &norm;
           const std::vector<float> input = random_floats(s.count(), seed);
           const std::vector<double> want = reference_rope(args, input);
           for_each_target([&](const std::string& target, const mha_context* context) {
@@ -134,7 +137,7 @@ TEST_CASE("rope: positions up to a million and to 2^31 - 1", "[rope]") {
   for (const mha_rope_style style : kStyles) {
     const mha_rope rope = make_rope(style, 0);
     mha_rows_args args = make_args(s, &rope);
-    args.positions.query = positions.data();
+    args.positions = positions.data();
     const std::vector<double> want = reference_rope(args, input);
     for_each_target([&](const std::string& target, const mha_context* context) {
       const std::vector<float> got = run_rope(context, args, input);
@@ -186,8 +189,8 @@ TEST_CASE("rope: strides, in place, no rotation, nothing to do", "[rope]") {
   for (const mha_rope_style style : kStyles) {
     const mha_rope rope = make_rope(style, 36);
     mha_rows_args args = make_args(s, &rope);
-    args.norm_epsilon = 1e-6f;
-    args.norm_weight = weight.data();
+    const mha_norm norm = {1e-6f, 0, weight.data(), {}};
+    args.norm = &norm;
     for_each_target([&](const std::string&, const mha_context* context) {
       const std::vector<float> want = run_rope(context, args, input);
       Placed from(extent, padded_bthd(extent, 3), 2), to(extent, dense_bhtd(extent), 1);
@@ -222,8 +225,8 @@ TEST_CASE("rope: the same bits on every FMA target, for any threads and split", 
     for (const mha_rope_scaling scaling : kScalings) {
       const mha_rope rope = make_rope(style, 66, scaling);
       mha_rows_args args = make_args(s, &rope);
-      args.norm_epsilon = 1e-5f;
-      args.norm_weight = weight.data();
+      const mha_norm norm = {1e-5f, 0, weight.data(), {}};
+      args.norm = &norm;
       args.first_position = 77;
       std::vector<float> want;
       for (const std::string& target : supported_targets()) {
@@ -260,24 +263,34 @@ TEST_CASE("rope: every refusal names the argument, and nothing is written", "[ro
   check_refused(with([](A& a) { a.num_heads = -3; }), MHA_ERR_ARGUMENT, "num_heads is -3");
   check_refused(with([](A& a) { a.head_dim = 0; }), MHA_ERR_ARGUMENT, "head_dim is 0");
   check_refused(with([](A& a) { a.batch = a.length = int64_t{1} << 40; }), MHA_ERR_OVERFLOW, "length");
-  check_refused(with([](A& a) { a.input.stride_d = 2; }), MHA_ERR_STRIDE, "input.stride_d is 2");
-  check_refused(with([](A& a) { a.output = mut_view(nullptr, {0, 0, 0}); }), MHA_ERR_STRIDE, "output.stride_b");
+  check_refused(with([](A& a) { a.input.stride_t = -2; }), MHA_ERR_STRIDE, "input.stride_t is -2");
+  check_refused(with([](A& a) { a.output.stride_b = MHA_BROADCAST; }), MHA_ERR_STRIDE, "output.stride_b is -1");
+  check_refused(with([](A& a) { a.output.stride_b = 100; }), MHA_ERR_STRIDE, "output.stride_b, _t, _h are 100, 0, 0");
   check_refused(with([](A& a) { a.first_position = -1; }), MHA_ERR_ARGUMENT, "first_position is -1");
   check_refused(with([](A& a) { a.first_position = 2147483647; }), MHA_ERR_ARGUMENT, "position is 2147483648");
   const int64_t negative[] = {3, -5}, large[] = {3, int64_t{1} << 31};
-  check_refused(with([&](A& a) { a.positions.query = negative; }), MHA_ERR_ARGUMENT, "positions[1] is -5");
-  check_refused(with([&](A& a) { a.positions.query = large; }), MHA_ERR_ARGUMENT, "positions[1] is 2147483648");
+  check_refused(with([&](A& a) { a.positions = negative; }), MHA_ERR_ARGUMENT, "positions[1] is -5");
+  check_refused(with([&](A& a) { a.positions = large; }), MHA_ERR_ARGUMENT, "positions[1] is 2147483648");
+  const int64_t sound[] = {3, 4};
+  check_refused(with([&](A& a) { a.positions = sound, a.first_position = 1; }), MHA_ERR_ARGUMENT,
+                "first_position is 1");
+  check_refused(with([](A& a) { a.rope = nullptr, a.first_position = 1; }), MHA_ERR_ARGUMENT, "first_position is given");
+  check_refused(with([&](A& a) { a.rope = nullptr, a.positions = sound; }), MHA_ERR_ARGUMENT, "positions is given");
+  check_refused(with([](A& a) { a.reserved[3] = 1; }), MHA_ERR_ARGUMENT, "args.reserved[3] is not 0");
+  mha_norm norm = {};
   for (const float epsilon : {-1.0f, 1e-40f, kNan, kInf}) {
-    check_refused(with([&](A& a) { a.norm_epsilon = epsilon; }), MHA_ERR_ARGUMENT, "norm_epsilon is ");
+    norm.epsilon = epsilon;
+    check_refused(with([&](A& a) { a.norm = &norm; }), MHA_ERR_ARGUMENT, "norm.epsilon is ");
   }
   const float weight[8] = {};
-  check_refused(with([&](A& a) { a.norm_weight = weight; }), MHA_ERR_ARGUMENT, "norm_epsilon is 0");
+  norm.epsilon = 0, norm.weight = weight;
+  check_refused(with([&](A& a) { a.norm = &norm; }), MHA_ERR_ARGUMENT, "norm.epsilon is 0");
   std::vector<float> same(64, 1);
   check_refused(with([&](A& a) {
                   a.input = view(same.data());
                   a.output = mut_view(same.data(), {40, 20, 10});
                 }),
-                MHA_ERR_STRIDE, "output is the input");
+                MHA_ERR_STRIDE, "with other strides");
 
   const auto with_rope = [&](auto change) {
     rope = make_rope(MHA_ROPE_HALF, 0);

@@ -72,7 +72,7 @@ TEST_CASE("status: layer configurations that do not fit", "[status][layer]") {
       {MHA_ERR_ARGUMENT, {"out_dim", "-7"}, [](mha_layer_config& c) { c.out_dim = -7; }},
       {MHA_ERR_ARGUMENT, {"scale is nan"}, [](mha_layer_config& c) { c.scale = kNan; }},
       {MHA_ERR_ARGUMENT, {"scale is -2", "scale_is_exact"}, [](mha_layer_config& c) { c.scale = -2; }},
-      {MHA_ERR_ARGUMENT, {"a denormal"}, [](mha_layer_config& c) { c.scale = float_of_bits(5); }},
+      {MHA_ERR_ARGUMENT, {": a denormal"}, [](mha_layer_config& c) { c.scale = float_of_bits(5); }},
       {MHA_ERR_OVERFLOW, {"embed_dim is 4611686018427387905"}, [](mha_layer_config& c) { c.embed_dim = kFar; }},
       {MHA_ERR_UNSUPPORTED,
        {"arithmetic is MHA_ARITHMETIC_BF16"},

@@ -3,32 +3,43 @@
 # Installs through apt what is missing for a group of tasks, and says so; quiet when nothing is. What is there already, in
 # whatever version and from wherever, is used.
 #
-#   tools/setup.sh build            compiler, CMake and the libraries of tests, benchmarks and tools
-#   tools/setup.sh scripts          Python, in which a test and the benchmarks' table are written
+#   tools/setup.sh build            what the library and the command line are built with: all that `make install` needs
+#   tools/setup.sh test             what `make test` needs beyond that
+#   tools/setup.sh bench            what `make bench` needs beyond that
 #   tools/setup.sh check            what `make check` needs beyond that
 #   tools/setup.sh peers            what `make bench-peers` needs beyond that
 #   tools/setup.sh mpi              what `make demo-mpi` needs beyond that: OpenMPI, unless there is an MPI
 #   tools/setup.sh python [folder]  the Python environment of the oracles, in folder/venv (default build/venv)
+#   tools/setup.sh --print <group>  the packages of a group, one a line, whether they are there or not; installs nothing
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 missing=()
+print_only=
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 
 # want_command <program> <package>
-want_command() { command -v "$1" >/dev/null 2>&1 || missing+=("$2"); }
+want_command() { there command -v "$1" || missing+=("$2"); }
+
+# there <command>...: does it succeed? Never when packages are printed: then all of a group count as missing.
+there() { [ -z "$print_only" ] && "$@" >/dev/null 2>&1; }
 
 # want_header <package> <header>...: one of the headers, where a compiler or CMake would look for it.
 want_header() {
-  local package=$1 header prefix
+  local package=$1
   shift
+  there has_header "$@" || missing+=("$package")
+}
+
+has_header() {
+  local header prefix
   for header in "$@"; do
     for prefix in /usr /usr/local ${CMAKE_PREFIX_PATH:+${CMAKE_PREFIX_PATH//[;:]/ }}; do
       [ -e "$prefix/include/$header" ] && return
     done
     [ -n "${XSIMD_INCLUDE_DIR:-}" ] && [ -e "$XSIMD_INCLUDE_DIR/$header" ] && return
   done
-  missing+=("$package")
+  return 1
 }
 
 # compiles <compiler> <flag>...: can it build and link an empty program with these flags?
@@ -41,6 +52,11 @@ compiles() {
 
 install_missing() {
   [ ${#missing[@]} -gt 0 ] || return 0
+  if [ -n "$print_only" ]; then
+    printf '%s\n' "${missing[@]}"
+    missing=()
+    return
+  fi
   local -a as_root=()
   if ! command -v apt-get >/dev/null 2>&1; then
     say "missing: ${missing[*]} (Debian's package names), and there is no apt here: install them by hand"
@@ -70,32 +86,42 @@ install_missing() {
   missing=()
 }
 
+# install_libraries <tools are missing too>: CMake can fetch libraries, but no compiler.
+install_libraries() {
+  if [ "$1" -gt 0 ]; then
+    install_missing
+  else
+    install_missing || say "CMake will try to fetch them, for which it needs git"
+  fi
+}
+
 group_build() {
   want_command c++ g++
   want_command cmake cmake
   [ "${CMAKE_GENERATOR:-Ninja}" != Ninja ] || want_command ninja ninja-build
-  want_command pkg-config pkg-config
-  want_command git git
-  if [ ${#missing[@]} -gt 0 ]; then
-    want_libraries
-    install_missing
-  else
-    want_libraries
-    install_missing || say "CMake will try to fetch them"
-  fi
-}
-
-want_libraries() {
+  local tools=${#missing[@]}
   want_header libxsimd-dev xsimd/xsimd.hpp
-  want_header catch2 catch2/catch_all.hpp catch2/catch.hpp
-  want_header libbenchmark-dev benchmark/benchmark.h
   want_header libcli11-dev CLI/CLI.hpp
   want_header nlohmann-json3-dev nlohmann/json.hpp
+  install_libraries "$tools"
 }
 
-group_scripts() {
+group_test() {
   want_command python3 python3
-  install_missing
+  want_command pkg-config pkg-config
+  want_command objdump binutils
+  local tools=${#missing[@]}
+  want_header catch2 catch2/catch_all.hpp catch2/catch.hpp
+  want_header libbenchmark-dev benchmark/benchmark.h
+  install_libraries "$tools"
+}
+
+group_bench() {
+  want_command python3 python3
+  want_command git git
+  local tools=${#missing[@]}
+  want_header libbenchmark-dev benchmark/benchmark.h
+  install_libraries "$tools"
 }
 
 group_check() {
@@ -106,8 +132,9 @@ group_check() {
   want_command qemu-aarch64 qemu-user
   want_command objdump binutils
   want_command python3 python3
-  python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing+=(python3-venv)
+  there python3 -c 'import ensurepip, venv' || missing+=(python3-venv)
   install_missing
+  [ -z "$print_only" ] || return 0
   # Which packages clang's run-time libraries are in depends on its version.
   local version
   version=$(clang -dumpversion | cut -d. -f1)
@@ -118,7 +145,7 @@ group_check() {
 
 group_peers() {
   want_command python3 python3
-  python3 -c 'import ensurepip, venv' >/dev/null 2>&1 || missing+=(python3-venv)
+  there python3 -c 'import ensurepip, venv' || missing+=(python3-venv)
   install_missing
 }
 
@@ -130,14 +157,19 @@ group_mpi() {
 
 group_python() {
   group_peers
+  [ -z "$print_only" ] || return 0
   "$root/tools/oracles/venv.sh" "${1:-$root/build}/venv" >/dev/null
 }
 
+if [ "${1:-}" = --print ]; then
+  print_only=1
+  shift
+fi
 case ${1:-} in
-  build | scripts | check | peers | mpi) "group_$1" ;;
+  build | test | bench | check | peers | mpi) "group_$1" ;;
   python) group_python "${2:-}" ;;
   *)
-    sed -n '3,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '3,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     exit 2
     ;;
 esac

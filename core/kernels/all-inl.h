@@ -2,9 +2,12 @@
 // Everything one target compiles, and its kernel table. Included once, at the end of
 // simd/targets/<family>/<target>.cpp. Without external symbols but `table`: each function is in an anonymous namespace,
 // so the linker cannot hand one target's code to another.
+#include "core/elementary_series.h"
 #include "core/kernels/kernel_table.h"
 
 #include "simd/vec-inl.h"
+
+#include "simd/doubles-inl.h"
 
 #include "core/kernels/tile-inl.h"
 
@@ -29,6 +32,8 @@
 #include "core/kernels/weights-inl.h"
 
 #include "core/kernels/rope-inl.h"
+
+#include "core/kernels/angles-inl.h"
 
 namespace mha::MHA_TARGET_NS {
 
@@ -55,6 +60,8 @@ const KernelTable table = {
     finish_weights,
     weights,
     prepare_rows,
+    rope_frequencies,
+    rope_angles,
     exp2_array,
     tanh_array,
     attention_scratch,

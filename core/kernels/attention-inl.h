@@ -93,7 +93,7 @@ inline GroupSight group_sight(const AttentionRow* rows, int64_t num_rows) {
     const AttentionRow& row = rows[r];
     sight.end = most(sight.end, row.key_end), sight.least_end = least(sight.least_end, row.key_end);
     sight.ends_only &= row.key_begin == 0 && !has_tail(row) && row.bool_mask == nullptr && row.add_mask == nullptr &&
-                       (row.extras == nullptr || !(has_key_bits(row) || has_blocks(row)));
+                       add_mask2(row) == nullptr && !has_key_bits(row) && !has_blocks(row);
   }
   return sight;
 }
@@ -208,8 +208,8 @@ inline void attention_group(const AttentionArgs& args, int64_t row, int64_t num_
   }
   GroupFactors factors;
   load_states(states, num_rows, chunk.first(), factors);
-  const AttentionRow* copies = copies_whole(rows, keys, last) ? rows : nullptr;
-  softmax_rows<kAttentionRows>(scratch.scores, num_rows, divide_up(keys, kLanes), factors, copies, chunk.begin);
+  softmax_rows<kAttentionRows>({rows, num_rows, chunk.begin, keys}, copies_whole(rows, keys, last), scratch.scores,
+                               factors);
   merge_states(factors, num_rows);
   store_states(factors, num_rows, states);
   if (last && args.mods.sink) merge_row_sinks(rows, num_rows, factors);
@@ -265,11 +265,11 @@ inline AheadRows masks_ahead(const AttentionArgs& a, int64_t row, int64_t begin,
   const int64_t left = a.num_rows - row, count = left < kAttentionRows ? left : kAttentionRows;
   if (count < 2 || keys == 0) return {};
   const AttentionRow &first = a.rows[row], &second = a.rows[row + 1];
-  if (first.bool_mask != nullptr) {
+  if (first.bool_mask != nullptr && bool_step(first) == 1) {
     return {reinterpret_cast<const char*>(first.bool_mask + begin), second.bool_mask - first.bool_mask,
             divide_up(keys, kLine), count};
   }
-  if (first.add_mask != nullptr)
+  if (first.add_mask != nullptr && add_step(first) == 1)
     return float_rows(first.add_mask + begin, second.add_mask - first.add_mask, keys, count);
   return {};
 }

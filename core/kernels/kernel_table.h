@@ -46,9 +46,23 @@ struct GemmArgs {
   bool far = false;  // the panels are part of weights that come from the outermost cache or memory
 };
 
-// Softmax state of a row over the keys seen so far: the greatest score (in units of log2) and the sum of 2^(score -
-// max). No visible key: {-inf, 0}. A partial result that was not computed, since no row of its call saw a key: a sum of
-// kUnseen; its output is not written.
+// Kernels keep scores in a unit of 8 in log2: a score x stands for 2^(8 x). A power of two costs no bit, and no sum of
+// a score, its biases and masks, each up to FLT_MAX, overflows.
+constexpr float kScoreUnit = 8.0f;
+constexpr double kLog2e = 1.44269504088896340736;
+constexpr float kToScoreUnit = static_cast<float>(kLog2e / 8);  // from natural units
+// A row's greatest score of this size or more, positive or negative, is kept as a quarter of what it is in natural
+// units. Two scores of that size are equal, or so far apart that the less has no weight: their order is all that
+// counts, and a product with log2(e) would round neighbours to one number. A quarter is more than log2(e) / 8, so the
+// order holds across this border too.
+constexpr float kHugeScore = 0x1p120f;
+constexpr float kHugeUnit = 4.0f;
+
+constexpr bool is_huge(float score) { return score >= kHugeScore || score <= -kHugeScore; }
+
+// Softmax state of a row over the keys seen so far: the greatest score and the sum of 2^(8 (score - max)). No visible
+// key: {-inf, 0}. A partial result that was not computed, since no row of its call saw a key: a sum of kUnseen; its
+// output is not written.
 struct RowState {
   float max;
   float sum;
@@ -57,6 +71,8 @@ constexpr float kUnseen = -1.0f;
 
 // What else decides what a query row sees and how its scores change; only where a call has any of it.
 struct RowExtras {
+  const float* add_mask2;       // [key_len] or null: added after AttentionRow::add_mask
+  int64_t bool_step, add_step, add2_step;  // from key to key of the masks, 0: one entry for all; 1 where masks are dense
   const uint8_t* bit_mask;      // [ceil(key_len / 8)] or null: bit j % 8 of byte j / 8 set = visible
   const int32_t* key_segments;  // [key_len] or null: keys whose segment is `segment` are visible
   const int64_t* blocks;        // [num_blocks][2]: the second of each pair is a block of key_block visible keys,
@@ -66,15 +82,15 @@ struct RowExtras {
   int64_t position;             // of the query, in keys: what distances count from
   const float* relative_bias;   // the bias of distance 0 or null
   int32_t segment;
-  float alibi_slope;  // times log2(e)
-  float sink;         // the logit of the sink, times log2(e)
+  float alibi_slope;  // in the unit of scores
+  float sink;         // the logit of the sink, as greatest scores are kept
 };
 
 // One query row as a kernel sees it: a query of one head, or one of several heads that share keys and values.
 struct AttentionRow {
   const float* query;        // [head_dim]
   float* output;             // [value_head_dim], or the row of attention weights [key_len]
-  const uint8_t* bool_mask;  // [key_len] or null; non-zero = visible
+  const uint8_t* bool_mask;  // [key_len] or null; non-zero = visible. RowExtras says how far apart entries are, or 1
   const float* add_mask;     // [key_len] or null; -inf = not visible
   int64_t key_begin;         // keys j < key_begin are not visible, but those that extras pins
   int64_t key_end;           // keys j >= key_end are not visible
@@ -87,9 +103,12 @@ struct AttentionRow {
 
 // How the scores of a call change between the product and the softmax, rows giving the rest.
 struct ScoreMods {
-  float softcap;  // cap * log2(e), and the queries' scale is divided by the cap: score = softcap * tanh(product); or 0
-  bool alibi;     // score -= alibi_slope * |position - j|
-  bool relative_bias;                     // score += relative_bias[j - position within]
+  float rescale;        // first, score *= rescale: a power of two that the queries' scale leaves out; 1: none
+  float softcap;        // the cap, in the unit of scores: score = softcap * tanh(product), where the queries' scale is
+                        // divided by the cap; 0: none
+  float softcap_slope;  // not 0: it is not, and score = softcap * tanh(score * softcap_slope), 1 / cap
+  bool alibi;           // score -= alibi_slope * |position - j|
+  bool relative_bias;   // score += relative_bias[j - position within]
   int64_t relative_left, relative_right;  // [-relative_left, relative_right]
   bool sink;                              // the row's sink is merged at the end
 };
@@ -104,7 +123,7 @@ struct AttentionArgs {
   int64_t value_head_dim;
   int64_t key_begin;  // a multiple of kChunk: the first key looked at
   int64_t key_end;    // the last key looked at, plus one
-  float query_scale;  // scale * log2(e), or what ScoreMods::softcap says
+  float query_scale;  // scale in the unit of scores, or what ScoreMods says
   ScoreMods mods;
   TokenRows next_key;    // what the next call of this thread will begin with, to be asked for ahead of time: tokens
   TokenRows next_value;  // [next_begin, next_begin + next_keys), at most kChunk; 0: not known
@@ -167,6 +186,32 @@ struct PrepareArgs {
   const float* sin;     // [dims / 2]; interleaved: [dims], (-sin, sin) a pair
 };
 
+// How the frequencies of rotary pairs change from base^(-2 d / dims), in double.
+enum class FrequencyScaling {
+  kNone,
+  kAll,          // divided by `factor`
+  kWavelengths,  // those with more than length / low tokens a turn are divided, those with fewer than length / high stay
+  kRamp,         // pairs from `high` on are divided, those below `low` stay; in between, here as above, a mixture
+};
+
+struct FrequencyArgs {
+  int64_t dims;     // even
+  double log_base;  // natural logarithm of the base
+  FrequencyScaling scaling;
+  double factor, length, low, high;
+  double* frequencies;  // room for dims / 2 rounded up to 16
+};
+
+struct AngleArgs {
+  const double* frequencies;  // readable to `pairs` rounded up to 16
+  int64_t pairs;
+  double position;   // 0 to 2^31 - 1
+  double amplitude;  // multiplies cosines and sines
+  bool interleaved;
+  float* cos;  // as in PrepareArgs, with room for the same rounded number of pairs
+  float* sin;
+};
+
 struct KernelTable {
   const char* name;
   bool has_fma;               // takes part in the same-bits promise
@@ -198,8 +243,8 @@ struct KernelTable {
   // all chunks gives the same bits.
   void (*merge)(const MergeArgs* args);
 
-  // In place, where chunks ran apart: weights[j] = 2^(score_j - max of the chunk) * (2^(max of the chunk - max) / sum)
-  // for visible keys, 0 for the others; in one call `attention` does it.
+  // In place, where chunks ran apart: weights[j] = 2^(8 (score_j - max of the chunk)) * f for visible keys, 0 for the
+  // others, f = 2^(8 (max of the chunk - max)) / sum; in one call `attention` does it.
   void (*finish_weights)(const FinishWeightsArgs* args);
 
   // The same from queries and keys, where they were not left on the way (mean over heads, sums, some rows).
@@ -208,6 +253,13 @@ struct KernelTable {
   // output = rotate(norm(input)): norm(x) = x * (1 / sqrt(mean(x^2) + epsilon)) * weight, squares summed over 16 lanes
   // and the fixed tree; a pair (x1, x2) becomes (fma(x1, cos, -(x2 * sin)), fma(x2, cos, x1 * sin)).
   void (*prepare_rows)(const PrepareArgs* args);
+
+  // The angle of each pair at position 1, by FrequencyScaling; dims / 2 of them.
+  void (*rope_frequencies)(const FrequencyArgs* args);
+
+  // Cosines and sines of a position, as prepare_rows takes them. Both by the operations of elementary.cpp: the same bits
+  // on every target, SSE2 included.
+  void (*rope_angles)(const AngleArgs* args);
 
   // y[i] = 2^x[i] as the softmax computes it, for x <= 0.
   void (*exp2)(const float* x, float* y, int64_t n);

@@ -10,7 +10,6 @@ namespace {
 
 constexpr float kLowest = -3.402823466e+38f;
 constexpr float kInfinity = __builtin_inff();
-constexpr float kLog2e = 1.44269504088896341f;
 
 inline int64_t pinned_end(const AttentionRow& row) { return row.extras != nullptr ? row.extras->pinned_end : 0; }
 
@@ -20,6 +19,29 @@ inline int64_t masked_end(const AttentionRow& row) { return has_tail(row) ? row.
 
 // --- Masks of single keys --------------------------------------------------------------------------------------------
 
+// How far apart the entries of a row's masks are.
+inline int64_t bool_step(const AttentionRow& row) { return row.extras != nullptr ? row.extras->bool_step : 1; }
+inline int64_t add_step(const AttentionRow& row) { return row.extras != nullptr ? row.extras->add_step : 1; }
+inline const float* add_mask2(const AttentionRow& row) {
+  return row.extras != nullptr ? row.extras->add_mask2 : nullptr;
+}
+
+// Bit l set: entry key + l is not 0, l < count.
+inline uint32_t bool_bits(const uint8_t* mask, int64_t step, int64_t key, int count) {
+  if (step == 1) return nonzero_bits(mask + key, count);
+  uint32_t bits = 0;
+  for (int l = 0; l < count; ++l) bits |= (mask[(key + l) * step] != 0 ? 1u : 0u) << l;
+  return bits;
+}
+
+// Entries key + l, l < count; zeros beyond.
+inline Vec mask_entries(const float* mask, int64_t step, int64_t key, int count) {
+  if (step == 1) return load_first(mask + key, count);
+  alignas(64) float buffer[kLanes] = {};
+  for (int l = 0; l < count; ++l) buffer[l] = mask[(key + l) * step];
+  return load(buffer);
+}
+
 inline bool has_key_bits(const AttentionRow& row) {
   return row.bool_mask != nullptr ||
          (row.extras != nullptr && (row.extras->bit_mask != nullptr || row.extras->key_segments != nullptr));
@@ -28,7 +50,7 @@ inline bool has_key_bits(const AttentionRow& row) {
 // Bit l set: these masks show key `key` + l to the row, l < count. `key` is a multiple of 16.
 inline uint32_t key_bits(const AttentionRow& row, int64_t key, int count) {
   uint32_t bits = (1u << count) - 1;
-  if (row.bool_mask != nullptr) bits &= nonzero_bits(row.bool_mask + key, count);
+  if (row.bool_mask != nullptr) bits &= bool_bits(row.bool_mask, bool_step(row), key, count);
   if (row.extras == nullptr) return bits;
   if (row.extras->bit_mask != nullptr) {
     const uint8_t* bytes = row.extras->bit_mask + key / 8;
@@ -91,10 +113,11 @@ inline bool any_may_see(const AttentionRow* rows, int64_t num_rows, int64_t begi
 inline bool is_visible(const AttentionRow& row, int64_t key) {
   if (has_tail(row) && key >= row.gap_begin) return key >= row.tail_begin && key < row.key_end;
   if (key >= row.key_end || (key < row.key_begin && key >= pinned_end(row))) return false;
-  if (row.bool_mask != nullptr && row.bool_mask[key] == 0) return false;
-  if (row.add_mask != nullptr && row.add_mask[key] == -kInfinity) return false;
+  if (row.bool_mask != nullptr && row.bool_mask[key * bool_step(row)] == 0) return false;
+  if (row.add_mask != nullptr && row.add_mask[key * add_step(row)] == -kInfinity) return false;
   if (row.extras == nullptr) return true;
   const RowExtras& e = *row.extras;
+  if (e.add_mask2 != nullptr && e.add_mask2[key * e.add2_step] == -kInfinity) return false;
   if (e.bit_mask != nullptr && (e.bit_mask[key / 8] >> (key % 8) & 1) == 0) return false;
   if (e.key_segments != nullptr && e.key_segments[key] != e.segment) return false;
   return e.key_block == 0 || sees_block(e, key, key + 1);
@@ -104,7 +127,7 @@ inline bool is_visible(const AttentionRow& row, int64_t key) {
 inline bool has_hidden_keys(const AttentionRow& row, int64_t begin, int64_t end) {
   return row.key_end < end || row.add_mask != nullptr || row.bool_mask != nullptr ||
          (row.key_begin > begin && pinned_end(row) < end) || (row.gap_begin < end && row.tail_begin > begin) ||
-         (row.extras != nullptr && (has_key_bits(row) || has_blocks(row)));
+         (row.extras != nullptr && (row.extras->add_mask2 != nullptr || has_key_bits(row) || has_blocks(row)));
 }
 
 // --- Scores of a chunk: scores[j] is that of key begin + j, begin a multiple of 16 -----------------------------------
@@ -131,11 +154,10 @@ inline void hide_within(float* scores, int64_t keys, int64_t from, int64_t to) {
 struct ChunkBlocks {
   const int64_t* list = nullptr;
   int64_t listed = -1, from = 0, to = 0;  // numbers in the list: [from, to)
-  int64_t begin = 0, keys = 0;
 
-  void find(const RowExtras& extras, int64_t chunk_begin, int64_t chunk_keys) {
-    if (list == extras.blocks && listed == extras.num_blocks && begin == chunk_begin && keys == chunk_keys) return;
-    list = extras.blocks, listed = extras.num_blocks, begin = chunk_begin, keys = chunk_keys;
+  void find(const RowExtras& extras, int64_t begin, int64_t keys) {
+    if (list == extras.blocks && listed == extras.num_blocks) return;
+    list = extras.blocks, listed = extras.num_blocks;
     const int64_t last = (begin + keys - 1) / extras.key_block;
     for (from = to = first_block(extras, begin); to < listed && list[2 * to + 1] <= last;) ++to;
   }
@@ -153,12 +175,12 @@ inline void hide_between_blocks(const RowExtras& extras, int64_t begin, int64_t 
   hide_within(scores, keys, shown - begin, keys);
 }
 
-inline void add_mask_scores(const float* mask, int64_t keys, float* scores) {
+// Entries of the mask from key `begin` on.
+inline void add_mask_scores(const float* mask, int64_t step, int64_t begin, int64_t keys, float* scores) {
   const Vec hidden = set1(-kInfinity);
   for (int64_t j = 0; j < keys; j += kLanes) {
-    const Vec m = load_first(mask + j, static_cast<int>(least(keys - j, kLanes)));
-    // -FLT_MAX * log2(e) must not become -inf, which would mask the key.
-    const Vec s = add(load(scores + j), max_or_second(set1(kLowest), mul(m, set1(kLog2e))));
+    const Vec m = mask_entries(mask, step, begin + j, static_cast<int>(least(keys - j, kLanes)));
+    const Vec s = add(load(scores + j), mul(m, set1(kToScoreUnit)));
     store(scores + j, select_greater(set1(kLowest), m, hidden, s));
   }
 }
@@ -181,7 +203,7 @@ struct SegmentBits {
   }
 };
 
-// What rows of a group have in common of a chunk.
+// What rows of a group have in common of a chunk: made anew for each.
 struct ChunkMasks {
   SegmentBits segments;
   ChunkBlocks blocks;
@@ -199,7 +221,8 @@ inline void hide_single_keys(const AttentionRow& row, int64_t begin, int64_t key
   const bool all = row.bool_mask == nullptr && !has_bits && segments.all;
   for (int64_t v = 0; v < whole && !all; ++v) bits[v] = has_segments ? segments.bits[v] : 0xffffu;
   if (row.bool_mask != nullptr) {
-    for (int64_t v = 0; v < whole; ++v) bits[v] &= nonzero_bits(row.bool_mask + begin + v * kLanes, kLanes);
+    const int64_t step = bool_step(row);
+    for (int64_t v = 0; v < whole; ++v) bits[v] &= bool_bits(row.bool_mask, step, begin + v * kLanes, kLanes);
   }
   if (has_bits) {
     const uint8_t* bytes = row.extras->bit_mask + begin / 8;
@@ -222,7 +245,8 @@ inline void hide_single_keys(const AttentionRow& row, int64_t begin, int64_t key
 inline void mask_scores(const AttentionRow& row, int64_t begin, int64_t keys, ChunkMasks& common, float* scores) {
   const int64_t padded_keys = round_up(keys, kLanes);
   const int64_t seen = most(least(keys, masked_end(row) - begin), 0);
-  if (row.add_mask != nullptr) add_mask_scores(row.add_mask + begin, seen, scores);
+  if (row.add_mask != nullptr) add_mask_scores(row.add_mask, add_step(row), begin, seen, scores);
+  if (add_mask2(row) != nullptr) add_mask_scores(row.extras->add_mask2, row.extras->add2_step, begin, seen, scores);
   if (has_key_bits(row)) hide_single_keys(row, begin, seen, common.segments, scores);
   hide_within(scores, padded_keys, pinned_end(row) - begin, row.key_begin - begin);
   hide_within(scores, padded_keys, row.key_end - begin, padded_keys);
@@ -243,7 +267,9 @@ MHA_INLINE Vec load_biases(const float* bias, int64_t distance, const ScoreMods&
   return load(buffer);
 }
 
-inline bool changes_scores(const ScoreMods& mods) { return mods.softcap > 0.0f || mods.alibi || mods.relative_bias; }
+inline bool changes_scores(const ScoreMods& mods) {
+  return mods.rescale != 1.0f || mods.softcap > 0.0f || mods.softcap_slope > 0.0f || mods.alibi || mods.relative_bias;
+}
 
 // scores[j] = change(scores[j], distance of key begin + j), 16 at a time, j in [from, end). A loop for each kind: with
 // one that asked each time T 2048 took 1.06 (ALiBi) and 1.09 (relative bias) times plain causal, so 1.03 and 1.03.
@@ -254,7 +280,7 @@ MHA_INLINE void change_scores(int64_t from, int64_t end, int64_t distance, float
 
 inline void add_relative_biases(const float* bias, const ScoreMods& mods, int64_t from, int64_t end, int64_t distance,
                                 float* scores) {
-  const Vec scale = set1(kLog2e), farthest = set1(bias[-mods.relative_left]);
+  const Vec scale = set1(kToScoreUnit), farthest = set1(bias[-mods.relative_left]);
   // Up to here all 16 keys of a vector are farther away than the table reaches.
   const int64_t near = divide_up(most(-mods.relative_left - (kLanes - 1) - distance - from, 0), kLanes) * kLanes + from;
   const int64_t far_end = least(end, near);
@@ -264,12 +290,28 @@ inline void add_relative_biases(const float* bias, const ScoreMods& mods, int64_
                 [&](Vec s, int64_t at) MHA_ALWAYS_INLINE { return fma(load_biases(bias, at, mods), scale, s); });
 }
 
+// What a scale or a cap of extreme size takes (core/README.md, 2 and 6): the product is a score, except for a power of
+// two. A score that is small beside the cap stays as it is, since tanh x is x there and s / cap may be denormal.
+inline void rescale_and_cap(const ScoreMods& mods, int64_t from, int64_t end, float* scores) {
+  const Vec rescale = set1(mods.rescale);
+  if (mods.rescale != 1.0f) {
+    change_scores(from, end, 0, scores, [&](Vec s, int64_t) MHA_ALWAYS_INLINE { return mul(rescale, s); });
+  }
+  if (mods.softcap_slope == 0.0f) return;
+  const Vec cap = set1(mods.softcap), slope = set1(mods.softcap_slope), linear = set1(0x1p-12f);
+  change_scores(from, end, 0, scores, [&](Vec s, int64_t) MHA_ALWAYS_INLINE {
+    const Vec x = mul(s, slope);
+    return select_greater(absolute(x), linear, mul(cap, tanh(x)), s);
+  });
+}
+
 // Softcap and biases of the keys in the row's range; scores of what lies outside are hidden afterwards.
 inline void modify_scores(const AttentionRow& row, const ScoreMods& mods, int64_t begin, int64_t keys, float* scores) {
   const int64_t seen = row.key_begin - begin;
   const int64_t from = begin < pinned_end(row) ? 0 : most(seen, 0) / kLanes * kLanes;
   const int64_t end = least(keys, row.key_end - begin), distance = begin - row.extras->position;
-  if (mods.softcap > 0.0f) {
+  rescale_and_cap(mods, from, end, scores);
+  if (mods.softcap > 0.0f && mods.softcap_slope == 0.0f) {
     const Vec cap = set1(mods.softcap);
     change_scores(from, end, distance, scores, [&](Vec s, int64_t) MHA_ALWAYS_INLINE { return mul(cap, tanh(s)); });
   }

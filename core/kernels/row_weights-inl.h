@@ -14,7 +14,7 @@ inline void chunk_factors(const float* maxima, int64_t rows, const RowFactors<kR
   for (int64_t r = 0; r < rows; r += kLanes) {
     const Vec most = load(f.running_max + r), base = select_greater(most, none, most, zero());
     const Vec chunk = load_first(maxima + r, static_cast<int>(least(rows - r, kLanes)));
-    store(factors + r, mul(exp2(sub(chunk, base)), inverse_or_zero(load(f.running_sum + r))));
+    store(factors + r, mul(exp2_of_difference(chunk, base), inverse_or_zero(load(f.running_sum + r))));
   }
 }
 

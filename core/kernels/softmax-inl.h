@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Softmax of one row of scores over one chunk of keys: exact maximum, exp2, sum. Included by all-inl.h, once per
-// target. Scores are in units of log2 (the query carries scale * log2(e)).
+// target. Scores are in units of 8 in log2 (kScoreUnit; the query carries scale * log2(e) / 8).
 namespace mha::MHA_TARGET_NS {
 namespace {
 
 // Rows of scores lie a line more than a chunk apart: at 1024 bytes the rows of a group would fall into four sets of the
 // nearest cache (the product of 24 rows and 256 keys then reached 0.81 of the peak instead of 0.92).
 constexpr int64_t kScoreStride = kChunk + kLanes;
+
+// 2^(8 (x - base)) in full, whatever the size of the two: the difference comes first.
+MHA_INLINE Vec exp2_of_difference(const Vec& x, const Vec& base) { return exp2(mul(sub(x, base), set1(kScoreUnit))); }
 
 // -inf stands for "no key yet": 2^(x - 0) is then 0 for every x that can be there.
 MHA_INLINE float exponent_base(float max) { return max == -kInfinity ? 0.0f : max; }
@@ -42,7 +45,7 @@ inline void merge_states(RowFactors<kRows>& f, int64_t rows) {
     const Vec chunk = load(f.chunk_max + r), running = load(f.running_max + r);
     const Vec most = max_or_second(running, chunk);
     const Vec base = select_greater(most, none, most, zero());
-    const Vec keep = exp2(sub(running, base)), take = exp2(sub(chunk, base));
+    const Vec keep = exp2_of_difference(running, base), take = exp2_of_difference(chunk, base);
     const Vec total = fma(load(f.running_sum + r), keep, mul(load(f.chunk_sum + r), take));
     store(f.running_max + r, most);
     store(f.running_sum + r, total);
@@ -61,8 +64,8 @@ inline void merge_sinks(const float* sinks, RowFactors<kRows>& f, int64_t rows) 
     const Vec sink = load(sinks + r), running = load(f.running_max + r);
     const Vec most = max_or_second(running, sink);
     const Vec base = select_greater(most, none, most, zero());
-    const Vec keep = exp2(sub(running, base));
-    const Vec total = fma(load(f.running_sum + r), keep, exp2(sub(sink, base)));
+    const Vec keep = exp2_of_difference(running, base);
+    const Vec total = fma(load(f.running_sum + r), keep, exp2_of_difference(sink, base));
     store(f.running_max + r, most);
     store(f.running_sum + r, total);
     store(f.inverse + r, mul(keep, inverse_or_zero(total)));
@@ -94,14 +97,81 @@ MHA_INLINE Vec max_of_row(const float* scores, int64_t panels) {
   return most;
 }
 
-// Replaces a row's scores by 2^(score - max) and returns their sum, lane by lane, panel by panel. Hidden scores are
-// -inf and become 0; a NaN stays NaN and makes the sum NaN. kCopies: they are stored at `copy` too.
+// Replaces a row's scores by 2^(8 (score - max)) and returns their sum, lane by lane, panel by panel. Hidden scores are
+// -inf and become 0; a NaN stays NaN and makes the sum NaN. kCopies: they are stored at `copy` too. One operation makes
+// the exponent, with the bits of 8 times the rounded difference: a power of two does not change what is rounded.
 template <bool kCopies>
 MHA_INLINE Vec exp2_of_row(float* scores, int64_t panels, float row_max, float* copy) {
-  const Vec base = set1(exponent_base(row_max));
+  const Vec unit = set1(kScoreUnit), base = set1(-kScoreUnit * exponent_base(row_max));
   Vec total = zero();
   for (int64_t p = 0; p < panels; ++p) {
-    const Vec e = exp2(sub(load(scores + p * kLanes), base));
+    const Vec e = exp2(fma(load(scores + p * kLanes), unit, base));
+    store(scores + p * kLanes, e);
+    if (kCopies) store(copy + p * kLanes, e);
+    total = add(total, e);
+  }
+  return total;
+}
+
+// What a group's softmax is taken of: keys [begin, begin + keys) of some rows.
+struct ChunkRows {
+  const AttentionRow* rows;
+  int64_t num_rows, begin, keys;
+
+  int64_t panels() const { return divide_up(keys, kLanes); }
+};
+
+constexpr float kToHugeUnit = 1 / (kHugeUnit * kToScoreUnit);
+
+// Not -inf, which is a row that sees no key. Below, 8 times the maximum does not overflow.
+MHA_INLINE bool is_huge_max(float max) { return max >= kHugeScore || (max <= -kHugeScore && max != -kInfinity); }
+
+// What additive masks add to `count` keys from `key` on, times `unit`; zeros beyond.
+inline Vec masks_of_keys(const AttentionRow& row, int64_t key, int count, const Vec& unit) {
+  Vec sum = zero();
+  if (count > 0 && row.add_mask != nullptr) sum = mul(mask_entries(row.add_mask, add_step(row), key, count), unit);
+  if (count > 0 && add_mask2(row) != nullptr) {
+    sum = add(sum, mul(mask_entries(row.extras->add_mask2, row.extras->add2_step, key, count), unit));
+  }
+  return sum;
+}
+
+// The scores of such a row as kHugeScore says, and their maximum, lane by lane. Where masks have absorbed what they were
+// added to, the score is exactly the masks.
+inline Vec keep_huge_scores(const AttentionRow& row, int64_t begin, int64_t keys, float* scores) {
+  const Vec least_normal = set1(1.17549435e-38f), unit = set1(kToScoreUnit), quarter = set1(1 / kHugeUnit);
+  const Vec factor = set1(kToHugeUnit);
+  const bool has_masks = row.add_mask != nullptr || add_mask2(row) != nullptr;
+  const int64_t masked = has_masks ? least(keys, masked_end(row) - begin) : 0;
+  Vec most = set1(-kInfinity);
+  for (int64_t j = 0; j < keys; j += kLanes) {
+    const int count = static_cast<int>(least(mha::most(masked - j, 0), kLanes));
+    const Vec s = load(scores + j), added = absolute(sub(s, masks_of_keys(row, begin + j, count, unit)));
+    const Vec masks = masks_of_keys(row, begin + j, count, quarter);
+    const Vec kept = select_greater(least_normal, added, masks, mul(s, factor));
+    store(scores + j, kept);
+    most = max_or_second(kept, most);
+  }
+  return most;
+}
+
+// exp2_of_row of such a row: a score weighs 1 where it is the maximum, else nothing. *row_max becomes the maximum as
+// kept. `has_greater`: the row has greater scores in other chunks, so that these have no weight in the end (masks of
+// -FLT_MAX in place of -inf), and need not be kept exactly (T 1024, causal by such a mask: 1.05 times as long if so).
+template <bool kCopies>
+MHA_NOINLINE Vec exp2_of_huge_row(const ChunkRows& chunk, int64_t r, bool has_greater, float* scores, float* row_max,
+                                  float* copy) {
+  float most = *row_max;
+  if (has_greater) {
+    *row_max = most * kToHugeUnit;
+  } else {
+    *row_max = most = max(keep_huge_scores(chunk.rows[r], chunk.begin, chunk.keys, scores));
+  }
+  const Vec base = set1(exponent_base(most)), one = set1(1.0f);
+  Vec total = zero();
+  for (int64_t p = 0; p < chunk.panels(); ++p) {
+    const Vec below = sub(load(scores + p * kLanes), base);
+    const Vec e = select_greater(zero(), below, zero(), add(one, below));  // NaN stays
     store(scores + p * kLanes, e);
     if (kCopies) store(copy + p * kLanes, e);
     total = add(total, e);
@@ -125,21 +195,27 @@ MHA_INLINE void fold_lanes(float* lanes, int64_t rows, float none, FoldRow fold_
   for (int64_t r = 0; r < rows; r += kLanes) store(folded + r, fold_rows(lanes + r * kLanes));
 }
 
-// Softmax of a group: `scores` holds rows kScoreStride apart. All maxima come first, so that no row waits for its own;
-// the lanes of 16 rows are folded together. What replaces the scores is left in the rows of `copies`, from key `begin`
-// on, too; null: nowhere (weights, T 512: 0.63 of the peak with copies made afterwards, 0.65 so). A function for
-// each case: with both in one AVX2 takes 1.05 times as long (T 512).
+// Softmax of a group: `scores` holds rows kScoreStride apart, f the running states. All maxima come first, so that no
+// row waits for its own; the lanes of 16 rows are folded together. kCopies: what replaces the scores is left in the
+// rows' weights too (weights, T 512: 0.63 of the peak with copies made afterwards, 0.65 so). A function for each case:
+// with both in one AVX2 takes 1.05 times as long (T 512).
 template <int kRows, bool kCopies>
-MHA_NOINLINE void softmax_leaving(float* scores, int64_t rows, int64_t panels, RowFactors<kRows>& f,
-                                  const AttentionRow* copies, int64_t begin) {
+MHA_NOINLINE void softmax_leaving(const ChunkRows& chunk, float* scores, RowFactors<kRows>& f) {
   alignas(64) float lanes[RowFactors<kRows>::kPadded * kLanes];
+  const int64_t rows = chunk.num_rows, panels = chunk.panels();
   for (int64_t r = 0; r < rows; ++r) store(lanes + r * kLanes, max_of_row(scores + r * kScoreStride, panels));
   fold_lanes(
       lanes, rows, -kInfinity, [](const Vec& v) MHA_ALWAYS_INLINE { return max(v); },
       [](const float* p) MHA_ALWAYS_INLINE { return max_rows(p); }, f.chunk_max);
   for (int64_t r = 0; r < rows; ++r) {
-    float* copy = kCopies ? copies[r].weights + begin : nullptr;
-    store(lanes + r * kLanes, exp2_of_row<kCopies>(scores + r * kScoreStride, panels, f.chunk_max[r], copy));
+    float* copy = kCopies ? chunk.rows[r].weights + chunk.begin : nullptr;
+    float* row = scores + r * kScoreStride;
+    float* most = f.chunk_max + r;
+    const Vec total =
+        !is_huge_max(*most)
+            ? exp2_of_row<kCopies>(row, panels, *most, copy)
+            : exp2_of_huge_row<kCopies>(chunk, r, *most < 0.0f && f.running_max[r] > -kHugeScore, row, most, copy);
+    store(lanes + r * kLanes, total);
   }
   fold_lanes(
       lanes, rows, 0.0f, [](const Vec& v) MHA_ALWAYS_INLINE { return sum(v); },
@@ -147,10 +223,8 @@ MHA_NOINLINE void softmax_leaving(float* scores, int64_t rows, int64_t panels, R
 }
 
 template <int kRows>
-inline void softmax_rows(float* scores, int64_t rows, int64_t panels, RowFactors<kRows>& f, const AttentionRow* copies,
-                         int64_t begin) {
-  (copies == nullptr ? softmax_leaving<kRows, false> : softmax_leaving<kRows, true>)(scores, rows, panels, f, copies,
-                                                                                     begin);
+inline void softmax_rows(const ChunkRows& chunk, bool copies, float* scores, RowFactors<kRows>& f) {
+  (copies ? softmax_leaving<kRows, true> : softmax_leaving<kRows, false>)(chunk, scores, f);
 }
 
 inline void tanh_array(const float* x, float* y, int64_t n) {

@@ -293,16 +293,14 @@ inline void streamed_chunk(const StreamedChunk& chunk, bool first, bool last) {
   }
   StreamedFactors factors;
   load_states(a.states, a.num_rows, first, factors);
-  const AttentionRow* copies = copies_whole(a.rows, chunk.keys, last) ? a.rows : nullptr;
-  softmax_rows<kMaxStreamedRows>(scratch.scores, a.num_rows, chunk.blocks(), factors, copies, chunk.begin);
+  softmax_rows<kMaxStreamedRows>({a.rows, a.num_rows, chunk.begin, chunk.keys}, copies_whole(a.rows, chunk.keys, last),
+                                 scratch.scores, factors);
   merge_states(factors, a.num_rows);
   store_states(factors, a.num_rows, a.states);
   if (last && a.mods.sink) merge_row_sinks(a.rows, a.num_rows, factors);
   keep_weights(a, 0, a.num_rows, chunk.begin, chunk.keys, last, factors, scratch.scores);
 
-  if (chunk.first_block == chunk.blocks()) {
-    memset(scratch.sums, 0, static_cast<size_t>(a.num_rows * padded(a.value_head_dim)) * sizeof(float));
-  }
+  // Where no row sees a key there are no sums, and clear_empty_rows writes the results.
   chunk.walk([&](int64_t h, int64_t b) MHA_ALWAYS_INLINE { chunk.add_values(h, b); });
   const int64_t rows = chunk.rows_per_head;
   for (int64_t h = 0; h < a.kv_heads; ++h) {

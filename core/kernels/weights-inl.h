@@ -42,7 +42,7 @@ inline void weights_group(const WeightsArgs& args, int64_t row, int64_t num_rows
   GroupFactors f;
   for (int64_t r = 0; r < num_rows; ++r) f.running_max[r] = rows[r].state.max, f.running_sum[r] = rows[r].state.sum;
   for (int64_t r = num_rows; r < round_up(num_rows, kLanes); ++r) f.running_max[r] = f.running_sum[r] = 0.0f;
-  softmax_rows<kAttentionRows>(scratch.scores, num_rows, divide_up(keys, kLanes), f, nullptr, 0);
+  softmax_rows<kAttentionRows>({rows, num_rows, begin, keys}, false, scratch.scores, f);
   alignas(64) float factors[GroupFactors::kPadded];
   chunk_factors(f.chunk_max, num_rows, f, factors);
   for (int64_t r = 0; r < num_rows; ++r) {

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Builds and runs one program that uses the library as a stranger would.
+# Builds and runs one program that uses the library as a stranger would. What takes more than a few lines has a file of
+# its own beside this one, named after its kind.
 #   run.sh <kind> <source tree> <build tree> <library folder under the prefix>
 set -euo pipefail
 kind=$1 source=$2 build=$3 libdir=$4
@@ -12,10 +13,24 @@ export PKG_CONFIG_PATH=$prefix/$libdir/pkgconfig LD_LIBRARY_PATH=$prefix/$libdir
 rm -rf "$work"
 mkdir -p "$work"
 
+cached() { sed -n "s/^$1:[A-Z]*=//p" "$build/CMakeCache.txt"; } # a variable of the build under test
+cxx=$(cached CMAKE_CXX_COMPILER)
+openmp=()
+[ "$kind" = install ] || ! grep -qs fopenmp "$prefix/$libdir/pkgconfig/mha.pc" || openmp=(-fopenmp)
+
+# cmake, with the compilers, launchers and xsimd of the build under test.
+configure() {
+  local -a settings=()
+  local name value
+  for name in CMAKE_C_COMPILER CMAKE_CXX_COMPILER CMAKE_C_COMPILER_LAUNCHER CMAKE_CXX_COMPILER_LAUNCHER; do
+    value=$(cached "$name")
+    [ -z "$value" ] || settings+=("-D$name=$value")
+  done
+  cmake "${settings[@]}" "$@"
+}
+
 # No -lstdc++ and no C++ compiler: the archive needs only libm and, with OpenMP, its runtime.
 plain_cc() {
-  local -a openmp=()
-  grep -q fopenmp "$prefix/$libdir/pkgconfig/mha.pc" && openmp=(-fopenmp)
   cc -std=c11 "${warnings[@]}" "$here/main.c" -I"$prefix/include" -L"$prefix/$libdir" -lmha -lm "${openmp[@]}" \
     -o "$work/consumer"
 }
@@ -26,14 +41,21 @@ with_pkg_config() {
 }
 
 with_cmake() { # <project folder> <argument>...
-  cmake -S "$here/$1" -B "$work/build" "${@:2}"
+  configure -S "$here/$1" -B "$work/build" "${@:2}"
   cmake --build "$work/build" -j 2
   cp "$work/build/consumer" "$work/consumer"
 }
 
-headers() { # <compiler> <language> <standard> <header>
-  printf '#include <mha/%s>\n#include <mha/%s>\n' "$4" "$4" |
-    "$1" -x "$2" "-std=$3" "${warnings[@]}" -Wshadow -Wconversion -fsyntax-only -I"$build/include" -
+# A header included twice, and a program that uses it, under every warning that a strict project may have.
+headers() { # <compiler> <language> <standard> <header> <program>
+  local -a strict=("${warnings[@]}" -Wshadow -Wconversion -Wsign-conversion -Wundef -Wcast-qual -fsyntax-only)
+  if [ "$2" = c ]; then
+    strict+=(-Wstrict-prototypes)
+  else
+    strict+=(-Wold-style-cast -Wzero-as-null-pointer-constant -Wextra-semi -Wnon-virtual-dtor)
+  fi
+  printf '#include <mha/%s>\n#include <mha/%s>\n' "$4" "$4" | "$1" -x "$2" "-std=$3" "${strict[@]}" -I"$build/include" -
+  [ -z "$5" ] || "$1" -x "$2" "-std=$3" "${strict[@]}" -I"$build/include" "$here/$5"
 }
 
 case $kind in
@@ -50,11 +72,20 @@ case $kind in
   find_package_cxx) with_cmake find_package -DCMAKE_PREFIX_PATH="$prefix" -DCONSUMER_LANGUAGE=CXX ;;
   add_subdirectory) with_cmake subproject -DMHA_SOURCE="$source" ;;
   headers)
-    headers cc c c11 mha.h
-    headers cc c c17 mha.h
-    headers c++ c++ c++17 mha.h
-    headers c++ c++ c++17 mha.hpp
-    headers c++ c++ c++20 mha.hpp
+    for standard in c11 c17 c2x; do headers cc c $standard mha.h main.c; done # c2x: C23, as gcc 12 calls it
+    for standard in c++17 c++20 c++2b; do                                     # c++2b: C++23
+      headers "$cxx" c++ $standard mha.h ""
+      headers "$cxx" c++ $standard mha.hpp main.cpp
+      headers "$cxx" c++ $standard mha.hpp hosts/bits.cpp
+    done
+    exit
+    ;;
+  host_native | host_v3 | host_shared)
+    source "$here/host.sh"
+    exit
+    ;;
+  host_options | two_versions | exported | offline | make_install)
+    source "$here/$kind.sh"
     exit
     ;;
   *)

@@ -18,7 +18,7 @@ inline const char* kind_name(mha_cache_kind kind) {
   return kind == MHA_CACHE_CONTIGUOUS ? "contiguous" : kind == MHA_CACHE_RING ? "ring" : "paged";
 }
 
-/// Sizes that most tests want; the rest is set on the result.
+/// Sizes that most tests want, of which a kind takes those that it has; the rest is set on the result.
 inline mha_cache_config cache_config(mha_cache_kind kind, int64_t capacity, int64_t max_sequences = 1,
                                      int64_t page_size = 0, int64_t sink_tokens = 0) {
   mha_cache_config config = {};
@@ -28,8 +28,8 @@ inline mha_cache_config cache_config(mha_cache_kind kind, int64_t capacity, int6
   config.value_head_dim = 3;
   config.max_sequences = max_sequences;
   config.capacity = capacity;
-  config.page_size = page_size;
-  config.sink_tokens = sink_tokens;
+  if (kind == MHA_CACHE_PAGED) config.page_size = page_size;
+  if (kind == MHA_CACHE_RING) config.sink_tokens = sink_tokens;
   return config;
 }
 

@@ -21,6 +21,14 @@ int fail(const std::string& message) {
   return kBadInput;
 }
 
+// "no command; one of info, run, ...: usage".
+std::string no_command(const CLI::App& app) {
+  std::string names;
+  for (const CLI::App* command : app.get_subcommands(nullptr))
+    names += (names.empty() ? "" : ", ") + command->get_name();
+  return "a command is required: " + names + " (usage: mha COMMAND [OPTIONS]; mha --help says what each does)";
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -45,6 +53,7 @@ int main(int argc, char** argv) {
       if (dynamic_cast<const CLI::RequiredError*>(&error) != nullptr && !rest.empty()) {
         return fail("unknown command or option '" + rest[0] + "' (mha --help lists the commands)");
       }
+      if (argc <= 1) return fail(no_command(app));
       if (error.get_exit_code() != 0) return fail(error.what());
       app.exit(error);  // --help and --version
     }

@@ -265,15 +265,17 @@ void check_options(Options& options) {
 }
 
 void add_options(CLI::App& command, Options& o) {
-  command.add_option("--weights", o.weights, "Weights in torch's nn.MultiheadAttention naming")
+  command
+      .add_option("--weights", o.weights, "Weights, named as in torch's nn.MultiheadAttention or Hugging Face's models")
       ->required()
       ->type_name("FILE.safetensors");
-  command.add_option("--prefix", o.prefix, "What stands before the tensor names, e.g. encoder.0.self_attn.");
+  command.add_option("--prefix", o.prefix, "What stands before the tensor names, e.g. model.layers.0.self_attn.");
   command.add_option("--query", o.query, "Query, [T, E] or [B, T, E]")->required()->type_name("FILE.npy");
   command.add_option("--key", o.key, "Key (default: the query)")->type_name("FILE.npy");
   command.add_option("--value", o.value, "Value (default: the key)")->type_name("FILE.npy");
   command.add_option("--num-heads", o.num_heads, "Query heads")->required();
-  command.add_option("--num-kv-heads", o.num_kv_heads, "Key and value heads (default: as many)");
+  command.add_option("--num-kv-heads", o.num_kv_heads,
+                     "Key and value heads, fewer where queries are grouped (default: as many)");
   command
       .add_option("--mask", o.mask,
                   "Mask, [Tq, Tk], [B, Tq, Tk] or [B, H, Tq, Tk], where B, H and Tq may be 1; boolean: True = attend, "
@@ -298,7 +300,11 @@ void add_run(CLI::App& app, int& /*status*/) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("run", "Run one attention layer on .npy files with weights from .safetensors");
   add_options(*command, *options);
-  command->footer("Example: mha run --weights layer.safetensors --query x.npy --num-heads 12 --causal --output y.npy");
+  command->footer(
+      "Example: mha run --weights layer.safetensors --query x.npy --num-heads 12 --causal --output y.npy\n"
+      "From a model: mha run --weights model.safetensors --prefix model.layers.0.self_attn. --num-heads 32 "
+      "--num-kv-heads 8 --query x.npy --causal --output y.npy\n"
+      "Projections and attention only: queries and keys are not rotated.");
   command->callback([options, command] {
     check_options(*options);
     parse_causal(*command, options->causal, options->masks);

@@ -3,6 +3,7 @@
 #include "tools/cli/torch_weights.h"
 
 #include "tools/cli/support.h"
+#include "tools/cli/weight_names.h"
 
 namespace mha::cli {
 namespace {
@@ -23,11 +24,10 @@ class Reader {
   // A tensor of `rank` dimensions, none of them 0.
   const io::Tensor<float>& read(const std::string& name, std::size_t rank) {
     const io::TensorInfo* info = file_.find(prefix_ + name);
-    if (info != nullptr) {
-      if (info->shape.size() != rank) fail(name, "must have " + std::to_string(rank) + " dimensions");
-      for (const std::int64_t dim : info->shape) {
-        if (dim == 0) fail(name, "is empty");
-      }
+    if (info == nullptr) throw Failure(file_.label() + ": no tensor '" + prefix_ + name + "'" + layers_hint(file_));
+    if (info->shape.size() != rank) fail(name, "must have " + std::to_string(rank) + " dimensions");
+    for (const std::int64_t dim : info->shape) {
+      if (dim == 0) fail(name, "is empty");
     }
     return out_.tensors[name] = take(file_.read<float>(prefix_ + name));
   }
@@ -53,6 +53,20 @@ std::int64_t rows_per_head(const Reader& reader, const std::string& name, std::i
   return rows / heads;
 }
 
+// The output projection `name`, and the sizes that follow from it.
+void read_output(Reader& reader, const std::string& name, TorchWeights& out) {
+  const std::string weight = name + ".weight";
+  const auto& output = reader.read(weight, 2);
+  if (output.shape[1] % out.config.num_heads != 0) {
+    reader.fail(weight, std::to_string(output.shape[1]) + " columns are not a multiple of --num-heads " +
+                            std::to_string(out.config.num_heads));
+  }
+  out.config.out_dim = output.shape[0];
+  out.config.value_head_dim = output.shape[1] / out.config.num_heads;
+  out.weights.output_weight = output.values.data();
+  out.weights.output_bias = reader.read_bias(name + ".bias", output.shape[0], weight);
+}
+
 void read_fused(Reader& reader, TorchWeights& out) {
   mha_layer_config& config = out.config;
   const auto& weight = reader.read("in_proj_weight", 2);
@@ -71,33 +85,69 @@ void read_fused(Reader& reader, TorchWeights& out) {
   out.weights.in_proj_bias = reader.read_bias("in_proj_bias", rows, "in_proj_weight");
 }
 
-void read_separate(Reader& reader, TorchWeights& out) {
+// The names of a layer whose projections are tensors of their own.
+struct SeparateNames {
+  std::string query, key, value, output;  // of the weights
+};
+
+// Weights whose names are `n`; the shapes must fit each other.
+void read_separate(Reader& reader, const SeparateNames& n, TorchWeights& out) {
   mha_layer_config& config = out.config;
-  const auto& query = reader.read("q_proj_weight", 2);
-  const auto& key = reader.read("k_proj_weight", 2);
-  const auto& value = reader.read("v_proj_weight", 2);
-  config.head_dim = rows_per_head(reader, "q_proj_weight", query.shape[0], config.num_heads);
-  const std::int64_t key_rows = config.num_kv_heads * config.head_dim;
-  if (key.shape[0] != key_rows) {
-    reader.fail("k_proj_weight", "must have Hkv*D = " + std::to_string(key_rows) + " rows (D from q_proj_weight)");
-  }
-  const std::int64_t value_rows = config.num_kv_heads * config.value_head_dim;
-  if (value.shape[0] != value_rows) {
-    reader.fail("v_proj_weight",
-                "must have Hkv*Dv = " + std::to_string(value_rows) + " rows (Dv from out_proj.weight)");
-  }
+  const auto& query = reader.read(n.query, 2);
+  const auto& key = reader.read(n.key, 2);
+  const auto& value = reader.read(n.value, 2);
+  config.head_dim = rows_per_head(reader, n.query, query.shape[0], config.num_heads);
+  const auto check_rows = [&](const std::string& name, const char* dims, std::int64_t rows, std::int64_t dim,
+                              const std::string& from) {
+    const std::int64_t wanted = config.num_kv_heads * dim;
+    if (rows == wanted) return;
+    std::string why = std::string("must have ") + dims + " = " + std::to_string(wanted) + " rows (" + from + ")";
+    if (rows % dim == 0 && config.num_heads % (rows / dim) == 0) {
+      why += "; --num-kv-heads " + std::to_string(rows / dim) + " would fit";
+    }
+    reader.fail(name, why);
+  };
+  check_rows(n.key, "Hkv*D", key.shape[0], config.head_dim, "D from " + n.query);
+  check_rows(n.value, "Hkv*Dv", value.shape[0], config.value_head_dim, "Dv from " + n.output);
   config.embed_dim = query.shape[1];
   config.kdim = key.shape[1];
   config.vdim = value.shape[1];
   out.weights.query_weight = query.values.data();
   out.weights.key_weight = key.values.data();
   out.weights.value_weight = value.values.data();
-  const std::int64_t rows = query.shape[0] + key_rows + value_rows;
+}
+
+// torch's nn.MultiheadAttention: weights in one tensor or three, biases in one.
+void read_torch(Reader& reader, bool fused, TorchWeights& out) {
+  for (const char* name : {"bias_k", "bias_v"}) {
+    if (reader.has(name)) reader.fail(name, "a learned extra key and value (add_bias_kv) is not supported");
+  }
+  read_output(reader, "out_proj", out);
+  if (fused) return read_fused(reader, out);
+  read_separate(reader, {"q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj.weight"}, out);
+  const std::int64_t query_rows = out.config.num_heads * out.config.head_dim;
+  const std::int64_t key_rows = out.config.num_kv_heads * out.config.head_dim;
+  const std::int64_t rows = query_rows + key_rows + out.config.num_kv_heads * out.config.value_head_dim;
   const float* bias = reader.read_bias("in_proj_bias", rows, "{q,k,v}_proj_weight");
   if (bias == nullptr) return;
   out.weights.query_bias = bias;
-  out.weights.key_bias = bias + query.shape[0];
-  out.weights.value_bias = bias + query.shape[0] + key_rows;
+  out.weights.key_bias = bias + query_rows;
+  out.weights.value_bias = bias + query_rows + key_rows;
+}
+
+// Each projection with a weight and perhaps a bias of its own. `output` is the name of the output projection.
+void read_projections(Reader& reader, const ProjectionNames& names, const std::string& output, TorchWeights& out) {
+  for (const char* name : {"q_norm.weight", "k_norm.weight", "q_layernorm.weight", "k_layernorm.weight",
+                           "relative_attention_bias.weight"}) {
+    if (reader.has(name)) reader.fail(name, "what changes queries, keys or scores is not supported here");
+  }
+  const std::string query = names.query, key = names.key, value = names.value;
+  read_output(reader, output, out);
+  read_separate(reader, {query + ".weight", key + ".weight", value + ".weight", output + ".weight"}, out);
+  const mha_layer_config& c = out.config;
+  out.weights.query_bias = reader.read_bias(query + ".bias", c.num_heads * c.head_dim, query + ".weight");
+  out.weights.key_bias = reader.read_bias(key + ".bias", c.num_kv_heads * c.head_dim, key + ".weight");
+  out.weights.value_bias = reader.read_bias(value + ".bias", c.num_kv_heads * c.value_head_dim, value + ".weight");
 }
 
 }  // namespace
@@ -118,28 +168,19 @@ TorchWeights read_torch_weights(const std::string& path, const std::string& pref
 
   const bool fused = reader.has("in_proj_weight");
   const bool separate = reader.has("q_proj_weight");
-  if (fused == separate) {
-    throw Failure(file.label() + ": needs '" + prefix + "in_proj_weight' or '" + prefix +
-                  "q_proj_weight' (and k_, v_), has " + (fused ? "both" : "neither"));
+  if (fused && separate) {
+    throw Failure(file.label() + ": has both '" + prefix + "in_proj_weight' and '" + prefix + "q_proj_weight'");
   }
-  for (const char* name : {"bias_k", "bias_v"}) {
-    if (reader.has(name)) reader.fail(name, "a learned extra key and value (add_bias_kv) is not supported");
+  if (fused || separate) {
+    read_torch(reader, fused, out);
+    return out;
   }
-
-  const auto& output = reader.read("out_proj.weight", 2);
-  if (output.shape[1] % num_heads != 0) {
-    reader.fail("out_proj.weight", std::to_string(output.shape[1]) + " columns are not a multiple of --num-heads " +
-                                       std::to_string(num_heads));
+  const ProjectionNames* names = find_names(file, prefix);
+  if (names == nullptr) {
+    throw Failure(file.label() + ": no '" + prefix + "in_proj_weight', '" + prefix + "q_proj.weight' or '" + prefix +
+                  "query.weight'" + layers_hint(file));
   }
-  out.config.out_dim = output.shape[0];
-  out.config.value_head_dim = output.shape[1] / num_heads;
-  out.weights.output_weight = output.values.data();
-  out.weights.output_bias = reader.read_bias("out_proj.bias", output.shape[0], "out_proj.weight");
-  if (fused) {
-    read_fused(reader, out);
-  } else {
-    read_separate(reader, out);
-  }
+  read_projections(reader, *names, output_name(file, prefix, *names).substr(prefix.size()), out);
   return out;
 }
 

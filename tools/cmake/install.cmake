@@ -25,6 +25,8 @@ configure_package_config_file(tools/cmake/mha-config.cmake.in mha-config.cmake I
 # Below 1.0 a new minor version may change the interface.
 write_basic_package_version_file(mha-config-version.cmake COMPATIBILITY SameMinorVersion)
 install(EXPORT mha-targets NAMESPACE mha:: DESTINATION ${package_dir})
+# The same for the build tree: a parent that exports its own build tree refers to it.
+export(EXPORT mha-targets NAMESPACE mha:: FILE ${CMAKE_CURRENT_BINARY_DIR}/mha-targets.cmake)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/mha-config.cmake ${CMAKE_CURRENT_BINARY_DIR}/mha-config-version.cmake
   DESTINATION ${package_dir})
 

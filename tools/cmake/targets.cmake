@@ -2,13 +2,34 @@
 # Finds the instruction-set targets under simd/targets/<family>/: one file each, whose first line holds its compiler flags
 # ("// build-flags: -mavx2 -mfma"), so that a new target is one new file and no edit here.
 
-if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
-  set(mha_family x86_64)
-elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "^(aarch64|arm64|ARM64)$")
-  set(mha_family aarch64)
-else()
-  message(FATAL_ERROR "mha: no targets for the processor '${CMAKE_SYSTEM_PROCESSOR}' (x86_64 and aarch64 are supported)")
+# On macOS the architecture may be chosen by a variable of its own.
+set(mha_processor "${CMAKE_SYSTEM_PROCESSOR}")
+if(CMAKE_OSX_ARCHITECTURES)
+  set(mha_processor "${CMAKE_OSX_ARCHITECTURES}")
 endif()
+if(mha_processor MATCHES "^(x86_64|AMD64|amd64)$")
+  set(mha_family x86_64)
+elseif(mha_processor MATCHES "^(aarch64|arm64|ARM64)$")
+  set(mha_family aarch64)
+elseif(mha_processor MATCHES ";")
+  message(FATAL_ERROR " mha: one architecture a build, not '${mha_processor}'; lipo joins them")
+else()
+  message(FATAL_ERROR " mha: no targets for the processor '${mha_processor}' (x86_64 and aarch64 are supported)")
+endif()
+
+# What every object of the library is compiled with, after a parent's flags and before those of a target's first line.
+# It takes back what a parent may have in CMAKE_CXX_FLAGS: instructions beyond the family's baseline (the last
+# -march counts, but an explicit -mavx512f outlives a later -march; -mno-sse3 takes back all that builds on SSE3, which
+# is every vector instruction since), arithmetic that changes bits, and link-time optimisation, which would mix code of
+# different instruction sets. A parent's -mtune stays: it changes no result.
+if(mha_family STREQUAL x86_64)
+  set(mha_baseline_flags -march=x86-64 -msse2 -mno-sse3 -mfpmath=sse
+    -mno-popcnt -mno-lzcnt -mno-bmi -mno-bmi2 -mno-movbe)
+else()
+  set(mha_baseline_flags -march=armv8-a)
+endif()
+list(APPEND mha_baseline_flags -fno-fast-math -fno-rounding-math -ffp-contract=off -fno-math-errno -fno-lto
+  $<$<CXX_COMPILER_ID:GNU>:-fno-single-precision-constant>)
 
 # Adds the target sources named in `wanted` (empty: all) to `library`, and defines MHA_HAVE_<NAME>=1 for each on all its
 # sources, from which simd/dispatch.cpp makes its table.
@@ -46,4 +67,17 @@ function(mha_add_targets library wanted)
     endif()
   endforeach()
   message(STATUS "mha targets: ${wanted}")
+endfunction()
+
+# Options of the shared library's link, each where this linker knows it (that of macOS knows none of the first three).
+# Fast-math at the link would add a start-up object that sets flush-to-zero in the program that loads the library.
+include(CheckLinkerFlag)
+function(mha_link_options library)
+  foreach(option -Wl,--as-needed -Wl,--no-undefined -Wl,--gc-sections -fno-fast-math -fno-unsafe-math-optimizations -O2)
+    string(MAKE_C_IDENTIFIER "MHA_LINKER_KNOWS${option}" known)
+    check_linker_flag(CXX "${option}" ${known})
+    if(${known})
+      target_link_options(${library} PRIVATE "${option}")
+    endif()
+  endforeach()
 endfunction()

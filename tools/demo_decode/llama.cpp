@@ -99,10 +99,10 @@ Owned<mha_layer> Llama::attention(const std::string& name) const {
   config.num_kv_heads = c.kv_heads;
   config.head_dim = c.head_dim;
   mha_layer_weights weights = {};
-  weights.query_weight = query.data();
-  weights.key_weight = key.data();
-  weights.value_weight = value.data();
-  weights.output_weight = output.data();
+  weights.query_weight = view(query.data());
+  weights.key_weight = view(key.data());
+  weights.value_weight = view(value.data());
+  weights.output_weight = view(output.data());
   mha_layer* layer = nullptr;
   mha_error error = {};
   require_ok(mha_layer_create(context_, &config, &weights, &layer, &error), error);
@@ -142,24 +142,24 @@ void Llama::attend(const Layer& layer, mha_cache* cache, const Step& step, int64
   const int64_t rows = step.offsets.back();
   rms_normalise(state_.data(), layer.attention_norm.data(), config_.epsilon, rows, config_.hidden, normed_.data(),
                 threads_);
-  mha_forward_args args = {};
-  args.batch = static_cast<int64_t>(step.sequences.size());
+  LayerCall args;
+  args.batch = static_cast<int64_t>(step.items.sequences.size());
   args.query_len = rows;
-  args.query_offsets = step.offsets.data();
-  args.query.data = normed_.data();
-  args.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+  args.items.query_offsets = step.offsets.data();
+  args.query = view(normed_.data());
+  args.causal = 1;
   args.masks.window_left = window;
   args.rope = &rope_;
   args.cache = cache;
-  args.sequences = step.sequences.data();
-  args.output.data = update_.data();
+  args.items.sequences = step.items.sequences.data();
+  args.output = mut_view(update_.data());
   mha_error error = {};
   size_t bytes = 0;
-  require_ok(mha_layer_forward_workspace(context_, layer.attention.get(), &args, &bytes, &error), error);
+  require_ok(layer_workspace_bytes(context_, layer.attention.get(), args, &bytes, &error), error);
   if (workspace_.size() < bytes) workspace_.resize(bytes);
-  args.workspace = workspace_.data();
-  args.workspace_bytes = workspace_.size();
-  require_ok(mha_layer_forward(context_, layer.attention.get(), &args, &error), error);
+  args.resources.workspace = workspace_.data();
+  args.resources.workspace_bytes = workspace_.size();
+  require_ok(layer_forward(context_, layer.attention.get(), args, &error), error);
   add(state_.data(), update_.data(), rows * config_.hidden);
 }
 
@@ -181,7 +181,7 @@ void Llama::feed_forward(const Layer& layer, int64_t rows) {
 std::vector<float> Llama::forward(const Caches& caches, const Step& step, int64_t window) {
   check(step);
   const int64_t rows = step.offsets.back(), hidden = config_.hidden;
-  const auto batch = static_cast<int64_t>(step.sequences.size());
+  const auto batch = static_cast<int64_t>(step.items.sequences.size());
   for (std::vector<float>* buffer : {&state_, &normed_, &update_})
     buffer->resize(std::max(buffer->size(), static_cast<size_t>(rows * hidden)));
   for (int64_t row = 0; row < rows; ++row)

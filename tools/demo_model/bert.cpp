@@ -123,20 +123,20 @@ void Bert::embed(const TokenBatch& tokens) {
 
 /// state = norm(state + attention(state)); keys beyond an item's length are not seen.
 void Bert::attend(const Layer& layer, const TokenBatch& tokens) {
-  mha_forward_args args = {};
+  LayerCall args;
   args.batch = tokens.batch;
   args.query_len = tokens.width;
   args.key_len = tokens.width;
-  args.query.data = state_.data();
-  args.masks.key_lengths = tokens.lengths.data();
-  args.output.data = update_.data();
+  args.query = view(state_.data());
+  args.items.key_lengths = tokens.lengths.data();
+  args.output = mut_view(update_.data());
   mha_error error = {};
   size_t bytes = 0;
-  require_ok(mha_layer_forward_workspace(context_, layer.attention.get(), &args, &bytes, &error), error);
+  require_ok(layer_workspace_bytes(context_, layer.attention.get(), args, &bytes, &error), error);
   if (workspace_.size() < bytes) workspace_.resize(bytes);
-  args.workspace = workspace_.data();
-  args.workspace_bytes = workspace_.size();
-  require_ok(mha_layer_forward(context_, layer.attention.get(), &args, &error), error);
+  args.resources.workspace = workspace_.data();
+  args.resources.workspace_bytes = workspace_.size();
+  require_ok(layer_forward(context_, layer.attention.get(), args, &error), error);
   add_and_normalise(state_.data(), update_.data(), layer.attention_norm.weight.data(), layer.attention_norm.bias.data(),
                     config_.epsilon, tokens.batch * tokens.width, config_.hidden, threads_);
 }

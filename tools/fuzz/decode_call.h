@@ -39,31 +39,31 @@ inline Sizes running_sums(const Sizes& sizes) {
 
 // One attention call over some sequences, with all that it points to.
 struct Call {
-  mha_attention_args args{};  // its pointers are set where it is used
+  AttentionCall args{};  // its pointers are set where it is used
   bool is_packed = false, has_rope = false;
   Sizes sequences, counts, offsets, lengths, key_lengths, prefix_lengths, positions;
   Floats query, alibi, bias, sinks;
   std::vector<std::uint8_t> mask;
   mha_rope rope{};
-  mha_qk_norm norm{};
+  mha_norm norm{};
 
   // Of the first query of item b.
   std::int64_t position(std::size_t b) const {
     return args.masks.causal == MHA_CAUSAL_OFFSET ? args.masks.causal_offset : lengths[b] - counts[b];
   }
   // Item b alone, without its tensors: what the reference understands.
-  mha_attention_args item(std::size_t b) const {
-    mha_attention_args item = args;
+  AttentionCall item(std::size_t b) const {
+    AttentionCall item = args;
     item.batch = 1;
     item.query_len = counts[b];
     item.key_len = lengths[b];
     item.cache = nullptr;
-    if (!key_lengths.empty()) item.masks.key_lengths = key_lengths.data() + b;
+    if (!key_lengths.empty()) item.items.key_lengths = key_lengths.data() + b;
     if (!prefix_lengths.empty()) item.masks.prefix_lengths = prefix_lengths.data() + b;
     if (!mask.empty()) item.masks.bool_mask.data = mask.data();
-    if (!alibi.empty()) item.mods.alibi_slopes = alibi.data();
-    if (!bias.empty()) item.mods.relative_bias = bias.data();
-    if (!sinks.empty()) item.mods.sink_logits = sinks.data();
+    if (!alibi.empty()) item.score_mods.alibi_slopes = alibi.data();
+    if (!bias.empty()) item.score_mods.relative_bias = bias.data();
+    if (!sinks.empty()) item.score_mods.sink_logits = sinks.data();
     return item;
   }
 };
@@ -81,28 +81,28 @@ inline Results call(const mha_context* context, const Call& c, mha_status& statu
   const Buffer<std::int64_t> sequences = exact(c.sequences), offsets = exact(c.offsets), positions = exact(c.positions);
   const Buffer<std::int64_t> key_lengths = exact(c.key_lengths), prefixes = exact(c.prefix_lengths);
   const Buffer<std::uint8_t> mask = exact(c.mask);
-  mha_attention_args args = c.args;
-  args.query.data = query.data();
-  args.output.data = results.output.data();
-  args.log_sum_exp = results.lse.data();
-  args.sequences = sequences.data();
-  if (c.is_packed) args.query_offsets = offsets.data();
-  if (c.has_rope) args.positions = positions.data();
-  if (!c.key_lengths.empty()) args.masks.key_lengths = key_lengths.data();
+  AttentionCall args = c.args;
+  args.query = view(query.data());
+  args.output = mut_view(results.output.data());
+  args.results.log_sum_exp = results.lse.data();
+  args.items.sequences = sequences.data();
+  if (c.is_packed) args.items.query_offsets = offsets.data();
+  if (c.has_rope) args.positions.query = positions.data();
+  if (!c.key_lengths.empty()) args.items.key_lengths = key_lengths.data();
   if (!c.prefix_lengths.empty()) args.masks.prefix_lengths = prefixes.data();
   if (!c.mask.empty()) args.masks.bool_mask.data = mask.data();
-  if (!c.alibi.empty()) args.mods.alibi_slopes = alibi.data();
-  if (!c.bias.empty()) args.mods.relative_bias = bias.data();
-  if (!c.sinks.empty()) args.mods.sink_logits = sinks.data();
+  if (!c.alibi.empty()) args.score_mods.alibi_slopes = alibi.data();
+  if (!c.bias.empty()) args.score_mods.relative_bias = bias.data();
+  if (!c.sinks.empty()) args.score_mods.sink_logits = sinks.data();
   args.rope = c.has_rope ? &c.rope : nullptr;
   args.norm = c.norm.epsilon > 0 ? &c.norm : nullptr;
   std::size_t bytes = 0;
-  status = mha_attention_workspace(context, &args, &bytes, &error);
+  status = attention_workspace_bytes(context, args, &bytes, &error);
   if (status != MHA_OK) return results;
   const Buffer<std::uint8_t> workspace(static_cast<std::int64_t>(bytes));
-  args.workspace = workspace.data();
-  args.workspace_bytes = bytes;
-  status = mha_attention(context, &args, &error);
+  args.resources.workspace = workspace.data();
+  args.resources.workspace_bytes = bytes;
+  status = attention(context, args, &error);
   return results;
 }
 
@@ -152,13 +152,13 @@ inline void choose_mods(FuzzedDataProvider& input, std::mt19937& random, Call& c
     return values;
   };
   const auto rarely = [&] { return input.ConsumeIntegralInRange<int>(0, 3) == 0; };
-  if (rarely()) c.args.mods.softcap = 2.0F;
+  if (rarely()) c.args.score_mods.softcap = 2.0F;
   if (rarely()) c.alibi = some(c.args.num_heads, 0.3F);
   if (rarely()) c.sinks = some(c.args.num_heads, 2);
   if (rarely()) {
-    c.args.mods.relative_left = input.ConsumeIntegralInRange<int>(0, 20);
-    c.args.mods.relative_right = input.ConsumeIntegralInRange<int>(0, 20);
-    c.bias = some(c.args.num_heads * (c.args.mods.relative_left + c.args.mods.relative_right + 1), 2);
+    c.args.score_mods.relative_left = input.ConsumeIntegralInRange<int>(0, 20);
+    c.args.score_mods.relative_right = input.ConsumeIntegralInRange<int>(0, 20);
+    c.bias = some(c.args.num_heads * (c.args.score_mods.relative_left + c.args.score_mods.relative_right + 1), 2);
   }
 }
 

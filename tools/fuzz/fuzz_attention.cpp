@@ -69,7 +69,7 @@ Strides choose_strides(FuzzedDataProvider& input, const Layout& layout, bool is_
 
 // One problem with all its buffers.
 struct Problem {
-  mha_attention_args args{};
+  AttentionCall args{};
   Layout output_layout, weights_layout;
   Buffer<float> query, key, value, add_mask;
   Buffer<std::uint8_t> bool_mask;
@@ -88,7 +88,7 @@ Buffer<float> make_input(FuzzedDataProvider& input, std::mt19937& random, Layout
 }
 
 void make_masks(FuzzedDataProvider& input, std::mt19937& random, Problem& p) {
-  const mha_attention_args& a = p.args;
+  const AttentionCall& a = p.args;
   mha_masks& masks = p.args.masks;
   masks.causal = static_cast<mha_causal>(input.ConsumeIntegralInRange<int>(0, 2));
   if (masks.causal == MHA_CAUSAL_OFFSET) masks.causal_offset = input.ConsumeIntegralInRange<std::int64_t>(-12, 40);
@@ -129,7 +129,7 @@ void make_masks(FuzzedDataProvider& input, std::mt19937& random, Problem& p) {
 
 Problem make_problem(FuzzedDataProvider& input) {
   Problem p;
-  mha_attention_args& a = p.args;
+  AttentionCall& a = p.args;
   const auto size = [&](int low, int high) {
     return static_cast<std::int64_t>(input.ConsumeIntegralInRange<int>(low, high));
   };
@@ -153,14 +153,14 @@ Problem make_problem(FuzzedDataProvider& input) {
   make_masks(input, random, p);
   p.output_layout = {{a.batch, a.query_len, a.num_heads}, Dv, {}, false};
   p.output_layout.strides = choose_strides(input, p.output_layout, false);
-  a.weights_mode = static_cast<mha_weights_mode>(input.ConsumeIntegralInRange<int>(0, 2));
-  if (a.weights_mode != MHA_WEIGHTS_NONE) {
+  a.results.weights_mode = static_cast<mha_weights_mode>(input.ConsumeIntegralInRange<int>(0, 2));
+  if (a.results.weights_mode != MHA_WEIGHTS_NONE) {
     // Without heads nothing is written, the mean over them neither.
     const std::int64_t heads =
-        a.weights_mode == MHA_WEIGHTS_AVERAGED ? std::min<std::int64_t>(1, a.num_heads) : a.num_heads;
+        a.results.weights_mode == MHA_WEIGHTS_AVERAGED ? std::min<std::int64_t>(1, a.num_heads) : a.num_heads;
     p.weights_layout = {{a.batch, a.query_len, heads}, a.key_len, {}, true};
     p.weights_layout.strides = choose_strides(input, p.weights_layout, false);
-    if (a.weights_mode == MHA_WEIGHTS_AVERAGED) p.weights_layout.strides.h = 0;  // there is no head dimension
+    if (a.results.weights_mode == MHA_WEIGHTS_AVERAGED) p.weights_layout.strides.h = 0;  // there is no head dimension
   }
   p.want_lse = input.ConsumeBool();
   return p;
@@ -178,13 +178,13 @@ Results poisoned(const Problem& p) {
   return r;
 }
 
-mha_attention_args with_results(const Problem& p, const Results& r) {
-  mha_attention_args args = p.args;
+AttentionCall with_results(const Problem& p, const Results& r) {
+  AttentionCall args = p.args;
   const Strides& o = p.output_layout.strides;
   const Strides& w = p.weights_layout.strides;
   args.output = {r.output.data(), o.b, o.t, o.h, o.d};
-  if (args.weights_mode != MHA_WEIGHTS_NONE) args.weights = {r.weights.data(), w.b, w.t, w.h, w.d};
-  if (p.want_lse) args.log_sum_exp = r.lse.data();
+  if (args.results.weights_mode != MHA_WEIGHTS_NONE) args.results.weights = {r.weights.data(), w.b, w.t, w.h, w.d};
+  if (p.want_lse) args.results.log_sum_exp = r.lse.data();
   return args;
 }
 
@@ -228,26 +228,26 @@ bool same_bits(const Buffer<float>& a, const Buffer<float>& b) {
 
 Results call(const mha_context* context, const Problem& p) {
   Results results = poisoned(p);
-  mha_attention_args args = with_results(p, results);
+  AttentionCall args = with_results(p, results);
   mha_error error{};
   std::size_t bytes = 0;
-  MHA_FUZZ_CHECK(mha_attention_workspace(context, &args, &bytes, &error) == MHA_OK, "%s", error.message);
+  MHA_FUZZ_CHECK(attention_workspace_bytes(context, args, &bytes, &error) == MHA_OK, "%s", error.message);
   const Buffer<std::uint8_t> workspace(static_cast<std::int64_t>(bytes));
-  args.workspace = workspace.data();
-  args.workspace_bytes = bytes;
-  const mha_status status = mha_attention(context, &args, &error);
+  args.resources.workspace = workspace.data();
+  args.resources.workspace_bytes = bytes;
+  const mha_status status = attention(context, args, &error);
   MHA_FUZZ_CHECK(status == MHA_OK, "%s", error.message);
   return results;
 }
 
 void check_problem(const Problem& p) {
-  const mha_attention_args& a = p.args;
+  const AttentionCall& a = p.args;
   const std::int64_t rows = a.batch * a.num_heads * a.query_len;
   std::vector<double> output(static_cast<std::size_t>(rows * p.output_layout.width));
   std::vector<double> weights(static_cast<std::size_t>(rows * a.key_len));
   std::vector<double> lse(static_cast<std::size_t>(rows));
   if (rows > 0) {
-    mha::reference::attention<double>(a, output.data(), a.weights_mode != MHA_WEIGHTS_NONE ? weights.data() : nullptr,
+    mha::reference::attention<double>(a, output.data(), a.results.weights_mode != MHA_WEIGHTS_NONE ? weights.data() : nullptr,
                                       lse.data());
   }
   Results fma;
@@ -255,7 +255,7 @@ void check_problem(const Problem& p) {
   for (const Target& target : targets()) {
     Results results = call(target.one_thread.get(), p);
     check_tensor(p.output_layout, results.output, output, "output");
-    if (a.weights_mode != MHA_WEIGHTS_NONE) check_tensor(p.weights_layout, results.weights, weights, "weights");
+    if (a.results.weights_mode != MHA_WEIGHTS_NONE) check_tensor(p.weights_layout, results.weights, weights, "weights");
     for (std::size_t i = 0; i < results.lse.size(); ++i) check_value(results.lse[i], lse[i], "log_sum_exp");
     const Results threaded = call(target.host_threads.get(), p);
     MHA_FUZZ_CHECK(same_bits(results.output, threaded.output) && same_bits(results.weights, threaded.weights) &&
@@ -273,7 +273,7 @@ void check_problem(const Problem& p) {
 }
 
 // Breaks one argument; false if that fault does not apply to this problem.
-bool break_argument(int fault, mha_attention_args& a, mha_status& expected) {
+bool break_argument(int fault, AttentionCall& a, mha_status& expected) {
   const bool dense = a.query.stride_d == 0;
   expected = MHA_ERR_ARGUMENT;
   switch (fault) {
@@ -290,22 +290,22 @@ bool break_argument(int fault, mha_attention_args& a, mha_status& expected) {
       a.masks.causal = static_cast<mha_causal>(3);
       return true;
     case 4:
-      a.weights_mode = static_cast<mha_weights_mode>(4);
+      a.results.weights_mode = static_cast<mha_weights_mode>(4);
       return true;
     case 5:
       a.scale = kInf;
       return true;
     case 6:
       expected = MHA_ERR_NULL;
-      a.query.data = nullptr;
+      a.query = {};
       return true;
     case 7:
       expected = MHA_ERR_NULL;
-      a.value.data = nullptr;
+      a.value = {};
       return a.key_len > 0;
     case 8:
       expected = MHA_ERR_NULL;
-      a.output.data = nullptr;
+      a.output = {};
       return true;
     case 9:
       expected = MHA_ERR_SHAPE;
@@ -331,11 +331,11 @@ bool break_argument(int fault, mha_attention_args& a, mha_status& expected) {
       return a.query_len > 1;
     case 14:
       expected = MHA_ERR_OVERFLOW;
-      a.query = {a.query.data, std::numeric_limits<std::int64_t>::max(), 1, 1, 1};
+      a.query = view(a.query.data, {std::numeric_limits<std::int64_t>::max(), 1, 1});
       return a.batch > 2;
     default:
-      expected = MHA_ERR_WORKSPACE;
-      a.workspace_bytes = 0;
+      expected = MHA_ERR_BUFFER;
+      a.resources.workspace_bytes = 0;
       return true;
   }
 }
@@ -343,17 +343,17 @@ bool break_argument(int fault, mha_attention_args& a, mha_status& expected) {
 // One fault in a call that would otherwise do something: the stated status, with a message, and nothing written.
 void check_fault(const Problem& p, int fault) {
   Results results = poisoned(p);
-  mha_attention_args args = with_results(p, results);
+  AttentionCall args = with_results(p, results);
   const mha_context* context = targets()[0].one_thread.get();
   std::size_t bytes = 0;
-  MHA_FUZZ_CHECK(mha_attention_workspace(context, &args, &bytes, nullptr) == MHA_OK, "workspace");
+  MHA_FUZZ_CHECK(attention_workspace_bytes(context, args, &bytes, nullptr) == MHA_OK, "workspace");
   const Buffer<std::uint8_t> workspace(static_cast<std::int64_t>(bytes));
-  args.workspace = workspace.data();
-  args.workspace_bytes = bytes;
+  args.resources.workspace = workspace.data();
+  args.resources.workspace_bytes = bytes;
   mha_status expected = MHA_OK;
-  if (!break_argument(fault, args, expected) || (expected == MHA_ERR_WORKSPACE && bytes == 0)) return;
+  if (!break_argument(fault, args, expected) || (expected == MHA_ERR_BUFFER && bytes == 0)) return;
   mha_error error{};
-  const mha_status status = mha_attention(context, &args, &error);
+  const mha_status status = attention(context, args, &error);
   MHA_FUZZ_CHECK(status == expected, "fault %d: status %s (%s), expected %s", fault, mha_status_string(status),
                  error.message, mha_status_string(expected));
   MHA_FUZZ_CHECK(error.status == status && error.message[0] != '\0', "fault %d: no message", fault);
@@ -369,7 +369,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   FuzzedDataProvider input(data, size);
   const int fault = input.ConsumeIntegralInRange<int>(0, 63);
   const Problem problem = make_problem(input);
-  const mha_attention_args& a = problem.args;
+  const AttentionCall& a = problem.args;
   if (fault < 16 && a.batch > 0 && a.num_heads > 0 && a.query_len > 0) {
     check_fault(problem, fault);
   } else {

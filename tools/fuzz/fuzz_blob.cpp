@@ -33,11 +33,11 @@ std::vector<std::uint8_t> valid_blob(bool bias) {
   config.kdim = 4;
   const std::vector<float> zeros(64, 0.25F);
   mha_layer_weights weights{};
-  weights.query_weight = weights.key_weight = weights.value_weight = weights.output_weight = zeros.data();
+  weights.query_weight = view(weights.key_weight = weights.value_weight = weights.output_weight = zeros.data());
   if (bias) weights.query_bias = weights.key_bias = weights.value_bias = weights.output_bias = zeros.data();
   mha_layer* layer = nullptr;
   MHA_FUZZ_CHECK(mha_layer_create(context(), &config, &weights, &layer, nullptr) == MHA_OK, "layer");
-  std::vector<std::uint8_t> blob(mha_layer_blob_bytes(layer));
+  std::vector<std::uint8_t> blob(mha_layer_save_bytes(layer));
   MHA_FUZZ_CHECK(mha_layer_save(layer, blob.data(), blob.size(), nullptr) == MHA_OK, "save");
   mha_layer_destroy(layer);
   return blob;
@@ -64,15 +64,15 @@ void forward(const mha_layer* layer, std::size_t blob_bytes) {
   const std::vector<float> key(static_cast<std::size_t>(kLength * config.kdim), 0.5F);
   const std::vector<float> value(static_cast<std::size_t>(kLength * config.vdim), 0.5F);
   std::vector<float> output(static_cast<std::size_t>(kLength * config.out_dim));
-  mha_forward_args args{};
+  LayerCall args{};
   args.batch = 1;
   args.query_len = args.key_len = kLength;
-  args.query.data = query.data();
-  args.key.data = key.data();
-  args.value.data = value.data();
-  args.output.data = output.data();
+  args.query = view(query.data());
+  args.key = view(key.data());
+  args.value = view(value.data());
+  args.output = mut_view(output.data());
   mha_error error{};
-  const mha_status status = mha_layer_forward(context(), layer, &args, &error);
+  const mha_status status = layer_forward(context(), layer, args, &error);
   MHA_FUZZ_CHECK(status == MHA_OK, "%s", error.message);
 }
 

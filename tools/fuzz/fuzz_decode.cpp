@@ -113,7 +113,7 @@ class Session {
   Cache make_cache(mha_cache_config config, Buffer<std::uint8_t>& memory) {
     mha_error error{};
     std::size_t bytes = 0;
-    MHA_FUZZ_CHECK(mha_cache_bytes(&config, &bytes, &error) == MHA_OK, "%s", error.message);
+    MHA_FUZZ_CHECK(mha_cache_memory_bytes(&config, &bytes, &error) == MHA_OK, "%s", error.message);
     if (input_.ConsumeBool()) {
       memory = Buffer<std::uint8_t>(static_cast<std::int64_t>(bytes));
       config.memory = memory.data();
@@ -137,18 +137,18 @@ class Session {
   void prepare(const mha_context* context, Floats& rows, std::int64_t heads, const mha_rope* rope, float epsilon,
                const std::int64_t* positions, std::int64_t first) {
     if (rows.empty()) return;
-    mha_rope_args args{};
+    mha_rows_args args{};
     args.batch = 1;
     args.length = static_cast<std::int64_t>(rows.size()) / (heads * config_.head_dim);
     args.num_heads = heads;
     args.head_dim = config_.head_dim;
-    args.input.data = args.output.data = rows.data();
-    args.positions = positions;
+    args.input = view(args.output.data = rows.data());
+    args.positions.query = positions;
     args.first_position = first;
     args.rope = rope;
     args.norm_epsilon = epsilon;
     mha_error error{};
-    MHA_FUZZ_CHECK(mha_rope_apply(context, &args, &error) == MHA_OK, "%s", error.message);
+    MHA_FUZZ_CHECK(mha_rows_prepare(context, &args, &error) == MHA_OK, "%s", error.message);
   }
 
   // Distinct sequences, in any order.
@@ -221,13 +221,13 @@ void Session::append() {
 
   mha_append_args args{};
   args.batch = batch;
-  args.sequences = numbers.data();
+  args.items.sequences = numbers.data();
   args.length = packed ? sums.back() : counts[0];
   args.offsets = packed ? offsets.data() : nullptr;
-  args.key.data = key_block.data();
-  args.value.data = value_block.data();
+  args.key = view(key_block.data());
+  args.value = view(value_block.data());
   args.rope = rotates ? &rope : nullptr;
-  args.positions = positions.empty() ? nullptr : position_block.data();
+  args.positions.query = positions.empty() ? nullptr : position_block.data();
   args.key_norm_epsilon = epsilon;
   const Target& target = any_target();
   const mha_context* context = input_.ConsumeBool() ? target.one_thread.get() : target.host_threads.get();
@@ -358,7 +358,7 @@ Call Session::choose_call() {
   if (packed)
     for (std::int64_t& count : c.counts) count = integer(0, integer(0, 7) == 0 ? 40 : 5);
   c.offsets = running_sums(c.counts);
-  mha_attention_args& a = c.args;
+  AttentionCall& a = c.args;
   a.batch = static_cast<std::int64_t>(c.sequences.size());
   a.num_kv_heads = config_.num_kv_heads;
   a.num_heads = a.num_kv_heads * integer(1, 3);
@@ -400,7 +400,7 @@ bool Session::is_allowed(const Call& c) {
 
 // The rows of item `b`, beside the reference on the model's tokens.
 void Session::check_item(const mha_context* context, const Call& c, std::size_t b, const Results& results) {
-  const mha_attention_args& a = c.args;
+  const AttentionCall& a = c.args;
   Sequence sequence = at(c.sequences[b]);
   for (std::int64_t t = config_.sink_tokens; t < first_kept(c.sequences[b]); ++t)  // dropped: must not matter
     std::fill_n(sequence.key.begin() + t * key_row(), key_row(), std::numeric_limits<float>::quiet_NaN());
@@ -409,10 +409,10 @@ void Session::check_item(const mha_context* context, const Call& c, std::size_t 
   if (c.has_rope || c.norm.epsilon > 0)
     prepare(context, query, a.num_heads, c.has_rope ? &c.rope : nullptr, c.norm.epsilon,
             c.has_rope ? c.positions.data() + c.offsets[b] : nullptr, 0);
-  mha_attention_args item = c.item(b);
-  item.query.data = query.data();
-  item.key.data = sequence.key.data();
-  item.value.data = sequence.value.data();
+  AttentionCall item = c.item(b);
+  item.query = view(query.data());
+  item.key = view(sequence.key.data());
+  item.value = view(sequence.value.data());
   const std::int64_t rows = c.counts[b] * a.num_heads;
   std::vector<double> output(static_cast<std::size_t>(rows * a.value_head_dim));
   std::vector<double> lse(static_cast<std::size_t>(rows));

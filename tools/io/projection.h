@@ -17,10 +17,10 @@ struct Projection {
 inline mha_layer_weights layer_weights(const Projection& query, const Projection& key, const Projection& value,
                                        const Projection& output) {
   mha_layer_weights weights{};
-  weights.query_weight = query.weight.data();
-  weights.key_weight = key.weight.data();
-  weights.value_weight = value.weight.data();
-  weights.output_weight = output.weight.data();
+  weights.query_weight = view(query.weight.data());
+  weights.key_weight = view(key.weight.data());
+  weights.value_weight = view(value.weight.data());
+  weights.output_weight = view(output.weight.data());
   weights.query_bias = query.bias.data();
   weights.key_bias = key.bias.data();
   weights.value_bias = value.bias.data();

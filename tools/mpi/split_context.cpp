@@ -79,9 +79,9 @@ struct Part {
     args.query_len = options.queries;
     args.key_len = length;
     args.head_dim = kHeadDim;
-    args.query.data = query.data();
-    args.key.data = key.data();
-    args.value.data = value.data();
+    args.query = view(query.data());
+    args.key = view(key.data());
+    args.value = view(value.data());
     // Causal over the whole context; keys count from the part's first.
     args.masks.causal = MHA_CAUSAL_OFFSET;
     args.masks.causal_offset = options.tokens - options.queries - begin;
@@ -92,7 +92,7 @@ struct Part {
   size_t bytes() const { return (key.size() + value.size()) * sizeof(float); }
 
   std::vector<float> query, key, value;
-  mha_attention_args args = {};
+  AttentionCall args;
 };
 
 /// One partial result per chunk of the part; none for an empty one.
@@ -100,9 +100,9 @@ std::vector<float> attend(const mha_context* context, const Part& part) {
   if (part.args.key_len == 0) return {};
   mha_error error = {};
   int64_t count = 0;
-  require_ok(mha_attention_partial_floats(&part.args, &count, &error), error);
+  require_ok(attention_partial_bytes(&part.args, &count, &error), error);
   std::vector<float> partials(static_cast<size_t>(count));
-  require_ok(mha_attention_partial(context, &part.args, partials.data(), count, &error), error);
+  require_ok(attention_partial(context, part.args, partials.data(), count, &error), error);
   return partials;
 }
 
@@ -140,8 +140,8 @@ Results merge(const mha_context* context, const Options& options, int64_t chunks
   args.value_head_dim = kHeadDim;
   args.num_chunks = chunks;
   args.partials = partials.data();
-  args.output.data = results.output.data();
-  args.log_sum_exp = results.log_sum_exp.data();
+  args.output = mut_view(results.output.data());
+  args.results.log_sum_exp = results.log_sum_exp.data();
   mha_error error = {};
   require_ok(mha_attention_merge_partials(context, &args, &error), error);
   return results;
@@ -150,11 +150,11 @@ Results merge(const mha_context* context, const Options& options, int64_t chunks
 Results in_one_call(const mha_context* context, const Options& options) {
   const Part whole(options, 0, options.tokens);
   Results results(options.queries * kHeads);
-  mha_attention_args args = whole.args;
-  args.output.data = results.output.data();
-  args.log_sum_exp = results.log_sum_exp.data();
+  AttentionCall args = whole.args;
+  args.output = mut_view(results.output.data());
+  args.results.log_sum_exp = results.log_sum_exp.data();
   mha_error error = {};
-  require_ok(mha_attention(context, &args, &error), error);
+  require_ok(attention(context, args, &error), error);
   return results;
 }
 
@@ -179,7 +179,7 @@ bool run(const Options& options, int rank, int ranks) {
   const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - start;
 
   const Results whole = in_one_call(context.get(), options);
-  const bool same = same_bits(merged.output, whole.output) && same_bits(merged.log_sum_exp, whole.log_sum_exp);
+  const bool same = same_bits(merged.output, whole.output) && same_bits(merged.log_sum_exp, whole.results.log_sum_exp);
   const double sent = static_cast<double>((partials.size() - own.size()) * sizeof(float)) / 1024;
   const double stored = static_cast<double>(options.tokens * kKvHeads * kHeadDim * 2) * sizeof(float) / 1024;
   std::printf("%lld tokens, %lld queries, %lld chunks on %d ranks (%s, first output %.9g): %s\n",
