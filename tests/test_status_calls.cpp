@@ -513,21 +513,21 @@ TEST_CASE("status: rows", "[status][rows]") {
 TEST_CASE("status: partial results and their merge", "[status][partial]") {
   const mha_context* context = any_context();
   const AttentionProblem problem({1, 2, 2, 3, 5, 4, 4}, MaskKind::kNone, 145000);
-  const mha_attention_args whole = problem.args().raw();
+  const AttentionCall call = problem.args();
   std::vector<float> partials = poisoned(2 * 3 * 6), output = poisoned(2 * 3 * 4 + 1), lse = poisoned(2 * 3);
-  mha_results results = {};
-  results.log_sum_exp = lse.data();
+  mha_results results = {}, weights = {};
+  results.log_sum_exp = lse.data(), weights.weights_mode = MHA_WEIGHTS_PER_HEAD;
   mha_score_mods mods = {};
   mods.sink_logits = problem.query.data();
   const int64_t lengths[] = {3, 5};
   mha_items items = {};
   items.key_lengths = lengths;
-  mha_attention_args good = whole;
-  good.results = nullptr;
+  const mha_attention_args good = call.raw();
   using Args = mha_attention_args;
   const std::vector<Mistake<Args>> mistakes = {
       {MHA_ERR_ARGUMENT, {"output.data is given"}, [&](Args& a) { a.output = mut_view(output.data()); }},
-      {MHA_ERR_ARGUMENT, {"results is given"}, [&](Args& a) { a.results = &results; }},
+      {MHA_ERR_ARGUMENT, {"results.log_sum_exp is given"}, [&](Args& a) { a.results = &results; }},
+      {MHA_ERR_ARGUMENT, {"results.weights is given"}, [&](Args& a) { a.results = &weights; }},
       {MHA_ERR_ARGUMENT, {"score_mods.sink_logits is given"}, [&](Args& a) { a.score_mods = &mods; }},
       {MHA_ERR_UNSUPPORTED, {"batch is 2: partial results of items"}, [&](Args& a) { a.batch = 2, a.items = &items; }},
       {MHA_ERR_ARGUMENT, {"args.reserved[1] is not 0"}, [](Args& a) { a.reserved[1] = 1; }}};
