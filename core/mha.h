@@ -653,8 +653,8 @@ MHA_API mha_status mha_rows_workspace_bytes(const mha_context* context, const mh
  * [count, dims/2], for mha_rope.cos and .sin. The attention_factor of MHA_ROPE_SCALING_YARN is in it.
  * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT; MHA_ERR_SHAPE (a rope that has a table); MHA_ERR_OVERFLOW;
  *          MHA_ERR_UNSUPPORTED (dims > 1024). */
-MHA_API mha_status mha_rope_table(const mha_rope* rope, int64_t head_dim, int64_t first, int64_t count, float* cos,
-                                  float* sin, mha_error* error);
+MHA_API mha_status mha_rope_table(const mha_context* context, const mha_rope* rope, int64_t head_dim, int64_t first,
+                                  int64_t count, float* cos, float* sin, mha_error* error);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Cache: keys and values kept between calls, for one or more sequences, numbered from 0

@@ -328,17 +328,17 @@ class Context : public Owned<mha_context> {
   Status rows_prepare(const mha_rows_args& args) const {
     return detail::status_of([&](mha_error* e) { return mha_rows_prepare(get(), &args, e); });
   }
+  /// cos and sin [count, dims/2] of positions [first, first + count).
+  Status rope_table(const mha_rope& rope, std::int64_t head_dim, std::int64_t first, std::int64_t count, float* cos,
+                    float* sin) const {
+    return detail::status_of(
+        [&](mha_error* e) { return mha_rope_table(get(), &rope, head_dim, first, count, cos, sin, e); });
+  }
   Result<std::size_t> rows_workspace_bytes(const mha_rows_args& args) const {
     return detail::result_of<std::size_t>(
         [&](std::size_t* n, mha_error* e) { return mha_rows_workspace_bytes(get(), &args, n, e); });
   }
 };
-
-/// cos and sin [count, dims/2] of positions [first, first + count); see mha_rope_table.
-inline Status rope_table(const mha_rope& rope, std::int64_t head_dim, std::int64_t first, std::int64_t count,
-                         float* cos, float* sin) {
-  return detail::status_of([&](mha_error* e) { return mha_rope_table(&rope, head_dim, first, count, cos, sin, e); });
-}
 
 /// See mha_t5_bias.
 inline Status t5_bias(const float* table, std::int64_t num_heads, std::int64_t num_buckets, std::int64_t max_distance,

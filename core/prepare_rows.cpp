@@ -133,10 +133,11 @@ extern "C" mha_status mha_rows_workspace_bytes(const mha_context* context, const
   return MHA_OK;
 }
 
-extern "C" mha_status mha_rope_table(const mha_rope* rope, int64_t head_dim, int64_t first, int64_t count, float* cos,
-                                     float* sin, mha_error* error) {
+extern "C" mha_status mha_rope_table(const mha_context* context, const mha_rope* rope, int64_t head_dim, int64_t first,
+                                     int64_t count, float* cos, float* sin, mha_error* error) {
   using namespace mha;
   const FloatMode mode;
+  if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
   if (rope == nullptr) return fail(error, MHA_ERR_NULL, "rope is NULL");
   MHA_TRY(check_sizes({{"head_dim", head_dim, 1}, {"first", first, 0}, {"count", count, 0}}, error));
   mha_rope r = {};
@@ -146,15 +147,14 @@ extern "C" mha_status mha_rope_table(const mha_rope* rope, int64_t head_dim, int
   MHA_TRY(check_counted_positions(r, "first", first, count, error));
   if (cos == nullptr) return fail(error, MHA_ERR_NULL, "cos is NULL");
   if (sin == nullptr) return fail(error, MHA_ERR_NULL, "sin is NULL");
-  r.style = MHA_ROPE_HALF;  // a row of which is dims / 2 cosines, then as many sines
-  double frequencies[kMaxRopeDims / 2];
-  float row[kMaxRopeDims];
-  rope_frequencies(r, frequencies);
+  r.style = MHA_ROPE_HALF;  // in which a pair has its cosine and sine once
+  RopeAngles angles(*context->table, r);
   const int64_t pairs = r.dims / 2;
+  const size_t bytes = static_cast<size_t>(pairs) * sizeof(float);
   for (int64_t n = 0; n < count; ++n) {
-    rope_row(r, frequencies, first + n, row);
-    memcpy(cos + n * pairs, row, static_cast<size_t>(pairs) * sizeof(float));
-    memcpy(sin + n * pairs, row + pairs, static_cast<size_t>(pairs) * sizeof(float));
+    angles.turn_to(first + n);
+    memcpy(cos + n * pairs, angles.cosines(), bytes);
+    memcpy(sin + n * pairs, angles.sines(), bytes);
   }
   return MHA_OK;
 }

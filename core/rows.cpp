@@ -6,7 +6,7 @@
 namespace mha {
 namespace {
 
-constexpr double kToUnit = kLog2e / static_cast<double>(kScoreUnit);
+constexpr double kToUnit = kNaturalToScoreUnit;
 
 // One past the last key that a query at `position` can see, as far as causality, window, prefix and length go.
 int64_t key_end(const AttentionProblem& p, int64_t b, int64_t position) {

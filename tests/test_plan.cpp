@@ -17,7 +17,7 @@ struct Sizes {
 };
 
 mha::AttentionProblem problem_of(const Sizes& z) {
-  mha_attention_args args = {};
+  AttentionCall args;
   args.batch = z.B, args.num_heads = z.H, args.num_kv_heads = z.Hkv, args.query_len = z.Tq, args.key_len = z.Tk;
   args.head_dim = z.D;
   mha::AttentionProblem problem = {};

@@ -49,8 +49,8 @@ struct GemmArgs {
 // Kernels keep scores in a unit of 8 in log2: a score x stands for 2^(8 x). A power of two costs no bit, and no sum of
 // a score, its biases and masks, each up to FLT_MAX, overflows.
 constexpr float kScoreUnit = 8.0f;
-constexpr double kLog2e = 1.44269504088896340736;
-constexpr float kToScoreUnit = static_cast<float>(kLog2e / 8);  // from natural units
+constexpr double kNaturalToScoreUnit = 1.44269504088896340736 / 8;  // log2(e) / 8
+constexpr float kToScoreUnit = static_cast<float>(kNaturalToScoreUnit);
 // A row's greatest score of this size or more, positive or negative, is kept as a quarter of what it is in natural
 // units. Two scores of that size are equal, or so far apart that the less has no weight: their order is all that
 // counts, and a product with log2(e) would round neighbours to one number. A quarter is more than log2(e) / 8, so the

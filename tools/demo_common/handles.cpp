@@ -8,8 +8,8 @@ namespace mha::demo {
 
 void fail(const std::string& message) { throw std::runtime_error(message); }
 
-void require_ok(mha_status status, const mha_error& error) {
-  if (status != MHA_OK) fail(std::string(mha_status_string(status)) + ": " + error.message);
+void require(const Status& status) {
+  if (!status) fail(std::string(mha_status_string(status.code())) + ": " + status.message());
 }
 
 io::Safetensors open_weights(const std::string& path) {
@@ -28,12 +28,11 @@ std::vector<float> read_tensor(const io::Safetensors& file, const std::string& n
   return std::move(tensor->values);
 }
 
-Owned<mha_linear> make_linear(const mha_context* context, int64_t in, int64_t out, const float* weight,
-                              const float* bias) {
-  mha_linear* linear = nullptr;
-  mha_error error = {};
-  require_ok(mha_linear_create(context, in, out, weight, bias, &linear, &error), error);
-  return Owned<mha_linear>(linear);
+Linear make_linear(const Context& context, int64_t in, int64_t out, const float* weight, const float* bias) {
+  mha_linear_config config = {};
+  config.in_features = in, config.out_features = out;
+  config.weight = view(weight), config.bias = bias;
+  return require(Linear::create(context, config));
 }
 
 }  // namespace mha::demo

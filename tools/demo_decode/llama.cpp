@@ -44,9 +44,9 @@ void Step::add(int64_t sequence, const int64_t* tokens, int64_t count) {
   offsets.push_back(static_cast<int64_t>(ids.size()));
 }
 
-Llama::Llama(const mha_context* context, const std::string& weights_path)
+Llama::Llama(const Context& context, const std::string& weights_path)
     : context_(context),
-      threads_(static_cast<int>(mha_context_num_threads(context))),
+      threads_(static_cast<int>(context.num_threads())),
       file_(open_weights(weights_path)),
       config_(read_config(file_)) {
   const LlamaConfig& c = config_;
@@ -57,7 +57,7 @@ Llama::Llama(const mha_context* context, const std::string& weights_path)
   head_ = linear(tensor("lm_head.weight", {c.vocabulary, c.hidden}), c.hidden, c.vocabulary);
   for (int64_t n = 0; n < c.layers; ++n) {
     const std::string name = "layers." + std::to_string(n) + ".";
-    Layer layer;
+    Block layer;
     layer.attention_norm = tensor(name + "input_layernorm.weight", {c.hidden});
     layer.attention = attention(name + "self_attn.");
     layer.feed_forward_norm = tensor(name + "post_attention_layernorm.weight", {c.hidden});
@@ -73,12 +73,12 @@ std::vector<float> Llama::tensor(const std::string& name, const std::vector<int6
   return read_tensor(file_, name, shape);
 }
 
-Owned<mha_linear> Llama::linear(const std::vector<float>& weight, int64_t in, int64_t out) const {
+Linear Llama::linear(const std::vector<float>& weight, int64_t in, int64_t out) const {
   return make_linear(context_, in, out, weight.data(), nullptr);
 }
 
 /// Both in one product: rows of gate_proj, then of up_proj.
-Owned<mha_linear> Llama::gate_up(const std::string& name) const {
+Linear Llama::gate_up(const std::string& name) const {
   const std::vector<int64_t> shape = {config_.intermediate, config_.hidden};
   std::vector<float> weight = tensor(name + "gate_proj.weight", shape);
   const std::vector<float> up = tensor(name + "up_proj.weight", shape);
@@ -86,7 +86,7 @@ Owned<mha_linear> Llama::gate_up(const std::string& name) const {
   return linear(weight, config_.hidden, 2 * config_.intermediate);
 }
 
-Owned<mha_layer> Llama::attention(const std::string& name) const {
+Layer Llama::attention(const std::string& name) const {
   const LlamaConfig& c = config_;
   const int64_t query_width = c.heads * c.head_dim, key_width = c.kv_heads * c.head_dim;
   const std::vector<float> query = tensor(name + "q_proj.weight", {query_width, c.hidden});
@@ -103,22 +103,14 @@ Owned<mha_layer> Llama::attention(const std::string& name) const {
   weights.key_weight = view(key.data());
   weights.value_weight = view(value.data());
   weights.output_weight = view(output.data());
-  mha_layer* layer = nullptr;
-  mha_error error = {};
-  require_ok(mha_layer_create(context_, &config, &weights, &layer, &error), error);
-  return Owned<mha_layer>(layer);
+  return require(Layer::create(context_, config, weights));
 }
 
 Caches Llama::make_caches(mha_cache_config shape) const {
   shape.num_kv_heads = config_.kv_heads;
   shape.head_dim = config_.head_dim;
   Caches caches;
-  for (int64_t n = 0; n < config_.layers; ++n) {
-    mha_cache* cache = nullptr;
-    mha_error error = {};
-    require_ok(mha_cache_create(context_, &shape, &cache, &error), error);
-    caches.emplace_back(cache);
-  }
+  for (int64_t n = 0; n < config_.layers; ++n) caches.push_back(require(Cache::create(context_, shape)));
   return caches;
 }
 
@@ -138,7 +130,7 @@ void Llama::apply(const mha_linear* linear, int64_t rows, const float* input, fl
 }
 
 /// state += attention(norm(state)); one call projects, rotates, appends to the cache and attends.
-void Llama::attend(const Layer& layer, mha_cache* cache, const Step& step, int64_t window) {
+void Llama::attend(const Block& layer, mha_cache* cache, const Step& step, int64_t window) {
   const int64_t rows = step.offsets.back();
   rms_normalise(state_.data(), layer.attention_norm.data(), config_.epsilon, rows, config_.hidden, normed_.data(),
                 threads_);
@@ -153,18 +145,16 @@ void Llama::attend(const Layer& layer, mha_cache* cache, const Step& step, int64
   args.cache = cache;
   args.items.sequences = step.items.sequences.data();
   args.output = mut_view(update_.data());
-  mha_error error = {};
-  size_t bytes = 0;
-  require_ok(layer_workspace_bytes(context_, layer.attention.get(), args, &bytes, &error), error);
+  const size_t bytes = require(layer.attention.workspace_bytes(context_, args));
   if (workspace_.size() < bytes) workspace_.resize(bytes);
   args.resources.workspace = workspace_.data();
   args.resources.workspace_bytes = workspace_.size();
-  require_ok(layer_forward(context_, layer.attention.get(), args, &error), error);
+  require(layer.attention.forward(context_, args));
   add(state_.data(), update_.data(), rows * config_.hidden);
 }
 
 /// state += down(silu(gate(norm(state))) * up(norm(state))), a block of rows at a time.
-void Llama::feed_forward(const Layer& layer, int64_t rows) {
+void Llama::feed_forward(const Block& layer, int64_t rows) {
   for (int64_t row = 0; row < rows; row += kBlockRows) {
     const int64_t count = std::min(kBlockRows, rows - row);
     float* state = state_.data() + row * config_.hidden;

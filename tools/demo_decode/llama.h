@@ -21,7 +21,7 @@ struct LlamaConfig {
 };
 
 /// Keys and values of every layer: one cache each, of the same shape.
-using Caches = std::vector<Owned<mha_cache>>;
+using Caches = std::vector<Cache>;
 
 /// New tokens of some sequences, packed one sequence after the other.
 struct Step {
@@ -35,7 +35,7 @@ struct Step {
 class Llama {
  public:
   /// `context` must outlive this.
-  Llama(const mha_context* context, const std::string& weights_path);
+  Llama(const Context& context, const std::string& weights_path);
 
   const LlamaConfig& config() const { return config_; }
   Caches make_caches(mha_cache_config shape) const;
@@ -45,29 +45,29 @@ class Llama {
   std::vector<float> forward(const Caches& caches, const Step& step, int64_t window = 0);
 
  private:
-  struct Layer {
-    Owned<mha_layer> attention;
-    Owned<mha_linear> gate_up, down;
+  struct Block {
+    Layer attention;
+    Linear gate_up, down;
     std::vector<float> attention_norm, feed_forward_norm;
   };
 
   std::vector<float> tensor(const std::string& name, const std::vector<int64_t>& shape) const;
-  Owned<mha_linear> linear(const std::vector<float>& weight, int64_t in, int64_t out) const;
-  Owned<mha_linear> gate_up(const std::string& name) const;
-  Owned<mha_layer> attention(const std::string& name) const;
+  Linear linear(const std::vector<float>& weight, int64_t in, int64_t out) const;
+  Linear gate_up(const std::string& name) const;
+  Layer attention(const std::string& name) const;
   void check(const Step& step) const;
-  void attend(const Layer& layer, mha_cache* cache, const Step& step, int64_t window);
-  void feed_forward(const Layer& layer, int64_t rows);
+  void attend(const Block& layer, mha_cache* cache, const Step& step, int64_t window);
+  void feed_forward(const Block& layer, int64_t rows);
   void apply(const mha_linear* linear, int64_t rows, const float* input, float* output) const;
 
-  const mha_context* context_;
+  const Context& context_;
   int threads_;
   io::Safetensors file_;
   LlamaConfig config_;
   mha_rope rope_ = {};
   std::vector<float> embeddings_, final_norm_;
-  Owned<mha_linear> head_;
-  std::vector<Layer> layers_;
+  Linear head_;
+  std::vector<Block> layers_;
   std::vector<float> state_, normed_, update_;  // [rows, hidden] each
   std::vector<float> inner_, gated_;            // [block of rows, 2 * intermediate], [block of rows, intermediate]
   std::vector<std::byte> workspace_;

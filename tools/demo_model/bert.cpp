@@ -45,10 +45,10 @@ TokenBatch TokenBatch::item(int64_t b) const {
   return {1, lengths[b], {first, first + lengths[b]}, {lengths[b]}};
 }
 
-Bert::Bert(const mha_context* context, const BertConfig& config, const std::string& weights_path)
+Bert::Bert(const Context& context, const BertConfig& config, const std::string& weights_path)
     : context_(context),
       config_(config),
-      threads_(static_cast<int>(mha_context_num_threads(context))),
+      threads_(static_cast<int>(context.num_threads())),
       file_(open_weights(weights_path)) {
   words_ = tensor("embeddings.word_embeddings.weight", {config_.vocabulary, config_.hidden});
   positions_ = tensor("embeddings.position_embeddings.weight", {config_.positions, config_.hidden});
@@ -56,7 +56,7 @@ Bert::Bert(const mha_context* context, const BertConfig& config, const std::stri
   embedding_norm_ = norm("embeddings.LayerNorm");
   for (int64_t n = 0; n < config_.layers; ++n) {
     const std::string name = "encoder.layer." + std::to_string(n) + ".";
-    Layer layer;
+    Block layer;
     layer.attention = attention(name + "attention.");
     layer.attention_norm = norm(name + "attention.output.LayerNorm");
     layer.up = linear(name + "intermediate.dense", config_.hidden, config_.intermediate);
@@ -75,12 +75,12 @@ Bert::Norm Bert::norm(const std::string& name) const {
   return {tensor(name + ".weight", {config_.hidden}), tensor(name + ".bias", {config_.hidden})};
 }
 
-Owned<mha_linear> Bert::linear(const std::string& name, int64_t in, int64_t out) const {
+Linear Bert::linear(const std::string& name, int64_t in, int64_t out) const {
   const std::vector<float> weight = tensor(name + ".weight", {out, in}), bias = tensor(name + ".bias", {out});
   return make_linear(context_, in, out, weight.data(), bias.data());
 }
 
-Owned<mha_layer> Bert::attention(const std::string& name) const {
+Layer Bert::attention(const std::string& name) const {
   const int64_t hidden = config_.hidden;
   const auto dense = [&](const std::string& part) {
     return io::Projection{tensor(name + part + ".weight", {hidden, hidden}), tensor(name + part + ".bias", {hidden})};
@@ -91,10 +91,7 @@ Owned<mha_layer> Bert::attention(const std::string& name) const {
   config.embed_dim = hidden;
   config.num_heads = config_.heads;
   const mha_layer_weights weights = io::layer_weights(query, key, value, output);
-  mha_layer* layer = nullptr;
-  mha_error error = {};
-  require_ok(mha_layer_create(context_, &config, &weights, &layer, &error), error);
-  return Owned<mha_layer>(layer);
+  return require(Layer::create(context_, config, weights));
 }
 
 void Bert::check(const TokenBatch& tokens) const {
@@ -122,27 +119,24 @@ void Bert::embed(const TokenBatch& tokens) {
 }
 
 /// state = norm(state + attention(state)); keys beyond an item's length are not seen.
-void Bert::attend(const Layer& layer, const TokenBatch& tokens) {
+void Bert::attend(const Block& layer, const TokenBatch& tokens) {
   LayerCall args;
   args.batch = tokens.batch;
   args.query_len = tokens.width;
-  args.key_len = tokens.width;
   args.query = view(state_.data());
   args.items.key_lengths = tokens.lengths.data();
   args.output = mut_view(update_.data());
-  mha_error error = {};
-  size_t bytes = 0;
-  require_ok(layer_workspace_bytes(context_, layer.attention.get(), args, &bytes, &error), error);
+  const size_t bytes = require(layer.attention.workspace_bytes(context_, args));
   if (workspace_.size() < bytes) workspace_.resize(bytes);
   args.resources.workspace = workspace_.data();
   args.resources.workspace_bytes = workspace_.size();
-  require_ok(layer_forward(context_, layer.attention.get(), args, &error), error);
+  require(layer.attention.forward(context_, args));
   add_and_normalise(state_.data(), update_.data(), layer.attention_norm.weight.data(), layer.attention_norm.bias.data(),
                     config_.epsilon, tokens.batch * tokens.width, config_.hidden, threads_);
 }
 
 /// state = norm(state + down(gelu(up(state)))), a block of rows at a time.
-void Bert::feed_forward(const Layer& layer, int64_t rows) {
+void Bert::feed_forward(const Block& layer, int64_t rows) {
   mha_error error = {};
   for (int64_t row = 0; row < rows; row += kBlockRows) {
     const int64_t count = std::min(kBlockRows, rows - row);
@@ -170,7 +164,7 @@ std::vector<float> Bert::encode(const TokenBatch& tokens) {
   state_.resize(std::max(state_.size(), static_cast<size_t>(rows * hidden)));
   update_.resize(state_.size());
   embed(tokens);
-  for (const Layer& layer : layers_) {
+  for (const Block& layer : layers_) {
     attend(layer, tokens);
     feed_forward(layer, rows);
   }

@@ -34,7 +34,7 @@ struct TokenBatch {
 class Bert {
  public:
   /// `context` must outlive this.
-  Bert(const mha_context* context, const BertConfig& config, const std::string& weights_path);
+  Bert(const Context& context, const BertConfig& config, const std::string& weights_path);
 
   /// One embedding of Euclidean length 1 per item, [batch, hidden]: the mean over its tokens. Not thread-safe (it keeps
   /// its buffers between calls).
@@ -44,28 +44,28 @@ class Bert {
   struct Norm {
     std::vector<float> weight, bias;
   };
-  struct Layer {
-    Owned<mha_layer> attention;
-    Owned<mha_linear> up, down;
+  struct Block {
+    Layer attention;
+    Linear up, down;
     Norm attention_norm, output_norm;
   };
 
   std::vector<float> tensor(const std::string& name, const std::vector<int64_t>& shape) const;
   Norm norm(const std::string& name) const;
-  Owned<mha_linear> linear(const std::string& name, int64_t in, int64_t out) const;
-  Owned<mha_layer> attention(const std::string& name) const;
+  Linear linear(const std::string& name, int64_t in, int64_t out) const;
+  Layer attention(const std::string& name) const;
   void check(const TokenBatch& tokens) const;
   void embed(const TokenBatch& tokens);
-  void attend(const Layer& layer, const TokenBatch& tokens);
-  void feed_forward(const Layer& layer, int64_t rows);
+  void attend(const Block& layer, const TokenBatch& tokens);
+  void feed_forward(const Block& layer, int64_t rows);
 
-  const mha_context* context_;
+  const Context& context_;
   BertConfig config_;
   int threads_;
   io::Safetensors file_;
   std::vector<float> words_, positions_, type_;
   Norm embedding_norm_;
-  std::vector<Layer> layers_;
+  std::vector<Block> layers_;
   std::vector<float> state_, update_, inner_;  // [rows, hidden] twice, [block of rows, intermediate]
   std::vector<std::byte> workspace_;
 };

@@ -84,14 +84,11 @@ void run(const Options& options) {
   mha_context_options context_options = {};
   context_options.num_threads = options.threads;
   context_options.target = options.target.empty() ? nullptr : options.target.c_str();
-  mha_context* handle = nullptr;
-  mha_error error = {};
-  mha::demo::require_ok(mha_context_create(&context_options, &handle, &error), error);
-  const mha::demo::Owned<mha_context> context(handle);
+  const mha::Context context = mha::demo::require(mha::Context::create(context_options));
 
   const TokenBatch tokens = read_tokens(options.tokens);
   const auto config = mha::demo::BertConfig::read(options.model + "/config.json");
-  Bert model(context.get(), config, options.model + "/model.safetensors");
+  Bert model(context, config, options.model + "/model.safetensors");
 
   const Run padded = timed("one padded batch", options.repeat, [&] { return model.encode(tokens); });
   const Run single = timed("one by one", options.repeat, [&] {
@@ -107,9 +104,9 @@ void run(const Options& options) {
   const auto written = mha::io::write_safetensors(
       options.output, {{"padded", {shape, padded.embeddings}}, {"single", {shape, single.embeddings}}});
   if (!written) throw std::runtime_error(written.message());
-  const nlohmann::json report = {{"target", mha_context_target(context.get())},
+  const nlohmann::json report = {{"target", context.target()},
                                  {"supported_targets", supported_targets()},
-                                 {"threads", mha_context_num_threads(context.get())},
+                                 {"threads", context.num_threads()},
                                  {"padded_seconds", padded.seconds},
                                  {"single_seconds", single.seconds}};
   std::printf("%s\n", report.dump().c_str());

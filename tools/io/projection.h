@@ -3,7 +3,7 @@
 #ifndef MHA_TOOLS_IO_PROJECTION_H
 #define MHA_TOOLS_IO_PROJECTION_H
 
-#include <mha/mha.h>
+#include <mha/mha.hpp>
 
 #include <vector>
 
