@@ -38,7 +38,7 @@ struct AddedKeys {
   }
   LayerCall args(mha_weights_mode mode) const {
     LayerCall args = layer.args();
-    args.masks = masked.masks;
+    masked.masks.put_into(&args);
     args.results.weights_mode = mode;
     return args;
   }
@@ -163,7 +163,7 @@ TEST_CASE("added keys: masks are read no further than the keys given", "[added]"
       const LayerPtr layer = p.layer.make_from(context, p.weights());
       const LayerResult want = run_layer(context, layer.get(), args, p.count());
       LayerCall masked = args;
-      masked.masks.add_mask = {add.floats(), 0, 0, Tk};
+      masked.masks.add_mask = {add.floats(), MHA_F32, 0, 0, 0, Tk};
       masked.masks.bool_mask = {static_cast<const uint8_t*>(open.data()), 0, 0, Tk};
       const LayerResult got = run_layer(context, layer.get(), masked, p.count());
       check_same_bits("output", got.output, want.output);
@@ -176,10 +176,11 @@ TEST_CASE("added keys: with rope and norm; explain says so", "[added][prepare]")
   const AddedKeys p(true, true, 2, 6, 9, MaskKind::kCausal, 1200);
   mha_rope rope = {};
   rope.base = 100;
-  const mha_norm norm = {1e-6f, nullptr, nullptr};
+  mha_norm norm = {};
+  norm.epsilon = 1e-6f;
   LayerCall args = p.args(MHA_WEIGHTS_PER_HEAD);
   args.rope = &rope;
-  args.norm = &norm;
+  args.query_norm = args.key_norm = &norm;
   const LayerReference want = reference_layer(p.config, p.weights(), args);
   for_each_target([&](const std::string& target, const mha_context* context) {
     const LayerPtr layer = p.layer.make_from(context, p.weights());
@@ -202,8 +203,10 @@ TEST_CASE("added keys: a mapped layer has them too", "[added][blob]") {
       mha_layer_config config = {};
       mha_layer_get_config(layer.get(), &config);
       CHECK(config.add_zero_attn == (zeros ? 1 : 0));
-      std::vector<float> blob(mha_layer_save_bytes(layer.get()) / sizeof(float));
       mha_error error = {};
+      size_t bytes = 0;
+      require_ok(mha_layer_save_bytes(layer.get(), &bytes, &error), error);
+      std::vector<float> blob(bytes / sizeof(float));
       require_ok(mha_layer_save(layer.get(), blob.data(), blob.size() * sizeof(float), &error), error);
       mha_layer* mapped = nullptr;
       require_ok(mha_layer_map(context, blob.data(), blob.size() * sizeof(float), &mapped, &error), error);

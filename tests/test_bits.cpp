@@ -43,17 +43,16 @@ std::vector<float> slice(const std::vector<float>& values, int64_t first, int64_
 }
 
 /// The arguments for queries [first, first + count) only: masks move along.
-AttentionCall query_piece(AttentionCall args, const AttentionShape& s, int64_t first, int64_t count) {
-  args.query = view(args.query.data + first * s.H * s.D, {s.Tq * s.H * s.D, s.H * s.D, s.D});
+AttentionCall query_piece(const AttentionProblem& problem, AttentionCall args, int64_t first, int64_t count) {
+  const AttentionShape& s = problem.shape;
+  args.query = view(problem.query.data() + first * s.H * s.D, {s.Tq * s.H * s.D, s.H * s.D, s.D});
   args.query_len = count;
-  mha_masks& masks = args.masks;
-  if (masks.causal == MHA_CAUSAL_BOTTOM_RIGHT) masks.causal_offset = s.Tk - s.Tq;
-  if (masks.causal != MHA_CAUSAL_NONE) {
-    masks.causal = MHA_CAUSAL_OFFSET;
-    masks.causal_offset += first;
-  }
-  if (masks.bool_mask.data) masks.bool_mask.data += first * masks.bool_mask.stride_q;
-  if (masks.add_mask.data) masks.add_mask.data += first * masks.add_mask.stride_q;
+  args.positions.align = MHA_ALIGN_OFFSET;
+  args.positions.offset = problem.masks.first_position(0, s.Tq, s.Tk) + first;
+  mha_bool_mask& open = args.masks.bool_mask;
+  mha_add_mask& add = args.masks.add_mask;
+  if (open.data) open.data = problem.bool_mask.data() + first * open.stride_q;
+  if (add.data) add.data = problem.add_mask.data() + first * add.stride_q;
   return args;
 }
 
@@ -66,7 +65,7 @@ void check_piece(const AttentionShape& s, int64_t first, int64_t count, const At
     for (int64_t h = 0; h < s.H; ++h) {
       const int64_t n = b * s.H + h;
       check_same_bits("log-sum-exp of a piece", slice(piece.log_sum_exp, n * count, count),
-                      slice(whole.results.log_sum_exp, n * s.Tq + first, count));
+                      slice(whole.log_sum_exp, n * s.Tq + first, count));
       check_same_bits("weights of a piece", slice(piece.weights, n * count * s.Tk, count * s.Tk),
                       slice(whole.weights, (n * s.Tq + first) * s.Tk, count * s.Tk));
     }
@@ -111,7 +110,7 @@ TEST_CASE("bits: attention, any number of threads", "[bits][threads]") {
         check_same_results(std::to_string(threads) + " threads", run_attention(shared_context(target, threads), args),
                            want);
       AttentionCall averaged = args;
-      averaged.weights_mode = MHA_WEIGHTS_AVERAGED;
+      averaged.results.weights_mode = MHA_WEIGHTS_AVERAGED;
       const AttentionResult mean = run_attention(shared_context(target, 1), averaged);
       for (int64_t threads : {2, 5})
         check_same_results(std::to_string(threads) + " threads, averaged",
@@ -149,12 +148,12 @@ TEST_CASE("bits: attention, heads, rows and chunks shared in every way", "[bits]
       for (const MaskKind kind : {MaskKind::kNone, MaskKind::kCausal}) {
         INFO(describe(shape, kind));
         const AttentionProblem problem(shape, kind, ++seed);
-        mha_attention_args args = problem.args();
+        const AttentionCall args = problem.args();
         const AttentionResult want = run_attention(shared_context(target, 1), args);
         for (int64_t threads : {2, 3, 5, 8}) {
           const ContextPtr context = make_host_context(target, threads, kHostRuns[2]);
           char text[4096] = "";
-          REQUIRE(mha_attention_explain(context.get(), &args, text, sizeof text, nullptr, nullptr) == MHA_OK);
+          REQUIRE(attention_explain(context.get(), args, text, sizeof text, nullptr) == MHA_OK);
           seen += text;
           check_same_results(std::to_string(threads) + " threads", run_attention(context.get(), args), want);
         }
@@ -184,16 +183,17 @@ TEST_CASE("bits: attention, a batch item alone", "[bits]") {
       for (int64_t b = 0; b < s.B; ++b) {
         AttentionCall one = args;
         one.batch = 1;
-        one.query.data += b * s.Tq * s.H * s.D;
-        one.key.data += b * s.Tk * s.Hkv * s.D;
-        one.value.data += b * s.Tk * s.Hkv * s.Dv;
+        one.query = view(problem.query.data() + b * s.Tq * s.H * s.D);
+        one.key = view(problem.key.data() + b * s.Tk * s.Hkv * s.D);
+        one.value = view(problem.value.data() + b * s.Tk * s.Hkv * s.Dv);
         if (one.items.key_lengths) one.items.key_lengths += b;
         if (one.masks.bool_mask.data) one.masks.bool_mask.data += b * one.masks.bool_mask.stride_b;
-        if (one.masks.add_mask.data) one.masks.add_mask.data += b * one.masks.add_mask.stride_b;
+        if (one.masks.add_mask.data)
+          one.masks.add_mask.data = problem.add_mask.data() + b * one.masks.add_mask.stride_b;
         const AttentionResult alone = run_attention(context, one);
         const int64_t out = s.Tq * s.H * s.Dv, rows = s.H * s.Tq;
         check_same_bits("output", alone.output, slice(whole.output, b * out, out));
-        check_same_bits("log-sum-exp", alone.results.log_sum_exp, slice(whole.results.log_sum_exp, b * rows, rows));
+        check_same_bits("log-sum-exp", alone.log_sum_exp, slice(whole.log_sum_exp, b * rows, rows));
         check_same_bits("weights", alone.weights, slice(whole.weights, b * rows * s.Tk, rows * s.Tk));
       }
     });
@@ -208,7 +208,7 @@ TEST_CASE("bits: attention, queries one by one and in pieces", "[bits]") {
       for (int64_t size : {1, 2, 7, 25}) {
         for (int64_t first = 0; first < s.Tq; first += size) {
           const int64_t count = std::min(size, s.Tq - first);
-          check_piece(s, first, count, run_attention(context, query_piece(args, s, first, count)), whole);
+          check_piece(s, first, count, run_attention(context, query_piece(problem, args, first, count)), whole);
         }
       }
     });
@@ -223,7 +223,7 @@ TEST_CASE("bits: attention, token by token over a growing key length", "[bits]")
     const AttentionResult prefill = run_attention(context, problem.args());
     for (int64_t t = 0; t < s.Tq; ++t) {
       AttentionCall args = problem.args();
-      args.query.data += t * s.H * s.D;
+      args.query = view(problem.query.data() + t * s.H * s.D);
       args.query_len = 1;
       args.key_len = t + 1;
       const AttentionResult step = run_attention(context, args);
@@ -252,7 +252,7 @@ TEST_CASE("bits: attention, masked keys at the end are as no keys", "[bits][mask
       args.masks.bool_mask = {};
       std::vector<float> add(static_cast<size_t>(s.Tk), -kInf);
       std::fill(add.begin(), add.begin() + length, 0.0f);
-      args.masks.add_mask = {add.data(), 0, 0, 0};
+      args.masks.add_mask = {add.data()};
       check_same_results("additive mask", run_attention(context, args), want);
     }
   });
@@ -294,7 +294,7 @@ TEST_CASE("bits: attention, layouts", "[bits][strides]") {
         placed.key = key.fill(problem.key).view();
         placed.value = value.fill(problem.value).view();
         placed.output = output.mut_view();
-        placed.weights_mode = MHA_WEIGHTS_NONE;
+        placed.results.weights_mode = MHA_WEIGHTS_NONE;
         mha_error error = {};
         require_ok(attention(context, placed, &error), error);
         check_same_bits(name, output.dense(), want.output);
@@ -426,9 +426,9 @@ TEST_CASE("bits: layer, threads, hosts, targets, batch items and rows alone", "[
       for (int64_t i = 0; i < 41; ++i) {
         LayerCall one = args;
         one.batch = one.query_len = 1;
-        one.query.data += (b * 41 + i) * 40;
-        one.key.data += b * 600 * 40;
-        one.value.data += b * 600 * 40;
+        one.query = view(problem.query.data() + (b * 41 + i) * 40);
+        one.key = view(problem.key.data() + b * 600 * 40);
+        one.value = view(problem.value.data() + b * 600 * 40);
         check_same_bits("row alone", run(shared_context(target, 1), one).output,
                         slice(want.output, (b * 41 + i) * 50, 50));
       }

@@ -9,7 +9,7 @@ using namespace mha::test;
 namespace {
 
 const mha_layer_config kConfigs[] = {
-    {20, 4, 0, 0, 0, 0, 0, 0, 0}, {33, 6, 3, 9, 19, 12, 65, 71, 0.3f}, {1, 1, 0, 0, 0, 0, 0, 0, 0}};
+    {20, 4, 0, 0, 0, 0, 0, 0, 0}, {33, 6, 3, 9, 19, 12, 65, 71, 0, 0.3f}, {1, 1, 0, 0, 0, 0, 0, 0, 0}};
 
 /// Bytes with 64-byte alignment, or shifted from it.
 class Blob {
@@ -30,8 +30,10 @@ class Blob {
 };
 
 std::unique_ptr<Blob> save(const mha_layer* layer, size_t shift = 0) {
-  auto blob = std::make_unique<Blob>(mha_layer_save_bytes(layer), shift);
   mha_error error = {};
+  size_t bytes = 0;
+  require_ok(mha_layer_save_bytes(layer, &bytes, &error), error);
+  auto blob = std::make_unique<Blob>(bytes, shift);
   require_ok(mha_layer_save(layer, blob->data(), blob->bytes(), &error), error);
   return blob;
 }
@@ -46,7 +48,14 @@ LayerPtr map(const mha_context* context, const void* data, size_t bytes, mha_sta
   CHECK(layer == nullptr);
   CHECK(error.status == status);
   CHECK(error.message[0] != 0);
-  return nullptr;
+  return LayerPtr();
+}
+
+size_t save_bytes(const mha_layer* layer) {
+  mha_error error = {};
+  size_t bytes = 0;
+  require_ok(mha_layer_save_bytes(layer, &bytes, &error), error);
+  return bytes;
 }
 
 }  // namespace
@@ -188,7 +197,7 @@ TEST_CASE("blob: a hostile header with a right checksum is refused", "[blob]") {
       const mha_status status = mha_layer_map(context, blob.data(), blob.bytes(), &layer, &error);
       const LayerPtr owner(layer);
       INFO("field at " << field << " value " << value << ": " << error.message);
-      CHECK((status == MHA_ERR_BLOB || (status == MHA_OK && mha_layer_save_bytes(layer) <= blob.bytes())));
+      CHECK((status == MHA_ERR_BLOB || (status == MHA_OK && save_bytes(layer) <= blob.bytes())));
       if (status == MHA_ERR_BLOB) CHECK(layer == nullptr);
     }
   }
@@ -210,7 +219,7 @@ TEST_CASE("blob: NULL arguments and a buffer that is too small", "[blob][status]
   const LayerProblem problem(kConfigs[0], 1, 2, 3, Biases::kAll, 125000);
   const mha_context* context = shared_context(supported_targets()[0], 1);
   const LayerPtr layer = problem.make(context);
-  const size_t bytes = mha_layer_save_bytes(layer.get());
+  const size_t bytes = save_bytes(layer.get());
   Blob blob(bytes);
   std::fill_n(blob.data(), bytes, static_cast<unsigned char>(0x5a));
   CHECK(mha_layer_save(nullptr, blob.data(), bytes, nullptr) == MHA_ERR_NULL);
@@ -227,5 +236,11 @@ TEST_CASE("blob: NULL arguments and a buffer that is too small", "[blob][status]
   CHECK(mha_layer_map(nullptr, blob.data(), bytes, &mapped, nullptr) == MHA_ERR_NULL);
   CHECK(mha_layer_map(context, nullptr, bytes, &mapped, nullptr) == MHA_ERR_NULL);
   CHECK(mha_layer_map(context, blob.data(), bytes, nullptr, nullptr) == MHA_ERR_NULL);
-  CHECK(mha_layer_save_bytes(nullptr) == 0);
+  mha_error error = {};
+  size_t unset = 77;
+  CHECK(mha_layer_save_bytes(nullptr, &unset, &error) == MHA_ERR_NULL);
+  CHECK(mentions(error, "layer is NULL"));
+  CHECK(unset == 77);
+  CHECK(mha_layer_save_bytes(layer.get(), nullptr, &error) == MHA_ERR_NULL);
+  CHECK(mentions(error, "bytes is NULL"));
 }

@@ -73,7 +73,7 @@ TEST_CASE("edges: an additive mask of -FLT_MAX masks nothing", "[edges][scores]"
   for (bool everywhere : {true, false}) {
     if (!everywhere) std::fill(add.begin() + 100, add.end(), 0.0f);
     AttentionCall args = problem.args();
-    args.masks.add_mask = {add.data(), 0, 0, 0};
+    args.masks.add_mask = {add.data()};
     const AttentionReference want = reference_attention(args);
     for_each_target([&](const std::string&, const mha_context* context) {
       const AttentionResult got = run_attention(context, args);
@@ -135,8 +135,8 @@ TEST_CASE("edges: zeros of either sign are zeros", "[edges][scores]") {
   std::fill_n(negative.key.begin(), 100, -0.0f);
   positive.add_mask.assign(40, 0.0f);
   negative.add_mask.assign(40, -0.0f);
-  positive.masks.add_mask = {positive.add_mask.data(), 0, 0, 0};
-  negative.masks.add_mask = {negative.add_mask.data(), 0, 0, 0};
+  positive.masks.add_mask = {positive.add_mask.data()};
+  negative.masks.add_mask = {negative.add_mask.data()};
   for_each_target([&](const std::string&, const mha_context* context) {
     const AttentionResult plain = run_attention(context, AttentionProblem(s, MaskKind::kNone, 79500).args());
     check_same_bits("output", run_attention(context, negative.args()).output,

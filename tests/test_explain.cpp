@@ -101,7 +101,7 @@ TEST_CASE("explain: attention, a key and value a line, cut where the buffer ends
     REQUIRE(attention_workspace_bytes(context, args, &bytes, nullptr) == MHA_OK);
     check_has(full, "workspace: " + std::to_string(bytes) + " bytes");
     // The same without data, as for the size query.
-    args.query = view(args.key.data = args.value.data = nullptr);
+    args.query = args.key = args.value = {};
     CHECK(text_of(context, args) == full);
     args.query_len = 0;
     check_has(text_of(context, args), "work: none, a size is 0");
@@ -141,7 +141,7 @@ TEST_CASE("explain: attention tells whether the chunks of a row are shared among
 
 TEST_CASE("explain: heads, chunks or both are shared, and where neither can be one thread is enough", "[explain]") {
   const auto text = [](const mha_context* context, int64_t heads, int64_t kv_heads, int64_t keys, int64_t head_dim) {
-    mha_attention_args args = {};
+    AttentionCall args;
     args.batch = args.query_len = 1, args.num_heads = heads, args.num_kv_heads = kv_heads;
     args.key_len = keys, args.head_dim = head_dim;
     return text_of(context, args);
@@ -168,7 +168,7 @@ TEST_CASE("explain: heads, chunks or both are shared, and where neither can be o
 TEST_CASE("explain: masks and score modifications by name, no combination falls back", "[explain][masks][mods]") {
   const AttentionProblem prefill({1, 2, 1, 40, 600, 8, 8}, MaskKind::kNone, 151100);
   const AttentionProblem decode({1, 2, 1, 1, 600, 8, 8}, MaskKind::kNone, 151101);
-  const int64_t numbers[2] = {0, 0};
+  const int64_t numbers[2] = {0, 0}, lengths[1] = {500};
   const int32_t segments[1] = {0};
   const uint8_t bytes[1] = {1};
   const float floats[2] = {0, 0};
@@ -178,7 +178,7 @@ TEST_CASE("explain: masks and score modifications by name, no combination falls 
   };
   const std::vector<Option> options = {
       {"causal", [](auto& a) { a.causal = 1; }},
-      {"key lengths", [&](auto& a) { a.items.key_lengths = numbers; }},
+      {"key lengths", [&](auto& a) { a.items.key_lengths = lengths, a.positions.align = MHA_ALIGN_END; }},
       {"window left", [](auto& a) { a.masks.window_left = 9; }},
       {"window right", [](auto& a) { a.masks.window_right = 9; }},
       {"window left, sink tokens", [](auto& a) { a.masks.window_left = 9, a.masks.sink_tokens = 2; }},
@@ -198,7 +198,7 @@ TEST_CASE("explain: masks and score modifications by name, no combination falls 
        }},
       {"additive",
        [&](auto& a) {
-         a.masks.add_mask = {floats, 0, 0, 0};
+         a.masks.add_mask = {floats};
        }},
       {"softcap", [](auto& a) { a.score_mods.softcap = 5; }},
       {"ALiBi", [&](auto& a) { a.score_mods.alibi_slopes = floats; }},
@@ -242,7 +242,7 @@ TEST_CASE("explain: weights by how they come about", "[explain][weights]") {
     check_has(text_of(context, args), "\nweights: per head of the chosen queries, by a second pass\n");
     args.results.weights_mode = MHA_WEIGHTS_AVERAGED;
     check_has(text_of(context, args), "\nweights: averaged of the chosen queries, by a second pass");
-    args.weight_rows = {};
+    choose_weights_rows(&args, nullptr, 0);
     args.results.weights_mode = MHA_WEIGHTS_KEY_SUMS;
     check_has(text_of(context, args), "\nweights: summed over queries, by a second pass");
   });
@@ -261,7 +261,7 @@ TEST_CASE("explain: packed items and caches, each by its own kernel, prefixes th
     for (const mha_cache_kind kind : kCacheKinds) {
       mha_cache_config config = cache_config(kind, 2048, 3);
       config.head_dim = config.value_head_dim = 16;
-      const CachePtr cache = make_cache(context, config);
+      CachePtr cache = make_cache(context, config);
       mha_append_args append = {};
       append.batch = 2, append.length = 900, append.offsets = p.key_offsets.data();
       append.key = view(p.key.data()), append.value = view(p.value.data());
@@ -270,14 +270,16 @@ TEST_CASE("explain: packed items and caches, each by its own kernel, prefixes th
       require_ok(mha_cache_fork(cache.get(), 0, 2, 512, &error), error);
       const int64_t alone[] = {0, 1}, forked[] = {0, 2};
       AttentionCall cached = args;
-      cached.cache = cache.get(), cached.query_offsets = nullptr, cached.query_len = 1;
-      cached.sequences = alone;
+      cached.cache = cache.get(), cached.items.query_offsets = cached.items.key_offsets = nullptr;
+      cached.query_len = 1, cached.key_len = 0;
+      cached.key = cached.value = {};
+      cached.items.sequences = alone;
       const std::string text = text_of(context, cached);
       check_has(text, std::string("\nkeys and values: in a ") + kind_name(kind) + " cache");
       check_has(text, "\nattention kernel: streamed for 2 sequences");
       check_has(text, "\nshared prefixes: none\n");
       check_has(text, "\nfallback: none\n");
-      cached.sequences = forked;
+      cached.items.sequences = forked;
       check_has(text_of(context, cached),
                 kind == MHA_CACHE_PAGED ? "shared prefixes: 2 sequences in 1 groups" : "shared prefixes: none");
     }
@@ -354,10 +356,12 @@ TEST_CASE("explain: linear, wrong arguments", "[explain][linear][status]") {
   };
   args.rows = -1;
   refused(MHA_ERR_ARGUMENT, "rows is -1");
-  args.input_stride = -1;
-  refused(MHA_ERR_STRIDE, "input_stride is -1");
-  args.output_stride = 4;
-  refused(MHA_ERR_STRIDE, "output_stride is 4");
+  args.input.stride_t = -2;
+  refused(MHA_ERR_STRIDE, "input.stride_t is -2");
+  args.output.stride_t = 4;
+  refused(MHA_ERR_STRIDE, "output.stride_b, _t, _h are 0, 4, 0");
+  args.output.stride_t = MHA_BROADCAST;
+  refused(MHA_ERR_STRIDE, "output.stride_t is -1");
   args.rows = INT64_MAX / 8;
   refused(MHA_ERR_OVERFLOW, "rows");
   CHECK(mha_linear_explain(nullptr, linear.get(), &args, nullptr, 0, &needed, &error) == MHA_ERR_NULL);
@@ -368,7 +372,7 @@ TEST_CASE("explain: linear, wrong arguments", "[explain][linear][status]") {
   CHECK(mentions(error, "args is NULL"));
   // The call itself still wants its pointers.
   CHECK(mha_linear_forward(context, linear.get(), &args, &error) == MHA_ERR_NULL);
-  CHECK(mentions(error, "input is NULL"));
+  CHECK(mentions(error, "input.data is NULL"));
 }
 
 TEST_CASE("explain: layer, every stage and why", "[explain][layer]") {
@@ -389,7 +393,7 @@ TEST_CASE("explain: layer, every stage and why", "[explain][layer]") {
     size_t needed = 0;
     CHECK(layer_explain(context, nullptr, args, text, 5, &needed, nullptr) == MHA_ERR_NULL);
     CHECK(layer_explain(nullptr, layer.get(), args, text, 5, &needed, nullptr) == MHA_ERR_NULL);
-    CHECK(layer_explain(context, layer.get(), nullptr, text, 5, &needed, nullptr) == MHA_ERR_NULL);
+    CHECK(mha_layer_explain(context, layer.get(), nullptr, text, 5, &needed, nullptr) == MHA_ERR_NULL);
   });
 }
 
@@ -415,10 +419,10 @@ TEST_CASE("explain: random calls over caches, whatever is asked of them, never f
     const mha_context* context = random_context(random).get();
     size_t bytes = 0;
     mha_error error = {};
-    const mha_status status = attention_workspace_bytes(context, &d.args(), &bytes, &error);
+    const mha_status status = attention_workspace_bytes(context, d.args(), &bytes, &error);
     CHECK(status == (d.refused() ? MHA_ERR_ARGUMENT : MHA_OK));
     if (status != MHA_OK) {
-      CHECK(attention_explain(context, &d.args(), nullptr, 0, nullptr, &error) == status);
+      CHECK(attention_explain(context, d.args(), nullptr, 0, nullptr, &error) == status);
       continue;
     }
     check_supported(of_attention(context, d.args()), bytes);
@@ -431,24 +435,31 @@ TEST_CASE("explain: random calls over caches, whatever is asked of them, never f
 
 TEST_CASE("explain: random plain calls never fall back", "[explain]") {
   const mha_rope rope = {};
-  const mha_norm norm = {1e-5f, nullptr, nullptr};
+  mha_norm norm = {};
+  norm.epsilon = 1e-5f;
   const int64_t rows[] = {0};
   for (uint64_t seed = 156000; seed < 156300; ++seed) {
     Random random(seed);
-    const AttentionShape s = {between(random, 1, 3), 4, 2, between(random, 1, 300), random_length(random, 1300), 8, 9};
+    const bool packs_queries = one_in(random, 4), packs_keys = one_in(random, 4);
+    const int64_t B = packs_queries || packs_keys ? 2 : between(random, 1, 3);
+    const AttentionShape s = {B, 4, 2, between(random, 1, 300), random_length(random, 1300), 8, 9};
     const AttentionProblem p(s, MaskKind::kNone, seed);
-    const RandomMasks masks(random, s.B, s.H, s.Tq, s.Tk);
+    const RandomMasks masks(random, s.B, s.H, s.Tq, s.Tk,
+                            packs_keys ? RandomMasks::Lengths::kKnown : RandomMasks::Lengths::kAny);
     AttentionCall args = p.args();
-    args.masks = masks.get(), args.score_mods = masks.mods();
+    masks.get().put_into(&args);
+    args.score_mods = masks.mods();
     args.results.weights_mode =
         one_of(random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED, MHA_WEIGHTS_KEY_SUMS});
-    if (one_in(random, 2)) choose_weights_rows(&args, rows, 1);
+    const bool chooses = args.results.weights_mode != MHA_WEIGHTS_NONE && (!packs_queries || s.Tq > 1);
+    if (chooses && one_in(random, 2)) choose_weights_rows(&args, rows, 1);
     if (one_in(random, 2)) args.rope = &rope;
-    if (one_in(random, 2)) args.norm = &norm;
+    if (one_in(random, 2)) args.query_norm = &norm;
+    if (args.rope && args.items.key_lengths && args.positions.align == MHA_ALIGN_DEFAULT)
+      args.positions.align = MHA_ALIGN_START;
     const int64_t queries[] = {0, s.Tq / 2, s.Tq}, keys[] = {0, s.Tk / 3, s.Tk};
-    if (one_in(random, 2)) args.batch = 2, args.weight_rows = {};
-    if (args.batch == 2 && one_in(random, 2)) args.items.query_offsets = queries;
-    if (args.batch == 2 && one_in(random, 2)) args.items.key_offsets = keys;
+    if (packs_queries) args.items.query_offsets = queries;
+    if (packs_keys) args.items.key_offsets = keys;
     INFO("seed " << seed << ": " << describe(s) << masks.describe());
     const mha_context* context = random_context(random).get();
     size_t bytes = 0;
@@ -464,7 +475,7 @@ TEST_CASE("explain: sequences of a cache by number, their groups, and a layer th
   const AttentionShape s = {4, 8, 4, 0, 0, 5, 5};
   mha_cache_config config = cache_config(MHA_CACHE_PAGED, 4000, 4, 64);
   config.num_kv_heads = 4, config.head_dim = config.value_head_dim = 5;
-  const CachePtr cache = make_cache(context, config);
+  CachePtr cache = make_cache(context, config);
   require_append(cache.get(), 0, random_tokens(config, 600, 1));
   require_append(cache.get(), 3, random_tokens(config, 70, 2));
   mha_error error = {};
@@ -512,15 +523,18 @@ TEST_CASE("explain: the C++ wrapper gives the same texts", "[explain][hpp]") {
     REQUIRE(wrapped(mha::Span<char>(text)));
     CHECK(want == text.data());
   };
-  const AttentionProblem attention({1, 4, 2, 3, 5, 8, 8}, MaskKind::kNone, 153000);
-  AttentionCall args = attention.args();
+  const AttentionProblem attention_problem({1, 4, 2, 3, 5, 8, 8}, MaskKind::kNone, 153000);
+  AttentionCall args = attention_problem.args();
   check_same(text_of(context->get(), args),
              [&](mha::Span<char> text) { return context->attention_explain(args, text); });
   args.head_dim = -8;
   CHECK(context->attention_explain(args, {}).status().code() == MHA_ERR_ARGUMENT);
 
   const std::vector<float> weight(12);
-  auto linear = mha::Linear::create(*context, 4, 3, weight);
+  mha_linear_config linear_config = {};
+  linear_config.in_features = 4, linear_config.out_features = 3;
+  linear_config.weight = view(weight.data());
+  auto linear = mha::Linear::create(*context, linear_config);
   REQUIRE(linear);
   check_same(full_text(of_linear(context->get(), linear->get(), rows_only(2))),
              [&](mha::Span<char> text) { return linear->explain(*context, rows_only(2), text); });
@@ -530,6 +544,6 @@ TEST_CASE("explain: the C++ wrapper gives the same texts", "[explain][hpp]") {
   auto layer = mha::Layer::create(*context, problem.config, problem.separate_weights());
   REQUIRE(layer);
   check_same(full_text(of_layer(context->get(), layer->get(), problem.args())),
-             [&](mha::Span<char> text) { return layer->forward_explain(*context, problem.args(), text); });
-  CHECK(mha::Layer().forward_explain(*context, problem.args(), {}).status().code() == MHA_ERR_NULL);
+             [&](mha::Span<char> text) { return layer->explain(*context, problem.args(), text); });
+  CHECK(mha::Layer().explain(*context, problem.args(), {}).status().code() == MHA_ERR_NULL);
 }

@@ -3,6 +3,7 @@
 // cases are listed in tools/oracles/layer_cases.py.
 #include "core/mha.h"
 #include "core/reference.h"
+#include "support/calls.h"
 #include "support/golden.h"
 #include "support/targets.h"
 
@@ -67,12 +68,13 @@ class LayerCase {
 
   mha_layer_weights weights() const {
     const auto pointer = [](const std::vector<float>& values) { return values.empty() ? nullptr : values.data(); };
+    const auto matrix = [&](const std::vector<float>& values) { return mha::view(pointer(values)); };
     mha_layer_weights weights = {};
-    weights.in_proj_weight = view(pointer(in_proj_weight_));
-    weights.query_weight = view(pointer(query_weight_));
-    weights.key_weight = view(pointer(key_weight_));
-    weights.value_weight = view(pointer(value_weight_));
-    weights.output_weight = view(pointer(output_weight_));
+    weights.in_proj_weight = matrix(in_proj_weight_);
+    weights.query_weight = matrix(query_weight_);
+    weights.key_weight = matrix(key_weight_);
+    weights.value_weight = matrix(value_weight_);
+    weights.output_weight = matrix(output_weight_);
     weights.in_proj_bias = pointer(in_proj_bias_);
     weights.output_bias = pointer(output_bias_);
     weights.bias_key = pointer(bias_key_);
@@ -85,10 +87,10 @@ class LayerCase {
     args.batch = B;
     args.query_len = Tq;
     args.key_len = Tk;
-    args.query = view(query_, E);
-    args.key = view(key_, kdim_);
-    args.value = view(value_, vdim_);
-    args.masks = masks_;
+    args.query = rows(query_, E);
+    args.key = rows(key_, kdim_);
+    args.value = rows(value_, vdim_);
+    masks_.put_into(&args);
     args.results.weights_mode = mode;
     return args;
   }
@@ -99,6 +101,7 @@ class LayerCase {
   void use_key_lengths() {
     masks_.bool_mask = {};
     masks_.key_lengths = key_lengths_.data();
+    if (masks_.align == MHA_ALIGN_DEFAULT) masks_.align = MHA_ALIGN_START;
   }
 
   /// torch's results as dense [B, Tq, E], [B, H, Tq, Tk] or [B, Tq, Tk]; no weights where the file has none.
@@ -115,18 +118,18 @@ class LayerCase {
   const int64_t B, Tq, Tk, E, H;
 
  private:
-  mha_view view(const std::vector<float>& values, int64_t width) const {
+  mha_view rows(const std::vector<float>& values, int64_t width) const {
     if (values.empty()) return {};
-    if (batch_first_) return {values.data(), 0, 0, 0, 0};
-    return {values.data(), width, B * width, 0, 1};  // [T, B, width]
+    if (batch_first_) return mha::view(values.data());
+    return mha::view(values.data(), {width, B * width, 0});  // [T, B, width]
   }
 
   /// A stored float mask becomes the additive mask; boolean ones are turned round and, if there are two, intersected.
   void read_masks() {
     const std::string attn = name + "/attn_mask", padding = name + "/key_padding_mask";
     if (causal_) {  // torch's causal mask is aligned top left
-      masks_.causal = MHA_CAUSAL_OFFSET;
-      masks_.causal_offset = 0;
+      masks_.causal = 1;
+      masks_.align = MHA_ALIGN_START;
     }
     if (file_.has(attn)) {
       const bool per_head = file_.shape(attn).size() == 3;
@@ -136,14 +139,14 @@ class LayerCase {
         masks_.bool_mask = {bool_mask_.data(), stride_b, stride_h, Tk};
       } else {
         add_mask_ = file_.floats(attn);
-        masks_.add_mask = {add_mask_.data(), stride_b, stride_h, Tk};
+        masks_.add_mask = {add_mask_.data(), MHA_F32, 0, stride_b, stride_h, Tk};
       }
     }
     if (!file_.has(padding)) return;
     if (!file_.is_bool(padding)) {
       REQUIRE(add_mask_.empty());
       add_mask_ = file_.floats(padding);
-      masks_.add_mask = {add_mask_.data(), Tk, 0, 0};
+      masks_.add_mask = {add_mask_.data(), MHA_F32, 0, Tk, 0, 0};
       return;
     }
     const std::vector<uint8_t> open = inverted(file_.bytes(padding));
@@ -172,7 +175,7 @@ class LayerCase {
   std::vector<uint8_t> bool_mask_;
   std::vector<float> add_mask_;
   std::vector<int64_t> key_lengths_;
-  mha_masks masks_ = {};
+  Masks masks_;
 };
 
 struct LayerResult {
@@ -186,7 +189,7 @@ LayerResult run_layer(const mha_context* context, const mha_layer* layer, const 
   args.output = mut_view(result.output.data());
   if (mode != MHA_WEIGHTS_NONE) {
     result.weights = poisoned(c.B * (mode == MHA_WEIGHTS_AVERAGED ? 1 : c.H) * c.Tq * (c.Tk + c.added_keys()));
-    args.results.weights.data = result.weights.data();
+    args.results.weights = mut_view(result.weights.data());
   }
   mha_error error = {};
   require_ok(layer_forward(context, layer, args, &error), error);
@@ -222,7 +225,8 @@ TEST_CASE("golden: nn.MultiheadAttention through the reference", "[golden]") {
       const int64_t heads = mode == MHA_WEIGHTS_AVERAGED ? 1 : c.H;
       std::vector<double> output(static_cast<size_t>(c.B * c.Tq * c.E));
       std::vector<double> weights(static_cast<size_t>(c.B * heads * c.Tq * (c.Tk + c.added_keys())));
-      mha::reference::forward<double>(c.config(), c.weights(), c.args(mode), output.data(), weights.data());
+      const LayerCall args = c.args(mode);
+      mha::reference::forward<double>(c.config(), c.weights(), args.raw(), output.data(), weights.data());
       check_rounds_to("reference output " + c.name, output, c.want_output());
       if (c.has_weights()) check_rounds_to("reference weights " + c.name, weights, c.want_weights(mode));
     }

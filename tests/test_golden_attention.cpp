@@ -32,18 +32,18 @@ struct AttentionCase {
     args.head_dim = description.at("head_dim");
     args.value_head_dim = description.at("value_head_dim");
     args.scale = description.at("scale");
-    args.query = view(query, args.num_heads, args.query_len, args.head_dim);
-    args.key = view(key, args.num_kv_heads, args.key_len, args.head_dim);
-    args.value = view(value, args.num_kv_heads, args.key_len, args.value_head_dim);
-    if (description.at("causal")) args.masks.causal = MHA_CAUSAL_OFFSET;  // with offset 0: top left, as torch
+    args.query = by_heads(query, args.num_heads, args.query_len, args.head_dim);
+    args.key = by_heads(key, args.num_kv_heads, args.key_len, args.head_dim);
+    args.value = by_heads(value, args.num_kv_heads, args.key_len, args.value_head_dim);
+    if (description.at("causal")) args.causal = 1, args.positions.align = MHA_ALIGN_START;  // top left, as torch
     if (file.has(name + "/mask")) read_mask(file);
     if (file.has(name + "/weights")) args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
   }
   AttentionCase(const AttentionCase&) = delete;
   AttentionCase& operator=(const AttentionCase&) = delete;
 
-  static mha_view view(const std::vector<float>& values, int64_t heads, int64_t length, int64_t width) {
-    return {values.data(), heads * length * width, width, length * width, 1};
+  static mha_view by_heads(const std::vector<float>& values, int64_t heads, int64_t length, int64_t width) {
+    return mha::view(values.data(), {heads * length * width, width, length * width});
   }
 
   void read_mask(const GoldenFile& file) {
@@ -56,7 +56,7 @@ struct AttentionCase {
       args.masks.bool_mask = {bool_mask.data(), stride_b, stride_h, args.key_len};
     } else {
       add_mask = file.floats(name + "/mask");
-      args.masks.add_mask = {add_mask.data(), stride_b, stride_h, args.key_len};
+      args.masks.add_mask = {add_mask.data(), MHA_F32, 0, stride_b, stride_h, args.key_len};
     }
   }
 
@@ -97,8 +97,8 @@ TEST_CASE("golden: scaled_dot_product_attention through mha_attention", "[golden
       check_close("log-sum-exp" + what, got.log_sum_exp, file.doubles(c.name + "/log_sum_exp"), kLseBound);
       if (!got.weights.empty())
         check_close("weights" + what, got.weights, file.doubles(c.name + "/weights"), kWeightsBound);
-      if (c.args.masks.causal == MHA_CAUSAL_OFFSET && c.args.query_len == c.args.key_len) {
-        c.args.causal = 1;  // the same thing in a square
+      if (c.args.causal && c.args.query_len == c.args.key_len) {
+        c.args.positions.align = MHA_ALIGN_END;  // the same thing in a square
         check_same_bits("output, bottom right" + what, run_attention(context, c.args).output, got.output);
       }
     }

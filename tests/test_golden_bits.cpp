@@ -126,12 +126,13 @@ TEST_CASE("golden bits: rope, norm, merge", "[bits][golden]") {
         rope.scaling = static_cast<mha_rope_scaling>(scaling);
         rope.dims = 46, rope.factor = 3, rope.original_positions = 8192;
         std::vector<float> output = poisoned(length * H * D);
+        mha_norm norm = {};
+        norm.epsilon = 1e-5f, norm.weight = weight.data();
         mha_rows_args args = {};
         args.batch = 1, args.length = length, args.num_heads = H, args.head_dim = D;
         args.input = view(input.data()), args.output = mut_view(output.data());
-        args.positions.query = positions.data();
-        args.rope = &rope;
-        args.norm_epsilon = 1e-5f, args.norm_weight = weight.data();
+        args.positions = positions.data();
+        args.rope = &rope, args.norm = &norm;
         require_ok(mha_rows_prepare(context, &args, &error), error);
         hash.add(output);
       }
@@ -139,9 +140,11 @@ TEST_CASE("golden bits: rope, norm, merge", "[bits][golden]") {
     const float* outputs[] = {input.data(), input.data() + 500};
     const float* log_sum_exps[] = {weight.data(), weight.data() + 10};
     std::vector<float> output = poisoned(10 * 50), log_sum_exp = poisoned(10);
-    require_ok(
-        mha_attention_merge(context, 2, 10, 50, outputs, log_sum_exps, output.data(), log_sum_exp.data(), &error),
-        error);
+    mha_merge_args merge = {};
+    merge.num_parts = 2, merge.rows = 10, merge.value_head_dim = 50;
+    merge.outputs = outputs, merge.log_sum_exps = log_sum_exps;
+    merge.output = output.data(), merge.log_sum_exp = log_sum_exp.data();
+    require_ok(mha_attention_merge(context, &merge, &error), error);
     hash.add(output);
     hash.add(log_sum_exp);
     check_hash(target + " rope and merge", hash, 0x2d058ccdc5f4f558);

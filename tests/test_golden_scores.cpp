@@ -30,9 +30,9 @@ struct ScoreCase {
         value(file.floats(name + "/value")) {
     args.batch = c.at("batch"), args.num_heads = c.at("num_heads"), args.num_kv_heads = c.at("num_kv_heads");
     args.query_len = c.at("query_len"), args.key_len = c.at("key_len"), args.head_dim = c.at("head_dim");
-    args.query = view(query, args.num_heads, args.query_len);
-    args.key = view(key, args.num_kv_heads, args.key_len);
-    args.value = view(value, args.num_kv_heads, args.key_len);
+    args.query = by_heads(query, args.num_heads, args.query_len);
+    args.key = by_heads(key, args.num_kv_heads, args.key_len);
+    args.value = by_heads(value, args.num_kv_heads, args.key_len);
     args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
     set_ranges(c);
     set_lists(file, c);
@@ -41,13 +41,14 @@ struct ScoreCase {
   ScoreCase(const ScoreCase&) = delete;
   ScoreCase& operator=(const ScoreCase&) = delete;
 
-  mha_view view(const std::vector<float>& values, int64_t heads, int64_t length) const {
-    return {values.data(), heads * length * args.head_dim, args.head_dim, length * args.head_dim, 1};
+  mha_view by_heads(const std::vector<float>& values, int64_t heads, int64_t length) const {
+    return mha::view(values.data(), {heads * length * args.head_dim, args.head_dim, length * args.head_dim});
   }
   void set_ranges(const nlohmann::json& c) {
     mha_masks& m = args.masks;
-    if (c.at("causal")) m.causal = MHA_CAUSAL_BOTTOM_RIGHT;
-    if (!c.at("offset").is_null()) m.causal = MHA_CAUSAL_OFFSET, m.causal_offset = c.at("offset");
+    if (c.at("causal")) args.causal = 1;
+    if (!c.at("offset").is_null())
+      args.causal = 1, args.positions.align = MHA_ALIGN_OFFSET, args.positions.offset = c.at("offset");
     m.window_left = c.at("window_left"), m.window_right = c.at("window_right"), m.sink_tokens = c.at("sink_tokens");
     prefix = c.at("prefix").get<std::vector<int64_t>>();
     if (!prefix.empty()) m.prefix_lengths = prefix.data();

@@ -37,7 +37,7 @@ void check_attention(const mha_context* context, const AttentionProblem& problem
   if (open.bytes()) args.masks.bool_mask.data = static_cast<const uint8_t*>(open.data());
   if (lengths.bytes()) args.items.key_lengths = static_cast<const int64_t*>(lengths.data());
   args.output = mut_view(output.floats());
-  if (mode != MHA_WEIGHTS_NONE) args.results.weights.data = weights.floats();
+  if (mode != MHA_WEIGHTS_NONE) args.results.weights = mut_view(weights.floats());
   args.results.log_sum_exp = lse.floats();
   args.resources.workspace = workspace.data();
   args.resources.workspace_bytes = bytes;
@@ -74,7 +74,9 @@ void check_layer(const mha_context* context, const LayerProblem& problem, mha_we
   weights.value_bias = bv.floats();
   weights.output_bias = bo.floats();
   const LayerPtr packed = problem.make_from(context, weights);
-  const GuardedBuffer blob(mha_layer_save_bytes(packed.get()), side);
+  size_t blob_bytes = 0;
+  require_ok(mha_layer_save_bytes(packed.get(), &blob_bytes, &error), error);
+  const GuardedBuffer blob(blob_bytes, side);
   require_ok(mha_layer_save(packed.get(), blob.data(), blob.bytes(), &error), error);
   mha_layer* mapped_handle = nullptr;
   require_ok(mha_layer_map(context, blob.data(), blob.bytes(), &mapped_handle, &error), error);
@@ -89,7 +91,7 @@ void check_layer(const mha_context* context, const LayerProblem& problem, mha_we
   args.key = view(key.floats());
   args.value = view(value.floats());
   args.output = mut_view(output.floats());
-  if (mode != MHA_WEIGHTS_NONE) args.results.weights.data = weights_out.floats();
+  if (mode != MHA_WEIGHTS_NONE) args.results.weights = mut_view(weights_out.floats());
   args.resources.workspace = workspace.data();
   args.resources.workspace_bytes = bytes;
   require_ok(layer_forward(context, mapped.get(), args, &error), error);
@@ -140,7 +142,10 @@ TEST_CASE("guard: structured masks and score modifications between pages without
           args.masks.prefix_lengths = static_cast<const int64_t*>(prefix.data());
           args.masks.query_segments = static_cast<const int32_t*>(queries.data());
           args.masks.key_segments = static_cast<const int32_t*>(keys.data());
-          args.score_mods = {3.0f, slopes.floats(), bias.floats(), 20, 3, sinks.floats()};
+          args.score_mods.softcap = 3;
+          args.score_mods.alibi_slopes = slopes.floats(), args.score_mods.sink_logits = sinks.floats();
+          args.score_mods.relative_bias = bias.floats();
+          args.score_mods.relative_left = 20, args.score_mods.relative_right = 3;
           for (mha_weights_mode mode : {MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED}) {
             args.results.weights_mode = mode;
             const AttentionReference want = reference_attention(args);
@@ -177,28 +182,23 @@ TEST_CASE("guard: strided inputs, whose last row ends at the page", "[memory][gu
       const int64_t size = (e.b - 1) * st.b + (e.t - 1) * st.t + (e.h - 1) * st.h + e.d;
       Placed placed(e, st);
       if (!dense.empty()) placed.fill(dense);
-      const float* data = placed.view().data;
+      const float* data = &placed.at(0, 0, 0, 0);
       return std::vector<float>(data, data + size);
     };
     const GuardedFloats query(place(s.query(), problem.query), Guard::kAfter);
     const GuardedFloats key(place(s.key(), problem.key), Guard::kAfter);
     const GuardedFloats value(place(s.value(), problem.value), Guard::kAfter);
     const GuardedFloats output(place(s.output(), {}), Guard::kAfter);
-    const auto view = [](const Extent& e, const GuardedFloats& data) {
-      const Strides st = padded_bthd(e, 3);
-      return mha_view{data.floats(), st.b, st.t, st.h, 1};
-    };
     AttentionCall args = problem.args();
-    args.query = view(s.query(), query);
-    args.key = view(s.key(), key);
-    args.value = view(s.value(), value);
-    const mha_view out = view(s.output(), output);
-    args.output = mut_view(output.floats(), {out.stride_b, out.stride_t, out.stride_h});
+    args.query = view(query.floats(), padded_bthd(s.query(), 3));
+    args.key = view(key.floats(), padded_bthd(s.key(), 3));
+    args.value = view(value.floats(), padded_bthd(s.value(), 3));
+    args.output = mut_view(output.floats(), padded_bthd(s.output(), 3));
     mha_error error = {};
     require_ok(attention(context, args, &error), error);
     Placed expected(s.output(), padded_bthd(s.output(), 3));
     expected.fill(want.output);
-    const float* first = expected.view().data;
+    const float* first = &expected.at(0, 0, 0, 0);
     const std::vector<float> got = output.values();
     check_same_bits("output and its gaps", got, std::vector<float>(first, first + got.size()));
   });
@@ -218,7 +218,7 @@ TEST_CASE("guard: linear between pages without access, over all tails", "[memory
       for_each_target([&](const std::string&, const mha_context* context) {
         const LinearPtr plain = make_linear(context, K, N, w.data(), row[3] ? b.data() : nullptr);
         const LinearPtr linear = make_linear(context, K, N, weight.floats(), row[3] ? bias.floats() : nullptr);
-        const mha_linear_args args = {M, input.floats(), 0, output.floats(), 0};
+        const mha_linear_args args = linear_args(M, input.floats(), output.floats());
         mha_error error = {};
         require_ok(mha_linear_forward(context, linear.get(), &args, &error), error);
         check_same_bits("output", output.values(), run_linear(context, plain.get(), x, M));
@@ -230,7 +230,7 @@ TEST_CASE("guard: linear between pages without access, over all tails", "[memory
 
 TEST_CASE("guard: layer, its sources and its blob between pages without access", "[memory][guard]") {
   const mha_layer_config configs[] = {{20, 4, 0, 0, 0, 0, 0, 0, 0},
-                                      {33, 6, 3, 9, 19, 12, 65, 71, 0.3f},
+                                      {33, 6, 3, 9, 19, 12, 65, 71, 0, 0.3f},
                                       {1, 1, 0, 0, 0, 0, 0, 0, 0},
                                       {64, 4, 2, 17, 0, 3, 5, 1, 0}};
   for (const mha_layer_config& config : configs)
@@ -277,14 +277,15 @@ TEST_CASE("guard: every pointer at every element offset", "[memory][alignment]")
       args.key = view(key.data() + (offset + 1) % 16);
       args.value = view(value.data() + (offset + 2) % 16);
       args.masks.add_mask.data = add.data() + (offset + 3) % 16;
-      args.output = mut_view(output.data() + (offset + 5) % 16);
-      args.results.weights.data = weights.data() + (offset + 7) % 16;
+      float *const to = output.data() + (offset + 5) % 16, *const weights_to = weights.data() + (offset + 7) % 16;
+      args.output = mut_view(to);
+      args.results.weights = mut_view(weights_to);
       args.results.log_sum_exp = lse.data() + (offset + 9) % 16;
       args.resources.workspace = workspace.data() + offset * 3 + 1;  // any alignment, odd addresses too
       args.resources.workspace_bytes = bytes;
       require_ok(attention(context, args, &error), error);
-      CHECK(first_bit_difference(args.output.data, want.output.data(), want.output.size()) < 0);
-      CHECK(first_bit_difference(args.results.weights.data, want.weights.data(), want.weights.size()) < 0);
+      CHECK(first_bit_difference(to, want.output.data(), want.output.size()) < 0);
+      CHECK(first_bit_difference(weights_to, want.weights.data(), want.weights.size()) < 0);
       CHECK(first_bit_difference(args.results.log_sum_exp, want.log_sum_exp.data(), want.log_sum_exp.size()) < 0);
     }
   });
@@ -298,9 +299,10 @@ TEST_CASE("guard: linear with input and output at every element offset", "[memor
     for (size_t offset = 0; offset < 16; ++offset) {
       std::vector<float> input(offset), output = poisoned(9 * 50 + 16);
       input.insert(input.end(), x.begin(), x.end());
-      const mha_linear_args args = {9, input.data() + offset, 0, output.data() + 15 - offset, 0};
+      float* first = output.data() + 15 - offset;
+      const mha_linear_args args = linear_args(9, input.data() + offset, first);
       CHECK(mha_linear_forward(context, linear.get(), &args, nullptr) == MHA_OK);
-      CHECK(first_bit_difference(args.output, want.data(), want.size()) < 0);
+      CHECK(first_bit_difference(first, want.data(), want.size()) < 0);
     }
   });
 }

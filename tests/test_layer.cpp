@@ -26,8 +26,8 @@ const NamedConfig kConfigs[] = {
     {"head_dim other than E/H", {21, 4, 0, 13, 0, 0, 0, 0, 0}},
     {"value_head_dim", {32, 4, 0, 0, 11, 0, 0, 0, 0}},
     {"out_dim", {30, 3, 0, 0, 0, 0, 0, 17, 0}},
-    {"scale", {32, 2, 0, 0, 0, 0, 0, 0, 0.5f}},
-    {"all at once", {33, 6, 3, 9, 19, 12, 65, 71, 0.3f}},
+    {"scale", {32, 2, 0, 0, 0, 0, 0, 0, 0, 0.5f}},
+    {"all at once", {33, 6, 3, 9, 19, 12, 65, 71, 0, 0.3f}},
     {"wide", {128, 2, 0, 0, 0, 0, 0, 0, 0}},
 };
 
@@ -89,7 +89,7 @@ TEST_CASE("layer: self-attention, and value given or taken from key", "[layer]")
 
   // The same numbers given as three views.
   LayerCall given = args;
-  given.key = view(given.value.data = problem.query.data());
+  given.key = given.value = view(problem.query.data());
   for_each_target([&](const std::string&, const mha_context* context) {
     const LayerPtr layer = problem.make(context);
     check_same_bits("self", run_layer(context, layer.get(), args).output,
@@ -109,7 +109,7 @@ TEST_CASE("layer: masks", "[layer][mask]") {
   for (int kind = 0; kind < kMaskKinds; ++kind) {
     const AttentionProblem masked(shape, static_cast<MaskKind>(kind), 41500 + static_cast<uint64_t>(kind));
     LayerCall args = problem.args();
-    args.masks = masked.masks;
+    masked.masks.put_into(&args);
     check_layer(problem, args, describe(shape, static_cast<MaskKind>(kind)));
   }
 }
@@ -132,7 +132,7 @@ TEST_CASE("layer: no keys gives the output bias", "[layer][edges]") {
   for_each_target([&](const std::string&, const mha_context* context) {
     const LayerPtr layer = problem.make(context);
     LayerCall args = problem.args();
-    args.key = view(args.value.data = problem.query.data());  // not NULL, so that they are not taken from query
+    args.key = args.value = view(problem.query.data());  // not NULL, so that they are not taken from query
     const std::vector<float> output = run_layer(context, layer.get(), args).output;
     for (size_t n = 0; n < output.size(); ++n) CHECK(output[n] == problem.output_bias[n % 20]);
   });
@@ -259,18 +259,50 @@ TEST_CASE("layer: outlives the context and the sources it was made from", "[laye
     args.key = view(key.data());
     args.value = view(value.data());
     const std::vector<float> before = run_layer(maker.get(), layer.get(), args).output;
-    maker.reset();
+    maker = ContextPtr();
     problem.reset();
     check_same_bits("output", run_layer(shared_context(target, 1), layer.get(), args).output, before);
   }
 }
 
-TEST_CASE("layer: no keys need no pointers, whatever kdim and vdim", "[layer][edges]") {
+TEST_CASE("layer: no keys, whatever kdim and vdim; what is given for them is not read", "[layer][edges]") {
   const LayerProblem problem({8, 2, 2, 4, 4, 5, 7, 8, 0}, 1, 3, 0, Biases::kAll, 75500);
+  const float unread = kNan;
   for_each_target([&](const std::string&, const mha_context* context) {
+    const LayerPtr layer = problem.make(context);
+    LayerCall args = problem.args();
+    args.key = args.value = view(&unread);
+    const LayerResult got = run_layer(context, layer.get(), args);
+    for (size_t n = 0; n < got.output.size(); ++n) CHECK(got.output[n] == problem.output_bias[n % 8]);
+    // NULL is not "no keys": it means those of the query, which must fit.
+    std::vector<float> output = poisoned(3 * 8);
+    args.output = mut_view(output.data());
+    mha_error error = {};
+    args.value = {};
+    CHECK(layer_forward(context, layer.get(), args, &error) == MHA_ERR_SHAPE);
+    CHECK(mentions(error, "vdim is 7 and kdim 5"));
+    args.key = {};
+    CHECK(layer_forward(context, layer.get(), args, &error) == MHA_ERR_SHAPE);
+    CHECK(mentions(error, "kdim is 5 and embed_dim 8"));
+    CHECK(std::all_of(output.begin(), output.end(), is_poison));
+  });
+}
+
+TEST_CASE("layer: without a key, key_len is 0 or query_len", "[layer][edges]") {
+  const LayerProblem problem(kConfigs[0].config, 2, 5, 5, Biases::kAll, 75600);
+  for_each_target([&](const std::string&, const mha_context* context) {
+    const LayerPtr layer = problem.make(context);
     LayerCall args = problem.args();
     args.key = args.value = {};
-    const LayerResult got = run_layer(context, problem.make(context).get(), args);
-    for (size_t n = 0; n < got.output.size(); ++n) CHECK(got.output[n] == problem.output_bias[n % 8]);
+    const LayerResult want = run_layer(context, layer.get(), args);
+    args.key_len = 0;
+    check_same_bits("key_len 0", run_layer(context, layer.get(), args).output, want.output);
+    std::vector<float> output = poisoned(2 * 5 * 20);
+    args.output = mut_view(output.data());
+    args.key_len = 4;
+    mha_error error = {};
+    CHECK(layer_forward(context, layer.get(), args, &error) == MHA_ERR_SHAPE);
+    CHECK(mentions(error, "key_len is 4"));
+    CHECK(std::all_of(output.begin(), output.end(), is_poison));
   });
 }

@@ -41,8 +41,10 @@ void check_problem(const LinearProblem& p) {
   what << "M " << p.M << " N " << p.N << " K " << p.K << (p.has_bias ? " bias" : "");
   for_each_target([&](const std::string& target, const mha_context* context) {
     const LinearPtr linear = make_linear(context, p.K, p.N, p.weight.data(), p.bias_or_null());
-    REQUIRE(mha_linear_in_features(linear.get()) == p.K);
-    REQUIRE(mha_linear_out_features(linear.get()) == p.N);
+    mha_linear_config config = {};
+    mha_linear_get_config(linear.get(), &config);
+    REQUIRE(config.in_features == p.K);
+    REQUIRE(config.out_features == p.N);
     const std::vector<float> got = run_linear(context, linear.get(), p.input, p.M);
     check_close("linear " + target + " " + what.str(), got, want, bound_for(p.K));
   });
@@ -119,7 +121,8 @@ TEST_CASE("linear: rows of larger buffers", "[linear][strides]") {
         Placed input({1, p.M, 1, p.K}, {0, p.K + pad, 0}, offset);
         Placed output({1, p.M, 1, p.N}, {0, p.N + pad, 0}, offset);
         input.fill(p.input);
-        const mha_linear_args args = {p.M, input.view().data, p.K + pad, output.mut_view().data, p.N + pad};
+        mha_linear_args args = {};
+        args.rows = p.M, args.input = input.view(), args.output = output.mut_view();
         mha_error error = {};
         require_ok(mha_linear_forward(context, linear.get(), &args, &error), error);
         check_close("strided " + target, output.dense(), want, bound_for(p.K));
@@ -139,7 +142,8 @@ TEST_CASE("linear: an input stride below in_features reads overlapping rows", "[
     for_each_target([&](const std::string& target, const mha_context* context) {
       const LinearPtr linear = make_linear(context, 20, 11, weight.data(), nullptr);
       std::vector<float> got = poisoned(M * 11);
-      const mha_linear_args args = {M, input.data(), stride, got.data(), 0};
+      mha_linear_args args = linear_args(M, input.data(), got.data());
+      args.input.stride_t = stride;
       mha_error error = {};
       require_ok(mha_linear_forward(context, linear.get(), &args, &error), error);
       check_close("overlapping rows " + target, got, want, bound_for(20));
@@ -152,7 +156,7 @@ TEST_CASE("linear: no rows writes nothing", "[linear][edges]") {
   for_each_target([&](const std::string&, const mha_context* context) {
     const LinearPtr linear = make_linear(context, 4, 3, weight.data(), nullptr);
     std::vector<float> output = poisoned(3);
-    const mha_linear_args args = {0, weight.data(), 0, output.data(), 0};
+    const mha_linear_args args = linear_args(0, weight.data(), output.data());
     CHECK(mha_linear_forward(context, linear.get(), &args, nullptr) == MHA_OK);
     CHECK(is_poison(output[0]));
   });

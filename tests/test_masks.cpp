@@ -32,7 +32,7 @@ TEST_CASE("masks and score modifications: values of random combinations", "[mask
     for (float& value : problem.query) value *= 3;
     const RandomMasks masks(random, s.B, s.H, s.Tq, s.Tk);
     AttentionCall args = problem.args();
-    args.masks = masks.get();
+    masks.get().put_into(&args);
     args.score_mods = masks.mods();
     args.results.weights_mode = one_of(random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED});
     const RandomContext context = random_context(random);
@@ -94,7 +94,7 @@ TEST_CASE("masks: what each shows, drawn", "[masks]") {
       CHECK(s.rows(context) == Rows{"##..", "###.", ".###", "..##"});
       s.args.masks.window_left = 0, s.args.masks.window_right = 1;
       CHECK(s.rows(context) == Rows{"#...", "##..", "###.", "####"});
-      s.args.masks.causal = MHA_CAUSAL_OFFSET, s.args.masks.causal_offset = -2;
+      s.args.causal = 1, s.args.positions.align = MHA_ALIGN_OFFSET, s.args.positions.offset = -2;
       CHECK(s.rows(context) == Rows{"....", "....", "#...", "##.."});
     }
     {
@@ -133,7 +133,7 @@ TEST_CASE("masks: NaN and Inf in hidden keys and values never reach a result, sk
               std::vector<int32_t> queries(static_cast<size_t>(Tq), 4), keys(1500, 1);
               std::vector<uint8_t> bits(188, 0);
               std::vector<int64_t> pairs = {0, 6}, all = {1500};
-              mha_masks masks = {};
+              Masks masks;
               const auto seen = [kind](int64_t j) { return (j >= 600 && j < 700) || (kind == 0 && j < 2); };
               for (int64_t j = 0; j < 1500; ++j) {
                 if (seen(j)) keys[static_cast<size_t>(j)] = 4, bits[static_cast<size_t>(j / 8)] |= 1 << j % 8;
@@ -145,7 +145,7 @@ TEST_CASE("masks: NaN and Inf in hidden keys and values never reach a result, sk
               std::vector<uint8_t> bools(1500);
               for (int64_t j = 0; j < 1500; ++j) bools[static_cast<size_t>(j)] = seen(j);
               if (kind == 0) {  // a window that every query shares
-                masks.causal = MHA_CAUSAL_OFFSET, masks.causal_offset = 700 - Tq;
+                masks.causal = 1, masks.set_offset(700 - Tq);
                 masks.window_left = 101 - Tq, masks.sink_tokens = 2;
               }
               if (kind == 1) masks.query_segments = queries.data(), masks.key_segments = keys.data();
@@ -153,7 +153,7 @@ TEST_CASE("masks: NaN and Inf in hidden keys and values never reach a result, sk
               if (kind == 3) masks.block_mask = {100, 100, pairs.data(), 1};
               if (kind == 4) masks.bool_mask = {bools.data(), 0, 0, 0};
               AttentionCall args = spoilt.args(), want = clean.args();
-              args.masks = masks;
+              masks.put_into(&args);
               want.masks = {};
               want.masks.bool_mask = {bools.data(), 0, 0, 0};
               std::vector<uint8_t> window(static_cast<size_t>(Tq * 1500));
@@ -164,9 +164,9 @@ TEST_CASE("masks: NaN and Inf in hidden keys and values never reach a result, sk
                         j < 2 || (j <= i + 700 - Tq && j > i + 700 - Tq - masks.window_left);
                 want.masks.bool_mask = {window.data(), 0, 0, 1500};
               }
-              args.results.weights_mode = want.weights_mode = MHA_WEIGHTS_PER_HEAD;
+              args.results.weights_mode = want.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
               check_same_results("hidden", run_attention(context, args), run_attention(context, want));
-              args.results.weights_mode = want.weights_mode = MHA_WEIGHTS_AVERAGED;
+              args.results.weights_mode = want.results.weights_mode = MHA_WEIGHTS_AVERAGED;
               check_same_results("hidden, averaged", run_attention(context, args), run_attention(context, want));
             }
           },
@@ -230,7 +230,7 @@ TEST_CASE("masks: bad arguments name themselves", "[masks][status]") {
     args.output = mut_view(output.data());
     mistake.make(args.masks);
     mha_error error = {};
-    CHECK(attention(shared_context(supported_targets()[0], 1), &args, &error) == mistake.status);
+    CHECK(attention(shared_context(supported_targets()[0], 1), args, &error) == mistake.status);
     INFO(error.message);
     CHECK(mentions(error, mistake.text));
     CHECK(std::all_of(output.begin(), output.end(), is_poison));
@@ -248,7 +248,7 @@ TEST_CASE("masks: extreme sizes do not overflow", "[masks][edges]") {
         for (bool others : {false, true}) {
           INFO("offset " << offset << " window " << window << " others " << others);
           AttentionCall args = problem.args();
-          args.masks.causal = MHA_CAUSAL_OFFSET, args.masks.causal_offset = offset;
+          args.causal = 1, args.positions.align = MHA_ALIGN_OFFSET, args.positions.offset = offset;
           args.masks.window_left = args.masks.window_right = window;
           if (others) {
             args.masks.sink_tokens = kMost, args.masks.prefix_lengths = prefix.data();
@@ -272,14 +272,14 @@ TEST_CASE("masks: the layer hands masks and score modifications on", "[masks][mo
     const LayerProblem problem(config, 2, Tq, Tk, Biases::kAll, seed);
     const RandomMasks masks(random, 2, 4, Tq, Tk);
     LayerCall args = problem.args();
-    args.masks = masks.get();
+    masks.get().put_into(&args);
     args.score_mods = masks.mods();
     const RandomContext context = random_context(random);
     INFO("seed " << seed << ": " << context.describe() << " Tq " << Tq << " Tk " << Tk << ":" << masks.describe());
     const LayerPtr layer = problem.make(context.get());
     const LayerResult got = run_layer(context.get(), layer.get(), args);
     std::vector<double> want(got.output.size());
-    mha::reference::forward<double>(problem.config, problem.separate_weights(), args, want.data(), nullptr);
+    mha::reference::forward<double>(problem.config, problem.separate_weights(), args.raw(), want.data(), nullptr);
     check_close("layer", got.output, want, {3e-6, 1e-6});
   }
 }

@@ -97,21 +97,21 @@ class PreparedCalls {
         layer_(layer_problem_.make(context)),
         linear_(make_linear(context, 40, 33, layer_problem_.query_weight.data(), nullptr)) {
     attention_args_ = attention_.args();
-    attention_args_.weights_mode = MHA_WEIGHTS_AVERAGED;
+    attention_args_.results.weights_mode = MHA_WEIGHTS_AVERAGED;
     attention_output_ = poisoned(2 * 9 * 4 * 12);
     attention_weights_ = poisoned(2 * 9 * Tk);
     lse_ = poisoned(2 * 4 * 9);
     attention_args_.output = mut_view(attention_output_.data());
-    attention_args_.weights.data = attention_weights_.data();
-    attention_args_.log_sum_exp = lse_.data();
+    attention_args_.results.weights = mut_view(attention_weights_.data());
+    attention_args_.results.log_sum_exp = lse_.data();
     layer_args_ = layer_problem_.args();
-    layer_args_.weights_mode = MHA_WEIGHTS_PER_HEAD;
+    layer_args_.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
     layer_output_ = poisoned(2 * 9 * 50);
     layer_weights_ = poisoned(2 * 4 * 9 * Tk);
     layer_args_.output = mut_view(layer_output_.data());
-    layer_args_.weights.data = layer_weights_.data();
+    layer_args_.results.weights = mut_view(layer_weights_.data());
     linear_output_ = poisoned(18 * 33);
-    linear_args_ = {18, layer_problem_.query.data(), 0, linear_output_.data(), 0};
+    linear_args_ = linear_args(18, layer_problem_.query.data(), linear_output_.data());
   }
 
   void give_workspace() {
@@ -119,16 +119,16 @@ class PreparedCalls {
     REQUIRE(attention_workspace_bytes(context_, attention_args_, &attention_bytes, nullptr) == MHA_OK);
     REQUIRE(layer_workspace_bytes(context_, layer_.get(), layer_args_, &layer_bytes, nullptr) == MHA_OK);
     workspace_.resize(std::max(attention_bytes, layer_bytes));
-    attention_args_.workspace = layer_args_.workspace = workspace_.data();
-    attention_args_.workspace_bytes = attention_bytes;
-    layer_args_.workspace_bytes = layer_bytes;
+    attention_args_.resources.workspace = layer_args_.resources.workspace = workspace_.data();
+    attention_args_.resources.workspace_bytes = attention_bytes;
+    layer_args_.resources.workspace_bytes = layer_bytes;
   }
 
   mha_status call() {
-    const mha_status attention = attention(context_, attention_args_, nullptr);
+    const mha_status attended = attention(context_, attention_args_, nullptr);
     const mha_status layer = layer_forward(context_, layer_.get(), layer_args_, nullptr);
     const mha_status linear = mha_linear_forward(context_, linear_.get(), &linear_args_, nullptr);
-    return attention != MHA_OK ? attention : layer != MHA_OK ? layer : linear;
+    return attended != MHA_OK ? attended : layer != MHA_OK ? layer : linear;
   }
   std::vector<float> results() const {
     std::vector<float> all;
@@ -208,7 +208,7 @@ TEST_CASE("memory: whichever allocation fails is reported, leaks nothing, and a 
   for (const std::string& target : supported_targets()) {
     CountingAllocator allocator;
     const LayerProblem problem(kConfig, 1, 5, 300, Biases::kAll, 101000);
-    const AttentionProblem attention({1, 1, 1, 5, 700, 8, 8}, MaskKind::kNone, 101001);
+    const AttentionProblem attention_problem({1, 1, 1, 5, 700, 8, 8}, MaskKind::kNone, 101001);
     std::vector<float> output(5 * 50), attention_output(5 * 8);
     // Everything in the API that allocates. Returns the first status that is not MHA_OK.
     const auto everything = [&]() -> mha_status {
@@ -224,7 +224,10 @@ TEST_CASE("memory: whichever allocation fails is reported, leaks nothing, and a 
       }
       const ContextPtr context_owner(context);
       mha_linear* linear = reinterpret_cast<mha_linear*>(&error);
-      status = mha_linear_create(context, 40, 48, problem.query_weight.data(), nullptr, &linear, &error);
+      mha_linear_config linear_config = {};
+      linear_config.in_features = 40, linear_config.out_features = 48;
+      linear_config.weight = view(problem.query_weight.data());
+      status = mha_linear_create(context, &linear_config, &linear, &error);
       if (status != MHA_OK) CHECK(linear == nullptr);
       const LinearPtr linear_owner(linear);
       if (status != MHA_OK) return status;
@@ -234,10 +237,12 @@ TEST_CASE("memory: whichever allocation fails is reported, leaks nothing, and a 
       if (status != MHA_OK) CHECK(layer == nullptr);
       const LayerPtr layer_owner(layer);
       if (status != MHA_OK) return status;
-      std::vector<float> blob(mha_layer_save_bytes(layer) / 4 + 1);
+      size_t blob_bytes = 0;
+      REQUIRE(mha_layer_save_bytes(layer, &blob_bytes, &error) == MHA_OK);
+      std::vector<float> blob(blob_bytes / 4 + 1);
       REQUIRE(mha_layer_save(layer, blob.data(), blob.size() * 4, &error) == MHA_OK);
       mha_layer* mapped = reinterpret_cast<mha_layer*>(&error);
-      status = mha_layer_map(context, blob.data(), mha_layer_save_bytes(layer), &mapped, &error);
+      status = mha_layer_map(context, blob.data(), blob_bytes, &mapped, &error);
       if (status != MHA_OK) CHECK(mapped == nullptr);
       const LayerPtr mapped_owner(mapped);
       if (status != MHA_OK) return status;
@@ -249,7 +254,7 @@ TEST_CASE("memory: whichever allocation fails is reported, leaks nothing, and a 
         CHECK(std::all_of(output.begin(), output.end(), is_poison));
         return status;
       }
-      AttentionCall attention_args = attention.args();
+      AttentionCall attention_args = attention_problem.args();
       std::fill(attention_output.begin(), attention_output.end(), float_of_bits(kPoisonBits));
       attention_args.output = mut_view(attention_output.data());
       status = attention(context, attention_args, &error);
@@ -297,7 +302,7 @@ TEST_CASE("memory: workspace is not a matter of Tq x Tk", "[memory]") {
         a.masks.bool_mask = {&byte, 0, 0, 0}, a.masks.bit_mask = {&byte, 0, 0, 0};
       },
       [&](auto& a) {
-        a.masks.add_mask = {&number, 0, 0, 0};
+        a.masks.add_mask = {&number};
       },
       [&](auto& a) { a.score_mods.alibi_slopes = a.score_mods.relative_bias = a.score_mods.sink_logits = &number, a.score_mods.softcap = 5; },
       [](auto& a) { a.results.weights_mode = MHA_WEIGHTS_AVERAGED; },

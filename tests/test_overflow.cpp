@@ -63,7 +63,7 @@ TEST_CASE("overflow: attention sizes whose products leave 63 bits", "[overflow][
       AttentionCall args;
       args.batch = z.B, args.num_heads = z.H, args.num_kv_heads = z.Hkv, args.query_len = z.Tq, args.key_len = z.Tk;
       args.head_dim = z.D, args.value_head_dim = z.Dv;
-      args.query = view(args.key.data = args.value.data = &unused);
+      args.query = args.key = args.value = view(&unused);
       args.output = mut_view(&unused);
       mha_error error = {};
       size_t bytes = 1, needed = 1;
@@ -101,21 +101,20 @@ TEST_CASE("overflow: what is not cut in chunks has no partial results that could
     INFO("threads " << threads);
     for_each_target(
         [&](const std::string&, const mha_context* context) {
-          mha_attention_args args = {};
+          AttentionCall args;
           args.batch = args.num_heads = 1, args.query_len = args.key_len = k40, args.head_dim = 1;
           size_t bytes = 0;
           mha_error error = {};
-          require_ok(mha_attention_workspace(context, &args, &bytes, &error), error);
+          require_ok(attention_workspace_bytes(context, args, &bytes, &error), error);
           CHECK(bytes >= static_cast<size_t>(k40) * 8);
           CHECK(bytes < static_cast<size_t>(k40) * 8 + (size_t{1} << 26));
           // Of 4096 rows 64 threads would make one block and share its chunks, but for 2^64 bytes of partial results.
           args.query_len = 4096, args.key_len = int64_t{1} << 38, args.head_dim = int64_t{1} << 20;
-          require_ok(mha_attention_workspace(context, &args, &bytes, &error), error);
+          require_ok(attention_workspace_bytes(context, args, &bytes, &error), error);
           CHECK(bytes < size_t{1} << 40);
           args.query_len = args.key_len = k40, args.head_dim = 1;
           // Of partial results that are asked for there is one of every row and chunk.
-          int64_t count = 0;
-          CHECK(mha_attention_partial_floats(&args, &count, &error) == MHA_ERR_OVERFLOW);
+          CHECK(attention_partial_bytes(context, args, &bytes, &error) == MHA_ERR_OVERFLOW);
         },
         threads);
   }
@@ -133,27 +132,27 @@ TEST_CASE("overflow: strides that lead beyond 2^63 bytes", "[overflow][status]")
   const Mistake mistakes[] = {
       {"query",
        [](AttentionCall& a) {
-         a.query = view(a.query.data, {k62, 16, 8});
+         a.query.stride_b = k62, a.query.stride_t = 16, a.query.stride_h = 8;
        }},
       {"query",
        [](AttentionCall& a) {
-         a.query = view(a.query.data, {48, INT64_MAX, 8});
+         a.query.stride_b = 48, a.query.stride_t = INT64_MAX, a.query.stride_h = 8;
        }},
       {"key",
        [](AttentionCall& a) {
-         a.key = view(a.key.data, {64, INT64_MAX / 3, 8});
+         a.key.stride_b = 64, a.key.stride_t = INT64_MAX / 3, a.key.stride_h = 8;
        }},
       {"value",
        [](AttentionCall& a) {
-         a.value = view(a.value.data, {64, 16, INT64_MAX - 4});
+         a.value.stride_b = 64, a.value.stride_t = 16, a.value.stride_h = INT64_MAX - 4;
        }},
       {"output",
        [](AttentionCall& a) {
-         a.output = mut_view(a.output.data, {INT64_MAX, 16, 8});
+         a.output.stride_b = INT64_MAX, a.output.stride_t = 16, a.output.stride_h = 8;
        }},
       {"weights",
        [](AttentionCall& a) {
-         a.results.weights = {a.results.weights.data, INT64_MAX, 4, 12, 1};
+         a.results.weights.stride_b = INT64_MAX, a.results.weights.stride_t = 4, a.results.weights.stride_h = 12;
        }},
       {"bool_mask",
        [&](AttentionCall& a) {
@@ -165,19 +164,33 @@ TEST_CASE("overflow: strides that lead beyond 2^63 bytes", "[overflow][status]")
        }},
       {"add_mask",
        [&](AttentionCall& a) {
-         a.masks.add_mask = {&add, 0, INT64_MAX, 1};
+         a.masks.add_mask = {&add, MHA_F32, 0, 0, INT64_MAX, 1};
        }},
-      {"causal_offset",
-       [](AttentionCall& a) { a.masks.causal = MHA_CAUSAL_OFFSET, a.masks.causal_offset = k62 + 1; }},
-      {"causal_offset",
-       [](AttentionCall& a) { a.masks.causal = MHA_CAUSAL_OFFSET, a.masks.causal_offset = INT64_MIN; }},
+      {"masks.bool_mask.stride_k",
+       [&](AttentionCall& a) {
+         a.masks.bool_mask = {&open, 0, 0, 0, INT64_MAX};
+       }},
+      {"masks.add_mask2",
+       [&](AttentionCall& a) {
+         a.masks.add_mask2 = {&add, MHA_F32, 0, 0, 0, 0, INT64_MAX / 4};
+       }},
+      {"masks.bit_mask",
+       [&](AttentionCall& a) {
+         a.masks.bit_mask = {&open, 0, INT64_MAX, 0};
+       }},
+      {"score_mods.relative_left",
+       [&](AttentionCall& a) { a.score_mods.relative_bias = &add, a.score_mods.relative_left = k62; }},
+      {"positions.offset is 4611686018427387905",
+       [](AttentionCall& a) { a.positions.align = MHA_ALIGN_OFFSET, a.positions.offset = k62 + 1; }},
+      {"positions.offset is -9223372036854775808",
+       [](AttentionCall& a) { a.positions.align = MHA_ALIGN_OFFSET, a.positions.offset = INT64_MIN; }},
   };
   for_each_target([&](const std::string&, const mha_context* context) {
     for (const Mistake& mistake : mistakes) {
       AttentionCall args = problem.args();
       args.output = mut_view(output.data());
       args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
-      args.results.weights.data = weights.data();
+      args.results.weights = mut_view(weights.data());
       mistake.make(args);
       mha_error error = {};
       INFO(mistake.name);
@@ -200,22 +213,30 @@ TEST_CASE("overflow: linear and layer", "[overflow][status]") {
   for (const auto& [in, out] : features) {
     mha_linear* linear = nullptr;
     INFO("in " << in << " out " << out);
-    CHECK(mha_linear_create(context, in, out, weight.data(), nullptr, &linear, &error) == MHA_ERR_OVERFLOW);
+    mha_linear_config config = {};
+    config.in_features = in, config.out_features = out, config.weight = view(weight.data());
+    CHECK(mha_linear_create(context, &config, &linear, &error) == MHA_ERR_OVERFLOW);
     CHECK(linear == nullptr);
   }
   const LinearPtr linear = make_linear(context, 4, 3, weight.data(), nullptr);
   std::vector<float> output = poisoned(12);
-  for (const mha_linear_args& args : {mha_linear_args{k62, weight.data(), 0, output.data(), 0},
-                                      mha_linear_args{INT64_MAX, weight.data(), 0, output.data(), 0},
-                                      mha_linear_args{4, weight.data(), k62, output.data(), 0},
-                                      mha_linear_args{4, weight.data(), 0, output.data(), k62},
-                                      mha_linear_args{3, weight.data(), INT64_MAX, output.data(), 0}}) {
+  struct Rows {
+    int64_t rows, input_stride, output_stride;
+  };
+  for (const Rows& r : {Rows{k62, 0, 0}, Rows{INT64_MAX, 0, 0}, Rows{4, k62, 0}, Rows{4, 0, k62},
+                        Rows{3, INT64_MAX, 0}}) {
+    mha_linear_args args = linear_args(r.rows, weight.data(), output.data());
+    args.input.stride_t = r.input_stride, args.output.stride_t = r.output_stride;
+    size_t bytes = 1;
+    INFO("rows " << r.rows << " strides " << r.input_stride << " " << r.output_stride);
     CHECK(mha_linear_forward(context, linear.get(), &args, &error) == MHA_ERR_OVERFLOW);
+    CHECK(mha_linear_workspace_bytes(context, linear.get(), &args, &bytes, &error) == MHA_ERR_OVERFLOW);
+    CHECK(bytes == 1);
     CHECK(std::all_of(output.begin(), output.end(), is_poison));
   }
 
   mha_layer_weights weights = {};
-  weights.query_weight = view(weights.key_weight = weights.value_weight = weights.output_weight = weight.data());
+  weights.query_weight = weights.key_weight = weights.value_weight = weights.output_weight = view(weight.data());
   for (const mha_layer_config& config :
        {mha_layer_config{k33, 1, 0, k33, 0, 0, 0, 0, 0}, mha_layer_config{k62, k62, 0, 0, 0, 0, 0, 0, 0},
         mha_layer_config{8, k33, 0, k33, 0, 0, 0, 0, 0}, mha_layer_config{8, k31, 0, 8, k33, 0, 0, 0, 0},
@@ -246,6 +267,41 @@ TEST_CASE("overflow: linear and layer", "[overflow][status]") {
   }
 }
 
+TEST_CASE("overflow: rows, merges and caches", "[overflow][status]") {
+  const mha_context* context = shared_context(supported_targets()[0], 2);
+  const std::vector<float> input(64);
+  std::vector<float> output = poisoned(64);
+  mha_error error = {};
+  struct Sizes {
+    int64_t B, T, H, D;
+  };
+  for (const Sizes& z : {Sizes{k62, 1, 1, 1}, Sizes{1, k62, 1, 1}, Sizes{1, 1, k62, 1}, Sizes{1, 1, 1, k62},
+                         Sizes{k31, k31, 1, 1}, Sizes{INT64_MAX, 1, 1, 1}, Sizes{k40, 1, k40, 1}}) {
+    INFO("B " << z.B << " T " << z.T << " H " << z.H << " D " << z.D);
+    mha_rows_args rows = {};
+    rows.batch = z.B, rows.length = z.T, rows.num_heads = z.H, rows.head_dim = z.D;
+    rows.input = view(input.data()), rows.output = mut_view(output.data());
+    CHECK(mha_rows_prepare(context, &rows, &error) == MHA_ERR_OVERFLOW);
+    mha_merge_partials_args partials = {};
+    partials.batch = z.B, partials.query_len = z.T, partials.num_heads = z.H, partials.value_head_dim = z.D;
+    partials.partials = input.data(), partials.num_chunks = 1, partials.output = mut_view(output.data());
+    CHECK(mha_attention_merge_partials(context, &partials, &error) == MHA_ERR_OVERFLOW);
+    mha_cache_config config = {};
+    config.max_sequences = z.B, config.capacity = z.T, config.num_kv_heads = z.H, config.head_dim = z.D;
+    size_t bytes = 1;
+    CHECK(mha_cache_memory_bytes(&config, &bytes, &error) == MHA_ERR_OVERFLOW);
+    CHECK(bytes == 1);
+  }
+  const float* parts[] = {input.data()};
+  for (const auto& [rows, width] : {std::pair<int64_t, int64_t>{k62, 1}, {1, k62}, {k31, k31}, {INT64_MAX, 1}}) {
+    mha_merge_args merge = {};
+    merge.num_parts = 1, merge.rows = rows, merge.value_head_dim = width;
+    merge.outputs = merge.log_sum_exps = parts, merge.output = output.data();
+    CHECK(mha_attention_merge(context, &merge, &error) == MHA_ERR_OVERFLOW);
+  }
+  CHECK(std::all_of(output.begin(), output.end(), is_poison));
+}
+
 TEST_CASE("overflow: attention with element offsets beyond 2^31 in every tensor", "[overflow][virtual]") {
   const AttentionShape s = {2, 2, 2, 2, 3, 5, 7};
   AttentionProblem problem(s, MaskKind::kNone, 162000);
@@ -262,10 +318,6 @@ TEST_CASE("overflow: attention with element offsets beyond 2^31 in every tensor"
   copy(s.query(), strides_of(s.query()), query.floats(), problem.query.data(), false);
   copy(s.key(), strides_of(s.key()), key.floats(), problem.key.data(), false);
   copy(s.value(), strides_of(s.value()), value.floats(), problem.value.data(), false);
-  const auto view = [&](const Extent& e, const Reserved& r) {
-    const Strides st = strides_of(e);
-    return mha_view{r.floats(), st.b, st.t, st.h, 1};
-  };
   // The masks too: one item's rows at the start, the other's 2^32 further on.
   const Reserved add(2 * k31 + 100), open(k31 + 100);
   std::copy_n(problem.add_mask.begin(), 6, add.floats());
@@ -277,13 +329,12 @@ TEST_CASE("overflow: attention with element offsets beyond 2^31 in every tensor"
   for_each_target([&](const std::string&, const mha_context* context) {
     const AttentionResult want = run_attention(context, problem.args());
     AttentionCall args = problem.args();
-    args.query = view(s.query(), query);
-    args.key = view(s.key(), key);
-    args.value = view(s.value(), value);
-    args.masks.add_mask = {add.floats(), 2 * k31, 0, 3};
+    args.query = view(query.floats(), strides_of(s.query()));
+    args.key = view(key.floats(), strides_of(s.key()));
+    args.value = view(value.floats(), strides_of(s.value()));
+    args.masks.add_mask = {add.floats(), MHA_F32, 0, 2 * k31, 0, 3};
     args.masks.bool_mask = {bytes, 2 * k31, 6, 3};
-    const mha_view out = view(s.output(), output);
-    args.output = mut_view(output.floats(), {out.stride_b, out.stride_t, out.stride_h});
+    args.output = mut_view(output.floats(), strides_of(s.output()));
     mha_error error = {};
     require_ok(attention(context, args, &error), error);
     std::vector<float> got = poisoned(s.output().count());
@@ -300,7 +351,8 @@ TEST_CASE("overflow: linear with rows beyond 2^31 elements apart", "[overflow][v
   for_each_target([&](const std::string&, const mha_context* context) {
     const LinearPtr linear = make_linear(context, K, N, w.data(), nullptr);
     const std::vector<float> want = run_linear(context, linear.get(), x, M);
-    const mha_linear_args args = {M, input.floats(), stride, output.floats(), stride};
+    mha_linear_args args = linear_args(M, input.floats(), output.floats());
+    args.input.stride_t = args.output.stride_t = stride;
     mha_error error = {};
     require_ok(mha_linear_forward(context, linear.get(), &args, &error), error);
     for (int64_t m = 0; m < M; ++m)

@@ -51,14 +51,10 @@ struct Drawn {
 
   AttentionCall args() const {
     AttentionCall args = problem.args();
-    const auto view = [](const std::vector<float>& values, const Extent& e) {
-      const Strides s = dense_bthd(e);
-      return mha_view{values.data(), s.b, s.t, s.h, 1};
-    };
-    args.query = view(problem.query, shape.query());
-    args.key = view(problem.key, shape.key());
-    args.value = view(problem.value, shape.value());
-    args.masks = masks.get();
+    args.query = view(problem.query.data(), dense_bthd(shape.query()));
+    args.key = view(problem.key.data(), dense_bthd(shape.key()));
+    args.value = view(problem.value.data(), dense_bthd(shape.value()));
+    masks.get().put_into(&args);
     args.score_mods = masks.mods();
     args.results.weights_mode = mode;
     return args;
@@ -76,15 +72,15 @@ struct Part {
 
 Part whole_of(const AttentionShape& s) { return {0, s.B, 0, s.H, 0, s.Tq}; }
 
-AttentionCall part_args(AttentionCall args, const AttentionShape& s, const Part& part) {
+AttentionCall part_args(AttentionCall args, const Masks& masks, const AttentionShape& s, const Part& part) {
   const int64_t kv_head = part.h / (s.H / s.Hkv);
   const auto move = [](mha_view& view, int64_t elements) {
-    if (view.data) view.data += elements;  // null: an empty tensor
+    if (view.data) view.data = static_cast<const float*>(view.data) + elements;  // null: an empty tensor
   };
   move(args.query, part.b * args.query.stride_b + part.h * args.query.stride_h + part.q * args.query.stride_t);
   move(args.key, part.b * args.key.stride_b + kv_head * args.key.stride_h);
   move(args.value, part.b * args.value.stride_b + kv_head * args.value.stride_h);
-  args.masks = masks_from(args.masks, args.score_mods, {part.b, part.B, part.h, part.q, part.Tq, s.Tq, s.Tk});
+  masks_from(masks, {part.b, part.B, part.h, part.H, part.q, part.Tq, s.H, s.Tq, s.Tk}).put_into(&args);
   args.score_mods = mods_from(args.score_mods, part.h);
   args.batch = part.B, args.num_heads = part.H, args.query_len = part.Tq;
   if (part.H != s.H) args.num_kv_heads = 1;
@@ -219,7 +215,7 @@ class Property {
     const bool moved = one_in(random_, 2);
     INFO(context.describe() << (moved ? ", other strides" : "") << ": items " << part.b << " + " << part.B << ", heads "
                             << part.h << " + " << part.H << ", queries " << part.q << " + " << part.Tq);
-    const AttentionCall args = part_args(moved ? moved_.args(drawn_.args()) : drawn_.args(), shape(), part);
+    const AttentionCall args = part_args(moved ? moved_.args(drawn_.args()) : drawn_.args(), drawn_.masks.get(), shape(), part);
     check_part(shape(), part, args.results.weights_mode, run_attention(context.get(), args), wants_[context.target]);
   }
 

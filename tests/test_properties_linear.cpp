@@ -36,13 +36,20 @@ struct LinearCase {
   }
 };
 
+/// A view of rows alone, of a tensor that has one item and one head.
+template <class View>
+View by_rows(View view) {
+  view.stride_b = view.stride_h = 0;
+  return view;
+}
+
 /// Rows [first, first + count) with rows of input and output apart.
 std::vector<float> run_strided(Random& random, const mha_context* context, const mha_linear* linear,
                                const LinearCase& c, int64_t first, int64_t count) {
   Placed input = random_placed(random, {1, count, 1, c.K}), output = random_placed(random, {1, count, 1, c.N});
   input.fill(slice(c.input, first * c.K, count * c.K));
-  const mha_linear_args args = {count, input.view().data, input.view().stride_t, output.mut_view().data,
-                                output.mut_view().stride_t};
+  mha_linear_args args = {};
+  args.rows = count, args.input = by_rows(input.view()), args.output = by_rows(output.mut_view());
   mha_error error = {};
   require_ok(mha_linear_forward(context, linear, &args, &error), error);
   CHECK(output.gaps_intact());
@@ -128,7 +135,7 @@ struct LayerCase {
       if (q == 0 && count == Tq) args.key = {};
     }
     if (sources != Sources::kSeparate) args.value = {};
-    args.masks = masks_from(masks.get(), masks.mods(), {b, items, 0, q, count, Tq, Tk});
+    masks_from(masks.get(), {b, items, 0, c.num_heads, q, count, c.num_heads, Tq, Tk}).put_into(&args);
     args.score_mods = masks.mods();
     args.results.weights_mode = mode;
     return args;

@@ -44,8 +44,8 @@ TEST_CASE("mods: ALiBi and relative bias count from the query's position, also f
     for (int64_t position : {int64_t{39}, int64_t{20}, int64_t{-3}, int64_t{1000000}, -(int64_t{1} << 40)}) {
       INFO("position " << position);
       Scores s(std::vector<float>(40, 0.0f));
-      s.args.masks.causal = MHA_CAUSAL_OFFSET;
-      s.args.masks.causal_offset = position;
+      s.args.causal = 1;
+      s.args.positions.align = MHA_ALIGN_OFFSET, s.args.positions.offset = position;
       const std::vector<int64_t> prefix = {40};  // every key is visible
       s.args.masks.prefix_lengths = prefix.data();
       const float slope = 0.25f;
@@ -74,7 +74,7 @@ TEST_CASE("mods: a sink takes weight and gives nothing", "[mods]") {
         const AttentionResult sunk = run_attention(context, args);
         for (int64_t i = 0; i < 3; ++i) {
           // Head 0: everything times exp(lse) / (exp(lse) + exp(6)).
-          const double lse = plain.results.log_sum_exp[i], share = 1 / (1 + std::exp(6 - lse));
+          const double lse = plain.log_sum_exp[i], share = 1 / (1 + std::exp(6 - lse));
           CHECK(std::fabs(sunk.log_sum_exp[i] - (lse - std::log(share))) < 2e-6);
           for (int64_t d = 0; d < 8; ++d)
             CHECK(std::fabs(sunk.output[i * 16 + d] - share * plain.output[i * 16 + d]) < 1e-6);
@@ -82,7 +82,7 @@ TEST_CASE("mods: a sink takes weight and gives nothing", "[mods]") {
             CHECK(std::fabs(sunk.weights[i * 700 + j] - share * plain.weights[i * 700 + j]) < 1e-7);
           // Head 1: a sink of -inf is none.
           CHECK(first_bit_difference(&sunk.output[i * 16 + 8], &plain.output[i * 16 + 8], 8) < 0);
-          CHECK(bits_of(sunk.log_sum_exp[3 + i]) == bits_of(plain.results.log_sum_exp[3 + i]));
+          CHECK(bits_of(sunk.log_sum_exp[3 + i]) == bits_of(plain.log_sum_exp[3 + i]));
         }
       },
       3);
@@ -140,26 +140,26 @@ TEST_CASE("mods: bad arguments name themselves", "[mods][status]") {
   Scores s({1, 2, 3});
   std::vector<float> output = poisoned(1), weights = poisoned(3);
   s.args.output = mut_view(output.data());
-  s.args.results.weights.data = weights.data();
+  s.args.results.weights = mut_view(weights.data());
   const float nan = kNan;
   const auto check = [&](mha_status want, const std::string& text, auto&& change) {
     AttentionCall args = s.args;
     change(args.score_mods);
     mha_error error = {};
     INFO(text);
-    CHECK(attention(shared_context(supported_targets()[0], 1), &args, &error) == want);
+    CHECK(attention(shared_context(supported_targets()[0], 1), args, &error) == want);
     CHECK(mentions(error, text));
     CHECK(is_poison(output[0]));
   };
-  check(MHA_ERR_ARGUMENT, "mods.softcap is -1", [](mha_score_mods& m) { m.softcap = -1; });
-  check(MHA_ERR_ARGUMENT, "mods.softcap is nan", [](mha_score_mods& m) { m.softcap = kNan; });
-  check(MHA_ERR_ARGUMENT, "mods.softcap is inf", [](mha_score_mods& m) { m.softcap = kInf; });
-  check(MHA_ERR_ARGUMENT, "mods.alibi_slopes[0] is nan", [&](mha_score_mods& m) { m.alibi_slopes = &nan; });
-  check(MHA_ERR_ARGUMENT, "mods.relative_left is -1",
+  check(MHA_ERR_ARGUMENT, "score_mods.softcap is -1", [](mha_score_mods& m) { m.softcap = -1; });
+  check(MHA_ERR_ARGUMENT, "score_mods.softcap is nan", [](mha_score_mods& m) { m.softcap = kNan; });
+  check(MHA_ERR_ARGUMENT, "score_mods.softcap is inf", [](mha_score_mods& m) { m.softcap = kInf; });
+  check(MHA_ERR_ARGUMENT, "score_mods.alibi_slopes[0] is nan", [&](mha_score_mods& m) { m.alibi_slopes = &nan; });
+  check(MHA_ERR_ARGUMENT, "score_mods.relative_left is -1",
         [&](mha_score_mods& m) { m.relative_bias = &nan, m.relative_left = -1; });
-  check(MHA_ERR_ARGUMENT, "mods.relative_right is -2",
+  check(MHA_ERR_ARGUMENT, "score_mods.relative_right is -2",
         [&](mha_score_mods& m) { m.relative_bias = &nan, m.relative_right = -2; });
-  check(MHA_ERR_OVERFLOW, "mods.relative_left 4611686018427387904",
+  check(MHA_ERR_OVERFLOW, "score_mods.relative_left 4611686018427387904",
         [&](mha_score_mods& m) { m.relative_bias = &nan, m.relative_left = m.relative_right = int64_t{1} << 62; });
 }
 

@@ -20,15 +20,15 @@ struct ChunkMasks {
     for (size_t j = kFirst; j < kFirst + kCount; ++j) keys[j] = 1, bits[j / 8] = 255, bools[j] = 1;
   }
   static constexpr int kKinds = 6;
-  mha_masks get(int kind, int64_t Tq) const {
-    mha_masks m = {};
-    if (kind == 0) m.causal = MHA_CAUSAL_OFFSET, m.causal_offset = kFirst + kCount - Tq, m.window_left = 200;
+  Masks get(int kind, int64_t Tq) const {
+    Masks m;
+    if (kind == 0) m.causal = 1, m.set_offset(kFirst + kCount - Tq), m.window_left = 200;
     if (kind == 1) m.query_segments = queries.data(), m.key_segments = keys.data();
     if (kind == 2) m.bit_mask = {bits.data(), 0, 0, 0};
     if (kind == 3) m.bool_mask = {bools.data(), 0, 0, 0};
     if (kind == 4) m.block_mask = {1000, 256, pairs.data(), 1};
     if (kind == 5) {  // queries at [512, 512 + Tq) without causality
-      m.causal = MHA_CAUSAL_NONE, m.window_left = kKeys, m.window_right = 1;
+      m.window_left = kKeys, m.window_right = 1;
       m.block_mask = {1000, 256, pairs.data(), 1};
     }
     return m;
@@ -51,7 +51,7 @@ TEST_CASE("skipping: keys and values that no query sees are not read", "[masks][
         for (mha_weights_mode mode : {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED}) {
           INFO("Tq " << Tq << " kind " << kind << " weights " << mode);
           AttentionCall args = problem.args();
-          args.masks = masks.get(kind, Tq);
+          masks.get(kind, Tq).put_into(&args);
           args.results.weights_mode = mode;
           const AttentionResult want = run_attention(context, args);
           args.key = view(key.floats() - kFirst * kWidth);
@@ -75,11 +75,11 @@ TEST_CASE("skipping: a hidden chunk between others changes no bit", "[masks][ski
     for_each_target([&](const std::string&, const mha_context* context) {
       for (bool with_sinks : {false, true}) {
         AttentionCall skipped = problem.args();
-        if (with_sinks) skipped.mods.sink_logits = sinks.data();
-        skipped.weights_mode = MHA_WEIGHTS_PER_HEAD;
+        if (with_sinks) skipped.score_mods.sink_logits = sinks.data();
+        skipped.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
         AttentionCall computed = skipped;
         skipped.masks.block_mask = {1000, 256, pairs.data(), 2};
-        computed.masks.add_mask = {hidden.data(), 0, 0, 0};
+        computed.masks.add_mask = {hidden.data()};
         check_same_results("skipped", run_attention(context, skipped), run_attention(context, computed));
       }
     });

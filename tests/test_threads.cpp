@@ -27,9 +27,9 @@ bool call_and_compare(const mha_context* context, const mha_layer* layer, const 
   if (layer_forward(context, layer, forward, nullptr) != MHA_OK || !same_bits(output, item.want_layer.output))
     return false;
   output = poisoned(static_cast<int64_t>(item.want_attention.output.size()));
-  AttentionCall attention = item.attention->args();
-  attention.output = mut_view(output.data());
-  return attention(context, attention, nullptr) == MHA_OK && same_bits(output, item.want_attention.output);
+  AttentionCall call = item.attention->args();
+  call.output = mut_view(output.data());
+  return attention(context, call, nullptr) == MHA_OK && same_bits(output, item.want_attention.output);
 }
 
 /// Different data for each caller; the same weights.

@@ -67,7 +67,7 @@ TEST_CASE("weights: asking for them changes no bit of output and log-sum-exp", "
         args.results.weights_mode = mode;
         const AttentionResult with = run_attention(context, args);
         check_same_bits("output", with.output, plain.output);
-        check_same_bits("log-sum-exp", with.log_sum_exp, plain.results.log_sum_exp);
+        check_same_bits("log-sum-exp", with.log_sum_exp, plain.log_sum_exp);
         check_same_bits("output without log-sum-exp", run_attention(context, args, false).output, plain.output);
       }
     });
@@ -100,9 +100,10 @@ TEST_CASE("weights: strided, with the gaps untouched", "[weights][strides]") {
         Placed weights({shape.B, heads, shape.Tq, shape.Tk}, {heads * shape.Tq * row + 3, row, heads * row});
         std::vector<float> output = poisoned(shape.output().count());
         args.output = mut_view(output.data());
-        const mha_mut_view view = weights.mut_view();
-        // stride_t steps queries, stride_h heads, stride_d keys.
-        args.results.weights = {view.data, view.stride_b, view.stride_h, mode == MHA_WEIGHTS_AVERAGED ? 0 : view.stride_t, 1};
+        // In the dense order the second dimension is heads, which stride_h steps; stride_t steps queries.
+        args.results.weights = weights.mut_view();
+        std::swap(args.results.weights.stride_t, args.results.weights.stride_h);
+        if (mode == MHA_WEIGHTS_AVERAGED) args.results.weights.stride_h = 0;
         mha_error error = {};
         require_ok(attention(context, args, &error), error);
         check_same_bits("strided weights", weights.dense(), want);

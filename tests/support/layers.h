@@ -109,6 +109,7 @@ struct LayerProblem {
     query = random_floats(B * Tq * c.embed_dim, ++seed);
     key = random_floats(B * Tk * c.kdim, ++seed);
     value = random_floats(B * Tk * c.vdim, ++seed);
+    key.reserve(1), value.reserve(1);  // without keys not NULL either, which would mean self-attention
   }
   LayerProblem(const LayerProblem&) = delete;
   LayerProblem& operator=(const LayerProblem&) = delete;

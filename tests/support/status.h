@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// What tests of refusals share: the status must be in the error too, the message must name what is wrong.
+#ifndef MHA_TESTS_SUPPORT_STATUS_H
+#define MHA_TESTS_SUPPORT_STATUS_H
+
+#include <string>
+#include <vector>
+
+#include "catch.h"
+#include "targets.h"
+
+namespace mha::test {
+
+/// A failed call must say why: the status in the error too, and a message with each of these texts.
+inline void check_error(mha_status got, mha_status want, const mha_error& error,
+                        const std::vector<std::string>& texts) {
+  CHECK(std::string(mha_status_string(got)) == mha_status_string(want));
+  CHECK(error.status == got);
+  for (const std::string& text : texts) {
+    if (!mentions(error, text)) FAIL_CHECK("\"" << error.message << "\" does not mention \"" << text << "\"");
+  }
+}
+
+inline constexpr mha_status kNeverSet = MHA_ERR_THREAD;  // no call with arguments returns it
+
+inline mha_error fresh_error() {
+  mha_error error = {};
+  error.status = kNeverSet;
+  return error;
+}
+
+/// An enum with a number that it has no name for.
+template <class Enum>
+Enum no_value(int number) {
+  return static_cast<Enum>(number);
+}
+
+}  // namespace mha::test
+
+#endif  // MHA_TESTS_SUPPORT_STATUS_H
