@@ -24,10 +24,10 @@ struct DenormalProduct {
   /// On two threads, each of which is there before one goes on; how many there were. Twice: threads have the mode of
   /// the one that made them, and OpenMP's must not have been made by one that calls.
   int64_t run_on(const mha_context& context, int64_t threads) {
-    const mha_linear_args args = {kRows, input.data(), 0, output.data(), 0};
+    const mha_linear_args args = linear_args(kRows, input.data(), output.data());
     mha::LinearProblem problem = {};
     mha_error error = {};
-    require_ok(mha::linear_problem(*linear, args, mha::Check::kAll, &problem, &error), error);
+    require_ok(mha::linear_problem(*linear.get(), args, mha::Check::kAll, &problem, &error), error);
     mha::LinearPhase work = {};
     work.jobs[work.count++] = mha::make_linear_job(*context.table, 2, problem);
     const mha::Phase inner = mha::linear_phase(work);
@@ -62,7 +62,7 @@ TEST_CASE("team: denormals count as zero on every thread, whoever made it", "[th
       INFO("target " << target << " threads of " << runner.name);
       const ContextPtr context = runner.make(target, 2);
       DenormalProduct product(context.get());
-      CHECK(product.run_on(*context, runner.two()) == runner.two());
+      CHECK(product.run_on(*context.get(), runner.two()) == runner.two());
       CHECK(std::all_of(product.output.begin(), product.output.end(), [](float x) { return bits_of(x) == 0; }));
     }
   }
