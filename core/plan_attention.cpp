@@ -3,6 +3,7 @@
 #include "core/cache.h"
 #include "core/items.h"
 #include "core/plan.h"
+#include "core/rows.h"
 
 namespace mha {
 namespace {
@@ -187,6 +188,12 @@ void add_needs(const KernelTable& table, const AttentionProblem& p, const Sequen
   }
 }
 
+// Whether all rows see all of few keys, and do nothing else with them.
+bool suits_few_keys(const AttentionProblem& p) {
+  if (p.key_len < 1 || p.key_len > kFewKeys || keeps_weights(p) || !rows_are_alike(p)) return false;
+  return p.masks.causal == MHA_CAUSAL_NONE || position_of(p, 0, 0) >= p.key_len - 1;
+}
+
 mha_status too_large(const AttentionProblem& p, mha_error* error) {
   return fail(error, MHA_ERR_OVERFLOW, "the workspace for key_len %lld and head_dim %lld exceeds 2^63 bytes",
               static_cast<long long>(p.longest_key_len), static_cast<long long>(p.head_dim));
@@ -220,6 +227,8 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
     plan->partial_floats = p.batch * planner.partials(s);
     add_needs(table, p, s, &needs);
     add_counts(s, p.batch, plan);
+    plan->few_keys = s.streamed && !split_all && suits_few_keys(p);
+    if (plan->few_keys) plan->items = divide_up(p.heads * p.total_queries(), kFewKeysRows);
   } else {
     const SequencePlan end = walk(planner, p, [&](int64_t, const SequencePlan& s) {
       add_needs(table, p, s, &needs);

@@ -77,6 +77,11 @@ MHA_INLINE Reg load_quads(const float* p, int64_t stride) {
   const __m512 low = _mm512_insertf32x4(_mm512_castps128_ps512(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * stride), 1);
   return _mm512_insertf32x4(_mm512_insertf32x4(low, _mm_loadu_ps(p + 8 * stride), 2), _mm_loadu_ps(p + 12 * stride), 3);
 }
+// Lane l of 128 bits = the four floats at rows[l * 4] + d.
+MHA_INLINE Reg load_quads(const float* const* rows, int64_t d) {
+  const __m512 low = _mm512_insertf32x4(_mm512_castps128_ps512(_mm_loadu_ps(rows[0] + d)), _mm_loadu_ps(rows[4] + d), 1);
+  return _mm512_insertf32x4(_mm512_insertf32x4(low, _mm_loadu_ps(rows[8] + d), 2), _mm_loadu_ps(rows[12] + d), 3);
+}
 // Elements 2i and 2i + 1 change places.
 MHA_INLINE Reg swap_pairs(Reg a) { return _mm512_permute_ps(a, 0xb1); }
 MHA_INLINE void transpose_quads(Reg r[4]) {
@@ -105,6 +110,9 @@ MHA_INLINE Reg shift_bits_left_23(Reg a) { return _mm256_castsi256_ps(_mm256_sll
 MHA_INLINE Reg load_quads(const float* p, int64_t stride) {
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * stride), 1);
 }
+MHA_INLINE Reg load_quads(const float* const* rows, int64_t d) {
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(rows[0] + d)), _mm_loadu_ps(rows[4] + d), 1);
+}
 MHA_INLINE Reg swap_pairs(Reg a) { return _mm256_permute_ps(a, 0xb1); }
 MHA_INLINE void transpose_quads(Reg r[4]) {
   const __m256 t0 = _mm256_unpacklo_ps(r[0], r[1]), t1 = _mm256_unpackhi_ps(r[0], r[1]);
@@ -129,6 +137,7 @@ MHA_INLINE uint32_t equal_bits(const int32_t* x, int32_t v) {
 }
 MHA_INLINE Reg shift_bits_left_23(Reg a) { return _mm_castsi128_ps(_mm_slli_epi32(_mm_castps_si128(a), 23)); }
 MHA_INLINE Reg load_quads(const float* p, int64_t) { return _mm_loadu_ps(p); }
+MHA_INLINE Reg load_quads(const float* const* rows, int64_t d) { return _mm_loadu_ps(rows[0] + d); }
 MHA_INLINE Reg swap_pairs(Reg a) { return _mm_shuffle_ps(a, a, 0xb1); }
 MHA_INLINE void transpose_quads(Reg r[4]) {
   const __m128 t0 = _mm_unpacklo_ps(r[0], r[1]), t1 = _mm_unpackhi_ps(r[0], r[1]);
@@ -157,6 +166,7 @@ MHA_INLINE uint32_t equal_bits(const int32_t* x, int32_t v) {
 MHA_INLINE Reg shift_bits_left_23(Reg a) { return vreinterpretq_f32_s32(vshlq_n_s32(vreinterpretq_s32_f32(a), 23)); }
 MHA_INLINE Reg divide(Reg a, Reg b) { return vdivq_f32(a, b); }  // xsimd 8.1 estimates the reciprocal
 MHA_INLINE Reg load_quads(const float* p, int64_t) { return vld1q_f32(p); }
+MHA_INLINE Reg load_quads(const float* const* rows, int64_t d) { return vld1q_f32(rows[0] + d); }
 MHA_INLINE Reg swap_pairs(Reg a) { return vrev64q_f32(a); }
 MHA_INLINE void transpose_quads(Reg r[4]) {
   const float32x4x2_t a = vtrnq_f32(r[0], r[1]), b = vtrnq_f32(r[2], r[3]);
@@ -464,6 +474,18 @@ MHA_INLINE void transpose_16x4(const float* src, int64_t stride, Vec columns[4])
     const float* rows = src + g * kRegLanes * stride;
     Reg q[4] = {load_quads(rows, stride), load_quads(rows + stride, stride), load_quads(rows + 2 * stride, stride),
                 load_quads(rows + 3 * stride, stride)};
+    transpose_quads(q);
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) columns[c].r[g] = q[c];
+  }
+}
+
+// The same of 16 rows anywhere, from column d on.
+MHA_INLINE void transpose_16x4(const float* const* rows, int64_t d, Vec columns[4]) {
+#pragma GCC unroll 4
+  for (int g = 0; g < kRegs; ++g) {
+    const float* const* at = rows + g * kRegLanes;
+    Reg q[4] = {load_quads(at, d), load_quads(at + 1, d), load_quads(at + 2, d), load_quads(at + 3, d)};
     transpose_quads(q);
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) columns[c].r[g] = q[c];

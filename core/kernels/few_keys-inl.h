@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention over few keys (up to 16) that every row sees, for many short rows: 64 items of 8 heads and one query each,
+// say. Included by all-inl.h, once per target. Same operations and same bits as attention-inl.h, but with a lane for each
+// of 16 rows where those have one for each of 16 keys: no lane is idle however few the keys, and what is done once a row
+// (softmax, merging, the looks at masks) is done once for 16.
+namespace mha::MHA_TARGET_NS {
+namespace {
+
+// 16 rows; those beyond `count` are the last one again.
+struct FewKeysGroup {
+  const float* query[kLanes];
+  const float* key[kLanes];
+  int64_t first, count;
+};
+
+inline FewKeysGroup few_keys_group(const FewKeysArgs& a, int64_t first) {
+  FewKeysGroup g;
+  g.first = first, g.count = least(a.num_rows - first, kLanes);
+  for (int64_t r = 0; r < kLanes; ++r) {
+    const int64_t row = first + least(r, g.count - 1);
+    g.query[r] = a.query[row], g.key[r] = a.key[row];
+  }
+  return g;
+}
+
+MHA_INLINE Vec load_column(const float* const* rows, int64_t d) {
+  alignas(64) float column[kLanes];
+  for (int r = 0; r < kLanes; ++r) column[r] = rows[r][d];
+  return load(column);
+}
+
+// dst[d][row] = query[row][d], scaled.
+inline void transpose_queries(const FewKeysGroup& g, int64_t head_dim, float scale, float* dst) {
+  const Vec factor = set1(scale);
+  int64_t d = 0;
+  for (; d + 4 <= head_dim; d += 4) {
+    Vec columns[4];
+    transpose_16x4(g.query, d, columns);
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) store(dst + (d + c) * kLanes, mul(columns[c], factor));
+  }
+  for (; d < head_dim; ++d) store(dst + d * kLanes, mul(load_column(g.query, d), factor));
+}
+
+// The scores of the keys `offset` floats after the first: a chain over d in each lane.
+MHA_INLINE Vec few_keys_scores(const FewKeysGroup& g, const float* queries, int64_t head_dim, int64_t offset) {
+  Vec sum = zero();
+  int64_t d = 0;
+  for (; d + 4 <= head_dim; d += 4) {
+    Vec columns[4];
+    transpose_16x4(g.key, offset + d, columns);
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) sum = fma(load(queries + (d + c) * kLanes), columns[c], sum);
+  }
+  for (; d < head_dim; ++d) sum = fma(load(queries + d * kLanes), load_column(g.key, offset + d), sum);
+  return sum;
+}
+
+using FewKeysFactors = RowFactors<kLanes>;
+
+// scores [keys][16 rows] become weights. Sums over keys by the tree of `fold`, of which what is missing adds 0.
+inline void few_keys_softmax(float* scores, int64_t keys, FewKeysFactors& f) {
+  const Vec none = set1(-kInfinity);
+  Vec most = none;
+  for (int64_t j = 0; j < keys; ++j) most = max_or_second(load(scores + j * kLanes), most);
+  const Vec base = select_greater(most, none, most, zero());
+  alignas(64) float sums[kFewKeys * kLanes];
+  for (int64_t j = 0; j < keys; ++j) {
+    const Vec e = exp2(sub(load(scores + j * kLanes), base));
+    store(scores + j * kLanes, e);
+    store(sums + j * kLanes, e);
+  }
+  for (int64_t half = kFewKeys / 2, left = keys; half > 0; half /= 2) {
+    for (int64_t j = 0; j + half < left; ++j) {
+      store(sums + j * kLanes, add(load(sums + j * kLanes), load(sums + (j + half) * kLanes)));
+    }
+    left = least(left, half);
+  }
+  load_states(nullptr, kLanes, true, f);
+  store(f.chunk_max, most);
+  store(f.chunk_sum, load(sums));
+  merge_states(f, kLanes);
+}
+
+// weights [keys], 16 apart, times values, as ValueTile has it for the only chunk of a call.
+MHA_INLINE void few_keys_values(const FewKeysArgs& a, const float* weights, const float* value, float take,
+                                float inverse, float* output) {
+  const Vec taken = set1(take), factor = set1(inverse);
+  for (int64_t column = 0; column < a.value_head_dim; column += kLanes) {
+    const int count = static_cast<int>(least(a.value_head_dim - column, kLanes));
+    Vec sum = zero();
+    for (int64_t j = 0; j < a.keys; ++j) {
+      const float* at = value + j * a.value_stride + column;
+      sum = fma(set1(weights[j * kLanes]), count == kLanes ? load(at) : load_first(at, count), sum);
+    }
+    sum = add(mul(mul(sum, taken), factor), zero());
+    if (count == kLanes) {
+      store(output + column, sum);
+    } else {
+      store_first(output + column, sum, count);
+    }
+  }
+}
+
+inline void attention_few_keys(const FewKeysArgs* args) {
+  const FewKeysArgs& a = *args;
+  alignas(64) float scores[kFewKeys * kLanes];
+  FewKeysFactors f;
+  for (int64_t first = 0; first < a.num_rows; first += kLanes) {
+    const FewKeysGroup g = few_keys_group(a, first);
+    transpose_queries(g, a.head_dim, a.query_scale, a.scratch);
+    for (int64_t j = 0; j < a.keys; ++j) {
+      store(scores + j * kLanes, few_keys_scores(g, a.scratch, a.head_dim, j * a.key_stride));
+    }
+    few_keys_softmax(scores, a.keys, f);
+    for (int64_t r = 0; r < g.count; ++r) {
+      float* output = a.output[first + r];
+      few_keys_values(a, scores + r, a.value[first + r], f.take[r], f.inverse[r], output);
+      if (f.running_sum[r] == 0.0f) memset(output, 0, static_cast<size_t>(a.value_head_dim) * sizeof(float));
+    }
+    if (a.states != nullptr) store_states(f, g.count, a.states + first);
+  }
+}
+
+}  // namespace
+}  // namespace mha::MHA_TARGET_NS
