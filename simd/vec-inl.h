@@ -263,6 +263,39 @@ MHA_INLINE void prefetch(const float* p) { __builtin_prefetch(p); }
 MHA_INLINE void prefetch_to_write(const float* p) { __builtin_prefetch(p, 1); }
 MHA_INLINE void prefetch_to_l2(const void* p) { __builtin_prefetch(p, 0, 2); }
 
+// 128 bits of which the first `count` (any number; beyond 4 is 4) floats are read or written; read, the rest is zeros. A
+// memcpy of so few is a call, and a load of what it just wrote waits for it.
+#if defined(__SSE2__)
+MHA_INLINE __m128 load_quad(const float* p, int count) {
+  if (count >= 4) return _mm_loadu_ps(p);
+  if (count <= 0) return _mm_setzero_ps();
+  if (count == 1) return _mm_load_ss(p);
+  const __m128 two = _mm_loadl_pi(_mm_setzero_ps(), reinterpret_cast<const __m64*>(p));
+  return count == 2 ? two : _mm_movelh_ps(two, _mm_load_ss(p + 2));
+}
+MHA_INLINE void store_quad(float* p, __m128 v, int count) {
+  if (count >= 4) return _mm_storeu_ps(p, v);
+  if (count >= 2) _mm_storel_pi(reinterpret_cast<__m64*>(p), v);
+  if (count == 1) _mm_store_ss(p, v);
+  if (count == 3) _mm_store_ss(p + 2, _mm_movehl_ps(v, v));
+}
+#else
+MHA_INLINE float32x4_t load_quad(const float* p, int count) {
+  if (count >= 4) return vld1q_f32(p);
+  const float32x4_t none = vdupq_n_f32(0.0f);
+  if (count <= 0) return none;
+  if (count == 1) return vld1q_lane_f32(p, none, 0);
+  const float32x4_t two = vcombine_f32(vld1_f32(p), vget_low_f32(none));
+  return count == 2 ? two : vld1q_lane_f32(p + 2, two, 2);
+}
+MHA_INLINE void store_quad(float* p, float32x4_t v, int count) {
+  if (count >= 4) return vst1q_f32(p, v);
+  if (count >= 2) vst1_f32(p, vget_low_f32(v));
+  if (count == 1) vst1q_lane_f32(p, v, 0);
+  if (count == 3) vst1q_lane_f32(p + 2, v, 2);
+}
+#endif
+
 // The first `count` (0..16) floats; nothing beyond is touched. load_first fills with zeros.
 MHA_INLINE Vec load_first(const float* p, int count) {
 #if defined(__AVX512F__)
@@ -273,27 +306,23 @@ MHA_INLINE Vec load_first(const float* p, int count) {
   const __m256i high = _mm256_cmpgt_epi32(last, _mm256_add_epi32(lanes, _mm256_set1_epi32(8)));
   return Vec{{_mm256_maskload_ps(p, low), _mm256_maskload_ps(p + 8, high)}};
 #else
-  alignas(64) float buffer[kLanes] = {};
-  if (count > 0) memcpy(buffer, p, static_cast<size_t>(count) * sizeof(float));
-  return load(buffer);
+  return map([&](int i) MHA_ALWAYS_INLINE { return load_quad(p + i * 4, count - i * 4); });
 #endif
 }
-// dst[0..16) = load_first(p, count). Without masked loads a copy is faster than what comes through a buffer.
-MHA_INLINE void copy_first(float* dst, const float* p, int count) {
-#if defined(__AVX2__)
-  store(dst, load_first(p, count));
-#else
-  store(dst, zero());
-  if (count > 0) memcpy(dst, p, static_cast<size_t>(count) * sizeof(float));
-#endif
-}
+// dst[0..16) = load_first(p, count).
+MHA_INLINE void copy_first(float* dst, const float* p, int count) { store(dst, load_first(p, count)); }
 MHA_INLINE void store_first(float* p, const Vec& v, int count) {
 #if defined(__AVX512F__)
   _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), v.r[0]);
+#elif defined(__AVX2__)
+#pragma GCC unroll 2
+  for (int i = 0; i < kRegs; ++i) {
+    store_quad(p + i * 8, _mm256_castps256_ps128(v.r[i]), count - i * 8);
+    store_quad(p + i * 8 + 4, _mm256_extractf128_ps(v.r[i], 1), count - i * 8 - 4);
+  }
 #else
-  alignas(64) float buffer[kLanes];
-  store(buffer, v);
-  if (count > 0) memcpy(p, buffer, static_cast<size_t>(count) * sizeof(float));
+#pragma GCC unroll 4
+  for (int i = 0; i < kRegs; ++i) store_quad(p + i * 4, v.r[i], count - i * 4);
 #endif
 }
 

@@ -23,36 +23,43 @@ inline FewKeysGroup few_keys_group(const FewKeysArgs& a, int64_t first) {
   return g;
 }
 
-MHA_INLINE Vec load_column(const float* const* rows, int64_t d) {
-  alignas(64) float column[kLanes];
-  for (int r = 0; r < kLanes; ++r) column[r] = rows[r][d];
-  return load(column);
+// Calls take(d, column d of the 16 rows, `offset` floats further on) for d ascending.
+template <class Take>
+MHA_INLINE void for_columns(const float* const* rows, int64_t offset, int64_t width, Take take) {
+  Vec columns[4];
+  int64_t d = 0;
+  for (; d + 4 <= width; d += 4) {
+    transpose_16x4(rows, offset + d, columns);
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) take(d + c, columns[c]);
+  }
+  if (d == width) return;
+  if (width >= 4) {  // the last four, of which some have been taken
+    transpose_16x4(rows, offset + width - 4, columns);
+    if (d + 3 == width) take(d++, columns[1]);
+    if (d + 2 == width) take(d++, columns[2]);
+    take(d, columns[3]);
+    return;
+  }
+  for (; d < width; ++d) {
+    alignas(64) float column[kLanes];
+    for (int r = 0; r < kLanes; ++r) column[r] = rows[r][offset + d];
+    take(d, load(column));
+  }
 }
 
 // dst[d][row] = query[row][d], scaled.
 inline void transpose_queries(const FewKeysGroup& g, int64_t head_dim, float scale, float* dst) {
   const Vec factor = set1(scale);
-  int64_t d = 0;
-  for (; d + 4 <= head_dim; d += 4) {
-    Vec columns[4];
-    transpose_16x4(g.query, d, columns);
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; ++c) store(dst + (d + c) * kLanes, mul(columns[c], factor));
-  }
-  for (; d < head_dim; ++d) store(dst + d * kLanes, mul(load_column(g.query, d), factor));
+  for_columns(g.query, 0, head_dim,
+              [&](int64_t d, const Vec& q) MHA_ALWAYS_INLINE { store(dst + d * kLanes, mul(q, factor)); });
 }
 
 // The scores of the keys `offset` floats after the first: a chain over d in each lane.
-MHA_INLINE Vec few_keys_scores(const FewKeysGroup& g, const float* queries, int64_t head_dim, int64_t offset) {
+inline Vec few_keys_scores(const FewKeysGroup& g, const float* queries, int64_t head_dim, int64_t offset) {
   Vec sum = zero();
-  int64_t d = 0;
-  for (; d + 4 <= head_dim; d += 4) {
-    Vec columns[4];
-    transpose_16x4(g.key, offset + d, columns);
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; ++c) sum = fma(load(queries + (d + c) * kLanes), columns[c], sum);
-  }
-  for (; d < head_dim; ++d) sum = fma(load(queries + d * kLanes), load_column(g.key, offset + d), sum);
+  for_columns(g.key, offset, head_dim,
+              [&](int64_t d, const Vec& k) MHA_ALWAYS_INLINE { sum = fma(load(queries + d * kLanes), k, sum); });
   return sum;
 }
 
