@@ -40,6 +40,12 @@ Place find_place(const AttentionJob& job, int64_t index, int64_t SequencePlan::*
   return {sequences[low], low, index - sequences[low].*first};
 }
 
+void write_log_sum_exp(const AttentionJob& job, int64_t b, int64_t row, int64_t count) {
+  if (job.problem.log_sum_exp == nullptr) return;
+  float* results = job.problem.log_sum_exp + query_begin_of(job.problem, b) * job.problem.heads;
+  for (int64_t r = row; r < row + count; ++r) results[r] = log_sum_exp(row_states(job, b)[r]);
+}
+
 namespace {
 
 // Where partial results of a sequence's rows are: row r of chunk c is at outputs + c * step + r * Dv, its state at
@@ -158,12 +164,6 @@ void set_next(const AttentionJob& job, int64_t item, const Place& place, KeyRang
   args->next_query_stride = p.query.stride_t;
 }
 
-void write_log_sum_exp(const AttentionJob& job, int64_t b, int64_t row, int64_t count) {
-  if (job.problem.log_sum_exp == nullptr) return;
-  float* results = job.problem.log_sum_exp + query_begin_of(job.problem, b) * job.problem.heads;
-  for (int64_t r = row; r < row + count; ++r) results[r] = log_sum_exp(row_states(job, b)[r]);
-}
-
 void run_block(const AttentionJob& job, const Place& place, int64_t item, const Slot& slot) {
   const AttentionProblem& p = job.problem;
   const Block block = block_of(p, place.plan, place.b, place.index);
@@ -246,34 +246,6 @@ void run_item(const void* data, int64_t item, int64_t slot_index) {
   } else {
     run_block(job, place, item, slot);
   }
-}
-
-// Rows of any heads and items of the batch, in the order of the states [B][H][Tq].
-void run_few_keys(const void* data, int64_t item, int64_t slot_index) {
-  const AttentionJob& job = *static_cast<const AttentionJob*>(data);
-  const AttentionProblem& p = job.problem;
-  const int64_t begin = item * kFewKeysRows, count = least(kFewKeysRows, p.heads * p.total_queries() - begin);
-  const float *query[kFewKeysRows], *key[kFewKeysRows], *value[kFewKeysRows];
-  float* output[kFewKeysRows];
-  int64_t i = begin % p.query_len, h = begin / p.query_len % p.heads, b = begin / p.query_len / p.heads;
-  for (int64_t r = 0; r < count; ++r) {
-    const int64_t kv_head = p.heads == p.kv_heads ? h : h / p.group();
-    query[r] = query_row(p, p.query, b, h, i), output[r] = query_row(p, p.output, b, h, i);
-    key[r] = p.key.data + b * p.key.stride_b + kv_head * p.key.stride_h;
-    value[r] = p.value.data + b * p.value.stride_b + kv_head * p.value.stride_h;
-    if (++i < p.query_len) continue;
-    i = 0;
-    if (++h == p.heads) h = 0, ++b;
-  }
-  FewKeysArgs args = {};
-  args.query = query, args.key = key, args.value = value, args.output = output, args.num_rows = count;
-  args.keys = p.key_len, args.key_stride = p.key.stride_t, args.value_stride = p.value.stride_t;
-  args.head_dim = p.head_dim, args.value_head_dim = p.value_head_dim;
-  args.query_scale = query_scale(p);
-  if (p.log_sum_exp != nullptr || job.plan.weights > 0) args.states = row_states(job, 0) + begin;
-  args.scratch = slot_memory(job, slot_index).scratch;
-  job.table->attention_few_keys(&args);
-  write_log_sum_exp(job, 0, begin, count);
 }
 
 void run_merge(const void* data, int64_t index, int64_t) {

@@ -109,6 +109,11 @@ MHA_INLINE void few_keys_values(const FewKeysArgs& a, const float* weights, cons
   }
 }
 
+// weights [keys], 16 apart, as keep_weights finishes them.
+inline void few_keys_weights(int64_t keys, const float* weights, float factor, bool nan, float* row) {
+  for (int64_t j = 0; j < keys; ++j) row[j] = nan ? __builtin_nanf("") : weights[j * kLanes] * factor;
+}
+
 inline void attention_few_keys(const FewKeysArgs* args) {
   const FewKeysArgs& a = *args;
   alignas(64) float scores[kFewKeys * kLanes];
@@ -124,6 +129,10 @@ inline void attention_few_keys(const FewKeysArgs* args) {
       float* output = a.output[first + r];
       few_keys_values(a, scores + r, a.value[first + r], f.take[r], f.inverse[r], output);
       if (f.running_sum[r] == 0.0f) memset(output, 0, static_cast<size_t>(a.value_head_dim) * sizeof(float));
+    }
+    for (int64_t r = 0; r < g.count && a.weights != nullptr; ++r) {
+      const bool nan = f.running_sum[r] != f.running_sum[r];
+      few_keys_weights(a.keys, scores + r, f.take[r] * f.inverse[r], nan, a.weights[first + r]);
     }
     if (a.states != nullptr) store_states(f, g.count, a.states + first);
   }

@@ -121,7 +121,8 @@ struct FewKeysArgs {
   const float* const* query;  // [num_rows]: where each row's query is,
   const float* const* key;    // its first key,
   const float* const* value;  // its first value,
-  float* const* output;       // and its output
+  float* const* output;       // its output,
+  float* const* weights;      // and its weights; null: not wanted
   int64_t num_rows;
   int64_t keys;  // 1 to kFewKeys
   int64_t key_stride, value_stride;
