@@ -250,6 +250,13 @@ TEST_CASE("cache blob: other sizes, another version, a hostile header with a rig
     REQUIRE(leading + length - first_kept == 30);
     check_refused(target.get(), blob, blob.size(), "unsound");
   }
+  // A length beyond 2^62, nearly all of it dropped.
+  blob = good;
+  set_field(&blob, kLength, (uint64_t{1} << 62) + 29);
+  set_field(&blob, kLeading, 4);
+  set_field(&blob, kFirstKept, (uint64_t{1} << 62) + 3);
+  set_field(&blob, kHeader - 8, header_sum(blob));
+  check_refused(target.get(), blob, blob.size(), "unsound");
   // Two ranges without a gap: nothing was dropped, which has one form only, and other caches could take.
   for (const uint64_t at : {1, 4, 29}) {
     blob = good;

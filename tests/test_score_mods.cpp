@@ -221,6 +221,17 @@ TEST_CASE("t5 bias: a run of distances begins where integers say, also where log
   }
 }
 
+TEST_CASE("t5 bias: one bucket for each direction", "[mods]") {
+  const std::vector<float> table = {5, 7};
+  for (const int64_t farthest : {1, 2, 9}) {
+    std::vector<float> got = poisoned(2 * farthest + 1), want(static_cast<size_t>(farthest + 1), 5.0f);
+    want.resize(got.size(), 7.0f);
+    mha_error error = {};
+    require_ok(mha_t5_bias(table.data(), 1, 2, farthest, 1, got.data(), &error), error);
+    CHECK(got == want);
+  }
+}
+
 TEST_CASE("t5 bias: bad arguments name themselves, nothing is written", "[mods][status]") {
   const std::vector<float> table(64, 1.0f);
   std::vector<float> result = poisoned(600);
