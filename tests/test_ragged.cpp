@@ -250,6 +250,11 @@ TEST_CASE("ragged: bad offsets and rows are refused by name", "[ragged][status]"
   refused("weight_rows.rows[1] is 1, not more than", rows(twice, 2));
   refused("weight_rows.rows[0] is -1", rows(negative, 1));
   refused("weight_rows.count is -1", rows(negative, -1));
+  const int64_t short_first[] = {0, 2, 5};
+  refused("weight_rows.rows[1] is 2: must be 0 to 1", [&](mha_attention_args& a) {
+    rows(beyond, 2)(a);
+    a.query_offsets = short_first;  // the shortest item is not the last
+  });
   // Chosen rows and sums of packed items are an item apart, so that a stride of 0 makes them overlap.
   for (const bool sums : {false, true}) {
     mha_attention_args args = p.args();

@@ -186,6 +186,8 @@ TEST_CASE("mods: bad arguments name themselves", "[mods][status]") {
         [&](mha_score_mods& m) { m.relative_bias = &nan, m.relative_right = -2; });
   check(MHA_ERR_OVERFLOW, "mods.relative_left 4611686018427387904",
         [&](mha_score_mods& m) { m.relative_bias = &nan, m.relative_left = m.relative_right = int64_t{1} << 62; });
+  check(MHA_ERR_OVERFLOW, "mods.relative_left 1152921504606846976",  // 2^61 floats
+        [&](mha_score_mods& m) { m.relative_bias = &nan, m.relative_left = m.relative_right = int64_t{1} << 60; });
 }
 
 TEST_CASE("t5 bias: a run of distances begins where integers say, also where logarithms come out a little less",
