@@ -51,9 +51,9 @@ struct SequencePlan {
 
 struct AttentionPlan {
   int64_t threads;
-  bool few_keys;                          // KernelTable::attention_few_keys: a work item is kFewKeysRows rows of any head
-  bool uniform;                           // all items of the batch are planned alike:
-  SequencePlan each;                      // the first of them; else there is a table of SequencePlan in the workspace
+  bool few_keys;      // KernelTable::attention_few_keys: a work item is kFewKeysRows rows of any head
+  bool uniform;       // all items of the batch are planned alike:
+  SequencePlan each;  // the first of them; else there is a table of SequencePlan in the workspace
   int64_t batch, items, merges, weights;  // in all
   // Of the items of the batch, how many are read where they lie and how many packed; cut in chunks that are merged
   // afterwards; in how many groups with the same first pages, and how many items those have.
