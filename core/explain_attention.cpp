@@ -59,9 +59,10 @@ void explain_streamed(const AttentionProblem& p, const AttentionPlan& plan, cons
 void explain_few_keys(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable&, Text* out) {
   out->line("attention kernel: few keys: keys and values are read where they lie, %lld rows side by side",
             static_cast<ll>(kPanel));
-  out->line("why few keys: all %lld rows for each key/value head (%lld heads share one) see all %lld keys, of at most %lld",
-            static_cast<ll>(group_rows_of(p, 0)), static_cast<ll>(p.group()), static_cast<ll>(p.key_len),
-            static_cast<ll>(kFewKeys));
+  out->line(
+      "why few keys: all %lld rows for each key/value head (%lld heads share one) see all %lld keys, of at most %lld",
+      static_cast<ll>(group_rows_of(p, 0)), static_cast<ll>(p.group()), static_cast<ll>(p.key_len),
+      static_cast<ll>(kFewKeys));
   out->line("items: %lld of at most %lld rows, of any heads", static_cast<ll>(plan.items),
             static_cast<ll>(kFewKeysRows));
 }

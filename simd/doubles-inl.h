@@ -90,9 +90,8 @@ MHA_INLINE Doubles select_odd(const Doubles& n, const Doubles& x, const Doubles&
 }
 // x negated where its bit 1 is set.
 MHA_INLINE Doubles negate_by_bit_1(const Doubles& n, const Doubles& x) {
-  return map_doubles([&](int i) MHA_ALWAYS_INLINE {
-    return double_of(bits_of(x.r[i]) ^ ((bits_of(n.r[i]) & 2) << 62));
-  });
+  return map_doubles([&](int i)
+                         MHA_ALWAYS_INLINE { return double_of(bits_of(x.r[i]) ^ ((bits_of(n.r[i]) & 2) << 62)); });
 }
 
 }  // namespace

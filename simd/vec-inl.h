@@ -88,7 +88,8 @@ MHA_INLINE Reg load_quads(const float* p, int64_t stride) {
 }
 // Lane l of 128 bits = the four floats at rows[l * 4] + d.
 MHA_INLINE Reg load_quads(const float* const* rows, int64_t d) {
-  const __m512 low = _mm512_insertf32x4(_mm512_castps128_ps512(_mm_loadu_ps(rows[0] + d)), _mm_loadu_ps(rows[4] + d), 1);
+  const __m512 low =
+      _mm512_insertf32x4(_mm512_castps128_ps512(_mm_loadu_ps(rows[0] + d)), _mm_loadu_ps(rows[4] + d), 1);
   return _mm512_insertf32x4(_mm512_insertf32x4(low, _mm_loadu_ps(rows[8] + d), 2), _mm_loadu_ps(rows[12] + d), 3);
 }
 // Elements 2i and 2i + 1 change places.
