@@ -82,8 +82,9 @@ class Meeting {
     if (here != &self || number != self.number_) {
       here = &self, number = self.number_;
       ++self.came_;
-      const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
-      while (self.came_ < self.threads_ && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+      // Counted, not timed: a process that is stopped for a while goes on where it was.
+      for (int n = 0; self.came_ < self.threads_ && n < 10000; ++n)
+        std::this_thread::sleep_for(std::chrono::microseconds(n < 1000 ? 0 : 1000));
     }
     self.inner_.run(self.inner_.job, item, slot);
   }
