@@ -111,6 +111,25 @@ TEST_CASE("partial results: of a sequence in a cache; of nothing", "[partial][ca
   });
 }
 
+TEST_CASE("partial results: of a padded item, as many chunks as its own length has", "[partial]") {
+  for_each_target([](const std::string& target, const mha_context* one) {
+    const AttentionShape s = {1, 4, 2, 3, 1300, 16, 16};
+    const AttentionProblem p(s, MaskKind::kNone, 62);
+    for (const int64_t length : {0, 1, 256, 257, 700, 1300}) {
+      INFO(target << " length " << length);
+      AttentionCall args = p.args();
+      args.items.key_lengths = &length, args.causal = 1, args.positions.align = MHA_ALIGN_END;
+      const AttentionResult want = run_attention(one, args);
+      const std::vector<float> partials = partial(shared_context(target, 2), args);
+      const int64_t chunks = std::max<int64_t>(1, (length + 255) / 256);
+      CHECK(static_cast<int64_t>(partials.size()) == chunks * 4 * 3 * 18);
+      const AttentionResult got = merged(one, s, partials, nullptr);
+      check_same_bits("output", got.output, want.output);
+      check_same_bits("log-sum-exp", got.log_sum_exp, want.log_sum_exp);
+    }
+  });
+}
+
 TEST_CASE("partial results: bad arguments are refused by name", "[partial][status]") {
   const AttentionShape s = {1, 2, 2, 3, 300, 8, 8};
   const AttentionProblem p(s, MaskKind::kNone, 61);

@@ -447,13 +447,13 @@ class Machine {
     for (int n = 0; n < operations; ++n) {
       Model& model = models_[static_cast<size_t>(random_.below(4))];
       const int64_t kind = random_.below(100);
-      const char* name = kind < 25   ? append(model)
-                         : kind < 40 ? append_all_the_room(model)
-                         : kind < 60 ? reserve_in_some()
-                         : kind < 75 ? fork(model)
-                         : kind < 88 ? truncate(model)
-                         : kind < 96 ? remove(model)
-                         : kind < 99 ? load(model)
+      const char* name = kind < 20   ? append(model)
+                         : kind < 30 ? append_all_the_room(model)
+                         : kind < 52 ? reserve_in_some()
+                         : kind < 66 ? fork(model)
+                         : kind < 76 ? load(model)
+                         : kind < 86 ? truncate(model)
+                         : kind < 99 ? remove(model)
                                      : reset(model);
       ++done[name];
       INFO("operation " << n << ": " << name << " on " << kind_name(model.config.kind));
