@@ -220,7 +220,8 @@ struct RandomCall {
     args.results.weights_mode = one_of(random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_PER_HEAD,
                                         MHA_WEIGHTS_AVERAGED, MHA_WEIGHTS_KEY_SUMS});
     for (int64_t i = 0; i < shape.Tq; i += between(random, 1, 9)) rows.push_back(i);
-    if (one_in(random, 4)) choose_weights_rows(&args, rows.data(), static_cast<int64_t>(rows.size()));
+    if (one_in(random, 4) && args.results.weights_mode != MHA_WEIGHTS_NONE)
+      choose_weights_rows(&args, rows.data(), static_cast<int64_t>(rows.size()));
     bool positive = true;  // positions, as rope wants them
     for (int64_t b = 0; b < shape.B; ++b) positive &= masks->get().first_position(b, shape.Tq, shape.Tk) >= 0;
     if (shape.D > 1 && positive && one_in(random, 3)) rope.dims = shape.D / 2 * 2, args.rope = &rope;
