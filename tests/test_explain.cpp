@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // mha_*_explain: what it says of a call, that it says why, and how it fills a buffer.
+#include <cmath>
+#include <cstdlib>
 #include <functional>
 
 #include "core/mha.hpp"
@@ -168,6 +170,77 @@ TEST_CASE("explain: heads, chunks or both are shared, and where neither can be o
         check_has(one, "items: 1 of 1 chunks of keys");
       },
       2);
+}
+
+namespace {
+
+/// The work that explain names, in million multiply-adds.
+double work_in(const std::string& text) {
+  const std::string before = "work of ";
+  const size_t at = text.find(before);
+  REQUIRE(at != std::string::npos);
+  return std::strtod(text.c_str() + at + before.size(), nullptr);
+}
+
+}  // namespace
+
+TEST_CASE("explain: a window's work is that of the keys a query sees, which decides how many threads", "[explain]") {
+  enum Causal { kAny, kEnd, kOffset };
+  struct Case {
+    const char* what;
+    Causal causal;
+    int64_t left, right, sinks;
+    bool prefix;
+    int64_t seen;  // keys of a query at most, of 20000
+  };
+  const int64_t whole = 20000, far = int64_t{1} << 62;
+  const Case cases[] = {{"causal alone counts all keys", kEnd, 0, 0, 0, false, whole},
+                        {"left", kEnd, 300, 0, 0, false, 300},
+                        {"left, offset", kOffset, 300, 0, 0, false, 300},
+                        {"left and sinks", kEnd, 300, 0, 40, false, 340},
+                        {"causality beside a right side", kEnd, 300, 90, 0, false, 300},
+                        {"left and right", kAny, 300, 90, 0, false, 389},
+                        {"left, right and sinks", kAny, 300, 90, 40, false, 429},
+                        {"one key", kAny, 1, 1, 0, false, 1},
+                        {"left alone, all after the query", kAny, 300, 0, 0, false, whole},
+                        {"right alone, all before it", kAny, 0, 90, 0, false, whole},
+                        {"a prefix shows any", kEnd, 300, 0, 0, true, whole},
+                        {"left as long as the keys", kEnd, whole, 0, 0, false, whole},
+                        {"left beyond them", kEnd, far, 0, 0, false, whole},
+                        {"right beyond them", kAny, 300, far, 0, false, whole},
+                        {"sinks beyond them", kEnd, 300, 0, far, false, whole},
+                        {"all of them beyond, together beyond 2^63", kAny, far, far, far, false, whole},
+                        {"together all", kAny, 10000, 9000, 2000, false, whole}};
+  const std::vector<int64_t> prefixes = {0};
+  // 4 heads, D 48, Dv 16. Few queries read keys and values, a byte for 1.5 multiply-adds; many compute.
+  const AttentionProblem few({1, 4, 4, 2, whole, 48, 16}, MaskKind::kNone, 151200);
+  const AttentionProblem many({1, 4, 4, 500, whole, 48, 16}, MaskKind::kNone, 151201);
+  for_each_target(
+      [&](const std::string&, const mha_context* context) {
+        for (const Case& c : cases) {
+          INFO(c.what);
+          const auto with = [&](AttentionCall args) {
+            args.causal = c.causal != kAny, args.masks.window_left = c.left, args.masks.window_right = c.right;
+            if (c.causal == kOffset) {
+              args.positions.align = MHA_ALIGN_OFFSET, args.positions.offset = whole - args.query_len;
+            }
+            args.masks.sink_tokens = c.sinks;
+            if (c.prefix) args.masks.prefix_lengths = prefixes.data();
+            return text_of(context, args);
+          };
+          // What n queries see together is n keys more at most.
+          const auto work_of = [&](double queries) {
+            const double keys = std::min<double>(whole, static_cast<double>(c.seen) + queries);
+            const double read = keys * 4 * 64 * sizeof(float) * 1.5, computed = static_cast<double>(c.seen) * 4 * 64;
+            return std::max(read, computed * queries) / 1e6;
+          };
+          CHECK(std::fabs(work_in(with(few.args())) / work_of(2) - 1) < 6e-3);  // three digits are printed
+          CHECK(std::fabs(work_in(with(many.args())) / work_of(500) - 1) < 6e-3);
+          const int64_t threads = std::max<int64_t>(1, std::min<int64_t>(64, static_cast<int64_t>(work_of(2) / 0.5)));
+          check_has(with(few.args()), "threads: " + std::to_string(threads) + " of 64, ");
+        }
+      },
+      64);
 }
 
 TEST_CASE("explain: masks and score modifications by name, no combination falls back", "[explain][masks][mods]") {
