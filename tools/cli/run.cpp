@@ -107,10 +107,12 @@ void read_masks(const Options& options, std::int64_t heads, Inputs& inputs, Laye
     const io::Scalar scalar = take(io::read_npy_header(source)).scalar;
     if (scalar == io::Scalar::kBool || scalar == io::Scalar::kU8) {
       inputs.bool_mask = take(io::read_npy<std::uint8_t>(source));
+      inputs.bool_mask.values.reserve(1);  // as above
       const auto strides = mask_strides(options.mask, inputs.bool_mask.shape, args, heads);
       args.masks.bool_mask = {inputs.bool_mask.values.data(), strides.b, strides.h, strides.q, 1};
     } else {
       inputs.add_mask = take(io::read_npy<float>(source));
+      inputs.add_mask.values.reserve(1);
       const auto strides = mask_strides(options.mask, inputs.add_mask.shape, args, heads);
       args.masks.add_mask = {inputs.add_mask.values.data(), MHA_F32, 0, strides.b, strides.h, strides.q, 1};
     }

@@ -60,7 +60,7 @@ Causal parse_causal(const CLI::App& app, const std::vector<std::string>& words) 
     made.positions.align = MHA_ALIGN_END;
   } else if (words.size() == 1 && kind == "top-left") {
     made.positions.align = MHA_ALIGN_START;
-  } else if (!words.empty()) {
+  } else if (words.size() > 1 || !kind.empty()) {  // nothing comes as one empty word
     throw Failure("--causal takes nothing, 'bottom-right', 'top-left' or 'offset N', not '" + kind +
                   (words.size() == 2 ? " " + words[1] : "") + "'");
   }
