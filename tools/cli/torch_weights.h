@@ -4,7 +4,7 @@
 #ifndef MHA_TOOLS_CLI_TORCH_WEIGHTS_H
 #define MHA_TOOLS_CLI_TORCH_WEIGHTS_H
 
-#include <mha/mha.h>
+#include <mha/mha.hpp>
 
 #include <cstdint>
 #include <map>
