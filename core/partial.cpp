@@ -39,11 +39,12 @@ mha_status prepare(const mha_context* context, const mha_attention_args* args, C
                 "batch is %lld: partial results of items that differ in length or position come one by one",
                 ll{p->batch});
   }
-  const Size chunks = Size(most(1, divide_up(p->longest_key_len, kChunk)));
+  // One item may be shorter than key_len (items.key_lengths); the batch of several is uniform.
+  const int64_t keys = p->batch == 1 ? key_len_of(*p, 0) : p->longest_key_len;
+  const Size chunks = Size(most(1, divide_up(keys, kChunk)));
   const Size all = chunks * Size(p->heads) * Size(p->total_queries()) * Size(partial_width(p->value_head_dim));
   if (!(all * Size(sizeof(float))).ok()) {
-    return fail(error, MHA_ERR_OVERFLOW, "the partial results for key_len %lld exceed 2^63 bytes",
-                ll{p->longest_key_len});
+    return fail(error, MHA_ERR_OVERFLOW, "the partial results for key_len %lld exceed 2^63 bytes", ll{keys});
   }
   *floats = p->nothing_to_do() ? 0 : all.value();
   return MHA_OK;

@@ -207,7 +207,7 @@ TEST_CASE("added keys: a mapped layer has them too", "[added][blob]") {
       size_t bytes = 0;
       require_ok(mha_layer_save_bytes(layer.get(), &bytes, &error), error);
       std::vector<float> blob(bytes / sizeof(float));
-      require_ok(mha_layer_save(layer.get(), blob.data(), blob.size() * sizeof(float), &error), error);
+      require_ok(mha_layer_save(layer.get(), blob.data(), bytes, &error), error);
       mha_layer* mapped = nullptr;
       require_ok(mha_layer_map(context, blob.data(), blob.size() * sizeof(float), &mapped, &error), error);
       const LayerPtr owner(mapped);
@@ -218,6 +218,71 @@ TEST_CASE("added keys: a mapped layer has them too", "[added][blob]") {
       check_same_bits("weights", got.weights, want.weights);
     });
   }
+}
+
+TEST_CASE("added keys: NaN in one value reaches the queries that see it, and no others", "[added][edges]") {
+  for (const int64_t Tq : {3, 40}) {
+    for (const int64_t Tk : {30, 257}) {  // the last key alone in its chunk with the added ones
+      const AddedKeys p(true, true, 1, Tq, Tk, MaskKind::kNone, 1600);
+      for (const int64_t length : {int64_t{0}, int64_t{6}, Tk - 1, Tk}) {
+        for (const bool causal : {false, true}) {
+          LayerCall args = p.args(MHA_WEIGHTS_AVERAGED);
+          args.items.key_lengths = &length;
+          if (causal) {
+            args.causal = 1;
+            args.positions.align = MHA_ALIGN_OFFSET, args.positions.offset = 4;
+          }
+          const LayerReference want = reference_layer(p.config, p.weights(), args);
+          for_each_target([&](const std::string&, const mha_context* context) {
+            const LayerPtr layer = p.layer.make_from(context, p.weights());
+            const LayerResult clean = run_layer(context, layer.get(), args, p.count());
+            for (const int64_t j : {int64_t{0}, int64_t{4}, int64_t{5}, int64_t{6}, int64_t{7}, Tk - 2, Tk - 1}) {
+              INFO("Tq " << Tq << " Tk " << Tk << " length " << length << " causal " << causal << " NaN in " << j);
+              std::vector<float> value = p.layer.value;
+              value[static_cast<size_t>(j * 24 + 3)] = kNan;
+              LayerCall dirty = args;
+              dirty.value = view(value.data());
+              const LayerResult got = run_layer(context, layer.get(), dirty, p.count());
+              const int64_t width = static_cast<int64_t>(got.output.size()) / Tq;
+              for (int64_t i = 0; i < Tq; ++i) {
+                const bool sees = want.weights[static_cast<size_t>(i * (Tk + p.count()) + j)] > 0;
+                const float* row = got.output.data() + i * width;
+                const bool same =
+                    first_bit_difference(row, clean.output.data() + i * width, static_cast<size_t>(width)) < 0;
+                if (sees ? !std::isnan(row[0]) : !same) FAIL_CHECK("query " << i << (sees ? " sees it" : " does not"));
+              }
+            }
+          });
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("added keys: any add_zero_attn but 0 is 1, in the configuration and in the blob", "[added][blob]") {
+  const AddedKeys p(true, true, 1, 3, 3, MaskKind::kNone, 1500);
+  for_each_target([&](const std::string&, const mha_context* context) {
+    const mha_layer_weights weights = p.weights();
+    std::vector<float> first;
+    for (const int zeros : {1, 2, -1, 1 << 30}) {
+      INFO("add_zero_attn " << zeros);
+      mha_layer_config config = p.config;
+      config.add_zero_attn = zeros;
+      mha_layer* made = nullptr;
+      mha_error error = {};
+      require_ok(mha_layer_create(context, &config, &weights, &made, &error), error);
+      const LayerPtr layer(made);
+      mha_layer_config got = {};
+      mha_layer_get_config(layer.get(), &got);
+      CHECK(got.add_zero_attn == 1);
+      size_t bytes = 0;
+      require_ok(mha_layer_save_bytes(layer.get(), &bytes, &error), error);
+      std::vector<float> blob(bytes / sizeof(float));
+      require_ok(mha_layer_save(layer.get(), blob.data(), bytes, &error), error);
+      if (first.empty()) first = blob;
+      check_same_bits("blob", blob, first);
+    }
+  });
 }
 
 TEST_CASE("added keys: refusals", "[added]") {
@@ -247,13 +312,29 @@ TEST_CASE("added keys: refusals", "[added]") {
       CHECK(std::all_of(output.begin(), output.end(), is_poison));
     };
     refused([&](LayerCall& a) { a.items.key_offsets = offsets; }, "keys of unequal length");
-    refused([&](LayerCall& a) { a.score_mods.softcap = 5; }, "mods.softcap");
-    refused([&](LayerCall& a) { a.score_mods.alibi_slopes = ones.data(); }, "mods.alibi_slopes");
+    mha_cache_config sizes = {};
+    mha_layer_config full = {};
+    mha_layer_get_config(layer.get(), &full);
+    sizes.num_kv_heads = full.num_kv_heads, sizes.head_dim = full.head_dim, sizes.value_head_dim = full.value_head_dim;
+    sizes.capacity = 8;
+    mha_cache* made = nullptr;
+    require_ok(mha_cache_create(context, &sizes, &made, &error), error);
+    const CachePtr cache(made);
+    refused(
+        [&](LayerCall& a) {
+          a.cache = cache.get();
+          a.key = a.value = {};
+          a.key_len = 0;
+        },
+        "a cache");
+    CHECK(mha_cache_length(cache.get(), 0) == 0);
+    refused([&](LayerCall& a) { a.score_mods.softcap = 5; }, "score_mods.softcap");
+    refused([&](LayerCall& a) { a.score_mods.alibi_slopes = ones.data(); }, "score_mods.alibi_slopes");
     refused(
         [&](LayerCall& a) {
           a.score_mods.relative_bias = ones.data();
           a.score_mods.relative_left = a.score_mods.relative_right = 1;
         },
-        "mods.relative_bias");
+        "score_mods.relative_bias");
   });
 }

@@ -207,6 +207,26 @@ TEST_CASE("blob: a hostile header with a right checksum is refused", "[blob]") {
   }
 }
 
+TEST_CASE("blob: parts that this version does not know are refused", "[blob]") {
+  // Bits 0 to 3: biases of the projections; 4: bias_key and bias_value; 5: zero attention.
+  const LayerProblem problem(kConfigs[0], 1, 2, 3, Biases::kAll, 123700);
+  const mha_context* context = shared_context(supported_targets()[0], 1);
+  const std::unique_ptr<Blob> blob = save(problem.make(context).get());
+  constexpr size_t kParts = 24, kChecksum = 248;
+  uint32_t parts = 0;
+  std::memcpy(&parts, blob->data() + kParts, 4);
+  REQUIRE(parts == 15);
+  for (int bit = 5; bit < 32; ++bit) {
+    const uint32_t more = parts | 1u << bit;
+    std::memcpy(blob->data() + kParts, &more, 4);
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (size_t n = 0; n < kChecksum; ++n) hash = (hash ^ blob->data()[n]) * 0x100000001b3u;
+    std::memcpy(blob->data() + kChecksum, &hash, 8);
+    INFO("bit " << bit);
+    map(context, blob->data(), blob->bytes(), bit == 5 ? MHA_OK : MHA_ERR_BLOB);
+  }
+}
+
 TEST_CASE("blob: noise is refused", "[blob]") {
   const mha_context* context = shared_context(supported_targets()[0], 1);
   Random random(124000);

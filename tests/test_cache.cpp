@@ -184,6 +184,23 @@ TEST_CASE("cache: appending nothing is fine", "[cache]") {
   CHECK(mha_cache_used_bytes(cache.get()) == 0);
 }
 
+TEST_CASE("cache: a sequence that gets nothing needs no page, though its last one is shared", "[cache]") {
+  const mha_cache_config config = cache_config(MHA_CACHE_PAGED, 8, 3, 4);  // two pages
+  const CachePtr cache = make_cache(cache_context(), config);
+  require_append(cache.get(), 0, random_tokens(config, 3, 201000));
+  require_append(cache.get(), 2, random_tokens(config, 3, 201001));
+  REQUIRE(mha_cache_fork(cache.get(), 0, 1, -1, nullptr) == MHA_OK);
+  const Tokens one = random_tokens(config, 1, 201002);
+  const int64_t sequences[] = {0, 2}, offsets[] = {0, 0, 1};
+  mha_append_args args = {};
+  args.batch = 2, args.length = 1, args.sequences = sequences, args.offsets = offsets;
+  args.key = view(one.key.data()), args.value = view(one.value.data());
+  mha_error error = {};
+  require_ok(mha_cache_append(cache_context(), cache.get(), &args, &error), error);
+  CHECK(mha_cache_length(cache.get(), 0) == 3);
+  check_same_tokens("the other", exported(cache.get(), 2, 3, 1), one);
+}
+
 TEST_CASE("cache: a fork is a copy, and shares memory until one of the two writes", "[cache]") {
   for (mha_cache_kind kind : kCacheKinds) {
     for (int64_t length : {-1, 0, 1, 15, 16, 17, 39}) {

@@ -2,6 +2,7 @@
 // mha_cache_save and mha_cache_load: a sequence goes from any kind of cache to any other that has room; damage of any
 // bit and any cut is refused, and nothing is loaded by halves.
 #include <algorithm>
+#include <array>
 
 #include "support/caches.h"
 
@@ -123,6 +124,30 @@ TEST_CASE("cache blob: a ring that has dropped tokens", "[cache][blob]") {
   }
 }
 
+TEST_CASE("cache blob: a longer ring gives back the pages it grew by, also where older ones would have been",
+          "[cache][blob]") {
+  // Tokens 896 on, of pages of 64, in a ring that has room for 11 of them: growing takes turns that were never held.
+  const CachePtr source = make_cache(cache_context(), cache_config(MHA_CACHE_RING, 64));
+  const mha_cache_config config = cache_config(MHA_CACHE_RING, 640, 2, 0, 3);
+  require_append(source.get(), 0, random_tokens(config, 1000, 236000));
+  REQUIRE(mha_cache_first_kept(source.get(), 0) == 896);
+  const Bytes blob = saved(source.get(), 0);
+  const CachePtr ring = make_cache(cache_context(), cache_config(MHA_CACHE_RING, 640, 2));
+  REQUIRE(mha_cache_load(ring.get(), 0, blob.data(), blob.size(), nullptr) == MHA_OK);
+  const Tokens loaded = exported(ring.get(), 0, 896, 104);
+  const size_t used = mha_cache_used_bytes(ring.get());
+  for (const int64_t count : {1, 24, 25, 88, 300, 511}) {
+    INFO(count << " more");
+    require_append(ring.get(), 0, random_tokens(config, count, 236100));
+    REQUIRE(mha_cache_first_kept(ring.get(), 0) == 896);
+    REQUIRE(mha_cache_truncate(ring.get(), 0, 1000, nullptr) == MHA_OK);
+    CHECK(mha_cache_used_bytes(ring.get()) == used);
+    check_same_tokens("what was loaded", exported(ring.get(), 0, 896, 104), loaded);
+  }
+  REQUIRE(mha_cache_remove(ring.get(), 0, nullptr) == MHA_OK);
+  CHECK(mha_cache_used_bytes(ring.get()) == 0);
+}
+
 TEST_CASE("cache blob: every damaged bit is refused", "[cache][blob]") {
   for (mha_cache_kind kind : kCacheKinds) {
     const mha_cache_config config = cache_config(kind, 16, 1, 7, 2);
@@ -224,6 +249,26 @@ TEST_CASE("cache blob: other sizes, another version, a hostile header with a rig
   set_field(&blob, kFirstKept, 5);
   set_field(&blob, kHeader - 8, header_sum(blob));
   check_refused(target.get(), blob, blob.size(), "unsound");
+  // As many tokens as there are, from a beginning behind the end, with a negative count, or with some kept twice.
+  for (const auto& [length, leading, first_kept] :
+       {std::array<int64_t, 3>{40, 35, 45}, {45, -5, 10}, {20, 0, -10}, {19, -1, -12}, {25, 5, 0}}) {
+    blob = good;
+    set_field(&blob, kLength, static_cast<uint64_t>(length));
+    set_field(&blob, kLeading, static_cast<uint64_t>(leading));
+    set_field(&blob, kFirstKept, static_cast<uint64_t>(first_kept));
+    set_field(&blob, kHeader - 8, header_sum(blob));
+    INFO("length " << length << " leading " << leading << " first kept " << first_kept);
+    REQUIRE(leading + length - first_kept == 30);
+    check_refused(target.get(), blob, blob.size(), "unsound");
+  }
+  // Two ranges without a gap: nothing was dropped, which has one form only, and other caches could take.
+  for (const uint64_t at : {1, 4, 29}) {
+    blob = good;
+    set_field(&blob, kLeading, at);
+    set_field(&blob, kFirstKept, at);
+    set_field(&blob, kHeader - 8, header_sum(blob));
+    check_refused(target.get(), blob, blob.size(), "unsound");
+  }
   // Nearly all tokens dropped: as sound as any, and small.
   blob = good;
   set_field(&blob, kLength, (uint64_t{1} << 61) + 29);

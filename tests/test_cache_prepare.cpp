@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Keys normed and rotated on the way into a cache: the bits of mha_rows_prepare and then a plain append, on every target,
-// for every kind, split and thread count; values are copied as they are.
+// Keys normed and rotated on the way into a cache: the bits of mha_rows_prepare and then a plain append, on every
+// target, for every kind, split and thread count; values are copied as they are.
+#include <cfenv>
+
 #include "support/caches.h"
 #include "support/calls.h"
 
@@ -107,6 +109,70 @@ TEST_CASE("cache prepare: appended at once or in pieces, as applied before", "[c
           check_same_tokens("sink", exported(cache.get(), 0, 0, 5), slice(c, want, 0, 5));
         }
       }
+    }
+  });
+}
+
+namespace {
+
+/// A host that runs its tasks from the last to the first.
+void run_backwards(void*, int64_t count, void (*task)(void*, int64_t), void* data) {
+  for (int64_t n = count; n-- > 0;) task(data, n);
+}
+
+}  // namespace
+
+TEST_CASE("cache prepare: a ring that drops most of an append, ranges of it in any order", "[cache][prepare]") {
+  constexpr int64_t kCount = 4000;
+  for (const std::string& target : supported_targets()) {
+    mha_context_options options = {};
+    options.target = target.c_str(), options.num_threads = 4;
+    options.parallel_for.run = run_backwards;
+    const ContextPtr backwards = make_context(options);
+    const mha_cache_config c = wide_config(MHA_CACHE_RING, 100);
+    for (const Preparation& p : preparations()) {
+      INFO(target << " " << p.name);
+      const std::vector<float> weight = random_floats(c.head_dim, 250100);
+      const Tokens tokens = random_tokens(c, kCount, 250101);
+      const Tokens want = {applied(backwards.get(), c, p, weight, tokens.key, 0, nullptr), tokens.value};
+      const CachePtr cache = make_cache(backwards.get(), c);
+      const mha_norm norm = norm_of(p, weight);
+      mha_append_args args = append_args(p, norm, tokens);
+      args.length = kCount;
+      mha_error error = {};
+      require_ok(mha_cache_append(backwards.get(), cache.get(), &args, &error), error);
+      const int64_t first = mha_cache_first_kept(cache.get(), 0);
+      REQUIRE(first > 3000);
+      check_same_tokens("kept", exported(cache.get(), 0, first, kCount - first), slice(c, want, first, kCount - first));
+      check_same_tokens("sink", exported(cache.get(), 0, 0, 5), slice(c, want, 0, 5));
+    }
+  }
+}
+
+TEST_CASE("cache prepare: whatever the caller's rounding mode; nothing to append", "[cache][prepare]") {
+  const mha_cache_config c = wide_config(MHA_CACHE_PAGED, 40);
+  for_each_target([&](const std::string&, const mha_context* context) {
+    for (const Preparation& p : preparations()) {
+      INFO(p.name);
+      const std::vector<float> weight = random_floats(c.head_dim, 250200);
+      const mha_norm norm = norm_of(p, weight);
+      const Tokens tokens = random_tokens(c, 20, 250201);
+      const auto stored = [&](int mode) {
+        const CachePtr cache = make_cache(context, c);
+        mha_append_args args = append_args(p, norm, tokens);
+        args.length = 20;
+        mha_error error = {};
+        std::fesetround(mode);
+        const mha_status status = mha_cache_append(context, cache.get(), &args, &error);
+        std::fesetround(FE_TONEAREST);
+        require_ok(status, error);
+        args.length = 0;
+        require_ok(mha_cache_append(context, cache.get(), &args, &error), error);
+        CHECK(mha_cache_length(cache.get(), 0) == 20);
+        return exported(cache.get(), 0, 0, 20);
+      };
+      const Tokens want = stored(FE_TONEAREST);
+      for (const int mode : {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO}) check_same_tokens("stored", stored(mode), want);
     }
   });
 }

@@ -296,3 +296,46 @@ TEST_CASE("edges: the caller's rounding mode does not matter", "[edges][property
     }
   });
 }
+
+TEST_CASE("edges: a result is never -0, also where it comes out below the least normal number", "[edges]") {
+  // Two keys of equal weight: half of -1.2e-38 is a denormal, which counts as zero.
+  for (const int64_t Tq : {1, 40}) {
+    for (const int64_t Tk : {2, 600, 5000}) {
+      for (const int64_t threads : {1, 3}) {
+        AttentionProblem problem({1, 1, 1, Tq, Tk, 8, 24}, MaskKind::kNone, 86000);
+        std::fill(problem.query.begin(), problem.query.end(), 0.0f);
+        std::fill(problem.value.begin(), problem.value.end(), -0.0f);
+        std::fill_n(problem.value.begin(), 24, -1.2e-38f);
+        for_each_target(
+            [&](const std::string&, const mha_context* context) {
+              INFO("Tq " << Tq << " Tk " << Tk << " threads " << threads);
+              int64_t wrong = 0;
+              for (const float value : run_attention(context, problem.args()).output) wrong += bits_of(value) != 0;
+              CHECK(wrong == 0);
+            },
+            threads);
+      }
+    }
+  }
+}
+
+TEST_CASE("edges: where every score is -inf the result is zeros, whatever the values are", "[edges]") {
+  for (const int64_t Tq : {1, 40}) {
+    for (const int64_t Tk : {5, 600, 5000}) {
+      for (const int64_t threads : {1, 3}) {
+        AttentionProblem problem({1, 2, 1, Tq, Tk, 8, 24}, MaskKind::kNone, 86100);
+        std::fill(problem.query.begin(), problem.query.end(), 1.0f);
+        for (int64_t j = 0; j < Tk; ++j) problem.key[static_cast<size_t>(j * 8 + 2)] = -kInf;
+        std::fill(problem.value.begin(), problem.value.end(), kInf);
+        for_each_target(
+            [&](const std::string&, const mha_context* context) {
+              INFO("Tq " << Tq << " Tk " << Tk << " threads " << threads);
+              const AttentionResult got = run_attention(context, problem.args());
+              CHECK(all_zero(got.output));
+              for (const float lse : got.log_sum_exp) REQUIRE(lse == -kInf);
+            },
+            threads);
+      }
+    }
+  }
+}

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // mha_*_explain: what it says of a call, that it says why, and how it fills a buffer.
+#include <cmath>
+#include <cstdlib>
 #include <functional>
 
 #include "core/mha.hpp"
@@ -114,7 +116,8 @@ TEST_CASE("explain: attention tells whether the chunks of a row are shared among
   const AttentionProblem prefill({1, 1, 1, 30, 42000, 64, 64}, MaskKind::kNone, 151004);
   const AttentionProblem heads({4, 8, 8, 40, 130, 32, 33}, MaskKind::kNone, 151001);
   const AttentionProblem blocks({4, 8, 8, 40, 400, 32, 33}, MaskKind::kNone, 151003);
-  const AttentionProblem small({1, 1, 1, 1, 1, 1, 1}, MaskKind::kNone, 151002);
+  const AttentionProblem small({1, 1, 1, 1, 17, 1, 1}, MaskKind::kNone, 151002);
+  const AttentionProblem few({64, 8, 4, 1, 3, 20, 20}, MaskKind::kNone, 151005);
   for_each_target(
       [&](const std::string&, const mha_context* context) {
         const std::string split = text_of(context, decode.args());
@@ -135,6 +138,10 @@ TEST_CASE("explain: attention tells whether the chunks of a row are shared among
         check_has(one, "threads: 1 of 5, in the calling thread\n");
         check_has(one, "more threads would each get less");
         check_has(one, "one thread needs no split");
+        const std::string rows = text_of(context, few.args());
+        check_has(rows, "\nattention kernel: few keys: keys and values are read where they lie, 16 rows side by side");
+        check_has(rows, "\nwhy few keys: all 2 rows for each key/value head (2 heads share one) see all 3 keys, of at");
+        check_has(rows, "\nitems: 8 of at most 64 rows, of any heads");
       },
       5);
 }
@@ -163,6 +170,77 @@ TEST_CASE("explain: heads, chunks or both are shared, and where neither can be o
         check_has(one, "items: 1 of 1 chunks of keys");
       },
       2);
+}
+
+namespace {
+
+/// The work that explain names, in million multiply-adds.
+double work_in(const std::string& text) {
+  const std::string before = "work of ";
+  const size_t at = text.find(before);
+  REQUIRE(at != std::string::npos);
+  return std::strtod(text.c_str() + at + before.size(), nullptr);
+}
+
+}  // namespace
+
+TEST_CASE("explain: a window's work is that of the keys a query sees, which decides how many threads", "[explain]") {
+  enum Causal { kAny, kEnd, kOffset };
+  struct Case {
+    const char* what;
+    Causal causal;
+    int64_t left, right, sinks;
+    bool prefix;
+    int64_t seen;  // keys of a query at most, of 20000
+  };
+  const int64_t whole = 20000, far = int64_t{1} << 62;
+  const Case cases[] = {{"causal alone counts all keys", kEnd, 0, 0, 0, false, whole},
+                        {"left", kEnd, 300, 0, 0, false, 300},
+                        {"left, offset", kOffset, 300, 0, 0, false, 300},
+                        {"left and sinks", kEnd, 300, 0, 40, false, 340},
+                        {"causality beside a right side", kEnd, 300, 90, 0, false, 300},
+                        {"left and right", kAny, 300, 90, 0, false, 389},
+                        {"left, right and sinks", kAny, 300, 90, 40, false, 429},
+                        {"one key", kAny, 1, 1, 0, false, 1},
+                        {"left alone, all after the query", kAny, 300, 0, 0, false, whole},
+                        {"right alone, all before it", kAny, 0, 90, 0, false, whole},
+                        {"a prefix shows any", kEnd, 300, 0, 0, true, whole},
+                        {"left as long as the keys", kEnd, whole, 0, 0, false, whole},
+                        {"left beyond them", kEnd, far, 0, 0, false, whole},
+                        {"right beyond them", kAny, 300, far, 0, false, whole},
+                        {"sinks beyond them", kEnd, 300, 0, far, false, whole},
+                        {"all of them beyond, together beyond 2^63", kAny, far, far, far, false, whole},
+                        {"together all", kAny, 10000, 9000, 2000, false, whole}};
+  const std::vector<int64_t> prefixes = {0};
+  // 4 heads, D 48, Dv 16. Few queries read keys and values, a byte for 1.5 multiply-adds; many compute.
+  const AttentionProblem few({1, 4, 4, 2, whole, 48, 16}, MaskKind::kNone, 151200);
+  const AttentionProblem many({1, 4, 4, 500, whole, 48, 16}, MaskKind::kNone, 151201);
+  for_each_target(
+      [&](const std::string&, const mha_context* context) {
+        for (const Case& c : cases) {
+          INFO(c.what);
+          const auto with = [&](AttentionCall args) {
+            args.causal = c.causal != kAny, args.masks.window_left = c.left, args.masks.window_right = c.right;
+            if (c.causal == kOffset) {
+              args.positions.align = MHA_ALIGN_OFFSET, args.positions.offset = whole - args.query_len;
+            }
+            args.masks.sink_tokens = c.sinks;
+            if (c.prefix) args.masks.prefix_lengths = prefixes.data();
+            return text_of(context, args);
+          };
+          // What n queries see together is n keys more at most.
+          const auto work_of = [&](double queries) {
+            const double keys = std::min<double>(whole, static_cast<double>(c.seen) + queries);
+            const double read = keys * 4 * 64 * sizeof(float) * 1.5, computed = static_cast<double>(c.seen) * 4 * 64;
+            return std::max(read, computed * queries) / 1e6;
+          };
+          CHECK(std::fabs(work_in(with(few.args())) / work_of(2) - 1) < 6e-3);  // three digits are printed
+          CHECK(std::fabs(work_in(with(many.args())) / work_of(500) - 1) < 6e-3);
+          const int64_t threads = std::max<int64_t>(1, std::min<int64_t>(64, static_cast<int64_t>(work_of(2) / 0.5)));
+          check_has(with(few.args()), "threads: " + std::to_string(threads) + " of 64, ");
+        }
+      },
+      64);
 }
 
 TEST_CASE("explain: masks and score modifications by name, no combination falls back", "[explain][masks][mods]") {
@@ -376,7 +454,8 @@ TEST_CASE("explain: linear, wrong arguments", "[explain][linear][status]") {
 }
 
 TEST_CASE("explain: layer, every stage and why", "[explain][layer]") {
-  const LayerProblem problem({20, 4, 0, 0, 0, 0, 0, 0, 0}, 1, 3, 5, Biases::kAll, 152000);
+  const LayerProblem problem({20, 4, 0, 0, 0, 0, 0, 0, 0}, 1, 3, 17, Biases::kAll, 152000);
+  const LayerProblem few({20, 4, 0, 0, 0, 0, 0, 0, 0}, 1, 3, 5, Biases::kAll, 152001);
   for_each_target([&](const std::string& target, const mha_context* context) {
     const LayerPtr layer = problem.make(context);
     const LayerCall args = problem.args();
@@ -388,6 +467,8 @@ TEST_CASE("explain: layer, every stage and why", "[explain][layer]") {
                              "value projection: ", "output projection: ", "linear kernel: packed GEMM, ",
                              "attention kernel: streamed: ", "columns whole: one thread", "one thread needs no split"})
       check_has(full, part);
+    const LayerPtr small = few.make(context);
+    check_has(full_text(of_layer(context, small.get(), few.args())), "\nattention kernel: few keys: ");
     check_has(full, "\nworkspace: " + std::to_string(bytes) + " bytes");
     char text[8];
     size_t needed = 0;

@@ -64,7 +64,7 @@ TEST_CASE("extremes: additive masks down to -FLT_MAX and up to FLT_MAX, sinks of
       check_everywhere("mask", p, args, kOrdinary);
       args.score_mods.sink_logits = sinks.data();
       check_everywhere("mask and sinks", p, args, kOrdinary);
-      if (seed == 0) p.set_bool_mask(600), args.masks = p.masks, check_everywhere("two masks", p, args, kOrdinary);
+      if (seed == 0) p.set_bool_mask(600), p.masks.put_into(&args), check_everywhere("two masks", p, args, kOrdinary);
     }
   }
 }
@@ -204,7 +204,11 @@ TEST_CASE("extremes: finished results of any log-sum-exp merge", "[extremes][mer
       const float* const sums[] = {&c.first, &c.second};
       float output[2], log_sum_exp = kNan;
       mha_error error = {};
-      require_ok(mha_attention_merge(context, 2, 1, 2, outputs, sums, output, &log_sum_exp, &error), error);
+      mha_merge_args args = {};
+      args.num_parts = 2, args.rows = 1, args.value_head_dim = 2;
+      args.outputs = outputs, args.log_sum_exps = sums;
+      args.output = output, args.log_sum_exp = &log_sum_exp;
+      require_ok(mha_attention_merge(context, &args, &error), error);
       CHECK(output[0] == c.output);
       CHECK(output[1] == c.output);
       CHECK(log_sum_exp == c.log_sum_exp);

@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Softcaps, scales, biases and scores of any finite size; a scale of exactly 0 and negative ones.
-#include "core/run_attention.h"
-#include "core/validate.h"
-#include "simd/float_mode.h"
+// Softcaps, scales, biases and scores of any finite size; exact scales of 0 and negative ones.
 #include "support/extremes.h"
 
 using namespace mha::test;
@@ -21,7 +18,7 @@ TEST_CASE("extremes: softcaps of any size with scales and scores of any size", "
         for (float& k : p.key) k *= root;
         p.scale = scale;
         AttentionCall args = p.args();
-        args.score_mods.softcap = cap;
+        args.scale_is_exact = scale < 0, args.score_mods.softcap = cap;
         INFO("cap " << cap << " scale " << scale);
         check_everywhere("softcap", p, args, {4e-6, 4e-6});
       }
@@ -60,7 +57,7 @@ TEST_CASE("extremes: huge scores beside a cap as huge", "[extremes]") {
         for (float& k : p.key) k *= static_cast<float>(root);
         p.scale = scale;
         AttentionCall args = p.args();
-        args.score_mods.softcap = cap;
+        args.scale_is_exact = scale < 0, args.score_mods.softcap = cap;
         INFO("cap " << cap << " scale " << scale);
         check_everywhere("softcap", p, args, kOrdinary);
       }
@@ -85,8 +82,10 @@ TEST_CASE("extremes: scores of any finite size", "[extremes]") {
           }
         }
         p.scale = scale;
+        AttentionCall args = p.args();
+        args.scale_is_exact = scale < 0;
         INFO("scale " << scale << " size " << size);
-        check_everywhere("scores", p, p.args(), kOrdinary);
+        check_everywhere("scores", p, args, kOrdinary);
       }
     }
   }
@@ -109,7 +108,7 @@ TEST_CASE("extremes: relative biases and ALiBi of any size, beside masks and sof
         p.set_add_mask(1);
         const float masks[] = {-3.4e38f, -1.02e38f, 0.0f};
         for (float& m : p.add_mask) m = masks[random.below(3)];
-        args.masks = p.masks;
+        p.masks.put_into(&args);
         check_everywhere("biases and mask", p, args, kOrdinary);
         args.score_mods.softcap = 3e38f;
         check_everywhere("biases, mask and softcap", p, args, kOrdinary);
@@ -129,7 +128,7 @@ TEST_CASE("extremes: a layer's scale of any size, with keys that it adds and mas
     for (const int zeros : {0, 1}) {
       mha_layer_config config = {};
       config.embed_dim = 24, config.num_heads = 4, config.num_kv_heads = 2, config.head_dim = 8;
-      config.scale = scale, config.add_zero_attn = zeros;
+      config.scale = scale, config.scale_is_exact = scale < 0, config.add_zero_attn = zeros;
       LayerProblem layer(config, 2, 9, 304, Biases::kNone, 390);
       const float root = std::sqrt(1 / std::fabs(scale));
       for (float& w : layer.query_weight) w *= root;
@@ -139,7 +138,7 @@ TEST_CASE("extremes: a layer's scale of any size, with keys that it adds and mas
         std::fill_n(masked.add_mask.begin() + row * 304, 304, -FLT_MAX);
       }
       LayerCall args = layer.args();
-      args.masks = masked.masks, args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
+      masked.masks.put_into(&args), args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
       // A learned key of the keys' size, which every query sees, in 16 keys of its own.
       const std::vector<float> bias_key = random_floats(16, 392, root), bias_value = random_floats(16, 393);
       mha_layer_weights weights = layer.separate_weights();
@@ -155,12 +154,12 @@ TEST_CASE("extremes: a layer's scale of any size, with keys that it adds and mas
   }
 }
 
-TEST_CASE("extremes: a scale of exactly 0, inside, is no default: every score is 0 before biases and masks",
-          "[extremes]") {
+TEST_CASE("extremes: an exact scale of 0 is no default: every score is 0 before biases and masks", "[extremes]") {
+  const float slopes[] = {0.5f, 0.25f, 0.1f, 0.01f};
   for (const AttentionShape& s : kShapes) {
     for (int n = 0; n < 4; ++n) {
       AttentionProblem p(s, n == 2 ? MaskKind::kCausal : MaskKind::kAdd, 395);
-      const float slopes[] = {0.5f, 0.25f, 0.1f, 0.01f};
+      const std::vector<float> sinks = random_floats(s.H, 394);
       AttentionCall args = p.args();
       if (n == 1) args.score_mods.softcap = 3;
       if (n == 3) args.score_mods.softcap = 1e30f;
@@ -168,24 +167,65 @@ TEST_CASE("extremes: a scale of exactly 0, inside, is no default: every score is
       const std::vector<float> zero(p.query.size(), 0.0f);
       AttentionCall same = args;
       same.query = view(zero.data()), same.scale = 1;
-      const AttentionReference want = reference_attention(same);
-      for (const float scale : {0.0f, -0.0f}) {
-        for_each_target([&](const std::string&, const mha_context* context) {
-          std::vector<float> output = poisoned(s.output().count()), lse = poisoned(s.B * s.H * s.Tq);
-          args.output = mut_view(output.data()), args.results.log_sum_exp = lse.data();
-          const mha::FloatMode mode;
-          mha::AttentionJob job = {};
-          mha_error error = {};
-          job.table = context->table;
-          require_ok(mha::validate_attention(&args, mha::Check::kAll, &job.problem, &error), error);
-          job.problem.scale = scale;
-          require_ok(mha::plan_attention(*context->table, 1, job.problem, false, &job.plan, &error), error);
-          require_ok(mha::run_attention(*context, args, &job, &error), error);
-          check_close("output", output, want.output, {4e-7, 4e-7});
-          check_close("log-sum-exp", lse, want.log_sum_exp, {8e-7, 8e-7});
-        });
+      for (const bool sink : {false, true}) {
+        same.score_mods.sink_logits = args.score_mods.sink_logits = sink ? sinks.data() : nullptr;
+        const AttentionReference want = reference_attention(same);
+        for (const float scale : {0.0f, -0.0f}) {
+          args.scale_is_exact = 1, args.scale = scale;
+          INFO("case " << n << " sink " << sink << " scale " << scale);
+          check_everywhere("scale 0", p, args, kOrdinary);
+          for_each_target([&](const std::string&, const mha_context* context) {
+            const AttentionResult got = run_attention(context, args);
+            check_close("output", got.output, want.output, {4e-7, 4e-7});
+            check_close("log-sum-exp", got.log_sum_exp, want.log_sum_exp, {8e-7, 8e-7});
+          });
+        }
       }
     }
+  }
+}
+
+TEST_CASE("extremes: an exact scale of a layer, 0 and negative, also of one that was saved and mapped",
+          "[extremes][layer]") {
+  for (const float scale : {0.0f, -0.0f, -0.7f, 1.5f}) {
+    mha_layer_config config = {};
+    config.embed_dim = 24, config.num_heads = 4, config.num_kv_heads = 2, config.head_dim = 8;
+    config.scale = scale, config.scale_is_exact = 1;
+    LayerProblem layer(config, 2, 9, 304, Biases::kAll, 396);
+    const AttentionProblem masked({2, 4, 2, 9, 304, 8, 8}, MaskKind::kAdd, 397);
+    LayerCall args = layer.args();
+    masked.masks.put_into(&args), args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
+    const mha_layer_weights weights = layer.separate_weights();
+    // The reference of a layer whose queries are 0: what a scale of 0 comes to, by another way.
+    LayerProblem still(config, 2, 9, 304, Biases::kAll, 396);
+    still.config.scale = scale == 0 ? 1 : scale;
+    if (scale == 0) {
+      std::fill(still.query_weight.begin(), still.query_weight.end(), 0.0f);
+      std::fill(still.query_bias.begin(), still.query_bias.end(), 0.0f);
+    }
+    const LayerReference want = reference_layer(still.config, still.separate_weights(), args);
+    for_each_target([&](const std::string&, const mha_context* context) {
+      INFO("scale " << scale);
+      const LayerPtr made = layer.make_from(context, weights);
+      const LayerResult got = run_layer(context, made.get(), args);
+      check_close("output", got.output, want.output, {2e-6, 2e-6});
+      check_close("weights", got.weights, want.weights, {2e-6, 2e-6});
+      mha_layer_config full = {};
+      mha_layer_get_config(made.get(), &full);
+      CHECK(full.scale_is_exact == 1);
+      CHECK(bits_of(full.scale) == bits_of(scale));
+      size_t bytes = 0;
+      mha_error error = {};
+      require_ok(mha_layer_save_bytes(made.get(), &bytes, &error), error);
+      std::vector<float> blob(bytes / sizeof(float));
+      require_ok(mha_layer_save(made.get(), blob.data(), bytes, &error), error);
+      mha_layer* handle = nullptr;
+      require_ok(mha_layer_map(context, blob.data(), bytes, &handle, &error), error);
+      const LayerPtr mapped(handle);
+      const LayerResult again = run_layer(context, mapped.get(), args);
+      check_same_bits("output of the mapped layer", again.output, got.output);
+      check_same_bits("weights of the mapped layer", again.weights, got.weights);
+    });
   }
 }
 
@@ -196,7 +236,7 @@ TEST_CASE("extremes: a negative scale is what it says", "[extremes]") {
       AttentionProblem p(s, MaskKind::kAdd, 396);
       p.scale = -0.7f;
       AttentionCall args = p.args();
-      args.score_mods.softcap = cap;
+      args.scale_is_exact = 1, args.score_mods.softcap = cap;
       check_everywhere("negative scale", p, args, kOrdinary);
       args.causal = 1, args.score_mods.alibi_slopes = slopes;
       check_everywhere("negative scale and ALiBi", p, args, kOrdinary);

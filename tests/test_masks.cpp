@@ -125,6 +125,65 @@ TEST_CASE("masks: what each shows, drawn", "[masks]") {
   });
 }
 
+TEST_CASE("masks: a NaN in one value reaches the queries that see its key, and no others", "[masks][edges]") {
+  constexpr int64_t Tk = 50;
+  for (const int64_t Tq : {3, 40}) {  // read where they lie, and packed
+    const AttentionShape shape = {1, 2, 1, Tq, Tk, 8, 8};
+    const AttentionProblem problem(shape, MaskKind::kNone, 20);
+    std::vector<int32_t> queries, keys;
+    std::vector<uint8_t> bits, bools;
+    std::vector<float> adds;
+    Random random(21);
+    for (int64_t i = 0; i < Tq; ++i) queries.push_back(static_cast<int32_t>(i % 3));
+    for (int64_t j = 0; j < Tk; ++j) keys.push_back(static_cast<int32_t>(j / 6 % 3));
+    for (int64_t n = 0; n < Tq * 7; ++n) bits.push_back(static_cast<uint8_t>(random.bits()));
+    for (int64_t n = 0; n < Tq * Tk; ++n) bools.push_back(random.below(2) != 0), adds.push_back(n % 3 ? 0 : -kInf);
+    const std::vector<int64_t> pairs = {0, 0, 0, 3, 1, 1, 1, 2, 2, 7}, some = {21};
+    std::vector<Masks> all(12);
+    all[0].causal = 1;
+    all[1].key_lengths = some.data();
+    all[2].window_left = 5, all[2].causal = 1;
+    all[3] = all[2], all[3].sink_tokens = 3;
+    all[4].window_left = 4, all[4].window_right = 6, all[4].sink_tokens = 17;
+    all[5].window_right = 2, all[5].prefix_lengths = some.data();
+    all[6].query_segments = queries.data(), all[6].key_segments = keys.data();
+    all[7].bit_mask = {bits.data(), 0, 0, 7};
+    all[8].block_mask = {9, 7, pairs.data(), 5};
+    all[9].bool_mask.data = bools.data(), all[9].bool_mask.stride_q = Tk;
+    all[10].add_mask.data = adds.data(), all[10].add_mask.stride_q = Tk;
+    all[11] = all[3], all[11].bit_mask = all[7].bit_mask, all[11].add_mask = all[10].add_mask;
+    for (size_t kind = 0; kind < all.size(); ++kind) {
+      AttentionCall args = problem.args();
+      all[kind].put_into(&args);
+      args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
+      const AttentionReference want = reference_attention(args);
+      for_each_target([&](const std::string&, const mha_context* context) {
+        const AttentionResult clean = run_attention(context, args);
+        for (int64_t j = 0; j < Tk; ++j) {
+          std::vector<float> value = problem.value;
+          value[static_cast<size_t>(j * 8 + 3)] = kNan;
+          AttentionCall dirty = args;
+          dirty.value = view(value.data());
+          const AttentionResult got = run_attention(context, dirty);
+          for (int64_t h = 0; h < 2; ++h) {
+            for (int64_t i = 0; i < Tq; ++i) {
+              const bool sees = want.weights[static_cast<size_t>((h * Tq + i) * Tk + j)] > 0;
+              std::vector<float> row = output_row(shape, got.output, 0, i, h);
+              const std::vector<float> before = output_row(shape, clean.output, 0, i, h);
+              if (std::isnan(row[3]) != sees)
+                FAIL_CHECK("masks " << kind << " Tq " << Tq << ": query " << i << (sees ? " sees " : " does not see ")
+                                    << j);
+              row[3] = before[3];
+              if (!same_bits(row, before))
+                FAIL_CHECK("masks " << kind << ": query " << i << " other columns, key " << j);
+            }
+          }
+        }
+      });
+    }
+  }
+}
+
 TEST_CASE("masks: NaN and Inf in hidden keys and values never reach a result, skipped or not", "[masks][edges]") {
   // Query 600 of 700 sees keys [500, 600], 0 and 1 of the window; everything else is spoilt.
   for (int64_t Tq : {int64_t{1}, int64_t{40}}) {

@@ -1,61 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Partial results: a context split in parts of whole chunks, attended to apart and merged, gives the bits of one call.
 #include "support/cache_layouts.h"
+#include "support/partials.h"
 
 using namespace mha::test;
-
-namespace {
-
-/// Keys [begin, begin + count) of every item: strided views into the whole problem.
-AttentionCall part_of(const AttentionProblem& p, AttentionCall args, int64_t begin, int64_t count) {
-  const AttentionShape& s = p.shape;
-  const auto part = [&](const std::vector<float>& all, int64_t width) {
-    return view(all.data() + begin * s.Hkv * width, {s.Tk * s.Hkv * width, s.Hkv * width, width});
-  };
-  args.key_len = count;
-  args.score_mods.sink_logits = nullptr;  // of the merge
-  args.key = part(p.key, s.D), args.value = part(p.value, s.Dv);
-  if (args.positions.align != MHA_ALIGN_OFFSET) {
-    args.positions.align = MHA_ALIGN_OFFSET, args.positions.offset = s.Tk - s.Tq;
-  }
-  args.positions.offset -= begin;
-  if (args.masks.add_mask.data != nullptr) {
-    args.masks.add_mask.data = static_cast<const float*>(args.masks.add_mask.data) + begin;
-  }
-  if (args.masks.bool_mask.data != nullptr) args.masks.bool_mask.data += begin;
-  return args;
-}
-
-std::vector<float> partial(const mha_context* context, AttentionCall args) {
-  mha_error error = {};
-  size_t partial_bytes = 0, bytes = 0;
-  require_ok(attention_partial_bytes(context, args, &partial_bytes, &error), error);
-  std::vector<float> partials = poisoned(static_cast<int64_t>(partial_bytes / sizeof(float)));
-  require_ok(attention_workspace_bytes(context, args, &bytes, &error), error);
-  std::vector<float> workspace = poisoned(static_cast<int64_t>(bytes / sizeof(float) + 1));
-  args.resources.workspace = workspace.data(), args.resources.workspace_bytes = bytes;
-  require_ok(attention_partial(context, args, partials.data(), partial_bytes, &error), error);
-  return partials;
-}
-
-AttentionResult merged(const mha_context* context, const AttentionShape& s, const std::vector<float>& partials,
-                       const float* sinks) {
-  AttentionResult result;
-  result.output = poisoned(s.output().count());
-  result.log_sum_exp = poisoned(s.B * s.H * s.Tq);
-  mha_merge_partials_args args = {};
-  args.batch = s.B, args.num_heads = s.H, args.query_len = s.Tq, args.value_head_dim = s.Dv;
-  args.num_chunks = static_cast<int64_t>(partials.size()) / (s.B * s.H * s.Tq * (s.Dv + 2));
-  args.partials = partials.data();
-  args.sink_logits = sinks;
-  args.output = mut_view(result.output.data());
-  args.log_sum_exp = result.log_sum_exp.data();
-  mha_error error = {};
-  require_ok(mha_attention_merge_partials(context, &args, &error), error);
-  return result;
-}
-
-}  // namespace
 
 TEST_CASE("partial results: parts of whole chunks merge to the bits of one call", "[partial]") {
   for_each_target([](const std::string& target, const mha_context* one) {
@@ -108,6 +56,25 @@ TEST_CASE("partial results: of a sequence in a cache; of nothing", "[partial][ca
     const AttentionResult none = merged(one, s, {}, nullptr);
     for (const float value : none.output) CHECK(bits_of(value) == 0);
     for (const float value : none.log_sum_exp) CHECK(value == -kInf);
+  });
+}
+
+TEST_CASE("partial results: of a padded item, as many chunks as its own length has", "[partial]") {
+  for_each_target([](const std::string& target, const mha_context* one) {
+    const AttentionShape s = {1, 4, 2, 3, 1300, 16, 16};
+    const AttentionProblem p(s, MaskKind::kNone, 62);
+    for (const int64_t length : {0, 1, 256, 257, 700, 1300}) {
+      INFO(target << " length " << length);
+      AttentionCall args = p.args();
+      args.items.key_lengths = &length, args.causal = 1, args.positions.align = MHA_ALIGN_END;
+      const AttentionResult want = run_attention(one, args);
+      const std::vector<float> partials = partial(shared_context(target, 2), args);
+      const int64_t chunks = std::max<int64_t>(1, (length + 255) / 256);
+      CHECK(static_cast<int64_t>(partials.size()) == chunks * 4 * 3 * 18);
+      const AttentionResult got = merged(one, s, partials, nullptr);
+      check_same_bits("output", got.output, want.output);
+      check_same_bits("log-sum-exp", got.log_sum_exp, want.log_sum_exp);
+    }
   });
 }
 

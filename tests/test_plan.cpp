@@ -8,6 +8,7 @@
 
 #include "core/validate.h"
 #include "simd/dispatch.h"
+#include "support/calls.h"
 #include "support/targets.h"
 
 namespace {
@@ -17,12 +18,13 @@ struct Sizes {
 };
 
 mha::AttentionProblem problem_of(const Sizes& z) {
-  AttentionCall args;
+  mha::AttentionCall args;
   args.batch = z.B, args.num_heads = z.H, args.num_kv_heads = z.Hkv, args.query_len = z.Tq, args.key_len = z.Tk;
   args.head_dim = z.D;
+  const mha_attention_args raw = args.raw();
   mha::AttentionProblem problem = {};
   mha_error error = {};
-  mha::test::require_ok(mha::validate_attention(&args, mha::Check::kSizesOnly, &problem, &error), error);
+  mha::test::require_ok(mha::validate_attention(&raw, mha::Check::kSizesOnly, &problem, &error), error);
   return problem;
 }
 

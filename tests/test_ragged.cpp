@@ -194,6 +194,42 @@ TEST_CASE("weights: of some rows, and summed over queries", "[weights][ragged]")
   });
 }
 
+TEST_CASE("ragged: weights of some rows, and their sums, are by item and not packed", "[ragged][weights]") {
+  for_each_target([](const std::string& target, const mha_context*) {
+    const RaggedProblem p({{5, 40}, {3, 7}, {30, 300}, {4, 0}}, 4, 2, 16, 16, 40);
+    const std::vector<int64_t> rows = {0, 2};
+    for (const mha_weights_mode mode : {MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED, MHA_WEIGHTS_KEY_SUMS}) {
+      for (const bool chosen : {false, true}) {
+        if (!chosen && mode != MHA_WEIGHTS_KEY_SUMS) continue;
+        for (const int64_t threads : {1, 3}) {
+          INFO("mode " << mode << (chosen ? " of chosen rows" : "") << " threads " << threads);
+          AttentionCall args = p.args();
+          args.results.weights_mode = mode;
+          if (chosen) choose_weights_rows(&args, rows.data(), 2);
+          const std::vector<float> all = run_ragged(shared_context(target, threads), args, p.longest_key_len).weights;
+          const int64_t heads = mode == MHA_WEIGHTS_AVERAGED ? 1 : p.shape.H;
+          const int64_t lines = heads * (mode == MHA_WEIGHTS_KEY_SUMS ? 1 : 2);  // of an item
+          REQUIRE(static_cast<int64_t>(all.size()) == p.shape.B * lines * p.longest_key_len);
+          std::vector<float> want;
+          for (int64_t b = 0; b < p.shape.B; ++b) {
+            AttentionCall item = args;
+            item.batch = 1, item.query_len = p.query_len(b), item.key_len = p.key_len(b);
+            item.query = view(p.items[b]->query.data());
+            item.key = view(p.items[b]->key.data()), item.value = view(p.items[b]->value.data());
+            item.items = {};
+            const std::vector<float> own = run_ragged(shared_context(target, 1), item, item.key_len).weights;
+            for (int64_t n = 0; n < lines; ++n) {
+              want.insert(want.end(), own.begin() + n * item.key_len, own.begin() + (n + 1) * item.key_len);
+              want.insert(want.end(), static_cast<size_t>(p.longest_key_len - item.key_len), 0.0f);
+            }
+          }
+          check_same_bits("weights", all, want);
+        }
+      }
+    }
+  });
+}
+
 TEST_CASE("ragged: bad offsets and rows are refused by name", "[ragged][status]") {
   const RaggedProblem p({{3, 4}, {2, 6}}, 2, 2, 8, 8, 1);
   std::vector<float> output = poisoned(5 * 2 * 8), weights(5 * 2 * 6);
@@ -211,7 +247,8 @@ TEST_CASE("ragged: bad offsets and rows are refused by name", "[ragged][status]"
   refused("items.query_offsets[0] is 1", [&](AttentionCall& a) { a.items.query_offsets = late; });
   refused("items.query_offsets[2] is 5, less than the one before it (6)",
           [&](AttentionCall& a) { a.items.query_offsets = falling; });
-  refused("items.query_offsets[2] is 4: must be query_len (5)", [&](AttentionCall& a) { a.items.query_offsets = small; });
+  refused("items.query_offsets[2] is 4: must be query_len (5)",
+          [&](AttentionCall& a) { a.items.query_offsets = small; });
   refused("items.key_offsets[2] is 4: must be key_len (10)", [&](AttentionCall& a) { a.items.key_offsets = small; });
   const int64_t lengths[] = {4, 6};
   refused("items.key_lengths is given", [&](AttentionCall& a) { a.items.key_lengths = lengths; });
@@ -225,7 +262,20 @@ TEST_CASE("ragged: bad offsets and rows are refused by name", "[ragged][status]"
   };
   refused("results.weights_rows[1] is 2: must be 0 to 1", rows(beyond, 2));
   refused("results.weights_rows[1] is 1, not more than", rows(twice, 2));
+  // Chosen rows and sums of packed items are an item apart, so that a stride of 0 makes them overlap.
+  for (const bool sums : {false, true}) {
+    AttentionCall args = p.args();
+    const int64_t first = 0;
+    args.output = mut_view(output.data());
+    args.results.weights_mode = sums ? MHA_WEIGHTS_KEY_SUMS : MHA_WEIGHTS_PER_HEAD;
+    args.results.weights = mut_view(weights.data(), {0, 6, 6});
+    if (!sums) choose_weights_rows(&args, &first, 1);
+    mha_error error = {};
+    CHECK(attention(shared_context(supported_targets()[0], 1), args, &error) == MHA_ERR_STRIDE);
+    CHECK(mentions(error, "elements of the result overlap"));
+  }
   refused("results.weights_rows[0] is -1", rows(negative, 1));
   refused("results.num_weights_rows is -1", rows(negative, -1));
-  refused("results.weights_mode is 4", [&](AttentionCall& a) { a.results.weights_mode = static_cast<mha_weights_mode>(4); });
+  refused("results.weights_mode is 4",
+          [&](AttentionCall& a) { a.results.weights_mode = static_cast<mha_weights_mode>(4); });
 }

@@ -130,6 +130,72 @@ TEST_CASE("rope: every style, scaling, width and norm against the reference", "[
   }
 }
 
+TEST_CASE("rope: scalings whose ramp has no width, begins before the first pair or ends behind the last", "[rope]") {
+  struct Ramp {
+    const char* what;
+    double base, beta_fast, beta_slow;
+    int64_t original_positions, dims;
+  };
+  // The pair that turns r times over n positions is dims * log(n / (2 pi r)) / (2 log(base)).
+  const Ramp ramps[] = {{"both ends at pair 0: 0 / 0 without care", 10000, 1, 1, 6, 64},
+                        {"the end before pair 0", 10000, 32, 8, 6, 64},
+                        {"the end just before pair 0", 10000, 4, 1, 5, 64},
+                        {"both ends behind the last pair", 1.5, 1, 1, 100000, 16},
+                        {"the beginning behind the last pair", 1.5, 4, 1, 100000, 4},
+                        {"the end behind the last pair", 2, 30, 1, 230, 16},
+                        {"a ramp over the last pairs", 10000, 32, 1, 1000000, 8},
+                        {"one pair wide", 10000, 5, 5, 4096, 64},
+                        {"one pair of two numbers", 10000, 32, 1, 4096, 2}};
+  for (const Ramp& ramp : ramps) {
+    for (const mha_rope_style style : kStyles) {
+      INFO(ramp.what);
+      const Sizes s = {1, 4, 1, 64};
+      mha_rope rope = make_rope(style, ramp.dims, MHA_ROPE_SCALING_YARN);
+      rope.base = ramp.base, rope.beta_fast = ramp.beta_fast, rope.beta_slow = ramp.beta_slow;
+      rope.original_positions = ramp.original_positions;
+      mha_rows_args args = make_args(s, &rope);
+      const std::vector<int64_t> positions = {0, 1, 13, 999};
+      args.positions = positions.data();
+      const std::vector<float> input = random_floats(s.count(), 30);
+      const std::vector<double> want = reference_rope(args, input);
+      for (const double value : want) REQUIRE(std::isfinite(value));
+      for_each_target([&](const std::string& target, const mha_context* context) {
+        check_close("rope " + target, run_rope(context, args, input), want, {4e-7, 8e-8});
+      });
+    }
+  }
+}
+
+TEST_CASE("rope: parameters at the ends of what is accepted give no NaN", "[rope]") {
+  const Sizes s = {1, 4, 2, 64};
+  const std::vector<float> input = random_floats(s.count(), 31);
+  const std::vector<int64_t> positions = {0, 1, 4096, 2147483647};
+  const double ends[] = {1e-300, 1e-3, 1, 1e3, 1e300};
+  for (const mha_rope_scaling scaling : {MHA_ROPE_SCALING_LLAMA3, MHA_ROPE_SCALING_YARN}) {
+    for (const double base : {1.0000001, 2.0, 1e300}) {
+      for (const double low : ends) {
+        for (const double high : ends) {
+          for (const int64_t length : {int64_t{1}, int64_t{6}, int64_t{2147483647}}) {
+            for (const double factor : {1.0, 1e300}) {
+              mha_rope rope = make_rope(MHA_ROPE_HALF, 0, scaling);
+              rope.base = base, rope.factor = factor, rope.original_positions = length;
+              rope.low_freq_factor = rope.beta_slow = low, rope.high_freq_factor = rope.beta_fast = high;
+              rope.attention_factor = 1;
+              if (scaling == MHA_ROPE_SCALING_LLAMA3 ? high <= low : high < low) continue;
+              mha_rows_args args = make_args(s, &rope);
+              args.positions = positions.data();
+              INFO("scaling " << scaling << " base " << base << " low " << low << " high " << high << " length "
+                              << length << " factor " << factor);
+              const std::vector<float> got = run_rope(shared_context(supported_targets()[0], 1), args, input);
+              for (const float value : got) REQUIRE(std::isfinite(value));
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("rope: positions up to a million and to 2^31 - 1", "[rope]") {
   const Sizes s = {1, 6, 2, 64};
   const std::vector<int64_t> positions = {1000, 32767, 100000, 999999, 1000000, 2147483647};
@@ -274,7 +340,8 @@ TEST_CASE("rope: every refusal names the argument, and nothing is written", "[ro
   const int64_t sound[] = {3, 4};
   check_refused(with([&](A& a) { a.positions = sound, a.first_position = 1; }), MHA_ERR_ARGUMENT,
                 "first_position is 1");
-  check_refused(with([](A& a) { a.rope = nullptr, a.first_position = 1; }), MHA_ERR_ARGUMENT, "first_position is given");
+  check_refused(with([](A& a) { a.rope = nullptr, a.first_position = 1; }), MHA_ERR_ARGUMENT,
+                "first_position is given");
   check_refused(with([&](A& a) { a.rope = nullptr, a.positions = sound; }), MHA_ERR_ARGUMENT, "positions is given");
   check_refused(with([](A& a) { a.reserved[3] = 1; }), MHA_ERR_ARGUMENT, "args.reserved[3] is not 0");
   mha_norm norm = {};

@@ -61,6 +61,31 @@ TEST_CASE("mods: ALiBi and relative bias count from the query's position, also f
   });
 }
 
+TEST_CASE("mods: first tokens that a window keeps are modified as well, also one alone in a chunk", "[mods][masks]") {
+  for (const int64_t Tq : {1, 3, 40}) {
+    const AttentionShape shape = {1, 2, 1, Tq, 700, 8, 8};
+    const AttentionProblem problem(shape, MaskKind::kCausal, 31);
+    const std::vector<float> slopes = {0.01f, 0.002f}, bias = random_floats(2 * 651, 32);
+    for (const int64_t sinks : {1, 16, 17, 256, 257, 258, 300}) {
+      for (int kind = 0; kind < 3; ++kind) {
+        AttentionCall args = problem.args();
+        args.masks.window_left = 30, args.masks.sink_tokens = sinks;
+        if (kind == 0) args.score_mods.softcap = 0.7f;
+        if (kind == 1) args.score_mods.alibi_slopes = slopes.data();
+        if (kind == 2) args.score_mods.relative_bias = bias.data(), args.score_mods.relative_left = 650;
+        args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
+        const AttentionReference want = reference_attention(args);
+        for_each_target([&](const std::string& target, const mha_context* context) {
+          INFO("Tq " << Tq << " sinks " << sinks << " kind " << kind);
+          const AttentionResult got = run_attention(context, args);
+          check_close("output " + target, got.output, want.output, {2e-6, 1e-6});
+          check_close("weights " + target, got.weights, want.weights, {2e-6, 1e-6});
+        });
+      }
+    }
+  }
+}
+
 TEST_CASE("mods: a sink takes weight and gives nothing", "[mods]") {
   for_each_target(
       [](const std::string&, const mha_context* context) {
@@ -161,6 +186,39 @@ TEST_CASE("mods: bad arguments name themselves", "[mods][status]") {
         [&](mha_score_mods& m) { m.relative_bias = &nan, m.relative_right = -2; });
   check(MHA_ERR_OVERFLOW, "score_mods.relative_left 4611686018427387904",
         [&](mha_score_mods& m) { m.relative_bias = &nan, m.relative_left = m.relative_right = int64_t{1} << 62; });
+}
+
+TEST_CASE("t5 bias: a run of distances begins where integers say, also where logarithms come out a little less",
+          "[mods]") {
+  const auto power = [](int64_t base, int64_t exponent) {
+    uint64_t product = 1;
+    for (int64_t n = 0; n < exponent; ++n) product *= static_cast<uint64_t>(base);
+    return product;
+  };
+  for (int64_t buckets = 4; buckets <= 12; ++buckets) {
+    std::vector<float> table;
+    for (int64_t n = 0; n < buckets; ++n) table.push_back(static_cast<float>(n));
+    const int64_t exact = buckets / 2, runs = buckets - exact;
+    for (int64_t farthest = exact + 1; farthest <= 128; ++farthest) {
+      std::vector<float> got = poisoned(2 * farthest + 1);
+      mha_error error = {};
+      require_ok(mha_t5_bias(table.data(), 1, buckets, farthest, 0, got.data(), &error), error);
+      for (int64_t away = 0; away <= farthest; ++away) {
+        int64_t want = away;
+        if (away >= exact) {
+          // The last run k with (away / exact)^runs >= (farthest / exact)^k, all below 2^64.
+          int64_t k = 0;
+          while (k + 1 < runs && power(away, runs) * power(exact, k + 1) >= power(farthest, k + 1) * power(exact, runs))
+            ++k;
+          want = exact + k;
+        }
+        if (got[static_cast<size_t>(farthest - away)] != static_cast<float>(want))
+          FAIL_CHECK(buckets << " buckets up to " << farthest << ": distance " << away << " is in bucket "
+                             << got[static_cast<size_t>(farthest - away)] << ", not " << want);
+        CHECK(got[static_cast<size_t>(farthest + away)] == 0);  // after the query
+      }
+    }
+  }
 }
 
 TEST_CASE("t5 bias: bad arguments name themselves, nothing is written", "[mods][status]") {

@@ -19,7 +19,7 @@ struct ChunkMasks {
   explicit ChunkMasks(int64_t Tq) : queries(static_cast<size_t>(Tq), 1), keys(kKeys), bits(kKeys / 8), bools(kKeys) {
     for (size_t j = kFirst; j < kFirst + kCount; ++j) keys[j] = 1, bits[j / 8] = 255, bools[j] = 1;
   }
-  static constexpr int kKinds = 6;
+  static constexpr int kKinds = 7;
   Masks get(int kind, int64_t Tq) const {
     Masks m;
     if (kind == 0) m.causal = 1, m.set_offset(kFirst + kCount - Tq), m.window_left = 200;
@@ -27,6 +27,8 @@ struct ChunkMasks {
     if (kind == 2) m.bit_mask = {bits.data(), 0, 0, 0};
     if (kind == 3) m.bool_mask = {bools.data(), 0, 0, 0};
     if (kind == 4) m.block_mask = {1000, 256, pairs.data(), 1};
+    // The first query's window begins with the chunk, the last query is at its end.
+    if (kind == 6) m.causal = 1, m.set_offset(kFirst + kCount - Tq), m.window_left = kCount + 1 - Tq;
     if (kind == 5) {  // queries at [512, 512 + Tq) without causality
       m.window_left = kKeys, m.window_right = 1;
       m.block_mask = {1000, 256, pairs.data(), 1};
@@ -58,6 +60,30 @@ TEST_CASE("skipping: keys and values that no query sees are not read", "[masks][
           args.value = view(value.floats() - kFirst * kWidth);
           check_same_results("guarded", run_attention(context, args), want);
         }
+      }
+    });
+  }
+}
+
+TEST_CASE("skipping: a hidden chunk between others is not read", "[masks][skipping]") {
+  for (int64_t Tq : {1, 3, 50}) {
+    const AttentionProblem problem({1, 2, 1, Tq, kKeys, kWidth, kWidth}, MaskKind::kNone, 170002);
+    const std::vector<int64_t> pairs = {0, 0, 0, 2};
+    const GuardedFloats key(problem.key, Guard::kBefore), value(problem.value, Guard::kBefore);
+    for_each_target([&](const std::string&, const mha_context* context) {
+      for (mha_weights_mode mode : {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED}) {
+        INFO("Tq " << Tq << " weights " << mode);
+        AttentionCall args = problem.args();
+        args.masks.block_mask = {1000, 256, pairs.data(), 2};
+        args.results.weights_mode = mode;
+        const AttentionResult want = run_attention(context, args);
+        args.key = view(key.floats()), args.value = view(value.floats());
+        for (const GuardedFloats* middle : {&key, &value})
+          REQUIRE(mprotect(middle->floats() + kFirst * kWidth, 4096, PROT_NONE) == 0);
+        const AttentionResult got = run_attention(context, args);
+        for (const GuardedFloats* middle : {&key, &value})
+          REQUIRE(mprotect(middle->floats() + kFirst * kWidth, 4096, PROT_READ | PROT_WRITE) == 0);
+        check_same_results("guarded", got, want);
       }
     });
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The attention weights that mha_attention writes on request: values, masked entries, row sums, averages, layouts.
-#include "support/shapes.h"
+#include "support/ragged.h"
 
 using namespace mha::test;
 
@@ -130,6 +130,35 @@ TEST_CASE("weights: no visible key gives zero weights; Tk 0 writes none", "[weig
       CHECK(all_zero(run_attention(context, args).output));
     }
   });
+}
+
+TEST_CASE("weights: a head or a block of queries that sees nothing of a chunk takes nothing from the others' sums",
+          "[weights][ragged]") {
+  // Head 0 sees all keys, head 1 none from 256 on; queries from 1024 on see the first 256 keys only.
+  constexpr int64_t Tq = 1100, Tk = 600;
+  const AttentionProblem problem({1, 2, 2, Tq, Tk, 8, 8}, MaskKind::kNone, 54100);
+  std::vector<uint8_t> by_head(2 * Tk, 1), by_query(Tq * Tk, 1);
+  std::fill(by_head.begin() + Tk + 256, by_head.end(), uint8_t{0});
+  for (int64_t i = 1024; i < Tq; ++i) std::fill_n(by_query.begin() + i * Tk + 256, Tk - 256, uint8_t{0});
+  for (const bool averaged : {true, false}) {
+    AttentionCall args = problem.args();
+    args.masks.bool_mask =
+        averaged ? mha_bool_mask{by_head.data(), 0, Tk, 0, 0} : mha_bool_mask{by_query.data(), 0, 0, Tk, 0};
+    for_each_target([&](const std::string&, const mha_context* context) {
+      INFO((averaged ? "averaged" : "key sums"));
+      args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
+      const std::vector<float> each = run_attention(context, args).weights;
+      std::vector<double> want(static_cast<size_t>(averaged ? Tq * Tk : 2 * Tk));
+      for (int64_t h = 0; h < 2; ++h)
+        for (int64_t i = 0; i < Tq; ++i)
+          for (int64_t j = 0; j < Tk; ++j)
+            want[static_cast<size_t>(averaged ? i * Tk + j : h * Tk + j)] +=
+                static_cast<double>(each[static_cast<size_t>((h * Tq + i) * Tk + j)]) / (averaged ? 2 : 1);
+      args.results.weights_mode = averaged ? MHA_WEIGHTS_AVERAGED : MHA_WEIGHTS_KEY_SUMS;
+      const std::vector<float> got = run_ragged(context, args, Tk).weights;
+      check_close("sums", got, want, {2e-6, 1e-6});
+    });
+  }
 }
 
 TEST_CASE("weights: a NaN row is NaN where visible and 0 where masked", "[weights][edges]") {

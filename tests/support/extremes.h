@@ -26,7 +26,7 @@ struct Want {
   explicit Want(AttentionCall args) {
     args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
     plain = reference_attention(args);
-    for (double& lse : plain.results.log_sum_exp) lse = within_float(lse);
+    for (double& lse : plain.log_sum_exp) lse = within_float(lse);
     const int64_t H = args.num_heads, Tq = args.query_len, Tk = args.key_len;
     averaged.resize(static_cast<size_t>(args.batch * Tq * Tk));
     key_sums.resize(static_cast<size_t>(args.batch * H * Tk));
@@ -60,19 +60,19 @@ inline void check_everywhere(const std::string& what, const AttentionProblem& p,
   for_each_target([&](const std::string& target, const mha_context* one) {
     const AttentionResult got = run_attention(one, args);
     check_close("output", got.output, want.plain.output, {bounds.values, bounds.values});
-    check_close("log-sum-exp", got.log_sum_exp, want.plain.results.log_sum_exp, {bounds.log_sum_exp, bounds.log_sum_exp});
+    check_close("log-sum-exp", got.log_sum_exp, want.plain.log_sum_exp, {bounds.log_sum_exp, bounds.log_sum_exp});
     for (const int64_t threads : {1, 3}) {
       const mha_context* context = shared_context(target, threads);
       check_same_results("by threads", run_attention(context, args), got);
       AttentionCall with = args;
-      with.weights_mode = MHA_WEIGHTS_PER_HEAD;
+      with.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
       check_weights(context, with, "weights", want.plain.weights, bounds.values);
-      with.weights_mode = MHA_WEIGHTS_AVERAGED;
+      with.results.weights_mode = MHA_WEIGHTS_AVERAGED;
       check_weights(context, with, "weights averaged", want.averaged, bounds.values);
-      with.weights_mode = MHA_WEIGHTS_KEY_SUMS;
+      with.results.weights_mode = MHA_WEIGHTS_KEY_SUMS;
       check_weights(context, with, "key sums", want.key_sums, bounds.values * rows);
       const int64_t last = args.query_len - 1;
-      with.weights_mode = MHA_WEIGHTS_PER_HEAD, with.weight_rows = {&last, 1};
+      with.results.weights_mode = MHA_WEIGHTS_PER_HEAD, choose_weights_rows(&with, &last, 1);
       check_weights(context, with, "weights of the last row", want.last_row, bounds.values);
     }
     std::vector<float> partials;
@@ -83,7 +83,7 @@ inline void check_everywhere(const std::string& what, const AttentionProblem& p,
     }
     const AttentionResult parts = merged(one, p.shape, partials, args.score_mods.sink_logits);
     check_same_bits("merged output", parts.output, got.output);
-    check_same_bits("merged log-sum-exp", parts.results.log_sum_exp, got.log_sum_exp);
+    check_same_bits("merged log-sum-exp", parts.log_sum_exp, got.log_sum_exp);
   });
 }
 
