@@ -28,7 +28,8 @@ void for_each_context(Body&& body) {
     options.num_threads = 5;
     options.parallel_for.run = run_on_threads;
     const ContextPtr host = make_context(options);
-    for (const mha_context* context : {shared_context(target, 1), shared_context(target, 3), host.get()}) {
+    const mha_context* const contexts[] = {shared_context(target, 1), shared_context(target, 3), host.get()};
+    for (const mha_context* context : contexts) {
       INFO("target " << target << " threads " << mha_context_num_threads(context));
       body(context);
     }
