@@ -255,8 +255,8 @@ struct KernelTable {
   // The angle of each pair at position 1, by FrequencyScaling; dims / 2 of them.
   void (*rope_frequencies)(const FrequencyArgs* args);
 
-  // Cosines and sines of a position, as prepare_rows takes them. Both by the operations of elementary.cpp: the same bits
-  // on every target, SSE2 included.
+  // Cosines and sines of a position, as prepare_rows takes them. Both by the operations of elementary.cpp: the same
+  // bits on every target, SSE2 included.
   void (*rope_angles)(const AngleArgs* args);
 
   // y[i] = 2^x[i] as the softmax computes it, for x <= 0.
