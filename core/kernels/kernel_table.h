@@ -185,7 +185,7 @@ struct PrepareArgs {
 enum class FrequencyScaling {
   kNone,
   kAll,          // divided by `factor`
-  kWavelengths,  // those with more than length / low tokens a turn are divided, those with fewer than length / high stay
+  kWavelengths,  // those with more than length / low tokens a turn are divided, with fewer than length / high stay
   kRamp,         // pairs from `high` on are divided, those below `low` stay; in between, here as above, a mixture
 };
 
