@@ -463,7 +463,7 @@ TEST_CASE("explain: layer, every stage and why", "[explain][layer]") {
     const std::string full = full_text(of_layer(context, layer.get(), args));
     size_t bytes = 0;
     REQUIRE(layer_workspace_bytes(context, layer.get(), args, &bytes, nullptr) == MHA_OK);
-    for (const char* part : {"query projection: 1 x 3 rows", "key projection: 1 x 5 rows",
+    for (const char* part : {"query projection: 1 x 3 rows", "key projection: 1 x 17 rows",
                              "value projection: ", "output projection: ", "linear kernel: packed GEMM, ",
                              "attention kernel: streamed: ", "columns whole: one thread", "one thread needs no split"})
       check_has(full, part);
