@@ -8,25 +8,25 @@ using namespace mha::test;
 
 namespace {
 
-std::string explained(const mha_context* context, const mha_attention_args& args) {
+std::string explained(const mha_context* context, const AttentionCall& args) {
   char text[4096];
   size_t needed = 0;
   mha_error error = {};
-  require_ok(mha_attention_explain(context, &args, text, sizeof text, &needed, &error), error);
+  require_ok(attention_explain(context, args, text, sizeof text, &needed, &error), error);
   return text;
 }
 
-bool is_few_keys(const mha_context* context, const mha_attention_args& args) {
+bool is_few_keys(const mha_context* context, const AttentionCall& args) {
   return explained(context, args).find("attention kernel: few keys") != std::string::npos;
 }
 
 /// The call by its own kernel, on one thread and three, and by another.
-void check_same_as_masked(const std::string& what, const mha_attention_args& args) {
+void check_same_as_masked(const std::string& what, const AttentionCall& args) {
   const std::vector<uint8_t> all(static_cast<size_t>(args.key_len), 1);
-  mha_attention_args masked = args;
+  AttentionCall masked = args;
   masked.masks.bool_mask = {all.data(), 0, 0, 0};
   for_each_target([&](const std::string& target, const mha_context* context) {
-    INFO(what << " " << target << " weights " << args.weights_mode);
+    INFO(what << " " << target << " weights " << args.results.weights_mode);
     REQUIRE(is_few_keys(context, args));
     REQUIRE(!is_few_keys(context, masked));
     const AttentionResult want = run_attention(context, masked);
@@ -46,8 +46,8 @@ TEST_CASE("few keys: every count of keys and width gives the bits of the other k
     for (const int64_t D : {1, 2, 3, 4, 5, 6, 7, 16, 20, 31, 64, 97}) {
       const int64_t Dv = seed % 3 == 0 ? D : 1 + static_cast<int64_t>(seed * 7 % 40);
       const AttentionProblem problem({3, 7, 7, 1, Tk, D, Dv}, MaskKind::kNone, ++seed);
-      mha_attention_args args = problem.args();
-      args.weights_mode = kModes[seed % 3];
+      AttentionCall args = problem.args();
+      args.results.weights_mode = kModes[seed % 3];
       check_same_as_masked("few keys " + describe(problem.shape), args);
     }
   }
@@ -60,11 +60,11 @@ TEST_CASE("few keys: batches, groups of heads, several queries, causality that h
   for (const AttentionShape& shape : shapes) {
     const AttentionProblem problem(shape, MaskKind::kNone, ++seed);
     for (const mha_weights_mode mode : kModes) {
-      mha_attention_args args = problem.args();
-      args.weights_mode = mode;
+      AttentionCall args = problem.args();
+      args.results.weights_mode = mode;
       check_same_as_masked(describe(shape), args);
-      args.masks.causal = shape.Tq == 1 ? MHA_CAUSAL_BOTTOM_RIGHT : MHA_CAUSAL_OFFSET;
-      args.masks.causal_offset = shape.Tq == 1 ? 0 : shape.Tk - 1;
+      args.causal = 1;
+      if (shape.Tq > 1) args.positions.align = MHA_ALIGN_OFFSET, args.positions.offset = shape.Tk - 1;
       check_same_as_masked(describe(shape) + " causal", args);
     }
   }
@@ -77,17 +77,17 @@ TEST_CASE("few keys: a row that does not see all keys, or does more with them, i
   for_each_target([&](const std::string&, const mha_context* context) {
     CHECK(is_few_keys(context, problem.args()));
     const auto check_other = [&](auto change) {
-      mha_attention_args args = problem.args();
+      AttentionCall args = problem.args();
       change(args);
       CHECK(!is_few_keys(context, args));
     };
-    using A = mha_attention_args;
-    check_other([](A& a) { a.masks.causal = MHA_CAUSAL_BOTTOM_RIGHT; });
-    check_other([](A& a) { a.masks.causal = MHA_CAUSAL_OFFSET, a.masks.causal_offset = 3; });
+    using A = AttentionCall;
+    check_other([](A& a) { a.causal = 1; });
+    check_other([](A& a) { a.causal = 1, a.positions.align = MHA_ALIGN_OFFSET, a.positions.offset = 3; });
     check_other([](A& a) { a.masks.window_left = 2; });
-    check_other([&](A& a) { a.masks.key_lengths = lengths; });
-    check_other([](A& a) { a.mods.softcap = 30; });
-    check_other([&](A& a) { a.mods.sink_logits = sinks; });
+    check_other([&](A& a) { a.items.key_lengths = lengths; });
+    check_other([](A& a) { a.score_mods.softcap = 30; });
+    check_other([&](A& a) { a.score_mods.sink_logits = sinks; });
     check_other([](A& a) { a.key_len = 17; });
     check_other([](A& a) { a.key_len = 0; });
   });
@@ -103,8 +103,8 @@ TEST_CASE("few keys: NaN, infinities and extreme scores", "[few_keys]") {
         (*tensor)[static_cast<size_t>(random.below(static_cast<int64_t>(tensor->size())))] = odd[random.below(9)];
       }
     }
-    mha_attention_args args = problem.args();
-    args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+    AttentionCall args = problem.args();
+    args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
     check_same_as_masked("odd values", args);
   }
 }
@@ -117,10 +117,10 @@ TEST_CASE("few keys: views apart, heads before tokens, nothing touched beyond", 
       const GuardedFloats query(problem.query, guard), key(problem.key, guard), value(problem.value, guard);
       for_each_target([&](const std::string&, const mha_context* context) {
         const AttentionResult want = run_attention(context, problem.args(), false);
-        mha_attention_args args = problem.args();
+        AttentionCall args = problem.args();
         const GuardedFloats output(poisoned(shape.output().count()), guard);
-        args.query.data = query.floats(), args.key.data = key.floats(), args.value.data = value.floats();
-        args.output.data = output.floats();
+        args.query = view(query.floats()), args.key = view(key.floats()), args.value = view(value.floats());
+        args.output = mut_view(output.floats());
         call_attention(context, args);
         check_same_bits("guarded", output.values(), want.output);
         CHECK(output.slack_intact());
