@@ -24,14 +24,15 @@ bool same_place(const ConstTensor& in, const Tensor& out) {
 }  // namespace
 
 Groups groups_of(const mha_attention_args& a) {
-  return {a.items, a.positions, a.masks, a.score_mods, a.query_norm, nullptr, a.rope, a.cache,
-          a.pages, a.results,   a.causal != 0, false,  false};
+  return {a.items, a.positions, a.masks,   a.score_mods,  a.query_norm, nullptr, a.rope,
+          a.cache, a.pages,     a.results, a.causal != 0, false,        false};
 }
 
 Groups groups_of(const mha_layer_args& a) {
   const bool reads = a.cache != nullptr && enum_value(a.cache_use) == MHA_CACHE_READ;
-  return {a.items, a.positions, a.masks, a.score_mods, a.query_norm, a.key_norm, a.rope, a.cache,
-          nullptr, a.results,   a.causal != 0, a.key.data == nullptr && !reads, !reads};
+  return {a.items, a.positions, a.masks, a.score_mods, a.query_norm,  a.key_norm,
+          a.rope,  a.cache,     nullptr, a.results,    a.causal != 0, a.key.data == nullptr && !reads,
+          !reads};
 }
 
 mha_status check_reserved(const Groups& g, mha_error* error) {
@@ -103,9 +104,8 @@ AttentionViews view_sizes(const AttentionProblem& p, const mha_pages* pages) {
 }
 
 mha_status check_attention_overlaps(const AttentionProblem& p, const AttentionViews& n, mha_error* error) {
-  const NamedExtent inputs[] = {{"key", extent_of(p.key, n.key)},
-                                {"value", extent_of(p.value, n.value)},
-                                {"query", extent_of(p.query, n.query)}};
+  const NamedExtent inputs[] = {
+      {"key", extent_of(p.key, n.key)}, {"value", extent_of(p.value, n.value)}, {"query", extent_of(p.query, n.query)}};
   NamedExtent results[3] = {{"output", extent_of(p.output, n.output)}};
   const int count = 1 + result_extents(p, results + 1);
   MHA_TRY(check_overlaps(results + 1, count - 1, inputs, 3, error));
@@ -268,14 +268,16 @@ mha_status check_layer_views(const mha_layer_config& c, const mha_layer_args& a,
   MHA_TRY(check_input("value", *source.value, value, check_of_keys(p, check), &views->value, error));
   if (check == Check::kSizesOnly) return MHA_OK;
   const bool in_place = same_place(views->query, views->output);
+  // Query first: in self-attention it stands for the others, which were not given.
   const NamedExtent inputs[] = {
+      {"query", in_place ? Extent{} : extent_of(views->query, query)},
       {"key", in_place && source.are_queries ? Extent{} : extent_of(views->key, key)},
-      {"value", in_place && source.are_queries && a.value.data == nullptr ? Extent{} : extent_of(views->value, value)},
-      {"query", in_place ? Extent{} : extent_of(views->query, query)}};
+      {"value", in_place && source.are_queries && a.value.data == nullptr ? Extent{} : extent_of(views->value, value)}};
   NamedExtent results[3] = {{"output", extent_of(views->output, output)}};
   const int count = 1 + result_extents(p, results + 1);
-  const NamedExtent all[] = {
-      {"key", extent_of(views->key, key)}, {"value", extent_of(views->value, value)}, {"query", extent_of(views->query, query)}};
+  const NamedExtent all[] = {{"query", extent_of(views->query, query)},
+                             {"key", extent_of(views->key, key)},
+                             {"value", extent_of(views->value, value)}};
   MHA_TRY(check_overlaps(results + 1, count - 1, all, 3, error));
   return check_overlaps(results, count, inputs, 3, error);
 }

@@ -274,10 +274,7 @@ TEST_CASE("explain: masks and score modifications by name, no combination falls 
        [&](auto& a) {
          a.masks.bool_mask = {bytes, 0, 0, 0};
        }},
-      {"additive",
-       [&](auto& a) {
-         a.masks.add_mask = {floats};
-       }},
+      {"additive", [&](auto& a) { a.masks.add_mask = {floats}; }},
       {"softcap", [](auto& a) { a.score_mods.softcap = 5; }},
       {"ALiBi", [&](auto& a) { a.score_mods.alibi_slopes = floats; }},
       {"relative bias", [&](auto& a) { a.score_mods.relative_bias = floats; }},
@@ -463,7 +460,7 @@ TEST_CASE("explain: layer, every stage and why", "[explain][layer]") {
     const std::string full = full_text(of_layer(context, layer.get(), args));
     size_t bytes = 0;
     REQUIRE(layer_workspace_bytes(context, layer.get(), args, &bytes, nullptr) == MHA_OK);
-    for (const char* part : {"query projection: 1 x 3 rows", "key projection: 1 x 5 rows",
+    for (const char* part : {"query projection: 1 x 3 rows", "key projection: 1 x 17 rows",
                              "value projection: ", "output projection: ", "linear kernel: packed GEMM, ",
                              "attention kernel: streamed: ", "columns whole: one thread", "one thread needs no split"})
       check_has(full, part);

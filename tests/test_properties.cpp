@@ -160,8 +160,10 @@ AttentionResult run_into_layouts(Random& random, const mha_context* context, Att
   args.output = output.mut_view();
   // [B, H, Tq, Tk]: heads are the second dimension.
   Placed weights = random_placed(random, s.weights(args.results.weights_mode));
-  args.results.weights = weights.mut_view();
-  std::swap(args.results.weights.stride_t, args.results.weights.stride_h);
+  if (args.results.weights_mode != MHA_WEIGHTS_NONE) {
+    args.results.weights = weights.mut_view();
+    std::swap(args.results.weights.stride_t, args.results.weights.stride_h);
+  }
   AttentionResult result;
   result.log_sum_exp = poisoned(s.B * s.H * s.Tq);
   args.results.log_sum_exp = result.log_sum_exp.data();
@@ -215,7 +217,8 @@ class Property {
     const bool moved = one_in(random_, 2);
     INFO(context.describe() << (moved ? ", other strides" : "") << ": items " << part.b << " + " << part.B << ", heads "
                             << part.h << " + " << part.H << ", queries " << part.q << " + " << part.Tq);
-    const AttentionCall args = part_args(moved ? moved_.args(drawn_.args()) : drawn_.args(), drawn_.masks.get(), shape(), part);
+    const AttentionCall args =
+        part_args(moved ? moved_.args(drawn_.args()) : drawn_.args(), drawn_.masks.get(), shape(), part);
     check_part(shape(), part, args.results.weights_mode, run_attention(context.get(), args), wants_[context.target]);
   }
 
