@@ -27,6 +27,11 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
+/// Throws with the message unless `status` is MHA_OK; for what is inside the library.
+void require(mha_status status, const mha_error& error) {
+  if (status != MHA_OK) throw std::runtime_error(std::string(mha_status_string(status)) + ": " + error.message);
+}
+
 double median_of(std::vector<double> values) {
   std::nth_element(values.begin(), values.begin() + static_cast<int64_t>(values.size() / 2), values.end());
   return values[values.size() / 2];
@@ -42,14 +47,15 @@ struct Call {
 
 class LinearCall : public Call {
  public:
-  LinearCall(const mha_context* context, int64_t rows, int64_t features)
+  LinearCall(const Context& context, int64_t rows, int64_t features)
       : input_(rows * features, 1, 1),
         weight_(features * features, 0.05F, 2),
         output_(rows * features),
         linear_(make_linear(context, features, features, weight_.data(), nullptr)) {
-    const mha_linear_args args = {rows, input_.data(), 0, output_.data(), 0};
+    mha_linear_args args = {};
+    args.rows = rows, args.input = view(input_.data()), args.output = mut_view(output_.data());
     mha_error error = {};
-    require(linear_problem(*linear_, args, Check::kAll, &problem_, &error), error);
+    require(linear_problem(*linear_.get(), args, Check::kAll, &problem_, &error), error);
   }
   std::string name() const override {
     return "linear " + std::to_string(problem_.rows) + " x " + std::to_string(problem_.in_features) + " x " +
@@ -79,8 +85,8 @@ class AttentionCall : public Call {
     mha_attention_args args = {};
     args.batch = 1, args.num_heads = heads, args.num_kv_heads = kv_heads, args.head_dim = head_dim;
     args.query_len = query_len, args.key_len = key_len;
-    args.query.data = query_.data(), args.key.data = key_.data(), args.value.data = value_.data();
-    args.output.data = output_.data();
+    args.query = view(query_.data()), args.key = view(key_.data()), args.value = view(value_.data());
+    args.output = mut_view(output_.data());
     mha_error error = {};
     require(validate_attention(&args, Check::kAll, &problem_, &error), error);
   }
@@ -149,7 +155,7 @@ void study_sizes(const mha_context& context, const char* kind, const Calls& call
       busy_from / 1e6, idle_from / 1e6, 2 * kMultiplyAddsPerThread / 1e6);
 }
 
-Calls typical_calls(const mha_context* context) {
+Calls typical_calls(const Context& context) {
   Calls calls;
   calls.push_back(std::make_unique<LinearCall>(context, 8, 1024));
   calls.push_back(std::make_unique<LinearCall>(context, 128, 1024));
@@ -161,9 +167,9 @@ Calls typical_calls(const mha_context* context) {
 /// The second process: prints the mean time of call `index` over a second.
 void work(const std::string& target, int64_t threads, size_t index) {
   const Context context = make_context(target, threads);
-  const Calls calls = typical_calls(context.get());
-  (void)mean_seconds(*calls[index], *context, threads, 0.2);
-  std::printf("%.9g\n", mean_seconds(*calls[index], *context, threads, 1));
+  const Calls calls = typical_calls(context);
+  (void)mean_seconds(*calls[index], *context.get(), threads, 0.2);
+  std::printf("%.9g\n", mean_seconds(*calls[index], *context.get(), threads, 1));
 }
 
 /// Two processes of `threads` each at once; the mean time of a call.
@@ -186,14 +192,14 @@ double two_processes(const char* self, const std::string& target, int threads, s
 double in_outer_region(const std::string& target, int threads, int levels, size_t index) {
   omp_set_max_active_levels(levels);
   const Context context = make_context(target, threads);
-  const Calls calls[2] = {typical_calls(context.get()), typical_calls(context.get())};
+  const Calls calls[2] = {typical_calls(context), typical_calls(context)};
   double sum = 0;
 #pragma omp parallel num_threads(2) reduction(+ : sum)
   {
     Call& call = *calls[omp_get_thread_num()][index];
-    (void)mean_seconds(call, *context, threads, 0.1);
+    (void)mean_seconds(call, *context.get(), threads, 0.1);
 #pragma omp barrier
-    sum += mean_seconds(call, *context, threads, 0.5);
+    sum += mean_seconds(call, *context.get(), threads, 0.5);
   }
   omp_set_max_active_levels(1);
   return sum / 2;
@@ -201,7 +207,7 @@ double in_outer_region(const std::string& target, int threads, int levels, size_
 
 void study_sharing(const char* self, const std::string& target) {
   const Context context = make_context(target, 2);
-  const Calls calls = typical_calls(context.get());
+  const Calls calls = typical_calls(context);
   std::printf("\n%-36s %31s %29s\n%-36s %15s %15s %12s %12s %12s\n", "us a call; x: to one thread each",
               "two processes at once", "outer region of two", "", "1 each", "2 each", "1 each", "2 each", "2 nested");
   for (size_t n = 0; n < calls.size(); ++n) {
@@ -216,17 +222,17 @@ void study_sharing(const char* self, const std::string& target) {
               "16 threads", "1, slept", "2, slept");
   for (const auto& call : calls) {
     double t[5];
-    for (int64_t threads : {2, 4, 16}) t[threads / 8 + (threads == 4)] = mean_seconds(*call, *context, threads, 0.3);
-    for (int64_t threads : {1, 2}) t[2 + threads] = mean_seconds(*call, *context, threads, 0.7, 50);
+    for (int64_t threads : {2, 4, 16}) t[threads / 8 + (threads == 4)] = mean_seconds(*call, *context.get(), threads, 0.3);
+    for (int64_t threads : {1, 2}) t[2 + threads] = mean_seconds(*call, *context.get(), threads, 0.7, 50);
     std::printf("%-36s %9.1f %8.1f x%5.2f %8.1f x%5.2f %12.1f %6.1f x%4.1f\n", call->name().c_str(), t[0] * 1e6,
                 t[1] * 1e6, t[1] / t[0], t[2] * 1e6, t[2] / t[0], t[3] * 1e6, t[4] * 1e6, t[4] / t[3]);
   }
 }
 
-void study_all_sizes(const mha_context& context) {
+void study_all_sizes(const Context& context) {
   Calls linears, prefills, decodes, grouped, heads;
   for (int64_t rows : {1, 2, 4, 6, 8, 12, 16, 24, 32, 64, 128})
-    linears.push_back(std::make_unique<LinearCall>(&context, rows, 256));
+    linears.push_back(std::make_unique<LinearCall>(context, rows, 256));
   for (int64_t length : {16, 24, 32, 48, 64, 80, 96, 128, 192})
     prefills.push_back(std::make_unique<AttentionCall>(4, 4, length, length, 64));
   for (int64_t length : {256, 512, 768, 1024, 2048, 4096, 8192})
@@ -235,20 +241,20 @@ void study_all_sizes(const mha_context& context) {
     grouped.push_back(std::make_unique<AttentionCall>(32, 8, 1, length, 128));
   for (int64_t head_dim : {64, 128})
     for (int64_t rows : {128, 256, 512}) heads.push_back(std::make_unique<AttentionCall>(1, 1, rows, 4096, head_dim));
-  study_sizes(context, "linear", linears);
-  study_sizes(context, "attention, query as key", prefills);
-  study_sizes(context, "attention, one query", decodes);
-  study_sizes(context, "attention, one query, groups", grouped);
-  study_sizes(context, "attention, one head", heads);
+  study_sizes(*context.get(), "linear", linears);
+  study_sizes(*context.get(), "attention, query as key", prefills);
+  study_sizes(*context.get(), "attention, one query", decodes);
+  study_sizes(*context.get(), "attention, one query, groups", grouped);
+  study_sizes(*context.get(), "attention, one head", heads);
 }
 
 void run(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "";
   if (what == "--work" && argc == 5) return work(argv[2], std::atoi(argv[3]), static_cast<size_t>(std::atoi(argv[4])));
   const Context context = make_context("", 2);
-  std::printf("target %s, %d CPUs\n", mha_context_target(context.get()), omp_get_num_procs());
-  if (what != "sharing") study_all_sizes(*context);
-  if (what != "sizes") study_sharing(argv[0], mha_context_target(context.get()));
+  std::printf("target %s, %d CPUs\n", context.target(), omp_get_num_procs());
+  if (what != "sharing") study_all_sizes(context);
+  if (what != "sizes") study_sharing(argv[0], context.target());
 }
 
 }  // namespace
