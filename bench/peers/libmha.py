@@ -25,7 +25,8 @@ STRUCTS = read_structs(Path(__file__).resolve().parents[2] / "core" / "mha.h")
 Error, ContextOptions = STRUCTS["mha_error"], STRUCTS["mha_context_options"]
 View, MutView = STRUCTS["mha_view"], STRUCTS["mha_mut_view"]
 AttentionArgs, LinearArgs, LayerArgs = (STRUCTS[f"mha_{name}_args"] for name in ("attention", "linear", "layer"))
-LinearConfig, LayerConfig, LayerWeights = (STRUCTS[f"mha_{n}"] for n in ("linear_config", "layer_config", "layer_weights"))
+LinearConfig, LayerConfig = STRUCTS["mha_linear_config"], STRUCTS["mha_layer_config"]
+LayerWeights = STRUCTS["mha_layer_weights"]
 Results, Resources = STRUCTS["mha_results"], STRUCTS["mha_resources"]
 
 
