@@ -12,6 +12,7 @@ constexpr Scales kDenormal = {1e-20f, 1e-20f, 5e-39f};
 
 std::string name_of(const char* kind, const AttentionShape& s, int threads) {
   std::string name = kind;
+  if (s.batch > 1) name += "/B:" + std::to_string(s.batch);
   for (const auto& [key, number] : {std::pair<const char*, int64_t>{"/Tq:", s.query_len},
                                     {"/Tk:", s.key_len},
                                     {"/H:", s.num_heads},

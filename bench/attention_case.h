@@ -28,13 +28,13 @@ class AttentionCase : public Case {
   AttentionCase(const mha_context* context, const AttentionShape& shape, const Scales& scales = kOrdinary,
                 Configure configure = nullptr)
       : context_(context),
-        query_(shape.query_len * shape.num_heads * shape.head_dim, kUnitVariance * scales.query, 1),
-        key_(shape.key_len * shape.num_kv_heads * shape.head_dim, kUnitVariance * scales.key, 2),
+        query_(shape.batch * shape.query_len * shape.num_heads * shape.head_dim, kUnitVariance * scales.query, 1),
+        key_(shape.batch * shape.key_len * shape.num_kv_heads * shape.head_dim, kUnitVariance * scales.key, 2),
         value_(key_.size(), kUnitVariance * scales.value, 3),
         output_(query_.size()),
         configure_(std::move(configure)) {
     output_.fill(std::nanf(""));
-    args_.batch = 1;
+    args_.batch = shape.batch;
     args_.num_heads = shape.num_heads;
     args_.num_kv_heads = shape.num_kv_heads;
     args_.query_len = shape.query_len;
@@ -47,7 +47,7 @@ class AttentionCase : public Case {
     args_.masks.causal = shape.causal ? MHA_CAUSAL_BOTTOM_RIGHT : MHA_CAUSAL_NONE;
     if (configure_) configure_(args_);
     if (args_.results.weights_mode == MHA_WEIGHTS_PER_HEAD) {
-      weights_ = Floats(shape.num_heads * shape.query_len * shape.key_len);
+      weights_ = Floats(shape.batch * shape.num_heads * shape.query_len * shape.key_len);
       weights_.fill(std::nanf(""));
       args_.results.weights.data = weights_.data();
     }
@@ -56,7 +56,7 @@ class AttentionCase : public Case {
     workspace_.resize(args_.resources.workspace_bytes);
     args_.resources.workspace = workspace_.data();
 
-    flops = 4.0 * static_cast<double>(shape.head_dim * shape.num_heads) * visible_pairs(args_);
+    flops = 4.0 * static_cast<double>(shape.batch * shape.head_dim * shape.num_heads) * visible_pairs(args_);
     bytes = 4.0 * static_cast<double>(query_.size() + key_.size() + value_.size() + output_.size() + weights_.size());
     if (shape.query_len == 1) streamed = {last_keys(key_), last_keys(value_)};
   }

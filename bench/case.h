@@ -50,6 +50,7 @@ struct CaseSpec {
 struct AttentionShape {
   int64_t query_len, key_len, num_heads, num_kv_heads, head_dim;
   bool causal;
+  int64_t batch = 1;
 };
 CaseSpec linear_case(int64_t M, int64_t N, int64_t K, int threads);
 CaseSpec linear_denormal_case(int64_t M, int64_t N, int64_t K, int threads);
@@ -70,6 +71,8 @@ struct AppendShape {
   mha_cache_kind kind;
 };
 CaseSpec append_case(const AppendShape& shape);
+/// One token or more rotated by angles computed in the call; timed in turn with a table of the caller's.
+CaseSpec rope_case(int64_t tokens, int64_t num_heads, int64_t head_dim);
 CaseSpec forward_case(int64_t B, int64_t tokens, int64_t E, int64_t H, int threads);
 CaseSpec notebook_case();
 

@@ -61,6 +61,7 @@ void add_attention(int threads, std::vector<CaseSpec>& cases) {
   for (int64_t Tk : {1024, 4096, 16384})
     for (int64_t Hkv : {8, 32}) cases.push_back(attention_case({1, Tk, 32, Hkv, 128, false}, threads));
   if (threads > 1) return;
+  for (int64_t Tk : {1, 4, 16}) cases.push_back(attention_case({1, Tk, 8, 8, 20, false, 64}, threads));
   cases.push_back(attention_weights_case({512, 512, 8, 8, 64, false}, threads));
   cases.push_back(attention_denormal_case({512, 512, 8, 8, 64, false}, threads));
 }
@@ -87,7 +88,10 @@ void add_masks(int threads, std::vector<CaseSpec>& cases) {
 void add_forward(int threads, std::vector<CaseSpec>& cases) {
   for (int64_t tokens : {1, 16, 128, 512}) cases.push_back(forward_case(1, tokens, 768, 12, threads));
   if (threads == 2) cases.push_back(forward_case(8, 128, 384, 12, threads));
-  if (threads == 1) cases.push_back(notebook_case());
+  if (threads > 1) return;
+  cases.push_back(notebook_case());
+  for (int64_t tokens : {1, 512})
+    for (int64_t H : {8, 32}) cases.push_back(rope_case(tokens, H, 128));
 }
 
 /// The narrower vectors of the same machine, marked in the name.

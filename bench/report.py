@@ -34,6 +34,7 @@ TWINS = {
     "contiguous_ratio": "contiguous",
     "copy_ratio": "copy",
     "denormal_ratio": "ordinary",
+    "table_ratio": "table",
 }
 
 

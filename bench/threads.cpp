@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// mha_threads: what the choice of threads costs and gains. From which size on a second thread pays, beside the cost
-// model (useful_threads of core/plan.h); two processes at once; calls inside the host's own parallel region; more
-// threads than CPUs. mha_threads [sizes | sharing], under a minute.
+// mha_threads: what the choice of threads costs and gains, OpenMP's beside the pool's. From which size on a second
+// thread pays, beside the cost model (useful_threads of core/plan.h); two processes at once; calls inside the host's own
+// parallel region; more threads than CPUs. mha_threads [sizes | sharing], two minutes.
 #include <omp.h>
 
 #include <algorithm>
@@ -126,27 +126,70 @@ double mean_seconds(Call& call, const mha_context& context, int64_t threads, dou
   return std::accumulate(times.begin(), times.end(), 0.0) / static_cast<double>(times.size());
 }
 
-void study_sizes(const mha_context& context, const char* kind, const Calls& calls) {
-  std::printf("\n%-32s %9s %9s %9s %7s %9s %9s %7s %7s\n", kind, "M mul-add", "1 thr us", "2 thr us", "1/2", "slept 1",
-              "slept 2", "1/2", "model");
-  double busy_from = -1, idle_from = -1;  // from there on two threads are faster in every row
-  for (const auto& call : calls) {
-    std::vector<double> times[4];
-    for (int round = 0; round < 5; ++round)
-      for (int way = 0; way < 4; ++way)
-        times[way].push_back(median_of(times_of(*call, context, 1 + way % 2, way < 2 ? 0.01 : 0.03, way < 2 ? 0 : 3)));
-    double t[4];
-    for (int way = 0; way < 4; ++way) t[way] = median_of(times[way]);
-    const double work = call->work();
-    busy_from = t[1] < t[0] ? (busy_from < 0 ? work : busy_from) : -1;
-    idle_from = t[3] < t[2] ? (idle_from < 0 ? work : idle_from) : -1;
-    std::printf("%-32s %9.3f %9.1f %9.1f %7.2f %9.1f %9.1f %7.2f %7lld\n", call->name().c_str(), work / 1e6, t[0] * 1e6,
-                t[1] * 1e6, t[0] / t[1], t[2] * 1e6, t[3] * 1e6, t[2] / t[3],
-                static_cast<long long>(useful_threads(2, work)));
+constexpr mha_threading kRuntimes[] = {MHA_THREADING_OPENMP, MHA_THREADING_POOL};
+constexpr const char* kRuntimeNames[] = {"OpenMP", "pool"};
+
+Context make_threads(const std::string& target, int64_t threads, mha_threading threading) {
+  mha_context_options options = {};
+  options.num_threads = threads;
+  options.target = target.empty() ? nullptr : target.c_str();
+  options.threading = threading;
+  mha_context* context = nullptr;
+  mha_error error = {};
+  require(mha_context_create(&options, &context, &error), error);
+  return Context(context);
+}
+
+/// OpenMP's threads spin for some milliseconds after a call: what is measured next is to be alone.
+void let_threads_sleep() { std::this_thread::sleep_for(std::chrono::milliseconds(15)); }
+
+/// Ways to make a call: on one thread, on two of each runtime; the same after 3 ms of sleep.
+constexpr int kWays = 6;
+
+/// From which work on two threads are faster in every row, busy and after sleep, for each runtime.
+struct PaysFrom {
+  double work[2][2] = {{-1, -1}, {-1, -1}};
+  void add(double of_call, const double* t) {
+    for (int slept : {0, 1}) {
+      for (int runtime : {0, 1}) {
+        double& from = work[runtime][slept];
+        from = t[3 * slept + 1 + runtime] < t[3 * slept] ? (from < 0 ? of_call : from) : -1;
+      }
+    }
   }
-  std::printf(
-      "%s: two threads pay from %.2f M multiply-adds on, from %.2f after 3 ms of sleep; the model's two: %.2f\n", kind,
-      busy_from / 1e6, idle_from / 1e6, 2 * kMultiplyAddsPerThread / 1e6);
+};
+
+void study_sizes(const Context* contexts, const char* kind, const Calls& calls) {
+  std::printf("\n%-31s %7s | %8s %8s %5s %8s %5s | %8s %8s %5s %8s %5s | %5s\n", kind, "M madd", "1 thr us", "OpenMP 2",
+              "x", "pool 2", "x", "slept 1", "OpenMP 2", "x", "pool 2", "x", "model");
+  PaysFrom from;
+  for (const auto& call : calls) {
+    std::vector<double> times[kWays];
+    for (int round = 0; round < 5; ++round) {
+      for (int way = 0; way < kWays; ++way) {
+        const bool slept = way >= 3;
+        const int64_t threads = way % 3 == 0 ? 1 : 2;
+        let_threads_sleep();
+        times[way].push_back(
+            median_of(times_of(*call, *contexts[way % 3 == 2], threads, slept ? 0.03 : 0.01, slept ? 3 : 0)));
+      }
+    }
+    double t[kWays];
+    for (int way = 0; way < kWays; ++way) t[way] = median_of(times[way]);
+    from.add(call->work(), t);
+    std::printf("%-31s %7.3f |", call->name().c_str(), call->work() / 1e6);
+    for (int n : {0, 3}) {
+      std::printf(" %8.1f %8.1f %5.2f %8.1f %5.2f |", t[n] * 1e6, t[n + 1] * 1e6, t[n] / t[n + 1], t[n + 2] * 1e6,
+                  t[n] / t[n + 2]);
+    }
+    std::printf(" %5lld\n", static_cast<long long>(useful_threads(2, call->work())));
+  }
+  for (int runtime : {0, 1}) {
+    std::printf(
+        "%s, %s: two threads pay from %.2f M multiply-adds on, from %.2f after 3 ms of sleep; the model's: %.2f\n",
+        kind, kRuntimeNames[runtime], from.work[runtime][0] / 1e6, from.work[runtime][1] / 1e6,
+        2 * kMultiplyAddsPerThread / 1e6);
+  }
 }
 
 Calls typical_calls(const mha_context* context) {
@@ -159,17 +202,17 @@ Calls typical_calls(const mha_context* context) {
 }
 
 /// The second process: prints the mean time of call `index` over a second.
-void work(const std::string& target, int64_t threads, size_t index) {
-  const Context context = make_context(target, threads);
+void work(const std::string& target, int64_t threads, size_t index, mha_threading threading) {
+  const Context context = make_threads(target, threads, threading);
   const Calls calls = typical_calls(context.get());
   (void)mean_seconds(*calls[index], *context, threads, 0.2);
   std::printf("%.9g\n", mean_seconds(*calls[index], *context, threads, 1));
 }
 
 /// Two processes of `threads` each at once; the mean time of a call.
-double two_processes(const char* self, const std::string& target, int threads, size_t index) {
-  const std::string command =
-      std::string(self) + " --work " + target + " " + std::to_string(threads) + " " + std::to_string(index);
+double two_processes(const char* self, const std::string& target, int threads, size_t index, mha_threading threading) {
+  const std::string command = std::string(self) + " --work " + target + " " + std::to_string(threads) + " " +
+                              std::to_string(index) + " " + std::to_string(threading);
   std::FILE* pipes[2];
   for (auto& pipe : pipes) pipe = popen(command.c_str(), "r");
   double sum = 0;
@@ -182,51 +225,72 @@ double two_processes(const char* self, const std::string& target, int threads, s
   return sum / 2;
 }
 
-/// Two outer threads, each calling with `threads` of its own; the mean time of a call.
-double in_outer_region(const std::string& target, int threads, int levels, size_t index) {
+/// Two outer threads, each calling with the threads of the context; the mean time of a call.
+double in_outer_region(const Context& context, int levels, size_t index) {
   omp_set_max_active_levels(levels);
-  const Context context = make_context(target, threads);
   const Calls calls[2] = {typical_calls(context.get()), typical_calls(context.get())};
   double sum = 0;
 #pragma omp parallel num_threads(2) reduction(+ : sum)
   {
     Call& call = *calls[omp_get_thread_num()][index];
-    (void)mean_seconds(call, *context, threads, 0.1);
+    (void)mean_seconds(call, *context, context->num_threads, 0.1);
 #pragma omp barrier
-    sum += mean_seconds(call, *context, threads, 0.5);
+    sum += mean_seconds(call, *context, context->num_threads, 0.5);
   }
   omp_set_max_active_levels(1);
   return sum / 2;
 }
 
+/// A line: what it is about, then microseconds and their ratio to the first.
+void print_line(const Call& call, const char* runtime, const std::vector<double>& seconds) {
+  std::printf("%-34s %-6s %9.1f", call.name().c_str(), runtime, seconds[0] * 1e6);
+  for (size_t n = 1; n < seconds.size(); ++n) std::printf(" %9.1f x%5.2f", seconds[n] * 1e6, seconds[n] / seconds[0]);
+  std::printf("\n");
+}
+
 void study_sharing(const char* self, const std::string& target) {
-  const Context context = make_context(target, 2);
-  const Calls calls = typical_calls(context.get());
-  std::printf("\n%-36s %31s %29s\n%-36s %15s %15s %12s %12s %12s\n", "us a call; x: to one thread each",
-              "two processes at once", "outer region of two", "", "1 each", "2 each", "1 each", "2 each", "2 nested");
+  const Context one_thread = make_threads(target, 1, MHA_THREADING_DEFAULT);
+  const Calls calls = typical_calls(one_thread.get());
+  std::printf("\ntwo processes at once: us a call, one thread each, two each; x: to the first\n");
   for (size_t n = 0; n < calls.size(); ++n) {
-    const double one = two_processes(self, target, 1, n), two = two_processes(self, target, 2, n);
-    const double outer_one = in_outer_region(target, 1, 1, n), outer_two = in_outer_region(target, 2, 1, n);
-    const double nested = in_outer_region(target, 2, 2, n);
-    std::printf("%-36s %15.1f %8.1f x%5.2f %12.1f %6.1f x%4.2f %6.1f x%4.2f\n", calls[n]->name().c_str(), one * 1e6,
-                two * 1e6, two / one, outer_one * 1e6, outer_two * 1e6, outer_two / outer_one, nested * 1e6,
-                nested / outer_one);
+    const double one = two_processes(self, target, 1, n, MHA_THREADING_DEFAULT);
+    for (int r : {0, 1})
+      print_line(*calls[n], kRuntimeNames[r], {one, two_processes(self, target, 2, n, kRuntimes[r])});
   }
-  std::printf("\n%-36s %9s %15s %15s %12s %12s\n", "us a call; after 50 ms of sleep", "2 threads", "4 threads",
-              "16 threads", "1, slept", "2, slept");
+  std::printf("\nouter region of two: us a call, one thread each, two each, two each nested\n");
+  for (size_t n = 0; n < calls.size(); ++n) {
+    const double one = in_outer_region(one_thread, 1, n);
+    for (int r : {0, 1}) {
+      const Context two = make_threads(target, 2, kRuntimes[r]);
+      print_line(*calls[n], kRuntimeNames[r], {one, in_outer_region(two, 1, n), in_outer_region(two, 2, n)});
+    }
+  }
+  std::printf("\nus a call, one after the other: 2 threads, 4, 16\n");
   for (const auto& call : calls) {
-    double t[5];
-    for (int64_t threads : {2, 4, 16}) t[threads / 8 + (threads == 4)] = mean_seconds(*call, *context, threads, 0.3);
-    for (int64_t threads : {1, 2}) t[2 + threads] = mean_seconds(*call, *context, threads, 0.7, 50);
-    std::printf("%-36s %9.1f %8.1f x%5.2f %8.1f x%5.2f %12.1f %6.1f x%4.1f\n", call->name().c_str(), t[0] * 1e6,
-                t[1] * 1e6, t[1] / t[0], t[2] * 1e6, t[2] / t[0], t[3] * 1e6, t[4] * 1e6, t[4] / t[3]);
+    for (int r : {0, 1}) {
+      std::vector<double> times;
+      for (int64_t threads : {2, 4, 16}) {
+        let_threads_sleep();
+        times.push_back(mean_seconds(*call, *make_threads(target, threads, kRuntimes[r]), threads, 0.3));
+      }
+      print_line(*call, kRuntimeNames[r], times);
+    }
+  }
+  std::printf("\nus a call after 50 ms of sleep: 1 thread, 2\n");
+  for (const auto& call : calls) {
+    const double one = mean_seconds(*call, *one_thread, 1, 0.7, 50);
+    for (int r : {0, 1}) {
+      const Context two = make_threads(target, 2, kRuntimes[r]);
+      print_line(*call, kRuntimeNames[r], {one, mean_seconds(*call, *two, 2, 0.9, 50)});
+    }
   }
 }
 
-void study_all_sizes(const mha_context& context) {
+void study_all_sizes(const Context* contexts) {
+  const mha_context* context = contexts[0].get();
   Calls linears, prefills, decodes, grouped, heads;
   for (int64_t rows : {1, 2, 4, 6, 8, 12, 16, 24, 32, 64, 128})
-    linears.push_back(std::make_unique<LinearCall>(&context, rows, 256));
+    linears.push_back(std::make_unique<LinearCall>(context, rows, 256));
   for (int64_t length : {16, 24, 32, 48, 64, 80, 96, 128, 192})
     prefills.push_back(std::make_unique<AttentionCall>(4, 4, length, length, 64));
   for (int64_t length : {256, 512, 768, 1024, 2048, 4096, 8192})
@@ -235,20 +299,24 @@ void study_all_sizes(const mha_context& context) {
     grouped.push_back(std::make_unique<AttentionCall>(32, 8, 1, length, 128));
   for (int64_t head_dim : {64, 128})
     for (int64_t rows : {128, 256, 512}) heads.push_back(std::make_unique<AttentionCall>(1, 1, rows, 4096, head_dim));
-  study_sizes(context, "linear", linears);
-  study_sizes(context, "attention, query as key", prefills);
-  study_sizes(context, "attention, one query", decodes);
-  study_sizes(context, "attention, one query, groups", grouped);
-  study_sizes(context, "attention, one head", heads);
+  study_sizes(contexts, "linear", linears);
+  study_sizes(contexts, "attention, query as key", prefills);
+  study_sizes(contexts, "attention, one query", decodes);
+  study_sizes(contexts, "attention, one query, groups", grouped);
+  study_sizes(contexts, "attention, one head", heads);
 }
 
 void run(int argc, char** argv) {
   const std::string what = argc > 1 ? argv[1] : "";
-  if (what == "--work" && argc == 5) return work(argv[2], std::atoi(argv[3]), static_cast<size_t>(std::atoi(argv[4])));
-  const Context context = make_context("", 2);
-  std::printf("target %s, %d CPUs\n", mha_context_target(context.get()), omp_get_num_procs());
-  if (what != "sharing") study_all_sizes(*context);
-  if (what != "sizes") study_sharing(argv[0], mha_context_target(context.get()));
+  if (what == "--work" && argc == 6) {
+    return work(argv[2], std::atoi(argv[3]), static_cast<size_t>(std::atoi(argv[4])),
+                static_cast<mha_threading>(std::atoi(argv[5])));
+  }
+  const Context contexts[] = {make_threads("", 2, MHA_THREADING_OPENMP), make_threads("", 2, MHA_THREADING_POOL)};
+  const char* target = mha_context_target(contexts[0].get());
+  std::printf("target %s, %d CPUs\n", target, omp_get_num_procs());
+  if (what != "sharing") study_all_sizes(contexts);
+  if (what != "sizes") study_sharing(argv[0], target);
 }
 
 }  // namespace

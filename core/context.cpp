@@ -5,8 +5,11 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "core/checks.h"
 #include "core/cpu_count.h"
+#include "core/parallel.h"
 #include "core/status.h"
+#include "core/thread_pool.h"
 #include "simd/dispatch.h"
 
 #if defined(__linux__)
@@ -57,6 +60,38 @@ mha_status choose_target(const char* name, const KernelTable** table, mha_error*
   return fail(error, MHA_ERR_TARGET, "%s is \"%.40s\", which is not a target of this library", source, name);
 }
 
+// DEFAULT of a context without a host's parallel-for.
+mha_threading default_threading() { return has_openmp() ? MHA_THREADING_OPENMP : MHA_THREADING_POOL; }
+
+mha_status choose_threading(const mha_context_options& o, mha_threading* threading, mha_error* error) {
+  const int asked = o.threading;
+  if (asked < MHA_THREADING_DEFAULT || asked > MHA_THREADING_POOL) {
+    return fail(error, MHA_ERR_ARGUMENT, "threading is %d: must be 0 to %d", asked, MHA_THREADING_POOL);
+  }
+  if (asked != MHA_THREADING_DEFAULT && o.parallel_for.run != nullptr) {
+    return fail(error, MHA_ERR_ARGUMENT,
+                "threading is %d beside parallel_for.run, which would run all: give one of them", asked);
+  }
+  if (asked == MHA_THREADING_OPENMP && !has_openmp()) {
+    return fail(error, MHA_ERR_THREAD, "threading is %d (OpenMP): this library was built without OpenMP", asked);
+  }
+  const bool by_host = o.parallel_for.run != nullptr;
+  *threading = asked == MHA_THREADING_DEFAULT && !by_host ? default_threading() : o.threading;
+  return MHA_OK;
+}
+
+// What a context of several threads has beside its sizes.
+mha_status start_threads(mha_context* context, mha_error* error) {
+  if (context->num_threads <= 1 || context->parallel_for.run != nullptr) return MHA_OK;
+  context->process.open();
+  const int64_t threads = affinity_cpus(context->num_threads, context->num_threads);
+  if (context->threading != MHA_THREADING_POOL || threads <= 1) return MHA_OK;
+  const mha_status status =
+      pool_create(context->allocator, {threads, threads, context->process.get()}, &context->pool, error);
+  if (status != MHA_OK) context->process.close();
+  return status;
+}
+
 }  // namespace
 
 mha_status Workspace::reserve(size_t needed, mha_error* error) {
@@ -82,6 +117,7 @@ extern "C" mha_status mha_context_create(const mha_context_options* options, mha
   *context = nullptr;
   const mha_context_options defaults = {};
   const mha_context_options& o = options != nullptr ? *options : defaults;
+  MHA_TRY(check_reserved("options", o.reserved, error));
   if (o.num_threads < 0 || o.num_threads > kMaxThreads) {
     return fail(error, MHA_ERR_ARGUMENT, "num_threads is %lld: must be 0 to %lld",
                 static_cast<long long>(o.num_threads), static_cast<long long>(kMaxThreads));
@@ -91,8 +127,8 @@ extern "C" mha_status mha_context_create(const mha_context_options* options, mha
                 o.allocator.allocate == nullptr ? "allocate" : "release");
   }
   mha_context made = {};
-  const mha_status status = choose_target(o.target, &made.table, error);
-  if (status != MHA_OK) return status;
+  MHA_TRY(choose_threading(o, &made.threading, error));
+  MHA_TRY(choose_target(o.target, &made.table, error));
   made.num_threads = o.num_threads != 0 ? o.num_threads : allowed_cpus(kMaxThreads);
   made.parallel_for = o.parallel_for;
   made.allocator = o.allocator;
@@ -100,6 +136,11 @@ extern "C" mha_status mha_context_create(const mha_context_options* options, mha
   mha_context* handle = static_cast<mha_context*>(allocate(made.allocator, sizeof(mha_context)));
   if (handle == nullptr) return fail(error, MHA_ERR_OUT_OF_MEMORY, "no memory for a context");
   *handle = made;
+  const mha_status status = start_threads(handle, error);
+  if (status != MHA_OK) {
+    release(made.allocator, handle, sizeof(mha_context));
+    return status;
+  }
   *context = handle;
   return MHA_OK;
 }
@@ -107,6 +148,8 @@ extern "C" mha_status mha_context_create(const mha_context_options* options, mha
 extern "C" void mha_context_destroy(mha_context* context) {
   if (context == nullptr) return;
   const mha_allocator allocator = context->allocator;
+  mha::pool_destroy(allocator, context->pool, context->process);
+  context->process.close();
   mha::release(allocator, context, sizeof(mha_context));
 }
 

@@ -4,11 +4,19 @@
 
 #include "core/kernels/kernel_table.h"
 #include "core/mha.h"
+#include "core/process_id.h"
+
+namespace mha {
+struct ThreadPool;
+}
 
 struct mha_context {
   const mha::KernelTable* table;
   int64_t num_threads;
-  mha_parallel_for parallel_for;  // run null: OpenMP
+  mha_threading threading;        // never DEFAULT, but where parallel_for is given
+  mha_parallel_for parallel_for;  // run null: as `threading` says
+  mha::ThreadPool* pool;          // the one part that changes, see thread_pool.h; null: one thread, or not POOL
+  mha::ProcessId process;         // open where num_threads > 1
   mha_allocator allocator;        // complete
 };
 

@@ -31,20 +31,6 @@ bool read_file(void*, const char* path, char* text, size_t capacity) {
 #endif
 }
 
-int64_t affinity_cpus(int64_t most) {
-#if defined(__linux__)
-  unsigned long mask[1024 / sizeof(unsigned long)] = {};  // 8192 CPUs
-  const int got = sched_getaffinity(0, sizeof(mask), reinterpret_cast<cpu_set_t*>(mask));
-  if (got != 0) return 1;
-  int64_t count = 0;
-  for (unsigned long word : mask) count += __builtin_popcountl(word);
-  return count < 1 ? 1 : (count < most ? count : most);
-#else
-  (void)most;
-  return 1;
-#endif
-}
-
 int64_t whole_cpus(long long quota, long long period) {
   return quota > 0 && period > 0 ? quota / period + (quota % period != 0 ? 1 : 0) : 0;
 }
@@ -131,6 +117,19 @@ int64_t quota_cpus(const char* cpu_max) {
   return end == cpu_max ? 0 : whole_cpus(quota, strtoll(end, nullptr, 10));
 }
 
-int64_t allowed_cpus(int64_t most) { return least_limit(affinity_cpus(most), cgroup_cpus({nullptr, read_file})); }
+int64_t affinity_cpus(int64_t most, int64_t unknown) {
+#if defined(__linux__)
+  unsigned long mask[1024 / sizeof(unsigned long)] = {};  // 8192 CPUs
+  const int got = sched_getaffinity(0, sizeof(mask), reinterpret_cast<cpu_set_t*>(mask));
+  if (got != 0) return unknown;
+  int64_t count = 0;
+  for (unsigned long word : mask) count += __builtin_popcountl(word);
+  return count < 1 ? 1 : (count < most ? count : most);
+#else
+  return unknown < most ? unknown : most;
+#endif
+}
+
+int64_t allowed_cpus(int64_t most) { return least_limit(affinity_cpus(most, 1), cgroup_cpus({nullptr, read_file})); }
 
 }  // namespace mha

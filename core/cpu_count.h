@@ -10,6 +10,9 @@ namespace mha {
 // CPUs of the affinity mask, cut to the cgroup's quota (rounded up); 1 to most.
 int64_t allowed_cpus(int64_t most);
 
+// CPUs of the affinity mask alone, 1 to most; `unknown` where the system does not tell.
+int64_t affinity_cpus(int64_t most, int64_t unknown);
+
 // Reads the start of a file as zero-terminated text; false where there is none. A table of texts in the tests.
 struct FileReader {
   void* user;

@@ -45,7 +45,9 @@ const char* best_target() {
 const char* runner(const mha_context& context, int64_t threads) {
   if (threads <= 1) return "in the calling thread";
   if (context.parallel_for.run != nullptr) return "by the host's parallel-for";
-  return has_openmp() ? "by OpenMP, at most one a CPU" : "in the calling thread: built without OpenMP";
+  if (lost_threads(context)) return "in the calling thread: this process was forked after its threads were made";
+  return context.threading == MHA_THREADING_POOL ? "by the context's own, at most one a CPU"
+                                                 : "by OpenMP, at most one a CPU";
 }
 
 }  // namespace

@@ -56,6 +56,17 @@ void explain_streamed(const AttentionProblem& p, const AttentionPlan& plan, cons
             why);
 }
 
+void explain_few_keys(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable&, Text* out) {
+  out->line("attention kernel: few keys: keys and values are read where they lie, %lld rows side by side",
+            static_cast<ll>(kPanel));
+  out->line(
+      "why few keys: all %lld rows for each key/value head (%lld heads share one) see all %lld keys, of at most %lld",
+      static_cast<ll>(group_rows_of(p, 0)), static_cast<ll>(p.group()), static_cast<ll>(p.key_len),
+      static_cast<ll>(kFewKeys));
+  out->line("items: %lld of at most %lld rows, of any heads", static_cast<ll>(plan.items),
+            static_cast<ll>(kFewKeysRows));
+}
+
 // Names that apply, one after the other.
 struct NamedFlag {
   bool applies;
@@ -194,7 +205,8 @@ void explain_weights(const AttentionProblem& p, Text* out) {
 
 void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable& table, Text* out) {
   if (plan.uniform) {
-    (plan.each.streamed ? explain_streamed : explain_packed)(p, plan, table, out);
+    const auto explain = plan.few_keys ? explain_few_keys : plan.each.streamed ? explain_streamed : explain_packed;
+    explain(p, plan, table, out);
   } else {
     explain_unequal(p, plan, table, out);
   }

@@ -120,13 +120,19 @@ typedef struct mha_allocator {
  * seven times a call; never by a call of one thread. */
 typedef struct mha_parallel_for {
   void* user; /* a call may give another, see mha_resources */
-  void (*run)(void* user, int64_t count, void (*task)(void* task_data, int64_t index), void* task_data);
+  void (*run)(void* user, int64_t count, void (*task)(void* task_data, int64_t index),
+              void* task_data); /* NULL: as mha_threading says */
 } mha_parallel_for;
 
+/* Whose threads a call uses. Never more than there are CPUs. In a child of fork, which has none of its parent's
+ * threads, calls work alone, with the same bits: OpenMP's in a thread that had called OpenMP's before the fork, the
+ * pool's with a context that was made before it (make a new one there to have threads). */
 typedef enum mha_threading {
-  MHA_THREADING_DEFAULT = 0, /* parallel_for if given, else what this platform was built for */
-  MHA_THREADING_OPENMP = 1,  /* OpenMP's threads */
-  MHA_THREADING_POOL = 2     /* threads of the context's own, made with it and joined by mha_context_destroy */
+  MHA_THREADING_DEFAULT = 0, /* parallel_for if given; else OpenMP, or the pool in a library built without OpenMP */
+  MHA_THREADING_OPENMP = 1,  /* MHA_ERR_THREAD in a library built without OpenMP */
+  MHA_THREADING_POOL = 2     /* threads of the context's own, all made with it (num_threads - 1, as far as there are
+                                CPUs) and joined by mha_context_destroy. One call has them at a time: one that comes
+                                while another runs works alone, with the same bits */
 } mha_threading;
 
 typedef struct mha_context_options {
@@ -140,9 +146,9 @@ typedef struct mha_context_options {
   uint64_t reserved[8];
 } mha_context_options;
 
-/* Makes a context. options NULL: all defaults. On failure *context is NULL.
- * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (num_threads outside [0, 1024], half an allocator, ...);
- *          MHA_ERR_TARGET; MHA_ERR_THREAD; MHA_ERR_OUT_OF_MEMORY. */
+/* Makes a context. options NULL: all defaults. On failure *context is NULL and no thread is left.
+ * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (num_threads outside [0, 1024], half an allocator, an unknown
+ *          threading, or one beside parallel_for.run); MHA_ERR_TARGET; MHA_ERR_THREAD; MHA_ERR_OUT_OF_MEMORY. */
 MHA_API mha_status mha_context_create(const mha_context_options* options, mha_context** context, mha_error* error);
 /* Frees it; NULL is allowed. No call that uses it may be running; handles made with it may outlive it. */
 MHA_API void mha_context_destroy(mha_context* context);

@@ -252,6 +252,8 @@ class Owned {
   explicit Owned(Handle* handle) : handle_(handle) {}
   Handle* get() const { return handle_.get(); }
   explicit operator bool() const { return handle_ != nullptr; }
+  /// Frees it now.
+  void reset() { handle_.reset(); }
 
  protected:
   /// Makes a T by a call that fills a handle.

@@ -1,38 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
-// The only file that knows a thread runtime. The items of a phase are cut into as many ranges as there are slots. A
-// thread takes those of its own range first, so that from call to call it meets the same weights and keys, which its
-// caches may still hold; then it helps the others, so any team size works: OpenMP may give fewer threads than asked for
-// (OMP_THREAD_LIMIT, nested regions), a host may run its tasks one after the other. Results do not depend on who runs
-// an item.
+// Who runs a phase; with thread_pool.cpp, the only files that know a thread runtime. The items of a phase are cut into
+// as many ranges as there are slots. A thread takes those of its own range first, so that from call to call it meets
+// the same weights and keys, which its caches may still hold; then it helps the others, so any team size works: OpenMP
+// may give fewer threads than asked for (OMP_THREAD_LIMIT, nested regions), a thread of the pool may come late or not
+// at all, a host may run its tasks one after the other. Results do not depend on who runs an item.
 #include "core/parallel.h"
 
+#include <sched.h>
+#include <time.h>
+
+#include "core/sleep.h"
+#include "core/team.h"
+#include "core/thread_pool.h"
 #include "simd/float_mode.h"
 
 #if defined(MHA_OPENMP) && MHA_OPENMP
 #include <omp.h>
-#include <sched.h>
-#include <time.h>
 
 #include "core/team_patience.h"
 #endif
 
 namespace mha {
+
+void start_ranges(int64_t threads, int count, Counter* counters, Ranges* ranges) {
+  const int64_t num_ranges = threads < kMaxRanges ? threads : kMaxRanges;
+  for (int p = 0; p < count; ++p) ranges[p] = {counters + p * num_ranges, num_ranges};
+  for (int64_t i = 0; i < count * num_ranges; ++i) counters[i].next = 0;
+}
+
 namespace {
 
-constexpr int64_t kMaxRanges = 32;
-
-// Where a range of a phase stands, on a line of its own.
-struct alignas(64) Counter {
-  int64_t next;
-};
-
-// The ranges of one phase.
-struct Ranges {
-  Counter* counters;
-  int64_t count;
-};
-
-// Returns how many items it ran, as does drain.
+// Returns how many items it ran.
 int64_t drain_range(const Phase& phase, const Ranges& ranges, int64_t range, int64_t slot) {
   const int64_t begin = phase.count * range / ranges.count, end = phase.count * (range + 1) / ranges.count;
   for (int64_t done = 0;; ++done) {
@@ -42,6 +40,8 @@ int64_t drain_range(const Phase& phase, const Ranges& ranges, int64_t range, int
   }
 }
 
+}  // namespace
+
 int64_t drain(const Phase& phase, const Ranges& ranges, int64_t slot) {
   const FloatMode mode;
   int64_t done = 0;
@@ -49,30 +49,7 @@ int64_t drain(const Phase& phase, const Ranges& ranges, int64_t slot) {
   return done;
 }
 
-struct HostTask {
-  const Phase* phase;
-  Ranges ranges;
-};
-
-void run_host_task(void* data, int64_t index) {
-  const HostTask& task = *static_cast<const HostTask*>(data);
-  drain(*task.phase, task.ranges, index);
-}
-
-#if defined(MHA_OPENMP) && MHA_OPENMP
-// Teams belong to the thread that calls, and so does what it knows of them.
-thread_local TeamPatience patience;
-thread_local int64_t cpus = 0;  // 0: not asked yet
-
-// How many of `threads` a call gets now.
-int64_t team_size(int64_t threads) {
-  if (threads <= 1) return 1;
-  // More threads than CPUs only take turns: without this 16 threads on 2 CPUs took 1.1 to 2.8 times as long as 2.
-  if (cpus == 0) cpus = omp_get_num_procs();
-  if (threads > cpus) threads = cpus;
-  // The host's own region has its threads: a team in each of them would take turns, too.
-  return omp_in_parallel() || patience.alone(omp_get_wtime) ? 1 : threads;
-}
+namespace {
 
 // Seconds that the calling thread has had a CPU.
 double cpu_time() {
@@ -82,38 +59,24 @@ double cpu_time() {
              : 0;
 }
 
-// The caller's part in a phase, timed.
-struct CallerTimes {
-  double worked, alone;
-};
+}  // namespace
 
-void drain_timed(const Phase& phase, const Ranges& ranges, bool suspects, CallerTimes* times) {
-  const double begin = omp_get_wtime(), cpu_begin = suspects ? cpu_time() : 0;
+int64_t drain_timed(const Phase& phase, const Ranges& ranges, CallerTimes* times) {
+  const double begin = clock_seconds(), cpu_begin = times->suspects ? cpu_time() : 0;
   const int64_t done = drain(phase, ranges, 0);
-  const double worked = omp_get_wtime() - begin;
+  const double worked = clock_seconds() - begin;
   times->worked += worked;
-  if (!suspects) return;
   // Where the others did all of it nothing is known: as long as it took them.
-  times->alone +=
-      done > 0 ? (cpu_time() - cpu_begin) * static_cast<double>(phase.count) / static_cast<double>(done) : worked;
-}
-
-// A thread that slept is often woken on the caller's CPU though others are idle: the caller would keep it from running
-// until the scheduler's next tick, some milliseconds, and share the CPU with it for some more. So the caller, its work
-// done, makes way, for so long at most, and the thread, once it runs, moves. Two threads after 50 ms of sleep
-// (mha_threads): linear of 0.15 ms 3.1 ms without it, 0.4 so; attention of 1 ms 3.2 and 1.0.
-constexpr double kMakingWay = 0.3e-3;
-
-void make_way(const int64_t* came, int64_t others) {
-  if (__atomic_load_n(came, __ATOMIC_RELAXED) >= others) return;
-  const double end = omp_get_wtime() + kMakingWay;
-  while (__atomic_load_n(came, __ATOMIC_RELAXED) < others && omp_get_wtime() < end) sched_yield();
+  if (times->suspects) {
+    times->alone +=
+        done > 0 ? (cpu_time() - cpu_begin) * static_cast<double>(phase.count) / static_cast<double>(done) : worked;
+  }
+  return done;
 }
 
 #if defined(__linux__)
 int current_cpu() { return sched_getcpu(); }
 
-// Moves the calling thread off that CPU if it may run on another one; its affinity is left as it was.
 void move_from(int cpu) {
   cpu_set_t allowed, others;
   if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
@@ -127,11 +90,68 @@ int current_cpu() { return -1; }
 void move_from(int) {}
 #endif
 
+namespace {
+
+struct HostTask {
+  const Phase* phase;
+  Ranges ranges;
+};
+
+void run_host_task(void* data, int64_t index) {
+  const HostTask& task = *static_cast<const HostTask*>(data);
+  drain(*task.phase, task.ranges, index);
+}
+
+void run_by_host(const mha_parallel_for& host, int64_t threads, const Phase* phases, int count) {
+  Counter counters[kMaxPhases * kMaxRanges];
+  Ranges ranges[kMaxPhases];
+  start_ranges(threads, count, counters, ranges);
+  for (int p = 0; p < count; ++p) {
+    if (phases[p].count == 0) continue;
+    HostTask task = {&phases[p], ranges[p]};
+    const int64_t tasks = phases[p].count < threads ? phases[p].count : threads;
+    host.run(host.user, tasks, run_host_task, &task);
+  }
+}
+
+#if defined(MHA_OPENMP) && MHA_OPENMP
+// Teams belong to the thread that calls, and so does what it knows of them.
+thread_local TeamPatience patience;
+thread_local int64_t cpus = 0;          // 0: not asked yet
+thread_local int64_t team_process = 0;  // where this thread first called a team; 0: nowhere yet
+
+// After a fork libgomp would wait for ever for the threads that its parent had.
+bool lost_team(const ProcessId& process) { return team_process != 0 && team_process != process.get(); }
+
+// How many of `threads` a call gets now.
+int64_t team_size(const mha_context& context, int64_t threads) {
+  if (lost_team(context.process)) return 1;
+  // More threads than CPUs only take turns: without this 16 threads on 2 CPUs took 1.1 to 2.8 times as long as 2.
+  if (cpus == 0) cpus = omp_get_num_procs();
+  if (threads > cpus) threads = cpus;
+  // The host's own region has its threads: a team in each of them would take turns, too.
+  return omp_in_parallel() || patience.alone(clock_seconds) ? 1 : threads;
+}
+
+// A thread that slept is often woken on the caller's CPU though others are idle: the caller would keep it from running
+// until the scheduler's next tick, some milliseconds, and share the CPU with it for some more. So the caller, its work
+// done, makes way, for so long at most, and the thread, once it runs, moves. Two threads after 50 ms of sleep
+// (mha_threads): linear of 0.15 ms 3.1 ms without it, 0.4 so; attention of 1 ms 3.2 and 1.0.
+constexpr double kMakingWay = 0.3e-3;
+
+void make_way(const int64_t* came, int64_t others) {
+  if (__atomic_load_n(came, __ATOMIC_RELAXED) >= others) return;
+  const double end = clock_seconds() + kMakingWay;
+  while (__atomic_load_n(came, __ATOMIC_RELAXED) < others && clock_seconds() < end) sched_yield();
+}
+
 // A function of its own: clang calls the runtime on entry of whatever function holds a region, and one thread must not.
-__attribute__((noinline)) void run_team(int threads, const Phase* phases, int count, const Ranges* ranges) {
-  CallerTimes times = {};
-  const bool suspects = patience.suspects();
-  const double begin = omp_get_wtime();
+__attribute__((noinline)) void run_team(int threads, const Phase* phases, int count) {
+  Counter counters[kMaxPhases * kMaxRanges];
+  Ranges ranges[kMaxPhases];
+  start_ranges(threads, count, counters, ranges);
+  CallerTimes times = {patience.suspects(), 0, 0};
+  const double begin = clock_seconds();
   const int callers_cpu = current_cpu();
   alignas(64) int64_t came = 0;
 #pragma omp parallel num_threads(threads)
@@ -143,7 +163,7 @@ __attribute__((noinline)) void run_team(int threads, const Phase* phases, int co
     }
     for (int p = 0; p < count; ++p) {
       if (slot == 0) {
-        drain_timed(phases[p], ranges[p], suspects, &times);
+        drain_timed(phases[p], ranges[p], &times);
         make_way(&came, omp_get_num_threads() - 1);
       } else {
         drain(phases[p], ranges[p], slot);
@@ -153,12 +173,19 @@ __attribute__((noinline)) void run_team(int threads, const Phase* phases, int co
       }
     }
   }
-  const double end = omp_get_wtime();
+  const double end = clock_seconds();
   patience.report(end, {end - begin, end - begin - times.worked, times.alone});
 }
+
+void run_by_openmp(const mha_context& context, int64_t threads, const Phase* phases, int count) {
+  threads = team_size(context, threads);
+  if (threads <= 1) return run_serially(phases, count);
+  if (team_process == 0) team_process = context.process.get();
+  run_team(static_cast<int>(threads), phases, count);
+}
 #else
-int64_t team_size(int64_t) { return 1; }
-void run_team(int, const Phase*, int, const Ranges*) {}
+bool lost_team(const ProcessId&) { return false; }
+void run_by_openmp(const mha_context&, int64_t, const Phase* phases, int count) { run_serially(phases, count); }
 #endif
 
 }  // namespace
@@ -171,27 +198,23 @@ bool has_openmp() {
 #endif
 }
 
-void run_phases(const mha_context& context, int64_t threads, const Phase* phases, int count) {
-  const bool by_host = context.parallel_for.run != nullptr;
-  if (!by_host) threads = team_size(threads);
-  if (threads <= 1) {
-    for (int p = 0; p < count; ++p) {
-      for (int64_t item = 0; item < phases[p].count; ++item) phases[p].run(phases[p].job, item, 0);
-    }
-    return;
-  }
-  Counter counters[kMaxPhases * kMaxRanges];
-  Ranges ranges[kMaxPhases];
-  const int64_t num_ranges = threads < kMaxRanges ? threads : kMaxRanges;
-  for (int p = 0; p < count; ++p) ranges[p] = {counters + p * num_ranges, num_ranges};
-  for (int64_t i = 0; i < count * num_ranges; ++i) counters[i].next = 0;
-  if (!by_host) return run_team(static_cast<int>(threads), phases, count, ranges);
+bool lost_threads(const mha_context& context) {
+  if (context.parallel_for.run != nullptr || context.num_threads <= 1) return false;
+  return context.threading == MHA_THREADING_POOL ? pool_lost(context.pool, context.process)
+                                                 : lost_team(context.process);
+}
+
+void run_serially(const Phase* phases, int count) {
   for (int p = 0; p < count; ++p) {
-    if (phases[p].count == 0) continue;
-    HostTask task = {&phases[p], ranges[p]};
-    const int64_t tasks = phases[p].count < threads ? phases[p].count : threads;
-    context.parallel_for.run(context.parallel_for.user, tasks, run_host_task, &task);
+    for (int64_t item = 0; item < phases[p].count; ++item) phases[p].run(phases[p].job, item, 0);
   }
+}
+
+void run_phases(const mha_context& context, int64_t threads, const Phase* phases, int count) {
+  if (threads <= 1) return run_serially(phases, count);
+  if (context.parallel_for.run != nullptr) return run_by_host(context.parallel_for, threads, phases, count);
+  if (context.threading == MHA_THREADING_POOL) return pool_run(context.pool, context.process, threads, phases, count);
+  run_by_openmp(context, threads, phases, count);
 }
 
 }  // namespace mha

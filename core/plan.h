@@ -11,6 +11,9 @@ namespace mha {
 // Items for each thread where work can be cut freely, so that the last to finish is not far behind.
 constexpr int64_t kItemsPerThread = 4;
 
+// Rows of a work item where keys are few (some microseconds of work).
+constexpr int64_t kFewKeysRows = 64;
+
 // `total` cut in pieces of at most `limit`, equal as far as multiples of `unit` allow: the size of a piece.
 constexpr int64_t even_piece(int64_t total, int64_t limit, int64_t unit) {
   if (total <= limit) return most(total, 1);
@@ -49,6 +52,7 @@ struct SequencePlan {
 struct AttentionPlan {
   int64_t threads;                        // as asked for, and
   int64_t useful;                         // how many of them the work items can occupy, to the call's profit
+  bool few_keys;                          // KernelTable::attention_few_keys: a work item is kFewKeysRows rows of any head
   bool uniform;                           // all items of the batch are planned alike:
   SequencePlan each;                      // the first of them; else the longest, and a table of SequencePlan is in the
                                           // workspace

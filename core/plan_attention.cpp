@@ -4,6 +4,7 @@
 #include "core/items.h"
 #include "core/plan.h"
 #include "core/plan_cut.h"
+#include "core/rows.h"
 
 namespace mha {
 namespace {
@@ -251,6 +252,22 @@ void add_needs(const KernelTable& table, const AttentionProblem& p, const Sequen
   }
 }
 
+// What attention_few_keys may take of rows * keys * D of a key/value head. It reads the keys for each row anew, the
+// streamed kernel reads them once (8 keys, D 128: 0.35 of its time for one row, 1.1 for 8; D 20: 0.22 for one row, 0.76
+// for 16). A whole vector of keys counts twice, as that kernel then need not copy them (D 32, 4 rows: 0.74 with 12 keys,
+// 1.07 with 16).
+constexpr int64_t kMaxFewKeysWork = 4096;
+constexpr int64_t kLeastFewKeysDim = 32;  // a lesser D counts as this
+
+// Whether the rows, which are few, see all of few keys, and do nothing else with them.
+bool suits_few_keys(const AttentionProblem& p) {
+  if (p.key_len < 1 || p.key_len > kFewKeys || !rows_are_alike(p)) return false;
+  if (p.causal && position_of(p, 0, 0) < p.key_len - 1) return false;
+  const int64_t rows = group_rows_of(p, 0);
+  const int64_t keys = p.key_len == kFewKeys ? 2 * p.key_len : p.key_len;
+  return rows == 1 || most(p.head_dim, kLeastFewKeysDim) < kMaxFewKeysWork / (rows * keys);
+}
+
 mha_status too_large(const AttentionProblem& p, mha_error* error) {
   return fail(error, MHA_ERR_OVERFLOW, "the workspace for key_len %lld and head_dim %lld exceeds 2^63 bytes",
               static_cast<long long>(p.longest_key_len), static_cast<long long>(p.head_dim));
@@ -307,6 +324,8 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
     plan->partial_floats = p.batch * planner.partials(s);
     add_needs(table, p, s, &needs);
     add_counts(s, p.batch, plan);
+    plan->few_keys = s.streamed && !split_all && suits_few_keys(p);
+    if (plan->few_keys) plan->items = divide_up(p.heads * p.total_queries(), kFewKeysRows);
     plan->useful = planner.useful_threads(0, s, plan->items);
   } else {
     int64_t longest = 0;

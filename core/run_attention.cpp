@@ -40,6 +40,12 @@ Place find_place(const AttentionJob& job, int64_t index, int64_t SequencePlan::*
   return {sequences[low], low, index - sequences[low].*first};
 }
 
+void write_log_sum_exp(const AttentionJob& job, int64_t b, int64_t row, int64_t count) {
+  if (job.problem.log_sum_exp == nullptr) return;
+  float* results = job.problem.log_sum_exp + query_begin_of(job.problem, b) * job.problem.heads;
+  for (int64_t r = row; r < row + count; ++r) results[r] = log_sum_exp(row_states(job, b)[r]);
+}
+
 namespace {
 
 // Where partial results of a sequence's rows are: row r of chunk c is at outputs + c * step + r * Dv, its state at
@@ -156,12 +162,6 @@ void set_next(const AttentionJob& job, int64_t item, const Place& place, KeyRang
   args->next_query =
       query_row(p, p.query, block.b, block.kv_head * p.group() + block.row / query_len, block.row % query_len);
   args->next_query_stride = p.query.stride_t;
-}
-
-void write_log_sum_exp(const AttentionJob& job, int64_t b, int64_t row, int64_t count) {
-  if (job.problem.log_sum_exp == nullptr) return;
-  float* results = job.problem.log_sum_exp + query_begin_of(job.problem, b) * job.problem.heads;
-  for (int64_t r = row; r < row + count; ++r) results[r] = log_sum_exp(row_states(job, b)[r]);
 }
 
 void run_block(const AttentionJob& job, const Place& place, int64_t item, const Slot& slot) {
@@ -285,7 +285,7 @@ int attention_phases(const AttentionJob& job, Phase* phases) {
                    reinterpret_cast<SequencePlan*>(job.workspace + job.plan.sequences_offset));
   }
   int count = 0;
-  phases[count++] = {run_item, &job, job.plan.items};
+  phases[count++] = {job.plan.few_keys ? run_few_keys : run_item, &job, job.plan.items};
   if (job.given_partials != nullptr) return count;
   if (job.plan.merges > 0) phases[count++] = {run_merge, &job, job.plan.merges};
   if (job.plan.weights > 0) phases[count++] = {run_weights, &job, job.plan.weights};

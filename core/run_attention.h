@@ -45,6 +45,12 @@ struct Place {
 // Finds number `index` of the whole call; `count` and `first` say of what.
 Place find_place(const AttentionJob& job, int64_t index, int64_t SequencePlan::*count, int64_t SequencePlan::*first);
 
+// Writes the log-sum-exp of rows [row, row + count) of item b, if it is wanted.
+void write_log_sum_exp(const AttentionJob& job, int64_t b, int64_t row, int64_t count);
+
+// A work item of a plan with few keys (run_few_keys.cpp).
+void run_few_keys(const void* job, int64_t item, int64_t slot);
+
 // A work item of the second pass over the scores (run_weights.cpp): weights that are not kept on the way.
 void run_weights(const void* job, int64_t item, int64_t slot);
 

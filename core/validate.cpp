@@ -268,14 +268,16 @@ mha_status check_layer_views(const mha_layer_config& c, const mha_layer_args& a,
   MHA_TRY(check_input("value", *source.value, value, check_of_keys(p, check), &views->value, error));
   if (check == Check::kSizesOnly) return MHA_OK;
   const bool in_place = same_place(views->query, views->output);
+  // Query first: in self-attention it stands for the others, which were not given.
   const NamedExtent inputs[] = {
+      {"query", in_place ? Extent{} : extent_of(views->query, query)},
       {"key", in_place && source.are_queries ? Extent{} : extent_of(views->key, key)},
-      {"value", in_place && source.are_queries && a.value.data == nullptr ? Extent{} : extent_of(views->value, value)},
-      {"query", in_place ? Extent{} : extent_of(views->query, query)}};
+      {"value", in_place && source.are_queries && a.value.data == nullptr ? Extent{} : extent_of(views->value, value)}};
   NamedExtent results[3] = {{"output", extent_of(views->output, output)}};
   const int count = 1 + result_extents(p, results + 1);
-  const NamedExtent all[] = {
-      {"key", extent_of(views->key, key)}, {"value", extent_of(views->value, value)}, {"query", extent_of(views->query, query)}};
+  const NamedExtent all[] = {{"query", extent_of(views->query, query)},
+                             {"key", extent_of(views->key, key)},
+                             {"value", extent_of(views->value, value)}};
   MHA_TRY(check_overlaps(results + 1, count - 1, all, 3, error));
   return check_overlaps(results, count, inputs, 3, error);
 }

@@ -124,7 +124,9 @@ mha_status check_items(const Groups& g, AttentionProblem* p, mha_error* error) {
   if (p->cache != nullptr) MHA_TRY(check_cache(*p, error));
   p->longest_query_len = p->query_offsets != nullptr ? 0 : p->query_len;
   p->longest_key_len = p->key_offsets != nullptr || p->cache != nullptr ? 0 : p->key_len;
-  for (int64_t b = 0; b < p->batch; ++b) {
+  // Items of the same length need no look at each: there may be 2^62 of them.
+  const int64_t differ = p->query_offsets != nullptr || p->key_offsets != nullptr || p->cache != nullptr ? p->batch : 0;
+  for (int64_t b = 0; b < differ; ++b) {
     if (p->query_offsets != nullptr) p->longest_query_len = most(p->longest_query_len, query_len_of(*p, b));
     if (p->key_offsets != nullptr || p->cache != nullptr) {
       p->longest_key_len = most(p->longest_key_len, key_len_of(*p, b));

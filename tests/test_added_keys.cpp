@@ -326,7 +326,7 @@ TEST_CASE("added keys: refusals", "[added]") {
           a.key = a.value = {};
           a.key_len = 0;
         },
-        "cache: not with a layer");
+        "cache: not with a layer that has bias_key or add_zero_attn");
     CHECK(mha_cache_length(cache.get(), 0) == 0);
     refused([&](LayerCall& a) { a.score_mods.softcap = 5; }, "score_mods.softcap");
     refused([&](LayerCall& a) { a.score_mods.alibi_slopes = ones.data(); }, "score_mods.alibi_slopes");

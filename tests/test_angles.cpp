@@ -74,8 +74,7 @@ void check_angles(const std::vector<double>& frequencies, int64_t pairs, double 
     for (const bool interleaved : {false, true}) {
       const size_t room = static_cast<size_t>(mha::round_up(pairs, kUnit) * (interleaved ? 2 : 1));
       std::vector<float> cos = poisoned(static_cast<int64_t>(room) + 1), sin = cos;
-      const mha::AngleArgs args = {frequencies.data(), pairs,      position,  amplitude,
-                                   interleaved,        cos.data(), sin.data()};
+      const mha::AngleArgs args = {frequencies.data(), pairs, position, amplitude, interleaved, cos.data(), sin.data()};
       table_of(target).rope_angles(&args);
       for (size_t d = 0; d < static_cast<size_t>(pairs); ++d) {
         const mha::elementary::SinCos angle = mha::elementary::sin_cos(position * frequencies[d]);

@@ -133,10 +133,10 @@ TEST_CASE("attention values: zero means the default of num_kv_heads, value_head_
   });
 }
 
-TEST_CASE("attention values: custom scale, negative too", "[attention]") {
-  for (float scale : {0.01f, 0.2f, -0.3f, 0.5f}) {
+TEST_CASE("attention values: custom scale, negative and 0 too", "[attention]") {
+  for (float scale : {0.01f, 0.2f, -0.3f, 0.5f, 0.0f}) {
     AttentionProblem problem({1, 2, 1, 7, 50, 24, 24}, MaskKind::kCausal, 9700);
-    problem.scale = scale;
+    problem.scale = scale, problem.scale_is_exact = 1;
     INFO("scale " << scale);
     check_problem(problem, MaskKind::kCausal, 1);
   }

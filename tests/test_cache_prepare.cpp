@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Keys normed and rotated on the way into a cache: the bits of mha_rows_prepare and then a plain append, on every target,
-// for every kind, split and thread count; values are copied as they are.
+// Keys normed and rotated on the way into a cache: the bits of mha_rows_prepare and then a plain append, on every
+// target, for every kind, split and thread count; values are copied as they are.
 #include <cfenv>
 
 #include "support/caches.h"

@@ -104,8 +104,7 @@ const AppendMistake kAppendMistakes[] = {
              call.args.sequences = call.sequences.data(); repeat_rows(call))},
     {MHA_ERR_FULL,
      {"3 pages", "2 of 4 are free"},
-     MISTAKE(call.args.offsets = nullptr; call.args.length = 16;
-             repeat_rows(call))},
+     MISTAKE(call.args.offsets = nullptr; call.args.length = 16; repeat_rows(call))},
     {MHA_ERR_FULL,
      {"sequence 0", "20", "64", "45"},
      MISTAKE(call.args.offsets = nullptr; call.args.length = 45; call.args.batch = 1; call.sequences[0] = 0;
@@ -250,17 +249,25 @@ TEST_CASE("cache status: what a kind of cache has none of", "[cache][status]") {
     std::function<bool(mha_cache_config&)> make;  // false: this kind has it
   };
   const Mistake mistakes[] = {
-      {MHA_ERR_ARGUMENT, {"page_size is 16", "MHA_CACHE_PAGED"}, [](mha_cache_config& c) {
+      {MHA_ERR_ARGUMENT,
+       {"page_size is 16", "MHA_CACHE_PAGED"},
+       [](mha_cache_config& c) {
          c.page_size = 16;
          return c.kind != MHA_CACHE_PAGED;
        }},
-      {MHA_ERR_ARGUMENT, {"sink_tokens is 3", "MHA_CACHE_RING"}, [](mha_cache_config& c) {
+      {MHA_ERR_ARGUMENT,
+       {"sink_tokens is 3", "MHA_CACHE_RING"},
+       [](mha_cache_config& c) {
          c.sink_tokens = 3;
          return c.kind != MHA_CACHE_RING;
        }},
       {MHA_ERR_UNSUPPORTED, {"value_in_key is 1"}, [](mha_cache_config& c) { return c.value_in_key = 1; }},
-      {MHA_ERR_UNSUPPORTED, {"key.dtype is MHA_BF16"}, [](mha_cache_config& c) { return c.key.dtype = MHA_BF16, true; }},
-      {MHA_ERR_UNSUPPORTED, {"value.dtype is MHA_I8"}, [](mha_cache_config& c) { return c.value.dtype = MHA_I8, true; }},
+      {MHA_ERR_UNSUPPORTED,
+       {"key.dtype is MHA_BF16"},
+       [](mha_cache_config& c) { return c.key.dtype = MHA_BF16, true; }},
+      {MHA_ERR_UNSUPPORTED,
+       {"value.dtype is MHA_I8"},
+       [](mha_cache_config& c) { return c.value.dtype = MHA_I8, true; }},
       {MHA_ERR_ARGUMENT, {"config.reserved[7] is not 0"}, [](mha_cache_config& c) { return c.reserved[7] = 1; }},
   };
   for (const Mistake& mistake : mistakes) {

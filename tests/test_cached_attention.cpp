@@ -73,7 +73,9 @@ TEST_CASE("cached attention: masks and score modifications count within the sequ
                            sinks = random_floats(4, 93);
   const std::vector<std::function<void(AttentionCall&)>> options = {
       [&](auto& a) { a.masks.window_left = 120, a.masks.sink_tokens = 5; },
-      [&](auto& a) { a.masks.bool_mask.data = open.data(), a.masks.bool_mask.stride_b = 700, a.masks.prefix_lengths = prefixes; },
+      [&](auto& a) {
+        a.masks.bool_mask.data = open.data(), a.masks.bool_mask.stride_b = 700, a.masks.prefix_lengths = prefixes;
+      },
       [&](auto& a) { a.masks.query_segments = query_segments.data(), a.masks.key_segments = key_segments.data(); },
       [&](auto& a) {
         a.masks.block_mask = {8, 200, pairs, 4};
@@ -177,8 +179,7 @@ TEST_CASE("cached attention: sequences that share a prefix", "[cache]") {
           copy(p.key, 2 * 32), copy(p.value, 2 * 32);
         };
         share(0, 1, prefix), share(0, 2, prefix), share(3, 4, 260);
-        auto cache =
-            make_cache(context, cache_config({MHA_CACHE_PAGED, page_size}, p.shape, 5, p.longest_key_len));
+        auto cache = make_cache(context, cache_config({MHA_CACHE_PAGED, page_size}, p.shape, 5, p.longest_key_len));
         const auto grow = [&](int64_t b, int64_t from) {
           const int64_t first = (p.key_offsets[b] + from) * 64;
           append(context, cache.get(), b, p.key_len(b) - from, p.key.data() + first, p.value.data() + first);

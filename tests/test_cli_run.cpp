@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // `mha run` as a process: what it computes from files, and that whatever is wrong with shapes, weights or files gives
 // exit status 2 and exactly one line on stderr that says so.
+#include <algorithm>
 #include <map>
 #include <vector>
 
 #include "core/reference.h"
+#include "support/calls.h"
 #include "support/cli.h"
 #include "support/compare.h"
 #include "support/tensors.h"
@@ -91,7 +93,7 @@ void check_results(const Folder& folder, const Layer& layer, LayerCall args, con
   CHECK(weights->shape == weights_shape);
   std::vector<double> want_output(output->values.size());
   std::vector<double> want_weights(weights->values.size());
-  mha::reference::forward<double>(layer.config, layer.weights(), args, want_output.data(), want_weights.data());
+  mha::reference::forward<double>(layer.config, layer.weights(), args.raw(), want_output.data(), want_weights.data());
   mha::test::check_close("output", output->values, want_output, {4e-6, 1e-6});
   mha::test::check_close("weights", weights->values, want_weights, {1e-6, 2e-7});
 }
@@ -149,8 +151,9 @@ TEST_CASE("cli: run, cross-attention with separate weights, kdim, vdim, no batch
   args.query = view(query.data());
   args.key = view(key.data());
   args.value = view(value.data());
-  args.masks.causal = MHA_CAUSAL_OFFSET;
-  args.masks.causal_offset = -1;
+  args.causal = 1;
+  args.positions.align = MHA_ALIGN_OFFSET;
+  args.positions.offset = -1;
   args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
   check_results(folder, layer, args, {3, 10}, {2, 3, 6});
 }
@@ -198,10 +201,10 @@ TEST_CASE("cli: run, grouped heads of other sizes, every mask shape, key lengths
       args.masks.bool_mask = {};
       if (boolean) {
         REQUIRE(mha::io::write_npy(folder.file("m.npy"), mask.shape, booleans.data()));
-        args.masks.bool_mask = {booleans.data(), mask.b, mask.h, mask.q};
+        args.masks.bool_mask = {booleans.data(), mask.b, mask.h, mask.q, 1};
       } else {
         write_npy(folder.file("m.npy"), mask.shape, added);
-        args.masks.add_mask = {added.data(), mask.b, mask.h, mask.q};
+        args.masks.add_mask = {added.data(), MHA_F32, 0, mask.b, mask.h, mask.q, 1};
       }
       run_ok(
           folder,
@@ -210,6 +213,43 @@ TEST_CASE("cli: run, grouped heads of other sizes, every mask shape, key lengths
       check_results(folder, layer, args, {B, Tq, 11}, {B, Tq, Tk});
     }
   }
+}
+
+TEST_CASE("cli: run, causal over padded keys, the queries at the start, at the end or at an offset") {
+  const Folder folder;
+  Layer layer;
+  layer.config = {8, 2, 2, 4, 4, 8, 8, 8, 0};
+  layer.make_weights();
+  layer.write(folder.file("w.safetensors"));
+  constexpr int64_t B = 3, Tq = 2, Tk = 6;
+  const std::vector<float> query = random_floats(B * Tq * 8, 10), key = random_floats(B * Tk * 8, 11);
+  write_npy(folder.file("q.npy"), {B, Tq, 8}, query);
+  write_npy(folder.file("k.npy"), {B, Tk, 8}, key);
+  const std::vector<int64_t> lengths = {6, 3, 4};
+  REQUIRE(mha::io::write_npy(folder.file("l.npy"), {B}, lengths.data()));
+  LayerCall args;
+  args.batch = B;
+  args.query_len = Tq;
+  args.key_len = Tk;
+  args.query = view(query.data());
+  args.key = view(key.data());
+  args.items.key_lengths = lengths.data();
+  args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
+  args.causal = 1;
+  args.positions.offset = 0;
+  const std::string base =
+      "run --weights w.safetensors --query q.npy --key k.npy --num-heads 2 --key-lengths l.npy --output out.npy "
+      "--attention-weights attention.npy --causal";
+  for (const auto& [word, align] : {std::pair<const char*, mha_align>{" top-left", MHA_ALIGN_START},
+                                    {" bottom-right", MHA_ALIGN_END},
+                                    {" offset 1", MHA_ALIGN_OFFSET}}) {
+    INFO(word);
+    args.positions.align = align;
+    args.positions.offset = align == MHA_ALIGN_OFFSET ? 1 : 0;
+    run_ok(folder, base + word);
+    check_results(folder, layer, args, {B, Tq, 8}, {B, 2, Tq, Tk});
+  }
+  check_refused(folder, base, "--causal beside --key-lengths must say where queries stand: top-left");
 }
 
 TEST_CASE("cli: run, nothing to attend to and nothing to do") {
@@ -302,6 +342,174 @@ TEST_CASE("cli: run says which weight does not fit") {
   without.write(folder.file("w.safetensors"));
   check_refused(folder, "run --weights w.safetensors --query q.npy --num-heads 2 --output out.npy",
                 "no tensor 'k_proj_weight'");
+}
+
+namespace {
+
+// How a checkpoint names the projections of a layer after its prefix.
+struct CheckpointNames {
+  const char* model;
+  const char* prefix;
+  const char *query, *key, *value, *output;
+};
+
+// Writes the layer under these names into w.safetensors, beside `others`. Which of the four projections have a bias is
+// a bit each.
+void write_checkpoint(const Folder& folder, const Layer& layer, const CheckpointNames& names, unsigned biases,
+                      std::map<std::string, Tensor<float>> others = {}) {
+  const std::string prefix = names.prefix;
+  const mha_layer_config& c = layer.config;
+  const int64_t rows[] = {c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim, c.num_kv_heads * c.value_head_dim};
+  const char* const inputs[] = {names.query, names.key, names.value};
+  const char* const torch[] = {"q_proj_weight", "k_proj_weight", "v_proj_weight"};
+  const std::vector<float>& bias = layer.tensors.at("in_proj_bias").values;
+  int64_t row = 0;
+  for (int n = 0; n < 3; ++n) {
+    others[prefix + inputs[n] + ".weight"] = layer.tensors.at(torch[n]);
+    if ((biases >> n & 1) != 0)
+      others[prefix + inputs[n] + ".bias"] = {{rows[n]},
+                                              std::vector<float>(bias.begin() + row, bias.begin() + row + rows[n])};
+    row += rows[n];
+  }
+  others[prefix + names.output + ".weight"] = layer.tensors.at("out_proj.weight");
+  if ((biases >> 3 & 1) != 0) others[prefix + names.output + ".bias"] = layer.tensors.at("out_proj.bias");
+  REQUIRE(mha::io::write_safetensors(folder.file("w.safetensors"), others));
+}
+
+// The same with zeros for the biases that are left out.
+Layer without_biases(Layer layer, unsigned biases) {
+  const mha_layer_config& c = layer.config;
+  const int64_t rows[] = {c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim, c.num_kv_heads * c.value_head_dim};
+  float* bias = layer.tensors["in_proj_bias"].values.data();
+  for (int n = 0; n < 3; bias += rows[n++]) {
+    if ((biases >> n & 1) == 0) std::fill(bias, bias + rows[n], 0.0F);
+  }
+  std::vector<float>& last = layer.tensors["out_proj.bias"].values;
+  if ((biases >> 3 & 1) == 0) std::fill(last.begin(), last.end(), 0.0F);
+  return layer;
+}
+
+constexpr CheckpointNames kLlama = {"Llama", "model.layers.0.self_attn.", "q_proj", "k_proj", "v_proj", "o_proj"};
+
+}  // namespace
+
+TEST_CASE("cli: run, names of Hugging Face's models, any biases, grouped heads") {
+  const Folder folder;
+  const CheckpointNames all[] = {
+      kLlama,
+      {"Llama", "", "q_proj", "k_proj", "v_proj", "o_proj"},
+      {"Whisper", "model.decoder.layers.3.encoder_attn.", "q_proj", "k_proj", "v_proj", "out_proj"},
+      {"Phi", "model.layers.1.self_attn.", "q_proj", "k_proj", "v_proj", "dense"},
+      {"BERT", "bert.encoder.layer.2.attention.", "self.query", "self.key", "self.value", "output.dense"},
+      {"ViT", "vit.encoder.layer.2.attention.", "attention.query", "attention.key", "attention.value", "output.dense"},
+      {"plain", "attn.", "query", "key", "value", "output.dense"},
+      {"DistilBERT", "distilbert.transformer.layer.0.attention.", "q_lin", "k_lin", "v_lin", "out_lin"}};
+  const std::vector<float> query = random_floats(2 * 5 * 12, 10);
+  write_npy(folder.file("q.npy"), {2, 5, 12}, query);
+  LayerCall args;
+  args.batch = 2;
+  args.query_len = args.key_len = 5;
+  args.query = view(query.data());
+  args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
+  for (const CheckpointNames& names : all) {
+    for (const unsigned biases : {0U, 15U, 13U, 7U, 10U}) {
+      for (const int64_t kv_heads : {6, 2, 1}) {
+        INFO(names.model << " biases " << biases << " Hkv " << kv_heads);
+        Layer layer;
+        layer.fused = false;
+        layer.config = {12, 6, kv_heads, 4, 3, 12, 12, 10, 0};
+        layer.make_weights();
+        // What stands beside it in a checkpoint must not be taken for it.
+        write_checkpoint(folder, layer, names, biases,
+                         {{"embed.weight", Layer::random({3, 12}, 8)},
+                          {std::string(names.prefix) + "output.LayerNorm.weight", Layer::random({12}, 9)}});
+        run_ok(folder, std::string("run --weights w.safetensors --query q.npy --num-heads 6 --num-kv-heads ") +
+                           std::to_string(kv_heads) + " --prefix '" + names.prefix +
+                           "' --output out.npy --attention-weights attention.npy");
+        check_results(folder, without_biases(layer, biases), args, {2, 5, 10}, {2, 6, 5, 5});
+      }
+    }
+  }
+}
+
+TEST_CASE("cli: run says where a checkpoint has attention layers") {
+  const Folder folder;
+  Layer layer;
+  layer.fused = false;
+  layer.config = {12, 6, 2, 2, 2, 12, 12, 12, 0};
+  layer.make_weights();
+  write_npy(folder.file("q.npy"), {3, 12}, random_floats(36, 10));
+  const std::string base = "run --weights w.safetensors --query q.npy --output out.npy --num-heads 6 --num-kv-heads 2 ";
+  write_checkpoint(folder, layer, kLlama, 0);
+  check_refused(folder, base,
+                "w.safetensors: no 'in_proj_weight', 'q_proj.weight' or 'query.weight', the attention layer is at "
+                "--prefix model.layers.0.self_attn.\n");
+  check_refused(folder, base + "--prefix model.layers.0.self_attn",  // without the dot
+                "no 'model.layers.0.self_attnin_proj_weight', 'model.layers.0.self_attnq_proj.weight' or ");
+
+  std::map<std::string, Tensor<float>> many;
+  for (int n = 1; n < 9; ++n) {
+    for (const char* name : {"q_proj", "k_proj", "v_proj", "o_proj"}) {
+      many["model.layers." + std::to_string(n) + ".self_attn." + name + ".weight"] = layer.tensors["q_proj_weight"];
+    }
+  }
+  many["half.q_proj.weight"] = many["x.in_proj_weight"] = layer.tensors["q_proj_weight"];  // no layers
+  write_checkpoint(folder, layer, kLlama, 0, many);
+  check_refused(folder, base,
+                "attention layers are at --prefix model.layers.0.self_attn., model.layers.1.self_attn., "
+                "model.layers.2.self_attn., model.layers.3.self_attn., model.layers.4.self_attn., "
+                "model.layers.5.self_attn. and 3 more\n");
+  check_refused(folder, base + "--prefix half.",
+                "no tensor 'half.o_proj.weight', attention layers are at --prefix model.layers.0.self_attn., ");
+
+  // BERT's output projection is not beside the others.
+  write_checkpoint(folder, layer, {"BERT", "bert.attention.", "self.query", "self.key", "self.value", "output.dense"},
+                   15);
+  check_refused(folder, base + "--prefix bert.attention.self.",
+                "no tensor 'bert.attention.self.output.dense.weight', the attention layer is at --prefix "
+                "bert.attention.\n");
+  layer.prefix = "encoder.";
+  layer.write(folder.file("w.safetensors"));
+  check_refused(folder, base, "the attention layer is at --prefix encoder.\n");
+  layer.prefix = "";
+  layer.write(folder.file("w.safetensors"));
+  check_refused(folder, base + "--prefix x.", "the attention layer is at --prefix ''\n");
+  REQUIRE(mha::io::write_safetensors(folder.file("w.safetensors"), {{"a.weight", layer.tensors["q_proj_weight"]}}));
+  check_refused(folder, base, "'query.weight', and no prefix of its tensors makes a whole attention layer\n");
+}
+
+TEST_CASE("cli: run says which tensor of a checkpoint does not fit") {
+  const Folder folder;
+  Layer layer;
+  layer.fused = false;
+  layer.config = {12, 6, 2, 2, 2, 12, 12, 12, 0};
+  layer.make_weights();
+  write_npy(folder.file("q.npy"), {3, 12}, random_floats(36, 10));
+  const std::string base =
+      "run --weights w.safetensors --query q.npy --output out.npy --prefix model.layers.0.self_attn. --num-heads ";
+  const std::string at = "tensor 'model.layers.0.self_attn.";
+  write_checkpoint(folder, layer, kLlama, 0);
+  check_refused(folder, base + "6",
+                at + "k_proj.weight' of shape [4, 12]: must have Hkv*D = 12 rows (D from q_proj.weight); "
+                     "--num-kv-heads 2 would fit\n");
+  check_refused(folder, base + "5", at + "o_proj.weight' of shape [12, 12]: 12 columns are not a multiple of");
+  const auto refused = [&](const std::string& name, const Shape& shape, const std::string& part) {
+    write_checkpoint(folder, layer, kLlama, 15);
+    const auto file = mha::io::Safetensors::open(folder.file("w.safetensors"));
+    REQUIRE(file);
+    std::map<std::string, Tensor<float>> tensors;
+    for (const auto& tensor : file->tensors()) tensors[tensor.name] = *file->read<float>(tensor.name);
+    tensors[kLlama.prefix + name] = Layer::random(shape, 1);
+    REQUIRE(mha::io::write_safetensors(folder.file("w.safetensors"), tensors));
+    check_refused(folder, base + "6 --num-kv-heads 2", at + name + "' of shape " + part);
+  };
+  refused("k_proj.bias", {5}, "[5]: k_proj.weight needs 4 elements");
+  refused("v_proj.bias", {4, 1}, "[4, 1]: must have 1 dimensions");
+  refused("o_proj.bias", {13}, "[13]: o_proj.weight needs 12 elements");
+  refused("v_proj.weight", {5, 12}, "[5, 12]: must have Hkv*Dv = 4 rows (Dv from o_proj.weight)\n");
+  for (const char* name : {"q_norm.weight", "k_norm.weight", "q_layernorm.weight", "k_layernorm.weight"}) {
+    refused(name, {2}, "[2]: what changes queries, keys or scores is not supported here");
+  }
 }
 
 TEST_CASE("cli: wrong, truncated and hostile files") {

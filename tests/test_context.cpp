@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <optional>
 
+#include "core/parallel.h"
 #include "support/counting.h"
 #include "support/layers.h"
 
@@ -126,4 +127,26 @@ TEST_CASE("context: NULL", "[context]") {
   CHECK(mha_context_create(nullptr, nullptr, &error) == MHA_ERR_NULL);
   CHECK(mentions(error, "context is NULL"));
   mha_context_destroy(nullptr);
+}
+
+TEST_CASE("context: threading that is unknown, beside a host's parallel-for, or not built in", "[context][threads]") {
+  mha_context_options options = {};
+  for (int value : {-1, 3, 100}) {
+    options.threading = static_cast<mha_threading>(value);
+    check_fails(options, MHA_ERR_ARGUMENT, {"threading is " + std::to_string(value)});
+  }
+  options.parallel_for.run = [](void*, int64_t, void (*)(void*, int64_t), void*) {};
+  for (mha_threading threading : {MHA_THREADING_OPENMP, MHA_THREADING_POOL}) {
+    for (int64_t threads : {0, 1, 2}) {
+      options.threading = threading, options.num_threads = threads;
+      check_fails(options, MHA_ERR_ARGUMENT, {"threading is " + std::to_string(threading), "parallel_for.run"});
+    }
+  }
+  options = {};
+  options.threading = MHA_THREADING_OPENMP;
+  if (mha::has_openmp()) {
+    make_context(options);
+  } else {
+    check_fails(options, MHA_ERR_THREAD, {"threading is 1", "without OpenMP"});
+  }
 }

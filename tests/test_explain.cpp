@@ -116,7 +116,8 @@ TEST_CASE("explain: attention tells whether the chunks of a row are shared among
   const AttentionProblem prefill({1, 1, 1, 30, 42000, 64, 64}, MaskKind::kNone, 151004);
   const AttentionProblem heads({4, 8, 8, 40, 130, 32, 33}, MaskKind::kNone, 151001);
   const AttentionProblem blocks({4, 8, 8, 40, 400, 32, 33}, MaskKind::kNone, 151003);
-  const AttentionProblem small({1, 1, 1, 1, 1, 1, 1}, MaskKind::kNone, 151002);
+  const AttentionProblem small({1, 1, 1, 1, 17, 1, 1}, MaskKind::kNone, 151002);
+  const AttentionProblem few({64, 8, 4, 1, 3, 20, 20}, MaskKind::kNone, 151005);
   for_each_target(
       [&](const std::string&, const mha_context* context) {
         const std::string split = text_of(context, decode.args());
@@ -137,6 +138,10 @@ TEST_CASE("explain: attention tells whether the chunks of a row are shared among
         check_has(one, "threads: 1 of 5, in the calling thread\n");
         check_has(one, "more threads would each get less");
         check_has(one, "one thread needs no split");
+        const std::string rows = text_of(context, few.args());
+        check_has(rows, "\nattention kernel: few keys: keys and values are read where they lie, 16 rows side by side");
+        check_has(rows, "\nwhy few keys: all 2 rows for each key/value head (2 heads share one) see all 3 keys, of at");
+        check_has(rows, "\nitems: 8 of at most 64 rows, of any heads");
       },
       5);
 }
@@ -436,7 +441,7 @@ TEST_CASE("explain: linear, wrong arguments", "[explain][linear][status]") {
   args.output.stride_t = MHA_BROADCAST;
   refused(MHA_ERR_STRIDE, "output.stride_t is -1");
   args.rows = INT64_MAX / 8;
-  refused(MHA_ERR_OVERFLOW, "rows");
+  refused(MHA_ERR_OVERFLOW, "input of 1 x 1152921504606846975 x 1 x 4");
   CHECK(mha_linear_explain(nullptr, linear.get(), &args, nullptr, 0, &needed, &error) == MHA_ERR_NULL);
   CHECK(mentions(error, "context is NULL"));
   CHECK(mha_linear_explain(context, nullptr, &args, nullptr, 0, &needed, &error) == MHA_ERR_NULL);
@@ -449,7 +454,8 @@ TEST_CASE("explain: linear, wrong arguments", "[explain][linear][status]") {
 }
 
 TEST_CASE("explain: layer, every stage and why", "[explain][layer]") {
-  const LayerProblem problem({20, 4, 0, 0, 0, 0, 0, 0, 0}, 1, 3, 5, Biases::kAll, 152000);
+  const LayerProblem problem({20, 4, 0, 0, 0, 0, 0, 0, 0}, 1, 3, 17, Biases::kAll, 152000);
+  const LayerProblem few({20, 4, 0, 0, 0, 0, 0, 0, 0}, 1, 3, 5, Biases::kAll, 152001);
   for_each_target([&](const std::string& target, const mha_context* context) {
     const LayerPtr layer = problem.make(context);
     const LayerCall args = problem.args();
@@ -457,10 +463,12 @@ TEST_CASE("explain: layer, every stage and why", "[explain][layer]") {
     const std::string full = full_text(of_layer(context, layer.get(), args));
     size_t bytes = 0;
     REQUIRE(layer_workspace_bytes(context, layer.get(), args, &bytes, nullptr) == MHA_OK);
-    for (const char* part : {"query projection: 1 x 3 rows", "key projection: 1 x 5 rows",
+    for (const char* part : {"query projection: 1 x 3 rows", "key projection: 1 x 17 rows",
                              "value projection: ", "output projection: ", "linear kernel: packed GEMM, ",
                              "attention kernel: streamed: ", "columns whole: one thread", "one thread needs no split"})
       check_has(full, part);
+    const LayerPtr small = few.make(context);
+    check_has(full_text(of_layer(context, small.get(), few.args())), "\nattention kernel: few keys: ");
     check_has(full, "\nworkspace: " + std::to_string(bytes) + " bytes");
     char text[8];
     size_t needed = 0;

@@ -9,18 +9,10 @@
 
 #include "support/counting.h"
 #include "support/layers.h"
+#include "support/sanitizer.h"
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
-#endif
-
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
-#define MHA_TEST_SANITIZER 1
-#endif
-#endif
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define MHA_TEST_SANITIZER 1
 #endif
 
 namespace {

@@ -158,8 +158,8 @@ TEST_CASE("merge: what saw nothing counts for nothing; NaN and Inf stay in their
     check_same({same.outputs[0], same.log_sum_exps[0]}, got);
 
     std::vector<float> output = poisoned(p.rows * p.width);
-    must_merge(context, merge_args(3, p.rows, p.width, p.pointers(p.outputs).data(),
-                                   p.pointers(p.log_sum_exps).data(), output.data(), nullptr));
+    must_merge(context, merge_args(3, p.rows, p.width, p.pointers(p.outputs).data(), p.pointers(p.log_sum_exps).data(),
+                                   output.data(), nullptr));
     check_same_bits("without log-sum-exp", output, got.output);
     must_merge(context, merge_args(0, p.rows, p.width, nullptr, nullptr, output.data(), nullptr));
     CHECK(all_zero(output));

@@ -66,14 +66,17 @@ AttentionCall literal_args(const float* query, const float* key, const float* va
 std::vector<float> linear(const mha_context* context, const std::vector<float>& input, const std::vector<float>& weight,
                           const std::vector<float>& bias) {
   mha_error error = {};
+  mha_linear_config config = {};
+  config.in_features = config.out_features = kEmbed;
+  config.weight = view(weight.data()), config.bias = bias.data();
   mha_linear* handle = nullptr;
-  require_ok(mha_linear_create(context, kEmbed, kEmbed, weight.data(), bias.data(), &handle, &error), error);
+  require_ok(mha_linear_create(context, &config, &handle, &error), error);
   const LinearPtr owner(handle);
   std::vector<float> output(input.size());
   mha_linear_args args = {};
   args.rows = static_cast<int64_t>(input.size()) / kEmbed;
-  args.input = input.data();
-  args.output = output.data();
+  args.input = view(input.data());
+  args.output = mut_view(output.data());
   require_ok(mha_linear_forward(context, handle, &args, &error), error);
   return output;
 }
@@ -91,7 +94,7 @@ TEST_CASE("notebook: standard attention is torch's nn.MultiheadAttention", "[not
   LayerCall args = notebook.forward_args();
 
   std::vector<double> reference_output(want_output.size()), reference_weights(want_weights.size());
-  mha::reference::forward<double>(config, weights, args, reference_output.data(), reference_weights.data());
+  mha::reference::forward<double>(config, weights, args.raw(), reference_output.data(), reference_weights.data());
   check_rounds_to("reference output", reference_output, want_output);
   check_rounds_to("reference weights", reference_weights, want_weights);
 
@@ -102,7 +105,7 @@ TEST_CASE("notebook: standard attention is torch's nn.MultiheadAttention", "[not
     const LayerPtr owner(layer);
     std::vector<float> output = poisoned(kEmbed), attention_weights = poisoned(kHeads * kPositions);
     args.output = mut_view(output.data());
-    args.results.weights.data = attention_weights.data();
+    args.results.weights = mut_view(attention_weights.data());
     require_ok(layer_forward(context, layer, args, &error), error);
     check_close("standard output " + target, output, want_output, kOutputBound);
     check_close("standard weights " + target, attention_weights, want_weights, kWeightsBound);
@@ -124,7 +127,7 @@ TEST_CASE("notebook: its code as written is a strided view of the same attention
     AttentionCall args = literal_args(query.data(), key.data(), value.data());
     std::vector<float> heads = poisoned(kPositions * kEmbed), weights = poisoned(kPositions * kHeads * kHeads);
     args.output = mut_view(heads.data());  // dense [10, 4, 1, 5]: the concatenated heads of each position
-    args.results.weights.data = weights.data();
+    args.results.weights = mut_view(weights.data());
     mha_error error = {};
     require_ok(attention(context, args, &error), error);
 
@@ -152,8 +155,8 @@ TEST_CASE("notebook: the literal form through the reference", "[notebook][golden
   const std::vector<float> value = rounded(project(notebook.value, notebook.value_weight, notebook.value_bias));
 
   std::vector<double> heads(kPositions * kEmbed), weights(kPositions * kHeads * kHeads);
-  mha::reference::attention<double>(literal_args(query.data(), key.data(), value.data()), heads.data(), weights.data(),
-                                    nullptr);
+  const AttentionCall args = literal_args(query.data(), key.data(), value.data());
+  mha::reference::attention<double>(args.raw(), heads.data(), weights.data(), nullptr);
   const std::vector<double> output = project(rounded(heads), notebook.output_weight, notebook.output_bias);
   check_close("literal reference output", rounded(output), notebook.file.doubles("literal.output"), kOutputBound);
   check_close("literal reference weights", rounded(weights), notebook.file.doubles("literal.weights"), kWeightsBound);

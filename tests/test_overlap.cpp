@@ -28,7 +28,8 @@ void for_each_context(Body&& body) {
     options.num_threads = 5;
     options.parallel_for.run = run_on_threads;
     const ContextPtr host = make_context(options);
-    for (const mha_context* context : {shared_context(target, 1), shared_context(target, 3), host.get()}) {
+    const mha_context* const contexts[] = {shared_context(target, 1), shared_context(target, 3), host.get()};
+    for (const mha_context* context : contexts) {
       INFO("target " << target << " threads " << mha_context_num_threads(context));
       body(context);
     }
@@ -124,7 +125,7 @@ const Case kCases[] = {
     {{2, 4, 2, 66, 300, 33, 17}, MaskKind::kAll},       {{2, 3, 1, 5, 513, 7, 13}, MaskKind::kAdd},
     {{1, 4, 4, 128, 1024, 8, 16}, MaskKind::kNone},     {{1, 1, 1, 600, 2000, 16, 16}, MaskKind::kOffsetPositive},
     {{1, 32, 8, 1, 600, 64, 64}, MaskKind::kNone},      {{3, 2, 2, 2, 0, 8, 8}, MaskKind::kNone},
-    {{2, 2, 2, 24, 30, 20, 20}, MaskKind::kOffsetNegative},
+    {{2, 2, 2, 24, 30, 20, 20}, MaskKind::kOffsetNegative}, {{2, 3, 1, 5, 9, 12, 12}, MaskKind::kBool},
 };
 
 }  // namespace
@@ -161,7 +162,7 @@ TEST_CASE("overlap: output in query's place, every path and result", "[overlap][
     }
   }
   // Paths that the cases are to take.
-  for (const char* way : {"attention kernel: streamed", "attention kernel: fused", "one per block and chunk",
+  for (const char* way : {"attention kernel: streamed", "attention kernel: fused", "attention kernel: few keys", "one per block and chunk",
                           "partial results", "chunk by chunk on the way", "by a second pass"}) {
     INFO(way);
     CHECK(seen.find(way) != std::string::npos);
@@ -280,7 +281,7 @@ namespace {
 
 /// One block of floats in which a call's tensors have their places, at offsets of a mistake's choice.
 struct Arena {
-  static constexpr int64_t kQuery = 100, kKey = 300, kValue = 500, kOutput = 700, kWeights = 900, kLse = 1100;
+  static constexpr int64_t kQuery = 100, kKey = 300, kValue = 500, kOutput = 700, kWeights = 1000, kLse = 1100;
   std::vector<float> floats = random_floats(1300, 194000), before = floats;
   AttentionCall args;
 

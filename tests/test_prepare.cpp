@@ -35,8 +35,8 @@ std::vector<int64_t> some_positions(int64_t count, uint64_t seed) {
 
 /// mha_rows_prepare on dense [B, T, heads, D].
 std::vector<float> apply(const mha_context* context, const std::vector<float>& input, int64_t B, int64_t length,
-                         int64_t heads, int64_t D, const mha_rope* rope, const mha_norm* norm,
-                         const int64_t* positions, int64_t first_position) {
+                         int64_t heads, int64_t D, const mha_rope* rope, const mha_norm* norm, const int64_t* positions,
+                         int64_t first_position) {
   std::vector<float> output = poisoned(static_cast<int64_t>(input.size()));
   mha_rows_args args = {};
   args.batch = B, args.length = length, args.num_heads = heads, args.head_dim = D;
@@ -79,8 +79,8 @@ TEST_CASE("prepare: attention with rope and norm against the reference, and as q
               check_close(what, got.output, want.output, {4e-7, 4e-8});
               check_close(what + " lse", got.log_sum_exp, want.log_sum_exp, {8e-7, 1.5e-7});
               const int64_t first = align == MHA_ALIGN_OFFSET ? 3 : s.Tk - s.Tq;
-              const std::vector<float> query = apply(context, p.query, s.B, s.Tq, s.H, s.D, args.rope,
-                                                     args.query_norm, args.positions.query, first);
+              const std::vector<float> query =
+                  apply(context, p.query, s.B, s.Tq, s.H, s.D, args.rope, args.query_norm, args.positions.query, first);
               AttentionCall plain = args;
               plain.query = view(query.data());
               plain.rope = nullptr, plain.query_norm = nullptr, plain.positions.query = nullptr;
@@ -186,8 +186,8 @@ TEST_CASE("prepare: a layer with rope and norm against the reference, and as its
             std::vector<float> k = project(p.key_weight, p.key_bias, 48, 32, keys, B * Tk);
             const std::vector<float> v = project(p.value_weight, p.value_bias, 48, 24, values, B * Tk);
             q = apply(context, q, B, Tq, 6, 16, &r.rope, &r.query_norm, args.positions.query, Tk - Tq);
-            k = apply(context, k, B, Tk, 2, 16, &r.rope, &r.key_norm,
-                      cross ? args.positions.key : args.positions.query, 0);
+            k = apply(context, k, B, Tk, 2, 16, &r.rope, &r.key_norm, cross ? args.positions.key : args.positions.query,
+                      0);
             AttentionCall attention;
             attention.batch = B, attention.num_heads = 6, attention.num_kv_heads = 2, attention.query_len = Tq;
             attention.key_len = Tk, attention.head_dim = 16, attention.value_head_dim = 12;

@@ -160,8 +160,10 @@ AttentionResult run_into_layouts(Random& random, const mha_context* context, Att
   args.output = output.mut_view();
   // [B, H, Tq, Tk]: heads are the second dimension.
   Placed weights = random_placed(random, s.weights(args.results.weights_mode));
-  args.results.weights = weights.mut_view();
-  std::swap(args.results.weights.stride_t, args.results.weights.stride_h);
+  if (args.results.weights_mode != MHA_WEIGHTS_NONE) {
+    args.results.weights = weights.mut_view();
+    std::swap(args.results.weights.stride_t, args.results.weights.stride_h);
+  }
   AttentionResult result;
   result.log_sum_exp = poisoned(s.B * s.H * s.Tq);
   args.results.log_sum_exp = result.log_sum_exp.data();

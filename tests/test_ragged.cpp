@@ -247,7 +247,8 @@ TEST_CASE("ragged: bad offsets and rows are refused by name", "[ragged][status]"
   refused("items.query_offsets[0] is 1", [&](AttentionCall& a) { a.items.query_offsets = late; });
   refused("items.query_offsets[2] is 5, less than the one before it (6)",
           [&](AttentionCall& a) { a.items.query_offsets = falling; });
-  refused("items.query_offsets[2] is 4: must be query_len (5)", [&](AttentionCall& a) { a.items.query_offsets = small; });
+  refused("items.query_offsets[2] is 4: must be query_len (5)",
+          [&](AttentionCall& a) { a.items.query_offsets = small; });
   refused("items.key_offsets[2] is 4: must be key_len (10)", [&](AttentionCall& a) { a.items.key_offsets = small; });
   const int64_t lengths[] = {4, 6};
   refused("items.key_lengths is given", [&](AttentionCall& a) { a.items.key_lengths = lengths; });
@@ -275,5 +276,6 @@ TEST_CASE("ragged: bad offsets and rows are refused by name", "[ragged][status]"
   }
   refused("results.weights_rows[0] is -1", rows(negative, 1));
   refused("results.num_weights_rows is -1", rows(negative, -1));
-  refused("results.weights_mode is 4", [&](AttentionCall& a) { a.results.weights_mode = static_cast<mha_weights_mode>(4); });
+  refused("results.weights_mode is 4",
+          [&](AttentionCall& a) { a.results.weights_mode = static_cast<mha_weights_mode>(4); });
 }

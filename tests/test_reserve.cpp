@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Room in caches: what mha_cache_reserve takes in several caches or in none, and who gives it back; mha_cache_room against
-// what append then accepts; and a layer that reads a cache without growing it (MHA_CACHE_READ).
+// Room in caches: what mha_cache_reserve takes in several caches or in none, and who gives it back; mha_cache_room
+// against what append then accepts; and a layer that reads a cache without growing it (MHA_CACHE_READ).
 #include <atomic>
 #include <set>
 #include <thread>
@@ -77,7 +77,10 @@ TEST_CASE("reserve: in all caches or in none", "[cache][reserve]") {
     std::vector<CachePtr> layers;
     std::vector<mha_cache*> list;
     for (int64_t n = 0; n < 8; ++n) {
-      mha_cache_config c = cache_config(n == 3 ? MHA_CACHE_CONTIGUOUS : n == 4 ? MHA_CACHE_RING : MHA_CACHE_PAGED, 96, 3, 16);
+      mha_cache_config c = cache_config(n == 3   ? MHA_CACHE_CONTIGUOUS
+                                        : n == 4 ? MHA_CACHE_RING
+                                                 : MHA_CACHE_PAGED,
+                                        96, 3, 16);
       c.head_dim = 5 + n;
       layers.push_back(make_cache(cache_context(), c));
       list.push_back(layers.back().get());
@@ -332,25 +335,35 @@ TEST_CASE("reserve: refusals name the argument and change nothing", "[cache][res
 TEST_CASE("reserve: two threads, the same caches in either order", "[cache][reserve][threads]") {
   const mha_context* context = cache_context();  // asserts, so not on other threads
   const mha_cache_config config = cache_config(MHA_CACHE_PAGED, 160, 2, 16);
-  CachePtr a = make_cache(context, config), b = make_cache(context, config);
+  std::vector<CachePtr> caches;  // many, so that threads that lock them in different orders meet
+  std::vector<mha_cache*> forwards, backwards;
+  for (int n = 0; n < 24; ++n) {
+    caches.push_back(make_cache(context, config));
+    forwards.push_back(caches.back().get());
+    backwards.insert(backwards.begin(), caches.back().get());
+  }
   const Tokens tokens = random_tokens(config, 80, 900);  // half of all: nobody is ever in want
   std::atomic<int> failures{0};
-  const auto work = [&](int64_t sequence, const std::vector<mha_cache*>& caches) {
-    for (int round = 0; round < 1000; ++round) {
-      bool good = reserve(caches, {sequence}, {80}) == MHA_OK;
-      for (mha_cache* cache : caches) good = good && append(context, cache, sequence, tokens) == MHA_OK;
-      for (mha_cache* cache : caches) good = good && mha_cache_remove(cache, sequence, nullptr) == MHA_OK;
+  const auto work = [&](int64_t sequence, const std::vector<mha_cache*>& list) {
+    for (int round = 0; round < 20000; ++round) {
+      mha_cache* const cache = list[static_cast<size_t>(round) % list.size()];
+      bool good = reserve(list, {sequence}, {80}) == MHA_OK;
+      good = good && append(context, cache, sequence, tokens) == MHA_OK;
+      good = good && mha_cache_remove(cache, sequence, nullptr) == MHA_OK;
       if (!good) ++failures;
     }
   };
-  std::thread other(work, 1, std::vector<mha_cache*>{b.get(), a.get()});
-  work(0, {a.get(), b.get()});
+  std::thread other(work, 1, backwards);
+  work(0, forwards);
   other.join();
   CHECK(failures == 0);
-  CHECK(mha_cache_used_bytes(a.get()) + mha_cache_used_bytes(b.get()) == 0);
+  for (mha_cache* cache : forwards) {
+    for (const int64_t sequence : {0, 1}) REQUIRE(mha_cache_remove(cache, sequence, nullptr) == MHA_OK);
+    CHECK(mha_cache_used_bytes(cache) == 0);
+  }
 }
 
-// --- Random operations against a model ---------------------------------------------------------------------------------
+// --- Random operations against a model --------------------------------------------------------------------------
 
 namespace {
 
@@ -363,7 +376,8 @@ class Model {
     std::vector<int> pages;
   };
 
-  explicit Model(const mha_cache_config& given) : cache(make_cache(cache_context(), given)), config(config_of(cache.get())) {
+  explicit Model(const mha_cache_config& given)
+      : cache(make_cache(cache_context(), given)), config(config_of(cache.get())) {
     sequences.resize(static_cast<size_t>(config.max_sequences));
     page = page_bytes(given);
   }
@@ -397,7 +411,8 @@ class Model {
       if (!paged() || count == 0) continue;
       Sequence& q = at(s);
       if (must_copy(q)) q.pages[static_cast<size_t>(q.length / config.page_size)] = next_page_++;
-      while (static_cast<int64_t>(q.pages.size()) * config.page_size < q.length + count) q.pages.push_back(next_page_++);
+      while (static_cast<int64_t>(q.pages.size()) * config.page_size < q.length + count)
+        q.pages.push_back(next_page_++);
     }
     if (paged()) *fits &= free_pages() >= 0;
     std::vector<Sequence> after = sequences;
@@ -510,7 +525,8 @@ class Machine {
     std::vector<size_t> chosen;
     for (size_t n = 0; n < models_.size(); ++n)
       if (!one_in(random_, 3)) chosen.push_back(n);
-    for (size_t n = chosen.size(); n > 1; --n) std::swap(chosen[n - 1], chosen[static_cast<size_t>(random_.below(static_cast<int64_t>(n)))]);
+    for (size_t n = chosen.size(); n > 1; --n)
+      std::swap(chosen[n - 1], chosen[static_cast<size_t>(random_.below(static_cast<int64_t>(n)))]);
     const std::map<int64_t, int64_t> counts = any_counts(models_[0], one_in(random_, 3) ? 40 : 12);
     Integers sequences, tokens;
     for (const auto& [s, count] : counts) sequences.push_back(s), tokens.push_back(count);
@@ -534,8 +550,9 @@ class Machine {
     const bool can = from != to && model.at(to).length == 0, reserved = !model.at(to).pages.empty();
     CHECK(mha_cache_fork(model.cache.get(), from, to, length, nullptr) == (can ? MHA_OK : MHA_ERR_ARGUMENT));
     if (!can) return "fork, refused";
-    const bool of_reserved = model.paged() && static_cast<int64_t>(model.at(from).pages.size()) * model.config.page_size >
-                                                  model.at(from).length + model.config.page_size;
+    const bool of_reserved =
+        model.paged() && static_cast<int64_t>(model.at(from).pages.size()) * model.config.page_size >
+                             model.at(from).length + model.config.page_size;
     model.at(to) = model.at(from);
     model.cut(&model.at(to), length);
     return reserved ? "fork into a reservation" : of_reserved ? "fork of a reservation" : "fork";
@@ -592,16 +609,16 @@ TEST_CASE("reserve: random operations against plain vectors, with reservations",
       for (const auto& [name, count] : machine.done) done[name] += count;
     }
   }
-  for (const char* name : {"append", "append, full", "all the room", "no room", "reserve", "reserve, full",
-                           "reserve in several", "reserve in several, full", "fork", "fork, refused",
-                           "fork into a reservation", "fork of a reservation", "truncate", "remove", "reset", "load",
-                           "load, full", "load into a reservation"}) {
+  for (const char* name :
+       {"append", "append, full", "all the room", "no room", "reserve", "reserve, full", "reserve in several",
+        "reserve in several, full", "fork", "fork, refused", "fork into a reservation", "fork of a reservation",
+        "truncate", "remove", "reset", "load", "load, full", "load into a reservation"}) {
     INFO(name);
     CHECK(done[name] >= 15);
   }
 }
 
-// --- Layers ------------------------------------------------------------------------------------------------------------
+// --- Layers -----------------------------------------------------------------------------------------------------
 
 namespace {
 
@@ -683,7 +700,8 @@ LayerResult run_reading(const mha_context* context, const mha_layer* layer, Laye
 
 }  // namespace
 
-TEST_CASE("cache read: a layer over a cache gives the bits of the keys given, and changes nothing", "[cache][reserve]") {
+TEST_CASE("cache read: a layer over a cache gives the bits of the keys given, and changes nothing",
+          "[cache][reserve]") {
   const CrossAttention c;
   const int64_t sequences[] = {1, 0};
   for_each_target([&](const std::string& target, const mha_context* one) {

@@ -340,7 +340,8 @@ TEST_CASE("rope: every refusal names the argument, and nothing is written", "[ro
   const int64_t sound[] = {3, 4};
   check_refused(with([&](A& a) { a.positions = sound, a.first_position = 1; }), MHA_ERR_ARGUMENT,
                 "first_position is 1");
-  check_refused(with([](A& a) { a.rope = nullptr, a.first_position = 1; }), MHA_ERR_ARGUMENT, "first_position is given");
+  check_refused(with([](A& a) { a.rope = nullptr, a.first_position = 1; }), MHA_ERR_ARGUMENT,
+                "first_position is given");
   check_refused(with([&](A& a) { a.rope = nullptr, a.positions = sound; }), MHA_ERR_ARGUMENT, "positions is given");
   check_refused(with([](A& a) { a.reserved[3] = 1; }), MHA_ERR_ARGUMENT, "args.reserved[3] is not 0");
   mha_norm norm = {};

@@ -29,6 +29,8 @@
 
 #include "core/kernels/streamed-inl.h"
 
+#include "core/kernels/few_keys-inl.h"
+
 #include "core/kernels/weights-inl.h"
 
 #include "core/kernels/rope-inl.h"
@@ -56,6 +58,7 @@ const KernelTable table = {
     gemm,
     attention,
     attention_streamed,
+    attention_few_keys,
     merge,
     finish_weights,
     weights,

@@ -45,7 +45,8 @@ MHA_INLINE void for_pairs(const FrequencyArgs& a, Change change) {
   double numbers[kDoubleLanes];
   for (int i = 0; i < kDoubleLanes; ++i) numbers[i] = i;
   Doubles pair = load_doubles(numbers);
-  for (int64_t d = 0; d < a.dims / 2; d += kDoubleLanes, pair = pair + all(kDoubleLanes)) change(pair, a.frequencies + d);
+  for (int64_t d = 0; d < a.dims / 2; d += kDoubleLanes, pair = pair + all(kDoubleLanes))
+    change(pair, a.frequencies + d);
 }
 
 inline void mix_by_ramp(const FrequencyArgs& a) {
@@ -65,17 +66,16 @@ inline void mix_by_wavelength(const FrequencyArgs& a) {
     const Doubles plain = load_doubles(at), wavelength = all(kTwoPi) / plain;
     const Doubles share = (length / wavelength - low) / range;
     const Doubles mixed = (all(1) - share) * plain / factor + share * plain;
-    store_doubles(at, select_less(wavelength, shortest, plain,
-                                  select_less(longest, wavelength, plain / factor, mixed)));
+    store_doubles(at,
+                  select_less(wavelength, shortest, plain, select_less(longest, wavelength, plain / factor, mixed)));
   });
 }
 
 inline void rope_frequencies(const FrequencyArgs* args) {
   const FrequencyArgs& a = *args;
   const Doubles dims = all(static_cast<double>(a.dims)), log_base = all(a.log_base);
-  for_pairs(a, [&](const Doubles& pair, double* at) MHA_ALWAYS_INLINE {
-    store_doubles(at, exp(-(all(2) * pair / dims) * log_base));
-  });
+  for_pairs(a, [&](const Doubles& pair, double* at)
+                   MHA_ALWAYS_INLINE { store_doubles(at, exp(-(all(2) * pair / dims) * log_base)); });
   if (a.scaling == FrequencyScaling::kRamp) mix_by_ramp(a);
   if (a.scaling == FrequencyScaling::kWavelengths) mix_by_wavelength(a);
   if (a.scaling != FrequencyScaling::kAll) return;

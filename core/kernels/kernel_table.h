@@ -12,6 +12,8 @@ namespace mha {
 constexpr int64_t kPanel = 16;   // columns of a packed panel: one 64-byte line, on every target
 constexpr int64_t kChunk = 256;  // keys whose partial result is one unit of the canonical order
 
+constexpr int64_t kFewKeys = 16;  // up to which KernelTable::attention_few_keys goes
+
 constexpr int64_t divide_up(int64_t x, int64_t unit) { return x / unit + (x % unit != 0 ? 1 : 0); }
 constexpr int64_t round_up(int64_t x, int64_t unit) { return divide_up(x, unit) * unit; }
 constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -137,6 +139,22 @@ struct AttentionArgs {
   float* scratch;       // KernelTable::attention_scratch or streamed_scratch floats
 };
 
+// Rows that see all of few keys, each of its own key/value head maybe.
+struct FewKeysArgs {
+  const float* const* query;  // [num_rows]: where each row's query is,
+  const float* const* key;    // its first key,
+  const float* const* value;  // its first value,
+  float* const* output;       // its output,
+  float* const* weights;      // and its weights; null: not wanted
+  int64_t num_rows;
+  int64_t keys;  // 1 to kFewKeys
+  int64_t key_stride, value_stride;
+  int64_t head_dim, value_head_dim;
+  float query_scale;  // scale in the unit of scores
+  RowState* states;   // [num_rows] or null, written
+  float* scratch;     // KernelTable::streamed_scratch floats of one row
+};
+
 struct MergeArgs {
   const float* partial_outputs;    // chunk c of the row is at partial_outputs + c * step, and
   const RowState* partial_states;  // as many floats from here on
@@ -199,11 +217,11 @@ struct FrequencyArgs {
   double log_base;  // natural logarithm of the base
   FrequencyScaling scaling;
   double factor, length, low, high;
-  double* frequencies;  // room for dims / 2 rounded up to 16
+  double* frequencies;  // room for dims / 2 rounded up to 32
 };
 
 struct AngleArgs {
-  const double* frequencies;  // readable to `pairs` rounded up to 16
+  const double* frequencies;  // readable to `pairs` rounded up to 32
   int64_t pairs;
   double position;   // 0 to 2^31 - 1
   double amplitude;  // multiplies cosines and sines
@@ -238,6 +256,9 @@ struct KernelTable {
 
   // The same for few rows of one or more key/value heads, without packing: for decoding.
   void (*attention_streamed)(const AttentionArgs* args);
+
+  // The same for few keys, all seen by every row: rows side by side, a lane each. Finished results.
+  void (*attention_few_keys)(const FewKeysArgs* args);
 
   // Merges the partial results of a row's chunks in ascending order and divides by the sum. One attention call over
   // all chunks gives the same bits.

@@ -42,14 +42,14 @@ int main(void) {
   if (mha_context_create(NULL, &context, &error) != MHA_OK) return report(&error);
 
   mha_layer_config config = {.embed_dim = kEmbed, .num_heads = kHeads};
-  mha_layer_weights weights = {
-      .query_weight = identity, .key_weight = identity, .value_weight = identity, .output_weight = identity};
+  const mha_view unit = MHA_VIEW(identity);
+  mha_layer_weights weights = {.query_weight = unit, .key_weight = unit, .value_weight = unit, .output_weight = unit};
   if (mha_layer_create(context, &config, &weights, &layer, &error) != MHA_OK) return report(&error);
 
-  mha_forward_args args = {.batch = 1, .query_len = 1, .key_len = kKeys};
-  args.query.data = query;
-  args.key.data = keys;
-  args.output.data = output;
+  mha_layer_args args = {.batch = 1, .query_len = 1, .key_len = kKeys};
+  args.query = MHA_VIEW(query);
+  args.key = MHA_VIEW(keys);
+  args.output = MHA_MUT_VIEW(output);
   if (mha_layer_forward(context, layer, &args, &error) != MHA_OK) return report(&error);
 
   mha_layer_destroy(layer);

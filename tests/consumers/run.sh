@@ -30,9 +30,16 @@ configure() {
 }
 
 # No -lstdc++ and no C++ compiler: the archive needs only libm and, with OpenMP, its runtime.
-plain_cc() {
-  cc -std=c11 "${warnings[@]}" "$here/main.c" -I"$prefix/include" -L"$prefix/$libdir" -lmha -lm "${openmp[@]}" \
-    -o "$work/consumer"
+plain_cc() { # <source> <result> <argument>...
+  cc -std=c11 "${warnings[@]}" "$here/$1" "${@:3}" -I"$prefix/include" -L"$prefix/$libdir" -lmha -lm "${openmp[@]}" \
+    -o "$work/$2"
+}
+
+# A plug-in that has the library in it, loaded and unloaded a thousand times.
+plugin() {
+  plain_cc hosts/plugin.c plugin.so -shared -fPIC
+  cc -std=c11 "${warnings[@]}" -Wno-pedantic "$here/hosts/load.c" -ldl -o "$work/consumer"
+  "$work/consumer" "$work/plugin.so" 1000
 }
 
 # shellcheck disable=SC2046  # pkg-config prints words
@@ -66,7 +73,12 @@ case $kind in
     ! grep -rlE "xsimd|$build" "$prefix/include" "$prefix/$libdir/cmake" "$prefix/$libdir/pkgconfig"
     exit
     ;;
-  cc) plain_cc ;;
+  cc) plain_cc main.c consumer ;;
+  few_threads) plain_cc hosts/few.c consumer ;;
+  plugin)
+    plugin
+    exit
+    ;;
   pkg_config) with_pkg_config ;;
   find_package_c) with_cmake find_package -DCMAKE_PREFIX_PATH="$prefix" -DCONSUMER_LANGUAGE=C ;;
   find_package_cxx) with_cmake find_package -DCMAKE_PREFIX_PATH="$prefix" -DCONSUMER_LANGUAGE=CXX ;;

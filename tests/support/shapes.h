@@ -44,6 +44,7 @@ struct AttentionProblem {
   std::vector<float> add_mask;
   Masks masks;
   float scale = 0;
+  int scale_is_exact = 0;
 
   AttentionProblem(const AttentionShape& s, MaskKind kind, uint64_t seed)
       : shape(s),
@@ -64,7 +65,7 @@ struct AttentionProblem {
     args.key_len = shape.Tk;
     args.head_dim = shape.D;
     args.value_head_dim = shape.Dv;
-    args.scale = scale;
+    args.scale = scale, args.scale_is_exact = scale_is_exact;
     args.query = view(query.data());
     args.key = view(key.data());
     args.value = view(value.data());

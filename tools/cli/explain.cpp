@@ -17,17 +17,18 @@ namespace mha::cli {
 namespace {
 
 struct Options {
-  mha_attention_args attention{};
+  AttentionCall attention;
   mha_linear_args linear{};
   std::int64_t in_features = 0, out_features = 0;
   mha_layer_config config{};
-  mha_forward_args forward{};
+  LayerCall forward;
   std::vector<std::string> causal;
   std::string weights_mode = "none";
   bool bool_mask = false, add_mask = false, key_lengths = false, rope = false, qk_norm = false;
   std::int64_t window_left = 0, window_right = 0, sink_tokens = 0;
   float softcap = 0;
-  std::string cache;  // its kind; empty: none
+  std::vector<std::int64_t> lengths;  // what key_lengths points to
+  std::string cache;                  // its kind; empty: none
   std::int64_t page_size = 0;
   ContextFlags context;
 };
@@ -35,34 +36,41 @@ struct Options {
 // The library looks only at whether these pointers are null.
 constexpr float kFloat = 0;
 constexpr std::uint8_t kByte = 0;
-constexpr std::int64_t kLength = 0;
 constexpr mha_rope kRope{};
-constexpr mha_qk_norm kNorm{1e-6F, nullptr, nullptr};
+constexpr mha_norm kNorm{1e-6F, 0, nullptr, {}};
 
-using Explain = std::function<mha_status(char* text, std::size_t capacity, std::size_t* needed, mha_error* error)>;
+using Explain = std::function<Result<std::size_t>(Span<char> text)>;
 
 void print(const Explain& explain) {
-  mha_error error{};
-  std::size_t needed = 0;
-  check(explain(nullptr, 0, &needed, &error), error);
-  std::vector<char> text(needed + 1);
-  check(explain(text.data(), text.size(), &needed, &error), error);
+  std::vector<char> text(take(explain({})) + 1);
+  take(explain(text));
   std::fputs(text.data(), stdout);
 }
 
 template <class Args>
-void set_choices(const CLI::App& command, const Options& options, Args& args) {
-  args.weights_mode = parse_weights_mode(options.weights_mode);
+void set_choices(const CLI::App& command, Options& options, Args& args) {
+  args.results.weights_mode = parse_weights_mode(options.weights_mode);
+  const Causal causal = parse_causal(command, options.causal);
+  args.causal = causal.causal;
+  args.positions = causal.positions;
   mha_masks& masks = args.masks;
-  parse_causal(command, options.causal, masks);
   if (options.bool_mask) masks.bool_mask.data = &kByte;
   if (options.add_mask) masks.add_mask.data = &kFloat;
-  if (options.key_lengths) masks.key_lengths = &kLength;
+  if (options.key_lengths) {
+    constexpr std::int64_t kLimit = std::int64_t{1} << 27;
+    if (args.batch < 0 || args.batch > kLimit) {
+      throw Failure("--batch beside --key-lengths is " + std::to_string(args.batch) + ", must be in [0, " +
+                    std::to_string(kLimit) + "]");
+    }
+    options.lengths.assign(static_cast<std::size_t>(args.batch) + 1, args.key_len);
+    args.items.key_lengths = options.lengths.data();
+    if (args.positions.align == MHA_ALIGN_DEFAULT) args.positions.align = MHA_ALIGN_END;  // which they all share
+  }
   masks.window_left = options.window_left, masks.window_right = options.window_right;
   masks.sink_tokens = options.sink_tokens;
-  args.mods.softcap = options.softcap;
+  args.score_mods.softcap = options.softcap;
   if (options.rope) args.rope = &kRope;
-  if (options.qk_norm) args.norm = &kNorm;
+  if (options.qk_norm) args.query_norm = &kNorm;
 }
 
 mha_cache_kind parse_cache(const std::string& word) {
@@ -73,7 +81,7 @@ mha_cache_kind parse_cache(const std::string& word) {
 }
 
 // A cache whose sequences hold so many tokens of zeros, with room for `more`: explain looks at lengths and pages.
-Cache make_cache(const mha_context* context, const Options& options, const mha_layer_config& heads, std::int64_t batch,
+Cache make_cache(const Context& context, const Options& options, const mha_layer_config& heads, std::int64_t batch,
                  std::int64_t held, std::int64_t more) {
   constexpr std::int64_t kLimit = std::int64_t{1} << 30;
   if (held < 0 || more < 0 || batch < 0) throw Failure("--cache needs --key-len >= --query-len >= 0 and --batch >= 0");
@@ -81,15 +89,14 @@ Cache make_cache(const mha_context* context, const Options& options, const mha_l
   config.kind = parse_cache(options.cache);
   config.num_kv_heads = heads.num_kv_heads != 0 ? heads.num_kv_heads : heads.num_heads;
   config.head_dim = heads.head_dim, config.value_head_dim = heads.value_head_dim;
-  config.max_sequences = batch, config.page_size = options.page_size, config.sink_tokens = options.sink_tokens;
+  config.max_sequences = batch, config.page_size = options.page_size;
+  if (config.kind == MHA_CACHE_RING) config.sink_tokens = options.sink_tokens;
   config.capacity = std::max<std::int64_t>(held + more, 1);
   if (config.kind == MHA_CACHE_RING && options.window_left > 0) {
     config.capacity = std::min(options.window_left, held) + std::max<std::int64_t>(more, 1);
   }
   const auto check_bytes = [&] {
-    std::size_t bytes = 0;
-    mha_error error{};
-    check(mha_cache_bytes(&config, &bytes, &error), error);
+    const auto bytes = take(Cache::memory_bytes(config));
     if (bytes > static_cast<std::size_t>(kLimit))
       throw Failure("explain makes the cache, and one of these sizes is beyond its limit of 1 GiB");
   };
@@ -99,33 +106,29 @@ Cache make_cache(const mha_context* context, const Options& options, const mha_l
     config.capacity = (config.capacity + page) * std::min<std::int64_t>(std::max<std::int64_t>(batch, 1), kLimit);
     check_bytes();
   }
-  mha_error error{};
-  mha_cache* made = nullptr;
-  check(mha_cache_create(context, &config, &made, &error), error);
-  Cache cache(made);
+  Cache cache = take(Cache::create(context, config));
   const std::vector<float> zeros(static_cast<std::size_t>(std::max(config.head_dim, config.value_head_dim)));
   mha_append_args append{};
   append.batch = batch, append.length = held;
-  append.key = append.value = {zeros.data(), 0, 0, 0, 1};
-  check(mha_cache_append(context, cache.get(), &append, &error), error);
+  append.key = append.value = view(zeros.data(), {MHA_BROADCAST, MHA_BROADCAST, MHA_BROADCAST});
+  check(cache.append(context, append));
   return cache;
 }
 
 void explain_attention(const CLI::App& command, Options& options) {
   const Context context = make_context(options.context);
-  mha_attention_args& args = options.attention;
+  AttentionCall& args = options.attention;
   set_choices(command, options, args);
   Cache cache;
   if (!options.cache.empty()) {
     mha_layer_config heads{};
     heads.num_heads = args.num_heads, heads.num_kv_heads = args.num_kv_heads;
     heads.head_dim = args.head_dim, heads.value_head_dim = args.value_head_dim;
-    cache = make_cache(context.get(), options, heads, args.batch, args.key_len, 0);
+    cache = make_cache(context, options, heads, args.batch, args.key_len, 0);
     args.cache = cache.get();
+    args.key_len = 0;
   }
-  print([&](char* text, std::size_t capacity, std::size_t* needed, mha_error* error) {
-    return mha_attention_explain(context.get(), &args, text, capacity, needed, error);
-  });
+  print([&](Span<char> text) { return context.attention_explain(args, text); });
 }
 
 // Weights of zero that serve for every projection of the object that `what` packs.
@@ -149,19 +152,15 @@ void explain_linear(Options& options) {
     throw Failure("--in-features and --out-features must be at least 1");
   }
   const std::vector<float> zeros = shared_zeros("linear", {{options.out_features, options.in_features}});
-  mha_linear* made = nullptr;
-  mha_error error{};
-  check(
-      mha_linear_create(context.get(), options.in_features, options.out_features, zeros.data(), nullptr, &made, &error),
-      error);
-  const Linear linear(made);
-  print([&](char* text, std::size_t capacity, std::size_t* needed, mha_error* failure) {
-    return mha_linear_explain(context.get(), linear.get(), &options.linear, text, capacity, needed, failure);
-  });
+  mha_linear_config config{};
+  config.in_features = options.in_features, config.out_features = options.out_features;
+  config.weight = view(zeros.data());
+  const Linear linear = take(Linear::create(context, config));
+  print([&](Span<char> text) { return linear.explain(context, options.linear, text); });
 }
 
 // A layer of that configuration, with weights of zero: explain needs one.
-Layer make_layer(const mha_context* context, const mha_layer_config& given) {
+Layer make_layer(const Context& context, const mha_layer_config& given) {
   mha_layer_config c = given;
   if (c.embed_dim < 1 || c.num_heads < 1) throw Failure("--embed-dim and --num-heads must be at least 1");
   if (c.num_kv_heads == 0) c.num_kv_heads = c.num_heads;
@@ -173,30 +172,26 @@ Layer make_layer(const mha_context* context, const mha_layer_config& given) {
                                                           {c.num_kv_heads, c.value_head_dim, width(c.vdim)},
                                                           {width(c.out_dim), c.num_heads, c.value_head_dim}});
   mha_layer_weights weights{};
-  weights.query_weight = weights.key_weight = weights.value_weight = weights.output_weight = zeros.data();
-  mha_layer* layer = nullptr;
-  mha_error error{};
-  check(mha_layer_create(context, &given, &weights, &layer, &error), error);
-  return Layer(layer);
+  weights.query_weight = weights.key_weight = weights.value_weight = weights.output_weight = view(zeros.data());
+  return take(Layer::create(context, given, weights));
 }
 
 void explain_layer(const CLI::App& command, Options& options) {
   const Context context = make_context(options.context);
-  mha_forward_args& args = options.forward;
+  LayerCall& args = options.forward;
   set_choices(command, options, args);
-  // Not null: key and value are tensors of their own, as wide as kdim and vdim.
-  args.key.data = args.value.data = &kFloat;
-  const Layer layer = make_layer(context.get(), options.config);
+  if (options.qk_norm) args.key_norm = &kNorm;
+  const Layer layer = make_layer(context, options.config);
   Cache cache;
   if (!options.cache.empty()) {
-    mha_layer_config config{};
-    mha_layer_get_config(layer.get(), &config);
-    cache = make_cache(context.get(), options, config, args.batch, args.key_len - args.query_len, args.query_len);
+    const std::int64_t held = args.key_len - args.query_len;
+    cache = make_cache(context, options, layer.config(), args.batch, held, args.query_len);
     args.cache = cache.get();
+    args.key_len = 0;
+  } else {  // tensors of their own, as wide as kdim and vdim
+    args.key = args.value = view(&kFloat);
   }
-  print([&](char* text, std::size_t capacity, std::size_t* needed, mha_error* error) {
-    return mha_layer_forward_explain(context.get(), layer.get(), &args, text, capacity, needed, error);
-  });
+  print([&](Span<char> text) { return layer.explain(context, args, text); });
 }
 
 template <class Args>
@@ -209,7 +204,7 @@ void add_call_options(CLI::App& command, Options& options, Args& args) {
   add_causal_option(command, options.causal);
   command.add_flag("--bool-mask", options.bool_mask, "With a boolean mask");
   command.add_flag("--add-mask", options.add_mask, "With an additive mask");
-  command.add_flag("--key-lengths", options.key_lengths, "With key lengths");
+  command.add_flag("--key-lengths", options.key_lengths, "With key lengths, each of them Tk");
   command.add_option("--window-left", options.window_left, "Keys a query sees up to its own (default 0: no limit)");
   command.add_option("--window-right", options.window_right, "The same from its own on");
   command.add_option("--sink-tokens", options.sink_tokens, "First keys that stay visible beside the window");

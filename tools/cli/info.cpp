@@ -64,9 +64,9 @@ Json collect(const ContextFlags& flags) {
   for (std::int64_t i = 0; i < mha_target_count(); ++i) {
     info["targets"].push_back({{"name", mha_target_name(i)}, {"supported", mha_target_supported(i) != 0}});
   }
-  info["target"] = mha_context_target(context.get());
+  info["target"] = context.target();
   info["reason"] = target_reason(flags);
-  info["threads"] = mha_context_num_threads(context.get());
+  info["threads"] = context.num_threads();
   info["caches"] = caches();
   info["compiler"] = compiler();
   return info;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The `mha` command: parses the command line, runs one subcommand, and turns every failure into one line and status 2.
-#include <mha/mha.h>
+#include <mha/mha.hpp>
 
 #include <CLI/CLI.hpp>
 #include <cstdio>

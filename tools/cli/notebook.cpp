@@ -85,29 +85,26 @@ struct Timing {
 
 // Times one layer forward, packed once, with a workspace, against reference::forward<float>.
 Timing time_layer(const ContextFlags& flags, const mha_layer_config& config, const mha_layer_weights& weights,
-                  mha_forward_args args, double budget) {
+                  LayerCall args, double budget) {
   std::vector<float> output(static_cast<std::size_t>(args.batch * args.query_len * config.embed_dim));
   std::vector<float> naive(output.size());
-  args.output.data = output.data();
+  args.output = mut_view(output.data());
   const auto ours = [&](std::int64_t threads) {
     ContextFlags limited = flags;
     limited.threads = threads;
     const Context context = make_context(limited);
-    mha_error error{};
-    mha_layer* raw = nullptr;
-    check(mha_layer_create(context.get(), &config, &weights, &raw, &error), error);
-    const Layer layer(raw);
-    std::size_t bytes = 0;
-    check(mha_layer_forward_workspace(context.get(), layer.get(), &args, &bytes, &error), error);
-    std::vector<std::byte> workspace(bytes);
-    args.workspace = workspace.data();
-    args.workspace_bytes = bytes;
-    return best_seconds(budget, [&] { check(mha_layer_forward(context.get(), layer.get(), &args, &error), error); });
+    const Layer layer = take(Layer::create(context, config, weights));
+    args.resources = {};
+    std::vector<std::byte> workspace(take(layer.workspace_bytes(context, args)));
+    args.resources.workspace = workspace.data();
+    args.resources.workspace_bytes = workspace.size();
+    return best_seconds(budget, [&] { check(layer.forward(context, args)); });
   };
   Timing timing;
   timing.ours_one_thread = ours(1);
   timing.ours = ours(flags.threads);
-  timing.naive = best_seconds(budget, [&] { reference::forward<float>(config, weights, args, naive.data(), nullptr); });
+  const mha_layer_args call = args.raw();
+  timing.naive = best_seconds(budget, [&] { reference::forward<float>(config, weights, call, naive.data(), nullptr); });
   timing.difference = max_difference(output, naive);
   return timing;
 }
@@ -130,14 +127,14 @@ Timing time_realistic(const ContextFlags& flags) {
   config.embed_dim = kEmbed;
   config.num_heads = 12;
   mha_layer_weights weights{};
-  weights.in_proj_weight = in_proj.data();
+  weights.in_proj_weight = view(in_proj.data());
   weights.in_proj_bias = bias.data();
-  weights.output_weight = out_proj.data();
+  weights.output_weight = view(out_proj.data());
   weights.output_bias = bias.data();
-  mha_forward_args args{};
+  LayerCall args;
   args.batch = 1;
   args.query_len = args.key_len = kLength;
-  args.query.data = input.data();
+  args.query = view(input.data());
   const Progress progress("timing T 512, E 768, H 12", 1);
   return time_layer(flags, config, weights, args, 0.2);
 }
@@ -173,11 +170,11 @@ bool passes(const NotebookResult& result) {
 int run(const Options& options) {
   const Notebook notebook = read_notebook(options.data);
   const Context context = make_context(options.context);
-  const std::int64_t threads = mha_context_num_threads(context.get());
-  const NotebookResult standard = run_standard(context.get(), notebook);
-  const NotebookResult literal = run_literal(context.get(), notebook);
+  const std::int64_t threads = context.num_threads();
+  const NotebookResult standard = run_standard(context, notebook);
+  const NotebookResult literal = run_literal(context, notebook);
   bool ok = passes(standard) && passes(literal);
-  Json report = {{"target", mha_context_target(context.get())},
+  Json report = {{"target", context.target()},
                  {"threads", threads},
                  {"bound", kBound},
                  {"standard", result_json(standard)},
@@ -185,7 +182,7 @@ int run(const Options& options) {
   if (!options.json) {
     std::printf(
         "The notebook: query 1x20, key and value 10x20, embed_dim 20, 4 heads, projections with bias; on %s\n\n",
-        mha_context_target(context.get()));
+        context.target());
     print_standard(standard);
     print_literal(literal, options.full);
     std::printf("Time of the whole layer, against the naive loops in float on one thread\n");

@@ -30,19 +30,18 @@ io::Projection read_projection(const io::Safetensors& file, const std::string& n
   return {read_tensor(file, name + ".weight", {kWidth, kWidth}), read_tensor(file, name + ".bias", {kWidth})};
 }
 
-std::vector<float> linear(const mha_context* context, const io::Projection& projection,
-                          const std::vector<float>& input) {
-  mha_error error{};
-  mha_linear* raw = nullptr;
-  check(mha_linear_create(context, kWidth, kWidth, projection.weight.data(), projection.bias.data(), &raw, &error),
-        error);
-  const Linear handle(raw);
+std::vector<float> linear(const Context& context, const io::Projection& projection, const std::vector<float>& input) {
+  mha_linear_config config{};
+  config.in_features = config.out_features = kWidth;
+  config.weight = view(projection.weight.data());
+  config.bias = projection.bias.data();
+  const Linear packed = take(Linear::create(context, config));
   std::vector<float> output(input.size());
   mha_linear_args args{};
   args.rows = static_cast<std::int64_t>(input.size()) / kWidth;
-  args.input = input.data();
-  args.output = output.data();
-  check(mha_linear_forward(context, handle.get(), &args, &error), error);
+  args.input = view(input.data());
+  args.output = mut_view(output.data());
+  check(packed.forward(context, args));
   return output;
 }
 
@@ -57,16 +56,16 @@ std::vector<float> rounded(const std::vector<double>& values) { return {values.b
 
 // The literal form as a strided view of the same attention call: the batch is the 10 positions (stride 0 for the query,
 // which has one and is broadcast), the sequence is the 4 heads, and there is one head of 5.
-mha_attention_args literal_args(const float* query, const float* key, const float* value) {
-  mha_attention_args args{};
+AttentionCall literal_args(const float* query, const float* key, const float* value) {
+  AttentionCall args;
   args.batch = kPositions;
   args.num_heads = 1;
   args.query_len = args.key_len = kHeads;
   args.head_dim = kHeadDim;
-  args.query = {query, 0, kHeadDim, 0, 1};
-  args.key = {key, kWidth, kHeadDim, 0, 1};
-  args.value = {value, kWidth, kHeadDim, 0, 1};
-  args.weights_mode = MHA_WEIGHTS_PER_HEAD;
+  args.query = view(query, {0, kHeadDim, 0});
+  args.key = view(key, {kWidth, kHeadDim, 0});
+  args.value = view(value, {kWidth, kHeadDim, 0});
+  args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
   return args;
 }
 
@@ -83,14 +82,14 @@ mha_layer_weights Notebook::weights() const {
   return io::layer_weights(query_layer, key_layer, value_layer, output_layer);
 }
 
-mha_forward_args Notebook::forward_args() const {
-  mha_forward_args args{};
+LayerCall Notebook::forward_args() const {
+  LayerCall args;
   args.batch = 1;
   args.query_len = 1;
   args.key_len = kPositions;
-  args.query.data = query.data();
-  args.key.data = key.data();
-  args.value.data = value.data();
+  args.query = view(query.data());
+  args.key = view(key.data());
+  args.value = view(value.data());
   return args;
 }
 
@@ -111,26 +110,23 @@ Notebook read_notebook(const std::string& path) {
   return notebook;
 }
 
-NotebookResult run_standard(const mha_context* context, const Notebook& notebook) {
+NotebookResult run_standard(const Context& context, const Notebook& notebook) {
   const mha_layer_config config = notebook.config();
   const mha_layer_weights layer_weights = notebook.weights();
-  mha_error error{};
-  mha_layer* raw = nullptr;
-  check(mha_layer_create(context, &config, &layer_weights, &raw, &error), error);
-  const Layer layer(raw);
+  const Layer layer = take(Layer::create(context, config, layer_weights));
 
   NotebookResult result;
   result.output.resize(kWidth);
   result.weights.resize(kHeads * kPositions);
-  mha_forward_args args = notebook.forward_args();
-  args.output.data = result.output.data();
-  args.weights_mode = MHA_WEIGHTS_PER_HEAD;
-  args.weights.data = result.weights.data();
-  check(mha_layer_forward(context, layer.get(), &args, &error), error);
+  LayerCall args = notebook.forward_args();
+  args.output = mut_view(result.output.data());
+  args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
+  args.results.weights = mut_view(result.weights.data());
+  check(layer.forward(context, args));
 
   std::vector<double> output(result.output.size());
   std::vector<double> weights(result.weights.size());
-  reference::forward<double>(config, layer_weights, args, output.data(), weights.data());
+  reference::forward<double>(config, layer_weights, args.raw(), output.data(), weights.data());
   result.reference_difference =
       std::max(max_difference(result.output, output), max_difference(result.weights, weights));
   result.golden_difference = std::max(max_difference(result.output, notebook.standard_output),
@@ -138,18 +134,17 @@ NotebookResult run_standard(const mha_context* context, const Notebook& notebook
   return result;
 }
 
-NotebookResult run_literal(const mha_context* context, const Notebook& notebook) {
+NotebookResult run_literal(const Context& context, const Notebook& notebook) {
   const std::vector<float> query = linear(context, notebook.query_layer, notebook.query);
   const std::vector<float> key = linear(context, notebook.key_layer, notebook.key);
   const std::vector<float> value = linear(context, notebook.value_layer, notebook.value);
   NotebookResult result;
   std::vector<float> attended(kPositions * kWidth);
   result.weights.resize(kPositions * kHeads * kHeads);
-  mha_attention_args args = literal_args(query.data(), key.data(), value.data());
-  args.output.data = attended.data();
-  args.weights.data = result.weights.data();
-  mha_error error{};
-  check(mha_attention(context, &args, &error), error);
+  AttentionCall args = literal_args(query.data(), key.data(), value.data());
+  args.output = mut_view(attended.data());
+  args.results.weights = mut_view(result.weights.data());
+  check(context.attention(args));
   result.output = linear(context, notebook.output_layer, attended);
 
   // The same in double precision, rounded to float between the steps because the reference takes float inputs.
@@ -158,7 +153,8 @@ NotebookResult run_literal(const mha_context* context, const Notebook& notebook)
   const std::vector<float> v = rounded(reference_linear(notebook.value_layer, notebook.value));
   std::vector<double> middle(attended.size());
   std::vector<double> weights(result.weights.size());
-  reference::attention<double>(literal_args(q.data(), k.data(), v.data()), middle.data(), weights.data(), nullptr);
+  const AttentionCall wanted = literal_args(q.data(), k.data(), v.data());
+  reference::attention<double>(wanted.raw(), middle.data(), weights.data(), nullptr);
   const std::vector<double> output = reference_linear(notebook.output_layer, rounded(middle));
   result.reference_difference =
       std::max(max_difference(result.output, output), max_difference(result.weights, weights));

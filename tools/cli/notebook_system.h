@@ -7,7 +7,7 @@
 #ifndef MHA_TOOLS_CLI_NOTEBOOK_SYSTEM_H
 #define MHA_TOOLS_CLI_NOTEBOOK_SYSTEM_H
 
-#include <mha/mha.h>
+#include <mha/mha.hpp>
 
 #include <cstdint>
 #include <string>
@@ -32,7 +32,7 @@ struct Notebook {
   mha_layer_config config() const;
   mha_layer_weights weights() const;
   // The standard forward call, without results.
-  mha_forward_args forward_args() const;
+  LayerCall forward_args() const;
 };
 
 // Reads tests/golden/notebook.safetensors or another file with its tensors; throws Failure where one does not fit.
@@ -44,8 +44,8 @@ struct NotebookResult {
   double reference_difference = 0;
   double golden_difference = 0;
 };
-NotebookResult run_standard(const mha_context* context, const Notebook& notebook);
-NotebookResult run_literal(const mha_context* context, const Notebook& notebook);
+NotebookResult run_standard(const Context& context, const Notebook& notebook);
+NotebookResult run_literal(const Context& context, const Notebook& notebook);
 
 }  // namespace mha::cli
 

@@ -27,7 +27,7 @@ struct Options {
   std::int64_t repeat = 1;
   float scale = 0;
   std::vector<std::string> causal;
-  mha_masks masks{};  // what --causal says
+  Causal causal_choice;
   std::string weights_mode_word;
   mha_weights_mode weights_mode = MHA_WEIGHTS_NONE;
   ContextFlags context;
@@ -76,7 +76,7 @@ struct Inputs {
 struct MaskStrides {
   std::int64_t b = 0, h = 0, q = 0;
 };
-MaskStrides mask_strides(const std::string& path, const Shape& shape, const mha_forward_args& args,
+MaskStrides mask_strides(const std::string& path, const Shape& shape, const LayerCall& args,
                          std::int64_t heads) {
   const std::size_t rank = shape.size();
   const auto fits = [&](std::size_t from_last, std::int64_t full) {
@@ -99,19 +99,22 @@ MaskStrides mask_strides(const std::string& path, const Shape& shape, const mha_
   return {stride(4), stride(3), stride(2)};
 }
 
-void read_masks(const Options& options, std::int64_t heads, Inputs& inputs, mha_forward_args& args) {
-  args.masks = options.masks;
+void read_masks(const Options& options, std::int64_t heads, Inputs& inputs, LayerCall& args) {
+  args.causal = options.causal_choice.causal;
+  args.positions = options.causal_choice.positions;
   if (!options.mask.empty()) {
     const io::Source source = take(io::Source::file(options.mask));
     const io::Scalar scalar = take(io::read_npy_header(source)).scalar;
     if (scalar == io::Scalar::kBool || scalar == io::Scalar::kU8) {
       inputs.bool_mask = take(io::read_npy<std::uint8_t>(source));
+      inputs.bool_mask.values.reserve(1);  // as above
       const auto strides = mask_strides(options.mask, inputs.bool_mask.shape, args, heads);
-      args.masks.bool_mask = {inputs.bool_mask.values.data(), strides.b, strides.h, strides.q};
+      args.masks.bool_mask = {inputs.bool_mask.values.data(), strides.b, strides.h, strides.q, 1};
     } else {
       inputs.add_mask = take(io::read_npy<float>(source));
+      inputs.add_mask.values.reserve(1);
       const auto strides = mask_strides(options.mask, inputs.add_mask.shape, args, heads);
-      args.masks.add_mask = {inputs.add_mask.values.data(), strides.b, strides.h, strides.q};
+      args.masks.add_mask = {inputs.add_mask.values.data(), MHA_F32, 0, strides.b, strides.h, strides.q, 1};
     }
   }
   if (!options.key_lengths.empty()) {
@@ -120,16 +123,21 @@ void read_masks(const Options& options, std::int64_t heads, Inputs& inputs, mha_
       throw Failure(options.key_lengths + ": key lengths of shape " + io::shape_text(inputs.key_lengths.shape) +
                     " must be " + io::shape_text({args.batch}) + ", one for each batch item");
     }
-    args.masks.key_lengths = inputs.key_lengths.values.data();
+    if (args.causal != 0 && args.positions.align == MHA_ALIGN_DEFAULT) {
+      throw Failure(
+          "--causal beside --key-lengths must say where queries stand: top-left (padded prompts), bottom-right (at the "
+          "end of each item's keys) or offset N");
+    }
+    args.items.key_lengths = inputs.key_lengths.values.data();
   }
 }
 
-mha_forward_args read_inputs(const Options& options, const mha_layer_config& config, Inputs& inputs) {
+LayerCall read_inputs(const Options& options, const mha_layer_config& config, Inputs& inputs) {
   inputs.query = read_input(options.query, "query", config.embed_dim);
-  mha_forward_args args{};
+  LayerCall args;
   args.batch = inputs.query.batch;
   args.query_len = args.key_len = inputs.query.length;
-  args.query.data = inputs.query.tensor.values.data();
+  args.query = view(inputs.query.tensor.values.data());
   if (options.key.empty() && config.kdim != config.embed_dim) {
     throw Failure("--key is needed: the weights take keys of width " + std::to_string(config.kdim) +
                   ", queries of width " + std::to_string(config.embed_dim));
@@ -142,19 +150,19 @@ mha_forward_args read_inputs(const Options& options, const mha_layer_config& con
     inputs.key = read_input(options.key, "key", config.kdim);
     require_same(inputs.key, "key", "batch", inputs.key.batch, args.batch);
     args.key_len = inputs.key.length;
-    args.key.data = inputs.key.tensor.values.data();
+    args.key = view(inputs.key.tensor.values.data());
   }
   if (!options.value.empty()) {
     inputs.value = read_input(options.value, "value", config.vdim);
     require_same(inputs.value, "value", "batch", inputs.value.batch, args.batch);
     require_same(inputs.value, "value", "length", inputs.value.length, args.key_len);
-    args.value.data = inputs.value.tensor.values.data();
+    args.value = view(inputs.value.tensor.values.data());
   }
   return args;
 }
 
-Shape weights_shape(const mha_forward_args& args, std::int64_t heads) {
-  if (args.weights_mode == MHA_WEIGHTS_AVERAGED) return {args.batch, args.query_len, args.key_len};
+Shape weights_shape(const LayerCall& args, std::int64_t heads) {
+  if (args.results.weights_mode == MHA_WEIGHTS_AVERAGED) return {args.batch, args.query_len, args.key_len};
   return {args.batch, heads, args.query_len, args.key_len};
 }
 
@@ -175,33 +183,30 @@ Json run(const Options& options) {
   mha_layer_config config = torch.config;
   config.scale = options.scale;
   Inputs inputs;
-  mha_forward_args args = read_inputs(options, config, inputs);
+  LayerCall args = read_inputs(options, config, inputs);
   read_masks(options, config.num_heads, inputs, args);
 
-  mha_error error{};
-  mha_layer* raw_layer = nullptr;
-  check(mha_layer_create(context.get(), &config, &torch.weights, &raw_layer, &error), error);
-  const Layer layer(raw_layer);
+  const Layer layer = take(Layer::create(context, config, torch.weights));
 
   const Shape output_shape = {args.batch, args.query_len, config.out_dim};
   std::vector<float> output = allocate(output_shape);
-  args.output.data = output.data();
-  args.weights_mode = options.weights_mode;
+  args.output = mut_view(output.data());
+  args.results.weights_mode = options.weights_mode;
   std::vector<float> weights;
-  if (args.weights_mode != MHA_WEIGHTS_NONE) weights = allocate(weights_shape(args, config.num_heads));
-  args.weights.data = weights.data();
+  if (args.results.weights_mode != MHA_WEIGHTS_NONE) {
+    weights = allocate(weights_shape(args, config.num_heads));
+    args.results.weights = mut_view(weights.data());
+  }
 
-  std::size_t workspace_bytes = 0;
-  check(mha_layer_forward_workspace(context.get(), layer.get(), &args, &workspace_bytes, &error), error);
+  const auto workspace_bytes = take(layer.workspace_bytes(context, args));
   std::vector<std::byte> workspace(workspace_bytes);
-  args.workspace = workspace.data();
-  args.workspace_bytes = workspace_bytes;
+  args.resources.workspace = workspace.data();
+  args.resources.workspace_bytes = workspace_bytes;
   double best = 0;
   {
     Progress progress("running", options.repeat);
     for (std::int64_t i = 0; i < options.repeat; ++i) {
-      const double once =
-          seconds_of([&] { check(mha_layer_forward(context.get(), layer.get(), &args, &error), error); });
+      const double once = seconds_of([&] { check(layer.forward(context, args)); });
       best = i == 0 ? once : std::min(best, once);
       progress.step();
     }
@@ -220,12 +225,12 @@ Json run(const Options& options) {
                  {"num_kv_heads", config.num_kv_heads},
                  {"head_dim", config.head_dim},
                  {"value_head_dim", config.value_head_dim}};
-  report["target"] = mha_context_target(context.get());
-  report["threads"] = mha_context_num_threads(context.get());
+  report["target"] = context.target();
+  report["threads"] = context.num_threads();
   report["workspace_bytes"] = workspace_bytes;
   report["seconds"] = best;
   report["output"] = as_given(output_shape, batched);
-  if (args.weights_mode != MHA_WEIGHTS_NONE) {
+  if (args.results.weights_mode != MHA_WEIGHTS_NONE) {
     const Shape shape = as_given(weights_shape(args, config.num_heads), batched);
     take(io::write_npy(options.attention_weights, shape, weights.data()));
     report["attention_weights"] = shape;
@@ -281,7 +286,7 @@ void add_options(CLI::App& command, Options& o) {
                   "Mask, [Tq, Tk], [B, Tq, Tk] or [B, H, Tq, Tk], where B, H and Tq may be 1; boolean: True = attend, "
                   "float: added to the scores")
       ->type_name("FILE.npy");
-  command.add_option("--key-lengths", o.key_lengths, "Integers [B]: item b has that many keys")->type_name("FILE.npy");
+  command.add_option("--key-lengths", o.key_lengths, "Integers [B]: item b has that many keys, what follows is padding")->type_name("FILE.npy");
   add_causal_option(command, o.causal);
   command.add_option("--scale", o.scale, "Factor of the scores (default: 1 / sqrt(D))");
   add_weights_mode_option(command, o.weights_mode_word,
@@ -307,7 +312,7 @@ void add_run(CLI::App& app, int& /*status*/) {
       "Projections and attention only: queries and keys are not rotated.");
   command->callback([options, command] {
     check_options(*options);
-    parse_causal(*command, options->causal, options->masks);
+    options->causal_choice = parse_causal(*command, options->causal);
     const Json report = run(*options);
     if (options->json) {
       std::printf("%s\n", report.dump(2).c_str());

@@ -10,8 +10,8 @@
 
 namespace mha::cli {
 
-void check(mha_status status, const mha_error& error) {
-  if (status != MHA_OK) throw Failure(std::string(error.message) + " (" + mha_status_string(status) + ")");
+void check(const Status& status) {
+  if (!status) throw Failure(std::string(status.message()) + " (" + mha_status_string(status.code()) + ")");
 }
 
 void add_context_options(CLI::App& app, ContextFlags& flags) {
@@ -23,10 +23,7 @@ Context make_context(const char* target, std::int64_t threads) {
   mha_context_options options{};
   options.num_threads = threads;
   options.target = target;
-  mha_context* context = nullptr;
-  mha_error error{};
-  check(mha_context_create(&options, &context, &error), error);
-  return Context(context);
+  return take(Context::create(options));
 }
 
 Context make_context(const ContextFlags& flags) {
@@ -43,25 +40,31 @@ std::string target_reason(const ContextFlags& flags) {
 void add_causal_option(CLI::App& app, std::vector<std::string>& words) {
   app.add_option(
          "--causal", words,
-         "Query i sees keys j <= i + Tk - Tq (bottom-right, the default), j <= i (top-left) or j <= i + N (offset N)")
+         "Query i sees keys j <= i + Tk - Tq (bottom-right, the default; Tk as key lengths say), j <= i (top-left) or j <= "
+         "i + N (offset N)")
       ->expected(0, 2)
       ->type_name("[bottom-right | top-left | offset N]");
 }
 
-void parse_causal(const CLI::App& app, const std::vector<std::string>& words, mha_masks& masks) {
-  if (app.get_option("--causal")->count() == 0) return;
+Causal parse_causal(const CLI::App& app, const std::vector<std::string>& words) {
+  Causal made;
+  if (app.get_option("--causal")->count() == 0) return made;
+  made.causal = 1;
   const std::string kind = words.empty() ? "" : words[0];
-  masks.causal = MHA_CAUSAL_OFFSET;
   if (words.size() == 2 && kind == "offset") {
-    if (!CLI::detail::lexical_cast(words[1], masks.causal_offset)) {
+    made.positions.align = MHA_ALIGN_OFFSET;
+    if (!CLI::detail::lexical_cast(words[1], made.positions.offset)) {
       throw Failure("--causal offset: '" + words[1] + "' is not an integer");
     }
-  } else if (words.size() < 2 && (kind.empty() || kind == "bottom-right")) {
-    masks.causal = MHA_CAUSAL_BOTTOM_RIGHT;
-  } else if (words.size() != 1 || kind != "top-left") {
+  } else if (words.size() == 1 && kind == "bottom-right") {
+    made.positions.align = MHA_ALIGN_END;
+  } else if (words.size() == 1 && kind == "top-left") {
+    made.positions.align = MHA_ALIGN_START;
+  } else if (words.size() > 1 || !kind.empty()) {  // nothing comes as one empty word
     throw Failure("--causal takes nothing, 'bottom-right', 'top-left' or 'offset N', not '" + kind +
                   (words.size() == 2 ? " " + words[1] : "") + "'");
   }
+  return made;
 }
 
 void add_weights_mode_option(CLI::App& app, std::string& word, const std::string& help) {

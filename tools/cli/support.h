@@ -3,7 +3,7 @@
 #ifndef MHA_TOOLS_CLI_SUPPORT_H
 #define MHA_TOOLS_CLI_SUPPORT_H
 
-#include <mha/mha.h>
+#include <mha/mha.hpp>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -41,19 +41,13 @@ inline void take(const io::Result<void>& result) {
   if (!result) throw Failure(result.message());
 }
 
-// Throws a Failure with the library's message unless status is MHA_OK.
-void check(mha_status status, const mha_error& error);
-
-struct Destroy {
-  void operator()(mha_context* context) const { mha_context_destroy(context); }
-  void operator()(mha_layer* layer) const { mha_layer_destroy(layer); }
-  void operator()(mha_linear* linear) const { mha_linear_destroy(linear); }
-  void operator()(mha_cache* cache) const { mha_cache_destroy(cache); }
-};
-using Context = std::unique_ptr<mha_context, Destroy>;
-using Layer = std::unique_ptr<mha_layer, Destroy>;
-using Linear = std::unique_ptr<mha_linear, Destroy>;
-using Cache = std::unique_ptr<mha_cache, Destroy>;
+// Throws a Failure with the library's message unless the call succeeded.
+void check(const Status& status);
+template <class T>
+T take(Result<T> result) {
+  check(result.status());
+  return std::move(*result);
+}
 
 // --target and --threads.
 struct ContextFlags {
@@ -67,9 +61,14 @@ Context make_context(const char* target, std::int64_t threads);
 // Where the target of a context made from these flags came from, as a sentence.
 std::string target_reason(const ContextFlags& flags);
 
-// The masks of `--causal [bottom-right | top-left | offset N]`.
+// `--causal [bottom-right | top-left | offset N]`: whether a call is causal, and where its queries stand; --causal alone
+// leaves that to the library.
+struct Causal {
+  int causal = 0;
+  mha_positions positions{};
+};
 void add_causal_option(CLI::App& app, std::vector<std::string>& words);
-void parse_causal(const CLI::App& app, const std::vector<std::string>& words, mha_masks& masks);
+Causal parse_causal(const CLI::App& app, const std::vector<std::string>& words);
 
 // The value of `--weights-mode none|per-head|averaged`.
 void add_weights_mode_option(CLI::App& app, std::string& word, const std::string& help);

@@ -63,7 +63,7 @@ void read_output(Reader& reader, const std::string& name, TorchWeights& out) {
   }
   out.config.out_dim = output.shape[0];
   out.config.value_head_dim = output.shape[1] / out.config.num_heads;
-  out.weights.output_weight = output.values.data();
+  out.weights.output_weight = view(output.values.data());
   out.weights.output_bias = reader.read_bias(name + ".bias", output.shape[0], weight);
 }
 
@@ -81,7 +81,7 @@ void read_fused(Reader& reader, TorchWeights& out) {
   }
   config.head_dim = (rows - value_rows) / heads;
   config.embed_dim = config.kdim = config.vdim = weight.shape[1];
-  out.weights.in_proj_weight = weight.values.data();
+  out.weights.in_proj_weight = view(weight.values.data());
   out.weights.in_proj_bias = reader.read_bias("in_proj_bias", rows, "in_proj_weight");
 }
 
@@ -112,9 +112,9 @@ void read_separate(Reader& reader, const SeparateNames& n, TorchWeights& out) {
   config.embed_dim = query.shape[1];
   config.kdim = key.shape[1];
   config.vdim = value.shape[1];
-  out.weights.query_weight = query.values.data();
-  out.weights.key_weight = key.values.data();
-  out.weights.value_weight = value.values.data();
+  out.weights.query_weight = view(query.values.data());
+  out.weights.key_weight = view(key.values.data());
+  out.weights.value_weight = view(value.values.data());
 }
 
 // torch's nn.MultiheadAttention: weights in one tensor or three, biases in one.

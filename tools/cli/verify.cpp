@@ -51,7 +51,7 @@ void run_case(const VerifyCase& verify_case, std::vector<TargetState>& targets) 
   const TargetState* first_fma = nullptr;
   std::vector<float> fma_bits;
   for (TargetState& target : targets) {
-    const std::vector<float> got = verify_case.run(target.contexts[0].get());
+    const std::vector<float> got = verify_case.run(target.contexts[0]);
     const double error = max_difference(got, want);
     ++target.cases;
     double& worst = target.worst[static_cast<int>(verify_case.kind())];
@@ -62,7 +62,7 @@ void run_case(const VerifyCase& verify_case, std::vector<TargetState>& targets) 
       target.failures.push_back(verify_case.name() + text);
     }
     for (std::size_t i = 1; i < target.contexts.size(); ++i) {
-      if (same_bits(verify_case.run(target.contexts[i].get()), got)) continue;
+      if (same_bits(verify_case.run(target.contexts[i]), got)) continue;
       target.failures.push_back(verify_case.name() + ": other bits with " + std::to_string(kThreadCounts[i]) +
                                 " threads than with 1");
     }

@@ -57,18 +57,19 @@ class LinearCase final : public VerifyCase {
     return output;
   }
 
-  std::vector<float> run(const mha_context* context) const override {
-    mha_error error{};
-    mha_linear* raw = nullptr;
-    check(mha_linear_create(context, in_, out_, weight_.data(), bias(), &raw, &error), error);
-    const Linear linear(raw);
+  std::vector<float> run(const Context& context) const override {
+    mha_linear_config config{};
+    config.in_features = in_;
+    config.out_features = out_;
+    config.weight = view(weight_.data());
+    config.bias = bias();
+    const Linear linear = take(Linear::create(context, config));
     std::vector<float> output(static_cast<std::size_t>(rows_ * out_));
     mha_linear_args args{};
     args.rows = rows_;
-    args.input = input_.data();
-    args.input_stride = stride_;
-    args.output = output.data();
-    check(mha_linear_forward(context, linear.get(), &args, &error), error);
+    args.input = view(input_.data(), {0, stride_, 0});
+    args.output = mut_view(output.data());
+    check(linear.forward(context, args));
     return output;
   }
 
@@ -83,34 +84,46 @@ class LinearCase final : public VerifyCase {
   std::vector<float> input_, weight_, bias_;
 };
 
-// Masks for B, H, Tq, Tk; bits of `kind`: 1 causal, 2 key lengths, 4 boolean, 8 additive.
+// Masks for B, H, Tq, Tk; bits of `kind`: 1 causal (from the end of the padded keys on), 2 key lengths, 4 boolean, 8
+// additive.
 class MaskData {
  public:
   static constexpr std::int64_t kKinds[] = {0, 1, 2, 4, 8, 3, 15};  // 7
 
   void make(std::int64_t kind, std::int64_t B, std::int64_t H, std::int64_t Tq, std::int64_t Tk) {
-    if ((kind & 1) != 0) masks_.causal = MHA_CAUSAL_BOTTOM_RIGHT;
+    if ((kind & 1) != 0) {
+      causal_ = 1;
+      positions_.align = MHA_ALIGN_OFFSET;
+      positions_.offset = Tk - Tq;
+    }
     if ((kind & 2) != 0) {
       for (std::int64_t b = 0; b < B; ++b) lengths_.push_back(std::max<std::int64_t>(0, Tk - 3 * b - 1));
-      masks_.key_lengths = lengths_.data();
     }
     if ((kind & 4) != 0) {  // one for all heads
       for (const float x : random_values(B * Tq * Tk, 21)) booleans_.push_back(x < 0.5F ? 1 : 0);
-      masks_.bool_mask = {booleans_.data(), Tq * Tk, 0, Tk};
+      masks_.bool_mask = {booleans_.data(), Tq * Tk, 0, Tk, 1};
     }
     if ((kind & 8) != 0) {  // one for all batch items
       added_ = random_values(H * Tq * Tk, 22);
       for (float& x : added_) x = x < -0.8F ? -std::numeric_limits<float>::infinity() : x;
-      masks_.add_mask = {added_.data(), 0, Tq * Tk, Tk};
+      masks_.add_mask = {added_.data(), MHA_F32, 0, 0, Tq * Tk, Tk, 1};
     }
   }
-  // Points into this.
-  const mha_masks& masks() const { return masks_; }
+  // What is put there points into this.
+  template <class Call>
+  void put_into(Call& call) const {
+    call.causal = causal_;
+    call.positions = positions_;
+    call.items.key_lengths = lengths_.empty() ? nullptr : lengths_.data();
+    call.masks = masks_;
+  }
 
  private:
   std::vector<std::int64_t> lengths_;
   std::vector<std::uint8_t> booleans_;
   std::vector<float> added_;
+  int causal_ = 0;
+  mha_positions positions_{};
   mha_masks masks_{};
 };
 
@@ -118,23 +131,23 @@ class AttentionCase final : public VerifyCase {
  public:
   explicit AttentionCase(std::int64_t index) : VerifyCase(VerifyKind::kAttention) {
     choose_sizes(index);
-    const mha_attention_args& a = args_;
+    const AttentionCall& a = args_;
     query_ = random_values(a.batch * a.query_len * a.num_heads * a.head_dim, 31);
     key_ = random_values(a.batch * a.key_len * a.num_kv_heads * a.head_dim, 32);
     value_ = random_values(a.batch * a.key_len * a.num_kv_heads * a.value_head_dim, 33);
-    args_.query.data = query_.data();
-    args_.key.data = key_.data();
-    args_.value.data = value_.data();
+    args_.query = view(query_.data());
+    args_.key = view(key_.data());
+    args_.value = view(value_.data());
     if (index % 5 == 0) {  // heads before positions
-      args_.query = {query_.data(), a.num_heads * a.query_len * a.head_dim, a.head_dim, a.query_len * a.head_dim, 1};
-      args_.key = {key_.data(), a.num_kv_heads * a.key_len * a.head_dim, a.head_dim, a.key_len * a.head_dim, 1};
+      args_.query = view(query_.data(), {a.num_heads * a.query_len * a.head_dim, a.head_dim, a.query_len * a.head_dim});
+      args_.key = view(key_.data(), {a.num_kv_heads * a.key_len * a.head_dim, a.head_dim, a.key_len * a.head_dim});
     }
     mask_kind_ = pick(MaskData::kKinds, index);
     masks_.make(mask_kind_, a.batch, a.num_heads, a.query_len, a.key_len);
-    args_.masks = masks_.masks();
+    masks_.put_into(args_);
     output_size_ = static_cast<std::size_t>(a.batch * a.query_len * a.num_heads * a.value_head_dim);
-    if (a.weights_mode != MHA_WEIGHTS_NONE) {
-      const std::int64_t heads = a.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : a.num_heads;
+    if (a.results.weights_mode != MHA_WEIGHTS_NONE) {
+      const std::int64_t heads = a.results.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : a.num_heads;
       weights_size_ = static_cast<std::size_t>(a.batch * heads * a.query_len * a.key_len);
     }
     total_ = output_size_ + weights_size_ + static_cast<std::size_t>(a.batch * a.num_heads * a.query_len);
@@ -142,19 +155,18 @@ class AttentionCase final : public VerifyCase {
 
   std::vector<double> reference() const override {
     std::vector<double> all(total_);
-    reference::attention<double>(args_, all.data(), weights_size_ != 0 ? all.data() + output_size_ : nullptr,
+    reference::attention<double>(args_.raw(), all.data(), weights_size_ != 0 ? all.data() + output_size_ : nullptr,
                                  all.data() + output_size_ + weights_size_);
     return all;
   }
 
-  std::vector<float> run(const mha_context* context) const override {
+  std::vector<float> run(const Context& context) const override {
     std::vector<float> all(total_);
-    mha_attention_args args = args_;
-    args.output.data = all.data();
-    if (weights_size_ != 0) args.weights.data = all.data() + output_size_;
-    args.log_sum_exp = all.data() + output_size_ + weights_size_;
-    mha_error error{};
-    check(mha_attention(context, &args, &error), error);
+    AttentionCall args = args_;
+    args.output = mut_view(all.data());
+    if (weights_size_ != 0) args.results.weights = mut_view(all.data() + output_size_);
+    args.results.log_sum_exp = all.data() + output_size_ + weights_size_;
+    check(context.attention(args));
     return all;
   }
 
@@ -173,16 +185,16 @@ class AttentionCase final : public VerifyCase {
     args_.head_dim = pick(kHeadDims, index);
     args_.value_head_dim = pick(kValueDims, index);
     if (args_.value_head_dim == 0) args_.value_head_dim = args_.head_dim;
-    args_.weights_mode = static_cast<mha_weights_mode>(index / 3 % 3);
+    args_.results.weights_mode = static_cast<mha_weights_mode>(index / 3 % 3);
   }
 
   std::vector<std::pair<const char*, std::int64_t>> sizes() const override {
     return {{"B", args_.batch},           {"H", args_.num_heads}, {"Hkv", args_.num_kv_heads},
             {"Tq", args_.query_len},      {"Tk", args_.key_len},  {"D", args_.head_dim},
-            {"Dv", args_.value_head_dim}, {"masks", mask_kind_},  {"weights", args_.weights_mode}};
+            {"Dv", args_.value_head_dim}, {"masks", mask_kind_},  {"weights", args_.results.weights_mode}};
   }
 
-  mha_attention_args args_{};
+  AttentionCall args_;
   std::int64_t mask_kind_ = 0;
   MaskData masks_;
   std::vector<float> query_, key_, value_;
@@ -200,22 +212,22 @@ class LayerCase final : public VerifyCase {
     output_weight_ = weight_values(c.out_dim, c.num_heads * c.value_head_dim, 44);
     const std::int64_t rows[] = {c.num_heads * c.head_dim, c.num_kv_heads * c.value_head_dim, c.out_dim};
     bias_ = random_values(*std::max_element(std::begin(rows), std::end(rows)), 45);
-    weights_.query_weight = query_weight_.data();
-    weights_.key_weight = key_weight_.data();
-    weights_.value_weight = value_weight_.data();
-    weights_.output_weight = output_weight_.data();
+    weights_.query_weight = view(query_weight_.data());
+    weights_.key_weight = view(key_weight_.data());
+    weights_.value_weight = view(value_weight_.data());
+    weights_.output_weight = view(output_weight_.data());
     // The key has none: some of them may be missing.
     if (index % 2 == 0) weights_.query_bias = weights_.value_bias = weights_.output_bias = bias_.data();
 
     query_ = random_values(args_.batch * args_.query_len * c.embed_dim, 46);
     key_ = random_values(args_.batch * args_.key_len * c.kdim, 47);
     value_ = random_values(args_.batch * args_.key_len * c.vdim, 48);
-    args_.query.data = query_.data();
-    args_.key.data = key_.data();
-    args_.value.data = value_.data();
+    args_.query = view(query_.data());
+    args_.key = view(key_.data());
+    args_.value = view(value_.data());
     mask_kind_ = pick(MaskData::kKinds, index);
     masks_.make(mask_kind_, args_.batch, c.num_heads, args_.query_len, args_.key_len);
-    args_.masks = masks_.masks();
+    masks_.put_into(args_);
     output_size_ = static_cast<std::size_t>(args_.batch * args_.query_len * c.out_dim);
     total_ = output_size_;
     if (averaged()) total_ += static_cast<std::size_t>(args_.batch * args_.query_len * args_.key_len);
@@ -223,20 +235,17 @@ class LayerCase final : public VerifyCase {
 
   std::vector<double> reference() const override {
     std::vector<double> all(total_);
-    reference::forward<double>(config_, weights_, args_, all.data(), averaged() ? all.data() + output_size_ : nullptr);
+    reference::forward<double>(config_, weights_, args_.raw(), all.data(), averaged() ? all.data() + output_size_ : nullptr);
     return all;
   }
 
-  std::vector<float> run(const mha_context* context) const override {
-    mha_error error{};
-    mha_layer* raw = nullptr;
-    check(mha_layer_create(context, &config_, &weights_, &raw, &error), error);
-    const Layer layer(raw);
+  std::vector<float> run(const Context& context) const override {
+    const Layer layer = take(Layer::create(context, config_, weights_));
     std::vector<float> all(total_);
-    mha_forward_args args = args_;
-    args.output.data = all.data();
-    if (averaged()) args.weights.data = all.data() + output_size_;
-    check(mha_layer_forward(context, layer.get(), &args, &error), error);
+    LayerCall args = args_;
+    args.output = mut_view(all.data());
+    if (averaged()) args.results.weights = mut_view(all.data() + output_size_);
+    check(layer.forward(context, args));
     return all;
   }
 
@@ -256,7 +265,7 @@ class LayerCase final : public VerifyCase {
     args_.batch = 1 + index / 2 % 3;
     args_.query_len = pick(kLengths, index);
     args_.key_len = pick(kLengths, index + index / 11);
-    args_.weights_mode = index / 3 % 2 == 0 ? MHA_WEIGHTS_AVERAGED : MHA_WEIGHTS_NONE;
+    args_.results.weights_mode = index / 3 % 2 == 0 ? MHA_WEIGHTS_AVERAGED : MHA_WEIGHTS_NONE;
   }
 
   std::vector<std::pair<const char*, std::int64_t>> sizes() const override {
@@ -265,11 +274,11 @@ class LayerCase final : public VerifyCase {
             {"D", config_.head_dim}, {"Dv", config_.value_head_dim}, {"masks", mask_kind_}};
   }
 
-  bool averaged() const { return args_.weights_mode == MHA_WEIGHTS_AVERAGED; }
+  bool averaged() const { return args_.results.weights_mode == MHA_WEIGHTS_AVERAGED; }
 
   mha_layer_config config_{};
   mha_layer_weights weights_{};
-  mha_forward_args args_{};
+  LayerCall args_;
   std::int64_t mask_kind_ = 0;
   MaskData masks_;
   std::vector<float> query_weight_, key_weight_, value_weight_, output_weight_, bias_, query_, key_, value_;

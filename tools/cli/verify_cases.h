@@ -4,7 +4,7 @@
 #ifndef MHA_TOOLS_CLI_VERIFY_CASES_H
 #define MHA_TOOLS_CLI_VERIFY_CASES_H
 
-#include <mha/mha.h>
+#include <mha/mha.hpp>
 
 #include <cstdint>
 #include <memory>
@@ -25,7 +25,7 @@ class VerifyCase {
   VerifyCase& operator=(const VerifyCase&) = delete;
 
   virtual std::vector<double> reference() const = 0;
-  virtual std::vector<float> run(const mha_context* context) const = 0;
+  virtual std::vector<float> run(const Context& context) const = 0;
 
   VerifyKind kind() const { return kind_; }
   // On the largest difference between the two.

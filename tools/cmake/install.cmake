@@ -34,6 +34,9 @@ install(FILES ${CMAKE_CURRENT_BINARY_DIR}/mha-config.cmake ${CMAKE_CURRENT_BINAR
 file(RELATIVE_PATH pc_prefix "${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig" "${CMAKE_INSTALL_PREFIX}")
 string(REGEX REPLACE "/$" "" pc_prefix "${pc_prefix}")
 set(link_libraries "-lm")
+if(CMAKE_THREAD_LIBS_INIT)  # empty where libc has them
+  string(APPEND link_libraries " ${CMAKE_THREAD_LIBS_INIT}")
+endif()
 if(mha_has_openmp)
   string(APPEND link_libraries " ${OpenMP_CXX_FLAGS}")
 endif()

@@ -35,4 +35,10 @@ Linear make_linear(const Context& context, int64_t in, int64_t out, const float*
   return require(Linear::create(context, config));
 }
 
+void apply(const Context& context, const Linear& linear, int64_t rows, const float* input, float* output) {
+  mha_linear_args args = {};
+  args.rows = rows, args.input = view(input), args.output = mut_view(output);
+  require(linear.forward(context, args));
+}
+
 }  // namespace mha::demo

@@ -145,19 +145,19 @@ void check_window(Llama& model, const Expected& expected, Checks& checks) {
 }
 
 /// Other threads and targets, all together through pages; sse2 has no fused multiply-add and its own bits.
-void check_contexts(const std::string& path, const mha_context* own, const Expected& expected, Checks& checks,
+void check_contexts(const std::string& path, const Context& own, const Expected& expected, Checks& checks,
                     const std::vector<Generated>& alone) {
   for (int64_t n = 0; n < mha_target_count(); ++n) {
     if (!mha_target_supported(n)) continue;
     const std::string target = mha_target_name(n);
-    if (target == mha_context_target(own) && mha_context_num_threads(own) == 1) continue;
-    const Owned<mha_context> context = make_context(target, 1);
-    Llama model(context.get(), path);
+    if (target == own.target() && own.num_threads() == 1) continue;
+    const Context context = make_context(target, 1);
+    Llama model(context, path);
     const Caches caches = model.make_caches(kinds(expected)[2].shape);
     Schedule schedule;
     schedule.together = true;
     const auto got = generate(model, caches, expected.prompts, expected.count(), schedule);
-    if (target == "sse2" || std::string("sse2") == mha_context_target(own))
+    if (target == "sse2" || std::string("sse2") == own.target())
       checks.close(target + " on one thread, beside torch", got, model.config().vocabulary);
     else
       checks.same(target + " on one thread", got, alone);
@@ -203,28 +203,25 @@ int64_t Expected::total() const {
   return total;
 }
 
-Owned<mha_context> make_context(const std::string& target, int64_t threads) {
+Context make_context(const std::string& target, int64_t threads) {
   mha_context_options options = {};
   options.num_threads = threads;
   options.target = target.empty() ? nullptr : target.c_str();
-  mha_context* context = nullptr;
-  mha_error error = {};
-  require_ok(mha_context_create(&options, &context, &error), error);
-  return Owned<mha_context>(context);
+  return require(Context::create(options));
 }
 
 nlohmann::json check(const std::string& model_path, const Expected& expected, const std::string& target,
                      int64_t threads) {
-  const Owned<mha_context> context = make_context(target, threads);
-  Llama model(context.get(), model_path);
+  const Context context = make_context(target, threads);
+  Llama model(context, model_path);
   nlohmann::json list = nlohmann::json::array();
   Checks checks(expected, list);
   std::vector<Generated> alone;
   check_kinds(model, expected, checks, alone);
   check_window(model, expected, checks);
-  check_contexts(model_path, context.get(), expected, checks, alone);
-  return {{"target", mha_context_target(context.get())},
-          {"threads", mha_context_num_threads(context.get())},
+  check_contexts(model_path, context, expected, checks, alone);
+  return {{"target", context.target()},
+          {"threads", context.num_threads()},
           {"checks", list}};
 }
 

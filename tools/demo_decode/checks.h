@@ -25,7 +25,7 @@ struct Expected {
   int64_t total() const;
 };
 
-Owned<mha_context> make_context(const std::string& target, int64_t threads);
+Context make_context(const std::string& target, int64_t threads);
 
 /// {"target", "threads", "checks": [{"what", "ok", "detail"}]}
 nlohmann::json check(const std::string& model, const Expected& expected, const std::string& target, int64_t threads);

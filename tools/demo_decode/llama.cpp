@@ -120,22 +120,13 @@ void Llama::check(const Step& step) const {
       fail("token id " + std::to_string(id) + " is not in [0, " + std::to_string(config_.vocabulary) + ")");
 }
 
-void Llama::apply(const mha_linear* linear, int64_t rows, const float* input, float* output) const {
-  mha_linear_args args = {};
-  args.rows = rows;
-  args.input = input;
-  args.output = output;
-  mha_error error = {};
-  require_ok(mha_linear_forward(context_, linear, &args, &error), error);
-}
-
 /// state += attention(norm(state)); one call projects, rotates, appends to the cache and attends.
 void Llama::attend(const Block& layer, mha_cache* cache, const Step& step, int64_t window) {
   const int64_t rows = step.offsets.back();
   rms_normalise(state_.data(), layer.attention_norm.data(), config_.epsilon, rows, config_.hidden, normed_.data(),
                 threads_);
   LayerCall args;
-  args.batch = static_cast<int64_t>(step.items.sequences.size());
+  args.batch = static_cast<int64_t>(step.sequences.size());
   args.query_len = rows;
   args.items.query_offsets = step.offsets.data();
   args.query = view(normed_.data());
@@ -143,7 +134,7 @@ void Llama::attend(const Block& layer, mha_cache* cache, const Step& step, int64
   args.masks.window_left = window;
   args.rope = &rope_;
   args.cache = cache;
-  args.items.sequences = step.items.sequences.data();
+  args.items.sequences = step.sequences.data();
   args.output = mut_view(update_.data());
   const size_t bytes = require(layer.attention.workspace_bytes(context_, args));
   if (workspace_.size() < bytes) workspace_.resize(bytes);
@@ -161,9 +152,9 @@ void Llama::feed_forward(const Block& layer, int64_t rows) {
     float* normed = normed_.data() + row * config_.hidden;
     float* update = update_.data() + row * config_.hidden;
     rms_normalise(state, layer.feed_forward_norm.data(), config_.epsilon, count, config_.hidden, normed, threads_);
-    apply(layer.gate_up.get(), count, normed, inner_.data());
+    apply(context_, layer.gate_up, count, normed, inner_.data());
     swiglu(inner_.data(), count, config_.intermediate, gated_.data(), threads_);
-    apply(layer.down.get(), count, gated_.data(), update);
+    apply(context_, layer.down, count, gated_.data(), update);
     add(state, update, count * config_.hidden);
   }
 }
@@ -171,7 +162,7 @@ void Llama::feed_forward(const Block& layer, int64_t rows) {
 std::vector<float> Llama::forward(const Caches& caches, const Step& step, int64_t window) {
   check(step);
   const int64_t rows = step.offsets.back(), hidden = config_.hidden;
-  const auto batch = static_cast<int64_t>(step.items.sequences.size());
+  const auto batch = static_cast<int64_t>(step.sequences.size());
   for (std::vector<float>* buffer : {&state_, &normed_, &update_})
     buffer->resize(std::max(buffer->size(), static_cast<size_t>(rows * hidden)));
   for (int64_t row = 0; row < rows; ++row)
@@ -184,7 +175,7 @@ std::vector<float> Llama::forward(const Caches& caches, const Step& step, int64_
     rms_normalise(state_.data() + (step.offsets[static_cast<size_t>(b) + 1] - 1) * hidden, final_norm_.data(),
                   config_.epsilon, 1, hidden, normed_.data() + b * hidden, threads_);
   std::vector<float> logits(static_cast<size_t>(batch * config_.vocabulary));
-  apply(head_.get(), batch, normed_.data(), logits.data());
+  apply(context_, head_, batch, normed_.data(), logits.data());
   return logits;
 }
 

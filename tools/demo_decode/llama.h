@@ -58,7 +58,6 @@ class Llama {
   void check(const Step& step) const;
   void attend(const Block& layer, mha_cache* cache, const Step& step, int64_t window);
   void feed_forward(const Block& layer, int64_t rows);
-  void apply(const mha_linear* linear, int64_t rows, const float* input, float* output) const;
 
   const Context& context_;
   int threads_;

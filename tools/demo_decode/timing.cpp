@@ -17,7 +17,7 @@ using Clock = std::chrono::steady_clock;
 double since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 void reset(const Caches& caches) {
-  for (const auto& cache : caches) mha_cache_reset(cache.get());
+  for (const Cache& cache : caches) mha_cache_reset(cache.get());
 }
 
 double time_prefill(Llama& model, const Caches& caches, const Tokens& prompt) {
@@ -53,8 +53,8 @@ double time_decode(Llama& model, const Caches& caches, const std::vector<Tokens>
 
 nlohmann::json time(const std::string& model_path, const Expected& expected, const std::string& target, int64_t threads,
                     int64_t repeat) {
-  const Owned<mha_context> context = make_context(target, threads);
-  Llama model(context.get(), model_path);
+  const Context context = make_context(target, threads);
+  Llama model(context, model_path);
   const auto longest = std::max_element(expected.prompts.begin(), expected.prompts.end(),
                                         [](const Tokens& a, const Tokens& b) { return a.size() < b.size(); });
   const auto sequences = static_cast<int64_t>(expected.prompts.size());
@@ -76,8 +76,8 @@ nlohmann::json time(const std::string& model_path, const Expected& expected, con
     decode_8.push_back(c);
   }
   const int64_t calls = expected.count() - 1;
-  return {{"target", mha_context_target(context.get())},
-          {"threads", mha_context_num_threads(context.get())},
+  return {{"target", context.target()},
+          {"threads", context.num_threads()},
           {"tokens", {{"prefill", expected.long_prompt.size()}, {"decode_1", calls}, {"decode_8", calls * sequences}}},
           {"seconds", {{"prefill", prefill}, {"decode_1", decode_1}, {"decode_8", decode_8}}}};
 }

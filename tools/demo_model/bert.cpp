@@ -137,22 +137,13 @@ void Bert::attend(const Block& layer, const TokenBatch& tokens) {
 
 /// state = norm(state + down(gelu(up(state)))), a block of rows at a time.
 void Bert::feed_forward(const Block& layer, int64_t rows) {
-  mha_error error = {};
   for (int64_t row = 0; row < rows; row += kBlockRows) {
     const int64_t count = std::min(kBlockRows, rows - row);
     float* state = state_.data() + row * config_.hidden;
     float* update = update_.data() + row * config_.hidden;
-    mha_linear_args up = {};
-    up.rows = count;
-    up.input = state;
-    up.output = inner_.data();
-    require_ok(mha_linear_forward(context_, layer.up.get(), &up, &error), error);
+    apply(context_, layer.up, count, state, inner_.data());
     gelu(inner_.data(), count, config_.intermediate, threads_);
-    mha_linear_args down = {};
-    down.rows = count;
-    down.input = inner_.data();
-    down.output = update;
-    require_ok(mha_linear_forward(context_, layer.down.get(), &down, &error), error);
+    apply(context_, layer.down, count, inner_.data(), update);
     add_and_normalise(state, update, layer.output_norm.weight.data(), layer.output_norm.bias.data(), config_.epsilon,
                       count, config_.hidden, threads_);
   }
