@@ -189,8 +189,7 @@ TEST_CASE("added keys: with rope and norm; explain says so", "[added][prepare]")
     check_close("added rope weights " + target, got.weights, want.weights, {2e-7, 6e-8});
     std::vector<char> text(8192);
     mha_error error = {};
-    require_ok(layer_explain(context, layer.get(), args, text.data(), text.size(), nullptr, &error),
-               error);
+    require_ok(layer_explain(context, layer.get(), args, text.data(), text.size(), nullptr, &error), error);
     CHECK(std::string(text.data()).find("keys added by the layer: 2") != std::string::npos);
   });
 }

@@ -274,10 +274,7 @@ TEST_CASE("explain: masks and score modifications by name, no combination falls 
        [&](auto& a) {
          a.masks.bool_mask = {bytes, 0, 0, 0};
        }},
-      {"additive",
-       [&](auto& a) {
-         a.masks.add_mask = {floats};
-       }},
+      {"additive", [&](auto& a) { a.masks.add_mask = {floats}; }},
       {"softcap", [](auto& a) { a.score_mods.softcap = 5; }},
       {"ALiBi", [&](auto& a) { a.score_mods.alibi_slopes = floats; }},
       {"relative bias", [&](auto& a) { a.score_mods.relative_bias = floats; }},

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 # Sourced by run.sh. A shared library and its caller from two versions of the header, of which the newer one has a field
-# of mha_attention_args and one of mha_masks where this one has a reserved word. An old program runs on the newer library,
-# as it is and with the same bits; a newer one runs on this library until it sets such a field, and is told which then.
+# of mha_attention_args and one of mha_masks where this one has a reserved word. An old program runs on the newer
+# library, as it is and with the same bits; a newer one runs on this library until it sets such a field, and is told
+# which then.
 [ "$(uname -m)" = x86_64 ] && one=sse2 || one=neon
 mkdir "$work/next_tree"
 cp -r "$source"/{CMakeLists.txt,core,simd,tools} "$work/next_tree"
 name_field() { # <struct> <reserved words>: the first of them becomes next_field
-  sed -i -E "/^typedef struct $1 \{/,/^\} $1;/ s/uint64_t reserved\[$2\];/uint64_t next_field, reserved[$(($2 - 1))];/" \
-    "$work/next_tree/core/mha.h"
+  local words="s/uint64_t reserved\[$2\];/uint64_t next_field, reserved[$(($2 - 1))];/"
+  sed -i -E "/^typedef struct $1 \{/,/^\} $1;/ $words" "$work/next_tree/core/mha.h"
 }
 name_field mha_attention_args 6
 name_field mha_masks 8

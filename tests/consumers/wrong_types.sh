@@ -12,7 +12,8 @@ compiles() {
   else
     printf '#include <mha/mha.hpp>\n%s\nint main() { %s return 0; }\n' "$4" "$5" >"$work/program.cc"
   fi
-  "$1" "-std=$3" -Wall -Wextra -Wno-unused -fsyntax-only -I"$include" "$work/program.${2/c++/cc}" >"$work/words.txt" 2>&1
+  "$1" "-std=$3" -Wall -Wextra -Wno-unused -fsyntax-only -I"$include" "$work/program.${2/c++/cc}" \
+    >"$work/words.txt" 2>&1
 }
 
 # <compiler> <language> <standard> <declarations> <right> <wrong> <words of the error>
