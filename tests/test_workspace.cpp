@@ -218,7 +218,7 @@ struct RandomCall {
     args = problem->args();
     masks->get().put_into(&args), args.score_mods = masks->mods();
     args.results.weights_mode = one_of(random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_PER_HEAD,
-                                        MHA_WEIGHTS_AVERAGED, MHA_WEIGHTS_KEY_SUMS});
+                                                MHA_WEIGHTS_AVERAGED, MHA_WEIGHTS_KEY_SUMS});
     for (int64_t i = 0; i < shape.Tq; i += between(random, 1, 9)) rows.push_back(i);
     if (one_in(random, 4) && args.results.weights_mode != MHA_WEIGHTS_NONE)
       choose_weights_rows(&args, rows.data(), static_cast<int64_t>(rows.size()));

@@ -96,7 +96,7 @@ case $kind in
     source "$here/host.sh"
     exit
     ;;
-  host_options | two_versions | exported | offline | make_install)
+  host_options | two_versions | two_headers | wrong_types | exported | offline | make_install)
     source "$here/$kind.sh"
     exit
     ;;

@@ -52,8 +52,7 @@ inline void check_weights(const mha_context* context, AttentionCall args, const 
 }
 
 /// The call on every target, by one thread and by three, with every kind of weights and in parts.
-inline void check_everywhere(const std::string& what, const AttentionProblem& p, AttentionCall args,
-                             Bounds bounds) {
+inline void check_everywhere(const std::string& what, const AttentionProblem& p, AttentionCall args, Bounds bounds) {
   const Want want(args);
   const double rows = static_cast<double>(args.query_len);
   INFO(what << ": " << describe(p.shape));

@@ -42,7 +42,7 @@ inline std::vector<float> partial(const mha_context* context, AttentionCall args
 }
 
 inline AttentionResult merged(const mha_context* context, const AttentionShape& s, const std::vector<float>& partials,
-                       const float* sinks) {
+                              const float* sinks) {
   AttentionResult result;
   result.output = poisoned(s.output().count());
   result.log_sum_exp = poisoned(s.B * s.H * s.Tq);
