@@ -42,6 +42,9 @@ mha_status check_reserved(const char* name, int word, const uint64_t (&words)[kW
   return check_reserved(name, words, error);
 }
 
+// A field that the call would not look at, since `why`.
+mha_status fail_unused(const char* field, const char* why, mha_error* error);
+
 // The storage that this version has: floats. A number that is no mha_dtype is MHA_ERR_ARGUMENT.
 mha_status check_dtype(const char* name, const mha_dtype& dtype, mha_error* error);
 mha_status check_arithmetic(const char* name, const mha_arithmetic& arithmetic, mha_error* error);
@@ -153,6 +156,8 @@ void set_bound(const BoundSizes& sizes, AttentionProblem* p);
 
 // How long the items are and where their queries stand, into *p, whose sizes must be set.
 mha_status check_items(const Groups& groups, AttentionProblem* p, mha_error* error);
+// Whether anything of the call looks at p(i).
+bool looks_at_positions(const Groups& groups);
 mha_status check_positions(const Groups& groups, AttentionProblem* p, mha_error* error);
 // The table of pages; entries are read with Check::kAll.
 mha_status check_pages(const mha_pages& pages, Check check, AttentionProblem* p, mha_error* error);

@@ -122,6 +122,12 @@ extern "C" mha_status mha_context_create(const mha_context_options* options, mha
     return fail(error, MHA_ERR_ARGUMENT, "num_threads is %lld: must be 0 to %lld",
                 static_cast<long long>(o.num_threads), static_cast<long long>(kMaxThreads));
   }
+  if (o.allocator.user != nullptr && o.allocator.allocate == nullptr) {
+    return fail(error, MHA_ERR_ARGUMENT, "allocator.user is given, but allocator.allocate is NULL");
+  }
+  if (o.parallel_for.user != nullptr && o.parallel_for.run == nullptr) {
+    return fail(error, MHA_ERR_ARGUMENT, "parallel_for.user is given, but parallel_for.run is NULL");
+  }
   if ((o.allocator.allocate == nullptr) != (o.allocator.release == nullptr)) {
     return fail(error, MHA_ERR_ARGUMENT, "allocator.%s is NULL: give both functions or neither",
                 o.allocator.allocate == nullptr ? "allocate" : "release");

@@ -15,13 +15,17 @@
  * Every struct may be zeroed: zero, and NULL, mean the default. A call takes one args struct: first what every call
  * says, then pointers to groups that few calls need. Arguments, groups and what they point to are read during the call
  * only, unless a comment says "kept". A field that the call would ignore is refused (MHA_ERR_ARGUMENT), so that no
- * request is lost in silence.
+ * request is lost in silence; exceptions are the strides of dimensions of one element, and mha_positions.align and
+ * .offset where nothing looks at positions.
  *
  * Words: B batch, H query heads, Hkv key/value heads, Tq / Tk query / key length, T tokens, D head dim of query and
  * key, Dv head dim of value, E embed_dim. "item": one of the batch. "packed": items one after the other, without
  * padding. "codes": integers with scales that stand for floats. Strides count elements, not bytes.
  *
- * A newcomer needs: mha_context_create, mha_attention_args with MHA_VIEW and MHA_MUT_VIEW, mha_attention.
+ * A newcomer needs: mha_context_create, mha_attention_args with MHA_VIEW and MHA_MUT_VIEW, mha_attention. Tensors are
+ * [B, T, H, D] unless strides say otherwise; torch's [B, H, T, D] is stride_b = H * T * D, stride_t = D,
+ * stride_h = T * D. A size that was forgotten is 0: batch or query_len 0 succeeds and writes nothing, key_len 0 gives
+ * zeros, num_kv_heads 0 is num_heads.
  *
  * Later versions: a struct keeps its size, a field its place and meaning; new fields take the place of `reserved*`, and
  * zero there means what it meant before. A `reserved*` field that is not zero is MHA_ERR_ARGUMENT: the caller was built
@@ -72,7 +76,8 @@ typedef enum mha_status {
   MHA_ERR_TARGET = 8,        /* the target asked for is unknown, not built in, or not supported by this CPU */
   MHA_ERR_BLOB = 9,          /* a blob is damaged, truncated, of another format version or byte order */
   MHA_ERR_UNSUPPORTED = 10,  /* a combination that this version does not implement */
-  MHA_ERR_FULL = 11,         /* a cache has no room for what is to be stored */
+  MHA_ERR_FULL = 11,         /* a cache has no room for what is to be stored: truncate or remove a sequence first
+                                (mha_cache_room says how much there is) */
   MHA_ERR_THREAD = 12        /* a thread that cannot be made, or a thread runtime that is not built in */
 } mha_status;
 
@@ -116,17 +121,17 @@ typedef struct mha_allocator {
 } mha_allocator;
 
 /* The host's own threads. run must call task(task_data, i) once for each i in [0, count), on any threads, in any order,
- * at once or one after the other, and return when all are done; count <= num_threads. Called once a stage, up to
- * seven times a call; never by a call of one thread. */
+ * at once or one after the other, and return when all are done; count <= num_threads. A call makes 0 to 7 such calls:
+ * none if it works on one thread. */
 typedef struct mha_parallel_for {
   void* user; /* a call may give another, see mha_resources */
   void (*run)(void* user, int64_t count, void (*task)(void* task_data, int64_t index),
               void* task_data); /* NULL: as mha_threading says */
 } mha_parallel_for;
 
-/* Whose threads a call uses. Never more than there are CPUs. In a child of fork, which has none of its parent's
- * threads, calls work alone, with the same bits: OpenMP's in a thread that had called OpenMP's before the fork, the
- * pool's with a context that was made before it (make a new one there to have threads). */
+/* Whose threads a call uses: OpenMP's and the pool's are at most one a CPU, a host's are as many as it was told. A child
+ * of fork has none of its parent's threads. There the caller works alone, with the same bits: with OpenMP, if its thread
+ * had used OpenMP before the fork; with the pool, if the context was made before the fork (a new one has threads). */
 typedef enum mha_threading {
   MHA_THREADING_DEFAULT = 0, /* parallel_for if given; else OpenMP, or the pool in a library built without OpenMP */
   MHA_THREADING_OPENMP = 1,  /* MHA_ERR_THREAD in a library built without OpenMP */
@@ -153,14 +158,15 @@ MHA_API mha_status mha_context_create(const mha_context_options* options, mha_co
 /* Frees it; NULL is allowed. No call that uses it may be running; handles made with it may outlive it. */
 MHA_API void mha_context_destroy(mha_context* context);
 MHA_API const char* mha_context_target(const mha_context* context);  /* name of the target chosen */
-MHA_API int64_t mha_context_num_threads(const mha_context* context); /* the most threads a call uses */
+/* As asked for, or the default: the most threads a call uses, if there are as many CPUs. */
+MHA_API int64_t mha_context_num_threads(const mha_context* context);
 
 /* What the host lends to one call; the same group in every args struct. */
 typedef struct mha_resources {
   void* workspace;        /* any alignment; NULL: taken from the context's allocator for the time of the call */
   size_t workspace_bytes; /* of `workspace`: at least what the call's *_workspace_bytes says. Refused without one */
   int64_t max_threads;    /* at most so many of the context's; 0: all. No bit depends on it, workspace bytes do */
-  void* parallel_user;    /* given to parallel_for.run instead of parallel_for.user; NULL: that one */
+  void* parallel_user;    /* given to parallel_for.run instead of parallel_for.user; NULL: parallel_for.user */
   uint64_t reserved[4];
 } mha_resources;
 
@@ -195,7 +201,7 @@ typedef struct mha_bf16 {
 typedef struct mha_quant {
   const void* scales;
   const void* zeros;          /* laid out alike; NULL: 0 (MHA_U8: 128, MHA_U4: 8) */
-  const int32_t* group_index; /* [in] of weights: GPTQ's act-order; given: MHA_ERR_UNSUPPORTED */
+  const int32_t* group_index; /* [in_features] of weights: GPTQ's act-order; given: MHA_ERR_UNSUPPORTED */
   mha_dtype scale_dtype;      /* MHA_F32, MHA_F16, MHA_BF16 */
   mha_dtype zero_dtype;       /* MHA_F32, MHA_F16, MHA_I8, MHA_U8; MHA_U4 packed along the groups of a row */
   int64_t group;              /* elements of a row to a scale; 0: the whole row */
@@ -206,11 +212,11 @@ typedef struct mha_quant {
   uint64_t reserved[2];
 } mha_quant;
 
-#define MHA_BROADCAST (-1) /* as a stride: every index reads the same element, where all strides 0 would mean dense */
+#define MHA_BROADCAST (-1) /* as a stride: every index reads the same element */
 
 /* A tensor to read: element (b, t, h, d) is at data + b * stride_b + t * stride_t + h * stride_h + d, the last dimension
- * is dense. All three strides 0: dense in the order stated where the view is used; else 0 repeats, as MHA_BROADCAST
- * does anywhere. `const void*` serves every element type and gives up the compiler's check of it: make views with
+ * is dense. All three strides 0: dense in the order stated where the view is used. Else each dimension of more than one
+ * element needs its stride (0: MHA_ERR_STRIDE); MHA_BROADCAST repeats one element. `const void*` serves every element type and gives up the compiler's check of it: make views with
  * MHA_VIEW (C) or mha::view (C++), which take the dtype from the pointer and do not compile for other types. */
 typedef struct mha_view {
   const void* data; /* at an address that suits the element type: float 4 bytes, f16 and bf16 2, others 1 */
@@ -291,11 +297,13 @@ typedef struct mha_storage_error {
 
 /* Items that differ in length. NULL: they do not. Item b has Tq_b queries and Tk_b keys. */
 typedef struct mha_items {
-  const int64_t* query_offsets; /* [B+1], ascending from 0 to query_len: query and output are packed ([query_len, H, D],
-                                   stride_b unused), item b has queries [offsets[b], offsets[b+1]); NULL: Tq each */
-  const int64_t* key_offsets;   /* [B+1], ascending from 0 to key_len: the same of key and value; NULL: Tk each */
+  const int64_t* query_offsets; /* [B+1], ascending from 0 to query_len, the sum of all: query and output are packed
+                                   ([query_len, H, D], stride_b unused), item b has queries [offsets[b], offsets[b+1])
+                                   (flash-attn's cu_seqlens_q); NULL: Tq each */
+  const int64_t* key_offsets;   /* [B+1], ascending from 0 to key_len, the sum: the same of key and value; NULL: Tk each */
   const int64_t* key_lengths;   /* [B], each in [0, key_len]: Tk_b of a padded tensor, or of the caller's pages; what
-                                   follows is not looked at. Refused beside key_offsets and a cache */
+                                   follows is not looked at. Refused beside key_offsets and a cache. Queries are not
+                                   masked: rows beyond a padded prompt are computed, finite, and to be ignored */
   const int64_t* sequences;     /* [B] of a cache, one may come twice unless tokens are appended; NULL: 0 .. B-1 */
   uint64_t reserved[4];
 } mha_items;
@@ -305,8 +313,9 @@ typedef struct mha_items {
 typedef enum mha_align {
   MHA_ALIGN_DEFAULT = 0, /* MHA_ALIGN_END. Beside key_lengths, where anything looks at positions, MHA_ERR_ARGUMENT: say
                             which, as padded prompts begin at START and new tokens over a padded cache stand at its END */
-  MHA_ALIGN_START = 1,   /* p(i) = i: query 0 at key 0 */
-  MHA_ALIGN_END = 2,     /* p(i) = i + Tk_b - Tq_b: the last query at the last key */
+  MHA_ALIGN_START = 1,   /* p(i) = i: query 0 at key 0. With a cache that has tokens already, seldom what is meant */
+  MHA_ALIGN_END = 2,     /* p(i) = i + Tk_b - Tq_b: the last query at the last key. Where Tq_b > Tk_b the first queries
+                            stand before key 0: if causal they see nothing, and their rows are zeros */
   MHA_ALIGN_OFFSET = 3   /* p(i) = i + offset, or i + offsets[b] */
 } mha_align;
 
@@ -322,8 +331,9 @@ typedef struct mha_positions {
   uint64_t reserved[4];
 } mha_positions;
 
-/* Masks of single keys: entry (b, h, i, j) at b * stride_b + h * stride_h + i * stride_q + j * stride_k. Strides of 0
- * repeat, but stride_k 0 is 1 (MHA_BROADCAST: one entry for all keys). data NULL: no mask, strides must be 0. */
+/* Masks of single keys: entry (b, h, i, j) at b * stride_b + h * stride_h + i * stride_q + j * stride_k. Unlike those of a
+ * view, strides of 0 repeat, but stride_k 0 is 1 (MHA_BROADCAST: one entry for all keys): a mask with nothing but data is
+ * one row [Tk] for all; [Tq, Tk] needs stride_q = Tk, [B, Tk] needs stride_b = Tk. data NULL: no mask, strides 0. */
 typedef struct mha_bool_mask {
   const uint8_t* data; /* not 0: query i may see key j, as True in torch's scaled_dot_product_attention (the opposite of
                           nn.MultiheadAttention's key_padding_mask and boolean attn_mask) */
@@ -360,14 +370,16 @@ typedef struct mha_block_mask {
  *   window_left, or j < sink_tokens
  *   segments, block_mask, bit_mask, bool_mask, add_mask and add_mask2 != -inf
  * Chunks of 256 keys that no query of a block sees, additive masks left aside, are not read.
- * What is not visible cannot matter: a NaN or Inf in a masked key, value or mask entry never reaches a result.
+ * Masked keys, values and entries never affect a result, not even by a NaN or Inf in them.
  * A row with no visible key gives zeros (weights 0, log-sum-exp -inf); so does one whose visible scores are all -inf. */
 typedef struct mha_masks {
-  int64_t window_left;           /* n >= 1: keys j > p(i) - n, so the n newest keys, the query's own included; 0: all */
+  int64_t window_left;           /* n >= 1: keys j > p(i) - n, so the n newest keys, the query's own included (flash-attn's
+                                    window_size is n - 1); 0: all */
   int64_t window_right;          /* n >= 1: keys j < p(i) + n; 0: all */
-  int64_t sink_tokens;           /* keys j < sink_tokens stay visible whatever window_left says */
+  int64_t sink_tokens;           /* keys j < sink_tokens stay visible whatever window_left says (StreamingLLM); refused
+                                    without window_left. Not the sink_logits of mha_score_mods */
   const int64_t* prefix_lengths; /* [B], each >= 0: keys j < prefix_lengths[b] are visible whatever causal and
-                                    window_right say (prefix-LM); NULL: none */
+                                    window_right say (prefix-LM); refused without both; NULL: none */
   const int32_t* query_segments; /* [B, Tq] dense (packed as query where items differ in length) and */
   const int32_t* key_segments;   /* [B, Tk] (packed as key; with a cache: Tk_b of each item, packed): query i sees keys
                                     of its own segment only. Both or none. */
@@ -428,7 +440,7 @@ typedef struct mha_rope {
   mha_rope_scaling scaling;
   int64_t dims;                             /* even, <= D and <= 1024: the first elements of a row; 0: D */
   double base;                              /* > 1; 0: 10000 */
-  double factor;                            /* >= 1; refused without scaling, as are those below where not named */
+  double factor;                            /* >= 1. What scaling does not name is refused, so are all without scaling */
   double low_freq_factor, high_freq_factor; /* LLAMA3; 0: 1 and 4 */
   double beta_fast, beta_slow;              /* YARN; 0: 32 and 1 */
   double attention_factor;                  /* YARN: multiplies sine and cosine; 0: 0.1 ln(factor) + 1 */
@@ -439,7 +451,7 @@ typedef struct mha_rope {
   uint64_t reserved[8];
 } mha_rope;
 
-/* The caller's own pages of keys and values: page table[b * stride + n] has tokens [n * page_size, (n + 1) * page_size)
+/* The caller's own pages of keys and values (a block table): page table[b * stride + n] has tokens [n * page_size, (n + 1) * page_size)
  * of item b. The views key and value are [num_pages, page_size, Hkv, D or Dv] then: stride_b steps pages, stride_t
  * tokens of a page, stride_h heads. Needs key_lengths; key_len is an upper bound of them, by which weights and masks are
  * laid out. Entries beyond a length are not read. mha_rows_prepare writes such pages. */
@@ -484,11 +496,12 @@ typedef struct mha_cache mha_cache;
 typedef struct mha_attention_args {
   int64_t batch;          /* B; 0 succeeds and writes nothing */
   int64_t num_heads;      /* H, >= 1 */
-  int64_t num_kv_heads;   /* Hkv, 0: H. H % Hkv == 0; query head h uses key/value head h / (H / Hkv) */
-  int64_t query_len;      /* Tq; 0 succeeds and writes nothing */
-  int64_t key_len;        /* Tk; 0 gives zeros. With a cache 0: lengths are those of the sequences */
+  int64_t num_kv_heads;   /* Hkv, 0: H; H % Hkv == 0; query head h uses key/value head h / (H / Hkv). Grouped queries must
+                             say it: with 0, key and value are read as tensors of H heads */
+  int64_t query_len;      /* Tq, of packed queries the sum; 0 succeeds and writes nothing */
+  int64_t key_len;        /* Tk, of packed keys the sum; 0 gives zeros. With a cache 0: sequences have their lengths */
   int64_t head_dim;       /* D, >= 1 */
-  int64_t value_head_dim; /* Dv, 0: D (a width of 0 cannot be said: such a call needs no attention) */
+  int64_t value_head_dim; /* Dv, 0: D */
   mha_view query;         /* [B, Tq, H, D] */
   mha_view key;           /* [B, Tk, Hkv, D] */
   mha_view value;         /* [B, Tk, Hkv, Dv] */
@@ -519,7 +532,7 @@ typedef struct mha_attention_args {
  *   with g = h / (H / Hkv), over the visible keys j (mha_masks); mha_score_mods says what else goes into the softmax.
  * Shapes:   as in the structs.
  * Overlap:  output may be query's own data with the same dtype and strides. Any other overlap of a result with an input
- *           or a result is MHA_ERR_STRIDE where it is certain: the two begin at the same address, or one of them has no
+ *           tensor or a result is MHA_ERR_STRIDE where it is certain: the two begin at the same address, or one of them has no
  *           gaps and the first or last element of the other is inside of it. Else it is not noticed, and results are
  *           undefined.
  * Numerics: f32 with f32 accumulation: one fused multiply-add chain per score (over d ascending) and per chunk of 256
@@ -532,6 +545,7 @@ typedef struct mha_attention_args {
  *           comes last: values beyond FLT_MAX / Tk may overflow on the way. Denormals count as zero, whatever the
  *           caller's floating-point mode, which is left as found; rounding is to nearest. Measured error:
  *           tests/README.md.
+ *           undefined, as they are where a result lies over a mask, a bias or the workspace.
  * Threads:  at most the context's, and max_threads. The same bits for any number.
  * Returns:  MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT; MHA_ERR_SHAPE; MHA_ERR_STRIDE; MHA_ERR_OVERFLOW; MHA_ERR_BUFFER;
  *           MHA_ERR_OUT_OF_MEMORY; MHA_ERR_UNSUPPORTED (a dtype or arithmetic, rope.dims > 1024). */
@@ -539,14 +553,15 @@ MHA_API mha_status mha_attention(const mha_context* context, const mha_attention
 
 /* Size queries, all alike: bytes that the call of the same arguments needs, 0 where it needs none. Data pointers of
  * tensors, masks and results are not read through and may be NULL (give a non-NULL one where the call will have one, and
- * output's own where it is query's); offsets, lengths, sequences, weights_rows and the cache are, and the bytes depend on
- * them, so ask again when they change, or ask for the bound. The table of pages is read, too, as items that begin with the same pages share them.
+ * output's own where it is query's); offsets, lengths, sequences, weights_rows, the cache and the table of pages (items
+ * that begin with the same pages share them) are, and the bytes depend on them, so ask again when they change, or ask for
+ * the bound.
  * Returns: as the call; MHA_ERR_NULL also for bytes NULL. */
 MHA_API mha_status mha_attention_workspace_bytes(const mha_context* context, const mha_attention_args* args,
                                                  size_t* bytes, mha_error* error);
 /* Enough for every call with at most these batch, query_len and key_len, whatever the offsets, lengths and sequences,
- * and any subset of these groups; with a cache, for any length that its sequences can reach (query_len of packed queries:
- * the sum). The max_threads of the calls must not be greater. What `items` points to is not read. */
+ * and any subset of the groups given here (so give each that a later call may have; what `items` points to is not read);
+ * with a cache, for any length that its sequences can reach. The max_threads of the calls must not be greater. */
 MHA_API mha_status mha_attention_workspace_bound(const mha_context* context, const mha_attention_args* args,
                                                  size_t* bytes, mha_error* error);
 
@@ -559,9 +574,10 @@ MHA_API mha_status mha_attention_explain(const mha_context* context, const mha_a
 
 /* Attention over a part of the keys, to be merged with the parts that others computed (a context split over processes):
  * one partial result for each chunk of 256 keys, so that merging them in ascending order gives the bits of one call
- * over all keys, provided that parts hold whole chunks (all but the last a multiple of 256 keys). Masks and p(i)
- * count from the part's first key: use MHA_ALIGN_OFFSET, where offset is the query's position minus the number of keys
- * before this part, and give rope its positions. output, results and sink_logits are refused.
+ * over all keys, provided that parts hold whole chunks (all but the last a multiple of 256 keys). Masks and p(i) count
+ * from the part's first key: where anything looks at positions, say MHA_ALIGN_OFFSET with offset = Tk of the whole - Tq -
+ * keys before this part (1000 keys in parts of 512 and 488, Tq = 10: 990 and 478), and give rope its positions.
+ * MHA_ALIGN_DEFAULT is refused there; so are output, results and sink_logits.
  * Shapes:   partials [chunks of the part, 1 for Tk = 0][B * H * Tq * (Dv + 2)] floats at 4-byte addresses, opaque, the
  *           same on every FMA target; parts are merged by putting them one after the other.
  * Requires: B items of the same length (a batch of packed items or of sequences of a cache: one by one). Workspace as
@@ -575,7 +591,8 @@ MHA_API mha_status mha_attention_partial_bytes(const mha_context* context, const
 
 typedef struct mha_merge_partials_args {
   int64_t batch, num_heads, query_len, value_head_dim; /* B, H, Tq: 0 writes nothing; Dv >= 1 */
-  int64_t num_chunks;                                  /* of all parts; 0: zeros, log-sum-exp -inf or the sink */
+  int64_t num_chunks; /* the sum of the parts' max(1, ceil(Tk / 256)), not the number of parts; 0: zeros, log-sum-exp
+                         -inf or the sink */
   const void* partials;                                /* [num_chunks][B * H * Tq * (Dv + 2)] */
   const float* sink_logits;                            /* [H]; NULL: none */
   mha_mut_view output;                                 /* [B, Tq, H, Dv] */
@@ -593,7 +610,9 @@ MHA_API mha_status mha_attention_merge_partials(const mha_context* context, cons
                                                 mha_error* error);
 
 typedef struct mha_merge_args {
-  int64_t num_parts, rows, value_head_dim; /* num_parts 0: zeros and -inf; rows 0 writes nothing; Dv >= 1 */
+  int64_t num_parts, rows, value_head_dim; /* num_parts 0: zeros and -inf; rows 0 writes nothing; Dv >= 1. Rows are in one
+                                              order everywhere: an output [B, Tq, H, Dv] of mha_attention needs its
+                                              log_sum_exp, [B, H, Tq], transposed to [B, Tq, H] (Tq = 1: as it is) */
   const float* const* outputs;             /* [num_parts] of [rows, Dv], dense */
   const float* const* log_sum_exps;        /* [num_parts] of [rows] */
   float* output;                           /* [rows, Dv]; may be outputs[0] */
@@ -625,14 +644,15 @@ MHA_API mha_status mha_t5_bias(const float* table, int64_t num_heads, int64_t nu
 typedef struct mha_rows_args {
   int64_t batch, length, num_heads, head_dim; /* B, T, H or Hkv: 0 writes nothing; D >= 1 */
   mha_view input;                             /* [B, T, heads, D] */
-  mha_mut_view output;                        /* alike; may be the input itself with its dtype and strides. With slots:
+  mha_mut_view output;                        /* the same; may be the input with its dtype and strides. With slots:
                                                  [num_pages, page_size, heads, D], stride_b steps pages */
   const mha_storage* storage;                 /* how output is rounded to codes; NULL: output.dtype is no code */
   void* scales;                               /* of codes, written: [B, T, heads, D / group]; with slots as output */
-  void* zeros;                                /* alike, where storage has zero_points */
+  void* zeros;                                /* as scales, where storage has zero_points */
   mha_storage_error* storage_error;           /* what rounding cost, written; NULL: not wanted */
   const int64_t* slots; /* [B, T] dense: token t goes to page slots / page_size, place slots % page_size; < 0: nowhere.
-                           Those >= 0 must be distinct. NULL: in order */
+                           Those >= 0 must be distinct (not checked: of two tokens in one slot either is stored). NULL:
+                           in order. vLLM's slot_mapping */
   int64_t page_size;    /* with slots, >= 1 */
   int64_t num_pages;    /* with slots: a slot >= num_pages * page_size is MHA_ERR_ARGUMENT */
   const int64_t* positions; /* of rope: [B, T] dense, each in [0, 2^31); NULL: first_position + t */
@@ -643,7 +663,8 @@ typedef struct mha_rows_args {
   uint64_t reserved[4];
 } mha_rows_args;
 
-/* Norms, rotates and stores rows: keys and values that the caller keeps, in tensors or pages of its own.
+/* Norms, rotates and stores rows: keys and values that the caller keeps, in tensors or pages of its own (with slots, what
+ * vLLM calls reshape_and_cache).
  * Numerics: a row's bits depend on it and its position alone; denormals count as zero where rows are normed or rotated,
  *           else rows are copied bit by bit.
  * Threads:  at most the context's. Needs no workspace in this version, never allocates.
@@ -745,9 +766,9 @@ typedef struct mha_reserve_args {
 } mha_reserve_args;
 
 /* Makes room for tokens[b] more tokens of sequences[b] in every cache of the list, or in none (MHA_ERR_FULL): appending
- * so many cannot fail for want of room then. What is reserved is used up by appending, counts in mha_cache_used_bytes,
- * and is given back by mha_cache_truncate, _remove and _reset. Reserving again makes it at least so much, never less. To
- * fork a sequence, or into it, costs a reservation its last page (shared from then on), or all: reserve afterwards.
+ * so many cannot fail for want of room then. What is reserved is used up by appending, counts in mha_cache_used_bytes
+ * (paged), and is given back by mha_cache_truncate, _remove and _reset. Reserving again makes it at least so much, never
+ * less. mha_cache_fork ends a reservation of its source and destination: reserve again after it.
  * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT; MHA_ERR_OVERFLOW; MHA_ERR_FULL. */
 MHA_API mha_status mha_cache_reserve(const mha_reserve_args* args, mha_error* error);
 /* Forgets the tokens from `length` on (rollback), as if they had never been appended, and gives their pages back, with
@@ -755,7 +776,8 @@ MHA_API mha_status mha_cache_reserve(const mha_reserve_args* args, mha_error* er
  * sequence's length, or among the tokens that a ring has dropped, between sink_tokens and mha_cache_first_kept). */
 MHA_API mha_status mha_cache_truncate(mha_cache* cache, int64_t sequence, int64_t length, mha_error* error);
 /* Makes the empty sequence `destination` equal to the first `length` tokens of `source` (-1: all). Paged: shares the
- * pages, takes none, and copies a page when one of its holders first writes to it; else copies the tokens.
+ * pages, takes none, and copies a page when one of its holders first writes to it (so room of both drops by that page);
+ * else copies the tokens.
  * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (destination not empty; a length that mha_cache_truncate would
  * refuse). */
 MHA_API mha_status mha_cache_fork(mha_cache* cache, int64_t source, int64_t destination, int64_t length,

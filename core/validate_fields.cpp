@@ -91,6 +91,10 @@ mha_status check_aligned(const char* name, const void* data, mha_error* error) {
   return fail(error, MHA_ERR_ARGUMENT, "%s is at %p: must be aligned to %zu bytes", name, data, alignof(float));
 }
 
+mha_status fail_unused(const char* field, const char* why, mha_error* error) {
+  return fail(error, MHA_ERR_ARGUMENT, "%s is given, but %s", field, why);
+}
+
 mha_status check_size(const char* name, int64_t value, int64_t least, mha_error* error) {
   if (value < least) return fail(error, MHA_ERR_ARGUMENT, "%s is %lld: must be >= %lld", name, ll{value}, ll{least});
   if (value > kMaxSize) return fail(error, MHA_ERR_OVERFLOW, "%s is %lld: must be at most 2^62", name, ll{value});

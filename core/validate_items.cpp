@@ -37,11 +37,6 @@ mha_status check_cache(const AttentionProblem& p, mha_error* error) {
   return MHA_OK;
 }
 
-// A field that the call would not look at, since `why`.
-mha_status fail_unused(const char* field, const char* why, mha_error* error) {
-  return fail(error, MHA_ERR_ARGUMENT, "%s is given, but %s", field, why);
-}
-
 mha_status check_used(const Groups& g, const mha_items& items, mha_error* error) {
   if (g.cache != nullptr) {
     const char* why = "keys are in a cache, which knows their lengths";
@@ -71,7 +66,8 @@ mha_status check_key_lengths(const AttentionProblem& p, mha_error* error) {
   return MHA_OK;
 }
 
-// Whether anything of the call looks at p(i).
+}  // namespace
+
 bool looks_at_positions(const Groups& g) {
   const mha_masks& masks = given_or_default(g.masks);
   const mha_score_mods& mods = given_or_default(g.score_mods);
@@ -79,6 +75,8 @@ bool looks_at_positions(const Groups& g) {
   return g.causal || masks.window_left > 0 || masks.window_right > 0 || mods.alibi_slopes != nullptr ||
          mods.relative_bias != nullptr || rotates;
 }
+
+namespace {
 
 mha_status check_offset(const mha_positions& positions, int align, int64_t batch, mha_error* error) {
   if (align != MHA_ALIGN_OFFSET) {
@@ -179,6 +177,10 @@ mha_status check_pages(const mha_pages& pages, Check check, AttentionProblem* p,
     for (int64_t n = 0; n < entries; ++n) {
       const int32_t page = pages.table[b * stride + n];
       if (page >= 0 && page < pages.num_pages) continue;
+      if (pages.num_pages == 0) {
+        return fail(error, MHA_ERR_ARGUMENT, "pages.num_pages is 0, but item %lld has %lld keys", ll{b},
+                    ll{p->key_lengths[b]});
+      }
       return fail(error, MHA_ERR_ARGUMENT,
                   "pages.table[%lld] (page %lld of item %lld) is %d: must be 0 to %lld (num_pages - 1)",
                   ll{b * stride + n}, ll{n}, ll{b}, page, ll{pages.num_pages - 1});

@@ -59,7 +59,8 @@ mha_status check_results(const mha_results& r, Check check, AttentionProblem* p,
   }
   const mha_mut_view& w = r.weights;
   const char* unused = nullptr;
-  if (r.weights_rows != nullptr || r.num_weights_rows != 0) unused = "results.weights_rows";
+  if (r.num_weights_rows != 0) unused = "results.num_weights_rows";
+  if (r.weights_rows != nullptr) unused = "results.weights_rows";
   if (w.data != nullptr || w.stride_b != 0 || w.stride_t != 0 || w.stride_h != 0) unused = "results.weights";
   if (unused == nullptr) return MHA_OK;
   return fail(error, MHA_ERR_ARGUMENT, "%s is given, but results.weights_mode is MHA_WEIGHTS_NONE", unused);
