@@ -122,6 +122,14 @@ TEST_CASE("context: half an allocator, and an allocator that has nothing", "[con
   CHECK(context == nullptr);
 }
 
+TEST_CASE("context: fields of later versions", "[context]") {
+  for (size_t n = 0; n < 8; ++n) {
+    mha_context_options options = {};
+    options.reserved[n] = uint64_t{1} << (9 * n % 64);
+    check_fails(options, MHA_ERR_ARGUMENT, {"options.reserved[" + std::to_string(n) + "] is not 0", mha_version()});
+  }
+}
+
 TEST_CASE("context: NULL", "[context]") {
   mha_error error = {};
   CHECK(mha_context_create(nullptr, nullptr, &error) == MHA_ERR_NULL);

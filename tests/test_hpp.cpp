@@ -18,7 +18,7 @@ inline constexpr bool kMovesOnly =
     std::is_nothrow_move_constructible_v<Handle> && std::is_nothrow_move_assignable_v<Handle>;
 static_assert(kMovesOnly<mha::Context> && kMovesOnly<mha::Linear> && kMovesOnly<mha::Layer> && kMovesOnly<mha::Cache>);
 
-// --- What does not compile ---------------------------------------------------------------------------------------------
+// --- What does not compile -----------------------------------------------------------------------------------------
 
 /// Whether raw() may be called on a T: only where it outlives what raw() gives, which points into it.
 template <class T, class = void>

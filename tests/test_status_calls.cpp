@@ -23,7 +23,6 @@ mha_storage storage_of(mha_dtype dtype, int64_t group, uint64_t reserved) {
 }
 const mha_storage kCodes = storage_of(MHA_I8, 32, 0), kGrouped = storage_of(MHA_F32, 32, 0);
 const mha_storage kNewer = storage_of(MHA_F32, 0, 1);
-const mha_quant kQuant = {};
 
 }  // namespace
 
@@ -82,8 +81,8 @@ TEST_CASE("status: rows", "[status][rows]") {
   const std::vector<float> input(2 * 3 * 2 * 4);
   std::vector<float> output = poisoned(2 * 3 * 2 * 4 + 1);
   const mha_rope rope = {};
-  mha_norm norm = {}, no_norm = {}, newer_norm = {};
-  norm.epsilon = newer_norm.epsilon = 1e-5f, newer_norm.reserved_int = 1;
+  mha_norm no_norm = {}, newer_norm = {};
+  newer_norm.epsilon = 1e-5f, newer_norm.reserved_int = 1;
   const int64_t slots[] = {0, 1, 2, 3, 4, 6}, positions[] = {0, 1, 2, 3, -4, 5};
   float scale = 0;
   using Args = mha_rows_args;
