@@ -37,8 +37,7 @@ mha_status check_blob(const BlobFormat& format, const void* blob, size_t bytes, 
     return fail(error, MHA_ERR_BLOB, "blob is not %s", format.what);
   }
   if (head.version != format.version) {
-    return fail(error, MHA_ERR_BLOB, "blob has format version %u: this library reads %u", head.version,
-                format.version);
+    return fail(error, MHA_ERR_BLOB, "blob has format version %u: this library reads %u", head.version, format.version);
   }
   if (head.byte_order != kByteOrder) return fail(error, MHA_ERR_BLOB, "blob is of another byte order");
   uint64_t checksum = 0;

@@ -48,8 +48,7 @@ mha_status check_config(const mha_cache_config& config, mha_cache_config* resolv
     return fail(error, MHA_ERR_ARGUMENT, "page_size is %lld, but kind is not MHA_CACHE_PAGED", ll{config.page_size});
   }
   if (kind != MHA_CACHE_RING && config.sink_tokens != 0) {
-    return fail(error, MHA_ERR_ARGUMENT, "sink_tokens is %lld, but kind is not MHA_CACHE_RING",
-                ll{config.sink_tokens});
+    return fail(error, MHA_ERR_ARGUMENT, "sink_tokens is %lld, but kind is not MHA_CACHE_RING", ll{config.sink_tokens});
   }
   *resolved = config;
   if (config.value_head_dim == 0) resolved->value_head_dim = config.head_dim;
@@ -174,8 +173,7 @@ extern "C" mha_status mha_cache_create(const mha_context* context, const mha_cac
     return fail(error, MHA_ERR_ARGUMENT, "memory_bytes is %zu, but memory is NULL", config->memory_bytes);
   }
   if (memory != nullptr && config->memory_bytes < memory_bytes) {
-    return fail(error, MHA_ERR_BUFFER, "memory_bytes is %zu: this cache needs %zu", config->memory_bytes,
-                memory_bytes);
+    return fail(error, MHA_ERR_BUFFER, "memory_bytes is %zu: this cache needs %zu", config->memory_bytes, memory_bytes);
   }
   const mha_allocator& allocator = context->allocator;
   void* owned = nullptr;

@@ -115,7 +115,8 @@ mha_status read_header(const mha_cache_config& c, const void* blob, size_t bytes
     return fail(error, MHA_ERR_BLOB, "blob's header is unsound: length %lld, kept [0, %lld) and from %lld, bytes %llu",
                 ll{h.length}, ll{h.leading}, ll{h.first_kept}, ull{h.head.bytes});
   }
-  if (bytes < h.head.bytes) return fail(error, MHA_ERR_BLOB, "bytes is %zu: the blob has %llu", bytes, ull{h.head.bytes});
+  if (bytes < h.head.bytes)
+    return fail(error, MHA_ERR_BLOB, "bytes is %zu: the blob has %llu", bytes, ull{h.head.bytes});
   if (h.payload != payload_checksum(static_cast<const char*>(blob) + sizeof(h), h.head.bytes - sizeof(h))) {
     return fail(error, MHA_ERR_BLOB, "blob's tokens are damaged (checksum)");
   }
@@ -157,9 +158,9 @@ mha_status check_exported(const mha_cache& cache, const mha_export_args& a, mha_
   MHA_TRY(check_sequence(cache, "sequence", a.sequence, error));
   MHA_TRY(check_sizes({{"begin", a.begin, 0}, {"count", a.count, 0}}, error));
   if (a.key_scales != nullptr || a.key_zeros != nullptr || a.value_scales != nullptr || a.value_zeros != nullptr) {
-    return fail(error, MHA_ERR_ARGUMENT, "%s is given, but the cache keeps MHA_F32, which has no scales",
-                a.key_scales != nullptr || a.key_zeros != nullptr ? "key_scales or key_zeros"
-                                                                  : "value_scales or value_zeros");
+    return fail(
+        error, MHA_ERR_ARGUMENT, "%s is given, but the cache keeps MHA_F32, which has no scales",
+        a.key_scales != nullptr || a.key_zeros != nullptr ? "key_scales or key_zeros" : "value_scales or value_zeros");
   }
   const CacheSequence& s = cache.sequences[a.sequence];
   if (a.begin > s.length || a.count > s.length - a.begin) {
@@ -186,13 +187,13 @@ extern "C" mha_status mha_cache_export(const mha_cache* cache, const mha_export_
   MHA_TRY(check_exported(*cache, a, error));
   const mha_cache_config& c = cache->config;
   Tensor k = {}, v = {};
-  const Dimensions key = {1, a.count, c.num_kv_heads, c.head_dim}, value = {1, a.count, c.num_kv_heads, c.value_head_dim};
+  const Dimensions key = {1, a.count, c.num_kv_heads, c.head_dim},
+                   value = {1, a.count, c.num_kv_heads, c.value_head_dim};
   MHA_TRY(check_result("key", a.key, key, Order::kBthd, Check::kAll, &k, error));
   MHA_TRY(check_result("value", a.value, value, Order::kBthd, Check::kAll, &v, error));
   const NamedExtent results[] = {{"key", extent_of(k, key)}, {"value", extent_of(v, value)}};
   MHA_TRY(check_overlaps(results, 2, nullptr, 0, error));
-  read_rows(*cache, a.sequence, a.begin, a.count,
-            {k.data, k.stride_t, k.stride_h, v.data, v.stride_t, v.stride_h});
+  read_rows(*cache, a.sequence, a.begin, a.count, {k.data, k.stride_t, k.stride_h, v.data, v.stride_t, v.stride_h});
   return MHA_OK;
 }
 
@@ -214,7 +215,8 @@ extern "C" mha_status mha_cache_save(const mha_cache* cache, int64_t sequence, v
   if (status != MHA_OK) return status;
   BlobHeader h = describe(*cache, cache->sequences[sequence]);
   if (bytes < h.head.bytes) {
-    return fail(error, MHA_ERR_BUFFER, "bytes is %zu: sequence %lld takes %llu", bytes, ll{sequence}, ull{h.head.bytes});
+    return fail(error, MHA_ERR_BUFFER, "bytes is %zu: sequence %lld takes %llu", bytes, ll{sequence},
+                ull{h.head.bytes});
   }
   char* out = static_cast<char*>(blob);
   read_rows(*cache, sequence, 0, h.leading, blob_rows(h, out, 0));

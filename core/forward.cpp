@@ -165,7 +165,8 @@ mha_status prepare_bound(const mha_context* context, const mha_layer* layer, con
   BoundSizes sizes;
   MHA_TRY(bound_sizes(groups, groups.keys_are_queries ? args->query_len : args->key_len, &sizes, error));
   mha_layer_args greatest = *args;
-  greatest.items = nullptr, greatest.positions = nullptr, greatest.cache = nullptr, greatest.cache_use = MHA_CACHE_APPEND;
+  greatest.items = nullptr, greatest.positions = nullptr, greatest.cache = nullptr,
+  greatest.cache_use = MHA_CACHE_APPEND;
   if (args->cache != nullptr && !groups.keys_are_queries) greatest.key.data = greatest.value.data = args;  // not read
   f->layer = layer;
   AttentionProblem& p = f->attention.problem;

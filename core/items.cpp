@@ -83,8 +83,7 @@ int64_t weight_rows_of(const AttentionProblem& p, int64_t b) {
 float* weights_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t r) {
   if (p.weights_mode == MHA_WEIGHTS_AVERAGED) h = 0;
   if (p.weights_mode == MHA_WEIGHTS_KEY_SUMS) r = 0;
-  const bool packed =
-      p.query_offsets != nullptr && p.weights_rows == nullptr && p.weights_mode != MHA_WEIGHTS_KEY_SUMS;
+  const bool packed = p.query_offsets != nullptr && p.weights_rows == nullptr && p.weights_mode != MHA_WEIGHTS_KEY_SUMS;
   const int64_t item = packed ? p.query_offsets[b] * p.weights.stride_t : b * p.weights.stride_b;
   return p.weights.data + item + h * p.weights.stride_h + r * p.weights.stride_t;
 }
@@ -95,8 +94,7 @@ namespace {
 int64_t most_visible_keys(const AttentionProblem& p, int64_t b) {
   const mha_masks& m = p.masks;
   const int64_t keys = key_len_of(p, b);
-  const bool open =
-      m.window_left == 0 || m.prefix_lengths != nullptr || (!p.causal && m.window_right == 0);
+  const bool open = m.window_left == 0 || m.prefix_lengths != nullptr || (!p.causal && m.window_right == 0);
   if (open) return keys;
   const Size right = p.causal ? Size(0) : Size(m.window_right - 1);
   const Size seen = Size(m.window_left) + right + Size(m.sink_tokens);

@@ -62,7 +62,8 @@ mha_status read_header(const void* blob, size_t bytes, mha_layer_config* config,
   if (!layout->bytes.ok() || static_cast<uint64_t>(layout->bytes.value()) != h.head.bytes) {
     return fail(error, MHA_ERR_BLOB, "blob's header says %llu bytes, which its sizes do not make", ull{h.head.bytes});
   }
-  if (bytes < h.head.bytes) return fail(error, MHA_ERR_BLOB, "bytes is %zu: the blob has %llu", bytes, ull{h.head.bytes});
+  if (bytes < h.head.bytes)
+    return fail(error, MHA_ERR_BLOB, "bytes is %zu: the blob has %llu", bytes, ull{h.head.bytes});
   *parts = h.parts;
   return MHA_OK;
 }

@@ -25,8 +25,8 @@ struct LinearHeader {
 };
 static_assert(sizeof(LinearHeader) == 128, "the blob's header is part of its format");
 
-constexpr BlobFormat kFormat = {{'m', 'h', 'a', 'l', 'i', 'n', 'e', 'a'}, "a packed mha linear", 1,
-                                sizeof(LinearHeader)};
+constexpr BlobFormat kFormat = {
+    {'m', 'h', 'a', 'l', 'i', 'n', 'e', 'a'}, "a packed mha linear", 1, sizeof(LinearHeader)};
 
 struct LinearLayout {
   int64_t panels, bias;
@@ -173,8 +173,8 @@ extern "C" mha_status mha_linear_map(const mha_context* context, const void* blo
   MHA_TRY(read_header(blob, bytes, &header, &layout, error));
   mha_linear* handle = static_cast<mha_linear*>(allocate(context->allocator, sizeof(mha_linear)));
   if (handle == nullptr) return fail(error, MHA_ERR_OUT_OF_MEMORY, "no memory for a linear");
-  *handle = point_into(static_cast<const char*>(blob), layout, header.in_features, header.out_features,
-                       header.has_bias != 0);
+  *handle =
+      point_into(static_cast<const char*>(blob), layout, header.in_features, header.out_features, header.has_bias != 0);
   handle->allocator = context->allocator, handle->bytes = sizeof(mha_linear);
   *linear = handle;
   return MHA_OK;

@@ -86,8 +86,8 @@ mha_status check_parts(const char* name, const float* const* parts, int64_t coun
 
 mha_status check_merge(const mha_merge_args& a, mha_error* error) {
   MHA_TRY(check_reserved("args", a.reserved, error));
-  MHA_TRY(check_sizes(
-      {{"num_parts", a.num_parts, 0}, {"rows", a.rows, 0}, {"value_head_dim", a.value_head_dim, 1}}, error));
+  MHA_TRY(check_sizes({{"num_parts", a.num_parts, 0}, {"rows", a.rows, 0}, {"value_head_dim", a.value_head_dim, 1}},
+                      error));
   if (!(Size(a.rows) * Size(a.value_head_dim) * Size(sizeof(float))).ok()) {
     return fail(error, MHA_ERR_OVERFLOW, "rows %lld x value_head_dim %lld exceeds 2^63 bytes", ll{a.rows},
                 ll{a.value_head_dim});

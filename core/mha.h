@@ -157,7 +157,7 @@ typedef struct mha_context_options {
 MHA_API mha_status mha_context_create(const mha_context_options* options, mha_context** context, mha_error* error);
 /* Frees it; NULL is allowed. No call that uses it may be running; handles made with it may outlive it. */
 MHA_API void mha_context_destroy(mha_context* context);
-MHA_API const char* mha_context_target(const mha_context* context);  /* name of the target chosen */
+MHA_API const char* mha_context_target(const mha_context* context); /* name of the target chosen */
 /* As asked for, or the default: the most threads a call uses, if there are as many CPUs. */
 MHA_API int64_t mha_context_num_threads(const mha_context* context);
 
@@ -216,8 +216,9 @@ typedef struct mha_quant {
 
 /* A tensor to read: element (b, t, h, d) is at data + b * stride_b + t * stride_t + h * stride_h + d, the last dimension
  * is dense. All three strides 0: dense in the order stated where the view is used. Else each dimension of more than one
- * element needs its stride (0: MHA_ERR_STRIDE); MHA_BROADCAST repeats one element. `const void*` serves every element type and gives up the compiler's check of it: make views with
- * MHA_VIEW (C) or mha::view (C++), which take the dtype from the pointer and do not compile for other types. */
+ * element needs its stride (0: MHA_ERR_STRIDE); MHA_BROADCAST repeats one element. `const void*` serves every
+ * element type and gives up the compiler's check of it: make views with MHA_VIEW (C) or mha::view (C++), which take the
+ * dtype from the pointer and do not compile for other types. */
 typedef struct mha_view {
   const void* data; /* at an address that suits the element type: float 4 bytes, f16 and bf16 2, others 1 */
   mha_dtype dtype;
@@ -236,7 +237,7 @@ typedef struct mha_mut_view {
 } mha_mut_view;
 
 #ifndef __cplusplus /* C++: mha::view and mha::mut_view of mha.hpp */
-#define MHA_DTYPE(p)               \
+#define MHA_DTYPE(p) \
   _Generic((p),                    \
       float*: MHA_F32,             \
       const float*: MHA_F32,       \
@@ -245,8 +246,8 @@ typedef struct mha_mut_view {
       mha_bf16*: MHA_BF16,         \
       const mha_bf16*: MHA_BF16)
 #define MHA_CODE_DTYPE(p) \
-  _Generic((p), int8_t*: MHA_I8, const int8_t*: MHA_I8, uint8_t*: MHA_U8, const uint8_t*: MHA_U8)
-#define MHA_MUT_DTYPE(p) _Generic((p), float*: MHA_F32, mha_f16*: MHA_F16, mha_bf16*: MHA_BF16)
+  _Generic((p), int8_t * : MHA_I8, const int8_t* : MHA_I8, uint8_t* : MHA_U8, const uint8_t* : MHA_U8)
+#define MHA_MUT_DTYPE(p) _Generic((p), float* : MHA_F32, mha_f16* : MHA_F16, mha_bf16* : MHA_BF16)
 /* A dense view; set the strides afterwards where it is not. */
 #define MHA_VIEW(p) ((mha_view){.data = (p), .dtype = MHA_DTYPE(p)})
 #define MHA_MUT_VIEW(p) ((mha_mut_view){.data = (p), .dtype = MHA_MUT_DTYPE(p)})
@@ -273,19 +274,19 @@ typedef enum mha_arithmetic {
 /* How values are kept that the library stores (caches, packed weights, rows). Zeroed: as floats. This version: MHA_F32
  * alone, MHA_ERR_UNSUPPORTED else. */
 typedef struct mha_storage {
-  mha_dtype dtype;       /* MHA_F32, MHA_F16, MHA_BF16, MHA_I8, MHA_U8, MHA_I4, MHA_U4 */
-  mha_dtype scale_dtype; /* of codes: MHA_F32, MHA_F16, MHA_BF16 */
-  int64_t group;         /* elements to a scale; 0: the row of a token and head, or of an output channel */
-  int zero_points;       /* not 0: every scale has a zero beside it; 0: codes are symmetric */
-  int hadamard;          /* not 0: rows are rotated by a Walsh-Hadamard matrix before they are rounded */
+  mha_dtype dtype;        /* MHA_F32, MHA_F16, MHA_BF16, MHA_I8, MHA_U8, MHA_I4, MHA_U4 */
+  mha_dtype scale_dtype;  /* of codes: MHA_F32, MHA_F16, MHA_BF16 */
+  int64_t group;          /* elements to a scale; 0: the row of a token and head, or of an output channel */
+  int zero_points;        /* not 0: every scale has a zero beside it; 0: codes are symmetric */
+  int hadamard;           /* not 0: rows are rotated by a Walsh-Hadamard matrix before they are rounded */
   const mha_quant* fixed; /* scales known beforehand (per tensor, per channel), copied; NULL: made of each row */
   uint64_t reserved[2];
 } mha_storage;
 
 /* What storing cost: the error of what was kept against what was given. Zeros where nothing was rounded. */
 typedef struct mha_storage_error {
-  double max;      /* the largest |kept - given| */
-  double rms;      /* root of the mean of (kept - given)^2 */
+  double max;       /* the largest |kept - given| */
+  double rms;       /* root of the mean of (kept - given)^2 */
   double rms_given; /* root of the mean of given^2: rms / rms_given is the relative error */
   int64_t elements;
   uint64_t reserved[4];
@@ -300,11 +301,12 @@ typedef struct mha_items {
   const int64_t* query_offsets; /* [B+1], ascending from 0 to query_len, the sum of all: query and output are packed
                                    ([query_len, H, D], stride_b unused), item b has queries [offsets[b], offsets[b+1])
                                    (flash-attn's cu_seqlens_q); NULL: Tq each */
-  const int64_t* key_offsets;   /* [B+1], ascending from 0 to key_len, the sum: the same of key and value; NULL: Tk each */
-  const int64_t* key_lengths;   /* [B], each in [0, key_len]: Tk_b of a padded tensor, or of the caller's pages; what
+  const int64_t*
+      key_offsets; /* [B+1], ascending from 0 to key_len, the sum: the same of key and value; NULL: Tk each */
+  const int64_t* key_lengths; /* [B], each in [0, key_len]: Tk_b of a padded tensor, or of the caller's pages; what
                                    follows is not looked at. Refused beside key_offsets and a cache. Queries are not
                                    masked: rows beyond a padded prompt are computed, finite, and to be ignored */
-  const int64_t* sequences;     /* [B] of a cache, one may come twice unless tokens are appended; NULL: 0 .. B-1 */
+  const int64_t* sequences;   /* [B] of a cache, one may come twice unless tokens are appended; NULL: 0 .. B-1 */
   uint64_t reserved[4];
 } mha_items;
 
@@ -373,10 +375,10 @@ typedef struct mha_block_mask {
  * Masked keys, values and entries never affect a result, not even by a NaN or Inf in them.
  * A row with no visible key gives zeros (weights 0, log-sum-exp -inf); so does one whose visible scores are all -inf. */
 typedef struct mha_masks {
-  int64_t window_left;           /* n >= 1: keys j > p(i) - n, so the n newest keys, the query's own included (flash-attn's
+  int64_t window_left;  /* n >= 1: keys j > p(i) - n, so the n newest keys, the query's own included (flash-attn's
                                     window_size is n - 1); 0: all */
-  int64_t window_right;          /* n >= 1: keys j < p(i) + n; 0: all */
-  int64_t sink_tokens;           /* keys j < sink_tokens stay visible whatever window_left says (StreamingLLM); refused
+  int64_t window_right; /* n >= 1: keys j < p(i) + n; 0: all */
+  int64_t sink_tokens;  /* keys j < sink_tokens stay visible whatever window_left says (StreamingLLM); refused
                                     without window_left. Not the sink_logits of mha_score_mods */
   const int64_t* prefix_lengths; /* [B], each >= 0: keys j < prefix_lengths[b] are visible whatever causal and
                                     window_right say (prefix-LM); refused without both; NULL: none */
@@ -438,9 +440,9 @@ typedef enum mha_rope_scaling {
 typedef struct mha_rope {
   mha_rope_style style;
   mha_rope_scaling scaling;
-  int64_t dims;                             /* even, <= D and <= 1024: the first elements of a row; 0: D */
-  double base;                              /* > 1; 0: 10000 */
-  double factor;                            /* >= 1. What scaling does not name is refused, so are all without scaling */
+  int64_t dims;  /* even, <= D and <= 1024: the first elements of a row; 0: D */
+  double base;   /* > 1; 0: 10000 */
+  double factor; /* >= 1. What scaling does not name is refused, so are all without scaling */
   double low_freq_factor, high_freq_factor; /* LLAMA3; 0: 1 and 4 */
   double beta_fast, beta_slow;              /* YARN; 0: 32 and 1 */
   double attention_factor;                  /* YARN: multiplies sine and cosine; 0: 0.1 ln(factor) + 1 */
@@ -451,8 +453,8 @@ typedef struct mha_rope {
   uint64_t reserved[8];
 } mha_rope;
 
-/* The caller's own pages of keys and values (a block table): page table[b * stride + n] has tokens [n * page_size, (n + 1) * page_size)
- * of item b. The views key and value are [num_pages, page_size, Hkv, D or Dv] then: stride_b steps pages, stride_t
+/* The caller's own pages of keys and values (a block table): page table[b * stride + n] has the tokens
+ * [n * page_size, (n + 1) * page_size) of item b. The views key and value are [num_pages, page_size, Hkv, D or Dv] then: stride_b steps pages, stride_t
  * tokens of a page, stride_h heads. Needs key_lengths; key_len is an upper bound of them, by which weights and masks are
  * laid out. Entries beyond a length are not read. mha_rows_prepare writes such pages. */
 typedef struct mha_pages {
@@ -494,13 +496,13 @@ typedef struct mha_results {
 typedef struct mha_cache mha_cache;
 
 typedef struct mha_attention_args {
-  int64_t batch;          /* B; 0 succeeds and writes nothing */
-  int64_t num_heads;      /* H, >= 1 */
-  int64_t num_kv_heads;   /* Hkv, 0: H; H % Hkv == 0; query head h uses key/value head h / (H / Hkv). Grouped queries must
+  int64_t batch;        /* B; 0 succeeds and writes nothing */
+  int64_t num_heads;    /* H, >= 1 */
+  int64_t num_kv_heads; /* Hkv, 0: H; H % Hkv == 0; query head h uses key/value head h / (H / Hkv). Grouped queries must
                              say it: with 0, key and value are read as tensors of H heads */
-  int64_t query_len;      /* Tq, of packed queries the sum; 0 succeeds and writes nothing */
-  int64_t key_len;        /* Tk, of packed keys the sum; 0 gives zeros. With a cache 0: sequences have their lengths */
-  int64_t head_dim;       /* D, >= 1 */
+  int64_t query_len;    /* Tq, of packed queries the sum; 0 succeeds and writes nothing */
+  int64_t key_len;      /* Tk, of packed keys the sum; 0 gives zeros. With a cache 0: sequences have their lengths */
+  int64_t head_dim;     /* D, >= 1 */
   int64_t value_head_dim; /* Dv, 0: D */
   mha_view query;         /* [B, Tq, H, D] */
   mha_view key;           /* [B, Tk, Hkv, D] */
@@ -515,13 +517,13 @@ typedef struct mha_attention_args {
   const mha_positions* positions;
   const mha_masks* masks;
   const mha_score_mods* score_mods;
-  const mha_norm* query_norm;   /* of queries; keys are given normed and rotated (mha_cache_append, mha_rows_prepare) */
-  const mha_rope* rope;         /* of queries, after the norm */
-  const mha_cache* cache;       /* keys and values of item b are those of sequences[b], instead of key, value, key_len,
+  const mha_norm* query_norm; /* of queries; keys are given normed and rotated (mha_cache_append, mha_rows_prepare) */
+  const mha_rope* rope;       /* of queries, after the norm */
+  const mha_cache* cache;     /* keys and values of item b are those of sequences[b], instead of key, value, key_len,
                                    key_offsets, key_lengths. A ring that has dropped tokens must keep all that window_left
                                    and sink_tokens of the masks show (MHA_ERR_ARGUMENT else). Where items next to each
                                    other share pages (mha_cache_fork), chunks that they share are read once */
-  const mha_pages* pages;       /* keys and values in pages of the caller's; not with a cache */
+  const mha_pages* pages;     /* keys and values in pages of the caller's; not with a cache */
   const mha_results* results;
   const mha_resources* resources;
   uint64_t reserved[6];
@@ -532,9 +534,9 @@ typedef struct mha_attention_args {
  *   with g = h / (H / Hkv), over the visible keys j (mha_masks); mha_score_mods says what else goes into the softmax.
  * Shapes:   as in the structs.
  * Overlap:  output may be query's own data with the same dtype and strides. Any other overlap of a result with an input
- *           tensor or a result is MHA_ERR_STRIDE where it is certain: the two begin at the same address, or one of them has no
- *           gaps and the first or last element of the other is inside of it. Else it is not noticed, and results are
- *           undefined.
+ *           tensor or a result is MHA_ERR_STRIDE where it is certain: the two begin at the same address, or one of
+ *           them has no gaps and the first or last element of the other is inside of it. Else it is not noticed, and
+ *           results are undefined, as they are where a result lies over a mask, a bias or the workspace.
  * Numerics: f32 with f32 accumulation: one fused multiply-add chain per score (over d ascending) and per chunk of 256
  *           keys, chunks merged in ascending order by their log-sum-exp (online softmax: arXiv 1805.02867). exp2 by a
  *           degree-5 polynomial; weights below 2^-126 of the row's greatest are 0. A NaN in a visible query, key or
@@ -545,7 +547,6 @@ typedef struct mha_attention_args {
  *           comes last: values beyond FLT_MAX / Tk may overflow on the way. Denormals count as zero, whatever the
  *           caller's floating-point mode, which is left as found; rounding is to nearest. Measured error:
  *           tests/README.md.
- *           undefined, as they are where a result lies over a mask, a bias or the workspace.
  * Threads:  at most the context's, and max_threads. The same bits for any number.
  * Returns:  MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT; MHA_ERR_SHAPE; MHA_ERR_STRIDE; MHA_ERR_OVERFLOW; MHA_ERR_BUFFER;
  *           MHA_ERR_OUT_OF_MEMORY; MHA_ERR_UNSUPPORTED (a dtype or arithmetic, rope.dims > 1024). */
@@ -591,13 +592,13 @@ MHA_API mha_status mha_attention_partial_bytes(const mha_context* context, const
 
 typedef struct mha_merge_partials_args {
   int64_t batch, num_heads, query_len, value_head_dim; /* B, H, Tq: 0 writes nothing; Dv >= 1 */
-  int64_t num_chunks; /* the sum of the parts' max(1, ceil(Tk / 256)), not the number of parts; 0: zeros, log-sum-exp
+  int64_t num_chunks;   /* the sum of the parts' max(1, ceil(Tk / 256)), not the number of parts; 0: zeros, log-sum-exp
                          -inf or the sink */
-  const void* partials;                                /* [num_chunks][B * H * Tq * (Dv + 2)] */
-  const float* sink_logits;                            /* [H]; NULL: none */
-  mha_mut_view output;                                 /* [B, Tq, H, Dv] */
-  float* log_sum_exp;                                  /* [B, H, Tq]; NULL: not wanted */
-  mha_arithmetic arithmetic;                           /* of the calls that made the parts */
+  const void* partials; /* [num_chunks][B * H * Tq * (Dv + 2)] */
+  const float* sink_logits;  /* [H]; NULL: none */
+  mha_mut_view output;       /* [B, Tq, H, Dv] */
+  float* log_sum_exp;        /* [B, H, Tq]; NULL: not wanted */
+  mha_arithmetic arithmetic; /* of the calls that made the parts */
   int reserved_int;
   const mha_resources* resources; /* the workspace is not needed */
   uint64_t reserved[4];
@@ -610,14 +611,15 @@ MHA_API mha_status mha_attention_merge_partials(const mha_context* context, cons
                                                 mha_error* error);
 
 typedef struct mha_merge_args {
-  int64_t num_parts, rows, value_head_dim; /* num_parts 0: zeros and -inf; rows 0 writes nothing; Dv >= 1. Rows are in one
+  int64_t num_parts, rows,
+      value_head_dim;               /* num_parts 0: zeros and -inf; rows 0 writes nothing; Dv >= 1. Rows are in one
                                               order everywhere: an output [B, Tq, H, Dv] of mha_attention needs its
                                               log_sum_exp, [B, H, Tq], transposed to [B, Tq, H] (Tq = 1: as it is) */
-  const float* const* outputs;             /* [num_parts] of [rows, Dv], dense */
-  const float* const* log_sum_exps;        /* [num_parts] of [rows] */
-  float* output;                           /* [rows, Dv]; may be outputs[0] */
-  float* log_sum_exp;                      /* [rows]; may be log_sum_exps[0]; NULL: not wanted */
-  const mha_resources* resources;          /* the workspace is not needed */
+  const float* const* outputs;      /* [num_parts] of [rows, Dv], dense */
+  const float* const* log_sum_exps; /* [num_parts] of [rows] */
+  float* output;                    /* [rows, Dv]; may be outputs[0] */
+  float* log_sum_exp;               /* [rows]; may be log_sum_exps[0]; NULL: not wanted */
+  const mha_resources* resources;   /* the workspace is not needed */
   uint64_t reserved[4];
 } mha_merge_args;
 
@@ -703,8 +705,9 @@ typedef struct mha_cache_config {
   int64_t value_head_dim; /* Dv, 0: D */
   int64_t max_sequences;  /* 0: 1 */
   int64_t capacity;       /* tokens, >= 1: see mha_cache_kind; paged: of all sequences together, rounded up to pages */
-  int64_t page_size;   /* paged: tokens in a page, any size >= 1 (multiples of 16 are fastest); 0: 64. Others: refused */
-  int64_t sink_tokens; /* ring: first tokens kept beside the last `capacity`, see mha_masks.sink_tokens; 0: none. Others:
+  int64_t page_size; /* paged: tokens in a page, any size >= 1 (multiples of 16 are fastest); 0: 64. Others: refused */
+  int64_t
+      sink_tokens; /* ring: first tokens kept beside the last `capacity`, see mha_masks.sink_tokens; 0: none. Others:
                           refused */
   mha_storage key, value; /* how they are kept */
   void* memory; /* where the tokens are kept, any alignment, the caller's until mha_cache_destroy; NULL: allocated */
@@ -798,9 +801,9 @@ MHA_API size_t mha_cache_used_bytes(const mha_cache* cache);
 
 typedef struct mha_export_args {
   int64_t sequence, begin, count; /* tokens [begin, begin + count) */
-  mha_mut_view key;               /* [count, Hkv, D]; stride_b 0. MHA_F32: the values; the cache's own dtype: bits or codes */
-  mha_mut_view value;             /* [count, Hkv, Dv] */
-  void *key_scales, *key_zeros;   /* of codes that are exported as codes: [count, Hkv, groups of a row]; NULL else */
+  mha_mut_view key;   /* [count, Hkv, D]; stride_b 0. MHA_F32: the values; the cache's own dtype: bits or codes */
+  mha_mut_view value; /* [count, Hkv, Dv] */
+  void *key_scales, *key_zeros; /* of codes that are exported as codes: [count, Hkv, groups of a row]; NULL else */
   void *value_scales, *value_zeros;
   uint64_t reserved[4];
 } mha_export_args;
@@ -827,8 +830,8 @@ MHA_API mha_status mha_cache_load(mha_cache* cache, int64_t sequence, const void
 
 /* How weights are laid out that are given; they are packed into one form on every target. */
 typedef enum mha_weight_layout {
-  MHA_WEIGHT_ROWS = 0,    /* [out, in] in rows: torch's nn.Linear, MatMulNBits, Q8_0, Q4_0 */
-  MHA_WEIGHT_GPTQ = 1,    /* GPTQ v1: qweight int32 [in/8, out], qzeros int32 [groups, out/8] that store zero - 1, scales
+  MHA_WEIGHT_ROWS = 0, /* [out, in] in rows: torch's nn.Linear, MatMulNBits, Q8_0, Q4_0 */
+  MHA_WEIGHT_GPTQ = 1, /* GPTQ v1: qweight int32 [in/8, out], qzeros int32 [groups, out/8] that store zero - 1, scales
                              [groups, out]; strides and those of quant 0 */
   MHA_WEIGHT_GPTQ_V2 = 2, /* the same with zeros as they are */
   MHA_WEIGHT_AWQ = 3      /* qweight int32 [in, out/8] in AWQ's order of columns, qzeros [groups, out/8] alike */
@@ -836,8 +839,8 @@ typedef enum mha_weight_layout {
 
 typedef struct mha_linear_config {
   int64_t in_features, out_features; /* >= 1 */
-  mha_view weight;                   /* [out, in], stride_t steps rows, dense by default; groups of quant run along in */
-  const float* bias;                 /* [out]; NULL: none */
+  mha_view weight;   /* [out, in], stride_t steps rows, dense by default; groups of quant run along in */
+  const float* bias; /* [out]; NULL: none */
   mha_arithmetic arithmetic;
   mha_weight_layout layout;
   const mha_storage* packed;       /* how weights are kept; NULL: as they are given */
@@ -899,17 +902,17 @@ MHA_API mha_status mha_linear_explain(const mha_context* context, const mha_line
 typedef struct mha_layer mha_layer;
 
 typedef struct mha_layer_config {
-  int64_t embed_dim;         /* E, >= 1: width of query */
-  int64_t num_heads;         /* H, >= 1 */
-  int64_t num_kv_heads;      /* Hkv, 0: H */
-  int64_t head_dim;          /* D, 0: E / H (then E % H == 0) */
-  int64_t value_head_dim;    /* Dv, 0: D */
-  int64_t kdim;              /* width of key, 0: E */
-  int64_t vdim;              /* width of value, 0: E */
-  int64_t out_dim;           /* width of output, 0: E */
-  int scale_is_exact;        /* as in mha_attention_args, and */
-  float scale;               /* 0: 1 / sqrt(D) */
-  int add_zero_attn;         /* nn.MultiheadAttention's: one more key of zeros with a value of zeros, after bias_key, seen
+  int64_t embed_dim;      /* E, >= 1: width of query */
+  int64_t num_heads;      /* H, >= 1 */
+  int64_t num_kv_heads;   /* Hkv, 0: H */
+  int64_t head_dim;       /* D, 0: E / H (then E % H == 0) */
+  int64_t value_head_dim; /* Dv, 0: D */
+  int64_t kdim;           /* width of key, 0: E */
+  int64_t vdim;           /* width of value, 0: E */
+  int64_t out_dim;        /* width of output, 0: E */
+  int scale_is_exact;     /* as in mha_attention_args, and */
+  float scale;            /* 0: 1 / sqrt(D) */
+  int add_zero_attn;      /* nn.MultiheadAttention's: one more key of zeros with a value of zeros, after bias_key, seen
                                 by every query; 0: none. Neither it nor bias_key goes with a cache, packed keys, softcap,
                                 ALiBi or relative_bias: MHA_ERR_UNSUPPORTED of mha_layer_forward */
   mha_arithmetic arithmetic; /* of the projections; that of attention is said by each call */
@@ -923,11 +926,11 @@ typedef struct mha_layer_config {
 /* Weights [out, in], stride_t steps rows, dense by default. Either in_proj_weight (rows: H*D of query, Hkv*D of key,
  * Hkv*Dv of value; needs kdim == vdim == E) or the three; likewise for biases, where any may be NULL. */
 typedef struct mha_layer_weights {
-  mha_view in_proj_weight; /* [H*D + Hkv*D + Hkv*Dv, E] */
-  mha_view query_weight;   /* [H*D, E] */
-  mha_view key_weight;     /* [Hkv*D, kdim] */
-  mha_view value_weight;   /* [Hkv*Dv, vdim] */
-  mha_view output_weight;  /* [out_dim, H*Dv] */
+  mha_view in_proj_weight;   /* [H*D + Hkv*D + Hkv*Dv, E] */
+  mha_view query_weight;     /* [H*D, E] */
+  mha_view key_weight;       /* [Hkv*D, kdim] */
+  mha_view value_weight;     /* [Hkv*Dv, vdim] */
+  mha_view output_weight;    /* [out_dim, H*Dv] */
   const float* in_proj_bias; /* [H*D + Hkv*D + Hkv*Dv] */
   const float* query_bias;
   const float* key_bias;
@@ -964,14 +967,14 @@ typedef enum mha_cache_use {
 
 /* Views here have no heads: stride_h must be 0, dense order is [B, T, width]. */
 typedef struct mha_layer_args {
-  int64_t batch;     /* B; 0 succeeds and writes nothing */
-  int64_t query_len; /* Tq; 0 succeeds and writes nothing */
-  int64_t key_len;   /* Tk; self-attention: 0 or Tq; with a cache: 0 */
-  mha_view query;    /* [B, Tq, E] */
-  mha_view key;      /* [B, Tk, kdim]; data NULL: query (self-attention) */
-  mha_view value;    /* [B, Tk, vdim]; data NULL: key */
-  mha_mut_view output; /* [B, Tq, out_dim]; query's own data with its dtype and strides are allowed */
-  int causal;          /* not 0: query i sees keys j <= p(i) */
+  int64_t batch;             /* B; 0 succeeds and writes nothing */
+  int64_t query_len;         /* Tq; 0 succeeds and writes nothing */
+  int64_t key_len;           /* Tk; self-attention: 0 or Tq; with a cache: 0 */
+  mha_view query;            /* [B, Tq, E] */
+  mha_view key;              /* [B, Tk, kdim]; data NULL: query (self-attention) */
+  mha_view value;            /* [B, Tk, vdim]; data NULL: key */
+  mha_mut_view output;       /* [B, Tq, out_dim]; query's own data with its dtype and strides are allowed */
+  int causal;                /* not 0: query i sees keys j <= p(i) */
   mha_arithmetic arithmetic; /* of attention */
 
   const mha_items* items; /* self-attention: query_offsets are those of the keys, too */

@@ -300,9 +300,8 @@ class Context : public Owned<mha_context> {
   }
   /// Fills text (which may be empty) and gives the size that all of it takes, with the zero.
   Result<std::size_t> attention_explain(const mha_attention_args& args, Span<char> text) const {
-    return detail::result_of<std::size_t>([&](std::size_t* n, mha_error* e) {
-      return mha_attention_explain(get(), &args, text.data, text.size, n, e);
-    });
+    return detail::result_of<std::size_t>(
+        [&](std::size_t* n, mha_error* e) { return mha_attention_explain(get(), &args, text.data, text.size, n, e); });
   }
   Result<std::size_t> attention_explain(const AttentionCall& args, Span<char> text) const {
     return attention_explain(args.raw(), text);
@@ -378,9 +377,8 @@ class Linear : public Owned<mha_linear> {
     return detail::status_of([&](mha_error* e) { return mha_linear_forward(context.get(), get(), &args, e); });
   }
   Result<std::size_t> workspace_bytes(const Context& context, const mha_linear_args& args) const {
-    return detail::result_of<std::size_t>([&](std::size_t* n, mha_error* e) {
-      return mha_linear_workspace_bytes(context.get(), get(), &args, n, e);
-    });
+    return detail::result_of<std::size_t>(
+        [&](std::size_t* n, mha_error* e) { return mha_linear_workspace_bytes(context.get(), get(), &args, n, e); });
   }
   /// As Context::attention_explain.
   Result<std::size_t> explain(const Context& context, const mha_linear_args& args, Span<char> text) const {
@@ -420,17 +418,15 @@ class Layer : public Owned<mha_layer> {
   }
   Status forward(const Context& context, const LayerCall& args) const { return forward(context, args.raw()); }
   Result<std::size_t> workspace_bytes(const Context& context, const mha_layer_args& args) const {
-    return detail::result_of<std::size_t>([&](std::size_t* n, mha_error* e) {
-      return mha_layer_workspace_bytes(context.get(), get(), &args, n, e);
-    });
+    return detail::result_of<std::size_t>(
+        [&](std::size_t* n, mha_error* e) { return mha_layer_workspace_bytes(context.get(), get(), &args, n, e); });
   }
   Result<std::size_t> workspace_bytes(const Context& context, const LayerCall& args) const {
     return workspace_bytes(context, args.raw());
   }
   Result<std::size_t> workspace_bound(const Context& context, const mha_layer_args& args) const {
-    return detail::result_of<std::size_t>([&](std::size_t* n, mha_error* e) {
-      return mha_layer_workspace_bound(context.get(), get(), &args, n, e);
-    });
+    return detail::result_of<std::size_t>(
+        [&](std::size_t* n, mha_error* e) { return mha_layer_workspace_bound(context.get(), get(), &args, n, e); });
   }
   Result<std::size_t> workspace_bound(const Context& context, const LayerCall& args) const {
     return workspace_bound(context, args.raw());

@@ -36,9 +36,10 @@ mha_status prepare(const mha_context* context, const mha_attention_args* args, C
   MHA_TRY(validate_attention(args, check, p, error));
   const Groups groups = groups_of(*args);
   if (given_or_default(args->positions).align == MHA_ALIGN_DEFAULT && looks_at_positions(groups)) {
-    return fail(error, MHA_ERR_ARGUMENT,
-                "positions.align is MHA_ALIGN_DEFAULT, which a part cannot know: say MHA_ALIGN_OFFSET, where offset is the "
-                "first query's position less the number of keys before this part");
+    return fail(
+        error, MHA_ERR_ARGUMENT,
+        "positions.align is MHA_ALIGN_DEFAULT, which a part cannot know: say MHA_ALIGN_OFFSET, where offset is the "
+        "first query's position less the number of keys before this part");
   }
   if (!p->uniform() && p->batch > 1) {
     return fail(error, MHA_ERR_UNSUPPORTED,

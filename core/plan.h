@@ -50,12 +50,12 @@ struct SequencePlan {
 };
 
 struct AttentionPlan {
-  int64_t threads;                        // as asked for, and
-  int64_t useful;                         // how many of them the work items can occupy, to the call's profit
-  bool few_keys;                          // KernelTable::attention_few_keys: a work item is kFewKeysRows rows of any head
-  bool uniform;                           // all items of the batch are planned alike:
-  SequencePlan each;                      // the first of them; else the longest, and a table of SequencePlan is in the
-                                          // workspace
+  int64_t threads;    // as asked for, and
+  int64_t useful;     // how many of them the work items can occupy, to the call's profit
+  bool few_keys;      // KernelTable::attention_few_keys: a work item is kFewKeysRows rows of any head
+  bool uniform;       // all items of the batch are planned alike:
+  SequencePlan each;  // the first of them; else the longest, and a table of SequencePlan is in the
+                      // workspace
   int64_t batch, items, merges, weights;  // in all
   // Of the items of the batch, how many are read where they lie and how many packed; cut in chunks that are merged
   // afterwards; in how many groups with the same first pages, and how many items those have.

@@ -23,8 +23,8 @@ constexpr int64_t kSharedPartials = 64 * 1024 * 1024;
 
 // Floats of all partial results of a call at most. Greater sizes never make it less.
 int64_t partial_limit(const AttentionProblem& p, int64_t threads) {
-  const Size each = Size(most(1, divide_up(p.longest_reachable_key_len(), kChunk))) *
-                    Size(partial_width(p.value_head_dim));
+  const Size each =
+      Size(most(1, divide_up(p.longest_reachable_key_len(), kChunk))) * Size(partial_width(p.value_head_dim));
   const Size all = Size(p.heads) * Size(p.total_queries()) * each;
   const Size split = threads > 1 ? Size(threads) * Size(kSplitRows) * each : Size(0);
   const Size limit = split + Size(p.shares_pages ? kSharedPartials : 0);

@@ -11,7 +11,7 @@ namespace {
 
 using ll = long long;
 
-mha_status check_slots(const mha_rows_args& a, mha_error* error) {
+mha_status check_slots(const mha_rows_args& a, Check check, mha_error* error) {
   if (a.slots == nullptr) {
     if (a.page_size == 0 && a.num_pages == 0) return MHA_OK;
     return fail(error, MHA_ERR_ARGUMENT, "page_size is %lld and num_pages %lld, but slots is NULL", ll{a.page_size},
@@ -23,7 +23,7 @@ mha_status check_slots(const mha_rows_args& a, mha_error* error) {
     return fail(error, MHA_ERR_OVERFLOW, "num_pages %lld x page_size %lld exceeds 2^63", ll{a.num_pages},
                 ll{a.page_size});
   }
-  for (int64_t token = 0; token < a.batch * a.length; ++token) {
+  for (int64_t token = 0; check != Check::kSizesOnly && token < a.batch * a.length; ++token) {
     if (a.slots[token] < slots.value()) continue;
     return fail(error, MHA_ERR_ARGUMENT, "slots[%lld] is %lld: must be < num_pages * page_size (%lld)", ll{token},
                 ll{a.slots[token]}, ll{slots.value()});
@@ -39,11 +39,11 @@ mha_status check_no_codes(const mha_rows_args& a, mha_error* error) {
               a.scales != nullptr ? "scales" : "zeros");
 }
 
-mha_status check_row_views(const mha_rows_args& a, PrepareJob* job, mha_error* error) {
+mha_status check_row_views(const mha_rows_args& a, Check check, PrepareJob* job, mha_error* error) {
   const Dimensions input = {a.batch, a.length, a.num_heads, a.head_dim};
   const Dimensions output = a.slots != nullptr ? Dimensions{a.num_pages, a.page_size, a.num_heads, a.head_dim} : input;
-  MHA_TRY(check_input("input", a.input, input, Check::kAll, &job->input, error));
-  MHA_TRY(check_result("output", a.output, output, Order::kBthd, Check::kAll, &job->output, error));
+  MHA_TRY(check_input("input", a.input, input, check, &job->input, error));
+  MHA_TRY(check_result("output", a.output, output, Order::kBthd, check, &job->output, error));
   const ConstTensor& in = job->input;
   const Tensor& out = job->output;
   const bool in_place = in.data == out.data && a.slots == nullptr;
@@ -52,13 +52,12 @@ mha_status check_row_views(const mha_rows_args& a, PrepareJob* job, mha_error* e
   }
   const Extent read = extent_of(in, input), written = extent_of(out, output);
   if (!certainly_overlap(read, written)) return MHA_OK;
-  return fail(error, MHA_ERR_STRIDE,
-              "output overlaps input%s: strides are (%lld, %lld, %lld) and (%lld, %lld, %lld)",
+  return fail(error, MHA_ERR_STRIDE, "output overlaps input%s: strides are (%lld, %lld, %lld) and (%lld, %lld, %lld)",
               in_place ? ", whose place it is, with other strides" : "", ll{out.stride_b}, ll{out.stride_t},
               ll{out.stride_h}, ll{in.stride_b}, ll{in.stride_t}, ll{in.stride_h});
 }
 
-mha_status check_row_positions(const mha_rows_args& a, const mha_rope& rope, mha_error* error) {
+mha_status check_row_positions(const mha_rows_args& a, Check check, const mha_rope& rope, mha_error* error) {
   if (a.rope == nullptr && (a.positions != nullptr || a.first_position != 0)) {
     return fail(error, MHA_ERR_ARGUMENT, "%s is given, but there is no rope, which alone looks at it",
                 a.positions != nullptr ? "positions" : "first_position");
@@ -68,12 +67,12 @@ mha_status check_row_positions(const mha_rows_args& a, const mha_rope& rope, mha
                 ll{a.first_position});
   }
   if (a.batch == 0 || a.length == 0 || a.num_heads == 0 || rope.dims == 0) return MHA_OK;
-  return a.positions != nullptr
-             ? check_given_positions(rope, "positions", a.positions, a.batch * a.length, error)
-             : check_counted_positions(rope, "first_position", a.first_position, a.length, error);
+  if (check == Check::kSizesOnly && a.positions != nullptr) return MHA_OK;
+  return a.positions != nullptr ? check_given_positions(rope, "positions", a.positions, a.batch * a.length, error)
+                                : check_counted_positions(rope, "first_position", a.first_position, a.length, error);
 }
 
-mha_status validate_rows(const mha_rows_args& a, PrepareJob* job, mha_error* error) {
+mha_status validate_rows(const mha_rows_args& a, Check check, PrepareJob* job, mha_error* error) {
   MHA_TRY(check_reserved("args", a.reserved, error));
   MHA_TRY(check_sizes(
       {{"batch", a.batch, 0}, {"length", a.length, 0}, {"num_heads", a.num_heads, 0}, {"head_dim", a.head_dim, 1}},
@@ -83,14 +82,14 @@ mha_status validate_rows(const mha_rows_args& a, PrepareJob* job, mha_error* err
                 ll{a.batch}, ll{a.length}, ll{a.num_heads}, ll{a.head_dim});
   }
   MHA_TRY(check_no_codes(a, error));
-  MHA_TRY(check_slots(a, error));
-  MHA_TRY(check_row_views(a, job, error));
+  MHA_TRY(check_slots(a, check, error));
+  MHA_TRY(check_row_views(a, check, job, error));
   MHA_TRY(validate_rope(a.rope, a.head_dim, &job->rope, error));
   if (a.norm != nullptr) {
     MHA_TRY(check_norm("norm", *a.norm, error));
     job->epsilon = a.norm->epsilon, job->weight = a.norm->weight;
   }
-  MHA_TRY(check_row_positions(a, job->rope, error));
+  MHA_TRY(check_row_positions(a, check, job->rope, error));
   job->batch = a.batch, job->length = a.length, job->heads = a.num_heads, job->width = a.head_dim;
   job->positions = a.positions, job->first_position = a.first_position;
   job->slots = a.slots, job->page_size = a.page_size;
@@ -109,7 +108,7 @@ extern "C" mha_status mha_rows_prepare(const mha_context* context, const mha_row
   MHA_TRY(lend(*context, args->resources, &lent, error));
   PreparePhase work = {};
   PrepareJob& job = work.jobs[work.count++];
-  MHA_TRY(validate_rows(*args, &job, error));
+  MHA_TRY(validate_rows(*args, Check::kAll, &job, error));
   if (args->storage_error != nullptr) {  // floats are stored as they are
     *args->storage_error = {};
     args->storage_error->elements = job.tokens() * job.heads * job.width;
@@ -129,6 +128,11 @@ extern "C" mha_status mha_rows_workspace_bytes(const mha_context* context, const
   if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
   if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
   if (bytes == nullptr) return fail(error, MHA_ERR_NULL, "bytes is NULL");
+  const FloatMode mode;
+  mha_context lent = {};
+  PrepareJob job = {};
+  MHA_TRY(lend(*context, args->resources, &lent, error));
+  MHA_TRY(validate_rows(*args, Check::kSizesOnly, &job, error));
   *bytes = 0;
   return MHA_OK;
 }

@@ -29,12 +29,12 @@ struct Tensor {
 // What happens to queries (and in the layer to keys) before attention: core/prepare.h.
 struct Preparation {
   bool norm, rotate;
-  bool copy;                                // queries leave the place where the output is written
-  mha_rope rope;                            // validated; dims 0: no rotation
-  float query_epsilon, key_epsilon;         // 0: no norm
-  const float *query_weight, *key_weight;   // null: ones
-  const int64_t* positions;                 // of queries; null: p(i)
-  const int64_t* key_positions;             // of keys; null: their numbers
+  bool copy;                               // queries leave the place where the output is written
+  mha_rope rope;                           // validated; dims 0: no rotation
+  float query_epsilon, key_epsilon;        // 0: no norm
+  const float *query_weight, *key_weight;  // null: ones
+  const int64_t* positions;                // of queries; null: p(i)
+  const int64_t* key_positions;            // of keys; null: their numbers
 
   bool wanted() const { return norm || rotate || copy; }
 };

@@ -103,8 +103,7 @@ void prepare(const mha_rope* rope, const mha_norm* norm, int64_t B, int64_t leng
              Position position, T* x) {
   for (int64_t b = 0; b < B; ++b)
     for (int64_t t = 0; t < length; ++t)
-      for (int64_t h = 0; h < heads; ++h, x += D)
-        prepare_row(rope, norm, position(b, t), D, x);
+      for (int64_t h = 0; h < heads; ++h, x += D) prepare_row(rope, norm, position(b, t), D, x);
 }
 
 /// Entry (b, h, i, j) of a mask of single keys.
@@ -246,7 +245,8 @@ void multiply(const S* input, int64_t input_stride, int64_t rows, int64_t in_fea
   for (int64_t m = 0; m < rows; ++m) {
     for (int64_t n = 0; n < out_features; ++n) {
       T sum = 0;
-      for (int64_t k = 0; k < in_features; ++k) sum += T(input[m * input_stride + k]) * T(weight.data[n * weight.stride + k]);
+      for (int64_t k = 0; k < in_features; ++k)
+        sum += T(input[m * input_stride + k]) * T(weight.data[n * weight.stride + k]);
       output[m * out_features + n] = bias ? sum + T(bias[n]) : sum;
     }
   }
@@ -285,9 +285,7 @@ Weight pick(const mha_view& fused, int64_t first, const mha_view& separate, int6
   const Weight all = weight_of(fused, in_features);
   return {all.data + first * all.stride, all.stride};
 }
-const float* pick(const float* fused, int64_t first, const float* separate) {
-  return fused ? fused + first : separate;
-}
+const float* pick(const float* fused, int64_t first, const float* separate) { return fused ? fused + first : separate; }
 
 }  // namespace
 

@@ -146,7 +146,9 @@ mha_status check_unused(const mha_rope& r, int scaling, bool table, mha_error* e
   for (const auto& field : fields) {
     if (field.used || is_not_given(field.value)) continue;
     return fail(error, MHA_ERR_ARGUMENT, "rope.%s is given, but %s does not use it", field.name,
-                table ? "a table" : scaled ? "this rope.scaling" : "rope without scaling or a table");
+                table    ? "a table"
+                : scaled ? "this rope.scaling"
+                         : "rope without scaling or a table");
   }
   return MHA_OK;
 }

@@ -13,9 +13,9 @@ namespace mha {
 __attribute__((format(printf, 3, 4))) mha_status fail(mha_error* error, mha_status status, const char* format, ...);
 
 // Returns from the calling function what `call` came to, unless it succeeded.
-#define MHA_TRY(call)                              \
-  do {                                             \
-    const mha_status mha_try_status = (call);      \
+#define MHA_TRY(call)                                    \
+  do {                                                   \
+    const mha_status mha_try_status = (call);            \
     if (mha_try_status != MHA_OK) return mha_try_status; \
   } while (false)
 

@@ -4,7 +4,6 @@
 
 #include "core/checks.h"
 #include "core/denormal.h"
-#include "core/denormal.h"
 #include "core/items.h"
 
 namespace mha {
@@ -23,8 +22,8 @@ mha_status check_mask_strides(const char* name, const void* data, const NamedStr
                               mha_error* error) {
   for (const NamedStride& s : strides) {
     if (data == nullptr && s.value != 0) {
-      return fail(error, MHA_ERR_ARGUMENT, "%s.stride_%s is %lld, but %s.data is NULL", name, s.suffix,
-                  ll{s.value}, name);
+      return fail(error, MHA_ERR_ARGUMENT, "%s.stride_%s is %lld, but %s.data is NULL", name, s.suffix, ll{s.value},
+                  name);
     }
     if (s.value < MHA_BROADCAST) {
       return fail(error, MHA_ERR_STRIDE, "%s.stride_%s is %lld: must be >= 0 or MHA_BROADCAST", name, s.suffix,
@@ -37,15 +36,14 @@ mha_status check_mask_strides(const char* name, const void* data, const NamedStr
 // Resolves the strides of a mask of single keys, of which one entry each follows the other by default.
 template <class Mask>
 mha_status check_key_mask(const char* name, const AttentionProblem& p, Mask* m, mha_error* error) {
-  MHA_TRY(check_mask_strides(
-      name, m->data, {{"b", m->stride_b}, {"h", m->stride_h}, {"q", m->stride_q}, {"k", m->stride_k}}, error));
+  MHA_TRY(check_mask_strides(name, m->data,
+                             {{"b", m->stride_b}, {"h", m->stride_h}, {"q", m->stride_q}, {"k", m->stride_k}}, error));
   if (m->data == nullptr) return MHA_OK;
   m->stride_b = most(m->stride_b, 0), m->stride_h = most(m->stride_h, 0), m->stride_q = most(m->stride_q, 0);
   m->stride_k = m->stride_k == 0 ? 1 : most(m->stride_k, 0);
   const Size last_key = Size(most(p.longest_key_len, 1) - 1) * Size(m->stride_k) + Size(1);
   if (!last_key.ok()) {
-    return fail(error, MHA_ERR_OVERFLOW, "%s.stride_k is %lld: the mask ends beyond 2^63 bytes", name,
-                ll{m->stride_k});
+    return fail(error, MHA_ERR_OVERFLOW, "%s.stride_k is %lld: the mask ends beyond 2^63 bytes", name, ll{m->stride_k});
   }
   return check_extent(name, {p.batch, p.longest_query_len, p.heads, last_key.value()},
                       {m->stride_b, m->stride_q, m->stride_h}, error);
@@ -59,7 +57,8 @@ mha_status check_add_mask(const char* name, Check check, const AttentionProblem&
 }
 
 mha_status check_bit_mask(const AttentionProblem& p, mha_bit_mask* m, mha_error* error) {
-  MHA_TRY(check_mask_strides("masks.bit_mask", m->data, {{"b", m->stride_b}, {"h", m->stride_h}, {"q", m->stride_q}}, error));
+  MHA_TRY(check_mask_strides("masks.bit_mask", m->data, {{"b", m->stride_b}, {"h", m->stride_h}, {"q", m->stride_q}},
+                             error));
   if (m->data == nullptr) return MHA_OK;
   m->stride_b = most(m->stride_b, 0), m->stride_h = most(m->stride_h, 0), m->stride_q = most(m->stride_q, 0);
   return check_extent("masks.bit_mask",
@@ -139,9 +138,10 @@ mha_status check_relative_bias(const mha_score_mods& m, int64_t heads, mha_error
       {{"score_mods.relative_left", m.relative_left, 0}, {"score_mods.relative_right", m.relative_right, 0}}, error));
   const Size entries = Size(heads) * (Size(m.relative_left) + Size(m.relative_right) + Size(1));
   if (entries.ok() && entries.value() <= kMaxBytes) return MHA_OK;
-  return fail(error, MHA_ERR_OVERFLOW,
-              "score_mods.relative_left %lld and relative_right %lld: relative_bias of %lld heads ends beyond 2^63 bytes",
-              ll{m.relative_left}, ll{m.relative_right}, ll{heads});
+  return fail(
+      error, MHA_ERR_OVERFLOW,
+      "score_mods.relative_left %lld and relative_right %lld: relative_bias of %lld heads ends beyond 2^63 bytes",
+      ll{m.relative_left}, ll{m.relative_right}, ll{heads});
 }
 
 }  // namespace

@@ -46,12 +46,13 @@ mha_status dense_strides(const char* name, const Dimensions& n, Order order, Ele
     return fail(error, MHA_ERR_OVERFLOW, "%s of %lld x %lld x %lld x %lld has more than 2^63 elements", name, ll{n.b},
                 ll{n.t}, ll{n.h}, ll{n.d});
   }
-  *out = order == Order::kBthd ? ElementStrides{batch.value(), inner.value(), n.d} : ElementStrides{batch.value(), n.d, inner.value()};
+  *out = order == Order::kBthd ? ElementStrides{batch.value(), inner.value(), n.d}
+                               : ElementStrides{batch.value(), n.d, inner.value()};
   return MHA_OK;
 }
 
-mha_status resolve_strides(const char* name, const Dimensions& n, Order order, const ElementStrides& given, int64_t least,
-                           ElementStrides* out, mha_error* error) {
+mha_status resolve_strides(const char* name, const Dimensions& n, Order order, const ElementStrides& given,
+                           int64_t least, ElementStrides* out, mha_error* error) {
   const NamedStride strides[] = {{"b", given.b}, {"t", given.t}, {"h", given.h}};
   for (const NamedStride& s : strides) {
     if (s.value < least) {

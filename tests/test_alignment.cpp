@@ -194,8 +194,13 @@ TEST_CASE("alignment: every way agrees with double", "[alignment]") {
   for_each_target([](const std::string& target, const mha_context* context) {
     for (uint64_t seed = 0; seed < 60; ++seed) {
       Random random(seed * 7 + 3);
-      const AttentionShape shape = {between(random, 1, 3), 4, one_of<int64_t>(random, {1, 2, 4}), random_length(random, 60),
-                                    random_length(random, 600), between(random, 1, 40), between(random, 1, 40)};
+      const AttentionShape shape = {between(random, 1, 3),
+                                    4,
+                                    one_of<int64_t>(random, {1, 2, 4}),
+                                    random_length(random, 60),
+                                    random_length(random, 600),
+                                    between(random, 1, 40),
+                                    between(random, 1, 40)};
       AttentionProblem p(shape, MaskKind::kNone, seed);
       const RandomMasks masks(random, shape.B, shape.H, shape.Tq, shape.Tk);
       AttentionCall call = p.args();

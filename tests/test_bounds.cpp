@@ -55,8 +55,8 @@ TEST_CASE("bounds: no call of smaller sizes needs more", "[bounds]") {
     mha_norm norm = {};
     norm.epsilon = 1e-5f;
     if (one_in(random, 4)) greatest.query_norm = &norm;
-    greatest.results.weights_mode = one_of(random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD,
-                                                    MHA_WEIGHTS_AVERAGED, MHA_WEIGHTS_KEY_SUMS});
+    greatest.results.weights_mode = one_of(
+        random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED, MHA_WEIGHTS_KEY_SUMS});
     const int64_t kind = random.below(4);  // dense, packed queries and keys, padded, pages
     const int64_t none[1] = {0};
     mha_pages pages = {};
@@ -139,7 +139,8 @@ TEST_CASE("bounds: allocated once, decoded to the end of the cache", "[bounds]")
 TEST_CASE("bounds: what a call needs is not far below, where all is as said", "[bounds]") {
   const mha_context* context = shared_context(supported_targets()[0], 1);
   AttentionCall call;
-  call.batch = 4, call.num_heads = 32, call.num_kv_heads = 8, call.head_dim = 128, call.query_len = 1, call.key_len = 4096;
+  call.batch = 4, call.num_heads = 32, call.num_kv_heads = 8, call.head_dim = 128, call.query_len = 1,
+  call.key_len = 4096;
   call.query = view(kSome), call.key = view(kSome), call.value = view(kSome);
   CHECK(bound_of(context, call) < 512 * 1024);  // one thread, one token: nothing is split
   call.query_len = 2048;

@@ -41,7 +41,8 @@ struct Pages {
   int64_t stride_t() const { return order == PageOrder::kTokens ? heads * width : width; }
   int64_t stride_h() const { return order == PageOrder::kTokens ? width : page_size * width; }
   float* at(int64_t b, int64_t t, int64_t h) {
-    return data.data() + table[b * stride + t / page_size] * page_floats() + t % page_size * stride_t() + h * stride_h();
+    return data.data() + table[b * stride + t / page_size] * page_floats() + t % page_size * stride_t() +
+           h * stride_h();
   }
   mha_view view() const { return mha::view(data.data(), {page_floats(), stride_t(), stride_h()}); }
   mha_pages pages() const {
@@ -66,9 +67,13 @@ TEST_CASE("pages: the bits of plain tensors in any page size, order and layout",
   for_each_target([](const std::string& target, const mha_context* one_thread) {
     for (uint64_t seed = 0; seed < 40; ++seed) {
       Random random(seed * 31 + 5);
-      const AttentionShape s = {between(random, 1, 4), 4, one_of<int64_t>(random, {1, 2, 4}),
-                                one_of<int64_t>(random, {1, 1, 2, 5, 40}), between(random, 1, 700),
-                                between(random, 1, 40), between(random, 1, 40)};
+      const AttentionShape s = {between(random, 1, 4),
+                                4,
+                                one_of<int64_t>(random, {1, 2, 4}),
+                                one_of<int64_t>(random, {1, 1, 2, 5, 40}),
+                                between(random, 1, 700),
+                                between(random, 1, 40),
+                                between(random, 1, 40)};
       AttentionProblem p(s, MaskKind::kNone, seed);
       std::vector<int64_t> lengths;
       for (int64_t b = 0; b < s.B; ++b) lengths.push_back(one_in(random, 5) ? 0 : between(random, 1, s.Tk));
@@ -92,8 +97,8 @@ TEST_CASE("pages: the bits of plain tensors in any page size, order and layout",
       call.pages = &pages, call.key = key.view(), call.value = value.view();
       INFO(target << " seed " << seed << ": " << describe(s) << " page " << size << masks.describe());
       for (const int64_t threads : {1, 3}) {
-        check_same_results(std::to_string(threads) + " threads",
-                           run_attention(shared_context(target, threads), call), want);
+        check_same_results(std::to_string(threads) + " threads", run_attention(shared_context(target, threads), call),
+                           want);
       }
     }
   });

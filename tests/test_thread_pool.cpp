@@ -211,8 +211,7 @@ TEST_CASE("thread pool: layers and attention of many callers have the bits of on
           std::vector<float> output = poisoned(static_cast<int64_t>(want.size()));
           LayerCall args = problem.args();
           args.output = mut_view(output.data());
-          if (layer_forward(context.get(), layer.get(), args, nullptr) != MHA_OK || !same_bits(output, want))
-            ++wrong;
+          if (layer_forward(context.get(), layer.get(), args, nullptr) != MHA_OK || !same_bits(output, want)) ++wrong;
         }
       });
     }
@@ -234,7 +233,8 @@ TEST_CASE("thread pool: a call with workspace allocates nothing, and all is give
       REQUIRE(attention_workspace_bytes(context.get(), args, &bytes, nullptr) == MHA_OK);
       std::vector<unsigned char> workspace(bytes);
       std::vector<float> output = poisoned(problem.shape.output().count());
-      args.output = mut_view(output.data()), args.resources.workspace = workspace.data(), args.resources.workspace_bytes = bytes;
+      args.output = mut_view(output.data()), args.resources.workspace = workspace.data(),
+      args.resources.workspace_bytes = bytes;
       const int64_t made = allocator.calls;
       CHECK(attention(context.get(), args, nullptr) == MHA_OK);
       CHECK(allocator.calls == made);

@@ -73,8 +73,9 @@ constexpr float kUnseen = -1.0f;
 
 // What else decides what a query row sees and how its scores change; only where a call has any of it.
 struct RowExtras {
-  const float* add_mask2;       // [key_len] or null: added after AttentionRow::add_mask
-  int64_t bool_step, add_step, add2_step;  // from key to key of the masks, 0: one entry for all; 1 where masks are dense
+  const float* add_mask2;  // [key_len] or null: added after AttentionRow::add_mask
+  int64_t bool_step, add_step,
+      add2_step;                // from key to key of the masks, 0: one entry for all; 1 where masks are dense
   const uint8_t* bit_mask;      // [ceil(key_len / 8)] or null: bit j % 8 of byte j / 8 set = visible
   const int32_t* key_segments;  // [key_len] or null: keys whose segment is `segment` are visible
   const int64_t* blocks;        // [num_blocks][2]: the second of each pair is a block of key_block visible keys,

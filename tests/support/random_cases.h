@@ -247,7 +247,8 @@ inline Masks masks_from(Masks masks, const MaskPart& part) {
     pairs.clear(), pair_offsets.assign(1, 0);
     for (int64_t list = 0; list < B * H; ++list) {
       const int64_t of = (b + list / H) * of_heads + h + list % H;
-      const int64_t begin = m.pair_offsets ? m.pair_offsets[of] : 0, end = m.pair_offsets ? m.pair_offsets[of + 1] : m.num_pairs;
+      const int64_t begin = m.pair_offsets ? m.pair_offsets[of] : 0,
+                    end = m.pair_offsets ? m.pair_offsets[of + 1] : m.num_pairs;
       for (int64_t i = q; i < q + count; ++i) {
         for (int64_t n = begin; n < end; ++n)
           if (m.pairs[2 * n] == i / m.query_block) pairs.insert(pairs.end(), {i - q, m.pairs[2 * n + 1]});

@@ -189,8 +189,8 @@ class RandomDecode {
       text << " " << sequences_[b] << ":" << query_len(b) << "x" << key_len(b) << "-"
            << cache.first_kept(sequences_[b]);
     text << ";" << masks_->describe() << " (window " << args_.masks.window_left << " pinned " << args_.masks.sink_tokens
-         << ") weights " << args_.results.weights_mode << (rows_chosen() ? " of rows" : "") << (args_.rope ? " rope" : "")
-         << (args_.query_norm ? " norm" : "");
+         << ") weights " << args_.results.weights_mode << (rows_chosen() ? " of rows" : "")
+         << (args_.rope ? " rope" : "") << (args_.query_norm ? " norm" : "");
     return text.str();
   }
 
@@ -199,9 +199,7 @@ class RandomDecode {
     if (one_in(random, 8)) return 0;
     return one_in(random, 6) ? between(random, 40, 300) : between(random, 1, 30);
   }
-  int64_t position(int64_t b) const {
-    return masks_->get().first_position(b, query_len(b), key_len(b));
-  }
+  int64_t position(int64_t b) const { return masks_->get().first_position(b, query_len(b), key_len(b)); }
 
   void draw_masks(Random& random) {
     masks_->get().put_into(&args_);

@@ -220,9 +220,7 @@ nlohmann::json check(const std::string& model_path, const Expected& expected, co
   check_kinds(model, expected, checks, alone);
   check_window(model, expected, checks);
   check_contexts(model_path, context, expected, checks, alone);
-  return {{"target", context.target()},
-          {"threads", context.num_threads()},
-          {"checks", list}};
+  return {{"target", context.target()}, {"threads", context.num_threads()}, {"checks", list}};
 }
 
 }  // namespace mha::demo

@@ -307,7 +307,8 @@ void check_pages(const Context& context, const Problem& p, std::int64_t page_siz
   const Buffer<float> value = paged(p, p.value_layout, p.value.data(), table, page_size);
   const Buffer<std::int32_t> entries(static_cast<std::int64_t>(table.size()));
   for (std::size_t n = 0; n < table.size(); ++n) {
-    const auto item = static_cast<std::int64_t>(n) / per_item, first = static_cast<std::int64_t>(n) % per_item * page_size;
+    const auto item = static_cast<std::int64_t>(n) / per_item,
+               first = static_cast<std::int64_t>(n) % per_item * page_size;
     entries[n] = first < p.lengths[static_cast<std::size_t>(item)] ? table[n] : -1;
   }
   mha_pages pages{};
@@ -340,10 +341,10 @@ void check_in_place(const Context& context, const Problem& p, const Results& wan
   for (std::int64_t b = 0; b < n[0]; ++b)
     for (std::int64_t t = 0; t < n[1]; ++t)
       for (std::int64_t h = 0; h < n[2]; ++h)
-        MHA_FUZZ_CHECK(std::memcmp(both.data() + b * s.b + t * s.t + h * s.h,
-                                   want.output.data() + b * o.b + t * o.t + h * o.h,
-                                   static_cast<std::size_t>(p.query_layout.width) * sizeof(float)) == 0,
-                       "over the query: other bits");
+        MHA_FUZZ_CHECK(
+            std::memcmp(both.data() + b * s.b + t * s.t + h * s.h, want.output.data() + b * o.b + t * o.t + h * o.h,
+                        static_cast<std::size_t>(p.query_layout.width) * sizeof(float)) == 0,
+            "over the query: other bits");
   MHA_FUZZ_CHECK(same_bits(results.weights, want.weights) && same_bits(results.lse, want.lse),
                  "over the query: other bits of weights or log_sum_exp");
 }
@@ -367,7 +368,8 @@ void check_problem(const Problem& p, std::int64_t page_size, const std::mt19937&
     for (std::size_t i = 0; i < results.lse.size(); ++i) check_value(results.lse[i], lse[i], "log_sum_exp");
     const Results threaded = call(target.host_threads, p);
     MHA_FUZZ_CHECK(same_bits(results, threaded), "threads change bits on %s", target.name.c_str());
-    if (a.items.key_lengths != nullptr && page_size > 0) check_pages(target.host_threads, p, page_size, random, results);
+    if (a.items.key_lengths != nullptr && page_size > 0)
+      check_pages(target.host_threads, p, page_size, random, results);
     check_in_place(target.host_threads, p, results);
     if (target.name == "sse2") continue;  // has no fused multiply-add
     if (have_fma) {
