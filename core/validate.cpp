@@ -24,14 +24,15 @@ bool same_place(const ConstTensor& in, const Tensor& out) {
 }  // namespace
 
 Groups groups_of(const mha_attention_args& a) {
-  return {a.items, a.positions, a.masks, a.score_mods, a.query_norm, nullptr, a.rope, a.cache,
-          a.pages, a.results,   a.causal != 0, false,  false};
+  return {a.items, a.positions, a.masks,   a.score_mods,  a.query_norm, nullptr, a.rope,
+          a.cache, a.pages,     a.results, a.causal != 0, false,        false};
 }
 
 Groups groups_of(const mha_layer_args& a) {
   const bool reads = a.cache != nullptr && enum_value(a.cache_use) == MHA_CACHE_READ;
-  return {a.items, a.positions, a.masks, a.score_mods, a.query_norm, a.key_norm, a.rope, a.cache,
-          nullptr, a.results,   a.causal != 0, a.key.data == nullptr && !reads, !reads};
+  return {a.items, a.positions, a.masks, a.score_mods, a.query_norm,  a.key_norm,
+          a.rope,  a.cache,     nullptr, a.results,    a.causal != 0, a.key.data == nullptr && !reads,
+          !reads};
 }
 
 mha_status check_reserved(const Groups& g, mha_error* error) {
@@ -103,9 +104,8 @@ AttentionViews view_sizes(const AttentionProblem& p, const mha_pages* pages) {
 }
 
 mha_status check_attention_overlaps(const AttentionProblem& p, const AttentionViews& n, mha_error* error) {
-  const NamedExtent inputs[] = {{"key", extent_of(p.key, n.key)},
-                                {"value", extent_of(p.value, n.value)},
-                                {"query", extent_of(p.query, n.query)}};
+  const NamedExtent inputs[] = {
+      {"key", extent_of(p.key, n.key)}, {"value", extent_of(p.value, n.value)}, {"query", extent_of(p.query, n.query)}};
   NamedExtent results[3] = {{"output", extent_of(p.output, n.output)}};
   const int count = 1 + result_extents(p, results + 1);
   MHA_TRY(check_overlaps(results + 1, count - 1, inputs, 3, error));

@@ -140,8 +140,8 @@ TEST_CASE("hpp: codes carry their scales", "[hpp]") {
 
 TEST_CASE("hpp: calls own their groups, copies too", "[hpp]") {
   mha::AttentionCall attention_call;
-  attention_call.batch = 3, attention_call.masks.window_left = 5, attention_call.results.weights_mode =
-      MHA_WEIGHTS_AVERAGED;
+  attention_call.batch = 3, attention_call.masks.window_left = 5,
+  attention_call.results.weights_mode = MHA_WEIGHTS_AVERAGED;
   mha::AttentionCall copy = attention_call;
   copy.masks.window_left = 6;
   const mha_attention_args raw = attention_call.raw(), of_copy = copy.raw();
@@ -202,8 +202,9 @@ TEST_CASE("hpp: context and attention", "[hpp]") {
     CHECK_FALSE(failed);
     CHECK(failed.code() == MHA_ERR_ARGUMENT);
     CHECK(std::string(failed.message()).find("head_dim is -8") != std::string::npos);
-    for (const auto& no_bytes : {context->attention_workspace_bytes(args), context->attention_workspace_bytes(args.raw()),
-                                 context->attention_explain(args, {})}) {
+    for (const auto& no_bytes :
+         {context->attention_workspace_bytes(args), context->attention_workspace_bytes(args.raw()),
+          context->attention_explain(args, {})}) {
       CHECK_FALSE(no_bytes);
       CHECK(no_bytes.status().code() == MHA_ERR_ARGUMENT);
     }

@@ -293,10 +293,11 @@ TEST_CASE("memory: workspace is not a matter of Tq x Tk", "[memory]") {
       [&](auto& a) {
         a.masks.bool_mask = {&byte, 0, 0, 0}, a.masks.bit_mask = {&byte, 0, 0, 0};
       },
+      [&](auto& a) { a.masks.add_mask = {&number}; },
       [&](auto& a) {
-        a.masks.add_mask = {&number};
+        a.score_mods.alibi_slopes = a.score_mods.relative_bias = a.score_mods.sink_logits = &number,
+        a.score_mods.softcap = 5;
       },
-      [&](auto& a) { a.score_mods.alibi_slopes = a.score_mods.relative_bias = a.score_mods.sink_logits = &number, a.score_mods.softcap = 5; },
       [](auto& a) { a.results.weights_mode = MHA_WEIGHTS_AVERAGED; },
       [](auto& a) { a.results.weights_mode = MHA_WEIGHTS_KEY_SUMS; },
       [](auto& a) { a.results.weights_mode = MHA_WEIGHTS_PER_HEAD; },

@@ -130,26 +130,13 @@ TEST_CASE("overflow: strides that lead beyond 2^63 bytes", "[overflow][status]")
     std::function<void(AttentionCall&)> make;
   };
   const Mistake mistakes[] = {
-      {"query",
-       [](AttentionCall& a) {
-         a.query.stride_b = k62, a.query.stride_t = 16, a.query.stride_h = 8;
-       }},
-      {"query",
-       [](AttentionCall& a) {
-         a.query.stride_b = 48, a.query.stride_t = INT64_MAX, a.query.stride_h = 8;
-       }},
-      {"key",
-       [](AttentionCall& a) {
-         a.key.stride_b = 64, a.key.stride_t = INT64_MAX / 3, a.key.stride_h = 8;
-       }},
+      {"query", [](AttentionCall& a) { a.query.stride_b = k62, a.query.stride_t = 16, a.query.stride_h = 8; }},
+      {"query", [](AttentionCall& a) { a.query.stride_b = 48, a.query.stride_t = INT64_MAX, a.query.stride_h = 8; }},
+      {"key", [](AttentionCall& a) { a.key.stride_b = 64, a.key.stride_t = INT64_MAX / 3, a.key.stride_h = 8; }},
       {"value",
-       [](AttentionCall& a) {
-         a.value.stride_b = 64, a.value.stride_t = 16, a.value.stride_h = INT64_MAX - 4;
-       }},
+       [](AttentionCall& a) { a.value.stride_b = 64, a.value.stride_t = 16, a.value.stride_h = INT64_MAX - 4; }},
       {"output",
-       [](AttentionCall& a) {
-         a.output.stride_b = INT64_MAX, a.output.stride_t = 16, a.output.stride_h = 8;
-       }},
+       [](AttentionCall& a) { a.output.stride_b = INT64_MAX, a.output.stride_t = 16, a.output.stride_h = 8; }},
       {"weights",
        [](AttentionCall& a) {
          a.results.weights.stride_b = INT64_MAX, a.results.weights.stride_t = 4, a.results.weights.stride_h = 12;
@@ -162,18 +149,12 @@ TEST_CASE("overflow: strides that lead beyond 2^63 bytes", "[overflow][status]")
        [&](AttentionCall& a) {
          a.masks.bool_mask = {&open, 0, 0, INT64_MAX / 2};
        }},
-      {"add_mask",
-       [&](AttentionCall& a) {
-         a.masks.add_mask = {&add, MHA_F32, 0, 0, INT64_MAX, 1};
-       }},
+      {"add_mask", [&](AttentionCall& a) { a.masks.add_mask = {&add, MHA_F32, 0, 0, INT64_MAX, 1}; }},
       {"masks.bool_mask.stride_k",
        [&](AttentionCall& a) {
          a.masks.bool_mask = {&open, 0, 0, 0, INT64_MAX};
        }},
-      {"masks.add_mask2",
-       [&](AttentionCall& a) {
-         a.masks.add_mask2 = {&add, MHA_F32, 0, 0, 0, 0, INT64_MAX / 4};
-       }},
+      {"masks.add_mask2", [&](AttentionCall& a) { a.masks.add_mask2 = {&add, MHA_F32, 0, 0, 0, 0, INT64_MAX / 4}; }},
       {"masks.bit_mask",
        [&](AttentionCall& a) {
          a.masks.bit_mask = {&open, 0, INT64_MAX, 0};
@@ -223,8 +204,8 @@ TEST_CASE("overflow: linear and layer", "[overflow][status]") {
   struct Rows {
     int64_t rows, input_stride, output_stride;
   };
-  for (const Rows& r : {Rows{k62, 0, 0}, Rows{INT64_MAX, 0, 0}, Rows{4, k62, 0}, Rows{4, 0, k62},
-                        Rows{3, INT64_MAX, 0}}) {
+  for (const Rows& r :
+       {Rows{k62, 0, 0}, Rows{INT64_MAX, 0, 0}, Rows{4, k62, 0}, Rows{4, 0, k62}, Rows{3, INT64_MAX, 0}}) {
     mha_linear_args args = linear_args(r.rows, weight.data(), output.data());
     args.input.stride_t = r.input_stride, args.output.stride_t = r.output_stride;
     size_t bytes = 1;

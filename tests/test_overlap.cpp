@@ -120,12 +120,12 @@ struct Case {
 };
 
 const Case kCases[] = {
-    {{1, 1, 1, 1, 42000, 64, 64}, MaskKind::kNone},     {{1, 2, 1, 3, 7000, 40, 40}, MaskKind::kBool},
-    {{1, 1, 1, 70, 600, 64, 64}, MaskKind::kCausal},    {{4, 8, 8, 40, 130, 32, 32}, MaskKind::kLengths},
-    {{2, 4, 2, 66, 300, 33, 17}, MaskKind::kAll},       {{2, 3, 1, 5, 513, 7, 13}, MaskKind::kAdd},
-    {{1, 4, 4, 128, 1024, 8, 16}, MaskKind::kNone},     {{1, 1, 1, 600, 2000, 16, 16}, MaskKind::kOffsetPositive},
-    {{1, 32, 8, 1, 600, 64, 64}, MaskKind::kNone},      {{3, 2, 2, 2, 0, 8, 8}, MaskKind::kNone},
-    {{2, 2, 2, 24, 30, 20, 20}, MaskKind::kOffsetNegative}, {{2, 3, 1, 5, 9, 12, 12}, MaskKind::kBool},
+    {{1, 1, 1, 1, 42000, 64, 64}, MaskKind::kNone},         {{1, 2, 1, 3, 7000, 40, 40}, MaskKind::kBool},
+    {{1, 1, 1, 70, 600, 64, 64}, MaskKind::kCausal},        {{4, 8, 8, 40, 130, 32, 32}, MaskKind::kLengths},
+    {{2, 4, 2, 66, 300, 33, 17}, MaskKind::kAll},           {{2, 3, 1, 5, 513, 7, 13}, MaskKind::kAdd},
+    {{1, 4, 4, 128, 1024, 8, 16}, MaskKind::kNone},         {{1, 1, 1, 600, 2000, 16, 16}, MaskKind::kOffsetPositive},
+    {{1, 32, 8, 1, 600, 64, 64}, MaskKind::kNone},          {{3, 2, 2, 2, 0, 8, 8}, MaskKind::kNone},
+    {{2, 2, 2, 24, 30, 20, 20}, MaskKind::kOffsetNegative}, {{2, 3, 1, 3, 5, 12, 12}, MaskKind::kNone},
 };
 
 }  // namespace
@@ -162,8 +162,9 @@ TEST_CASE("overlap: output in query's place, every path and result", "[overlap][
     }
   }
   // Paths that the cases are to take.
-  for (const char* way : {"attention kernel: streamed", "attention kernel: fused", "attention kernel: few keys", "one per block and chunk",
-                          "partial results", "chunk by chunk on the way", "by a second pass"}) {
+  for (const char* way :
+       {"attention kernel: streamed", "attention kernel: fused", "attention kernel: few keys",
+        "one per block and chunk", "partial results", "chunk by chunk on the way", "by a second pass"}) {
     INFO(way);
     CHECK(seen.find(way) != std::string::npos);
   }
@@ -202,8 +203,9 @@ TEST_CASE("overlap: output in query's place, packed items and caches", "[overlap
 namespace {
 
 /// A layer call with output elsewhere, then in the query's place; `prepare` runs before each.
-void check_layer_in_place(const mha_context* context, const mha_layer* layer, const LayerCall& args,
-                          const LayerProblem& p, const std::function<void()>& prepare = [] {}) {
+void check_layer_in_place(
+    const mha_context* context, const mha_layer* layer, const LayerCall& args, const LayerProblem& p,
+    const std::function<void()>& prepare = [] {}) {
   prepare();
   const LayerResult want = run_layer(context, layer, args);
   for (int number : {0, 2}) {
@@ -226,7 +228,8 @@ void check_layer_in_place(const mha_context* context, const mha_layer* layer, co
 
 TEST_CASE("overlap: output in query's place, layers", "[overlap][bits][layer]") {
   const mha_layer_config config = {40, 4, 2, 12, 20, 0, 0, 0, 0};
-  for (const auto& [Tq, Tk] : {std::pair<int64_t, int64_t>{1, 1}, {9, 9}, {300, 300}, {5, 1500}}) {
+  for (const auto& lengths : {std::pair<int64_t, int64_t>{1, 1}, {9, 9}, {300, 300}, {5, 1500}}) {
+    const int64_t Tq = lengths.first, Tk = lengths.second;
     const LayerProblem p(config, 2, Tq, Tk, Biases::kAll, 192000);
     mha_norm norm = {};
     norm.epsilon = 1e-5f;
@@ -313,19 +316,49 @@ const Overlap kOverlaps[] = {
     {"", [](Arena& a) { a.args.output = mut_view(a.at(a.kQuery - 64)); }},
     {"", [](Arena& a) { a.args.output = mut_view(a.at(a.kQuery)); }},
     // The query's place, with other strides.
-    {"output overlaps query", [](Arena& a) { a.args.output = mut_view(a.at(a.kQuery), {64, 8, 32}); }},
-    {"output overlaps query", [](Arena& a) { a.args.query = view(a.at(a.kOutput), {64, 17, 8}); }},
+    {"output overlaps query",
+     [](Arena& a) {
+       a.args.output = mut_view(a.at(a.kQuery), {64, 8, 32});
+     }},
+    {"output overlaps query",
+     [](Arena& a) {
+       a.args.query = view(a.at(a.kOutput), {64, 17, 8});
+     }},
     // The strides of a dense tensor said in numbers are the same strides.
-    {"", [](Arena& a) { a.args.output = mut_view(a.at(a.kQuery), {64, 16, 8}); }},
+    {"",
+     [](Arena& a) {
+       a.args.output = mut_view(a.at(a.kQuery), {64, 16, 8});
+     }},
     // One with gaps, an end of which is inside of one without.
-    {"output overlaps key", [](Arena& a) { a.args.output = mut_view(a.at(a.kKey + 60), {0, 40, 20}); }},
-    {"output overlaps key", [](Arena& a) { a.args.output = mut_view(a.at(a.kKey - 140), {0, 40, 20}); }},
-    {"output overlaps value", [](Arena& a) { a.args.value = view(a.at(a.kOutput + 60), {0, 40, 20}); }},
-    {"output overlaps value", [](Arena& a) { a.args.value = view(a.at(a.kOutput - 140), {0, 40, 20}); }},
+    {"output overlaps key",
+     [](Arena& a) {
+       a.args.output = mut_view(a.at(a.kKey + 60), {0, 40, 20});
+     }},
+    {"output overlaps key",
+     [](Arena& a) {
+       a.args.output = mut_view(a.at(a.kKey - 140), {0, 40, 20});
+     }},
+    {"output overlaps value",
+     [](Arena& a) {
+       a.args.value = view(a.at(a.kOutput + 60), {0, 40, 20});
+     }},
+    {"output overlaps value",
+     [](Arena& a) {
+       a.args.value = view(a.at(a.kOutput - 140), {0, 40, 20});
+     }},
     // A row that is read again and again is one row.
-    {"output overlaps key", [](Arena& a) { a.args.key = view(a.at(a.kOutput + 60), {-1, -1, -1}); }},
-    {"", [](Arena& a) { a.args.key = view(a.at(a.kOutput + 64), {-1, -1, -1}); }},
-    {"", [](Arena& a) { a.args.key = view(a.at(a.kOutput - 8), {-1, -1, -1}); }},
+    {"output overlaps key",
+     [](Arena& a) {
+       a.args.key = view(a.at(a.kOutput + 60), {-1, -1, -1});
+     }},
+    {"",
+     [](Arena& a) {
+       a.args.key = view(a.at(a.kOutput + 64), {-1, -1, -1});
+     }},
+    {"",
+     [](Arena& a) {
+       a.args.key = view(a.at(a.kOutput - 8), {-1, -1, -1});
+     }},
     {"results.log_sum_exp overlaps query", [](Arena& a) { a.args.results.log_sum_exp = a.at(a.kQuery); }},
     {"results.log_sum_exp overlaps key", [](Arena& a) { a.args.results.log_sum_exp = a.at(a.kKey + 63); }},
     {"results.log_sum_exp overlaps value", [](Arena& a) { a.args.results.log_sum_exp = a.at(a.kValue - 7); }},
@@ -341,8 +374,7 @@ const Overlap kOverlaps[] = {
      [](Arena& a) { a.args.results.weights = mut_view(a.at(a.kLse - 31)); }},
     {"", [](Arena& a) { a.args.results.weights = mut_view(a.at(a.kLse - 32)); }},
     // Not wanted, not there.
-    {"",
-     [](Arena& a) { a.args.results.weights_mode = MHA_WEIGHTS_NONE, a.args.results.weights = {}; }},
+    {"", [](Arena& a) { a.args.results.weights_mode = MHA_WEIGHTS_NONE, a.args.results.weights = {}; }},
     // Inputs may share.
     {"", [](Arena& a) { a.args.key = a.args.value = a.args.query; }},
     {"output overlaps key",
@@ -387,14 +419,15 @@ TEST_CASE("overlap: layers refuse what is certain and write nothing", "[overlap]
       {"output overlaps value", [](LayerCall& a, float* f) { a.output = mut_view(f + kValue - 95); }},
       {"output overlaps query", [](LayerCall& a, float* f) { a.output = mut_view(f + kQuery + 1); }},
       {"output overlaps query",
-       [](LayerCall& a, float* f) { a.key = a.value = {}, a.output = mut_view(f + kQuery, {0, 25, 0}); }},
+       [](LayerCall& a, float* f) {
+         a.key = a.value = {}, a.output = mut_view(f + kQuery, {0, 25, 0});
+       }},
       {"output overlaps key",
        [](LayerCall& a, float* f) { a.key = view(f + kQuery), a.output = mut_view(f + kQuery); }},
       {"output overlaps value",
        [](LayerCall& a, float* f) { a.key = {}, a.value = view(f + kQuery), a.output = mut_view(f + kQuery); }},
       {"results.weights overlaps query", [](LayerCall& a, float* f) { a.results.weights = mut_view(f + kQuery); }},
-      {"results.weights overlaps key",
-       [](LayerCall& a, float* f) { a.results.weights = mut_view(f + kKey - 63); }},
+      {"results.weights overlaps key", [](LayerCall& a, float* f) { a.results.weights = mut_view(f + kKey - 63); }},
       {"results.weights overlaps output",
        [](LayerCall& a, float* f) { a.results.weights = mut_view(f + kOutput + 90); }},
       {"results.log_sum_exp overlaps value", [](LayerCall& a, float* f) { a.results.log_sum_exp = f + kValue; }},

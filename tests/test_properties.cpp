@@ -217,7 +217,8 @@ class Property {
     const bool moved = one_in(random_, 2);
     INFO(context.describe() << (moved ? ", other strides" : "") << ": items " << part.b << " + " << part.B << ", heads "
                             << part.h << " + " << part.H << ", queries " << part.q << " + " << part.Tq);
-    const AttentionCall args = part_args(moved ? moved_.args(drawn_.args()) : drawn_.args(), drawn_.masks.get(), shape(), part);
+    const AttentionCall args =
+        part_args(moved ? moved_.args(drawn_.args()) : drawn_.args(), drawn_.masks.get(), shape(), part);
     check_part(shape(), part, args.results.weights_mode, run_attention(context.get(), args), wants_[context.target]);
   }
 

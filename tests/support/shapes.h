@@ -179,8 +179,8 @@ inline AttentionReference reference_attention(const AttentionCall& args) {
     result.weights.resize(static_cast<size_t>(args.batch * heads * args.query_len * args.key_len));
   }
   result.log_sum_exp.resize(static_cast<size_t>(args.batch * args.num_heads * args.query_len));
-  reference::attention<double>(args.raw(), result.output.data(), result.weights.empty() ? nullptr : result.weights.data(),
-                               result.log_sum_exp.data());
+  reference::attention<double>(args.raw(), result.output.data(),
+                               result.weights.empty() ? nullptr : result.weights.data(), result.log_sum_exp.data());
   return result;
 }
 

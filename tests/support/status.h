@@ -3,11 +3,15 @@
 #ifndef MHA_TESTS_SUPPORT_STATUS_H
 #define MHA_TESTS_SUPPORT_STATUS_H
 
+#include <algorithm>
+#include <functional>
+#include <initializer_list>
 #include <string>
 #include <vector>
 
 #include "catch.h"
 #include "targets.h"
+#include "tensors.h"
 
 namespace mha::test {
 
@@ -33,6 +37,34 @@ inline mha_error fresh_error() {
 template <class Enum>
 Enum no_value(int number) {
   return static_cast<Enum>(number);
+}
+
+/// What a call must refuse: the arguments changed by `make`.
+template <class Args>
+struct Mistake {
+  mha_status status;
+  std::vector<std::string> texts;
+  std::function<void(Args&)> make;
+};
+
+/// call(args, error) on each mistake, and that `untouched()` holds after it.
+template <class Args, class Call, class Untouched>
+void check_mistakes(const Args& good, const std::vector<Mistake<Args>>& mistakes, Call&& call, Untouched&& untouched) {
+  for (const Mistake<Args>& mistake : mistakes) {
+    INFO("expected to mention " << mistake.texts[0]);
+    Args args = good;
+    mistake.make(args);
+    mha_error error = fresh_error();
+    check_error(call(args, &error), mistake.status, error, mistake.texts);
+    CHECK(call(args, nullptr) == mistake.status);
+    CHECK(untouched());
+  }
+}
+
+inline bool all_poison(std::initializer_list<const std::vector<float>*> buffers) {
+  for (const std::vector<float>* buffer : buffers)
+    if (!std::all_of(buffer->begin(), buffer->end(), is_poison)) return false;
+  return true;
 }
 
 }  // namespace mha::test

@@ -22,8 +22,8 @@ struct TorchWeights {
 };
 
 // Reads, after `prefix`, either torch's names: `in_proj_weight` or the three `{q,k,v}_proj_weight`, `in_proj_bias` if
-// it is there, `out_proj.weight`, and `out_proj.bias` if it is there; or four projections with a `.weight` and perhaps a
-// `.bias` each, in any of the ways of weight_names.h. Heads cannot be seen in the shapes; head sizes follow from them.
+// it is there, `out_proj.weight`, and `out_proj.bias` if it is there; or four projections with a `.weight` and perhaps
+// a `.bias` each, in any of the ways of weight_names.h. Heads cannot be seen in the shapes; head sizes follow from them.
 // Throws Failure with the tensor and its shape where something does not fit, and with the prefixes of the file's layers
 // where there is none.
 TorchWeights read_torch_weights(const std::string& path, const std::string& prefix, std::int64_t num_heads,
