@@ -12,7 +12,7 @@ constexpr int64_t kCapacity = 2048;  // tokens
 
 class AppendCase : public Case {
  public:
-  AppendCase(const mha_context* context, const AppendShape& shape)
+  AppendCase(const Context& context, const AppendShape& shape)
       : context_(context),
         shape_(shape),
         key_(shape.length * shape.num_kv_heads * shape.head_dim, kUnitVariance, 1),
@@ -29,11 +29,11 @@ class AppendCase : public Case {
   mha_status run() override {
     if (filled_ + shape_.length > kCapacity) {
       filled_ = 0;
-      const mha_status status = mha_cache_truncate(cache_.get(), 0, 0, nullptr);
+      const mha_status status = mha_cache_truncate(cache_->get(), 0, 0, nullptr);
       if (status != MHA_OK) return status;
     }
     filled_ += shape_.length;
-    return mha_cache_append(context_, cache_.get(), &args_, nullptr);
+    return mha_cache_append(context_.get(), cache_->get(), &args_, nullptr);
   }
   /// The keys one after the other, then the values.
   mha_status run_parts() override {
@@ -49,10 +49,12 @@ class AppendCase : public Case {
   /// What was appended last, bit for bit.
   std::string check() override {
     const Floats key(key_.size()), value(value_.size());
-    const mha_mut_view keys = {key.data(), 0, 0, 0, 0}, values = {value.data(), 0, 0, 0, 0};
-    mha_error error = {};
-    if (mha_cache_export(cache_.get(), 0, filled_ - shape_.length, shape_.length, &keys, &values, &error) != MHA_OK)
-      return error.message;
+    mha_export_args args = {};
+    args.begin = filled_ - shape_.length;
+    args.count = shape_.length;
+    args.key = mut_view(key.data());
+    args.value = mut_view(value.data());
+    if (const Status status = cache_->export_to(args); !status) return status.message();
     const bool same = memcmp(key.data(), key_.data(), key_.region().bytes) == 0 &&
                       memcmp(value.data(), value_.data(), value_.region().bytes) == 0;
     return same ? "" : "the cache does not hold what was appended";
@@ -69,11 +71,11 @@ class AppendCase : public Case {
     return config;
   }
 
-  const mha_context* context_;
+  const Context& context_;
   AppendShape shape_;
   int64_t filled_ = 0, copied_ = 0;  // tokens
   Floats key_, value_, copy_;
-  Cache cache_;
+  CacheInMemory cache_;
   mha_append_args args_ = {};
 };
 
@@ -83,7 +85,7 @@ CaseSpec append_case(const AppendShape& shape) {
   const std::string name = "append_f32/T:" + std::to_string(shape.length) +
                            "/Hkv:" + std::to_string(shape.num_kv_heads) + "/D:" + std::to_string(shape.head_dim) +
                            "/cache:" + name_of(shape.kind);
-  return {name, "", 1, [=](const mha_context* context) { return std::make_unique<AppendCase>(context, shape); }};
+  return {name, "", 1, [=](const Context& context) { return std::make_unique<AppendCase>(context, shape); }};
 }
 
 }  // namespace mha::bench

@@ -28,18 +28,18 @@ std::string name_of(const char* kind, const AttentionShape& s, int threads) {
 
 CaseSpec attention_case(const AttentionShape& shape, int threads) {
   return {name_of("attention_f32", shape, threads), "", threads,
-          [=](const mha_context* context) { return std::make_unique<AttentionCase>(context, shape); }};
+          [=](const Context& context) { return std::make_unique<AttentionCase>(context, shape); }};
 }
 
 CaseSpec attention_denormal_case(const AttentionShape& shape, int threads) {
-  return {name_of("attention_f32_denormal", shape, threads), "", threads, [=](const mha_context* context) {
+  return {name_of("attention_f32_denormal", shape, threads), "", threads, [=](const Context& context) {
             return std::make_unique<TwinCase>(std::make_unique<AttentionCase>(context, shape, kDenormal),
                                               std::make_unique<AttentionCase>(context, shape), "denormal_ratio");
           }};
 }
 
 CaseSpec attention_weights_case(const AttentionShape& shape, int threads) {
-  return {name_of("attention_weights_f32", shape, threads), "", threads, [=](const mha_context* context) {
+  return {name_of("attention_weights_f32", shape, threads), "", threads, [=](const Context& context) {
             return std::make_unique<AttentionCase>(
                 context, shape, kOrdinary, [](AttentionCall& args) { args.results.weights_mode = MHA_WEIGHTS_PER_HEAD; });
           }};

@@ -25,7 +25,7 @@ class AttentionCase : public Case {
   /// Changes arguments before the workspace is asked for; what they point to is kept as long as it.
   using Configure = std::function<void(AttentionCall&)>;
 
-  AttentionCase(const mha_context* context, const AttentionShape& shape, const Scales& scales = kOrdinary,
+  AttentionCase(const Context& context, const AttentionShape& shape, const Scales& scales = kOrdinary,
                 Configure configure = nullptr)
       : context_(context),
         query_(shape.batch * shape.query_len * shape.num_heads * shape.head_dim, kUnitVariance * scales.query, 1),
@@ -44,23 +44,23 @@ class AttentionCase : public Case {
     args_.key = view(key_.data());
     args_.value = view(value_.data());
     args_.output = mut_view(output_.data());
-    args_.masks.causal = shape.causal ? MHA_CAUSAL_BOTTOM_RIGHT : MHA_CAUSAL_NONE;
+    args_.causal = shape.causal ? 1 : 0;
     if (configure_) configure_(args_);
     if (args_.results.weights_mode == MHA_WEIGHTS_PER_HEAD) {
       weights_ = Floats(shape.batch * shape.num_heads * shape.query_len * shape.key_len);
       weights_.fill(std::nanf(""));
-      args_.results.weights.data = weights_.data();
+      args_.results.weights = mut_view(weights_.data());
     }
-    mha_error error = {};
-    require(attention_workspace_bytes(context, args_, &args_.resources.workspace_bytes, &error), error);
-    workspace_.resize(args_.resources.workspace_bytes);
+    workspace_.resize(require(context.attention_workspace_bytes(args_)));
     args_.resources.workspace = workspace_.data();
+    args_.resources.workspace_bytes = workspace_.size();
+    ready_ = args_.raw();
 
     flops = 4.0 * static_cast<double>(shape.batch * shape.head_dim * shape.num_heads) * visible_pairs(args_);
     bytes = 4.0 * static_cast<double>(query_.size() + key_.size() + value_.size() + output_.size() + weights_.size());
     if (shape.query_len == 1) streamed = {last_keys(key_), last_keys(value_)};
   }
-  mha_status run() override { return attention(context_, args_, nullptr); }
+  mha_status run() override { return mha_attention(context_.get(), &ready_, nullptr); }
   std::string check() override { return check_attention(args_, output_.data(), weights_.data()); }
   double naive_seconds(int threads) override {
     return naive_attention_seconds(args_, threads, weights_.data() != nullptr);
@@ -74,11 +74,12 @@ class AttentionCase : public Case {
     return {rows.data() + (args_.key_len - seen) * width, static_cast<size_t>(seen * width) * sizeof(float)};
   }
 
-  const mha_context* context_;
+  const Context& context_;
   Floats query_, key_, value_, output_, weights_;
   std::vector<unsigned char> workspace_;
   Configure configure_;  // owns what it has put into args_
   AttentionCall args_;
+  mha_attention_args ready_ = {};  // points into args_
 };
 
 }  // namespace mha::bench

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "bench/machine.h"
-#include "core/mha.h"
+#include "core/mha.hpp"
 
 namespace mha::bench {
 
@@ -43,7 +43,7 @@ struct CaseSpec {
   std::string name;
   std::string target;  ///< empty: the default one
   int threads;
-  std::function<std::unique_ptr<Case>(const mha_context* context)> make;  ///< throws where the library refuses
+  std::function<std::unique_ptr<Case>(const Context& context)> make;  ///< throws where the library refuses
 };
 
 /// The lists of each kind, in the order they run; `target` and `suffix` (of the name) go into every spec.

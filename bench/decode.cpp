@@ -19,7 +19,7 @@ constexpr int64_t kTurn = 256;
 
 class DecodeCase : public Case {
  public:
-  DecodeCase(const mha_context* context, const DecodeShape& shape)
+  DecodeCase(const Context& context, const DecodeShape& shape)
       : context_(context),
         shape_(shape),
         dropped_(shape.kind == MHA_CACHE_RING ? kDropped : 0),
@@ -37,13 +37,13 @@ class DecodeCase : public Case {
     args_.head_dim = shape.head_dim;
     args_.query = view(query_.data());
     args_.output = mut_view(output_.data());
-    args_.cache = cache_.get();
+    args_.cache = cache_->get();
     args_.causal = 1;
     if (shape.kind == MHA_CACHE_RING) args_.masks.window_left = shape.key_len;
-    mha_error error = {};
-    require(attention_workspace_bytes(context, args_, &args_.resources.workspace_bytes, &error), error);
-    workspace_.resize(args_.resources.workspace_bytes);
+    workspace_.resize(require(context.attention_workspace_bytes(args_)));
     args_.resources.workspace = workspace_.data();
+    args_.resources.workspace_bytes = workspace_.size();
+    ready_ = args_.raw();
 
     const int64_t kept = shape.batch * shape.key_len * token_floats() * 2;  // of keys and values
     const int64_t group = shape.num_heads / shape.num_kv_heads;
@@ -51,7 +51,7 @@ class DecodeCase : public Case {
     bytes = 4.0 * static_cast<double>(kept + query_.size() + output_.size());
     streamed = {cache_.region(static_cast<size_t>(kept) * sizeof(float))};
   }
-  mha_status run() override { return attention(context_, args_, nullptr); }
+  mha_status run() override { return mha_attention(context_.get(), &ready_, nullptr); }
   /// The first and the last sequence, against what was appended.
   std::string check() override {
     std::string verdict;
@@ -87,8 +87,7 @@ class DecodeCase : public Case {
         append.length = std::min(kTurn, tokens - t);
         append.key = view(key_.data() + (kShift * b + t) * token_floats());
         append.value = view(value_.data() + (kShift * b + t) * token_floats());
-        mha_error error = {};
-        require(mha_cache_append(context_, cache_.get(), &append, &error), error);
+        require(cache_->append(context_, append));
       }
     }
   }
@@ -97,7 +96,7 @@ class DecodeCase : public Case {
     AttentionCall args = args_;
     args.batch = 1;
     args.key_len = shape_.key_len;
-    args.query.data += b * query_floats();
+    args.query = view(query_.data() + b * query_floats());
     args.key = view(key_.data() + (kShift * b + dropped_) * token_floats());
     args.value = view(value_.data() + (kShift * b + dropped_) * token_floats());
     args.cache = nullptr;
@@ -105,13 +104,14 @@ class DecodeCase : public Case {
     return args;
   }
 
-  const mha_context* context_;
+  const Context& context_;
   DecodeShape shape_;
   int64_t dropped_;
   Floats query_, key_, value_, output_;
-  Cache cache_;
+  CacheInMemory cache_;
   std::vector<unsigned char> workspace_;
   AttentionCall args_;
+  mha_attention_args ready_ = {};  // points into args_
 };
 
 }  // namespace
@@ -121,7 +121,7 @@ CaseSpec decode_case(const DecodeShape& shape, int threads) {
                      "/H:" + std::to_string(shape.num_heads) + "/Hkv:" + std::to_string(shape.num_kv_heads) +
                      "/D:" + std::to_string(shape.head_dim) + "/cache:" + name_of(shape.kind) +
                      "/threads:" + std::to_string(threads);
-  return {name, "", threads, [=](const mha_context* context) -> std::unique_ptr<Case> {
+  return {name, "", threads, [=](const Context& context) -> std::unique_ptr<Case> {
             auto work = std::make_unique<DecodeCase>(context, shape);
             if (shape.kind != MHA_CACHE_PAGED) return work;
             DecodeShape contiguous = shape;

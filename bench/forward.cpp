@@ -20,7 +20,7 @@ struct ForwardShape {
 
 class ForwardCase : public Case {
  public:
-  ForwardCase(const mha_context* context, const ForwardShape& shape)
+  ForwardCase(const Context& context, const ForwardShape& shape)
       : context_(context),
         shape_(shape),
         is_self_(shape.key_len == 0),
@@ -45,7 +45,7 @@ class ForwardCase : public Case {
     if (is_self_) make_parts();
     count_work();
   }
-  mha_status run() override { return layer_forward(context_, layer_.get(), args_, nullptr); }
+  mha_status run() override { return mha_layer_forward(context_.get(), layer_.get(), &ready_, nullptr); }
   std::string check() override {
     std::string verdict = check_forward(config_, layer_weights_, args_, output_.data(), weights_.data());
     if (!verdict.empty() || !has_parts()) return verdict;
@@ -71,11 +71,11 @@ class ForwardCase : public Case {
            2 * naive_linear_seconds({key_rows, E, E, key, weight, in_bias_.data()}, threads) +
            naive_attention_seconds(attention, threads, shape_.with_weights);
   }
-  bool has_parts() const override { return part_in_ != nullptr; }
+  bool has_parts() const override { return static_cast<bool>(part_in_); }
   mha_status run_parts() override {
-    mha_status status = mha_linear_forward(context_, part_in_.get(), &part_in_args_, nullptr);
-    if (status == MHA_OK) status = attention(context_, part_attention_, nullptr);
-    if (status == MHA_OK) status = mha_linear_forward(context_, part_out_.get(), &part_out_args_, nullptr);
+    mha_status status = mha_linear_forward(context_.get(), part_in_.get(), &part_in_args_, nullptr);
+    if (status == MHA_OK) status = mha_attention(context_.get(), &part_attention_ready_, nullptr);
+    if (status == MHA_OK) status = mha_linear_forward(context_.get(), part_out_.get(), &part_out_args_, nullptr);
     return status;
   }
 
@@ -89,10 +89,7 @@ class ForwardCase : public Case {
     layer_weights_.in_proj_bias = in_bias_.data();
     layer_weights_.output_weight = view(out_weight_.data());
     layer_weights_.output_bias = out_bias_.data();
-    mha_layer* layer = nullptr;
-    mha_error error = {};
-    require(mha_layer_create(context_, &config_, &layer_weights_, &layer, &error), error);
-    layer_.reset(layer);
+    layer_ = require(Layer::create(context_, config_, layer_weights_));
   }
 
   void make_args() {
@@ -100,15 +97,15 @@ class ForwardCase : public Case {
     args_.query_len = shape_.query_len;
     args_.key_len = key_len_;
     args_.query = view(query_.data());
-    args_.key = view(key_.data());
+    args_.key = view(key_.data());  // none: self-attention
     args_.value = view(value_.data());
     args_.output = mut_view(output_.data());
     args_.results.weights_mode = shape_.with_weights ? MHA_WEIGHTS_PER_HEAD : MHA_WEIGHTS_NONE;
-    args_.results.weights.data = weights_.data();
-    mha_error error = {};
-    require(layer_workspace_bytes(context_, layer_.get(), args_, &args_.resources.workspace_bytes, &error), error);
-    workspace_.resize(args_.resources.workspace_bytes);
+    args_.results.weights = mut_view(weights_.data());
+    workspace_.resize(require(layer_.workspace_bytes(context_, args_)));
     args_.resources.workspace = workspace_.data();
+    args_.resources.workspace_bytes = workspace_.size();
+    ready_ = args_.raw();
   }
 
   /// One linear for query, key and value, attention on its packed result, one linear for the output.
@@ -119,23 +116,26 @@ class ForwardCase : public Case {
     part_qkv_ = Floats(rows * 3 * E);
     part_attended_ = Floats(rows * E);
     part_output_ = Floats(rows * E);
-    part_in_args_ = {rows, query_.data(), 0, part_qkv_.data(), 0};
-    part_out_args_ = {rows, part_attended_.data(), 0, part_output_.data(), 0};
+    part_in_args_.rows = part_out_args_.rows = rows;
+    part_in_args_.input = view(query_.data());
+    part_in_args_.output = mut_view(part_qkv_.data());
+    part_out_args_.input = view(part_attended_.data());
+    part_out_args_.output = mut_view(part_output_.data());
     part_attention_.batch = shape_.batch;
     part_attention_.num_heads = shape_.num_heads;
     part_attention_.query_len = part_attention_.key_len = shape_.query_len;
     part_attention_.head_dim = D;
     const auto part = [&](int64_t n) {
-      return mha_view{part_qkv_.data() + n * E, shape_.query_len * 3 * E, 3 * E, D, 1};
+      return view(part_qkv_.data() + n * E, {shape_.query_len * 3 * E, 3 * E, D});
     };
     part_attention_.query = part(0);
     part_attention_.key = part(1);
     part_attention_.value = part(2);
     part_attention_.output = mut_view(part_attended_.data());
-    mha_error error = {};
-    require(attention_workspace_bytes(context_, part_attention_, &part_attention_.workspace_bytes, &error), error);
-    part_workspace_.resize(part_attention_.workspace_bytes);
-    part_attention_.workspace = part_workspace_.data();
+    part_workspace_.resize(require(context_.attention_workspace_bytes(part_attention_)));
+    part_attention_.resources.workspace = part_workspace_.data();
+    part_attention_.resources.workspace_bytes = part_workspace_.size();
+    part_attention_ready_ = part_attention_.raw();
   }
 
   void count_work() {
@@ -148,7 +148,7 @@ class ForwardCase : public Case {
       streamed = {in_weight_.region(), out_weight_.region()};
   }
 
-  const mha_context* context_;
+  const Context& context_;
   ForwardShape shape_;
   bool is_self_;
   int64_t key_len_;
@@ -158,16 +158,18 @@ class ForwardCase : public Case {
   mha_layer_weights layer_weights_ = {};
   Layer layer_;
   LayerCall args_;
+  mha_layer_args ready_ = {};  // points into args_
 
   Linear part_in_, part_out_;
   Floats part_qkv_, part_attended_, part_output_;
   std::vector<unsigned char> part_workspace_;
   mha_linear_args part_in_args_ = {}, part_out_args_ = {};
   AttentionCall part_attention_;
+  mha_attention_args part_attention_ready_ = {};  // points into it
 };
 
 CaseSpec make_case(const std::string& name, const ForwardShape& shape, int threads) {
-  return {name, "", threads, [=](const mha_context* context) { return std::make_unique<ForwardCase>(context, shape); }};
+  return {name, "", threads, [=](const Context& context) { return std::make_unique<ForwardCase>(context, shape); }};
 }
 
 }  // namespace

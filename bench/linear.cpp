@@ -23,7 +23,7 @@ constexpr Scales kDenormal = {1e-19f, 2e-20f, 0};
 
 class LinearCase : public Case {
  public:
-  LinearCase(const mha_context* context, int64_t M, int64_t N, int64_t K, const Scales& scales = kOrdinary)
+  LinearCase(const Context& context, int64_t M, int64_t N, int64_t K, const Scales& scales = kOrdinary)
       : context_(context),
         input_(M * K, kUnitVariance * scales.input, 1),
         weight_(N * K, kUnitVariance * scales.weight / std::sqrt(static_cast<float>(K)), 2),
@@ -33,19 +33,19 @@ class LinearCase : public Case {
         problem_{M, K, N, input_.data(), weight_.data(), bias_.data()} {
     output_.fill(std::nanf(""));
     args_.rows = M;
-    args_.input = input_.data();
-    args_.output = output_.data();
+    args_.input = view(input_.data());
+    args_.output = mut_view(output_.data());
     flops = 2.0 * static_cast<double>(M) * static_cast<double>(N) * static_cast<double>(K);
     bytes = 4.0 * static_cast<double>(M * K + N * K + N + M * N);
     // The packed weights are the library's; the plain ones are as many bytes.
     if (M <= kRowsBoundByReading) streamed = {weight_.region()};
   }
-  mha_status run() override { return mha_linear_forward(context_, linear_.get(), &args_, nullptr); }
+  mha_status run() override { return mha_linear_forward(context_.get(), linear_.get(), &args_, nullptr); }
   std::string check() override { return check_linear(problem_, output_.data()); }
   double naive_seconds(int threads) override { return naive_linear_seconds(problem_, threads); }
 
  private:
-  const mha_context* context_;
+  const Context& context_;
   Floats input_, weight_, bias_, output_;
   Linear linear_;
   LinearProblem problem_;
@@ -61,11 +61,11 @@ std::string name_of(const char* kind, int64_t M, int64_t N, int64_t K, int threa
 
 CaseSpec linear_case(int64_t M, int64_t N, int64_t K, int threads) {
   return {name_of("linear_f32", M, N, K, threads), "", threads,
-          [=](const mha_context* context) { return std::make_unique<LinearCase>(context, M, N, K); }};
+          [=](const Context& context) { return std::make_unique<LinearCase>(context, M, N, K); }};
 }
 
 CaseSpec linear_denormal_case(int64_t M, int64_t N, int64_t K, int threads) {
-  return {name_of("linear_f32_denormal", M, N, K, threads), "", threads, [=](const mha_context* context) {
+  return {name_of("linear_f32_denormal", M, N, K, threads), "", threads, [=](const Context& context) {
             return std::make_unique<TwinCase>(std::make_unique<LinearCase>(context, M, N, K, kDenormal),
                                               std::make_unique<LinearCase>(context, M, N, K), "denormal_ratio");
           }};

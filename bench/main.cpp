@@ -135,8 +135,8 @@ int run(int argc, char** argv) {
   if (benchmark::ReportUnrecognizedArguments(count, pointers.data())) return 2;
 
   const Context context = make_context(options.target, 0);
-  const std::string target = mha_context_target(context.get());
-  const auto cpus = static_cast<int>(mha_context_num_threads(context.get()));
+  const std::string target = context.target();
+  const auto cpus = static_cast<int>(context.num_threads());
 #ifdef _OPENMP
   const int threads = std::min(cpus, 2);
 #else

@@ -39,7 +39,7 @@ void fill_bools(MaskData& data, AttentionCall& args) {
   data.bytes.resize(args.query_len * args.key_len);
   for (int64_t n = 0; n < static_cast<int64_t>(data.bytes.size()); ++n)
     data.bytes[n] = is_chosen(n / args.key_len, n % args.key_len);
-  args.masks.bool_mask = {data.bytes.data(), 0, 0, args.key_len};
+  args.masks.bool_mask = {data.bytes.data(), 0, 0, args.key_len, 1};
 }
 
 void fill_segments(int64_t length, MaskData& data, AttentionCall& args) {
@@ -59,7 +59,7 @@ void fill_blocks(MaskData& data, AttentionCall& args) {
   for (int64_t q = 0; q < args.query_len / kBlock; ++q)
     for (int64_t k = 0; k <= q; ++k)
       if (q - k < 4 || k % 4 == 0) data.numbers.insert(data.numbers.end(), {q, k});
-  args.masks.block_mask = {kBlock, kBlock, data.numbers.data(), static_cast<int64_t>(data.numbers.size() / 2)};
+  args.masks.block_mask = {kBlock, kBlock, data.numbers.data(), static_cast<int64_t>(data.numbers.size() / 2), nullptr};
 }
 
 void fill_window(MaskData&, AttentionCall& args) { args.masks.window_left = 1024; }
@@ -99,7 +99,7 @@ constexpr std::pair<const char*, Fill> kMasks[] = {{"bits", fill_bits},
                                                    {"sinks", fill_sinks},
                                                    {"softcap", fill_softcap}};
 
-std::unique_ptr<Case> make_masked(const mha_context* context, const AttentionShape& shape, Fill fill) {
+std::unique_ptr<Case> make_masked(const Context& context, const AttentionShape& shape, Fill fill) {
   auto data = std::make_shared<MaskData>();
   auto masked = std::make_unique<AttentionCase>(context, shape, kOrdinary,
                                                 [data, fill](AttentionCall& args) { fill(*data, args); });
@@ -115,7 +115,7 @@ std::vector<CaseSpec> masked_cases(int64_t length, int threads) {
     cases.push_back({"attention_f32_masked/T:" + std::to_string(length) + "/H:8/D:64/mask:" + name +
                          "/threads:" + std::to_string(threads),
                      "", threads,
-                     [shape, fill = fill](const mha_context* context) { return make_masked(context, shape, fill); }});
+                     [shape, fill = fill](const Context& context) { return make_masked(context, shape, fill); }});
   }
   return cases;
 }
@@ -123,7 +123,7 @@ std::vector<CaseSpec> masked_cases(int64_t length, int threads) {
 CaseSpec window_case(int64_t key_len, int64_t window, int threads) {
   const std::string name = "attention_f32_window/Tq:1/Tk:" + std::to_string(key_len) +
                            "/window:" + std::to_string(window) + "/H:32/Hkv:8/D:128/threads:" + std::to_string(threads);
-  return {name, "", threads, [=](const mha_context* context) {
+  return {name, "", threads, [=](const Context& context) {
             const AttentionShape all = {1, key_len, 32, 8, 128, true}, seen = {1, window, 32, 8, 128, true};
             auto work = std::make_unique<AttentionCase>(
                 context, all, kOrdinary, [=](AttentionCall& args) { args.masks.window_left = window; });

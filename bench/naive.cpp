@@ -76,9 +76,11 @@ double work_of_row(const LinearProblem& p) { return static_cast<double>(p.in_fea
 
 // --- Attention --------------------------------------------------------------------------------------------------------
 
+const float* floats(const mha_view& view) { return static_cast<const float*>(view.data); }
+
 mha_view with_strides(const mha_view& view, int64_t length, int64_t heads, int64_t width) {
-  if (view.stride_d != 0) return view;
-  return {view.data, length * heads * width, heads * width, width, 1};
+  if (view.stride_b != 0 || view.stride_t != 0 || view.stride_h != 0) return view;
+  return mha::view(floats(view), {length * heads * width, heads * width, width});
 }
 
 /// One query row of one head.
@@ -105,7 +107,7 @@ class RowProblem {
   }
   /// As far as causal goes: what other masks hide the naive loops look at too.
   int64_t visible(const Row& row) const {
-    if (args_.masks.causal == MHA_CAUSAL_NONE) return args_.key_len;
+    if (args_.causal == 0) return args_.key_len;
     return std::clamp<int64_t>(row.i + args_.key_len - args_.query_len + 1, 0, args_.key_len);
   }
   double work(const Row& row) const {
@@ -116,16 +118,15 @@ class RowProblem {
     const int64_t g = row.h / (args_.num_heads / args_.num_kv_heads);
     AttentionCall one = args_;
     one.batch = one.num_heads = one.num_kv_heads = one.query_len = 1;
-    one.query.data += row.b * one.query.stride_b + row.i * one.query.stride_t + row.h * one.query.stride_h;
-    one.key.data += row.b * one.key.stride_b + g * one.key.stride_h;
-    one.value.data += row.b * one.value.stride_b + g * one.value.stride_h;
-    if (one.masks.causal == MHA_CAUSAL_BOTTOM_RIGHT) {
-      one.masks.causal = MHA_CAUSAL_OFFSET;
-      one.masks.causal_offset = row.i + args_.key_len - args_.query_len;
-    }
+    const mha_view &q = args_.query, &k = args_.key, &v = args_.value;
+    one.query.data = floats(q) + row.b * q.stride_b + row.i * q.stride_t + row.h * q.stride_h;
+    one.key.data = floats(k) + row.b * k.stride_b + g * k.stride_h;
+    one.value.data = floats(v) + row.b * v.stride_b + g * v.stride_h;
+    one.positions.align = MHA_ALIGN_OFFSET;
+    one.positions.offset = row.i + args_.key_len - args_.query_len;
     const std::vector<int64_t> pairs = take_masks(row, one.masks);
     take_mods(row.h, one.score_mods);
-    reference::attention(one, output, weights, static_cast<T*>(nullptr));
+    reference::attention(one.raw(), output, weights, static_cast<T*>(nullptr));
   }
 
  private:
@@ -162,7 +163,7 @@ class RowProblem {
 bool is_visible(const AttentionCall& args, int64_t i, int64_t j) {
   const mha_masks& m = args.masks;
   const int64_t at = i + args.key_len - args.query_len;
-  if (m.causal != MHA_CAUSAL_NONE && j > at && !(m.prefix_lengths && j < m.prefix_lengths[0])) return false;
+  if (args.causal != 0 && j > at && !(m.prefix_lengths && j < m.prefix_lengths[0])) return false;
   if (m.window_left > 0 && at - j >= m.window_left) return false;
   if (m.query_segments && m.query_segments[i] != m.key_segments[j]) return false;
   if (m.bool_mask.data && !m.bool_mask.data[i * m.bool_mask.stride_q + j]) return false;
@@ -251,17 +252,17 @@ std::string check_forward(const mha_layer_config& config, const mha_layer_weight
     const std::vector<int64_t> rows = pick(Tq, 8);
     const int64_t count = static_cast<int64_t>(rows.size());
     std::vector<float> query(count * E);
-    for (int64_t k = 0; k < count; ++k) std::copy_n(args.query.data + (b * Tq + rows[k]) * E, E, &query[k * E]);
+    for (int64_t k = 0; k < count; ++k) std::copy_n(floats(args.query) + (b * Tq + rows[k]) * E, E, &query[k * E]);
     LayerCall some;
     some.batch = 1;
     some.query_len = count;
     some.key_len = Tk;
     some.query = view(query.data());
-    some.key = view((args.key.data ? args.key.data : args.query.data) + b * Tk * E);
-    some.value = view(args.value.data ? args.value.data + b * Tk * E : some.key.data);
-    some.weights_mode = weights ? MHA_WEIGHTS_PER_HEAD : MHA_WEIGHTS_NONE;
+    some.key = view(floats(args.key.data ? args.key : args.query) + b * Tk * E);
+    some.value = args.value.data ? view(floats(args.value) + b * Tk * E) : some.key;
+    some.results.weights_mode = weights ? MHA_WEIGHTS_PER_HEAD : MHA_WEIGHTS_NONE;
     std::vector<double> want(count * E), want_weights(weights ? H * count * Tk : 0);
-    reference::forward(config, layer, some, want.data(), weights ? want_weights.data() : nullptr);
+    reference::forward(config, layer, some.raw(), want.data(), weights ? want_weights.data() : nullptr);
     for (int64_t k = 0; k < count; ++k) {
       outputs.add(output + (b * Tq + rows[k]) * E, {want.begin() + k * E, want.begin() + (k + 1) * E});
       for (int64_t h = 0; weights && h < H; ++h) {

@@ -6,7 +6,7 @@
 
 #include <string>
 
-#include "core/mha.h"
+#include "core/mha.hpp"
 
 namespace mha::bench {
 
@@ -21,9 +21,8 @@ struct LinearProblem {
 std::string check_linear(const LinearProblem& problem, const float* output);
 double naive_linear_seconds(const LinearProblem& problem, int threads);
 
-/// `args` without additive masks, weight_rows, rope, norm, offsets and cache; causal none or bottom right, and none
-/// only without masks that positions matter to. output [B, Tq, H, Dv] and weights [B, H, Tq, Tk] (nullptr: not wanted)
-/// are dense.
+/// `args` without additive masks, weights_rows, rope, norm, cache and items that differ; queries at the end of the keys.
+/// output [B, Tq, H, Dv] and weights [B, H, Tq, Tk] (nullptr: not wanted) are dense.
 std::string check_attention(const AttentionCall& args, const float* output, const float* weights);
 double naive_attention_seconds(const AttentionCall& args, int threads, bool with_weights);
 

@@ -18,7 +18,7 @@ constexpr int64_t kBatch = sizeof(kLengths) / sizeof(kLengths[0]);
 
 class RaggedCase : public Case {
  public:
-  explicit RaggedCase(const mha_context* context) : context_(context), offsets_(1, 0) {
+  explicit RaggedCase(const Context& context) : context_(context), offsets_(1, 0) {
     for (int64_t length : kLengths) offsets_.push_back(offsets_.back() + length);
     const int64_t total = offsets_.back();
     query_ = Floats(total * kWidth, kUnitVariance, 1);
@@ -34,24 +34,25 @@ class RaggedCase : public Case {
       flops += 4.0 * kWidth * visible_pairs(parts_.back());
     }
     bytes = 4.0 * static_cast<double>(4 * output_.size());
-    size_t needed = room(args_);
-    for (const AttentionCall& part : parts_) needed = std::max(needed, room(part));
+    size_t needed = require(context.attention_workspace_bytes(args_));
+    for (const AttentionCall& part : parts_)
+      needed = std::max(needed, require(context.attention_workspace_bytes(part)));
     workspace_.resize(needed);
-    take_workspace(args_);
-    for (AttentionCall& part : parts_) take_workspace(part);
+    ready_ = with_workspace(args_);
+    for (AttentionCall& part : parts_) ready_parts_.push_back(with_workspace(part));
   }
-  mha_status run() override { return attention(context_, args_, nullptr); }
+  mha_status run() override { return mha_attention(context_.get(), &ready_, nullptr); }
   mha_status run_parts() override {
     mha_status status = MHA_OK;
-    for (const AttentionCall& part : parts_)
-      if (status == MHA_OK) status = attention(context_, part, nullptr);
+    for (const mha_attention_args& part : ready_parts_)
+      if (status == MHA_OK) status = mha_attention(context_.get(), &part, nullptr);
     return status;
   }
   bool has_parts() const override { return true; }
   std::string check() override {
     std::string verdict;
-    for (const AttentionCall& part : parts_)
-      if (verdict.empty()) verdict = check_attention(part, part.output.data, nullptr);
+    for (int64_t b = 0; b < kBatch; ++b)
+      if (verdict.empty()) verdict = check_attention(parts_[b], output_.data() + offsets_[b] * kWidth, nullptr);
     return verdict;
   }
   double naive_seconds(int threads) override {
@@ -74,30 +75,28 @@ class RaggedCase : public Case {
     args.causal = 1;
     return args;
   }
-  size_t room(const AttentionCall& args) const {
-    size_t needed = 0;
-    mha_error error = {};
-    require(attention_workspace_bytes(context_, args, &needed, &error), error);
-    return needed;
-  }
-  void take_workspace(AttentionCall& args) {
+  /// Points into args.
+  mha_attention_args with_workspace(AttentionCall& args) {
     args.resources.workspace = workspace_.data();
     args.resources.workspace_bytes = workspace_.size();
+    return args.raw();
   }
 
-  const mha_context* context_;
+  const Context& context_;
   std::vector<int64_t> offsets_;
   Floats query_, key_, value_, output_;
   std::vector<unsigned char> workspace_;
   AttentionCall args_;
   std::vector<AttentionCall> parts_;
+  mha_attention_args ready_ = {};
+  std::vector<mha_attention_args> ready_parts_;
 };
 
 }  // namespace
 
 CaseSpec ragged_case(int threads) {
   return {"attention_f32_ragged/T:64..2048/H:8/D:64/causal:1/threads:" + std::to_string(threads), "", threads,
-          [](const mha_context* context) { return std::make_unique<RaggedCase>(context); }};
+          [](const Context& context) { return std::make_unique<RaggedCase>(context); }};
 }
 
 }  // namespace mha::bench

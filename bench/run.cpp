@@ -45,9 +45,9 @@ struct Prepared {
 
 void prepare(const CaseSpec& spec, Prepared& p) {
   p.context = make_context(spec.target, spec.threads);
-  p.loops = find_machine_loops(mha_context_target(p.context.get()));
+  p.loops = find_machine_loops(p.context.target());
   if (p.loops == nullptr) throw std::runtime_error("no machine loops for this target: bench/machine_*.cpp needs them");
-  p.work = spec.make(p.context.get());
+  p.work = spec.make(p.context);
   const mha_status status = p.work->run();
   if (status != MHA_OK) throw std::runtime_error(mha_status_string(status));
   p.error = p.work->check();
@@ -222,7 +222,7 @@ void run_case(benchmark::State& state, const CaseSpec& spec) {
     return;
   }
   set_counters(state, p, sampler.samples());
-  state.SetLabel(mha_context_target(p.context.get()));
+  state.SetLabel(p.context.target());
 }
 
 }  // namespace

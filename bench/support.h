@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Small things every case needs: float arrays with reproducible contents, and owners of the library's handles.
+// Small things every case needs: float arrays with reproducible contents, and the library's handles or an exception.
 #ifndef MHA_BENCH_SUPPORT_H
 #define MHA_BENCH_SUPPORT_H
 
@@ -9,10 +9,11 @@
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "bench/machine.h"
 #include "core/context.h"
-#include "core/mha.h"
+#include "core/mha.hpp"
 
 namespace mha::bench {
 
@@ -26,11 +27,11 @@ class Floats {
     if (!data_) throw std::bad_alloc();
   }
   /// Memory such as the library takes by default for itself: what is large in huge pages.
-  static Floats as_library(const mha_context* context, int64_t count) {
+  static Floats as_library(const Context& context, int64_t count) {
     Floats made;
     made.count_ = count;
     const size_t bytes = static_cast<size_t>(count) * sizeof(float);
-    made.data_.reset(static_cast<float*>(allocate(context->allocator, bytes)));  // which free() gives back
+    made.data_.reset(static_cast<float*>(allocate(context.get()->allocator, bytes)));  // which free() gives back
     if (!made.data_) throw std::bad_alloc();
     return made;
   }
@@ -61,18 +62,14 @@ class Floats {
 /// Bound of a uniform distribution with variance 1: scores of such queries and keys vary by 1 too.
 constexpr float kUnitVariance = 1.7320508f;
 
-struct Destroy {
-  void operator()(mha_context* handle) const { mha_context_destroy(handle); }
-  void operator()(mha_linear* handle) const { mha_linear_destroy(handle); }
-  void operator()(mha_layer* handle) const { mha_layer_destroy(handle); }
-};
-using Context = std::unique_ptr<mha_context, Destroy>;
-using Linear = std::unique_ptr<mha_linear, Destroy>;
-using Layer = std::unique_ptr<mha_layer, Destroy>;
-
-/// Throws with the library's message unless `status` is MHA_OK.
-inline void require(mha_status status, const mha_error& error) {
-  if (status != MHA_OK) throw std::runtime_error(std::string(mha_status_string(status)) + ": " + error.message);
+/// Throws with the library's message unless the call succeeded.
+inline void require(const Status& status) {
+  if (!status) throw std::runtime_error(std::string(mha_status_string(status.code())) + ": " + status.message());
+}
+template <class T>
+T require(Result<T> result) {
+  require(result.status());
+  return std::move(*result);
 }
 
 /// `target` empty: the environment's MHA_TARGET, else the best there is.
@@ -80,18 +77,17 @@ inline Context make_context(const std::string& target, int64_t threads) {
   mha_context_options options = {};
   options.num_threads = threads;
   options.target = target.empty() ? nullptr : target.c_str();
-  mha_context* context = nullptr;
-  mha_error error = {};
-  require(mha_context_create(&options, &context, &error), error);
-  return Context(context);
+  return require(Context::create(options));
 }
 
-inline Linear make_linear(const mha_context* context, int64_t in_features, int64_t out_features, const float* weight,
+inline Linear make_linear(const Context& context, int64_t in_features, int64_t out_features, const float* weight,
                           const float* bias) {
-  mha_linear* linear = nullptr;
-  mha_error error = {};
-  require(mha_linear_create(context, in_features, out_features, weight, bias, &linear, &error), error);
-  return Linear(linear);
+  mha_linear_config config = {};
+  config.in_features = in_features;
+  config.out_features = out_features;
+  config.weight = view(weight);
+  config.bias = bias;
+  return require(Linear::create(context, config));
 }
 
 }  // namespace mha::bench

@@ -27,6 +27,11 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
+/// Throws with the message unless `status` is MHA_OK; for what is inside the library.
+void require(mha_status status, const mha_error& error) {
+  if (status != MHA_OK) throw std::runtime_error(std::string(mha_status_string(status)) + ": " + error.message);
+}
+
 double median_of(std::vector<double> values) {
   std::nth_element(values.begin(), values.begin() + static_cast<int64_t>(values.size() / 2), values.end());
   return values[values.size() / 2];
@@ -42,14 +47,15 @@ struct Call {
 
 class LinearCall : public Call {
  public:
-  LinearCall(const mha_context* context, int64_t rows, int64_t features)
+  LinearCall(const Context& context, int64_t rows, int64_t features)
       : input_(rows * features, 1, 1),
         weight_(features * features, 0.05F, 2),
         output_(rows * features),
         linear_(make_linear(context, features, features, weight_.data(), nullptr)) {
-    const mha_linear_args args = {rows, input_.data(), 0, output_.data(), 0};
+    mha_linear_args args = {};
+    args.rows = rows, args.input = view(input_.data()), args.output = mut_view(output_.data());
     mha_error error = {};
-    require(linear_problem(*linear_, args, Check::kAll, &problem_, &error), error);
+    require(linear_problem(*linear_.get(), args, Check::kAll, &problem_, &error), error);
   }
   std::string name() const override {
     return "linear " + std::to_string(problem_.rows) + " x " + std::to_string(problem_.in_features) + " x " +
@@ -79,8 +85,8 @@ class AttentionCall : public Call {
     mha_attention_args args = {};
     args.batch = 1, args.num_heads = heads, args.num_kv_heads = kv_heads, args.head_dim = head_dim;
     args.query_len = query_len, args.key_len = key_len;
-    args.query.data = query_.data(), args.key.data = key_.data(), args.value.data = value_.data();
-    args.output.data = output_.data();
+    args.query = view(query_.data()), args.key = view(key_.data()), args.value = view(value_.data());
+    args.output = mut_view(output_.data());
     mha_error error = {};
     require(validate_attention(&args, Check::kAll, &problem_, &error), error);
   }
@@ -134,10 +140,7 @@ Context make_threads(const std::string& target, int64_t threads, mha_threading t
   options.num_threads = threads;
   options.target = target.empty() ? nullptr : target.c_str();
   options.threading = threading;
-  mha_context* context = nullptr;
-  mha_error error = {};
-  require(mha_context_create(&options, &context, &error), error);
-  return Context(context);
+  return bench::require(Context::create(options));
 }
 
 /// OpenMP's threads spin for some milliseconds after a call: what is measured next is to be alone.
@@ -171,7 +174,7 @@ void study_sizes(const Context* contexts, const char* kind, const Calls& calls) 
         const int64_t threads = way % 3 == 0 ? 1 : 2;
         let_threads_sleep();
         times[way].push_back(
-            median_of(times_of(*call, *contexts[way % 3 == 2], threads, slept ? 0.03 : 0.01, slept ? 3 : 0)));
+            median_of(times_of(*call, *contexts[way % 3 == 2].get(), threads, slept ? 0.03 : 0.01, slept ? 3 : 0)));
       }
     }
     double t[kWays];
@@ -192,7 +195,7 @@ void study_sizes(const Context* contexts, const char* kind, const Calls& calls) 
   }
 }
 
-Calls typical_calls(const mha_context* context) {
+Calls typical_calls(const Context& context) {
   Calls calls;
   calls.push_back(std::make_unique<LinearCall>(context, 8, 1024));
   calls.push_back(std::make_unique<LinearCall>(context, 128, 1024));
@@ -204,9 +207,9 @@ Calls typical_calls(const mha_context* context) {
 /// The second process: prints the mean time of call `index` over a second.
 void work(const std::string& target, int64_t threads, size_t index, mha_threading threading) {
   const Context context = make_threads(target, threads, threading);
-  const Calls calls = typical_calls(context.get());
-  (void)mean_seconds(*calls[index], *context, threads, 0.2);
-  std::printf("%.9g\n", mean_seconds(*calls[index], *context, threads, 1));
+  const Calls calls = typical_calls(context);
+  (void)mean_seconds(*calls[index], *context.get(), threads, 0.2);
+  std::printf("%.9g\n", mean_seconds(*calls[index], *context.get(), threads, 1));
 }
 
 /// Two processes of `threads` each at once; the mean time of a call.
@@ -228,14 +231,14 @@ double two_processes(const char* self, const std::string& target, int threads, s
 /// Two outer threads, each calling with the threads of the context; the mean time of a call.
 double in_outer_region(const Context& context, int levels, size_t index) {
   omp_set_max_active_levels(levels);
-  const Calls calls[2] = {typical_calls(context.get()), typical_calls(context.get())};
+  const Calls calls[2] = {typical_calls(context), typical_calls(context)};
   double sum = 0;
 #pragma omp parallel num_threads(2) reduction(+ : sum)
   {
     Call& call = *calls[omp_get_thread_num()][index];
-    (void)mean_seconds(call, *context, context->num_threads, 0.1);
+    (void)mean_seconds(call, *context.get(), context.get()->num_threads, 0.1);
 #pragma omp barrier
-    sum += mean_seconds(call, *context, context->num_threads, 0.5);
+    sum += mean_seconds(call, *context.get(), context.get()->num_threads, 0.5);
   }
   omp_set_max_active_levels(1);
   return sum / 2;
@@ -250,7 +253,7 @@ void print_line(const Call& call, const char* runtime, const std::vector<double>
 
 void study_sharing(const char* self, const std::string& target) {
   const Context one_thread = make_threads(target, 1, MHA_THREADING_DEFAULT);
-  const Calls calls = typical_calls(one_thread.get());
+  const Calls calls = typical_calls(one_thread);
   std::printf("\ntwo processes at once: us a call, one thread each, two each; x: to the first\n");
   for (size_t n = 0; n < calls.size(); ++n) {
     const double one = two_processes(self, target, 1, n, MHA_THREADING_DEFAULT);
@@ -271,23 +274,23 @@ void study_sharing(const char* self, const std::string& target) {
       std::vector<double> times;
       for (int64_t threads : {2, 4, 16}) {
         let_threads_sleep();
-        times.push_back(mean_seconds(*call, *make_threads(target, threads, kRuntimes[r]), threads, 0.3));
+        times.push_back(mean_seconds(*call, *make_threads(target, threads, kRuntimes[r]).get(), threads, 0.3));
       }
       print_line(*call, kRuntimeNames[r], times);
     }
   }
   std::printf("\nus a call after 50 ms of sleep: 1 thread, 2\n");
   for (const auto& call : calls) {
-    const double one = mean_seconds(*call, *one_thread, 1, 0.7, 50);
+    const double one = mean_seconds(*call, *one_thread.get(), 1, 0.7, 50);
     for (int r : {0, 1}) {
       const Context two = make_threads(target, 2, kRuntimes[r]);
-      print_line(*call, kRuntimeNames[r], {one, mean_seconds(*call, *two, 2, 0.9, 50)});
+      print_line(*call, kRuntimeNames[r], {one, mean_seconds(*call, *two.get(), 2, 0.9, 50)});
     }
   }
 }
 
 void study_all_sizes(const Context* contexts) {
-  const mha_context* context = contexts[0].get();
+  const Context& context = contexts[0];
   Calls linears, prefills, decodes, grouped, heads;
   for (int64_t rows : {1, 2, 4, 6, 8, 12, 16, 24, 32, 64, 128})
     linears.push_back(std::make_unique<LinearCall>(context, rows, 256));

@@ -254,8 +254,8 @@ void add_needs(const KernelTable& table, const AttentionProblem& p, const Sequen
 
 // What attention_few_keys may take of rows * keys * D of a key/value head. It reads the keys for each row anew, the
 // streamed kernel reads them once (8 keys, D 128: 0.35 of its time for one row, 1.1 for 8; D 20: 0.22 for one row, 0.76
-// for 16). A whole vector of keys counts twice, as that kernel then need not copy them (D 32, 4 rows: 0.74 with 12 keys,
-// 1.07 with 16).
+// for 16). A whole vector of keys counts twice, as that kernel then need not copy them (D 32, 4 rows: 0.74 with 12
+// keys, 1.07 with 16).
 constexpr int64_t kMaxFewKeysWork = 4096;
 constexpr int64_t kLeastFewKeysDim = 32;  // a lesser D counts as this
 

@@ -127,6 +127,30 @@ FrequencyArgs frequency_args(const mha_rope& r, double* frequencies) {
   return args;
 }
 
+/// Refuses what neither the scaling nor the table would use: forgotten `scaling` must not rotate by other angles.
+mha_status check_unused(const mha_rope& r, int scaling, bool table, mha_error* error) {
+  const bool scaled = scaling != MHA_ROPE_SCALING_NONE;
+  const bool llama3 = scaling == MHA_ROPE_SCALING_LLAMA3, yarn = scaling == MHA_ROPE_SCALING_YARN;
+  const struct {
+    const char* name;
+    double value;
+    bool used;
+  } fields[] = {{"factor", r.factor, scaled},
+                {"original_positions", static_cast<double>(r.original_positions), llama3 || yarn},
+                {"low_freq_factor", r.low_freq_factor, llama3},
+                {"high_freq_factor", r.high_freq_factor, llama3},
+                {"beta_fast", r.beta_fast, yarn},
+                {"beta_slow", r.beta_slow, yarn},
+                {"attention_factor", r.attention_factor, yarn},
+                {"table_positions", static_cast<double>(r.table_positions), table}};
+  for (const auto& field : fields) {
+    if (field.used || is_not_given(field.value)) continue;
+    return fail(error, MHA_ERR_ARGUMENT, "rope.%s is given, but %s does not use it", field.name,
+                table ? "a table" : scaled ? "this rope.scaling" : "rope without scaling or a table");
+  }
+  return MHA_OK;
+}
+
 }  // namespace
 
 mha_status validate_rope(const mha_rope* rope, int64_t head_dim, mha_rope* resolved, mha_error* error) {
@@ -147,9 +171,10 @@ mha_status validate_rope(const mha_rope* rope, int64_t head_dim, mha_rope* resol
     return fail(error, MHA_ERR_UNSUPPORTED, "rope.dims is %lld: at most %lld", ll{r.dims}, ll{kMaxRopeDims});
   }
   const bool table = r.cos != nullptr || r.sin != nullptr;
-  const mha_status status = table ? check_table(r, scaling, error) : check_scaling(scaling, &r, error);
-  if (status == MHA_OK) *resolved = r;
-  return status;
+  MHA_TRY(table ? check_table(r, scaling, error) : check_scaling(scaling, &r, error));
+  MHA_TRY(check_unused(*rope, scaling, table, error));
+  *resolved = r;
+  return MHA_OK;
 }
 
 mha_status check_position(const mha_rope& rope, const char* name, int64_t index, int64_t position, mha_error* error) {

@@ -21,8 +21,8 @@ mha_status check_position(const mha_rope& rope, const char* name, int64_t index,
 class RopeAngles {
  public:
   RopeAngles(const KernelTable& table, const mha_rope& rope);
-  // Computes those of `position`, which PrepareArgs then points to: dims / 2 of each, or where pairs are interleaved dims
-  // of each: both elements' cosine, and the sine as it multiplies the other element (-sin, sin).
+  // Computes those of `position`, which PrepareArgs then points to: dims / 2 of each, or where pairs are interleaved
+  // dims of each: both elements' cosine, and the sine as it multiplies the other element (-sin, sin).
   void turn_to(int64_t position);
   const float* cosines() const { return cos_; }
   const float* sines() const { return sin_; }

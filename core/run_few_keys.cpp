@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention over few keys that all rows see. A work item is a run of rows in the order of the states, [B][H][Tq]: of any
-// heads and items of the batch, since what costs most here is what is done once for each item.
+// Attention over few keys that all rows see. A work item is a run of rows in the order of the states, [B][H][Tq]: of
+// any heads and items of the batch, since what costs most here is what is done once for each item.
 #include "core/items.h"
 #include "core/rows.h"
 #include "core/run_attention.h"

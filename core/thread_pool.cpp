@@ -217,16 +217,12 @@ int start(Worker* worker) {
   return failed;
 }
 
-void join_all(ThreadPool* pool) {
+void join_all_and_close(ThreadPool* pool) {
   __atomic_store_n(&pool->stop, 1, __ATOMIC_RELEASE);
   __atomic_fetch_add(&pool->generation, 1, __ATOMIC_SEQ_CST);
   pool->sleep.wake(&pool->generation);
   for (int64_t n = 0; n < pool->made; ++n) pthread_join(pool->workers[n].thread, nullptr);
-}
-
-void free_pool(const mha_allocator& allocator, ThreadPool* pool) {
   pool->sleep.close();
-  release(allocator, pool, pool->bytes);
 }
 
 }  // namespace
@@ -247,8 +243,8 @@ mha_status pool_create(const mha_allocator& allocator, const PoolOptions& option
     const int failed = start(worker);
     if (failed == 0) continue;
     const int64_t number = made->made + 1;
-    join_all(made);
-    free_pool(allocator, made);
+    join_all_and_close(made);
+    release(allocator, made, bytes);
     return fail(error, MHA_ERR_THREAD, "thread %lld of %lld beside the caller cannot be made: pthread_create says %d",
                 static_cast<long long>(number), static_cast<long long>(options.threads - 1), failed);
   }
@@ -258,8 +254,9 @@ mha_status pool_create(const mha_allocator& allocator, const PoolOptions& option
 
 void pool_destroy(const mha_allocator& allocator, ThreadPool* pool, const ProcessId& process) {
   if (pool == nullptr) return;
-  if (!pool_lost(pool, process)) join_all(pool);
-  free_pool(allocator, pool);
+  // In a child there is nobody to join, and a condition would wait for its sleepers of the parent.
+  if (!pool_lost(pool, process)) join_all_and_close(pool);
+  release(allocator, pool, pool->bytes);
 }
 
 bool pool_lost(const ThreadPool* pool, const ProcessId& process) {

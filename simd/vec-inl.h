@@ -273,8 +273,8 @@ MHA_INLINE void prefetch(const float* p) { __builtin_prefetch(p); }
 MHA_INLINE void prefetch_to_write(const float* p) { __builtin_prefetch(p, 1); }
 MHA_INLINE void prefetch_to_l2(const void* p) { __builtin_prefetch(p, 0, 2); }
 
-// 128 bits of which the first `count` (any number; beyond 4 is 4) floats are read or written; read, the rest is zeros. A
-// memcpy of so few is a call, and a load of what it just wrote waits for it.
+// 128 bits of which the first `count` (any number; beyond 4 is 4) floats are read or written; read, the rest is zeros.
+// A memcpy of so few is a call, and a load of what it just wrote waits for it.
 #if defined(__SSE2__)
 MHA_INLINE __m128 load_quad(const float* p, int count) {
   if (count >= 4) return _mm_loadu_ps(p);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Frequencies and angles of rotary pairs through the kernel table: on every target the bits of core/elementary, double by
-// double.
+// Frequencies and angles of rotary pairs through the kernel table: on every target the bits of core/elementary, double
+// by double.
 #include "core/elementary.h"
 #include "core/kernels/kernel_table.h"
 #include "simd/dispatch.h"

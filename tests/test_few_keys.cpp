@@ -24,7 +24,7 @@ bool is_few_keys(const mha_context* context, const AttentionCall& args) {
 void check_same_as_masked(const std::string& what, const AttentionCall& args) {
   const std::vector<uint8_t> all(static_cast<size_t>(args.key_len), 1);
   AttentionCall masked = args;
-  masked.masks.bool_mask = {all.data(), 0, 0, 0};
+  masked.masks.bool_mask.data = all.data();
   for_each_target([&](const std::string& target, const mha_context* context) {
     INFO(what << " " << target << " weights " << args.results.weights_mode);
     REQUIRE(is_few_keys(context, args));

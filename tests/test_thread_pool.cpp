@@ -89,6 +89,7 @@ void pause_ms(int64_t ms) { std::this_thread::sleep_for(std::chrono::millisecond
 
 TEST_CASE("thread pool: threads are made with the context and end with it", "[threads]") {
   const AttentionProblem problem({1, 1, 1, 9, 9000, 64, 64}, MaskKind::kNone, 140000);
+  std::thread([] {}).join();  // the thread sanitizer makes one of its own beside a process's first
   for (const std::string& target : supported_targets()) {
     const std::vector<float> want = run_attention(shared_context(target, 1), problem.args()).output;
     for (int64_t threads : {1, 2, 3, 64}) {
@@ -101,7 +102,7 @@ TEST_CASE("thread pool: threads are made with the context and end with it", "[th
       check_same_bits("output", run_attention(context.get(), problem.args()).output, want);
       CHECK(num_tasks() == with);  // a call makes none, and does not touch another runtime
       context.reset();
-      CHECK(num_tasks() == before);
+      CHECK(num_tasks_soon(before) == before);
     }
   }
 }
@@ -247,7 +248,7 @@ TEST_CASE("thread pool: a call with workspace allocates nothing, and all is give
       CHECK(mha_context_create(&options, &context, nullptr) == MHA_ERR_OUT_OF_MEMORY);
       CHECK(context == nullptr);
       CHECK(allocator.live.empty());
-      CHECK(num_tasks() == before);
+      CHECK(num_tasks_soon(before) == before);
     }
     CHECK_FALSE(allocator.misuse);
   }
@@ -276,7 +277,7 @@ int make_too_many() {
   const mha_status status = mha::pool_create(allocator, {64, 64, getpid()}, &pool, &error);
   const bool said = mentions(error, "of 63 beside the caller cannot be made: pthread_create says ") &&
                     !mentions(error, "thread 1 of") && error.status == MHA_ERR_THREAD;
-  return status == MHA_ERR_THREAD && pool == nullptr && said && num_tasks() == before ? 0 : 1;
+  return status == MHA_ERR_THREAD && pool == nullptr && said && num_tasks_soon(before) == before ? 0 : 1;
 }
 
 }  // namespace

@@ -8,6 +8,9 @@ from pathlib import Path
 PLAIN = {
     "char": ctypes.c_char,
     "int": ctypes.c_int,
+    "int32_t": ctypes.c_int32,
+    "uint16_t": ctypes.c_uint16,
+    "uint64_t": ctypes.c_uint64,
     "int64_t": ctypes.c_int64,
     "size_t": ctypes.c_size_t,
     "float": ctypes.c_float,
@@ -22,8 +25,8 @@ def fields_of(body: str, types: dict[str, type]) -> list[tuple[str, type]]:
         if function:
             fields.append((function[1], ctypes.c_void_p))
             continue
-        kind, names = re.fullmatch(r"(?:const )?(\w+)\b(.*)", declaration, re.DOTALL).groups()
-        for name, length in re.findall(r"(?:^|,)[\s*]*(?:const )?(\w+)(?:\[(\d+)\])?", names):
+        kind, names = re.fullmatch(r"\s*(\w+)\b(.*)", re.sub(r"\bconst\b", "", declaration), re.DOTALL).groups()
+        for name, length in re.findall(r"(?:^|,)[\s*]*(\w+)(?:\[(\d+)\])?", names):
             made = ctypes.c_void_p if "*" in names else types[kind]
             fields.append((name, made * int(length) if length else made))
     return fields

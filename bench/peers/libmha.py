@@ -8,7 +8,7 @@ counts against mha.
 
 import ctypes
 from collections.abc import Callable
-from ctypes import byref, c_char_p, c_int64, c_size_t, c_void_p
+from ctypes import byref, c_char_p, c_size_t, c_void_p
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,15 @@ from arrays import empty, empty_like
 from header import read_structs
 
 WEIGHTS_PER_HEAD = 1
-CAUSAL_BOTTOM_RIGHT = 1
-
+F32 = 0
 
 STRUCTS = read_structs(Path(__file__).resolve().parents[2] / "core" / "mha.h")
 Error, ContextOptions = STRUCTS["mha_error"], STRUCTS["mha_context_options"]
 View, MutView = STRUCTS["mha_view"], STRUCTS["mha_mut_view"]
-AttentionArgs, LinearArgs, ForwardArgs = (STRUCTS[f"mha_{name}_args"] for name in ("attention", "linear", "forward"))
-LayerConfig, LayerWeights = STRUCTS["mha_layer_config"], STRUCTS["mha_layer_weights"]
+AttentionArgs, LinearArgs, LayerArgs = (STRUCTS[f"mha_{name}_args"] for name in ("attention", "linear", "layer"))
+LinearConfig, LayerConfig = STRUCTS["mha_linear_config"], STRUCTS["mha_layer_config"]
+LayerWeights = STRUCTS["mha_layer_weights"]
+Results, Resources = STRUCTS["mha_results"], STRUCTS["mha_resources"]
 
 
 class Library:
@@ -53,9 +54,37 @@ class Library:
         return partial(getattr(self.lib, name), *arguments, None)
 
 
+def dense(array: np.ndarray, kind: type = View) -> Any:
+    """A view in the order that the call states."""
+    return kind(data=array.ctypes.data, dtype=F32)
+
+
 def view_of_heads(array: np.ndarray, kind: type = View) -> Any:
-    """Of [B, T, H, D] with any strides that the library takes."""
-    return kind(array.ctypes.data, *(stride // array.itemsize for stride in array.strides))
+    """Of [B, T, H, D] with any strides that the library takes; elements of a row are dense."""
+    stride_b, stride_t, stride_h, stride_d = (stride // array.itemsize for stride in array.strides)
+    assert stride_d == 1
+    return kind(data=array.ctypes.data, dtype=F32, stride_b=stride_b, stride_t=stride_t, stride_h=stride_h)
+
+
+class Groups:
+    """The groups results and resources of a call, and the memory that they point to."""
+
+    def __init__(self, args: Any, weights: np.ndarray | None) -> None:
+        self.args, self.results, self.resources = args, Results(), Resources()
+        if weights is not None:
+            self.results.weights_mode = WEIGHTS_PER_HEAD
+            self.results.weights = dense(weights, MutView)
+        args.results = ctypes.addressof(self.results)
+        args.resources = ctypes.addressof(self.resources)
+
+    def take_workspace(self, library: Library, name: str, *arguments: Any) -> None:
+        """As much as the size query says."""
+        bytes_needed = c_size_t()
+        library.call(name, *arguments, byref(bytes_needed))
+        self.workspace = empty((bytes_needed.value,), np.uint8)
+        if bytes_needed.value > 0:
+            self.resources.workspace = self.workspace.ctypes.data
+            self.resources.workspace_bytes = bytes_needed.value
 
 
 class Attention:
@@ -71,18 +100,13 @@ class Attention:
             head_dim=head_dim, query=view_of_heads(query), key=view_of_heads(key), value=view_of_heads(value),
             output=view_of_heads(self.output, MutView),
         )  # fmt: skip
-        self.args.masks.causal = CAUSAL_BOTTOM_RIGHT if causal else 0
+        self.args.causal = 1 if causal else 0
         self.arrays = [query, key, value, self.output]
+        self.weights = empty((batch, heads, query_len, key.shape[1])) if weights else None
         if weights:
-            self.weights = empty((batch, heads, query_len, key.shape[1]))
             self.arrays.append(self.weights)
-            self.args.weights_mode = WEIGHTS_PER_HEAD
-            self.args.weights.data = self.weights.ctypes.data
-        bytes_needed = c_size_t()
-        library.call("mha_attention_workspace", library.context, byref(self.args), byref(bytes_needed))
-        self.workspace = empty((bytes_needed.value,), np.uint8)
-        self.args.workspace = self.workspace.ctypes.data
-        self.args.workspace_bytes = bytes_needed.value
+        self.groups = Groups(self.args, self.weights)
+        self.groups.take_workspace(library, "mha_attention_workspace_bytes", library.context, byref(self.args))
         library.call("mha_attention", library.context, byref(self.args))  # with its message, should it fail
         self.run = library.prepared("mha_attention", library.context, byref(self.args))
 
@@ -97,11 +121,11 @@ class Linear:
     def __init__(self, library: Library, source: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> None:
         self.library = library
         self.handle = c_void_p()
-        features = (c_int64(weight.shape[1]), c_int64(weight.shape[0]))
-        pointers = (c_void_p(weight.ctypes.data), c_void_p(bias.ctypes.data if bias is not None else None))
-        library.call("mha_linear_create", library.context, *features, *pointers, byref(self.handle))
+        config = LinearConfig(in_features=weight.shape[1], out_features=weight.shape[0], weight=dense(weight))
+        config.bias = bias.ctypes.data if bias is not None else None
+        library.call("mha_linear_create", library.context, byref(config), byref(self.handle))
         self.output = empty((source.shape[0], weight.shape[0]))
-        self.args = LinearArgs(rows=source.shape[0], input=source.ctypes.data, output=self.output.ctypes.data)
+        self.args = LinearArgs(rows=source.shape[0], input=dense(source), output=dense(self.output, MutView))
         self.source = source
         library.call("mha_linear_forward", library.context, self.handle, byref(self.args))
         self.run = library.prepared("mha_linear_forward", library.context, self.handle, byref(self.args))
@@ -124,26 +148,24 @@ class Layer:
         batch, query_len, embed_dim = query.shape
         names = {"in_proj_weight": "in_proj_weight", "in_proj_bias": "in_proj_bias", "out_proj_weight": "output_weight",
                  "out_proj_bias": "output_bias"}  # fmt: skip
-        packed = LayerWeights(**{names[name]: array.ctypes.data for name, array in parameters.items()})
+        packed = LayerWeights(**{
+            names[name]: dense(array) if name.endswith("weight") else array.ctypes.data
+            for name, array in parameters.items()
+        })  # fmt: skip
         config = LayerConfig(embed_dim=embed_dim, num_heads=heads)
         library.call("mha_layer_create", library.context, byref(config), byref(packed), byref(self.handle))
         key_len = query_len if key is None else key.shape[1]
         self.arrays = [array for array in (query, key, value) if array is not None]
         self.outputs = [empty(query.shape)]
-        self.args = ForwardArgs(batch=batch, query_len=query_len, key_len=key_len)
-        self.args.query.data = query.ctypes.data
+        self.args = LayerArgs(batch=batch, query_len=query_len, key_len=key_len, query=dense(query))
         if key is not None:
-            self.args.key.data, self.args.value.data = key.ctypes.data, value.ctypes.data
-        self.args.output.data = self.outputs[0].ctypes.data
+            self.args.key, self.args.value = dense(key), dense(value)
+        self.args.output = dense(self.outputs[0], MutView)
         if weights:
             self.outputs.append(empty((batch, heads, query_len, key_len)))
-            self.args.weights_mode = WEIGHTS_PER_HEAD
-            self.args.weights.data = self.outputs[1].ctypes.data
+        self.groups = Groups(self.args, self.outputs[1] if weights else None)
         arguments = (library.context, self.handle, byref(self.args))
-        bytes_needed = c_size_t()
-        library.call("mha_layer_forward_workspace", *arguments, byref(bytes_needed))
-        self.workspace = empty((bytes_needed.value,), np.uint8)
-        self.args.workspace, self.args.workspace_bytes = self.workspace.ctypes.data, bytes_needed.value
+        self.groups.take_workspace(library, "mha_layer_workspace_bytes", *arguments)
         library.call("mha_layer_forward", *arguments)
         self.run = library.prepared("mha_layer_forward", *arguments)
 

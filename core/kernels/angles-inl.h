@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Frequencies of rotary pairs, and the cosines and sines of a position. In double, operation by operation as
-// elementary.cpp has it, whose branches are selects here: the same bits on every target. Included by all-inl.h, once per
-// target.
+// elementary.cpp has it, whose branches are selects here: the same bits on every target. Included by all-inl.h, once
+// per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 

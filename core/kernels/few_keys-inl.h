@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention over few keys (up to 16) that every row sees, for many short rows: 64 items of 8 heads and one query each,
-// say. Included by all-inl.h, once per target. Same operations and same bits as attention-inl.h, but with a lane for each
-// of 16 rows where those have one for each of 16 keys: no lane is idle however few the keys, and what is done once a row
-// (softmax, merging, the looks at masks) is done once for 16.
+// say. Included by all-inl.h, once per target. Same operations and same bits as attention-inl.h, but with a lane for
+// each of 16 rows where those have one for each of 16 keys: no lane is idle however few the keys, and what is done once
+// a row (softmax, merging, the looks at masks) is done once for 16.
 namespace mha::MHA_TARGET_NS {
 namespace {
 

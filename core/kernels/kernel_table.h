@@ -208,7 +208,7 @@ struct PrepareArgs {
 enum class FrequencyScaling {
   kNone,
   kAll,          // divided by `factor`
-  kWavelengths,  // those with more than length / low tokens a turn are divided, those with fewer than length / high stay
+  kWavelengths,  // those with more than length / low tokens a turn are divided, with fewer than length / high stay
   kRamp,         // pairs from `high` on are divided, those below `low` stay; in between, here as above, a mixture
 };
 
@@ -278,8 +278,8 @@ struct KernelTable {
   // The angle of each pair at position 1, by FrequencyScaling; dims / 2 of them.
   void (*rope_frequencies)(const FrequencyArgs* args);
 
-  // Cosines and sines of a position, as prepare_rows takes them. Both by the operations of elementary.cpp: the same bits
-  // on every target, SSE2 included.
+  // Cosines and sines of a position, as prepare_rows takes them. Both by the operations of elementary.cpp: the same
+  // bits on every target, SSE2 included.
   void (*rope_angles)(const AngleArgs* args);
 
   // y[i] = 2^x[i] as the softmax computes it, for x <= 0.

@@ -23,6 +23,12 @@ inline int64_t num_tasks() {
   return std::distance(begin(all), end(all));
 }
 
+/// The same, once it is `expected`, or after two seconds of naps: a thread that was joined is listed a little longer.
+inline int64_t num_tasks_soon(int64_t expected) {
+  for (int n = 0; num_tasks() != expected && n < 2000; ++n) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  return num_tasks();
+}
+
 /// CPUs that this process may use.
 inline int64_t num_cpus() { return static_cast<int64_t>(std::thread::hardware_concurrency()); }
 

@@ -4,7 +4,7 @@
 #define MHA_TOOLS_FUZZ_DECODE_CALL_H
 
 #include <fuzzer/FuzzedDataProvider.h>
-#include <mha/mha.h>
+#include <mha/mha.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -39,17 +39,20 @@ inline Sizes running_sums(const Sizes& sizes) {
 
 // One attention call over some sequences, with all that it points to.
 struct Call {
-  AttentionCall args{};  // its pointers are set where it is used
+  AttentionCall args;  // its pointers are set where it is used
   bool is_packed = false, has_rope = false;
-  Sizes sequences, counts, offsets, lengths, key_lengths, prefix_lengths, positions;
-  Floats query, alibi, bias, sinks;
+  Sizes sequences, counts, offsets, lengths, first_positions, prefix_lengths, positions;
+  Floats query, alibi, bias, sinks, added;
   std::vector<std::uint8_t> mask;
   mha_rope rope{};
   mha_norm norm{};
 
   // Of the first query of item b.
   std::int64_t position(std::size_t b) const {
-    return args.masks.causal == MHA_CAUSAL_OFFSET ? args.masks.causal_offset : lengths[b] - counts[b];
+    if (args.positions.align == MHA_ALIGN_START) return 0;
+    if (args.positions.align == MHA_ALIGN_OFFSET)
+      return first_positions.empty() ? args.positions.offset : first_positions[b];
+    return lengths[b] - counts[b];
   }
   // Item b alone, without its tensors: what the reference understands.
   AttentionCall item(std::size_t b) const {
@@ -58,9 +61,10 @@ struct Call {
     item.query_len = counts[b];
     item.key_len = lengths[b];
     item.cache = nullptr;
-    if (!key_lengths.empty()) item.items.key_lengths = key_lengths.data() + b;
+    if (!first_positions.empty()) item.positions.offsets = first_positions.data() + b;
     if (!prefix_lengths.empty()) item.masks.prefix_lengths = prefix_lengths.data() + b;
     if (!mask.empty()) item.masks.bool_mask.data = mask.data();
+    if (!added.empty()) item.masks.add_mask2.data = added.data();
     if (!alibi.empty()) item.score_mods.alibi_slopes = alibi.data();
     if (!bias.empty()) item.score_mods.relative_bias = bias.data();
     if (!sinks.empty()) item.score_mods.sink_logits = sinks.data();
@@ -72,38 +76,47 @@ struct Results {
   Buffer<float> output, lse;
 };
 
-inline Results call(const mha_context* context, const Call& c, mha_status& status, mha_error& error) {
+// With the status of the call.
+struct Called {
+  Results results;
+  Status status;
+};
+
+inline Called call(const Context& context, const Call& c) {
   const std::int64_t rows = c.offsets.back() * c.args.num_heads;
-  Results results{Buffer<float>(rows * c.args.value_head_dim), Buffer<float>(rows)};
+  Called made{{Buffer<float>(rows * c.args.value_head_dim), Buffer<float>(rows)}, {}};
+  Results& results = made.results;
   std::fill_n(results.output.data(), results.output.size(), kPoison);
   std::fill_n(results.lse.data(), results.lse.size(), kPoison);
   const Buffer<float> query = exact(c.query), alibi = exact(c.alibi), bias = exact(c.bias), sinks = exact(c.sinks);
   const Buffer<std::int64_t> sequences = exact(c.sequences), offsets = exact(c.offsets), positions = exact(c.positions);
-  const Buffer<std::int64_t> key_lengths = exact(c.key_lengths), prefixes = exact(c.prefix_lengths);
+  const Buffer<std::int64_t> firsts = exact(c.first_positions), prefixes = exact(c.prefix_lengths);
+  const Buffer<float> added = exact(c.added);
   const Buffer<std::uint8_t> mask = exact(c.mask);
   AttentionCall args = c.args;
-  args.query = view(query.data());
+  args.query = view<float>(query.data());
   args.output = mut_view(results.output.data());
   args.results.log_sum_exp = results.lse.data();
   args.items.sequences = sequences.data();
   if (c.is_packed) args.items.query_offsets = offsets.data();
   if (c.has_rope) args.positions.query = positions.data();
-  if (!c.key_lengths.empty()) args.items.key_lengths = key_lengths.data();
+  if (!c.first_positions.empty()) args.positions.offsets = firsts.data();
   if (!c.prefix_lengths.empty()) args.masks.prefix_lengths = prefixes.data();
   if (!c.mask.empty()) args.masks.bool_mask.data = mask.data();
+  if (!c.added.empty()) args.masks.add_mask2.data = added.data();
   if (!c.alibi.empty()) args.score_mods.alibi_slopes = alibi.data();
   if (!c.bias.empty()) args.score_mods.relative_bias = bias.data();
   if (!c.sinks.empty()) args.score_mods.sink_logits = sinks.data();
   args.rope = c.has_rope ? &c.rope : nullptr;
-  args.norm = c.norm.epsilon > 0 ? &c.norm : nullptr;
-  std::size_t bytes = 0;
-  status = attention_workspace_bytes(context, args, &bytes, &error);
-  if (status != MHA_OK) return results;
-  const Buffer<std::uint8_t> workspace(static_cast<std::int64_t>(bytes));
+  args.query_norm = c.norm.epsilon > 0 ? &c.norm : nullptr;
+  auto bytes = context.attention_workspace_bytes(args);
+  made.status = bytes.status();
+  if (!bytes) return made;
+  const Buffer<std::uint8_t> workspace(static_cast<std::int64_t>(*bytes));
   args.resources.workspace = workspace.data();
-  args.resources.workspace_bytes = bytes;
-  status = attention(context, args, &error);
-  return results;
+  args.resources.workspace_bytes = *bytes;
+  made.status = context.attention(args);
+  return made;
 }
 
 inline bool same_bits(const Buffer<float>& a, const Buffer<float>& b) {
@@ -125,23 +138,39 @@ inline void check_value(float got, double want, const char* what) {
 inline void choose_masks(FuzzedDataProvider& input, std::mt19937& random, Call& c) {
   const auto integer = [&](int low, int high) { return input.ConsumeIntegralInRange<int>(low, high); };
   mha_masks& masks = c.args.masks;
-  masks.causal = static_cast<mha_causal>(integer(0, 2));
-  if (masks.causal == MHA_CAUSAL_OFFSET) masks.causal_offset = integer(-5, 300);
+  c.args.causal = integer(0, 1);
+  c.args.positions.align = static_cast<mha_align>(integer(0, 3));
+  if (c.args.positions.align == MHA_ALIGN_OFFSET) {
+    if (input.ConsumeBool()) {
+      c.args.positions.offset = integer(-5, 300);
+    } else {
+      for (std::size_t b = 0; b < c.lengths.size(); ++b)
+        c.first_positions.push_back(static_cast<std::int64_t>(random() % 306) - 5);
+    }
+  }
   if (input.ConsumeBool()) masks.window_left = integer(1, 40);
   if (integer(0, 3) == 0) masks.window_right = integer(1, 40);
   if (integer(0, 3) == 0) masks.sink_tokens = integer(0, 8);
-  for (const std::int64_t length : c.lengths) {
-    c.key_lengths.push_back(static_cast<std::int64_t>(random() % static_cast<unsigned>(length + 1)));
-    c.prefix_lengths.push_back(static_cast<std::int64_t>(random() % 30));
-  }
-  if (integer(0, 3) != 0) c.key_lengths.clear();
-  if (integer(0, 3) != 0) c.prefix_lengths.clear();
-  if (integer(0, 3) == 0) {  // one for all items, with the rows of the longest
-    const std::int64_t width = *std::max_element(c.lengths.begin(), c.lengths.end());
-    const std::int64_t rows = *std::max_element(c.counts.begin(), c.counts.end());
-    c.mask.resize(static_cast<std::size_t>(width * rows + 1));
+  if (integer(0, 3) == 0)
+    for (std::size_t b = 0; b < c.lengths.size(); ++b)
+      c.prefix_lengths.push_back(static_cast<std::int64_t>(random() % 30));
+  // One for all items, with the rows of the longest; entries next to each other, apart, or one for all keys.
+  const std::int64_t width = *std::max_element(c.lengths.begin(), c.lengths.end());
+  const std::int64_t rows = *std::max_element(c.counts.begin(), c.counts.end());
+  const auto strides = [&](std::int64_t& stride_q, std::int64_t& stride_k) {
+    stride_k = integer(-1, 3);
+    const std::int64_t step = stride_k == MHA_BROADCAST ? 0 : std::max<std::int64_t>(stride_k, 1);
+    stride_q = width * step + 1;
+    return static_cast<std::size_t>(rows * stride_q + width * step + 1);
+  };
+  if (integer(0, 3) == 0) {
+    c.mask.resize(strides(masks.bool_mask.stride_q, masks.bool_mask.stride_k));
     for (std::uint8_t& element : c.mask) element = random() % 4 != 0 ? 1 : 0;
-    masks.bool_mask.stride_q = width;
+  }
+  if (integer(0, 3) == 0) {
+    c.added.resize(strides(masks.add_mask2.stride_q, masks.add_mask2.stride_k));
+    for (float& element : c.added)
+      element = random() % 8 != 0 ? static_cast<float>(random() >> 8) * 0x1p-23F - 1.0F : -HUGE_VALF;
   }
 }
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// mha_attention on any small shape, strides, masks and values: close to the double reference on every target, in equal
-// bits on the FMA targets and for the host's threads, nothing outside its elements written; and on a call with one
-// fault in its arguments the stated status with nothing written. All buffers are exact heap blocks for the address
-// sanitizer.
+// mha_attention on any small shape, strides, masks, alignment and values: close to the double reference on every target,
+// in equal bits on the FMA targets, for the host's threads, over the query's own data and for keys and values in pages of
+// the caller's, nothing outside its elements written; and on a call with one fault in its arguments the stated status
+// with nothing written. All buffers are exact heap blocks for the address sanitizer.
 #include <fuzzer/FuzzedDataProvider.h>
-#include <mha/mha.h>
+#include <mha/mha.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -22,25 +22,30 @@ constexpr float kPoison = -1234.5F;
 // Scores reach 2 * 24 + 4, where float's rounding is 4e-6; it enters the weights as a relative error.
 constexpr double kBound = 5e-5;
 
+using mha::AttentionCall;
+using mha::Context;
 using mha::fuzz::Buffer;
+using mha::fuzz::check_ok;
+using mha::fuzz::take;
 using mha::fuzz::Target;
 using mha::fuzz::targets;
 
-struct Strides {
-  std::int64_t b = 0, t = 0, h = 0, d = 0;
-};
+using mha::Strides;
+
+bool is_dense(const Strides& s) { return s.b == 0 && s.t == 0 && s.h == 0; }
 
 // The sizes of a tensor and how its elements lie.
 struct Layout {
   std::int64_t n[3] = {0, 0, 0};  // b, t, h
   std::int64_t width = 0;
-  Strides strides;  // d == 0: dense in the order b, t, h (heads_first: b, h, t)
+  Strides strides;  // all 0: dense in the order b, t, h (heads_first: b, h, t)
   bool heads_first = false;
 
   Strides resolved() const {
-    if (strides.d != 0) return strides;
-    if (heads_first) return {n[1] * n[2] * width, width, n[1] * width, 1};
-    return {n[1] * n[2] * width, n[2] * width, width, 1};
+    const auto step = [](std::int64_t stride) { return stride == MHA_BROADCAST ? 0 : stride; };
+    if (!is_dense(strides)) return {step(strides.b), step(strides.t), step(strides.h)};
+    if (heads_first) return {n[1] * n[2] * width, width, n[1] * width};
+    return {n[1] * n[2] * width, n[2] * width, width};
   }
   std::int64_t extent() const {
     if (n[0] == 0 || n[1] == 0 || n[2] == 0 || width == 0) return 0;
@@ -60,70 +65,94 @@ Strides choose_strides(FuzzedDataProvider& input, const Layout& layout, bool is_
   std::int64_t next = layout.width + input.ConsumeIntegralInRange<int>(0, 3);
   for (const int dimension : order) {
     const bool broadcast = is_input && input.ConsumeIntegralInRange<int>(0, 7) == 0;
-    by_dimension[dimension] = broadcast ? 0 : next;
+    by_dimension[dimension] = broadcast ? -input.ConsumeIntegralInRange<int>(0, 1) : next;
     if (!broadcast)
       next = next * std::max<std::int64_t>(1, layout.n[dimension]) + input.ConsumeIntegralInRange<int>(0, 3);
   }
-  return {by_dimension[0], by_dimension[1], by_dimension[2], 1};
+  strides = {by_dimension[0], by_dimension[1], by_dimension[2]};
+  if (is_dense(strides)) strides.b = MHA_BROADCAST;  // three zeros would say something else
+  return strides;
 }
 
 // One problem with all its buffers.
 struct Problem {
-  AttentionCall args{};
-  Layout output_layout, weights_layout;
-  Buffer<float> query, key, value, add_mask;
+  AttentionCall args;
+  Layout query_layout, key_layout, value_layout, output_layout, weights_layout;
+  Buffer<float> query, key, value, add_mask, add_mask2;
   Buffer<std::uint8_t> bool_mask;
-  Buffer<std::int64_t> lengths;
+  Buffer<std::int64_t> lengths, offsets;
   bool want_lse = false;
 };
 
-Buffer<float> make_input(FuzzedDataProvider& input, std::mt19937& random, Layout layout, mha_view& view, int nans) {
+Buffer<float> make_input(FuzzedDataProvider& input, std::mt19937& random, Layout& layout, mha_view& view, int nans) {
   layout.strides = choose_strides(input, layout, true);
   Buffer<float> buffer(layout.extent());
   // NOLINTNEXTLINE(clang-analyzer-cplusplus.NewDelete): it thinks that size() may be 0 inside the loop
   for (std::size_t i = 0; i < buffer.size(); ++i) buffer[i] = static_cast<float>(random() >> 8) * 0x1p-23F - 1.0F;
   for (; nans > 0 && buffer.size() > 0; --nans) buffer[random() % buffer.size()] = std::nanf("");
-  view = {buffer.data(), layout.strides.b, layout.strides.t, layout.strides.h, layout.strides.d};
+  view = mha::view<float>(buffer.data(), layout.strides);
   return buffer;
+}
+
+// Where queries stand: at the start or the end of an item's keys, or at an offset, one for all or its own.
+void make_positions(FuzzedDataProvider& input, std::mt19937& random, Problem& p) {
+  mha_positions& positions = p.args.positions;
+  p.args.causal = input.ConsumeIntegralInRange<int>(0, 2) % 2;
+  positions.align = static_cast<mha_align>(input.ConsumeIntegralInRange<int>(0, 3));
+  if (positions.align != MHA_ALIGN_OFFSET) return;
+  if (input.ConsumeBool()) {
+    positions.offset = input.ConsumeIntegralInRange<std::int64_t>(-12, 40);
+    return;
+  }
+  p.offsets = Buffer<std::int64_t>(p.args.batch);
+  for (std::size_t b = 0; b < p.offsets.size(); ++b) p.offsets[b] = static_cast<std::int64_t>(random() % 53) - 12;
+  positions.offsets = p.offsets.data();
 }
 
 void make_masks(FuzzedDataProvider& input, std::mt19937& random, Problem& p) {
   const AttentionCall& a = p.args;
   mha_masks& masks = p.args.masks;
-  masks.causal = static_cast<mha_causal>(input.ConsumeIntegralInRange<int>(0, 2));
-  if (masks.causal == MHA_CAUSAL_OFFSET) masks.causal_offset = input.ConsumeIntegralInRange<std::int64_t>(-12, 40);
+  make_positions(input, random, p);
   if (input.ConsumeBool()) {
     p.lengths = Buffer<std::int64_t>(a.batch);
     for (std::int64_t b = 0; b < a.batch; ++b)
       p.lengths[static_cast<std::size_t>(b)] =
           static_cast<std::int64_t>(random() % static_cast<unsigned>(a.key_len + 1));
-    masks.key_lengths = p.lengths.data();
+    p.args.items.key_lengths = p.lengths.data();
+    // What the default would be is refused where it matters.
+    if (a.positions.align == MHA_ALIGN_DEFAULT && a.causal != 0) p.args.positions.align = MHA_ALIGN_END;
   }
-  // [B or 1, H or 1, Tq or 1, Tk] for each kind.
-  const auto strides = [&](std::int64_t& stride_b, std::int64_t& stride_h, std::int64_t& stride_q) {
-    std::int64_t next = a.key_len + input.ConsumeIntegralInRange<int>(0, 2);
+  // [B or 1, H or 1, Tq or 1, Tk or 1] for each kind, entries of a row apart.
+  const auto strides = [&](std::int64_t& stride_b, std::int64_t& stride_h, std::int64_t& stride_q,
+                           std::int64_t& stride_k) {
+    stride_k = input.ConsumeIntegralInRange<int>(-1, 3);
+    const std::int64_t step = stride_k == MHA_BROADCAST ? 0 : std::max<std::int64_t>(stride_k, 1);
+    const std::int64_t row = std::max<std::int64_t>(a.key_len - 1, 0) * step + 1;
+    std::int64_t next = row + input.ConsumeIntegralInRange<int>(0, 2);
     stride_q = input.ConsumeBool() ? next : 0;
     if (stride_q != 0) next *= std::max<std::int64_t>(1, a.query_len);
     stride_h = input.ConsumeBool() ? next : 0;
     if (stride_h != 0) next *= std::max<std::int64_t>(1, a.num_heads);
     stride_b = input.ConsumeBool() ? next : 0;
-    if (a.batch == 0 || a.num_heads == 0 || a.query_len == 0) return std::int64_t{0};
-    return (a.batch - 1) * stride_b + (a.num_heads - 1) * stride_h + (a.query_len - 1) * stride_q + a.key_len;
+    if (a.batch == 0 || a.query_len == 0 || a.key_len == 0) return std::int64_t{0};
+    return (a.batch - 1) * stride_b + (a.num_heads - 1) * stride_h + (a.query_len - 1) * stride_q + row;
   };
   const unsigned density = input.ConsumeIntegralInRange<unsigned>(0, 8);
   if (input.ConsumeBool()) {
     mha_bool_mask& mask = masks.bool_mask;
-    p.bool_mask = Buffer<std::uint8_t>(strides(mask.stride_b, mask.stride_h, mask.stride_q));
+    p.bool_mask = Buffer<std::uint8_t>(strides(mask.stride_b, mask.stride_h, mask.stride_q, mask.stride_k));
     for (std::size_t i = 0; i < p.bool_mask.size(); ++i)
       p.bool_mask[i] = random() % 8 < density ? static_cast<std::uint8_t>(1 + random() % 255) : 0;
     mask.data = p.bool_mask.data();
   }
-  if (input.ConsumeBool()) {
-    mha_add_mask& mask = masks.add_mask;
-    p.add_mask = Buffer<float>(strides(mask.stride_b, mask.stride_h, mask.stride_q));
-    for (std::size_t i = 0; i < p.add_mask.size(); ++i)
-      p.add_mask[i] = random() % 8 < density ? static_cast<float>(random() >> 8) * 0x1p-21F - 4.0F : -kInf;
-    mask.data = p.add_mask.data();
+  for (int n = 0; n < 2; ++n) {
+    if (!input.ConsumeBool()) continue;
+    mha_add_mask& mask = n == 0 ? masks.add_mask : masks.add_mask2;
+    Buffer<float>& added = n == 0 ? p.add_mask : p.add_mask2;
+    added = Buffer<float>(strides(mask.stride_b, mask.stride_h, mask.stride_q, mask.stride_k));
+    for (std::size_t i = 0; i < added.size(); ++i)
+      added[i] = random() % 8 < density ? static_cast<float>(random() >> 8) * 0x1p-21F - 4.0F : -kInf;
+    mask.data = added.data();
   }
 }
 
@@ -135,7 +164,7 @@ Problem make_problem(FuzzedDataProvider& input) {
   };
   a.batch = size(0, 3);
   const std::int64_t group = size(1, 3);
-  const std::int64_t kv_heads = size(0, 2);
+  const std::int64_t kv_heads = size(1, 2);
   a.num_heads = kv_heads * group;
   a.num_kv_heads = group == 1 && input.ConsumeBool() ? 0 : kv_heads;
   a.query_len = size(0, 9);
@@ -147,20 +176,22 @@ Problem make_problem(FuzzedDataProvider& input) {
   if (input.ConsumeBool()) a.scale = static_cast<float>(size(1, 200)) * 0.01F;
   std::mt19937 random(input.ConsumeIntegral<std::uint32_t>());
   const int nans = input.ConsumeIntegralInRange<int>(0, 7) == 0 ? 2 : 0;
-  p.query = make_input(input, random, {{a.batch, a.query_len, a.num_heads}, a.head_dim, {}, false}, a.query, nans);
-  p.key = make_input(input, random, {{a.batch, a.key_len, kv_heads}, a.head_dim, {}, false}, a.key, nans);
-  p.value = make_input(input, random, {{a.batch, a.key_len, kv_heads}, Dv, {}, false}, a.value, nans);
+  p.query_layout = {{a.batch, a.query_len, a.num_heads}, a.head_dim, {}, false};
+  p.key_layout = {{a.batch, a.key_len, kv_heads}, a.head_dim, {}, false};
+  p.value_layout = {{a.batch, a.key_len, kv_heads}, Dv, {}, false};
+  p.query = make_input(input, random, p.query_layout, a.query, nans);
+  p.key = make_input(input, random, p.key_layout, a.key, nans);
+  p.value = make_input(input, random, p.value_layout, a.value, nans);
   make_masks(input, random, p);
   p.output_layout = {{a.batch, a.query_len, a.num_heads}, Dv, {}, false};
   p.output_layout.strides = choose_strides(input, p.output_layout, false);
   a.results.weights_mode = static_cast<mha_weights_mode>(input.ConsumeIntegralInRange<int>(0, 2));
   if (a.results.weights_mode != MHA_WEIGHTS_NONE) {
-    // Without heads nothing is written, the mean over them neither.
-    const std::int64_t heads =
-        a.results.weights_mode == MHA_WEIGHTS_AVERAGED ? std::min<std::int64_t>(1, a.num_heads) : a.num_heads;
+    const std::int64_t heads = a.results.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : a.num_heads;
     p.weights_layout = {{a.batch, a.query_len, heads}, a.key_len, {}, true};
     p.weights_layout.strides = choose_strides(input, p.weights_layout, false);
-    if (a.results.weights_mode == MHA_WEIGHTS_AVERAGED) p.weights_layout.strides.h = 0;  // there is no head dimension
+    Strides& strides = p.weights_layout.strides;  // without a head dimension: is all 0 only where it is dense anyway
+    if (a.results.weights_mode == MHA_WEIGHTS_AVERAGED) strides.h = 0;
   }
   p.want_lse = input.ConsumeBool();
   return p;
@@ -180,10 +211,9 @@ Results poisoned(const Problem& p) {
 
 AttentionCall with_results(const Problem& p, const Results& r) {
   AttentionCall args = p.args;
-  const Strides& o = p.output_layout.strides;
-  const Strides& w = p.weights_layout.strides;
-  args.output = {r.output.data(), o.b, o.t, o.h, o.d};
-  if (args.results.weights_mode != MHA_WEIGHTS_NONE) args.results.weights = {r.weights.data(), w.b, w.t, w.h, w.d};
+  args.output = mha::mut_view(r.output.data(), p.output_layout.strides);
+  if (args.results.weights_mode != MHA_WEIGHTS_NONE)
+    args.results.weights = mha::mut_view(r.weights.data(), p.weights_layout.strides);
   if (p.want_lse) args.results.log_sum_exp = r.lse.data();
   return args;
 }
@@ -226,56 +256,166 @@ bool same_bits(const Buffer<float>& a, const Buffer<float>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
-Results call(const mha_context* context, const Problem& p) {
-  Results results = poisoned(p);
-  AttentionCall args = with_results(p, results);
-  mha_error error{};
-  std::size_t bytes = 0;
-  MHA_FUZZ_CHECK(attention_workspace_bytes(context, args, &bytes, &error) == MHA_OK, "%s", error.message);
+bool same_bits(const Results& a, const Results& b) {
+  return same_bits(a.output, b.output) && same_bits(a.weights, b.weights) && same_bits(a.lse, b.lse);
+}
+
+// With a workspace of exactly the bytes that are asked for.
+void attend(const Context& context, AttentionCall args) {
+  const std::size_t bytes = take(context.attention_workspace_bytes(args));
   const Buffer<std::uint8_t> workspace(static_cast<std::int64_t>(bytes));
   args.resources.workspace = workspace.data();
   args.resources.workspace_bytes = bytes;
-  const mha_status status = attention(context, args, &error);
-  MHA_FUZZ_CHECK(status == MHA_OK, "%s", error.message);
+  check_ok(context.attention(args));
+}
+
+Results call(const Context& context, const Problem& p) {
+  Results results = poisoned(p);
+  attend(context, with_results(p, results));
   return results;
 }
 
-void check_problem(const Problem& p) {
+// The keys or values of a problem in pages [num_pages, page_size, Hkv, width], in the order of `table`; what no item has
+// is NaN.
+Buffer<float> paged(const Problem& p, const Layout& layout, const float* data, const std::vector<std::int32_t>& table,
+                    std::int64_t page_size) {
+  const std::int64_t row = layout.n[2] * layout.width, pages = static_cast<std::int64_t>(table.size());
+  const std::int64_t per_item = layout.n[0] > 0 ? pages / layout.n[0] : 0;
+  Buffer<float> made(pages * page_size * row);
+  std::fill_n(made.data(), made.size(), std::nanf(""));
+  const Strides s = layout.resolved();
+  for (std::int64_t b = 0; b < layout.n[0]; ++b) {
+    for (std::int64_t t = 0; t < p.lengths[static_cast<std::size_t>(b)]; ++t) {
+      const std::int64_t page = table[static_cast<std::size_t>(b * per_item + t / page_size)];
+      for (std::int64_t h = 0; h < layout.n[2]; ++h)
+        std::copy_n(data + b * s.b + t * s.t + h * s.h, layout.width,
+                    made.data() + (page * page_size + t % page_size) * row + h * layout.width);
+    }
+  }
+  return made;
+}
+
+// The same call with its keys and values in pages must give the same bits. Entries beyond a length name no page.
+void check_pages(const Context& context, const Problem& p, std::int64_t page_size, std::mt19937 random,
+                 const Results& want) {
+  const AttentionCall& a = p.args;
+  const std::int64_t per_item = (a.key_len + page_size - 1) / page_size;
+  std::vector<std::int32_t> table(static_cast<std::size_t>(a.batch * per_item));
+  for (std::size_t n = 0; n < table.size(); ++n) table[n] = static_cast<std::int32_t>(n);
+  std::shuffle(table.begin(), table.end(), random);
+  const Buffer<float> key = paged(p, p.key_layout, p.key.data(), table, page_size);
+  const Buffer<float> value = paged(p, p.value_layout, p.value.data(), table, page_size);
+  const Buffer<std::int32_t> entries(static_cast<std::int64_t>(table.size()));
+  for (std::size_t n = 0; n < table.size(); ++n) {
+    const auto item = static_cast<std::int64_t>(n) / per_item, first = static_cast<std::int64_t>(n) % per_item * page_size;
+    entries[n] = first < p.lengths[static_cast<std::size_t>(item)] ? table[n] : -1;
+  }
+  mha_pages pages{};
+  pages.table = entries.data();
+  pages.page_size = page_size;
+  pages.num_pages = static_cast<std::int64_t>(table.size());
+  Results results = poisoned(p);
+  AttentionCall args = with_results(p, results);
+  args.key = mha::view<float>(key.data());
+  args.value = mha::view<float>(value.data());
+  args.pages = &pages;
+  attend(context, args);
+  MHA_FUZZ_CHECK(same_bits(results, want), "pages of %d tokens change bits", static_cast<int>(page_size));
+}
+
+// The output over the query's own data: the same bits. Where query has an element for each that output has.
+void check_in_place(const Context& context, const Problem& p, const Results& want) {
+  const Strides s = p.query_layout.resolved(), o = p.output_layout.resolved();
+  const std::int64_t* n = p.query_layout.n;
+  if (p.query_layout.width != p.output_layout.width || p.args.query.stride_b < 0 || p.args.query.stride_t < 0 ||
+      p.args.query.stride_h < 0 || (s.b == 0 && n[0] > 1) || (s.t == 0 && n[1] > 1) || (s.h == 0 && n[2] > 1))
+    return;
+  const Buffer<float> both(static_cast<std::int64_t>(p.query.size()));
+  std::copy_n(p.query.data(), p.query.size(), both.data());
+  Results results = poisoned(p);
+  AttentionCall args = with_results(p, results);
+  args.query.data = both.data();
+  args.output = mha::mut_view(both.data(), p.query_layout.strides);
+  attend(context, args);
+  for (std::int64_t b = 0; b < n[0]; ++b)
+    for (std::int64_t t = 0; t < n[1]; ++t)
+      for (std::int64_t h = 0; h < n[2]; ++h)
+        MHA_FUZZ_CHECK(std::memcmp(both.data() + b * s.b + t * s.t + h * s.h,
+                                   want.output.data() + b * o.b + t * o.t + h * o.h,
+                                   static_cast<std::size_t>(p.query_layout.width) * sizeof(float)) == 0,
+                       "over the query: other bits");
+  MHA_FUZZ_CHECK(same_bits(results.weights, want.weights) && same_bits(results.lse, want.lse),
+                 "over the query: other bits of weights or log_sum_exp");
+}
+
+void check_problem(const Problem& p, std::int64_t page_size, const std::mt19937& random) {
   const AttentionCall& a = p.args;
   const std::int64_t rows = a.batch * a.num_heads * a.query_len;
   std::vector<double> output(static_cast<std::size_t>(rows * p.output_layout.width));
   std::vector<double> weights(static_cast<std::size_t>(rows * a.key_len));
   std::vector<double> lse(static_cast<std::size_t>(rows));
   if (rows > 0) {
-    mha::reference::attention<double>(a, output.data(), a.results.weights_mode != MHA_WEIGHTS_NONE ? weights.data() : nullptr,
-                                      lse.data());
+    const bool with_weights = a.results.weights_mode != MHA_WEIGHTS_NONE;
+    mha::reference::attention<double>(a.raw(), output.data(), with_weights ? weights.data() : nullptr, lse.data());
   }
   Results fma;
   bool have_fma = false;
   for (const Target& target : targets()) {
-    Results results = call(target.one_thread.get(), p);
+    Results results = call(target.one_thread, p);
     check_tensor(p.output_layout, results.output, output, "output");
     if (a.results.weights_mode != MHA_WEIGHTS_NONE) check_tensor(p.weights_layout, results.weights, weights, "weights");
     for (std::size_t i = 0; i < results.lse.size(); ++i) check_value(results.lse[i], lse[i], "log_sum_exp");
-    const Results threaded = call(target.host_threads.get(), p);
-    MHA_FUZZ_CHECK(same_bits(results.output, threaded.output) && same_bits(results.weights, threaded.weights) &&
-                       same_bits(results.lse, threaded.lse),
-                   "threads change bits on %s", target.name.c_str());
+    const Results threaded = call(target.host_threads, p);
+    MHA_FUZZ_CHECK(same_bits(results, threaded), "threads change bits on %s", target.name.c_str());
+    if (a.items.key_lengths != nullptr && page_size > 0) check_pages(target.host_threads, p, page_size, random, results);
+    check_in_place(target.host_threads, p, results);
     if (target.name == "sse2") continue;  // has no fused multiply-add
     if (have_fma) {
-      MHA_FUZZ_CHECK(same_bits(results.output, fma.output) && same_bits(results.weights, fma.weights) &&
-                         same_bits(results.lse, fma.lse),
-                     "%s gives other bits", target.name.c_str());
+      MHA_FUZZ_CHECK(same_bits(results, fma), "%s gives other bits", target.name.c_str());
     }
     have_fma = true;
     fma = std::move(results);
   }
 }
 
-// Breaks one argument; false if that fault does not apply to this problem.
-bool break_argument(int fault, AttentionCall& a, mha_status& expected) {
-  const bool dense = a.query.stride_d == 0;
-  expected = MHA_ERR_ARGUMENT;
+// A word of the caller's that this version does not know: set in one of the groups.
+bool set_reserved(int which, AttentionCall& a) {
+  switch (which) {
+    case 0:
+      a.reserved[5] = 1;
+      return true;
+    case 1:
+      a.items.reserved[3] = 1;
+      return true;
+    case 2:
+      a.positions.reserved_int = 1;
+      return true;
+    case 3:
+      a.masks.reserved[7] = 1;
+      return true;
+    case 4:
+      a.score_mods.reserved[15] = 1;
+      return true;
+    case 5:
+      a.results.reserved[0] = 1;
+      return true;
+    case 6:
+      a.resources.reserved[2] = 1;
+      return true;
+    case 7:
+      a.query.reserved = 1;
+      return true;
+    case 8:
+      a.output.reserved = 1;
+      return true;
+    default:
+      a.masks.add_mask2.reserved = 1;
+      return true;
+  }
+}
+
+// Breaks a value; false if that fault does not apply to this problem.
+bool break_value(int fault, AttentionCall& a) {
   switch (fault) {
     case 0:
       a.batch = -1;
@@ -287,76 +427,125 @@ bool break_argument(int fault, AttentionCall& a, mha_status& expected) {
       a.head_dim = 0;
       return true;
     case 3:
-      a.masks.causal = static_cast<mha_causal>(3);
+      a.num_heads = 0;
       return true;
     case 4:
-      a.results.weights_mode = static_cast<mha_weights_mode>(4);
+      a.positions.align = static_cast<mha_align>(4);
       return true;
     case 5:
-      a.scale = kInf;
+      a.results.weights_mode = static_cast<mha_weights_mode>(4);
       return true;
     case 6:
+      a.scale = kInf;
+      return true;
+    case 7:
+      a.scale = -1;
+      return a.scale_is_exact == 0;
+    case 8:
+      a.arithmetic = static_cast<mha_arithmetic>(3);
+      return true;
+    case 9:
+      a.positions.offset = 1;
+      return a.positions.align != MHA_ALIGN_OFFSET;
+    case 10:
+      a.masks.bit_mask.stride_q = 1;
+      return true;
+    case 11:
+      a.positions.align = MHA_ALIGN_DEFAULT;
+      a.positions.offset = 0;
+      a.positions.offsets = nullptr;
+      return a.causal != 0 && a.items.key_lengths != nullptr;
+    case 12:
+      a.results.weights = a.output;
+      return a.results.weights_mode == MHA_WEIGHTS_NONE;
+    case 13:
+      a.positions.query = &a.batch;  // which only rope looks at
+      return true;
+    default:
+      a.resources.workspace = nullptr;
+      return a.resources.workspace_bytes > 0;
+  }
+}
+constexpr int kValueFaults = 15, kReservedFaults = 10;
+
+// Breaks one argument; false if that fault does not apply to this problem.
+bool break_argument(int fault, AttentionCall& a, mha_status& expected) {
+  expected = MHA_ERR_ARGUMENT;
+  if (fault < kValueFaults) return break_value(fault, a);
+  fault -= kValueFaults;
+  if (fault < kReservedFaults) return set_reserved(fault, a);
+  switch (fault - kReservedFaults) {
+    case 0:
       expected = MHA_ERR_NULL;
       a.query = {};
       return true;
-    case 7:
+    case 1:
       expected = MHA_ERR_NULL;
       a.value = {};
       return a.key_len > 0;
-    case 8:
+    case 2:
       expected = MHA_ERR_NULL;
       a.output = {};
       return true;
-    case 9:
+    case 3:
       expected = MHA_ERR_SHAPE;
       a.num_kv_heads = a.num_heads + 1;
       return true;
-    case 10:
+    case 4:
       expected = MHA_ERR_STRIDE;
-      a.query.stride_d = 2;
+      a.query.stride_t = -2;
       return true;
-    case 11:
+    case 5:
       expected = MHA_ERR_STRIDE;
-      a.key.stride_d = dense ? -1 : 3;
+      a.output.stride_b = MHA_BROADCAST;
       return true;
-    case 12:
+    case 6:
       expected = MHA_ERR_STRIDE;
-      a.value.stride_d = 1;
       a.value.stride_t = -4;
       return true;
-    case 13:
+    case 7:
       expected = MHA_ERR_STRIDE;
-      a.output.stride_d = 1;
-      a.output.stride_t = a.output.stride_h = a.output.stride_b = 0;
+      a.output.stride_b = 1, a.output.stride_t = a.output.stride_h = 0;
       return a.query_len > 1;
-    case 14:
+    case 8:
+      expected = MHA_ERR_STRIDE;
+      a.key.data = a.output.data;  // not looked at before it is refused
+      return a.key_len > 0;
+    case 9:
       expected = MHA_ERR_OVERFLOW;
-      a.query = view(a.query.data, {std::numeric_limits<std::int64_t>::max(), 1, 1});
+      a.query.stride_b = std::numeric_limits<std::int64_t>::max();
       return a.batch > 2;
+    case 10:
+      expected = MHA_ERR_UNSUPPORTED;
+      a.key.dtype = MHA_F16;
+      return true;
+    case 11:
+      expected = MHA_ERR_UNSUPPORTED;
+      a.arithmetic = MHA_ARITHMETIC_BF16;
+      return true;
     default:
       expected = MHA_ERR_BUFFER;
       a.resources.workspace_bytes = 0;
       return true;
   }
 }
+constexpr int kFaults = kValueFaults + kReservedFaults + 13;
 
 // One fault in a call that would otherwise do something: the stated status, with a message, and nothing written.
 void check_fault(const Problem& p, int fault) {
   Results results = poisoned(p);
   AttentionCall args = with_results(p, results);
-  const mha_context* context = targets()[0].one_thread.get();
-  std::size_t bytes = 0;
-  MHA_FUZZ_CHECK(attention_workspace_bytes(context, args, &bytes, nullptr) == MHA_OK, "workspace");
+  const Context& context = targets()[0].one_thread;
+  const std::size_t bytes = take(context.attention_workspace_bytes(args));
   const Buffer<std::uint8_t> workspace(static_cast<std::int64_t>(bytes));
   args.resources.workspace = workspace.data();
   args.resources.workspace_bytes = bytes;
   mha_status expected = MHA_OK;
   if (!break_argument(fault, args, expected) || (expected == MHA_ERR_BUFFER && bytes == 0)) return;
-  mha_error error{};
-  const mha_status status = attention(context, args, &error);
-  MHA_FUZZ_CHECK(status == expected, "fault %d: status %s (%s), expected %s", fault, mha_status_string(status),
-                 error.message, mha_status_string(expected));
-  MHA_FUZZ_CHECK(error.status == status && error.message[0] != '\0', "fault %d: no message", fault);
+  const mha::Status status = context.attention(args);
+  MHA_FUZZ_CHECK(status.code() == expected, "fault %d: status %s (%s), expected %s", fault,
+                 mha_status_string(status.code()), status.message(), mha_status_string(expected));
+  MHA_FUZZ_CHECK(status.message()[0] != '\0', "fault %d: no message", fault);
   for (const Buffer<float>* buffer : {&results.output, &results.weights, &results.lse}) {
     for (std::size_t i = 0; i < buffer->size(); ++i)
       MHA_FUZZ_CHECK((*buffer)[i] == kPoison, "fault %d: written", fault);
@@ -367,13 +556,14 @@ void check_fault(const Problem& p, int fault) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   FuzzedDataProvider input(data, size);
-  const int fault = input.ConsumeIntegralInRange<int>(0, 63);
+  const int fault = input.ConsumeIntegralInRange<int>(0, 127);
+  const std::int64_t page_size = input.ConsumeIntegralInRange<int>(0, 20);
   const Problem problem = make_problem(input);
   const AttentionCall& a = problem.args;
-  if (fault < 16 && a.batch > 0 && a.num_heads > 0 && a.query_len > 0) {
+  if (fault < kFaults && a.batch > 0 && a.query_len > 0) {
     check_fault(problem, fault);
   } else {
-    check_problem(problem);
+    check_problem(problem, page_size, std::mt19937(static_cast<std::uint32_t>(size)));
   }
   return 0;
 }

@@ -2,24 +2,25 @@
 // mha_layer_map on damaged blobs: a valid blob with edits, cut or extended, is refused with a status or is a layer
 // whose forward call stays inside the blob (an exact heap block, so that the address sanitizer sees any step outside).
 #include <fuzzer/FuzzedDataProvider.h>
-#include <mha/mha.h>
+#include <mha/mha.hpp>
 
 #include <cstring>
 #include <memory>
 
-#include "tools/fuzz/fuzz.h"
+#include "tools/fuzz/targets.h"
 
 namespace {
 
-constexpr std::size_t kHeaderBytes = 192;  // the last 8 are an FNV-1a checksum of the rest (core/layer.cpp)
+using mha::fuzz::check_ok;
+using mha::fuzz::take;
 
-mha_context* context() {
-  static mha_context* made = [] {
+constexpr std::size_t kHeaderBytes = 256;  // the last 8 are an FNV-1a checksum of the rest (core/blob.cpp)
+
+const mha::Context& context() {
+  static const mha::Context made = [] {
     mha_context_options options{};
     options.num_threads = 1;
-    mha_context* one = nullptr;
-    MHA_FUZZ_CHECK(mha_context_create(&options, &one, nullptr) == MHA_OK, "context");
-    return one;
+    return take(mha::Context::create(options));
   }();
   return made;
 }
@@ -33,13 +34,11 @@ std::vector<std::uint8_t> valid_blob(bool bias) {
   config.kdim = 4;
   const std::vector<float> zeros(64, 0.25F);
   mha_layer_weights weights{};
-  weights.query_weight = view(weights.key_weight = weights.value_weight = weights.output_weight = zeros.data());
+  weights.query_weight = weights.key_weight = weights.value_weight = weights.output_weight = mha::view(zeros.data());
   if (bias) weights.query_bias = weights.key_bias = weights.value_bias = weights.output_bias = zeros.data();
-  mha_layer* layer = nullptr;
-  MHA_FUZZ_CHECK(mha_layer_create(context(), &config, &weights, &layer, nullptr) == MHA_OK, "layer");
-  std::vector<std::uint8_t> blob(mha_layer_save_bytes(layer));
-  MHA_FUZZ_CHECK(mha_layer_save(layer, blob.data(), blob.size(), nullptr) == MHA_OK, "save");
-  mha_layer_destroy(layer);
+  const auto layer = take(mha::Layer::create(context(), config, weights));
+  std::vector<std::uint8_t> blob(take(layer.save_bytes()));
+  check_ok(layer.save({reinterpret_cast<std::byte*>(blob.data()), blob.size()}));
   return blob;
 }
 
@@ -51,9 +50,8 @@ void sign(std::vector<std::uint8_t>& blob) {
   std::memcpy(blob.data() + kHeaderBytes - 8, &hash, sizeof hash);
 }
 
-void forward(const mha_layer* layer, std::size_t blob_bytes) {
-  mha_layer_config config{};
-  mha_layer_get_config(layer, &config);
+void forward(const mha::Layer& layer, std::size_t blob_bytes) {
+  const mha_layer_config config = layer.config();
   // Packed weights are as large as the sizes say, so that the blob bounds them.
   for (const std::int64_t size : {config.embed_dim, config.kdim, config.vdim, config.out_dim}) {
     MHA_FUZZ_CHECK(size >= 1 && static_cast<std::size_t>(size) <= blob_bytes, "size %lld",
@@ -64,16 +62,20 @@ void forward(const mha_layer* layer, std::size_t blob_bytes) {
   const std::vector<float> key(static_cast<std::size_t>(kLength * config.kdim), 0.5F);
   const std::vector<float> value(static_cast<std::size_t>(kLength * config.vdim), 0.5F);
   std::vector<float> output(static_cast<std::size_t>(kLength * config.out_dim));
-  LayerCall args{};
+  mha::LayerCall args;
   args.batch = 1;
   args.query_len = args.key_len = kLength;
-  args.query = view(query.data());
-  args.key = view(key.data());
-  args.value = view(value.data());
-  args.output = mut_view(output.data());
-  mha_error error{};
-  const mha_status status = layer_forward(context(), layer, args, &error);
-  MHA_FUZZ_CHECK(status == MHA_OK, "%s", error.message);
+  args.query = mha::view(query.data());
+  args.key = mha::view(key.data());
+  args.value = mha::view(value.data());
+  args.output = mha::mut_view(output.data());
+  check_ok(layer.forward(context(), args));
+}
+
+mha::Layer own(mha_layer* handle) {
+  mha::Layer layer;
+  static_cast<mha::Owned<mha_layer>&>(layer) = mha::Owned<mha_layer>(handle);
+  return layer;
 }
 
 }  // namespace
@@ -103,15 +105,15 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::size_t offset = misaligned ? 1 : 0;
   const std::unique_ptr<std::uint8_t[]> block(new std::uint8_t[blob.size() + offset]);
   if (!blob.empty()) std::memcpy(block.get() + offset, blob.data(), blob.size());
-  mha_layer* layer = nullptr;
+  // The C call, which must leave no handle where it fails.
+  mha_layer* handle = nullptr;
   mha_error error{};
-  const mha_status status = mha_layer_map(context(), block.get() + offset, blob.size(), &layer, &error);
+  const mha_status status = mha_layer_map(context().get(), block.get() + offset, blob.size(), &handle, &error);
   if (status != MHA_OK) {
-    MHA_FUZZ_CHECK(layer == nullptr && error.status == status && error.message[0] != '\0', "status %d", status);
+    MHA_FUZZ_CHECK(handle == nullptr && error.status == status && error.message[0] != '\0', "status %d", status);
     return 0;
   }
-  MHA_FUZZ_CHECK(layer != nullptr && !misaligned, "a layer from a misaligned blob");
-  forward(layer, blob.size());
-  mha_layer_destroy(layer);
+  MHA_FUZZ_CHECK(handle != nullptr && !misaligned, "a layer from a misaligned blob");
+  forward(own(handle), blob.size());
   return 0;
 }

@@ -4,7 +4,7 @@
 // close to the double reference on every target and in equal bits on the FMA targets and for the host's threads, and
 // what fails changes nothing. All buffers are exact heap blocks for the address sanitizer.
 #include <fuzzer/FuzzedDataProvider.h>
-#include <mha/mha.h>
+#include <mha/mha.hpp>
 
 #include <algorithm>
 #include <cmath>
@@ -19,11 +19,12 @@
 namespace {
 
 using namespace mha::fuzz;
-
-struct DestroyCache {
-  void operator()(mha_cache* cache) const { mha_cache_destroy(cache); }
-};
-using Cache = std::unique_ptr<mha_cache, DestroyCache>;
+using mha::AttentionCall;
+using mha::Cache;
+using mha::Context;
+using mha::mut_view;
+using mha::Status;
+using mha::view;
 
 // Tokens as plain vectors, [T, Hkv, D] and [T, Hkv, Dv].
 struct Sequence {
@@ -47,12 +48,13 @@ class Session {
     config_.value_head_dim = integer(1, 20);
     config_.max_sequences = integer(1, 4);
     config_.capacity = integer(0, 3) == 0 ? integer(250, 600) : integer(1, 48);
-    config_.page_size = integer(1, 20);
-    config_.sink_tokens = integer(0, 3) == 0 ? integer(0, 70) : 0;
+    if (config_.kind == MHA_CACHE_PAGED) config_.page_size = integer(1, 20);
+    if (config_.kind == MHA_CACHE_RING && integer(0, 3) == 0) config_.sink_tokens = integer(0, 70);
     random_.seed(input.ConsumeIntegral<std::uint32_t>());
     cache_ = make_cache(config_, memory_);
-    mha_cache_get_config(cache_.get(), &config_);
+    config_ = cache_.config();
     config_.memory = nullptr;
+    config_.memory_bytes = 0;
     model_.resize(static_cast<std::size_t>(config_.max_sequences));
   }
 
@@ -77,15 +79,15 @@ class Session {
           save_and_load();
           break;
         case 7:
-          check_tokens(*cache_, integer(0, config_.max_sequences - 1));
+          check_tokens(cache_, integer(0, config_.max_sequences - 1));
           break;
         default:
           attend();
       }
       for (std::int64_t s = 0; s < config_.max_sequences; ++s)
-        MHA_FUZZ_CHECK(mha_cache_length(cache_.get(), s) == at(s).length, "sequence %d", static_cast<int>(s));
+        MHA_FUZZ_CHECK(cache_.length(s) == at(s).length, "sequence %d", static_cast<int>(s));
     }
-    for (std::int64_t s = 0; s < config_.max_sequences; ++s) check_tokens(*cache_, s);
+    for (std::int64_t s = 0; s < config_.max_sequences; ++s) check_tokens(cache_, s);
   }
 
  private:
@@ -99,7 +101,7 @@ class Session {
     return values;
   }
   Sequence& at(std::int64_t s) { return model_[static_cast<std::size_t>(s)]; }
-  std::int64_t first_kept(std::int64_t s) { return mha_cache_first_kept(cache_.get(), s); }
+  std::int64_t first_kept(std::int64_t s) { return cache_.first_kept(s); }
   std::int64_t key_row() const { return config_.num_kv_heads * config_.head_dim; }
   std::int64_t value_row() const { return config_.num_kv_heads * config_.value_head_dim; }
   bool can_end_at(std::int64_t s, std::int64_t length) {
@@ -111,18 +113,13 @@ class Session {
 
   // In memory of its own or the library's.
   Cache make_cache(mha_cache_config config, Buffer<std::uint8_t>& memory) {
-    mha_error error{};
-    std::size_t bytes = 0;
-    MHA_FUZZ_CHECK(mha_cache_memory_bytes(&config, &bytes, &error) == MHA_OK, "%s", error.message);
+    const std::size_t bytes = take(Cache::memory_bytes(config));
     if (input_.ConsumeBool()) {
       memory = Buffer<std::uint8_t>(static_cast<std::int64_t>(bytes));
       config.memory = memory.data();
       config.memory_bytes = bytes;
     }
-    mha_cache* cache = nullptr;
-    const mha_status status = mha_cache_create(targets()[0].one_thread.get(), &config, &cache, &error);
-    MHA_FUZZ_CHECK(status == MHA_OK, "%s", error.message);
-    return Cache(cache);
+    return take(Cache::create(targets()[0].one_thread, config));
   }
 
   mha_rope choose_rope() {
@@ -134,7 +131,7 @@ class Session {
   }
 
   // Rows [T, heads, D] as the library norms and rotates them on their own.
-  void prepare(const mha_context* context, Floats& rows, std::int64_t heads, const mha_rope* rope, float epsilon,
+  void prepare(const Context& context, Floats& rows, std::int64_t heads, const mha_rope* rope, const mha_norm* norm,
                const std::int64_t* positions, std::int64_t first) {
     if (rows.empty()) return;
     mha_rows_args args{};
@@ -142,13 +139,15 @@ class Session {
     args.length = static_cast<std::int64_t>(rows.size()) / (heads * config_.head_dim);
     args.num_heads = heads;
     args.head_dim = config_.head_dim;
-    args.input = view(args.output.data = rows.data());
-    args.positions.query = positions;
-    args.first_position = first;
+    args.input = view<float>(rows.data());
+    args.output = mut_view(rows.data());
     args.rope = rope;
-    args.norm_epsilon = epsilon;
-    mha_error error{};
-    MHA_FUZZ_CHECK(mha_rows_prepare(context, &args, &error) == MHA_OK, "%s", error.message);
+    args.norm = norm;
+    if (rope != nullptr) {
+      args.positions = positions;
+      args.first_position = positions == nullptr ? first : 0;
+    }
+    check_ok(context.rows_prepare(args));
   }
 
   // Distinct sequences, in any order.
@@ -166,11 +165,11 @@ class Session {
   void fork();
   void remove();
   void save_and_load();
-  void check_tokens(const mha_cache& cache, std::int64_t s) { check_tokens(cache, s, at(s)); }
-  void check_tokens(const mha_cache& cache, std::int64_t s, const Sequence& want);
+  void check_tokens(const Cache& cache, std::int64_t s) { check_tokens(cache, s, at(s)); }
+  void check_tokens(const Cache& cache, std::int64_t s, const Sequence& want);
   Call choose_call();
   bool is_allowed(const Call& c);
-  void check_item(const mha_context* context, const Call& c, std::size_t b, const Results& results);
+  void check_item(const Context& context, const Call& c, std::size_t b, const Results& results);
   void attend();
 
   FuzzedDataProvider& input_;
@@ -217,32 +216,34 @@ void Session::append() {
   if (rotates && input_.ConsumeBool())
     for (std::int64_t n = 0; n < sums.back(); ++n) positions.push_back(static_cast<std::int64_t>(random_() % 5000));
   const Buffer<std::int64_t> position_block = exact(positions);
-  const float epsilon = integer(0, 3) == 0 ? 1e-5F : 0.0F;
+  mha_norm norm{};
+  norm.epsilon = 1e-5F;
+  const mha_norm* key_norm = integer(0, 3) == 0 ? &norm : nullptr;
 
   mha_append_args args{};
   args.batch = batch;
-  args.items.sequences = numbers.data();
+  args.sequences = numbers.data();
   args.length = packed ? sums.back() : counts[0];
   args.offsets = packed ? offsets.data() : nullptr;
-  args.key = view(key_block.data());
-  args.value = view(value_block.data());
+  args.key = view<float>(key_block.data());
+  args.value = view<float>(value_block.data());
   args.rope = rotates ? &rope : nullptr;
-  args.positions.query = positions.empty() ? nullptr : position_block.data();
-  args.key_norm_epsilon = epsilon;
+  args.positions = positions.empty() ? nullptr : position_block.data();
+  args.key_norm = key_norm;
   const Target& target = any_target();
-  const mha_context* context = input_.ConsumeBool() ? target.one_thread.get() : target.host_threads.get();
+  const Context& context = input_.ConsumeBool() ? target.one_thread : target.host_threads;
   bool certain = true;
   const mha_status expected = expected_of_append(sequences, counts, certain);
-  mha_error error{};
-  const mha_status status = mha_cache_append(context, cache_.get(), &args, &error);
-  MHA_FUZZ_CHECK(status == expected || (!certain && status == MHA_ERR_FULL), "append: %s (%s), expected %s",
-                 mha_status_string(status), error.message, mha_status_string(expected));
-  if (status != MHA_OK) return;
+  const Status status = cache_.append(context, args);
+  MHA_FUZZ_CHECK(status.code() == expected || (!certain && status.code() == MHA_ERR_FULL),
+                 "append: %s (%s), expected %s", mha_status_string(status.code()), status.message(),
+                 mha_status_string(expected));
+  if (!status) return;
   for (std::size_t b = 0; b < sequences.size(); ++b) {
     Sequence& sequence = at(sequences[b]);
     Floats rows(key.begin() + sums[b] * key_row(), key.begin() + sums[b + 1] * key_row());
     const std::int64_t* own = positions.empty() ? nullptr : positions.data() + sums[b];
-    prepare(context, rows, config_.num_kv_heads, args.rope, epsilon, own, sequence.length);
+    prepare(context, rows, config_.num_kv_heads, args.rope, key_norm, own, sequence.length);
     sequence.key.insert(sequence.key.end(), rows.begin(), rows.end());
     sequence.value.insert(sequence.value.end(), value.begin() + sums[b] * value_row(),
                           value.begin() + sums[b + 1] * value_row());
@@ -256,9 +257,8 @@ void Session::truncate() {
   Sequence& sequence = at(s);
   const std::int64_t length = integer(0, sequence.length + 1);
   const bool allowed = length <= sequence.length && can_end_at(s, length);
-  mha_error error{};
-  const mha_status status = mha_cache_truncate(cache_.get(), s, length, &error);
-  MHA_FUZZ_CHECK(status == (allowed ? MHA_OK : MHA_ERR_ARGUMENT), "truncate: %s", error.message);
+  const Status status = cache_.truncate(s, length);
+  MHA_FUZZ_CHECK(status.code() == (allowed ? MHA_OK : MHA_ERR_ARGUMENT), "truncate: %s", status.message());
   if (!allowed) return;
   sequence.length = length;
   sequence.key.resize(static_cast<std::size_t>(length * key_row()));
@@ -270,44 +270,40 @@ void Session::fork() {
   const std::int64_t wanted = integer(-1, at(from).length + 1);
   const std::int64_t length = wanted == -1 ? at(from).length : wanted;
   const bool allowed = from != to && at(to).length == 0 && length <= at(from).length && can_end_at(from, length);
-  mha_error error{};
-  const mha_status status = mha_cache_fork(cache_.get(), from, to, wanted, &error);
-  MHA_FUZZ_CHECK(status == (allowed ? MHA_OK : MHA_ERR_ARGUMENT), "fork: %s", error.message);
+  const Status status = cache_.fork(from, to, wanted);
+  MHA_FUZZ_CHECK(status.code() == (allowed ? MHA_OK : MHA_ERR_ARGUMENT), "fork: %s", status.message());
   if (!allowed) return;
   at(to) = at(from);
   at(to).length = length;
   at(to).key.resize(static_cast<std::size_t>(length * key_row()));
   at(to).value.resize(static_cast<std::size_t>(length * value_row()));
-  check_tokens(*cache_, to);
+  check_tokens(cache_, to);
 }
 
 void Session::remove() {
   if (integer(0, 3) == 0) {
-    mha_cache_reset(cache_.get());
+    cache_.reset();
     for (Sequence& sequence : model_) sequence = {};
-    MHA_FUZZ_CHECK(mha_cache_used_bytes(cache_.get()) == 0, "%zu", mha_cache_used_bytes(cache_.get()));
+    MHA_FUZZ_CHECK(cache_.used_bytes() == 0, "%zu", cache_.used_bytes());
     return;
   }
   const std::int64_t s = integer(0, config_.max_sequences - 1);
-  mha_error error{};
-  MHA_FUZZ_CHECK(mha_cache_remove(cache_.get(), s, &error) == MHA_OK, "%s", error.message);
+  check_ok(cache_.remove(s));
   at(s) = {};
 }
 
 // All that the sequence keeps has the model's bits.
-void Session::check_tokens(const mha_cache& cache, std::int64_t s, const Sequence& want) {
-  const std::int64_t kept = mha_cache_first_kept(&cache, s);
+void Session::check_tokens(const Cache& cache, std::int64_t s, const Sequence& want) {
+  const std::int64_t kept = cache.first_kept(s);
   const std::int64_t begins[] = {0, kept};
   const std::int64_t ends[] = {kept == 0 ? 0 : std::min(config_.sink_tokens, want.length), want.length};
   for (int part = 0; part < 2; ++part) {
     const std::int64_t begin = begins[part], count = ends[part] - begin;
     const Buffer<float> key(count * key_row()), value(count * value_row());
-    mha_mut_view key_view{}, value_view{};
-    key_view.data = key.data();
-    value_view.data = value.data();
-    mha_error error{};
-    const mha_status status = mha_cache_export(&cache, s, begin, count, &key_view, &value_view, &error);
-    MHA_FUZZ_CHECK(status == MHA_OK, "%s", error.message);
+    mha_export_args args{};
+    args.sequence = s, args.begin = begin, args.count = count;
+    args.key = mut_view(key.data()), args.value = mut_view(value.data());
+    check_ok(cache.export_to(args));
     MHA_FUZZ_CHECK(is_part(key, want.key, begin * key_row()) && is_part(value, want.value, begin * value_row()),
                    "sequence %d keeps other tokens", static_cast<int>(s));
   }
@@ -316,38 +312,39 @@ void Session::check_tokens(const mha_cache& cache, std::int64_t s, const Sequenc
 // Into an empty cache of any kind with room; a damaged or shortened block is refused.
 void Session::save_and_load() {
   const std::int64_t s = integer(0, config_.max_sequences - 1);
-  const Buffer<float> floats(static_cast<std::int64_t>(mha_cache_save_bytes(cache_.get(), s) + 3) / 4);
-  const std::size_t bytes = mha_cache_save_bytes(cache_.get(), s);
-  auto* blob = reinterpret_cast<std::uint8_t*>(floats.data());
-  mha_error error{};
-  MHA_FUZZ_CHECK(mha_cache_save(cache_.get(), s, blob, bytes, &error) == MHA_OK, "%s", error.message);
+  const std::size_t bytes = take(cache_.save_bytes(s));
+  const Buffer<float> floats(static_cast<std::int64_t>(bytes + 3) / 4);
+  auto* blob = reinterpret_cast<std::byte*>(floats.data());
+  check_ok(cache_.save(s, {blob, bytes}));
   mha_cache_config config = config_;
   config.kind = static_cast<mha_cache_kind>(integer(0, 2));
   config.capacity = std::max<std::int64_t>(1, at(s).length);
-  config.page_size = integer(1, 20);
+  config.page_size = config.kind == MHA_CACHE_PAGED ? integer(1, 20) : 0;
+  if (config.kind != MHA_CACHE_RING) config.sink_tokens = 0;
   config.max_sequences = 1;
   Buffer<std::uint8_t> memory;
-  const Cache other = make_cache(config, memory);
+  Cache other = make_cache(config, memory);
 
-  const std::size_t place = integer(0, 1) == 0 ? random_() % bytes : random_() % std::min<std::size_t>(bytes, 128);
-  const auto flip = static_cast<std::uint8_t>(1U << random_() % 8);
+  const std::size_t place = integer(0, 1) == 0 ? random_() % bytes : random_() % std::min<std::size_t>(bytes, 192);
+  const auto flip = static_cast<std::byte>(1U << random_() % 8);
   blob[place] ^= flip;
-  MHA_FUZZ_CHECK(mha_cache_load(other.get(), 0, blob, bytes, &error) == MHA_ERR_BLOB, "damage at %zu", place);
+  MHA_FUZZ_CHECK(other.load(0, {blob, bytes}).code() == MHA_ERR_BLOB, "damage at %zu", place);
   blob[place] ^= flip;
   const std::size_t less = random_() % bytes;
   const Buffer<float> part(static_cast<std::int64_t>(less) / 4);
   std::copy_n(floats.data(), part.size(), part.data());
-  MHA_FUZZ_CHECK(mha_cache_load(other.get(), 0, part.data(), part.size() * 4, &error) == MHA_ERR_BLOB, "shortened");
-  MHA_FUZZ_CHECK(mha_cache_length(other.get(), 0) == 0, "a damaged block was loaded");
+  const auto* shortened = reinterpret_cast<const std::byte*>(part.data());
+  MHA_FUZZ_CHECK(other.load(0, {shortened, part.size() * 4}).code() == MHA_ERR_BLOB, "shortened");
+  MHA_FUZZ_CHECK(other.length(0) == 0, "a damaged block was loaded");
 
-  const mha_status status = mha_cache_load(other.get(), 0, blob, bytes, &error);
+  const Status status = other.load(0, {blob, bytes});
   if (first_kept(s) > 0 && config.kind != MHA_CACHE_RING) {
-    MHA_FUZZ_CHECK(status == MHA_ERR_UNSUPPORTED, "%s", mha_status_string(status));
+    MHA_FUZZ_CHECK(status.code() == MHA_ERR_UNSUPPORTED, "%s", mha_status_string(status.code()));
     return;
   }
-  MHA_FUZZ_CHECK(status == MHA_OK, "%s", error.message);
-  MHA_FUZZ_CHECK(mha_cache_length(other.get(), 0) == at(s).length, "loaded");
-  check_tokens(*other, 0, at(s));
+  check_ok(status);
+  MHA_FUZZ_CHECK(other.length(0) == at(s).length, "loaded");
+  check_tokens(other, 0, at(s));
 }
 
 Call Session::choose_call() {
@@ -399,7 +396,7 @@ bool Session::is_allowed(const Call& c) {
 }
 
 // The rows of item `b`, beside the reference on the model's tokens.
-void Session::check_item(const mha_context* context, const Call& c, std::size_t b, const Results& results) {
+void Session::check_item(const Context& context, const Call& c, std::size_t b, const Results& results) {
   const AttentionCall& a = c.args;
   Sequence sequence = at(c.sequences[b]);
   for (std::int64_t t = config_.sink_tokens; t < first_kept(c.sequences[b]); ++t)  // dropped: must not matter
@@ -407,16 +404,16 @@ void Session::check_item(const mha_context* context, const Call& c, std::size_t 
   const std::int64_t row = a.num_heads * a.head_dim;
   Floats query(c.query.begin() + c.offsets[b] * row, c.query.begin() + c.offsets[b + 1] * row);
   if (c.has_rope || c.norm.epsilon > 0)
-    prepare(context, query, a.num_heads, c.has_rope ? &c.rope : nullptr, c.norm.epsilon,
+    prepare(context, query, a.num_heads, c.has_rope ? &c.rope : nullptr, c.norm.epsilon > 0 ? &c.norm : nullptr,
             c.has_rope ? c.positions.data() + c.offsets[b] : nullptr, 0);
   AttentionCall item = c.item(b);
-  item.query = view(query.data());
-  item.key = view(sequence.key.data());
-  item.value = view(sequence.value.data());
+  item.query = view<float>(query.data());
+  item.key = view<float>(sequence.key.data());
+  item.value = view<float>(sequence.value.data());
   const std::int64_t rows = c.counts[b] * a.num_heads;
   std::vector<double> output(static_cast<std::size_t>(rows * a.value_head_dim));
   std::vector<double> lse(static_cast<std::size_t>(rows));
-  mha::reference::attention<double>(item, output.data(), nullptr, lse.data());
+  mha::reference::attention<double>(item.raw(), output.data(), nullptr, lse.data());
   const auto first = static_cast<std::size_t>(c.offsets[b] * a.num_heads);
   const auto width = static_cast<std::size_t>(a.value_head_dim);
   for (std::size_t n = 0; n < output.size(); ++n) check_value(results.output[first * width + n], output[n], "output");
@@ -429,19 +426,18 @@ void Session::attend() {
   Results fma;
   bool have_fma = false;
   for (const Target& target : targets()) {
-    mha_status status = MHA_OK;
-    mha_error error{};
-    Results results = call(target.one_thread.get(), c, status, error);
-    MHA_FUZZ_CHECK(status == (allowed ? MHA_OK : MHA_ERR_ARGUMENT), "attention: %s (%s)", mha_status_string(status),
-                   error.message);
+    Called made = call(target.one_thread, c);
+    Results& results = made.results;
+    MHA_FUZZ_CHECK(made.status.code() == (allowed ? MHA_OK : MHA_ERR_ARGUMENT), "attention: %s (%s)",
+                   mha_status_string(made.status.code()), made.status.message());
     if (!allowed) {
       for (std::size_t n = 0; n < results.output.size(); ++n) MHA_FUZZ_CHECK(results.output[n] == kPoison, "written");
       continue;
     }
-    const Results threaded = call(target.host_threads.get(), c, status, error);
+    const Results threaded = call(target.host_threads, c).results;
     MHA_FUZZ_CHECK(same_bits(results, threaded), "threads change bits on %s", target.name.c_str());
     for (std::size_t b = 0; b < c.sequences.size(); ++b)
-      if (c.counts[b] > 0) check_item(target.one_thread.get(), c, b, results);
+      if (c.counts[b] > 0) check_item(target.one_thread, c, b, results);
     if (target.name == "sse2") continue;  // has no fused multiply-add
     if (have_fma) MHA_FUZZ_CHECK(same_bits(results, fma), "%s gives other bits", target.name.c_str());
     have_fma = true;

@@ -4,11 +4,12 @@
 #ifndef MHA_TOOLS_FUZZ_TARGETS_H
 #define MHA_TOOLS_FUZZ_TARGETS_H
 
-#include <mha/mha.h>
+#include <mha/mha.hpp>
 
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tools/fuzz/fuzz.h"
@@ -35,17 +36,13 @@ inline void run_backwards(void* /*user*/, std::int64_t count, void (*task)(void*
   for (std::int64_t i = count; i-- > 0;) task(task_data, i);
 }
 
-struct Destroy {
-  void operator()(mha_context* context) const { mha_context_destroy(context); }
-};
-using Context = std::unique_ptr<mha_context, Destroy>;
-
-inline Context make_context(const mha_context_options& options) {
-  mha_context* context = nullptr;
-  mha_error error{};
-  MHA_FUZZ_CHECK(mha_context_create(&options, &context, &error) == MHA_OK, "%s", error.message);
-  return Context(context);
+// What the call gives; it must not fail.
+template <class T>
+T take(Result<T> result) {
+  MHA_FUZZ_CHECK(result, "%s", result.status().message());
+  return std::move(*result);
 }
+inline void check_ok(const Status& status) { MHA_FUZZ_CHECK(status, "%s", status.message()); }
 
 struct Target {
   std::string name;
@@ -64,7 +61,7 @@ inline const std::vector<Target>& targets() {
       mha_context_options three = one;
       three.num_threads = 3;
       three.parallel_for.run = run_backwards;
-      made.push_back({mha_target_name(i), make_context(one), make_context(three)});
+      made.push_back({mha_target_name(i), take(Context::create(one)), take(Context::create(three))});
     }
     return made;
   }();

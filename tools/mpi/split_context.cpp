@@ -15,12 +15,12 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
-#include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "core/mha.h"
+#include "core/mha.hpp"
 
 namespace {
 
@@ -33,22 +33,19 @@ struct Options {
   int64_t threads = 1;
 };
 
-struct ContextDeleter {
-  void operator()(mha_context* context) const { mha_context_destroy(context); }
-};
-using Context = std::unique_ptr<mha_context, ContextDeleter>;
-
-void require_ok(mha_status status, const mha_error& error) {
-  if (status != MHA_OK) throw std::runtime_error(std::string(mha_status_string(status)) + ": " + error.message);
+void require(const mha::Status& status) {
+  if (!status) throw std::runtime_error(std::string(mha_status_string(status.code())) + ": " + status.message());
+}
+template <class T>
+T require(mha::Result<T> result) {
+  require(result.status());
+  return std::move(*result);
 }
 
-Context make_context(int64_t threads) {
+mha::Context make_context(int64_t threads) {
   mha_context_options options = {};
   options.num_threads = threads;
-  mha_context* context = nullptr;
-  mha_error error = {};
-  require_ok(mha_context_create(&options, &context, &error), error);
-  return Context(context);
+  return require(mha::Context::create(options));
 }
 
 /// Element `index` of tensor `seed`, in [-1, 1): splitmix64, so that a rank can make its part alone.
@@ -79,12 +76,13 @@ struct Part {
     args.query_len = options.queries;
     args.key_len = length;
     args.head_dim = kHeadDim;
-    args.query = view(query.data());
-    args.key = view(key.data());
-    args.value = view(value.data());
+    args.query = mha::view(query.data());
+    args.key = mha::view(key.data());
+    args.value = mha::view(value.data());
     // Causal over the whole context; keys count from the part's first.
-    args.masks.causal = MHA_CAUSAL_OFFSET;
-    args.masks.causal_offset = options.tokens - options.queries - begin;
+    args.causal = 1;
+    args.positions.align = MHA_ALIGN_OFFSET;
+    args.positions.offset = options.tokens - options.queries - begin;
   }
   Part(const Part&) = delete;
   Part& operator=(const Part&) = delete;
@@ -92,17 +90,16 @@ struct Part {
   size_t bytes() const { return (key.size() + value.size()) * sizeof(float); }
 
   std::vector<float> query, key, value;
-  AttentionCall args;
+  mha::AttentionCall args;
 };
 
-/// One partial result per chunk of the part; none for an empty one.
-std::vector<float> attend(const mha_context* context, const Part& part) {
+/// One partial result per chunk of the part; none for an empty one. Opaque bytes, but a whole number of floats, as which
+/// they travel.
+std::vector<float> attend(const mha::Context& context, const Part& part) {
   if (part.args.key_len == 0) return {};
-  mha_error error = {};
-  int64_t count = 0;
-  require_ok(attention_partial_bytes(&part.args, &count, &error), error);
-  std::vector<float> partials(static_cast<size_t>(count));
-  require_ok(attention_partial(context, part.args, partials.data(), count, &error), error);
+  const auto bytes = require(context.attention_partial_bytes(part.args));
+  std::vector<float> partials(bytes / sizeof(float));
+  require(context.attention_partial(part.args, {reinterpret_cast<std::byte*>(partials.data()), bytes}));
   return partials;
 }
 
@@ -131,30 +128,29 @@ struct Results {
   std::vector<float> output, log_sum_exp;
 };
 
-Results merge(const mha_context* context, const Options& options, int64_t chunks, const std::vector<float>& partials) {
+Results merge(const mha::Context& context, const Options& options, int64_t chunks,
+              const std::vector<float>& partials) {
   Results results(options.queries * kHeads);
-  mha_merge_args args = {};
+  mha_merge_partials_args args = {};
   args.batch = 1;
   args.num_heads = kHeads;
   args.query_len = options.queries;
   args.value_head_dim = kHeadDim;
   args.num_chunks = chunks;
   args.partials = partials.data();
-  args.output = mut_view(results.output.data());
-  args.results.log_sum_exp = results.log_sum_exp.data();
-  mha_error error = {};
-  require_ok(mha_attention_merge_partials(context, &args, &error), error);
+  args.output = mha::mut_view(results.output.data());
+  args.log_sum_exp = results.log_sum_exp.data();
+  require(context.attention_merge_partials(args));
   return results;
 }
 
-Results in_one_call(const mha_context* context, const Options& options) {
+Results in_one_call(const mha::Context& context, const Options& options) {
   const Part whole(options, 0, options.tokens);
   Results results(options.queries * kHeads);
-  AttentionCall args = whole.args;
-  args.output = mut_view(results.output.data());
+  mha::AttentionCall args = whole.args;
+  args.output = mha::mut_view(results.output.data());
   args.results.log_sum_exp = results.log_sum_exp.data();
-  mha_error error = {};
-  require_ok(attention(context, args, &error), error);
+  require(context.attention(args));
   return results;
 }
 
@@ -164,7 +160,7 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
 
 /// On rank 0 whether the merged result is that of one call; elsewhere true.
 bool run(const Options& options, int rank, int ranks) {
-  const Context context = make_context(options.threads);
+  const mha::Context context = make_context(options.threads);
   const int64_t chunks = (options.tokens + kChunk - 1) / kChunk;
   const int64_t begin = std::min(options.tokens, chunks * rank / ranks * kChunk);
   const int64_t end = std::min(options.tokens, chunks * (rank + 1) / ranks * kChunk);
@@ -172,19 +168,19 @@ bool run(const Options& options, int rank, int ranks) {
 
   MPI_Barrier(MPI_COMM_WORLD);
   const auto start = std::chrono::steady_clock::now();
-  const std::vector<float> own = attend(context.get(), part);
+  const std::vector<float> own = attend(context, part);
   const std::vector<float> partials = gather(own, rank, ranks);
   if (rank != 0) return true;
-  const Results merged = merge(context.get(), options, chunks, partials);
+  const Results merged = merge(context, options, chunks, partials);
   const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - start;
 
-  const Results whole = in_one_call(context.get(), options);
-  const bool same = same_bits(merged.output, whole.output) && same_bits(merged.log_sum_exp, whole.results.log_sum_exp);
+  const Results whole = in_one_call(context, options);
+  const bool same = same_bits(merged.output, whole.output) && same_bits(merged.log_sum_exp, whole.log_sum_exp);
   const double sent = static_cast<double>((partials.size() - own.size()) * sizeof(float)) / 1024;
   const double stored = static_cast<double>(options.tokens * kKvHeads * kHeadDim * 2) * sizeof(float) / 1024;
   std::printf("%lld tokens, %lld queries, %lld chunks on %d ranks (%s, first output %.9g): %s\n",
               static_cast<long long>(options.tokens), static_cast<long long>(options.queries),
-              static_cast<long long>(chunks), ranks, mha_context_target(context.get()),
+              static_cast<long long>(chunks), ranks, context.target(),
               static_cast<double>(merged.output[0]), same ? "the same bits as one call" : "NOT THE BITS OF ONE CALL");
   std::printf("  sent %.0f KiB of partial results; keys and values are %.0f KiB (%.1f %%); %.2f ms\n", sent, stored,
               100 * sent / stored, taken.count());

@@ -53,8 +53,9 @@ int main(int argc, char** argv) {
       return 1;
     }
     usleep(n < 20 ? 2000 : 0); /* sometimes a thread that is left would run into memory that is gone */
-    if (n == 9) tasks = entries("/proc/self/task"), maps = lines("/proc/self/maps");
+    if (n == 9) usleep(100000), tasks = entries("/proc/self/task"), maps = lines("/proc/self/maps");
   }
+  for (int n = 0; n < 1000 && entries("/proc/self/task") != tasks; ++n) usleep(1000); /* joined, but still listed */
   if (entries("/proc/self/task") != tasks || lines("/proc/self/maps") > maps + 2) {
     fprintf(stderr, "%d tasks and %d mappings at first, %d and %d in the end\n", tasks, maps,
             entries("/proc/self/task"), lines("/proc/self/maps"));
