@@ -124,7 +124,9 @@ TEST_CASE("golden bits: rope, norm, merge", "[bits][golden]") {
         mha_rope rope = {};
         rope.style = static_cast<mha_rope_style>(style);
         rope.scaling = static_cast<mha_rope_scaling>(scaling);
-        rope.dims = 46, rope.factor = 3, rope.original_positions = 8192;
+        rope.dims = 46;
+        if (scaling != MHA_ROPE_SCALING_NONE) rope.factor = 3;
+        if (scaling >= MHA_ROPE_SCALING_LLAMA3) rope.original_positions = 8192;
         std::vector<float> output = poisoned(length * H * D);
         mha_norm norm = {};
         norm.epsilon = 1e-5f, norm.weight = weight.data();

@@ -106,8 +106,10 @@ TEST_CASE("rope: every style, scaling, width and norm against the reference", "[
           mha_rope rope = make_rope(style, dims, scaling);
           if (++seed % 3 == 0) rope.base = 500000;
           if (seed % 2 == 0) {  // not the defaults
-            rope.low_freq_factor = 2, rope.high_freq_factor = 6.5;
-            rope.beta_fast = 20, rope.beta_slow = 1.5, rope.attention_factor = 0.75;
+            if (scaling == MHA_ROPE_SCALING_LLAMA3) rope.low_freq_factor = 2, rope.high_freq_factor = 6.5;
+            if (scaling == MHA_ROPE_SCALING_YARN) {
+              rope.beta_fast = 20, rope.beta_slow = 1.5, rope.attention_factor = 0.75;
+            }
           }
           const std::vector<float> weight = random_floats(D, seed + 1000);
           const std::vector<int64_t> positions = {0, 1, 17, 255, 4095, 131071};
@@ -179,8 +181,10 @@ TEST_CASE("rope: parameters at the ends of what is accepted give no NaN", "[rope
             for (const double factor : {1.0, 1e300}) {
               mha_rope rope = make_rope(MHA_ROPE_HALF, 0, scaling);
               rope.base = base, rope.factor = factor, rope.original_positions = length;
-              rope.low_freq_factor = rope.beta_slow = low, rope.high_freq_factor = rope.beta_fast = high;
-              rope.attention_factor = 1;
+              if (scaling == MHA_ROPE_SCALING_LLAMA3) rope.low_freq_factor = low, rope.high_freq_factor = high;
+              if (scaling == MHA_ROPE_SCALING_YARN) {
+                rope.beta_slow = low, rope.beta_fast = high, rope.attention_factor = 1;
+              }
               if (scaling == MHA_ROPE_SCALING_LLAMA3 ? high <= low : high < low) continue;
               mha_rows_args args = make_args(s, &rope);
               args.positions = positions.data();
