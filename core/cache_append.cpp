@@ -323,6 +323,13 @@ extern "C" mha_status mha_cache_append_workspace_bytes(const mha_context* contex
   if (cache == nullptr) return fail(error, MHA_ERR_NULL, "cache is NULL");
   if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
   if (bytes == nullptr) return fail(error, MHA_ERR_NULL, "bytes is NULL");
+  mha_context lent;
+  mha_rope rope;
+  MHA_TRY(lend(*context, args->resources, &lent, error));
+  MHA_TRY(check_reserved("args", args->reserved, error));
+  MHA_TRY(check_sizes({{"batch", args->batch, 0}, {"length", args->length, 0}}, error));
+  MHA_TRY(validate_rope(args->rope, cache->config.head_dim, &rope, error));
+  if (args->key_norm != nullptr) MHA_TRY(check_norm("key_norm", *args->key_norm, error));
   *bytes = 0;  // tokens are copied into pages, keys prepared where they are then
   return MHA_OK;
 }

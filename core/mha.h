@@ -755,7 +755,7 @@ typedef struct mha_append_args {
  *          MHA_ERR_STRIDE; MHA_ERR_OVERFLOW; MHA_ERR_UNSUPPORTED (as mha_rows_prepare); MHA_ERR_FULL. */
 MHA_API mha_status mha_cache_append(const mha_context* context, mha_cache* cache, const mha_append_args* args,
                                     mha_error* error);
-/* As mha_attention_workspace_bytes; enough for fewer tokens, too. */
+/* As mha_attention_workspace_bytes, but sequences, offsets and positions are not read; enough for fewer tokens, too. */
 MHA_API mha_status mha_cache_append_workspace_bytes(const mha_context* context, const mha_cache* cache,
                                                     const mha_append_args* args, size_t* bytes, mha_error* error);
 
