@@ -15,24 +15,24 @@ constexpr int64_t kFirstPosition = 100;
 
 class RopeCase : public Case {
  public:
-  RopeCase(const mha_context* context, int64_t tokens, int64_t num_heads, int64_t head_dim, bool by_table)
-      : context_(context), input_(tokens * num_heads * head_dim, kUnitVariance, 1), output_(input_.size()) {
+  RopeCase(const Context& context, int64_t tokens, int64_t num_heads, int64_t head_dim, bool by_table)
+      : context_(&context), input_(tokens * num_heads * head_dim, kUnitVariance, 1), output_(input_.size()) {
     rope_.base = kBase;
     if (by_table) make_table(kFirstPosition + tokens, head_dim / 2);
     args_.batch = 1;
     args_.length = tokens;
     args_.num_heads = num_heads;
     args_.head_dim = head_dim;
-    args_.input.data = input_.data();
-    args_.output.data = output_.data();
+    args_.input = view(input_.data());
+    args_.output = mut_view(output_.data());
     args_.rope = &rope_;
     args_.first_position = kFirstPosition;
     bytes = 4.0 * static_cast<double>(input_.size() + output_.size());
   }
-  mha_status run() override { return mha_rope_apply(context_, &args_, nullptr); }
+  mha_status run() override { return mha_rows_prepare(context_->get(), &args_, nullptr); }
   std::string check() override {
     std::vector<double> want(static_cast<size_t>(output_.size()));
-    reference::rope_apply(args_, want.data());
+    reference::prepare_rows(args_, want.data());
     for (int64_t n = 0; n < output_.size(); ++n) {
       if (!(std::fabs(output_.data()[n] - want[n]) < 1e-5)) return "output differs from the reference";
     }
@@ -55,10 +55,10 @@ class RopeCase : public Case {
     rope_.cos = cos_.data(), rope_.sin = sin_.data(), rope_.table_positions = positions;
   }
 
-  const mha_context* context_;
+  const Context* context_;
   Floats input_, output_, cos_, sin_;
   mha_rope rope_ = {};
-  mha_rope_args args_ = {};
+  mha_rows_args args_ = {};
 };
 
 }  // namespace
@@ -66,7 +66,7 @@ class RopeCase : public Case {
 CaseSpec rope_case(int64_t tokens, int64_t num_heads, int64_t head_dim) {
   const std::string name = "rope_f32/T:" + std::to_string(tokens) + "/H:" + std::to_string(num_heads) +
                            "/D:" + std::to_string(head_dim) + "/threads:1";
-  return {name, "", 1, [=](const mha_context* context) {
+  return {name, "", 1, [=](const Context& context) {
             return std::make_unique<TwinCase>(std::make_unique<RopeCase>(context, tokens, num_heads, head_dim, false),
                                               std::make_unique<RopeCase>(context, tokens, num_heads, head_dim, true),
                                               "table_ratio");
