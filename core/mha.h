@@ -378,10 +378,10 @@ typedef struct mha_masks {
   int64_t window_left;  /* n >= 1: keys j > p(i) - n, so the n newest keys, the query's own included (flash-attn's
                                     window_size is n - 1); 0: all */
   int64_t window_right; /* n >= 1: keys j < p(i) + n; 0: all */
-  int64_t sink_tokens;  /* keys j < sink_tokens stay visible whatever window_left says (StreamingLLM); refused
-                                    without window_left. Not the sink_logits of mha_score_mods */
+  int64_t sink_tokens;  /* keys j < sink_tokens stay visible whatever window_left says (StreamingLLM). Not the
+                                    sink_logits of mha_score_mods */
   const int64_t* prefix_lengths; /* [B], each >= 0: keys j < prefix_lengths[b] are visible whatever causal and
-                                    window_right say (prefix-LM); refused without both; NULL: none */
+                                    window_right say (prefix-LM); NULL: none */
   const int32_t* query_segments; /* [B, Tq] dense (packed as query where items differ in length) and */
   const int32_t* key_segments;   /* [B, Tk] (packed as key; with a cache: Tk_b of each item, packed): query i sees keys
                                     of its own segment only. Both or none. */

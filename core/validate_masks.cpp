@@ -108,12 +108,6 @@ mha_status check_ranges(const mha_masks& m, Check check, const AttentionProblem&
                        {"masks.window_right", m.window_right, 0},
                        {"masks.sink_tokens", m.sink_tokens, 0}},
                       error));
-  if (m.sink_tokens != 0 && m.window_left == 0) {
-    return fail_unused("masks.sink_tokens", "masks.window_left is 0, and nothing hides the first tokens", error);
-  }
-  if (m.prefix_lengths != nullptr && !p.causal && m.window_right == 0) {
-    return fail_unused("masks.prefix_lengths", "neither causal nor masks.window_right hides later keys", error);
-  }
   for (int64_t b = 0; b < p.batch && m.prefix_lengths != nullptr && check != Check::kSizesOnly; ++b) {
     const int64_t length = m.prefix_lengths[b];
     if (length >= 0 && length <= kMaxSize) continue;

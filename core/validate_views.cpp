@@ -64,10 +64,10 @@ mha_status resolve_strides(const char* name, const Dimensions& n, Order order, c
     MHA_TRY(dense_strides(name, n, order, out, error));
   } else {
     const int64_t sizes[] = {n.b, n.t, n.h};
-    for (int i = 0; i < 3; ++i) {
-      if (strides[i].value != 0 || sizes[i] <= 1) continue;
-      return fail(error, MHA_ERR_STRIDE, "%s.stride_%s is 0 beside other strides: give it%s", name, strides[i].suffix,
-                  least < 0 ? ", or MHA_BROADCAST where all are the same" : "");
+    for (int i = 0; least < 0 && i < 3; ++i) {  // of a result, elements that overlap are refused
+      if (strides[i].value != 0 || sizes[i] <= 1 || is_empty(n)) continue;
+      return fail(error, MHA_ERR_STRIDE, "%s.stride_%s is 0 beside other strides: give it, or MHA_BROADCAST to repeat",
+                  name, strides[i].suffix);
     }
     *out = {most(given.b, 0), most(given.t, 0), most(given.h, 0)};
   }

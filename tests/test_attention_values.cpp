@@ -105,13 +105,13 @@ TEST_CASE("attention values: masks broadcast over batch, heads and queries", "[a
   }
 }
 
-TEST_CASE("attention values: a batch, head or time stride of 0 broadcasts an input", "[attention][strides]") {
+TEST_CASE("attention values: an input is the same for every item, head or token", "[attention][strides]") {
   const AttentionShape shape = {3, 4, 4, 5, 37, 18, 18};
   AttentionProblem problem(shape, MaskKind::kNone, 9500);
   AttentionCall args = problem.args();
-  args.query = view(problem.query.data(), {0, 18, 0});
-  args.key = view(problem.key.data(), {37 * 18, 18, 0});
-  args.value = view(problem.value.data(), {0, 0, 18});
+  args.query = view(problem.query.data(), {MHA_BROADCAST, 18, MHA_BROADCAST});
+  args.key = view(problem.key.data(), {37 * 18, 18, MHA_BROADCAST});
+  args.value = view(problem.value.data(), {MHA_BROADCAST, MHA_BROADCAST, 18});
   const AttentionReference want = reference_attention(args);
   for_each_target([&](const std::string& target, const mha_context* context) {
     const AttentionResult got = run_attention(context, args);

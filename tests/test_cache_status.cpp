@@ -67,7 +67,11 @@ struct Call {
 };
 
 /// The same row for every token: as many as a test likes.
-void repeat_rows(Call& call) { call.args.key.stride_b = call.args.value.stride_b = MHA_BROADCAST; }
+void repeat_rows(Call& call) {
+  for (mha_view* view : {&call.args.key, &call.args.value}) {
+    view->stride_b = view->stride_t = view->stride_h = MHA_BROADCAST;
+  }
+}
 
 struct AppendMistake {
   mha_status status;
@@ -173,8 +177,8 @@ TEST_CASE("cache status: a contiguous sequence that is full, a ring's endless on
   mha_append_args args = {};
   args.batch = 1;
   args.length = 2 * kHuge;
-  args.key = view(tokens.key.data(), {0, 0, 5});
-  args.value = view(tokens.value.data(), {0, 0, 3});
+  args.key = view(tokens.key.data(), {0, MHA_BROADCAST, 5});
+  args.value = view(tokens.value.data(), {0, MHA_BROADCAST, 3});
   CachePtr ring = make_cache(cache_context(), cache_config(MHA_CACHE_RING, 30));
   require_append(ring.get(), 0, tokens);
   check_error(mha_cache_append(cache_context(), ring.get(), &args, &error), MHA_ERR_OVERFLOW, error, {"length"});

@@ -400,7 +400,7 @@ TEST_CASE("hpp: cache", "[hpp]") {
   CHECK(cache->save_bytes(3).status().code() == MHA_ERR_ARGUMENT);
 
   args.length = 65;
-  args.key.stride_t = args.value.stride_t = MHA_BROADCAST;
+  args.key.stride_t = args.value.stride_t = args.key.stride_h = args.value.stride_h = MHA_BROADCAST;
   CHECK(cache->append(context, args).code() == MHA_ERR_FULL);
   CHECK(cache->truncate(3, 0).code() == MHA_ERR_ARGUMENT);
   CHECK(cache->fork(0, 0).code() == MHA_ERR_ARGUMENT);

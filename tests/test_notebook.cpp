@@ -47,7 +47,7 @@ struct Notebook {
 };
 
 /// What the code computes literally: at each of the 10 positions its 4 heads attend to one another. So the positions
-/// are the batch, the heads are the sequence, and the one query row is there for every position (stride_b 0).
+/// are the batch, the heads are the sequence, and the one query row is there for every position (MHA_BROADCAST).
 AttentionCall literal_args(const float* query, const float* key, const float* value) {
   AttentionCall args;
   args.batch = kPositions;
@@ -55,7 +55,7 @@ AttentionCall literal_args(const float* query, const float* key, const float* va
   args.query_len = kHeads;
   args.key_len = kHeads;
   args.head_dim = kHeadDim;
-  args.query = view(query, {0, kHeadDim, 0});
+  args.query = view(query, {MHA_BROADCAST, kHeadDim, 0});
   args.key = view(key, {kEmbed, kHeadDim, 0});
   args.value = view(value, {kEmbed, kHeadDim, 0});
   args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;

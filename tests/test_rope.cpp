@@ -377,6 +377,9 @@ TEST_CASE("rope: every refusal names the argument, and nothing is written", "[ro
   for (const mha_rope_scaling scaling : {MHA_ROPE_SCALING_LINEAR, MHA_ROPE_SCALING_LLAMA3, MHA_ROPE_SCALING_YARN}) {
     check_refused(with_rope([&](R& r) { r.scaling = scaling; }), MHA_ERR_ARGUMENT, "rope.factor is 0");
   }
+  // What the scaling does not use: a port that forgets `scaling` is told.
+  check_refused(with_rope([](R& r) { r.factor = 8; }), MHA_ERR_ARGUMENT, "rope.factor is given, but rope without");
+  check_refused(with_rope([](R& r) { r.table_positions = 3; }), MHA_ERR_ARGUMENT, "rope.table_positions is given");
   const auto scaled = [&](mha_rope_scaling scaling, auto change) {
     return with_rope([&](R& r) {
       r = make_rope(MHA_ROPE_HALF, 0, scaling);

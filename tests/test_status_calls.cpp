@@ -174,6 +174,7 @@ TEST_CASE("status: partial results and their merge", "[status][partial]") {
       {MHA_ERR_ARGUMENT, {"results.weights is given"}, [&](Args& a) { a.results = &weights; }},
       {MHA_ERR_ARGUMENT, {"score_mods.sink_logits is given"}, [&](Args& a) { a.score_mods = &mods; }},
       {MHA_ERR_UNSUPPORTED, {"batch is 2: partial results of items"}, [&](Args& a) { a.batch = 2, a.items = &items; }},
+      {MHA_ERR_ARGUMENT, {"positions.align is MHA_ALIGN_DEFAULT", "MHA_ALIGN_OFFSET"}, [](Args& a) { a.causal = 1; }},
       {MHA_ERR_ARGUMENT, {"args.reserved[1] is not 0"}, [](Args& a) { a.reserved[1] = 1; }}};
   const size_t bytes = partials.size() * sizeof(float);
   const auto untouched = [&] { return all_poison({&partials, &output, &lse}); };

@@ -34,14 +34,21 @@ inline mha_status attention_explain(const mha_context* context, const AttentionC
   const mha_attention_args args = call.raw();
   return mha_attention_explain(context, &args, text, capacity, needed, error);
 }
+/// A part that stands at the end of its keys, as calls do by default, must say so.
+inline AttentionCall as_part(AttentionCall call) {
+  if (call.positions.align == MHA_ALIGN_DEFAULT) call.positions.align = MHA_ALIGN_END;
+  return call;
+}
 inline mha_status attention_partial(const mha_context* context, const AttentionCall& call, void* partials, size_t bytes,
                                     mha_error* error = nullptr) {
-  const mha_attention_args args = call.raw();
+  const AttentionCall part = as_part(call);
+  const mha_attention_args args = part.raw();
   return mha_attention_partial(context, &args, partials, bytes, error);
 }
 inline mha_status attention_partial_bytes(const mha_context* context, const AttentionCall& call, size_t* bytes,
                                           mha_error* error = nullptr) {
-  const mha_attention_args args = call.raw();
+  const AttentionCall part = as_part(call);
+  const mha_attention_args args = part.raw();
   return mha_attention_partial_bytes(context, &args, bytes, error);
 }
 inline mha_status layer_forward(const mha_context* context, const mha_layer* layer, const LayerCall& call,

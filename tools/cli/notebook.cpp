@@ -61,7 +61,7 @@ void print_standard(const NotebookResult& result) {
 void print_literal(const NotebookResult& result, bool full) {
   std::printf(
       "The notebook's code as written: at each position, heads attend over that position's heads\n"
-      "  (the same call on a strided view: batch = positions, query stride 0, sequence = heads)\n"
+      "  (the same call on a strided view: batch = positions, query broadcast, sequence = heads)\n"
       "  output [1, 10, 20], attention weights [1, 10, 4, 4]\n");
   const std::int64_t shown = full ? Notebook::kPositions : 2;
   for (std::int64_t p = 0; p < shown; ++p) {

@@ -54,15 +54,15 @@ std::vector<double> reference_linear(const io::Projection& projection, const std
 
 std::vector<float> rounded(const std::vector<double>& values) { return {values.begin(), values.end()}; }
 
-// The literal form as a strided view of the same attention call: the batch is the 10 positions (stride 0 for the query,
-// which has one and is broadcast), the sequence is the 4 heads, and there is one head of 5.
+// The literal form as a strided view of the same attention call: the batch is the 10 positions (the query has
+// one and is broadcast), the sequence is the 4 heads, and there is one head of 5.
 AttentionCall literal_args(const float* query, const float* key, const float* value) {
   AttentionCall args;
   args.batch = kPositions;
   args.num_heads = 1;
   args.query_len = args.key_len = kHeads;
   args.head_dim = kHeadDim;
-  args.query = view(query, {0, kHeadDim, 0});
+  args.query = view(query, {MHA_BROADCAST, kHeadDim, 0});
   args.key = view(key, {kWidth, kHeadDim, 0});
   args.value = view(value, {kWidth, kHeadDim, 0});
   args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
