@@ -98,7 +98,7 @@ const AppendMistake kAppendMistakes[] = {
      MISTAKE(call.args.batch = 5; call.args.sequences = nullptr; call.args.offsets = nullptr)},
     {MHA_ERR_STRIDE, {"key.stride_t", "-2"}, MISTAKE(call.args.key.stride_t = -2)},
     {MHA_ERR_STRIDE, {"value.stride_h", "-3"}, MISTAKE(call.args.value.stride_h = -3)},
-    {MHA_ERR_OVERFLOW, {"value"}, MISTAKE(call.args.value.stride_t = int64_t{1} << 60)},
+    {MHA_ERR_OVERFLOW, {"value"}, MISTAKE(call.args.value.stride_t = int64_t{1} << 60; call.args.value.stride_h = 8)},
     {MHA_ERR_UNSUPPORTED, {"key.dtype", "MHA_F16"}, MISTAKE(call.args.key.dtype = MHA_F16)},
     {MHA_ERR_ARGUMENT, {"key", "reserved"}, MISTAKE(call.args.key.reserved = 1)},
     {MHA_ERR_ARGUMENT, {"args.reserved[3] is not 0"}, MISTAKE(call.args.reserved[3] = 1)},
