@@ -39,8 +39,9 @@ CaseSpec attention_denormal_case(const AttentionShape& shape, int threads) {
 
 CaseSpec attention_weights_case(const AttentionShape& shape, int threads) {
   return {name_of("attention_weights_f32", shape, threads), "", threads, [=](const Context& context) {
-            return std::make_unique<AttentionCase>(
-                context, shape, kOrdinary, [](AttentionCall& args) { args.results.weights_mode = MHA_WEIGHTS_PER_HEAD; });
+            return std::make_unique<AttentionCase>(context, shape, kOrdinary, [](AttentionCall& args) {
+              args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
+            });
           }};
 }
 

@@ -125,9 +125,7 @@ class ForwardCase : public Case {
     part_attention_.num_heads = shape_.num_heads;
     part_attention_.query_len = part_attention_.key_len = shape_.query_len;
     part_attention_.head_dim = D;
-    const auto part = [&](int64_t n) {
-      return view(part_qkv_.data() + n * E, {shape_.query_len * 3 * E, 3 * E, D});
-    };
+    const auto part = [&](int64_t n) { return view(part_qkv_.data() + n * E, {shape_.query_len * 3 * E, 3 * E, D}); };
     part_attention_.query = part(0);
     part_attention_.key = part(1);
     part_attention_.value = part(2);

@@ -125,8 +125,8 @@ CaseSpec window_case(int64_t key_len, int64_t window, int threads) {
                            "/window:" + std::to_string(window) + "/H:32/Hkv:8/D:128/threads:" + std::to_string(threads);
   return {name, "", threads, [=](const Context& context) {
             const AttentionShape all = {1, key_len, 32, 8, 128, true}, seen = {1, window, 32, 8, 128, true};
-            auto work = std::make_unique<AttentionCase>(
-                context, all, kOrdinary, [=](AttentionCall& args) { args.masks.window_left = window; });
+            auto work = std::make_unique<AttentionCase>(context, all, kOrdinary,
+                                                        [=](AttentionCall& args) { args.masks.window_left = window; });
             return std::make_unique<TwinCase>(std::move(work), std::make_unique<AttentionCase>(context, seen),
                                               "plain_ratio");
           }};

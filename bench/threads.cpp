@@ -222,7 +222,8 @@ void study_sharing(const char* self, const std::string& target) {
               "16 threads", "1, slept", "2, slept");
   for (const auto& call : calls) {
     double t[5];
-    for (int64_t threads : {2, 4, 16}) t[threads / 8 + (threads == 4)] = mean_seconds(*call, *context.get(), threads, 0.3);
+    for (int64_t threads : {2, 4, 16})
+      t[threads / 8 + (threads == 4)] = mean_seconds(*call, *context.get(), threads, 0.3);
     for (int64_t threads : {1, 2}) t[2 + threads] = mean_seconds(*call, *context.get(), threads, 0.7, 50);
     std::printf("%-36s %9.1f %8.1f x%5.2f %8.1f x%5.2f %12.1f %6.1f x%4.1f\n", call->name().c_str(), t[0] * 1e6,
                 t[1] * 1e6, t[1] / t[0], t[2] * 1e6, t[2] / t[0], t[3] * 1e6, t[4] * 1e6, t[4] / t[3]);

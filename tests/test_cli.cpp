@@ -119,17 +119,20 @@ TEST_CASE("cli: explain is the library's own text") {
              "explain attention --batch 3 --query-len 5 --key-len 400 --num-heads 4 --num-kv-heads 2 --head-dim 64 "
              "--causal --bool-mask --add-mask --key-lengths --window-left 20 --window-right 3 --sink-tokens 2 "
              "--softcap 3 --rope --qk-norm --weights-mode averaged");
-  for (const std::string part :
-       {"sequences: 3, of 5 to 5 queries and 400 to 400 keys", "in a padded tensor",
-        "masks: causal, key lengths, window left, window right, sink tokens, bool, additive;", "score changes: softcap;",
-        "weights: averaged", "queries RMS-normed and rotated"}) {
+  for (const std::string part : {"sequences: 3, of 5 to 5 queries and 400 to 400 keys", "in a padded tensor",
+                                 "masks: causal, key lengths, window left, window right, sink tokens, bool, additive;",
+                                 "score changes: softcap;", "weights: averaged", "queries RMS-normed and rotated"}) {
     INFO(part << " in " << all);
     CHECK(all.find(part) != std::string::npos);
   }
-  check_refused(folder, "explain attention --query-len 1 --key-len 9 --num-heads 1 --head-dim 1 --cache contiguous "
-                "--page-size 4", "page_size is 4");
-  check_refused(folder, "explain attention --query-len 1 --key-len 9 --num-heads 1 --head-dim 1 --cache contiguous "
-                "--key-lengths", "key_lengths");
+  check_refused(folder,
+                "explain attention --query-len 1 --key-len 9 --num-heads 1 --head-dim 1 --cache contiguous "
+                "--page-size 4",
+                "page_size is 4");
+  check_refused(folder,
+                "explain attention --query-len 1 --key-len 9 --num-heads 1 --head-dim 1 --cache contiguous "
+                "--key-lengths",
+                "key_lengths");
   check_refused(folder, "explain attention --query-len 1 --key-len 1 --num-heads 1 --head-dim 1 --cache x", "'x'");
   check_refused(folder, "explain layer --query-len 3 --key-len 2 --num-heads 1 --embed-dim 4 --cache paged",
                 "--key-len >= --query-len");

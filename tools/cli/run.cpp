@@ -76,8 +76,7 @@ struct Inputs {
 struct MaskStrides {
   std::int64_t b = 0, h = 0, q = 0;
 };
-MaskStrides mask_strides(const std::string& path, const Shape& shape, const LayerCall& args,
-                         std::int64_t heads) {
+MaskStrides mask_strides(const std::string& path, const Shape& shape, const LayerCall& args, std::int64_t heads) {
   const std::size_t rank = shape.size();
   const auto fits = [&](std::size_t from_last, std::int64_t full) {
     return rank < from_last || shape[rank - from_last] == full || shape[rank - from_last] == 1;
@@ -286,7 +285,9 @@ void add_options(CLI::App& command, Options& o) {
                   "Mask, [Tq, Tk], [B, Tq, Tk] or [B, H, Tq, Tk], where B, H and Tq may be 1; boolean: True = attend, "
                   "float: added to the scores")
       ->type_name("FILE.npy");
-  command.add_option("--key-lengths", o.key_lengths, "Integers [B]: item b has that many keys, what follows is padding")->type_name("FILE.npy");
+  command
+      .add_option("--key-lengths", o.key_lengths, "Integers [B]: item b has that many keys, what follows is padding")
+      ->type_name("FILE.npy");
   add_causal_option(command, o.causal);
   command.add_option("--scale", o.scale, "Factor of the scores (default: 1 / sqrt(D))");
   add_weights_mode_option(command, o.weights_mode_word,

@@ -38,10 +38,10 @@ std::string target_reason(const ContextFlags& flags) {
 }
 
 void add_causal_option(CLI::App& app, std::vector<std::string>& words) {
-  app.add_option(
-         "--causal", words,
-         "Query i sees keys j <= i + Tk - Tq (bottom-right, the default; Tk as key lengths say), j <= i (top-left) or j <= "
-         "i + N (offset N)")
+  app.add_option("--causal", words,
+                 "Query i sees keys j <= i + Tk - Tq (bottom-right, the default; Tk as key lengths say), j <= i "
+                 "(top-left) or j <= "
+                 "i + N (offset N)")
       ->expected(0, 2)
       ->type_name("[bottom-right | top-left | offset N]");
 }

@@ -235,7 +235,8 @@ class LayerCase final : public VerifyCase {
 
   std::vector<double> reference() const override {
     std::vector<double> all(total_);
-    reference::forward<double>(config_, weights_, args_.raw(), all.data(), averaged() ? all.data() + output_size_ : nullptr);
+    reference::forward<double>(config_, weights_, args_.raw(), all.data(),
+                               averaged() ? all.data() + output_size_ : nullptr);
     return all;
   }
 

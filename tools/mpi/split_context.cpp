@@ -93,8 +93,7 @@ struct Part {
   mha::AttentionCall args;
 };
 
-/// One partial result per chunk of the part; none for an empty one. Opaque bytes, but a whole number of floats, as which
-/// they travel.
+/// One partial result per chunk of the part; none for an empty one. A whole number of floats, as which they travel.
 std::vector<float> attend(const mha::Context& context, const Part& part) {
   if (part.args.key_len == 0) return {};
   const auto bytes = require(context.attention_partial_bytes(part.args));
@@ -128,8 +127,7 @@ struct Results {
   std::vector<float> output, log_sum_exp;
 };
 
-Results merge(const mha::Context& context, const Options& options, int64_t chunks,
-              const std::vector<float>& partials) {
+Results merge(const mha::Context& context, const Options& options, int64_t chunks, const std::vector<float>& partials) {
   Results results(options.queries * kHeads);
   mha_merge_partials_args args = {};
   args.batch = 1;
@@ -180,8 +178,8 @@ bool run(const Options& options, int rank, int ranks) {
   const double stored = static_cast<double>(options.tokens * kKvHeads * kHeadDim * 2) * sizeof(float) / 1024;
   std::printf("%lld tokens, %lld queries, %lld chunks on %d ranks (%s, first output %.9g): %s\n",
               static_cast<long long>(options.tokens), static_cast<long long>(options.queries),
-              static_cast<long long>(chunks), ranks, context.target(),
-              static_cast<double>(merged.output[0]), same ? "the same bits as one call" : "NOT THE BITS OF ONE CALL");
+              static_cast<long long>(chunks), ranks, context.target(), static_cast<double>(merged.output[0]),
+              same ? "the same bits as one call" : "NOT THE BITS OF ONE CALL");
   std::printf("  sent %.0f KiB of partial results; keys and values are %.0f KiB (%.1f %%); %.2f ms\n", sent, stored,
               100 * sent / stored, taken.count());
   return same;
