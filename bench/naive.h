@@ -21,8 +21,8 @@ struct LinearProblem {
 std::string check_linear(const LinearProblem& problem, const float* output);
 double naive_linear_seconds(const LinearProblem& problem, int threads);
 
-/// `args` without additive masks, weights_rows, rope, norm, cache and items that differ; queries at the end of the keys.
-/// output [B, Tq, H, Dv] and weights [B, H, Tq, Tk] (nullptr: not wanted) are dense.
+/// `args` without additive masks, weights_rows, rope, norm, cache and items that differ; queries at the end of the
+/// keys. output [B, Tq, H, Dv] and weights [B, H, Tq, Tk] (nullptr: not wanted) are dense.
 std::string check_attention(const AttentionCall& args, const float* output, const float* weights);
 double naive_attention_seconds(const AttentionCall& args, int threads, bool with_weights);
 

@@ -38,7 +38,8 @@ def code_block(language, text, folder, env):
     lines = text.splitlines(keepends=True)
     includes = "".join(line for line in lines if line.startswith("#"))
     body = "".join(line for line in lines if not line.startswith("#"))
-    source.write_text(f"{includes}#include <mha/mha.h>\nvoid snippet(void);\nvoid snippet(void) {{\n{body}}}\n")
+    header = "mha.hpp" if language == "cpp" else "mha.h"
+    source.write_text(f"{includes}#include <mha/{header}>\nvoid snippet(void);\nvoid snippet(void) {{\n{body}}}\n")
     run(compiler + ["-c", "-o", "snippet.o"] + flags.stdout.split(), folder, env)
 
 

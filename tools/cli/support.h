@@ -61,8 +61,8 @@ Context make_context(const char* target, std::int64_t threads);
 // Where the target of a context made from these flags came from, as a sentence.
 std::string target_reason(const ContextFlags& flags);
 
-// `--causal [bottom-right | top-left | offset N]`: whether a call is causal, and where its queries stand; --causal alone
-// leaves that to the library.
+// `--causal [bottom-right | top-left | offset N]`: whether a call is causal, and where its queries stand; --causal
+// alone leaves that to the library.
 struct Causal {
   int causal = 0;
   mha_positions positions{};

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// mha_attention on any small shape, strides, masks, alignment and values: close to the double reference on every target,
-// in equal bits on the FMA targets, for the host's threads, over the query's own data and for keys and values in pages of
-// the caller's, nothing outside its elements written; and on a call with one fault in its arguments the stated status
-// with nothing written. All buffers are exact heap blocks for the address sanitizer.
+// mha_attention on any small shape, strides, masks, alignment and values: close to the double reference on every
+// target, in equal bits on the FMA targets, for the host's threads, over the query's own data and for keys and values in
+// pages of the caller's, nothing outside its elements written; and on a call with one fault in its arguments the stated
+// status with nothing written. All buffers are exact heap blocks for the address sanitizer.
 #include <fuzzer/FuzzedDataProvider.h>
 #include <mha/mha.hpp>
 
@@ -13,6 +13,7 @@
 #include <random>
 
 #include "core/reference.h"
+#include "tools/fuzz/attention_faults.h"
 #include "tools/fuzz/targets.h"
 
 namespace {
@@ -275,8 +276,8 @@ Results call(const Context& context, const Problem& p) {
   return results;
 }
 
-// The keys or values of a problem in pages [num_pages, page_size, Hkv, width], in the order of `table`; what no item has
-// is NaN.
+// The keys or values of a problem in pages [num_pages, page_size, Hkv, width], in the order of `table`; what no item
+// has is NaN.
 Buffer<float> paged(const Problem& p, const Layout& layout, const float* data, const std::vector<std::int32_t>& table,
                     std::int64_t page_size) {
   const std::int64_t row = layout.n[2] * layout.width, pages = static_cast<std::int64_t>(table.size());
@@ -380,159 +381,6 @@ void check_problem(const Problem& p, std::int64_t page_size, const std::mt19937&
   }
 }
 
-// A word of the caller's that this version does not know: set in one of the groups.
-bool set_reserved(int which, AttentionCall& a) {
-  switch (which) {
-    case 0:
-      a.reserved[5] = 1;
-      return true;
-    case 1:
-      a.items.reserved[3] = 1;
-      return true;
-    case 2:
-      a.positions.reserved_int = 1;
-      return true;
-    case 3:
-      a.masks.reserved[7] = 1;
-      return true;
-    case 4:
-      a.score_mods.reserved[15] = 1;
-      return true;
-    case 5:
-      a.results.reserved[0] = 1;
-      return true;
-    case 6:
-      a.resources.reserved[2] = 1;
-      return true;
-    case 7:
-      a.query.reserved = 1;
-      return true;
-    case 8:
-      a.output.reserved = 1;
-      return true;
-    default:
-      a.masks.add_mask2.reserved = 1;
-      return true;
-  }
-}
-
-// Breaks a value; false if that fault does not apply to this problem.
-bool break_value(int fault, AttentionCall& a) {
-  switch (fault) {
-    case 0:
-      a.batch = -1;
-      return true;
-    case 1:
-      a.key_len = std::numeric_limits<std::int64_t>::min();
-      return true;
-    case 2:
-      a.head_dim = 0;
-      return true;
-    case 3:
-      a.num_heads = 0;
-      return true;
-    case 4:
-      a.positions.align = static_cast<mha_align>(4);
-      return true;
-    case 5:
-      a.results.weights_mode = static_cast<mha_weights_mode>(4);
-      return true;
-    case 6:
-      a.scale = kInf;
-      return true;
-    case 7:
-      a.scale = -1;
-      return a.scale_is_exact == 0;
-    case 8:
-      a.arithmetic = static_cast<mha_arithmetic>(3);
-      return true;
-    case 9:
-      a.positions.offset = 1;
-      return a.positions.align != MHA_ALIGN_OFFSET;
-    case 10:
-      a.masks.bit_mask.stride_q = 1;
-      return true;
-    case 11:
-      a.positions.align = MHA_ALIGN_DEFAULT;
-      a.positions.offset = 0;
-      a.positions.offsets = nullptr;
-      return a.causal != 0 && a.items.key_lengths != nullptr;
-    case 12:
-      a.results.weights = a.output;
-      return a.results.weights_mode == MHA_WEIGHTS_NONE;
-    case 13:
-      a.positions.query = &a.batch;  // which only rope looks at
-      return true;
-    default:
-      a.resources.workspace = nullptr;
-      return a.resources.workspace_bytes > 0;
-  }
-}
-constexpr int kValueFaults = 15, kReservedFaults = 10;
-
-// Breaks one argument; false if that fault does not apply to this problem.
-bool break_argument(int fault, AttentionCall& a, mha_status& expected) {
-  expected = MHA_ERR_ARGUMENT;
-  if (fault < kValueFaults) return break_value(fault, a);
-  fault -= kValueFaults;
-  if (fault < kReservedFaults) return set_reserved(fault, a);
-  switch (fault - kReservedFaults) {
-    case 0:
-      expected = MHA_ERR_NULL;
-      a.query = {};
-      return true;
-    case 1:
-      expected = MHA_ERR_NULL;
-      a.value = {};
-      return a.key_len > 0;
-    case 2:
-      expected = MHA_ERR_NULL;
-      a.output = {};
-      return true;
-    case 3:
-      expected = MHA_ERR_SHAPE;
-      a.num_kv_heads = a.num_heads + 1;
-      return true;
-    case 4:
-      expected = MHA_ERR_STRIDE;
-      a.query.stride_t = -2;
-      return true;
-    case 5:
-      expected = MHA_ERR_STRIDE;
-      a.output.stride_b = MHA_BROADCAST;
-      return true;
-    case 6:
-      expected = MHA_ERR_STRIDE;
-      a.value.stride_t = -4;
-      return true;
-    case 7:
-      expected = MHA_ERR_STRIDE;
-      a.output.stride_b = 1, a.output.stride_t = a.output.stride_h = 0;
-      return a.query_len > 1;
-    case 8:
-      expected = MHA_ERR_STRIDE;
-      a.key.data = a.output.data;  // not looked at before it is refused
-      return a.key_len > 0;
-    case 9:
-      expected = MHA_ERR_OVERFLOW;
-      a.query.stride_b = std::numeric_limits<std::int64_t>::max();
-      return a.batch > 2;
-    case 10:
-      expected = MHA_ERR_UNSUPPORTED;
-      a.key.dtype = MHA_F16;
-      return true;
-    case 11:
-      expected = MHA_ERR_UNSUPPORTED;
-      a.arithmetic = MHA_ARITHMETIC_BF16;
-      return true;
-    default:
-      expected = MHA_ERR_BUFFER;
-      a.resources.workspace_bytes = 0;
-      return true;
-  }
-}
-constexpr int kFaults = kValueFaults + kReservedFaults + 13;
-
 // One fault in a call that would otherwise do something: the stated status, with a message, and nothing written.
 void check_fault(const Problem& p, int fault) {
   Results results = poisoned(p);
@@ -543,7 +391,7 @@ void check_fault(const Problem& p, int fault) {
   args.resources.workspace = workspace.data();
   args.resources.workspace_bytes = bytes;
   mha_status expected = MHA_OK;
-  if (!break_argument(fault, args, expected) || (expected == MHA_ERR_BUFFER && bytes == 0)) return;
+  if (!mha::fuzz::break_argument(fault, args, expected) || (expected == MHA_ERR_BUFFER && bytes == 0)) return;
   const mha::Status status = context.attention(args);
   MHA_FUZZ_CHECK(status.code() == expected, "fault %d: status %s (%s), expected %s", fault,
                  mha_status_string(status.code()), status.message(), mha_status_string(expected));
@@ -562,7 +410,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::int64_t page_size = input.ConsumeIntegralInRange<int>(0, 20);
   const Problem problem = make_problem(input);
   const AttentionCall& a = problem.args;
-  if (fault < kFaults && a.batch > 0 && a.query_len > 0) {
+  if (fault < mha::fuzz::kFaults && a.batch > 0 && a.query_len > 0) {
     check_fault(problem, fault);
   } else {
     check_problem(problem, page_size, std::mt19937(static_cast<std::uint32_t>(size)));

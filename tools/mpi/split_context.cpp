@@ -93,8 +93,7 @@ struct Part {
   mha::AttentionCall args;
 };
 
-/// One partial result per chunk of the part; none for an empty one. Opaque bytes, but a whole number of floats, as which
-/// they travel.
+/// One partial result per chunk of the part; none for an empty one. A whole number of floats, as which they travel.
 std::vector<float> attend(const mha::Context& context, const Part& part) {
   if (part.args.key_len == 0) return {};
   const auto bytes = require(context.attention_partial_bytes(part.args));
