@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -37,6 +38,15 @@ inline std::size_t mutate_or_seed(std::uint8_t* data, std::size_t size, std::siz
     size = seed.size();
   }
   return LLVMFuzzerMutate(data, size, max_size);
+}
+
+// Random bytes, for targets that draw sizes and values from their input: one that is short leaves most of them at zero.
+inline std::vector<std::string> random_seeds(std::size_t bytes) {
+  std::mt19937 generator(1);
+  std::vector<std::string> made(64, std::string(bytes, ' '));
+  for (std::string& seed : made)
+    for (char& byte : seed) byte = static_cast<char>(generator());
+  return made;
 }
 
 }  // namespace mha::fuzz

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // mha_attention on any small shape, strides, masks, alignment and values: close to the double reference on every
-// target, in equal bits on the FMA targets, for the host's threads, over the query's own data and for keys and values in
-// pages of the caller's, nothing outside its elements written; and on a call with one fault in its arguments the stated
-// status with nothing written. All buffers are exact heap blocks for the address sanitizer.
+// target, in equal bits on the FMA targets, for the host's threads, over the query's own data and for keys and values
+// in pages of the caller's, nothing outside its elements written; and on a call with one fault in its arguments the
+// stated status with nothing written. All buffers are exact heap blocks for the address sanitizer.
 #include <fuzzer/FuzzedDataProvider.h>
 #include <mha/mha.hpp>
 
@@ -71,7 +71,7 @@ Strides choose_strides(FuzzedDataProvider& input, const Layout& layout, bool is_
       next = next * std::max<std::int64_t>(1, layout.n[dimension]) + input.ConsumeIntegralInRange<int>(0, 3);
   }
   strides = {by_dimension[0], by_dimension[1], by_dimension[2]};
-  if (is_dense(strides)) strides.b = MHA_BROADCAST;  // three zeros would say something else
+  if (is_input && is_dense(strides)) strides.b = MHA_BROADCAST;  // three zeros would say something else
   return strides;
 }
 
@@ -403,6 +403,13 @@ void check_fault(const Problem& p, int fault) {
 }
 
 }  // namespace
+
+// Long enough for every draw; libFuzzer begins with single bytes.
+extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size, std::size_t max_size,
+                                               unsigned random) {
+  static const std::vector<std::string> seeds = mha::fuzz::random_seeds(400);
+  return mha::fuzz::mutate_or_seed(data, size, max_size, random, seeds);
+}
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   FuzzedDataProvider input(data, size);

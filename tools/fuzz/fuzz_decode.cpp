@@ -450,13 +450,7 @@ void Session::attend() {
 // Long enough for a session of some operations; libFuzzer begins with single bytes.
 extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size, std::size_t max_size,
                                                unsigned random) {
-  static const std::vector<std::string> seeds = [] {
-    std::mt19937 generator(1);
-    std::vector<std::string> made(64, std::string(700, ' '));
-    for (std::string& seed : made)
-      for (char& byte : seed) byte = static_cast<char>(generator());
-    return made;
-  }();
+  static const std::vector<std::string> seeds = mha::fuzz::random_seeds(700);
   return mha::fuzz::mutate_or_seed(data, size, max_size, random, seeds);
 }
 
