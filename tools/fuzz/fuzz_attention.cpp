@@ -66,12 +66,12 @@ Strides choose_strides(FuzzedDataProvider& input, const Layout& layout, bool is_
   std::int64_t next = layout.width + input.ConsumeIntegralInRange<int>(0, 3);
   for (const int dimension : order) {
     const bool broadcast = is_input && input.ConsumeIntegralInRange<int>(0, 7) == 0;
-    by_dimension[dimension] = broadcast ? -input.ConsumeIntegralInRange<int>(0, 1) : next;
+    by_dimension[dimension] = broadcast ? MHA_BROADCAST : next;
     if (!broadcast)
       next = next * std::max<std::int64_t>(1, layout.n[dimension]) + input.ConsumeIntegralInRange<int>(0, 3);
   }
   strides = {by_dimension[0], by_dimension[1], by_dimension[2]};
-  if (is_input && is_dense(strides)) strides.b = MHA_BROADCAST;  // three zeros would say something else
+  if (is_input && is_dense(strides)) strides.b = MHA_BROADCAST;
   return strides;
 }
 
