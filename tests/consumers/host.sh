@@ -38,7 +38,8 @@ esac
 # shellcheck disable=SC2046  # pkg-config prints words
 "$cxx" -std=c++17 "$here/hosts/bits.cpp" $(pkg-config --cflags --libs mha) -o "$work/plain"
 "$work/plain" | sort | tee "$work/plain.txt"
-"$work/build/consumer" | sort | tee "$work/host.txt"
+# Where the installed library is a shared one, run.sh's LD_LIBRARY_PATH would put it before the parent's own.
+LD_LIBRARY_PATH=$work/build/mha:${LD_LIBRARY_PATH:-} "$work/build/consumer" | sort | tee "$work/host.txt"
 [ "$kind" = host_shared ] && grep "^$one " "$work/plain.txt" >"$work/one.txt" && mv "$work/one.txt" "$work/plain.txt"
 [ -s "$work/plain.txt" ]
 diff "$work/plain.txt" "$work/host.txt"

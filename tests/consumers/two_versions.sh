@@ -5,7 +5,8 @@
 mkdir "$work/next"
 cp -r "$source"/{CMakeLists.txt,core,simd,tools} "$work/next"
 sed -i -E 's/^(#define MHA_VERSION_PATCH) [0-9]+$/\1 77/' "$work/next/core/mha.h"
-configure -S "$work/next" -B "$work/build" -DCMAKE_BUILD_TYPE=Release -DMHA_TARGETS=$one \
+[ ${#openmp[@]} -gt 0 ] && with_openmp=ON || with_openmp=OFF
+configure -S "$work/next" -B "$work/build" -DCMAKE_BUILD_TYPE=Release -DMHA_TARGETS=$one -DMHA_OPENMP=$with_openmp \
   -DMHA_BUILD_TESTS=OFF -DMHA_BUILD_BENCH=OFF -DMHA_BUILD_TOOLS=OFF
 cmake --build "$work/build" -j 2 --target mha
 
