@@ -34,7 +34,7 @@ constexpr size_t kStack = size_t{256} << 10;
 #endif
 
 // How long a thread stays awake after its last work: longer where the last pause would have been survived by that. To
-// wake a thread costs its caller 3 to 50 us: two threads each 3 ms (mha_threads sizes) took 1.1 to 7 times as long as
+// wake a thread costs its caller 3 to 50 us: two threads each 3 ms (mha_threads sizes) took 1.01 to 7 times as long as
 // one when they slept, 0.5 to 0.9 times awake. One that is awake lets others run.
 constexpr double kAwake = 50e-6, kLongAwake = 5e-3;
 // How long one that needs the others' items waits awake.
