@@ -259,7 +259,7 @@ inline Masks masks_from(Masks masks, const MaskPart& part) {
     pairs.push_back(0);  // never empty
     m.query_block = 1, m.pairs = pairs.data(), m.pair_offsets = pair_offsets.data();
   }
-  const auto entry = [&](const auto& m) { return b * m.stride_b + h * m.stride_h + q * m.stride_q; };
+  const auto entry = [b = b, h = h, q = q](const auto& m) { return b * m.stride_b + h * m.stride_h + q * m.stride_q; };
   if (masks.bit_mask.data) masks.bit_mask.data += entry(masks.bit_mask);
   if (masks.bool_mask.data) masks.bool_mask.data += entry(masks.bool_mask);
   for (mha_add_mask* m : {&masks.add_mask, &masks.add_mask2}) {
