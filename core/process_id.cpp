@@ -14,13 +14,14 @@ namespace mha {
 namespace {
 
 constexpr size_t kBytes = sizeof(int64_t);  // the kernel rounds up to a page
+constexpr int kNoAdvice = 12345;            // no kernel has it; qemu's user emulation accepts any and does nothing
 
 }  // namespace
 
 void ProcessId::open() {
   void* page = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (page == MAP_FAILED) return;
-  if (madvise(page, kBytes, MADV_WIPEONFORK) == 0) {
+  if (madvise(page, kBytes, kNoAdvice) != 0 && madvise(page, kBytes, MADV_WIPEONFORK) == 0) {
     page_ = static_cast<int64_t*>(page);
   } else {
     munmap(page, kBytes);
