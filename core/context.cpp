@@ -64,7 +64,7 @@ mha_status choose_target(const char* name, const KernelTable** table, mha_error*
 mha_threading default_threading() { return has_openmp() ? MHA_THREADING_OPENMP : MHA_THREADING_POOL; }
 
 mha_status choose_threading(const mha_context_options& o, mha_threading* threading, mha_error* error) {
-  const int asked = o.threading;
+  const int asked = enum_value(o.threading);
   if (asked < MHA_THREADING_DEFAULT || asked > MHA_THREADING_POOL) {
     return fail(error, MHA_ERR_ARGUMENT, "threading is %d: must be 0 to %d", asked, MHA_THREADING_POOL);
   }
