@@ -736,7 +736,7 @@ TEST_CASE("status: attention, fields of later versions", "[status]") {
   const auto words = [&](const char* name, auto mha_attention_args::*member, const auto& valid) {
     for (size_t n = 0; n < std::size(valid.reserved); ++n) {
       auto changed = valid;
-      changed.reserved[n] = uint64_t{1} << (7 * n);
+      changed.reserved[n] = uint64_t{1} << (7 * n % 64);
       refused(std::string(name) + ".reserved[" + std::to_string(n) + "] is not 0",
               [&](mha_attention_args& args) { args.*member = &changed; });
     }
