@@ -129,9 +129,30 @@ class Codes {
 
 // --- Arguments ---------------------------------------------------------------------------------------------------------
 
-/// mha_attention_args with its groups as members: no pointers to keep alive, zeros are the defaults. raw() gives what the
-/// C calls take, which points into this object.
-class AttentionCall : private mha_attention_args {
+/// The groups of a call as members: no pointers to keep alive, zeros are the defaults.
+struct CallGroups {
+  mha_items items = {};
+  mha_positions positions = {};
+  mha_masks masks = {};
+  mha_score_mods score_mods = {};
+  mha_results results = {};
+  mha_resources resources = {};
+
+ protected:
+  template <class Args>
+  Args point_at_groups(Args args) const {
+    args.items = &items;
+    args.positions = &positions;
+    args.masks = &masks;
+    args.score_mods = &score_mods;
+    args.results = &results;
+    args.resources = &resources;
+    return args;
+  }
+};
+
+/// mha_attention_args with its groups as members. raw() gives what the C calls take, which points into this object.
+class AttentionCall : private mha_attention_args, public CallGroups {
  public:
   AttentionCall() : mha_attention_args() {}
   using mha_attention_args::arithmetic;
@@ -155,28 +176,19 @@ class AttentionCall : private mha_attention_args {
   using mha_attention_args::value;
   using mha_attention_args::value_head_dim;
 
-  mha_items items = {};
-  mha_positions positions = {};
-  mha_masks masks = {};
-  mha_score_mods score_mods = {};
-  mha_results results = {};
-  mha_resources resources = {};
+  using CallGroups::items;
+  using CallGroups::masks;
+  using CallGroups::positions;
+  using CallGroups::resources;
+  using CallGroups::results;
+  using CallGroups::score_mods;
 
-  mha_attention_args raw() const& {
-    mha_attention_args args = *this;
-    args.items = &items;
-    args.positions = &positions;
-    args.masks = &masks;
-    args.score_mods = &score_mods;
-    args.results = &results;
-    args.resources = &resources;
-    return args;
-  }
+  mha_attention_args raw() const& { return point_at_groups<mha_attention_args>(*this); }
   mha_attention_args raw() const&& = delete;
 };
 
 /// mha_layer_args with its groups as members, as AttentionCall.
-class LayerCall : private mha_layer_args {
+class LayerCall : private mha_layer_args, public CallGroups {
  public:
   LayerCall() : mha_layer_args() {}
   using mha_layer_args::arithmetic;
@@ -196,23 +208,14 @@ class LayerCall : private mha_layer_args {
   using mha_layer_args::rope;
   using mha_layer_args::value;
 
-  mha_items items = {};
-  mha_positions positions = {};
-  mha_masks masks = {};
-  mha_score_mods score_mods = {};
-  mha_results results = {};
-  mha_resources resources = {};
+  using CallGroups::items;
+  using CallGroups::masks;
+  using CallGroups::positions;
+  using CallGroups::resources;
+  using CallGroups::results;
+  using CallGroups::score_mods;
 
-  mha_layer_args raw() const& {
-    mha_layer_args args = *this;
-    args.items = &items;
-    args.positions = &positions;
-    args.masks = &masks;
-    args.score_mods = &score_mods;
-    args.results = &results;
-    args.resources = &resources;
-    return args;
-  }
+  mha_layer_args raw() const& { return point_at_groups<mha_layer_args>(*this); }
   mha_layer_args raw() const&& = delete;
 };
 

@@ -99,7 +99,7 @@ class Planner {
     s->members = n - b, s->shared_chunks = shared, s->shared_rows = rows;
   }
 
-  // Threads that a call of so many work items can occupy, to its profit; item b is the longest of the batch.
+  // How many threads make a call of `items` work items faster. Item b is the longest of the batch.
   int64_t useful_threads(int64_t b, const SequencePlan& s, int64_t items) const {
     if (threads_ <= 1 || items <= 1) return 1;
     const Cut cut = {s.heads_per_item, s.block_rows, s.split};
@@ -252,10 +252,11 @@ void add_needs(const KernelTable& table, const AttentionProblem& p, const Sequen
   }
 }
 
-// What attention_few_keys may take of rows * keys * D of a key/value head. It reads the keys for each row anew, the
-// streamed kernel reads them once (8 keys, D 128: 0.35 of its time for one row, 1.1 for 8; D 20: 0.22 for one row, 0.76
-// for 16). A whole vector of keys counts twice, as that kernel then need not copy them (D 32, 4 rows: 0.74 with 12
-// keys, 1.07 with 16).
+// attention_few_keys reads the keys anew for each row, the streamed kernel reads them once: so rows * keys * D of a
+// key/value head must be less than this. 16 keys count twice: the streamed kernel copies fewer of them, but 16 it reads
+// in place. One thread, a sweep of rows, keys and D with the cost of a call left out (mha_bench has the shapes of
+// attention_f32/B:64), time beside the streamed kernel's: 8 keys, D 128: 0.35 for one row, 1.1 for 8; 8 keys, D 20: 0.22
+// for one row, 0.76 for 16; 4 rows, D 32: 0.74 for 12 keys, 1.07 for 16.
 constexpr int64_t kMaxFewKeysWork = 4096;
 constexpr int64_t kLeastFewKeysDim = 32;  // a lesser D counts as this
 

@@ -13,8 +13,8 @@ namespace mha::reference {
 
 /// What mha_attention must compute, one query row at a time in four passes (scores, max, exp and sum, weighted sum).
 ///   query [B, Tq, H, D], key [B, Tk, Hkv, D], value [B, Tk, Hkv, Dv] (or pages of them) and the groups are read from
-///   `args` by their strides; its output, results (but for weights_mode) and resources are ignored. Items are as long as
-///   each other, or have key_lengths.
+///   `args` by their strides; its output, resources and results are ignored, except results.weights_mode. Items are as
+///   long as each other, or have key_lengths.
 ///   output      [B, Tq, H, Dv], dense
 ///   weights     [B, H, Tq, Tk], or [B, Tq, Tk] with MHA_WEIGHTS_AVERAGED, dense; nullptr: not wanted
 ///   log_sum_exp [B, H, Tq], dense; nullptr: not wanted

@@ -14,7 +14,7 @@ constexpr size_t kHeader =
     192;  // magic 8, version 4, byte order 4, then int64: bytes, length, leading, first kept, heads, D, Dv; storage of
           // keys and of values, 16 each; value_in_key, checksum of the rest, 8 reserved, checksum of the header
 constexpr size_t kBytes = 16, kLength = 24, kLeading = 32, kFirstKept = 40, kHeads = 48, kWidth = 56, kValueWidth = 64;
-constexpr size_t kKeyStorage = 72;  // what follows is 0, but for the checksums
+constexpr size_t kKeyStorage = 72;  // from here on all is 0 except the two checksums
 
 using Bytes = std::vector<unsigned char>;
 

@@ -98,6 +98,25 @@ void check_results(const Folder& folder, const Layer& layer, LayerCall args, con
   mha::test::check_close("weights", weights->values, want_weights, {1e-6, 2e-7});
 }
 
+// Queries and keys of width 8, and how many keys of each item count: q.npy, k.npy, l.npy, and the call over them.
+struct PaddedKeys {
+  std::vector<float> query, key;
+  std::vector<int64_t> lengths;
+  LayerCall args;
+
+  PaddedKeys(const Folder& folder, int64_t query_len, int64_t key_len, const std::vector<int64_t>& key_lengths)
+      : lengths(key_lengths) {
+    const int64_t batch = static_cast<int64_t>(lengths.size());
+    query = random_floats(batch * query_len * 8, 10), key = random_floats(batch * key_len * 8, 11);
+    write_npy(folder.file("q.npy"), {batch, query_len, 8}, query);
+    write_npy(folder.file("k.npy"), {batch, key_len, 8}, key);
+    REQUIRE(mha::io::write_npy(folder.file("l.npy"), {batch}, lengths.data()));
+    args.batch = batch, args.query_len = query_len, args.key_len = key_len;
+    args.query = view(query.data()), args.key = view(key.data());
+    args.items.key_lengths = lengths.data();
+  }
+};
+
 }  // namespace
 
 TEST_CASE("cli: run, self-attention with fused weights, causal") {
@@ -165,22 +184,12 @@ TEST_CASE("cli: run, grouped heads of other sizes, every mask shape, key lengths
   layer.make_weights();
   layer.write(folder.file("w.safetensors"));
   constexpr int64_t B = 2, H = 4, Tq = 3, Tk = 5;
-  const std::vector<float> query = random_floats(B * Tq * 8, 10), key = random_floats(B * Tk * 8, 11);
-  write_npy(folder.file("q.npy"), {B, Tq, 8}, query);
-  write_npy(folder.file("k.npy"), {B, Tk, 8}, key);
-  const std::vector<int64_t> lengths = {5, 4};
-  REQUIRE(mha::io::write_npy(folder.file("l.npy"), {B}, lengths.data()));
+  PaddedKeys padded(folder, Tq, Tk, {5, 4});
+  LayerCall& args = padded.args;
   const std::vector<float> added = random_floats(B * H * Tq * Tk, 13);
   std::vector<uint8_t> booleans(added.size());
   for (std::size_t i = 0; i < added.size(); ++i) booleans[i] = added[i] < 0.5F ? 1 : 0;
 
-  LayerCall args;
-  args.batch = B;
-  args.query_len = Tq;
-  args.key_len = Tk;
-  args.query = view(query.data());
-  args.key = view(key.data());
-  args.items.key_lengths = lengths.data();
   args.results.weights_mode = MHA_WEIGHTS_AVERAGED;
   struct MaskShape {
     Shape shape;
@@ -222,21 +231,10 @@ TEST_CASE("cli: run, causal over padded keys, the queries at the start, at the e
   layer.make_weights();
   layer.write(folder.file("w.safetensors"));
   constexpr int64_t B = 3, Tq = 2, Tk = 6;
-  const std::vector<float> query = random_floats(B * Tq * 8, 10), key = random_floats(B * Tk * 8, 11);
-  write_npy(folder.file("q.npy"), {B, Tq, 8}, query);
-  write_npy(folder.file("k.npy"), {B, Tk, 8}, key);
-  const std::vector<int64_t> lengths = {6, 3, 4};
-  REQUIRE(mha::io::write_npy(folder.file("l.npy"), {B}, lengths.data()));
-  LayerCall args;
-  args.batch = B;
-  args.query_len = Tq;
-  args.key_len = Tk;
-  args.query = view(query.data());
-  args.key = view(key.data());
-  args.items.key_lengths = lengths.data();
+  PaddedKeys padded(folder, Tq, Tk, {6, 3, 4});
+  LayerCall& args = padded.args;
   args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
   args.causal = 1;
-  args.positions.offset = 0;
   const std::string base =
       "run --weights w.safetensors --query q.npy --key k.npy --num-heads 2 --key-lengths l.npy --output out.npy "
       "--attention-weights attention.npy --causal";

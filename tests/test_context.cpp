@@ -114,7 +114,13 @@ TEST_CASE("context: half an allocator, and an allocator that has nothing", "[con
   options.allocator = allocator.functions();
   options.allocator.allocate = nullptr;
   check_fails(options, MHA_ERR_ARGUMENT, {"allocator.allocate"});
+  options.allocator = {&allocator, nullptr, nullptr};
+  check_fails(options, MHA_ERR_ARGUMENT, {"allocator.user is given, but allocator.allocate is NULL"});
   CHECK(allocator.calls == 0);
+  options.allocator = {};
+  options.parallel_for.user = &allocator;
+  check_fails(options, MHA_ERR_ARGUMENT, {"parallel_for.user is given, but parallel_for.run is NULL"});
+  options.parallel_for.user = nullptr;
   options.allocator = allocator.functions();
   allocator.fail_at = 0;
   mha_context* context = nullptr;

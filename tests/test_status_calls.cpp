@@ -10,21 +10,7 @@
 
 using namespace mha::test;
 
-namespace {
-
-const mha_context* any_context() { return shared_context(supported_targets()[0], 2); }
-
-constexpr int64_t kFar = (int64_t{1} << 62) + 1;
-
-mha_storage storage_of(mha_dtype dtype, int64_t group, uint64_t reserved) {
-  mha_storage storage = {};
-  storage.dtype = dtype, storage.group = group, storage.reserved[1] = reserved;
-  return storage;
-}
-const mha_storage kCodes = storage_of(MHA_I8, 32, 0), kGrouped = storage_of(MHA_F32, 32, 0);
-const mha_storage kNewer = storage_of(MHA_F32, 0, 1);
-
-}  // namespace
+namespace {}  // namespace
 
 TEST_CASE("status: what the host lends, in every call that takes it", "[status]") {
   const mha_context* context = any_context();
@@ -152,6 +138,45 @@ TEST_CASE("status: rows", "[status][rows]") {
   check_error(mha_rows_workspace_bytes(nullptr, &good, &bytes, &error), MHA_ERR_NULL, error, {"context is NULL"});
   check_error(mha_rows_workspace_bytes(context, nullptr, &bytes, &error), MHA_ERR_NULL, error, {"args is NULL"});
   check_error(mha_rows_workspace_bytes(context, &good, nullptr, &error), MHA_ERR_NULL, error, {"bytes is NULL"});
+  // The size query checks all that it does not need tensors, slots and positions for.
+  const std::vector<Mistake<Args>> sizes = {
+      {MHA_ERR_ARGUMENT, {"batch is -1"}, [](Args& a) { a.batch = -1; }},
+      {MHA_ERR_ARGUMENT, {"first_position is -1"}, [&](Args& a) { a.rope = &rope, a.first_position = -1; }},
+      {MHA_ERR_ARGUMENT, {"norm.epsilon is 0"}, [&](Args& a) { a.norm = &no_norm; }},
+      {MHA_ERR_ARGUMENT, {"args.reserved[0] is not 0"}, [](Args& a) { a.reserved[0] = 1; }}};
+  bytes = 12345;
+  check_mistakes<Args>(
+      good, sizes, [&](const Args& a, mha_error* e) { return mha_rows_workspace_bytes(context, &a, &bytes, e); },
+      [&] { return bytes == 12345; });
+  Args query = good;
+  query.input.data = nullptr, query.output.data = nullptr;
+  CHECK(mha_rows_workspace_bytes(context, &query, &bytes, nullptr) == MHA_OK);
+  CHECK(bytes == 0);
+}
+
+TEST_CASE("status: the size query of appends", "[status][cache]") {
+  const CachePtr cache = make_cache(any_context(), cache_config(MHA_CACHE_CONTIGUOUS, 16, 2));
+  mha_rope rope = {}, factor = {};
+  factor.factor = 8;
+  mha_norm no_norm = {};
+  mha_append_args good = {};
+  good.batch = 2, good.length = 3, good.rope = &rope;
+  size_t bytes = 12345;
+  using Args = mha_append_args;
+  const std::vector<Mistake<Args>> mistakes = {
+      {MHA_ERR_ARGUMENT, {"batch is -1"}, [](Args& a) { a.batch = -1; }},
+      {MHA_ERR_ARGUMENT, {"length is -2"}, [](Args& a) { a.length = -2; }},
+      {MHA_ERR_ARGUMENT, {"rope.factor is given"}, [&](Args& a) { a.rope = &factor; }},
+      {MHA_ERR_ARGUMENT, {"key_norm.epsilon is 0"}, [&](Args& a) { a.key_norm = &no_norm; }},
+      {MHA_ERR_ARGUMENT, {"args.reserved[2] is not 0"}, [](Args& a) { a.reserved[2] = 1; }}};
+  check_mistakes<Args>(
+      good, mistakes,
+      [&](const Args& a, mha_error* e) {
+        return mha_cache_append_workspace_bytes(any_context(), cache.get(), &a, &bytes, e);
+      },
+      [&] { return bytes == 12345; });
+  CHECK(mha_cache_append_workspace_bytes(any_context(), cache.get(), &good, &bytes, nullptr) == MHA_OK);
+  CHECK(bytes == 0);
 }
 
 TEST_CASE("status: partial results and their merge", "[status][partial]") {

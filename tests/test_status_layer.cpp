@@ -11,17 +11,6 @@ using namespace mha::test;
 
 namespace {
 
-const mha_context* any_context() { return shared_context(supported_targets()[0], 2); }
-
-constexpr int64_t kFar = (int64_t{1} << 62) + 1;
-
-mha_storage storage_of(mha_dtype dtype, int64_t group, uint64_t reserved) {
-  mha_storage storage = {};
-  storage.dtype = dtype, storage.group = group, storage.reserved[1] = reserved;
-  return storage;
-}
-const mha_storage kCodes = storage_of(MHA_I8, 32, 0), kGrouped = storage_of(MHA_F32, 32, 0);
-const mha_storage kNewer = storage_of(MHA_F32, 0, 1);
 const mha_quant kQuant = {};
 
 }  // namespace

@@ -29,7 +29,7 @@ only_right() {
     exit 1
   fi
   if ! grep -qE "error: .*($7)" "$work/words.txt"; then
-    echo "$1 refuses $6, but for another reason than $7:"
+    echo "$1 refuses $6, and does not say $7:"
     cat "$work/words.txt"
     exit 1
   fi

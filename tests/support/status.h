@@ -15,6 +15,19 @@
 
 namespace mha::test {
 
+inline const mha_context* any_context() { return shared_context(supported_targets()[0], 2); }
+
+inline constexpr int64_t kFar = (int64_t{1} << 62) + 1;  // beyond all sizes
+
+/// Storages that this version refuses.
+inline mha_storage storage_of(mha_dtype dtype, int64_t group, uint64_t reserved) {
+  mha_storage storage = {};
+  storage.dtype = dtype, storage.group = group, storage.reserved[1] = reserved;
+  return storage;
+}
+inline const mha_storage kCodes = storage_of(MHA_I8, 32, 0), kGrouped = storage_of(MHA_F32, 32, 0);
+inline const mha_storage kNewer = storage_of(MHA_F32, 0, 1);
+
 /// A failed call must say why: the status in the error too, and a message with each of these texts.
 inline void check_error(mha_status got, mha_status want, const mha_error& error,
                         const std::vector<std::string>& texts) {
