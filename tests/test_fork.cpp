@@ -98,7 +98,7 @@ TEST_CASE("fork: after calls on two threads the child works alone, says so, and 
 
 #if !defined(MHA_TEST_SANITIZER)  // the thread sanitizer allows no new threads after a fork
 TEST_CASE("fork: a context made in the child works, with OpenMP alone in the thread that had a team",
-          "[threads][fork]") {
+          "[not_emulated][threads][fork]") {
   Call call;
   const std::string target = supported_targets().front();
   const std::vector<float> want = run_attention(shared_context(target, 1), call.problem.args()).output;
@@ -123,7 +123,8 @@ TEST_CASE("fork: a context made in the child works, with OpenMP alone in the thr
   }
 }
 
-TEST_CASE("fork: a child of a process that has not called yet has OpenMP's threads", "[threads][fork][openmp]") {
+TEST_CASE("fork: a child of a process that has not called yet has OpenMP's threads",
+          "[not_emulated][threads][fork][openmp]") {
   Call call;
   const std::string target = supported_targets().front();
   const std::vector<float> want = run_attention(shared_context(target, 1), call.problem.args()).output;

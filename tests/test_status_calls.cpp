@@ -157,7 +157,7 @@ TEST_CASE("status: rows", "[status][rows]") {
 TEST_CASE("status: the size query of appends", "[status][cache]") {
   const CachePtr cache = make_cache(any_context(), cache_config(MHA_CACHE_CONTIGUOUS, 16, 2));
   mha_rope rope = {}, factor = {};
-  factor.factor = 8;
+  rope.dims = factor.dims = 4, factor.factor = 8;
   mha_norm no_norm = {};
   mha_append_args good = {};
   good.batch = 2, good.length = 3, good.rope = &rope;

@@ -282,7 +282,8 @@ int make_too_many() {
 
 }  // namespace
 
-TEST_CASE("thread pool: a thread that cannot be made is a status, and those made before it are joined", "[threads]") {
+TEST_CASE("thread pool: a thread that cannot be made is a status, and those made before it are joined",
+          "[not_emulated][threads]") {
   supported_targets();
   const pid_t child = fork();
   if (child == 0) _exit(make_too_many());
