@@ -211,7 +211,7 @@ extern "C" mha_status mha_linear_explain(const mha_context* context, const mha_l
                                          const mha_linear_args* args, char* text, size_t capacity, size_t* needed,
                                          mha_error* error) {
   using namespace mha;
-  mha_context lent;
+  mha_context lent = {};
   LinearProblem problem = {};
   MHA_TRY(prepare(context, linear, args, Check::kSizesOnly, &lent, &problem, error));
   if (text == nullptr && capacity > 0) return fail(error, MHA_ERR_NULL, "text is NULL, but capacity is %zu", capacity);
