@@ -21,13 +21,17 @@
 
 #include "core/kernels/softmax-inl.h"
 
-#include "core/kernels/values-inl.h"
+#include "core/kernels/combine-inl.h"
 
 #include "core/kernels/row_weights-inl.h"
 
-#include "core/kernels/attention-inl.h"
+#include "core/kernels/prefetch-inl.h"
 
-#include "core/kernels/streamed-inl.h"
+#include "core/kernels/step-inl.h"
+
+#include "core/kernels/packed-inl.h"
+
+#include "core/kernels/in_place-inl.h"
 
 #include "core/kernels/few_keys-inl.h"
 
@@ -57,7 +61,7 @@ const KernelTable table = {
     pack_panels,
     gemm,
     attention,
-    attention_streamed,
+    attention_in_place,
     attention_few_keys,
     merge,
     finish_weights,

@@ -63,8 +63,6 @@ inline Vec few_keys_scores(const FewKeysGroup& g, const float* queries, int64_t 
   return sum;
 }
 
-using FewKeysFactors = RowFactors<kLanes>;
-
 // Rows whose greatest score is huge keep their scores as kHugeScore says: no row here has a mask.
 MHA_NOINLINE void keep_huge_rows(float* scores, int64_t keys, float* most) {
   alignas(64) float factors[kLanes];
@@ -75,7 +73,7 @@ MHA_NOINLINE void keep_huge_rows(float* scores, int64_t keys, float* most) {
 }
 
 // scores [keys][16 rows] become weights. Sums over keys by the tree of `fold`, of which what is missing adds 0.
-inline void few_keys_softmax(float* scores, int64_t keys, FewKeysFactors& f) {
+inline void few_keys_softmax(float* scores, int64_t keys, RowFactors& f) {
   const Vec none = set1(-kInfinity);
   Vec most = none;
   for (int64_t j = 0; j < keys; ++j) most = max_or_second(load(scores + j * kLanes), most);
@@ -131,7 +129,7 @@ inline void few_keys_weights(int64_t keys, const float* weights, float factor, b
 inline void attention_few_keys(const FewKeysArgs* args) {
   const FewKeysArgs& a = *args;
   alignas(64) float scores[kFewKeys * kLanes];
-  FewKeysFactors f;
+  RowFactors f;
   for (int64_t first = 0; first < a.num_rows; first += kLanes) {
     const FewKeysGroup g = few_keys_group(a, first);
     transpose_queries(g, a.head_dim, a.query_scale, a.scratch);

@@ -8,8 +8,7 @@ namespace mha::MHA_TARGET_NS {
 namespace {
 
 // Factors of a chunk from its maxima, per row of a group whose last chunk has been merged.
-template <int kRows>
-inline void chunk_factors(const float* maxima, int64_t rows, const RowFactors<kRows>& f, float* factors) {
+inline void chunk_factors(const float* maxima, int64_t rows, const RowFactors& f, float* factors) {
   const Vec none = set1(-kInfinity);
   for (int64_t r = 0; r < rows; r += kLanes) {
     const Vec most = load(f.running_max + r), base = select_greater(most, none, most, zero());
@@ -55,9 +54,8 @@ inline bool copies_whole(const AttentionRow* rows, int64_t keys, bool last) {
 
 // A chunk's weights `weights` [num_rows][kScoreStride], of rows from `row` on, left in the rows. `last`: with these the
 // rows are finished, up to the end of the row of weights.
-template <int kRows>
 inline void keep_weights(const AttentionArgs& a, int64_t row, int64_t num_rows, int64_t begin, int64_t keys, bool last,
-                         const RowFactors<kRows>& f, const float* weights) {
+                         const RowFactors& f, const float* weights) {
   const AttentionRow* rows = a.rows + row;
   if (rows[0].weights == nullptr) return;  // all rows keep theirs or none
   float* maxima = a.maxima != nullptr ? a.maxima + begin / kChunk * a.num_rows + row : nullptr;
@@ -69,7 +67,7 @@ inline void keep_weights(const AttentionArgs& a, int64_t row, int64_t num_rows, 
     }
     return;
   }
-  alignas(64) float factors[RowFactors<kRows>::kPadded];
+  alignas(64) float factors[kMaxGroupRows];
   for (int64_t c = 0; c < begin / kChunk; ++c) {
     const float* before = a.maxima + c * a.num_rows + row;
     chunk_factors(before, num_rows, f, factors);
@@ -92,11 +90,11 @@ inline void clear_maxima(const AttentionArgs& a) {
 
 inline void finish_weights(const FinishWeightsArgs* args) {
   const AttentionRow& row = *args->row;
-  RowFactors<1> f;
+  RowFactors f;
   load_states(&args->state, 1, false, f);
   for (int64_t c = 0; c < args->num_chunks; ++c) {
     const float maximum = args->maxima[c * args->step];
-    alignas(64) float maxima[RowFactors<1>::kPadded], factors[RowFactors<1>::kPadded];
+    alignas(64) float maxima[kLanes], factors[kLanes];
     store(maxima, set1(maximum));
     chunk_factors(maxima, 1, f, factors);
     finish_chunk(row, c * kChunk, least((c + 1) * kChunk, args->weights_len), maximum, factors[0]);

@@ -14,22 +14,22 @@ MHA_INLINE Vec exp2_of_difference(const Vec& x, const Vec& base) { return exp2(m
 // -inf stands for "no key yet": 2^(x - 0) is then 0 for every x that can be there.
 MHA_INLINE float exponent_base(float max) { return max == -kInfinity ? 0.0f : max; }
 
-// Per row of a group, 16 rows to a vector: the softmax of the chunk, the running state, and how the two merge:
+// Query rows that take a step of the online softmax together, at most.
+constexpr int64_t kMaxGroupRows = 64;
+
+// Per row of a group, 16 rows to a vector: the softmax of the chunk, the running state, and how the two combine:
 // output = output * keep + chunk * take, in the end times inverse.
-template <int kRows>
 struct RowFactors {
-  static constexpr int kPadded = (kRows + kLanes - 1) / kLanes * kLanes;
-  alignas(64) float chunk_max[kPadded];
-  alignas(64) float chunk_sum[kPadded];
-  alignas(64) float running_max[kPadded];
-  alignas(64) float running_sum[kPadded];
-  alignas(64) float keep[kPadded];
-  alignas(64) float take[kPadded];
-  alignas(64) float inverse[kPadded];  // 1 / sum; 0 for a row without visible keys, NaN for NaN
+  alignas(64) float chunk_max[kMaxGroupRows];
+  alignas(64) float chunk_sum[kMaxGroupRows];
+  alignas(64) float running_max[kMaxGroupRows];
+  alignas(64) float running_sum[kMaxGroupRows];
+  alignas(64) float keep[kMaxGroupRows];
+  alignas(64) float take[kMaxGroupRows];
+  alignas(64) float inverse[kMaxGroupRows];  // 1 / sum; 0 for a row without visible keys, NaN for NaN
 };
 
-template <int kRows>
-inline void load_states(const RowState* states, int64_t rows, bool first, RowFactors<kRows>& f) {
+inline void load_states(const RowState* states, int64_t rows, bool first, RowFactors& f) {
   for (int64_t r = 0; r < rows; r += kLanes) {
     store(f.running_max + r, set1(-kInfinity));
     store(f.running_sum + r, zero());
@@ -38,8 +38,7 @@ inline void load_states(const RowState* states, int64_t rows, bool first, RowFac
 }
 
 // Merges chunk into running state, ascending order of chunks being the caller's business.
-template <int kRows>
-inline void merge_states(RowFactors<kRows>& f, int64_t rows) {
+inline void merge_states(RowFactors& f, int64_t rows) {
   const Vec none = set1(-kInfinity);
   for (int64_t r = 0; r < rows; r += kLanes) {
     const Vec chunk = load(f.chunk_max + r), running = load(f.running_max + r);
@@ -57,8 +56,7 @@ inline void merge_states(RowFactors<kRows>& f, int64_t rows) {
 
 // Merges the sinks [rows padded to 16] of rows whose last chunk is merged, each as a last chunk of one key that has no
 // value. `inverse` then takes the output to the result.
-template <int kRows>
-inline void merge_sinks(const float* sinks, RowFactors<kRows>& f, int64_t rows) {
+inline void merge_sinks(const float* sinks, RowFactors& f, int64_t rows) {
   const Vec none = set1(-kInfinity);
   for (int64_t r = 0; r < rows; r += kLanes) {
     const Vec sink = load(sinks + r), running = load(f.running_max + r);
@@ -72,21 +70,19 @@ inline void merge_sinks(const float* sinks, RowFactors<kRows>& f, int64_t rows) 
   }
 }
 
-template <int kRows>
-inline void merge_row_sinks(const AttentionRow* rows, int64_t num_rows, RowFactors<kRows>& f) {
-  alignas(64) float sinks[RowFactors<kRows>::kPadded];
-  for (int r = 0; r < RowFactors<kRows>::kPadded; ++r) sinks[r] = r < num_rows ? rows[r].extras->sink : -kInfinity;
+inline void merge_row_sinks(const AttentionRow* rows, int64_t num_rows, RowFactors& f) {
+  alignas(64) float sinks[kMaxGroupRows];
+  for (int64_t r = 0; r < round_up(num_rows, kLanes); ++r) sinks[r] = r < num_rows ? rows[r].extras->sink : -kInfinity;
   merge_sinks(sinks, f, num_rows);
 }
 
-inline void merge_one_sink(float sink, RowFactors<1>& f) {
-  alignas(64) float sinks[RowFactors<1>::kPadded];
+inline void merge_one_sink(float sink, RowFactors& f) {
+  alignas(64) float sinks[kLanes];
   store(sinks, set1(sink));
   merge_sinks(sinks, f, 1);
 }
 
-template <int kRows>
-inline void store_states(const RowFactors<kRows>& f, int64_t rows, RowState* states) {
+inline void store_states(const RowFactors& f, int64_t rows, RowState* states) {
   for (int64_t r = 0; r < rows; ++r) states[r] = {f.running_max[r], f.running_sum[r]};
 }
 
@@ -199,9 +195,9 @@ MHA_INLINE void fold_lanes(float* lanes, int64_t rows, float none, FoldRow fold_
 // row waits for its own; the lanes of 16 rows are folded together. kCopies: what replaces the scores is left in the
 // rows' weights too (attention_weights_f32/Tq:512 reaches 0.65 of the FMA peak, and 0.63 with copies made afterwards).
 // A function for each case: with both in one, attention_f32/Tq:512 takes 1.05 times as long on avx2.
-template <int kRows, bool kCopies>
-MHA_NOINLINE void softmax_leaving(const ChunkRows& chunk, float* scores, RowFactors<kRows>& f) {
-  alignas(64) float lanes[RowFactors<kRows>::kPadded * kLanes];
+template <bool kCopies>
+MHA_NOINLINE void softmax_leaving(const ChunkRows& chunk, float* scores, RowFactors& f) {
+  alignas(64) float lanes[kMaxGroupRows * kLanes];
   const int64_t rows = chunk.num_rows, panels = chunk.panels();
   for (int64_t r = 0; r < rows; ++r) store(lanes + r * kLanes, max_of_row(scores + r * kScoreStride, panels));
   fold_lanes(
@@ -222,9 +218,8 @@ MHA_NOINLINE void softmax_leaving(const ChunkRows& chunk, float* scores, RowFact
       [](const float* p) MHA_ALWAYS_INLINE { return sum_rows(p); }, f.chunk_sum);
 }
 
-template <int kRows>
-inline void softmax_rows(const ChunkRows& chunk, bool copies, float* scores, RowFactors<kRows>& f) {
-  (copies ? softmax_leaving<kRows, true> : softmax_leaving<kRows, false>)(chunk, scores, f);
+inline void softmax_rows(const ChunkRows& chunk, bool copies, float* scores, RowFactors& f) {
+  (copies ? softmax_leaving<true> : softmax_leaving<false>)(chunk, scores, f);
 }
 
 inline void tanh_array(const float* x, float* y, int64_t n) {

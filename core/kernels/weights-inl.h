@@ -30,35 +30,36 @@ inline void store_no_weights(const WeightsArgs& args, int64_t keys, float* dst) 
 }
 
 inline void weights_group(const WeightsArgs& args, int64_t row, int64_t num_rows, int64_t begin, int64_t chunk_keys,
-                          const Scratch& scratch) {
+                          const PackedScratch& scratch) {
   const AttentionRow* rows = args.rows + row;
-  const GroupSight sight = group_sight(rows, num_rows);
-  int64_t keys = keys_before(sight.end, begin, chunk_keys);
-  if (!any_may_see(rows, num_rows, begin, begin + keys)) keys = 0;
-  if (keys > 0) {
+  Group g = {row, num_rows, begin, 0, false, false, false, group_sight(rows, num_rows)};
+  g.keys = keys_before(g.sight.end, begin, chunk_keys);
+  if (!any_may_see(rows, num_rows, begin, begin + g.keys)) g.keys = 0;
+  if (g.keys > 0) {
     scale_queries(rows, num_rows, args.head_dim, args.query_scale, scratch.queries);
-    group_scores(rows, num_rows, sight, scratch.queries, args.head_dim, args.mods, begin, keys, scratch);
+    cover(ScoreTile{scratch.queries, scratch.keys, args.head_dim, scratch.scores}, num_rows, round_up(g.keys, kLanes));
+    mask_group(rows, args.mods, g, scratch.scores);
   }
-  GroupFactors f;
+  RowFactors f;
   for (int64_t r = 0; r < num_rows; ++r) f.running_max[r] = rows[r].state.max, f.running_sum[r] = rows[r].state.sum;
   for (int64_t r = num_rows; r < round_up(num_rows, kLanes); ++r) f.running_max[r] = f.running_sum[r] = 0.0f;
-  softmax_rows<kAttentionRows>({rows, num_rows, begin, keys}, false, scratch.scores, f);
-  alignas(64) float factors[GroupFactors::kPadded];
+  softmax_rows({rows, num_rows, begin, g.keys}, false, scratch.scores, f);
+  alignas(64) float factors[kMaxGroupRows];
   chunk_factors(f.chunk_max, num_rows, f, factors);
   for (int64_t r = 0; r < num_rows; ++r) {
     float* weights = scratch.scores + r * kScoreStride;
     if (f.running_sum[r] != f.running_sum[r]) {
-      leave_nan(rows[r], begin, begin + keys, weights);
+      leave_nan(rows[r], begin, begin + g.keys, weights);
       factors[r] = 1.0f;
     }
-    store_weights(weights, keys, factors[r], args, rows[r].output + begin);
-    if (keys < chunk_keys) store_no_weights(args, chunk_keys - keys, rows[r].output + begin + keys);
+    store_weights(weights, g.keys, factors[r], args, rows[r].output + begin);
+    if (g.keys < chunk_keys) store_no_weights(args, chunk_keys - g.keys, rows[r].output + begin + g.keys);
   }
 }
 
 inline void weights(const WeightsArgs* args) {
   const WeightsArgs& a = *args;
-  const Scratch scratch = split_scratch(a.scratch, a.head_dim, 0, false);
+  const PackedScratch scratch = split_scratch(a.scratch, a.head_dim, 0, false);
   for (int64_t begin = 0; begin < a.key_len; begin += kChunk) {
     const int64_t keys = a.key_len - begin < kChunk ? a.key_len - begin : kChunk;
     if (any_may_see(a.rows, a.num_rows, begin, begin + keys)) {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention of few query rows (decoding): keys and values are read once, where they lie, and nothing is packed.
-// Included by all-inl.h, once per target. Same order of operations and same bits as attention-inl.h.
+// Attention of few query rows (decoding): keys and values are read once, in place, and nothing is packed. A policy of
+// the driver in step-inl.h. Included by all-inl.h, once per target.
 //
 // For a row or two the time is that of reading K and V (H 32/32, D 128, 1024 keys: 0.94 of a plain read; packed 0.37),
 // so what counts is the order of the reads. A step is 16 keys of one head. Where tokens hold all heads side by side
 // ([T, H, D]) the steps go through the heads of 16 tokens first, so that memory is read in long runs which the hardware
-// foresees; head by head, runs of D floats lie pages apart. Where a head's tokens follow each other ([H, T, D]) the
+// prefetches; head by head, runs of D floats are pages apart. Where a head's tokens follow each other ([H, T, D]) the
 // planner gives one head at a time.
 //   scores  16 keys are transposed in registers, 4 columns at a time, and meet all rows of the head; each row and
 //           lane is one chain over d
@@ -19,17 +19,18 @@ constexpr int kStreamedTileRows = kFreeRegs < kRegs ? 1 : (kFreeRegs / kRegs < 8
 // Rows of a head up to which this way is faster than packing.
 constexpr int kStreamedRows = 16;
 // Rows of all heads of a call.
-constexpr int kMaxStreamedRows = 64;
+constexpr int kMaxStreamedRows = kMaxGroupRows;
 
 struct StreamedScratch {
   float* scores;   // [rows][kScoreStride]
   float* queries;  // [rows][D], scaled
   float* sums;     // [rows][Dv rounded up to 16]
+  float* running;  // the same: outputs between chunks
   float* block;    // [16][D rounded up to 16]: copies where a read would pass the end
 };
 
 inline int64_t streamed_scratch(int64_t rows, int64_t head_dim, int64_t value_head_dim) {
-  return rows * (kScoreStride + padded(head_dim) + padded(value_head_dim)) + kLanes * padded(head_dim);
+  return rows * (kScoreStride + padded(head_dim) + 2 * padded(value_head_dim)) + kLanes * padded(head_dim);
 }
 
 inline StreamedScratch split_streamed_scratch(float* p, int64_t rows, int64_t head_dim, int64_t value_head_dim) {
@@ -37,7 +38,8 @@ inline StreamedScratch split_streamed_scratch(float* p, int64_t rows, int64_t he
   s.scores = p;
   s.queries = s.scores + rows * kScoreStride;
   s.sums = s.queries + rows * padded(head_dim);
-  s.block = s.sums + rows * padded(value_head_dim);
+  s.running = s.sums + rows * padded(value_head_dim);
+  s.block = s.running + rows * padded(value_head_dim);
   return s;
 }
 
@@ -103,7 +105,7 @@ void block_scores(int64_t rows, const float* queries, int64_t head_dim, const fl
 
 // sums[r][column] continued over some keys.
 struct StreamedValueTile {
-  const float* weights;  // [rows][kScoreStride]
+  const float* probabilities;  // [rows][kScoreStride]
   const float* values;
   int64_t value_stride, keys;
   float* sums;
@@ -123,7 +125,7 @@ struct StreamedValueTile {
     } else {
       load_sums<kRows, kPanels>(s, at, sums_stride);
     }
-    const float* a = weights + row * kScoreStride;
+    const float* a = probabilities + row * kScoreStride;
     const float* b = values + column;
     for (int64_t j = 0; j < keys; ++j, b += value_stride) {
 #pragma GCC unroll 8
@@ -154,19 +156,58 @@ inline bool all_finite(const TokenRows& tokens, int64_t head, int64_t begin, int
   return sum(add(add(probes[0], probes[1]), add(probes[2], probes[3]))) == 0.0f;
 }
 
-// One chunk of keys of all heads of the call.
-struct StreamedChunk {
+// The first block of 16 keys that a row sees, as far as ranges go.
+inline int64_t first_block_of(const AttentionArgs& a, int64_t begin, int64_t keys) {
+  int64_t first = divide_up(keys, kLanes);
+  for (int64_t r = 0; r < a.num_rows; ++r) {
+    const int64_t seen = begin < pinned_end(a.rows[r]) ? 0 : most(a.rows[r].key_begin - begin, 0) / kLanes;
+    first = least(first, seen);
+  }
+  return first;
+}
+
+// All rows are one group, and the policy goes through a chunk's keys for all heads of the call.
+struct InPlaceBlocks {
+  static constexpr int64_t kGroupRows = kMaxGroupRows;
   const AttentionArgs& a;
-  const StreamedScratch& scratch;
-  int64_t begin, keys;
-  int64_t first_block;    // blocks of 16 keys before this one no row sees
-  int64_t rows_per_head;  // of the call
+  StreamedScratch scratch;
+  bool one_chunk;
+  int64_t rows_per_head;
+  int64_t chunk_begin, keys;
+  int64_t first_block;  // blocks of 16 keys before this one no row sees
+
+  float* scores() const { return scratch.scores; }
+  float* sums() const { return scratch.sums; }
+  int64_t pitch() const { return padded(a.value_head_dim); }
+  float* running(int64_t) const { return one_chunk ? nullptr : scratch.running; }
+
+  void begin(const SeenChunks& seen) {
+    one_chunk = seen.first >= seen.last;
+    scale_queries(a.rows, a.num_rows, a.head_dim, a.query_scale, scratch.queries);
+  }
+  void begin_chunk(const Chunk& chunk) {
+    chunk_begin = chunk.begin, keys = chunk.keys;
+    first_block = first_block_of(a, chunk.begin, chunk.keys);
+  }
+
+  void multiply_keys(const Group&) const {
+    walk([&](int64_t h, int64_t b) MHA_ALWAYS_INLINE { score(h, b); });
+  }
+
+  void multiply_values(const Group&, bool hidden) const {
+    walk([&](int64_t h, int64_t b) MHA_ALWAYS_INLINE { add_values(h, b); });
+    for (int64_t h = 0; h < a.kv_heads && hidden; ++h) {
+      const int64_t row = h * rows_per_head;
+      if (!must_skip(h)) continue;
+      sums_of_visible(
+          a.rows + row, rows_per_head, chunk_begin, keys, a.value_head_dim, scratch.scores + row * kScoreStride,
+          [&](int64_t j, int64_t column) { return run_at(a.value, h, chunk_begin + j, 1).row + column; },
+          scratch.sums + row * pitch(), pitch());
+    }
+  }
 
   int64_t blocks() const { return divide_up(keys, kLanes); }
-  int64_t keys_of(int64_t block) const {
-    const int64_t left = keys - block * kLanes;
-    return left < kLanes ? left : kLanes;
-  }
+  int64_t keys_of(int64_t block) const { return least(keys - block * kLanes, kLanes); }
 
   // Calls step(head, block) for all, 16 tokens at a time.
   template <class Step>
@@ -199,7 +240,7 @@ struct StreamedChunk {
   }
 
   void score(int64_t head, int64_t block) const {
-    const int64_t row = head * rows_per_head, token = begin + block * kLanes;
+    const int64_t row = head * rows_per_head, token = chunk_begin + block * kLanes;
     TokenRun run = run_at(a.key, head, token, kFarTokens + 1);
     const NextRows next = rows_after(a.key, a.next_key, head, token, run);
     if (keys_of(block) < kLanes || run.count < kLanes) {
@@ -213,16 +254,11 @@ struct StreamedChunk {
 
   void add_values(int64_t head, int64_t block) const {
     const int64_t row = head * rows_per_head, whole = a.value_head_dim / kLanes * kLanes;
-    const int64_t token = begin + block * kLanes;
-    StreamedValueTile tile = {scratch.scores + row * kScoreStride + block * kLanes,
-                              nullptr,
-                              0,
-                              0,
-                              scratch.sums + row * padded(a.value_head_dim),
-                              padded(a.value_head_dim),
-                              block == first_block,
-                              0,
-                              0};
+    const int64_t token = chunk_begin + block * kLanes;
+    StreamedValueTile tile = {};
+    tile.probabilities = scratch.scores + row * kScoreStride + block * kLanes;
+    tile.sums = scratch.sums + row * pitch(), tile.sums_stride = pitch();
+    tile.first = block == first_block;
     if (whole > 0) add_whole(tile, head, token, keys_of(block), whole);
     if (whole == a.value_head_dim) return;
     copy_block(a.value, head, token, keys_of(block), whole, a.value_head_dim - whole, scratch.block);
@@ -240,7 +276,7 @@ struct StreamedChunk {
       tile.values = run.row, tile.value_stride = run.stride, tile.keys = run.count;
       tile.ahead = next.near - values.row, tile.far_ahead = next.far - values.row;
       cover(tile, rows_per_head, whole);
-      tile.weights += run.count, tile.first = false;
+      tile.probabilities += run.count, tile.first = false;
     });
   }
 
@@ -255,9 +291,9 @@ struct StreamedChunk {
   // see whole are not looked at, as a window begins inside of one (1024 keys in a ring: 0.865 of a plain read; with a
   // look at the whole chunk 0.845).
   bool must_skip(int64_t head) const {
-    if (!hides_keys(head, begin, begin + keys)) return false;
+    if (!hides_keys(head, chunk_begin, chunk_begin + keys)) return false;
     for (int64_t b = first_block; b < blocks(); ++b) {  // what lies before may be in pages that a ring gave up
-      const int64_t from = begin + b * kLanes;
+      const int64_t from = chunk_begin + b * kLanes;
       if (hides_keys(head, from, from + keys_of(b)) && !all_finite(a.value, head, from, keys_of(b), a.value_head_dim)) {
         return true;
       }
@@ -266,90 +302,11 @@ struct StreamedChunk {
   }
 };
 
-using StreamedFactors = RowFactors<kMaxStreamedRows>;
-
-// The first block of 16 keys that a row sees, as far as ranges go.
-inline int64_t first_block_of(const AttentionArgs& a, int64_t begin, int64_t keys) {
-  int64_t first = divide_up(keys, kLanes);
-  for (int64_t r = 0; r < a.num_rows; ++r) {
-    const int64_t seen = begin < pinned_end(a.rows[r]) ? 0 : most(a.rows[r].key_begin - begin, 0) / kLanes;
-    first = least(first, seen);
-  }
-  return first;
-}
-
-inline void streamed_chunk(const StreamedChunk& chunk, bool first, bool last) {
-  const AttentionArgs& a = chunk.a;
-  const StreamedScratch& scratch = chunk.scratch;
-  chunk.walk([&](int64_t h, int64_t b) MHA_ALWAYS_INLINE { chunk.score(h, b); });
-  ChunkMasks common;
-  for (int64_t r = 0; r < a.num_rows; ++r) {
-    if (changes_scores(a.mods)) {
-      modify_scores(a.rows[r], a.mods, chunk.begin, chunk.keys, scratch.scores + r * kScoreStride);
-    }
-    if (has_hidden_keys(a.rows[r], chunk.begin, chunk.begin + round_up(chunk.keys, kLanes))) {
-      mask_scores(a.rows[r], chunk.begin, chunk.keys, common, scratch.scores + r * kScoreStride);
-    }
-  }
-  StreamedFactors factors;
-  load_states(a.states, a.num_rows, first, factors);
-  softmax_rows<kMaxStreamedRows>({a.rows, a.num_rows, chunk.begin, chunk.keys}, copies_whole(a.rows, chunk.keys, last),
-                                 scratch.scores, factors);
-  merge_states(factors, a.num_rows);
-  store_states(factors, a.num_rows, a.states);
-  if (last && a.mods.sink) merge_row_sinks(a.rows, a.num_rows, factors);
-  keep_weights(a, 0, a.num_rows, chunk.begin, chunk.keys, last, factors, scratch.scores);
-
-  // Where no row sees a key there are no sums, and clear_empty_rows writes the results.
-  chunk.walk([&](int64_t h, int64_t b) MHA_ALWAYS_INLINE { chunk.add_values(h, b); });
-  const int64_t rows = chunk.rows_per_head;
-  for (int64_t h = 0; h < a.kv_heads; ++h) {
-    const int64_t row = h * rows;
-    const ValueTile tile = {a.rows + row,
-                            scratch.scores + row * kScoreStride,
-                            nullptr,
-                            chunk.keys,
-                            false,
-                            0,
-                            a.value_head_dim,
-                            chunk.begin,
-                            factors.keep + row,
-                            factors.take + row,
-                            last ? factors.inverse + row : nullptr,
-                            first,
-                            nullptr,
-                            nullptr,
-                            true};
-    if (chunk.must_skip(h)) {
-      value_rows_skipping(
-          tile, rows, [&](int64_t j, int64_t column) { return run_at(a.value, h, chunk.begin + j, 1).row + column; });
-    } else {
-      merge_row_sums(tile, rows, scratch.sums + row * padded(a.value_head_dim), padded(a.value_head_dim));
-    }
-  }
-  if (last) clear_empty_rows(a.rows, a.states, a.num_rows, a.value_head_dim);
-  if (last && a.mods.sink) store_states(factors, a.num_rows, a.states);
-}
-
-inline void attention_streamed(const AttentionArgs* args) {
+inline void attention_in_place(const AttentionArgs* args) {
   const AttentionArgs& a = *args;
   const StreamedScratch scratch = split_streamed_scratch(a.scratch, a.num_rows, a.head_dim, a.value_head_dim);
-  const SeenChunks seen = seen_chunks(a);
-  clear_maxima(a);
-  if (seen.last < seen.first && !a.finish) return leave_unseen(a);
-  scale_queries(a.rows, a.num_rows, a.head_dim, a.query_scale, scratch.queries);
-  const bool none = seen.last < seen.first;
-  int64_t begin = none ? a.key_begin : seen.first;
-  do {  // once at least: a row without keys has a result too
-    if (!none && !sees_chunk(a, begin)) {
-      begin += kChunk;
-      continue;
-    }
-    const int64_t keys = none ? 0 : keys_of_chunk(a, begin);
-    const StreamedChunk chunk = {a, scratch, begin, keys, first_block_of(a, begin, keys), a.num_rows / a.kv_heads};
-    streamed_chunk(chunk, none || begin == seen.first, a.finish && begin >= seen.last);
-    begin += kChunk;
-  } while (begin <= seen.last);
+  InPlaceBlocks blocks = {a, scratch, false, a.num_rows / a.kv_heads, 0, 0, 0};
+  run_chunks(a, blocks);
 }
 
 }  // namespace

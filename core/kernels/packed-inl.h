@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention of many query rows: keys and values of a chunk are packed, then all groups of rows pass over them. A policy
+// of the driver in step-inl.h. Included by all-inl.h, once per target.
+//
+// What a chunk of C = 256 keys costs for R rows (up to 1024), in floats moved and vector operations:
+//   pack keys and values     C (D + Dv) read and written, once for all R rows: 4 % of the time at 512 rows
+//   queries * keys           R C D / 16 multiply-adds; 4 panels of keys stay in L1 while kAttentionRows rows pass
+//   softmax                  R C scores read and written in L1, 11 (AVX-512) to 14 operations for 16 of them
+//   probabilities * values   R C Dv / 16 multiply-adds; C Dv from L2 for every kTileRows rows
+//   combine                  sums read from L1, the running output read and written once, R Dv
+// Nothing of size Tq x Tk exists.
+namespace mha::MHA_TARGET_NS {
+namespace {
+
+constexpr int64_t kAttentionRows = 4 * kTileRows;
+static_assert(kAttentionRows <= kMaxGroupRows, "a group's factors hold so many rows");
+// Keys of one head are far apart ([T, H, D]), too far for the hardware prefetcher: rows are prefetched this far ahead.
+constexpr int kRowsAhead = 16;
+
+// Output rows of one head are far apart ([T, H, D]): each is a page of its own, or half of one, and together they fall
+// into few sets of the caches. Up to this width they are kept in scratch between chunks (T 1024 and 2048: 0.735 and
+// 0.725 of the peak in the output rows, 0.754 and 0.751 in scratch). Wider heads would halve the block and repack keys
+// twice as often (D 128: 0.79 and 0.75).
+constexpr int64_t kRunningWidth = 64;
+
+struct PackedScratch {
+  float* scores;   // [kAttentionRows][kScoreStride]
+  float* keys;     // panels of a chunk
+  float* values;   // panels of a chunk
+  float* queries;  // [kAttentionRows][D], scaled
+  float* block;    // [16][D rounded up to 16]: keys that are in more than one page
+  float* sums;     // [kAttentionRows][Dv rounded up to 16]
+  float* running;  // [rows][Dv rounded up to 16]: outputs between chunks; null: those are in the output rows
+};
+
+inline PackedScratch split_scratch(float* p, int64_t head_dim, int64_t value_head_dim, bool keeps_outputs) {
+  PackedScratch s;
+  s.scores = p;
+  s.keys = s.scores + kAttentionRows * kScoreStride;
+  s.values = s.keys + kChunk * head_dim;
+  s.queries = s.values + kChunk * padded(value_head_dim);
+  s.block = s.queries + kAttentionRows * head_dim;
+  s.sums = s.block + kLanes * padded(head_dim);
+  s.running = keeps_outputs ? s.sums + kAttentionRows * padded(value_head_dim) : nullptr;
+  return s;
+}
+
+inline int64_t attention_scratch(int64_t running_rows, int64_t head_dim, int64_t value_head_dim) {
+  const int64_t kept = value_head_dim <= kRunningWidth ? running_rows : 0;
+  return kAttentionRows * (kScoreStride + head_dim + padded(value_head_dim)) +
+         kChunk * (head_dim + padded(value_head_dim)) + kLanes * padded(head_dim) + kept * padded(value_head_dim);
+}
+
+// dst[p][j][lane] = value[j][p * 16 + lane] for tokens [begin, begin + keys), zeros beyond the width. Returns whether
+// all values are finite.
+inline bool pack_values(const TokenRows& tokens, int64_t begin, int64_t keys, int64_t width, float* dst) {
+  Vec probe = zero();  // 0 * NaN and 0 * Inf are NaN
+  for_each_run(tokens, 0, begin, keys, [&](const TokenRun& run, int64_t) MHA_ALWAYS_INLINE {
+    const float* value = run.row;
+    for (int64_t j = 0; j < run.count; ++j, value += run.stride, dst += kLanes) {
+      float* panel = dst;
+      for (int64_t c = 0; c < width; c += kLanes, panel += keys * kLanes) {
+        const int count = static_cast<int>(width - c < kLanes ? width - c : kLanes);
+        const Vec v = count == kLanes ? load(value + c) : load_first(value + c, count);
+        if (j + kRowsAhead < run.count) prefetch(value + kRowsAhead * run.stride + c);
+        probe = fma(v, zero(), probe);
+        store(panel, v);
+      }
+    }
+  });
+  return sum(probe) == 0.0f;
+}
+
+inline void scale_query(const float* query, float scale, int64_t head_dim, float* dst) {
+  const Vec factor = set1(scale);
+  int64_t d = 0;
+  for (; d + kLanes <= head_dim; d += kLanes) store(dst + d, mul(load(query + d), factor));
+  const int count = static_cast<int>(head_dim - d);
+  if (count > 0) store_first(dst + d, mul(load_first(query + d, count), factor), count);
+}
+
+// dst[r][d] = query of row r, scaled.
+inline void scale_queries(const AttentionRow* rows, int64_t num_rows, int64_t head_dim, float scale, float* dst) {
+  for (int64_t r = 0; r < num_rows; ++r, dst += head_dim) scale_query(rows[r].query, scale, head_dim, dst);
+}
+
+// The product of a group's queries and the packed keys of a chunk. Not the GEMM's tile: that one's bias, blocks of k and
+// edges cost a product of 64 steps 4 % (T 1024: 0.77 of the peak through it, 0.79 so).
+struct ScoreTile {
+  const float* queries;  // [rows][head_dim]
+  const float* keys;     // panels [keys / 16][head_dim][16]
+  int64_t head_dim;
+  float* scores;  // [rows][kScoreStride]
+
+  template <int kRows, int kPanels>
+  MHA_INLINE void run(int64_t row, int64_t column) const {
+    Sums<kRows, kPanels> sums;
+    clear<kRows, kPanels>(sums);
+    multiply_add<kRows, kPanels>(sums, queries + row * head_dim, head_dim, keys + column * head_dim, head_dim * kLanes,
+                                 kLanes, head_dim);
+    store_sums<kRows, kPanels>(sums, scores + row * kScoreStride + column, kScoreStride);
+  }
+};
+
+// The product of a group's probabilities and the packed values of a chunk.
+struct ValueTile {
+  const AttentionRow* rows;
+  const float* probabilities;  // [rows][kScoreStride]
+  const float* values;         // panels [width / 16][keys of the chunk][16]
+  int64_t panel_stride;        // from 16 columns to the next
+  int64_t begin, keys;
+  bool ends_differ;  // some rows see no key up to there
+  float* sums;       // [rows][pitch]
+  int64_t pitch;
+  PrefetchStreams* ahead;
+
+  template <int kRows, int kPanels>
+  MHA_INLINE void run(int64_t row, int64_t column) const {
+    const int64_t seen = keys_of<kRows>(row);
+    Sums<kRows, kPanels> s;
+    clear<kRows, kPanels>(s);
+    const float* a = probabilities + row * kScoreStride;
+    const float* b = values + column / kLanes * panel_stride;
+    int64_t j = 0;
+    if constexpr (kRows > kTileRows / 2) {  // smaller tiles use their lines too fast to prefetch others
+      if (PrefetchRows* rows_ahead = ahead->stream()) {
+        const char* line;
+        const int64_t lines = rows_ahead->take(seen / 4, &line);
+        const char* row_end = line + rows_ahead->lines * kLine;
+        for (int64_t n = 0; n < lines && j + 4 <= seen; ++n) {
+          prefetch_to_l2(line);
+          line += kLine;
+          if (line == row_end) line += rows_ahead->stride - rows_ahead->lines * kLine, row_end += rows_ahead->stride;
+#pragma GCC unroll 4
+          for (int i = 0; i < 4; ++i, ++j, b += kLanes) {
+            multiply_add_step<kRows, kPanels>(s, a + j, kScoreStride, b, panel_stride);
+          }
+        }
+      }
+    }
+    multiply_add<kRows, kPanels>(s, a + j, kScoreStride, b, panel_stride, kLanes, seen - j);
+    store_sums<kRows, kPanels>(s, sums + row * pitch + column, pitch);
+  }
+
+  // The keys up to the last that any of these rows sees; the rest has no weight (causal, T 128: 0.475 of the peak with it,
+  // 0.49 without; T 256: 0.606 and 0.617).
+  template <int kRows>
+  MHA_INLINE int64_t keys_of(int64_t row) const {
+    if (!ends_differ) return keys;
+    int64_t end = rows[row].key_end;
+    for (int r = 1; r < kRows; ++r) end = most(end, rows[row + r].key_end);
+    return most(0, least(end - begin, keys));
+  }
+};
+
+struct PackedBlocks {
+  static constexpr int64_t kGroupRows = kAttentionRows;
+  const AttentionArgs& a;
+  PackedScratch scratch;
+  Chunk chunk;
+  bool finite;  // all values of the chunk
+  PrefetchStreams ahead;
+
+  float* scores() const { return scratch.scores; }
+  float* sums() const { return scratch.sums; }
+  int64_t pitch() const { return padded(a.value_head_dim); }
+  float* running(int64_t row) const { return scratch.running == nullptr ? nullptr : scratch.running + row * pitch(); }
+
+  void begin(const SeenChunks& seen) {
+    const bool keeps_outputs = seen.first < seen.last && a.value_head_dim <= kRunningWidth;
+    scratch = split_scratch(a.scratch, a.head_dim, a.value_head_dim, keeps_outputs);
+  }
+
+  void begin_chunk(const Chunk& now) {
+    chunk = now;
+    pack_keys(a.key, now.begin, now.keys, a.head_dim, scratch.block, scratch.keys);
+    finite = pack_values(a.value, now.begin, now.keys, a.value_head_dim, scratch.values);
+    const int64_t next = now.last ? a.next_begin : now.begin + kChunk;
+    const int64_t count = now.last ? a.next_keys : keys_before(a.key_end, next, kChunk);
+    ahead = {};
+    ahead.next_keys = tokens_ahead(now.last ? a.next_key : a.key, next, count, a.head_dim);
+    ahead.next_values = tokens_ahead(now.last ? a.next_value : a.value, next, count, a.value_head_dim);
+  }
+
+  void multiply_keys(const Group& g) const {
+    scale_queries(a.rows + g.row, g.num_rows, a.head_dim, a.query_scale, scratch.queries);
+    cover(ScoreTile{scratch.queries, scratch.keys, a.head_dim, scratch.scores}, g.num_rows, round_up(g.keys, kLanes));
+  }
+
+  void multiply_values(const Group& g, bool hidden) {
+    const AttentionRow* rows = a.rows + g.row;
+    const int64_t panel_stride = chunk.keys * kLanes;
+    if (hidden && !finite) {
+      sums_of_visible(
+          rows, g.num_rows, g.begin, g.keys, a.value_head_dim, scratch.scores,
+          [&](int64_t j, int64_t column) { return scratch.values + column / kLanes * panel_stride + j * kLanes; },
+          scratch.sums, pitch());
+      return;
+    }
+    const int64_t next = g.row + g.num_rows;
+    ahead.next_queries = queries_ahead(a, next, kGroupRows, chunk.last);
+    ahead.next_weights = weights_ahead(a, next, kGroupRows, chunk.begin, chunk.keys);
+    ahead.next_masks = masks_ahead(a, next, kGroupRows, chunk.begin, chunk.keys);
+    ValueTile tile = {};
+    tile.rows = rows, tile.probabilities = scratch.scores;
+    tile.values = scratch.values, tile.panel_stride = panel_stride;
+    tile.begin = g.begin, tile.keys = g.keys, tile.ends_differ = g.sight.least_end < g.begin + g.keys;
+    tile.sums = scratch.sums, tile.pitch = pitch(), tile.ahead = &ahead;
+    cover(tile, g.num_rows, a.value_head_dim);
+  }
+};
+
+inline void attention(const AttentionArgs* args) {
+  PackedBlocks blocks = {*args, {}, {}, false, {}};
+  run_chunks(*args, blocks);
+}
+
+}  // namespace
+}  // namespace mha::MHA_TARGET_NS

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a packed block prefetches while it computes: rows that it, or the thread's next call, reads or writes later.
+// Included by all-inl.h, once per target.
+//
+// Rows of one head are far apart ([T, H, D]), too far for the hardware prefetcher. The value tiles prefetch them line
+// by line, one line with every four steps, spread over all of a block's work: issued at once they would fill the
+// line-fill buffers.
+namespace mha::MHA_TARGET_NS {
+namespace {
+
+constexpr int64_t kLine = 64;  // bytes that one prefetch fetches
+
+struct PrefetchRows {
+  const char* row;
+  int64_t stride, lines, left;  // bytes; lines of a row; rows left
+
+  // Takes as many whole rows as have about `wanted` lines; returns how many lines that is.
+  int64_t take(int64_t wanted, const char** first) {
+    const int64_t few = wanted / lines > 0 ? wanted / lines : 1;
+    const int64_t rows = few < left ? few : left;
+    *first = row;
+    row += rows * stride, left -= rows;
+    return rows * lines;
+  }
+};
+
+// The streams of rows that a group of rows prefetches, one after the other.
+struct PrefetchStreams {
+  PrefetchRows next_queries;  // of the next group, or of the next call
+  PrefetchRows next_weights;  // where the next group's weights are left
+  PrefetchRows next_masks;    // the next group's rows of a mask
+  PrefetchRows next_keys;     // of the next chunk, or of the next call
+  PrefetchRows next_values;
+
+  // The first stream that has rows left; null: none has.
+  PrefetchRows* stream() {
+    PrefetchRows* all[] = {&next_queries, &next_weights, &next_masks, &next_keys, &next_values};
+    for (PrefetchRows* rows : all) {
+      if (rows->left > 0) return rows;
+    }
+    return nullptr;
+  }
+};
+
+inline PrefetchRows float_rows(const float* row, int64_t stride, int64_t width, int64_t count) {
+  return {reinterpret_cast<const char*>(row), stride * static_cast<int64_t>(sizeof(float)), divide_up(width, kLanes),
+          count};
+}
+
+// The queries of the group at `row`, or where there is none, of the next call's first.
+inline PrefetchRows queries_ahead(const AttentionArgs& a, int64_t row, int64_t group_rows, bool last_chunk) {
+  const int64_t count = least(a.num_rows - row, group_rows);
+  if (count <= 0 && last_chunk && a.next_keys > 0) {
+    return float_rows(a.next_query, a.next_query_stride, a.head_dim, group_rows);
+  }
+  if (count < 2) return {};
+  const float* first = a.rows[row].query;  // rows of one head except a few: those elsewhere are not prefetched
+  return float_rows(first, a.rows[row + 1].query - first, a.head_dim, count);
+}
+
+// Where the weights of that group are left.
+inline PrefetchRows weights_ahead(const AttentionArgs& a, int64_t row, int64_t group_rows, int64_t begin,
+                                  int64_t keys) {
+  const int64_t count = least(a.num_rows - row, group_rows);
+  if (count < 2 || keys == 0 || a.rows[row].weights == nullptr) return {};
+  float* first = a.rows[row].weights;
+  return float_rows(first + begin, a.rows[row + 1].weights - first, keys, count);
+}
+
+// That group's rows of a mask, for these keys. Bits are few, and near each other.
+inline PrefetchRows masks_ahead(const AttentionArgs& a, int64_t row, int64_t group_rows, int64_t begin, int64_t keys) {
+  const int64_t count = least(a.num_rows - row, group_rows);
+  if (count < 2 || keys == 0) return {};
+  const AttentionRow &first = a.rows[row], &second = a.rows[row + 1];
+  if (first.bool_mask != nullptr && bool_step(first) == 1) {
+    return {reinterpret_cast<const char*>(first.bool_mask + begin), second.bool_mask - first.bool_mask,
+            divide_up(keys, kLine), count};
+  }
+  if (first.add_mask != nullptr && add_step(first) == 1)
+    return float_rows(first.add_mask + begin, second.add_mask - first.add_mask, keys, count);
+  return {};
+}
+
+// The first run of tokens [begin, begin + count).
+inline PrefetchRows tokens_ahead(const TokenRows& tokens, int64_t begin, int64_t count, int64_t width) {
+  if (count <= 0) return {};
+  const TokenRun run = run_at(tokens, 0, begin, count);
+  return float_rows(run.row, run.stride, width, run.count);
+}
+
+}  // namespace
+}  // namespace mha::MHA_TARGET_NS
