@@ -16,6 +16,7 @@
 
 #include "bench/support.h"
 #include "core/call/items.h"
+#include "core/call/linear.h"
 #include "core/call/validate.h"
 #include "core/run/attention.h"
 #include "core/run/project.h"

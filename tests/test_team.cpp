@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is so on every thread of a team, whoever made it: OpenMP, the context's pool, the host.
+#include "core/call/linear.h"
 #include "core/run/project.h"
 #include "simd/float_mode.h"
 #include "support/layers.h"

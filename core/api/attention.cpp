@@ -10,8 +10,8 @@
 namespace mha {
 namespace {
 
-mha_status prepare(const mha_context* context, const mha_attention_args* args, Check check, mha_context* lent,
-                   AttentionJob* job, mha_error* error) {
+mha_status validate_and_plan(const mha_context* context, const mha_attention_args* args, Check check, mha_context* lent,
+                             AttentionJob* job, mha_error* error) {
   if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
   if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
   MHA_TRY(lend(*context, args->resources, lent, error));
@@ -29,7 +29,7 @@ extern "C" mha_status mha_attention(const mha_context* context, const mha_attent
   const FloatMode mode;  // from here on: the default scale is rounded too
   mha_context lent;
   AttentionJob job = {};
-  MHA_TRY(prepare(context, args, Check::kAll, &lent, &job, error));
+  MHA_TRY(validate_and_plan(context, args, Check::kAll, &lent, &job, error));
   return job.problem.nothing_to_do() ? MHA_OK : run_attention(lent, args->resources, &job, error);
 }
 
@@ -40,7 +40,7 @@ extern "C" mha_status mha_attention_workspace_bytes(const mha_context* context, 
   const FloatMode mode;
   mha_context lent;
   AttentionJob job = {};
-  MHA_TRY(prepare(context, args, Check::kSizesOnly, &lent, &job, error));
+  MHA_TRY(validate_and_plan(context, args, Check::kSizesOnly, &lent, &job, error));
   *bytes = job.problem.nothing_to_do() ? 0 : workspace_bytes(job.plan.bytes);
   return MHA_OK;
 }
@@ -74,14 +74,14 @@ extern "C" mha_status mha_attention_explain(const mha_context* context, const mh
   const FloatMode mode;
   mha_context lent;
   AttentionJob job = {};
-  MHA_TRY(prepare(context, args, Check::kSizesOnly, &lent, &job, error));
+  MHA_TRY(validate_and_plan(context, args, Check::kSizesOnly, &lent, &job, error));
   if (text == nullptr && capacity > 0) return fail(error, MHA_ERR_NULL, "text is NULL, but capacity is %zu", capacity);
   Text out(text, capacity);
   if (job.problem.nothing_to_do()) {
-    explain_context(lent, 1, 0, &out);
+    explain_context(lent, lost_threads(lent), 1, 0, &out);
     out.line("work: none, a size is 0");
   } else {
-    explain_context(lent, job.plan.threads, work_of_call(job.problem), &out);
+    explain_context(lent, lost_threads(lent), job.plan.threads, work_of_call(job.problem), &out);
     explain_attention(job.problem, job.plan, *context->table, &out);
     explain_attention_workspace("workspace", workspace_bytes(job.plan.bytes), job.plan, &out);
   }

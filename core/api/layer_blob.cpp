@@ -4,8 +4,10 @@
 
 #include <cstring>
 
+#include "core/base/layout.h"
+#include "core/base/memory.h"
 #include "core/call/checks.h"
-#include "core/run/project.h"
+#include "core/call/linear.h"
 
 namespace mha {
 namespace {

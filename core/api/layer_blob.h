@@ -5,7 +5,6 @@
 
 #include "core/cache/blob.h"
 #include "core/call/layer.h"
-#include "core/plan/plan.h"
 
 namespace mha {
 

@@ -3,7 +3,11 @@
 // on a 64-byte line.
 #include <cstring>
 
+#include "core/base/fields.h"
+#include "core/base/layout.h"
+#include "core/base/memory.h"
 #include "core/cache/blob.h"
+#include "core/call/linear.h"
 #include "core/plan/explain.h"
 #include "core/run/project.h"
 #include "simd/float_mode.h"
@@ -52,15 +56,6 @@ mha_linear point_into(const char* blob, const LinearLayout& layout, int64_t in_f
   return linear;
 }
 
-mha_status check_config(const mha_linear_config& c, ConstTensor* weight, mha_error* error) {
-  MHA_TRY(check_reserved("config", c.reserved, error));
-  MHA_TRY(check_sizes({{"in_features", c.in_features, 1}, {"out_features", c.out_features, 1}}, error));
-  MHA_TRY(check_arithmetic("arithmetic", c.arithmetic, error));
-  MHA_TRY(check_layout(c.layout, error));
-  if (c.packed != nullptr) MHA_TRY(check_storage("packed", *c.packed, error));
-  return check_weight("weight", c.weight, c.out_features, c.in_features, weight, error);
-}
-
 mha_status read_header(const void* blob, size_t bytes, LinearHeader* header, LinearLayout* layout, mha_error* error) {
   MHA_TRY(check_blob(kFormat, blob, bytes, error));
   LinearHeader& h = *header;
@@ -81,8 +76,8 @@ mha_status read_header(const void* blob, size_t bytes, LinearHeader* header, Lin
 }
 
 // The arguments of a call, checked, and what the host lends to it.
-mha_status prepare(const mha_context* context, const mha_linear* linear, const mha_linear_args* args, Check check,
-                   mha_context* lent, LinearProblem* problem, mha_error* error) {
+mha_status validate_call(const mha_context* context, const mha_linear* linear, const mha_linear_args* args, Check check,
+                         mha_context* lent, LinearProblem* problem, mha_error* error) {
   if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
   if (linear == nullptr) return fail(error, MHA_ERR_NULL, "linear is NULL");
   if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
@@ -102,7 +97,7 @@ extern "C" mha_status mha_linear_create(const mha_context* context, const mha_li
   if (config == nullptr) return fail(error, MHA_ERR_NULL, "config is NULL");
   const mha_linear_config& c = *config;
   ConstTensor weight = {};
-  MHA_TRY(check_config(c, &weight, error));
+  MHA_TRY(validate_linear_config(c, &weight, error));
   const LinearLayout layout = lay_out(c.in_features, c.out_features, c.bias != nullptr);
   const Size total = layout.bytes + Size(round_up(sizeof(mha_linear), 64));
   if (!total.ok()) {
@@ -185,7 +180,7 @@ extern "C" mha_status mha_linear_forward(const mha_context* context, const mha_l
   using namespace mha;
   mha_context lent;
   LinearProblem problem = {};
-  MHA_TRY(prepare(context, linear, args, Check::kAll, &lent, &problem, error));
+  MHA_TRY(validate_call(context, linear, args, Check::kAll, &lent, &problem, error));
   if (problem.rows == 0) return MHA_OK;
   LinearPhase work = {};
   const int64_t threads = useful_threads(lent.num_threads, problem.work());
@@ -202,7 +197,7 @@ extern "C" mha_status mha_linear_workspace_bytes(const mha_context* context, con
   if (bytes == nullptr) return fail(error, MHA_ERR_NULL, "bytes is NULL");
   mha_context lent;
   LinearProblem problem = {};
-  MHA_TRY(prepare(context, linear, args, Check::kSizesOnly, &lent, &problem, error));
+  MHA_TRY(validate_call(context, linear, args, Check::kSizesOnly, &lent, &problem, error));
   *bytes = 0;  // the weights were packed once, the output is written in place
   return MHA_OK;
 }
@@ -213,11 +208,11 @@ extern "C" mha_status mha_linear_explain(const mha_context* context, const mha_l
   using namespace mha;
   mha_context lent = {};
   LinearProblem problem = {};
-  MHA_TRY(prepare(context, linear, args, Check::kSizesOnly, &lent, &problem, error));
+  MHA_TRY(validate_call(context, linear, args, Check::kSizesOnly, &lent, &problem, error));
   if (text == nullptr && capacity > 0) return fail(error, MHA_ERR_NULL, "text is NULL, but capacity is %zu", capacity);
   const int64_t threads = useful_threads(lent.num_threads, problem.work());
   Text out(text, capacity);
-  explain_context(lent, threads, problem.work(), &out);
+  explain_context(lent, lost_threads(lent), threads, problem.work(), &out);
   if (problem.rows == 0) {
     out.line("work: none, a size is 0");
   } else {

@@ -3,13 +3,8 @@
 // anything is changed; writing is independent for every token; committing sets the lengths.
 #include <cstring>
 
-#include "core/base/status.h"
+#include "core/base/fields.h"
 #include "core/cache/cache.h"
-#include "core/call/checks.h"
-#include "core/plan/plan.h"
-#include "core/run/norm_rope.h"
-#include "core/run/parallel.h"
-#include "simd/float_mode.h"
 
 namespace mha {
 namespace {
@@ -118,15 +113,6 @@ mha_status cache_reserve(mha_cache* cache, const CacheBatch& batch, mha_error* e
   return MHA_OK;
 }
 
-namespace {
-
-// The first page of a ring's turn at the end of the reservation.
-int64_t first_page_kept(const mha_cache& cache, const CacheSequence& s) {
-  return divide_up(s.reserved, cache.page_size) - cache.ring_pages;
-}
-
-}  // namespace
-
 void cache_write(const mha_cache& cache, int64_t sequence, int64_t first, int64_t count, const CacheRows& rows) {
   const mha_cache_config& c = cache.config;
   const CacheSequence& s = cache.sequences[sequence];
@@ -170,166 +156,4 @@ void cache_rollback(mha_cache* cache, const CacheBatch& batch) {
   }
 }
 
-namespace {
-
-// The item of the batch that token `t` of all is of, and its first token. Items without tokens are passed over.
-int64_t item_at(const CacheBatch& batch, int64_t t, int64_t* begin) {
-  if (batch.offsets == nullptr) {
-    *begin = t / batch.length * batch.length;
-    return t / batch.length;
-  }
-  int64_t low = 0, high = batch.batch;  // offsets[low] <= t < offsets[high]
-  while (high - low > 1) {
-    const int64_t middle = low + (high - low) / 2;
-    (batch.offsets[middle] <= t ? low : high) = middle;
-  }
-  *begin = batch.offsets[low];
-  return low;
-}
-
-// Norms and rotates stored keys where they lie. `positions` of the tokens, or null: their numbers.
-void prepare_keys(const AppendJob& job, TokenPreparer* prepare, int64_t sequence, int64_t first, int64_t count,
-                  const int64_t* positions) {
-  const mha_cache& cache = *job.cache;
-  const CacheSequence& s = cache.sequences[sequence];
-  for (int64_t t = first; t < first + count; ++t) {
-    const int64_t page = t / cache.page_size;
-    if (page >= cache.pinned_pages && page < first_page_kept(cache, s)) continue;
-    float* key = s.pages[page_entry(cache, page)] + t % cache.page_size * cache.config.head_dim;
-    const int64_t stride = cache.page_size * cache.config.head_dim;
-    prepare->run(positions != nullptr ? positions[t - first] : t, key, stride, key, stride);
-  }
-}
-
-// Work item `item`; prepare null: keys are stored as they are.
-void append_range(const AppendJob& job, int64_t item, TokenPreparer* prepare) {
-  const bool packed = job.batch.offsets != nullptr;
-  const int64_t end = least((item + 1) * job.item_tokens, job.tokens);
-  for (int64_t t = item * job.item_tokens; t < end;) {
-    int64_t begin = 0;
-    const int64_t b = item_at(job.batch, t, &begin), sequence = job.batch.sequence(b);
-    const int64_t left = least(end, begin + job.batch.count(b)) - t;
-    const int64_t count =
-        prepare != nullptr ? least(left, kRunTokens) : left;  // so that keys are prepared while at hand
-    const int64_t row = packed ? t : t - begin, outer = packed ? 0 : b;
-    const CacheRows rows = {
-        job.key.data + outer * job.key.stride_b + row * job.key.stride_t,       job.key.stride_t,   job.key.stride_h,
-        job.value.data + outer * job.value.stride_b + row * job.value.stride_t, job.value.stride_t, job.value.stride_h};
-    const int64_t first = job.cache->sequences[sequence].length + t - begin;
-    cache_write(*job.cache, sequence, first, count, rows);
-    if (prepare != nullptr) {
-      prepare_keys(job, prepare, sequence, first, count, job.positions != nullptr ? job.positions + t : nullptr);
-    }
-    t += count;
-  }
-}
-
-void run_append(const void* data, int64_t item, int64_t) {
-  const AppendJob& job = *static_cast<const AppendJob*>(data);
-  if (!job.prepares) return append_range(job, item, nullptr);
-  const mha_cache_config& c = job.cache->config;
-  TokenPreparer prepare(*job.table, job.rope, job.epsilon, job.weight, c.num_kv_heads, c.head_dim);
-  append_range(job, item, &prepare);
-}
-
-// Norm and rotation of the keys on the way in; the sequences must have been checked.
-mha_status check_key_preparation(const mha_append_args& a, AppendJob* job, mha_error* error) {
-  MHA_TRY(validate_rope(a.rope, job->cache->config.head_dim, &job->rope, error));
-  if (a.key_norm != nullptr) {
-    MHA_TRY(check_norm("key_norm", *a.key_norm, error));
-    job->epsilon = a.key_norm->epsilon, job->weight = a.key_norm->weight;
-  }
-  if (a.rope == nullptr && a.positions != nullptr) {
-    return fail(error, MHA_ERR_ARGUMENT, "positions is given, but there is no rope, which alone looks at it");
-  }
-  job->positions = a.positions;
-  job->prepares = a.key_norm != nullptr || job->rope.dims > 0;
-  for (int64_t b = 0, token = 0; b < a.batch && job->rope.dims > 0; ++b) {
-    const int64_t count = job->batch.count(b), first = job->cache->sequences[job->batch.sequence(b)].length;
-    for (int64_t t = 0; t < count && a.positions != nullptr; ++t, ++token) {
-      MHA_TRY(check_position(job->rope, "positions", token, a.positions[token], error));
-    }
-    if (count > 0 && a.positions == nullptr) {
-      MHA_TRY(check_position(job->rope, "the last token's number in its sequence", -1, first + (count - 1), error));
-    }
-  }
-  return MHA_OK;
-}
-
-mha_status check_append(const mha_append_args& a, AppendJob* job, mha_error* error) {
-  const mha_cache_config& c = job->cache->config;
-  MHA_TRY(check_key_preparation(a, job, error));
-  const int64_t items = a.offsets != nullptr ? 1 : a.batch;
-  const Dimensions key = {items, a.length, c.num_kv_heads, c.head_dim};
-  const Dimensions value = {items, a.length, c.num_kv_heads, c.value_head_dim};
-  MHA_TRY(check_input("key", a.key, key, Check::kAll, &job->key, error));
-  MHA_TRY(check_input("value", a.value, value, Check::kAll, &job->value, error));
-  const Size tokens = Size(items) * Size(a.length);
-  if (!tokens.ok()) {
-    return fail(error, MHA_ERR_OVERFLOW, "batch %lld x length %lld exceeds 2^63", ll{items}, ll{a.length});
-  }
-  job->tokens = tokens.value();
-  return MHA_OK;
-}
-
-}  // namespace
-
-int64_t plan_append(int64_t tokens, int64_t threads) {
-  return threads > 1 ? divide_up(tokens, threads * kItemsPerThread) : tokens;
-}
-
-Phase append_phase(const AppendJob& job) { return {run_append, &job, divide_up(job.tokens, job.item_tokens)}; }
-
 }  // namespace mha
-
-extern "C" mha_status mha_cache_append(const mha_context* context, mha_cache* cache, const mha_append_args* args,
-                                       mha_error* error) {
-  using namespace mha;
-  if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
-  if (cache == nullptr) return fail(error, MHA_ERR_NULL, "cache is NULL");
-  if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
-  const mha_append_args& a = *args;
-  mha_context lent;
-  MHA_TRY(lend(*context, a.resources, &lent, error));
-  MHA_TRY(check_reserved("args", a.reserved, error));
-  AppendJob job = {};
-  job.table = context->table;
-  job.cache = cache;
-  job.batch = {a.batch, a.sequences, a.length, a.offsets, nullptr};
-  MHA_TRY(check_batch(cache, job.batch, error));
-  MHA_TRY(check_append(a, &job, error));
-  if (job.tokens == 0) return MHA_OK;
-  MHA_TRY(cache_reserve(cache, job.batch, error));
-  const mha_cache_config& c = cache->config;
-  const double bytes = static_cast<double>(job.tokens) * static_cast<double>(c.num_kv_heads) *
-                       static_cast<double>(c.head_dim + c.value_head_dim) * (2 * sizeof(float));
-  const int64_t threads = useful_threads(lent.num_threads, work_of(0, bytes));
-  job.item_tokens = plan_append(job.tokens, threads);
-  if (threads <= 1 && !job.prepares) {
-    run_append(&job, 0, 0);  // plain copies need no floating-point mode: one token takes 0.34 us, as a phase 0.40
-  } else {
-    const Phase phase = append_phase(job);
-    const FloatMode mode;
-    run_phases(lent, threads, &phase, 1);
-  }
-  cache_commit(cache, job.batch);
-  return MHA_OK;
-}
-
-extern "C" mha_status mha_cache_append_workspace_bytes(const mha_context* context, const mha_cache* cache,
-                                                       const mha_append_args* args, size_t* bytes, mha_error* error) {
-  using namespace mha;
-  if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
-  if (cache == nullptr) return fail(error, MHA_ERR_NULL, "cache is NULL");
-  if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
-  if (bytes == nullptr) return fail(error, MHA_ERR_NULL, "bytes is NULL");
-  mha_context lent;
-  mha_rope rope;
-  MHA_TRY(lend(*context, args->resources, &lent, error));
-  MHA_TRY(check_reserved("args", args->reserved, error));
-  MHA_TRY(check_sizes({{"batch", args->batch, 0}, {"length", args->length, 0}}, error));
-  MHA_TRY(validate_rope(args->rope, cache->config.head_dim, &rope, error));
-  if (args->key_norm != nullptr) MHA_TRY(check_norm("key_norm", *args->key_norm, error));
-  *bytes = 0;  // tokens are copied into pages, keys prepared where they are then
-  return MHA_OK;
-}

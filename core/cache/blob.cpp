@@ -3,7 +3,7 @@
 
 #include <cstring>
 
-#include "core/call/checks.h"
+#include "core/base/fields.h"
 #include "core/math/checksum.h"
 
 namespace mha {

@@ -4,8 +4,9 @@
 
 #include <cstring>
 
-#include "core/call/checks.h"
-#include "core/plan/plan.h"
+#include "core/base/fields.h"
+#include "core/base/layout.h"
+#include "core/base/memory.h"
 
 namespace mha {
 namespace {
@@ -145,37 +146,27 @@ mha_cache* make_cache(const CacheLayout& l, char* block, char* memory) {
 }
 
 }  // namespace
-}  // namespace mha
 
-extern "C" mha_status mha_cache_memory_bytes(const mha_cache_config* config, size_t* bytes, mha_error* error) {
-  using namespace mha;
-  if (config == nullptr) return fail(error, MHA_ERR_NULL, "config is NULL");
-  if (bytes == nullptr) return fail(error, MHA_ERR_NULL, "bytes is NULL");
+mha_status cache_memory_bytes(const mha_cache_config& config, size_t* bytes, mha_error* error) {
   CacheLayout layout = {};
-  const mha_status status = lay_out(*config, &layout, error);
+  const mha_status status = lay_out(config, &layout, error);
   if (status == MHA_OK) *bytes = static_cast<size_t>(layout.memory_bytes);
   return status;
 }
 
-extern "C" mha_status mha_cache_create(const mha_context* context, const mha_cache_config* config, mha_cache** cache,
-                                       mha_error* error) {
-  using namespace mha;
-  if (cache == nullptr) return fail(error, MHA_ERR_NULL, "cache is NULL");
-  *cache = nullptr;
-  if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
-  if (config == nullptr) return fail(error, MHA_ERR_NULL, "config is NULL");
+mha_status cache_create(const mha_allocator& allocator, const mha_cache_config& config, mha_cache** cache,
+                        mha_error* error) {
   CacheLayout layout = {};
-  const mha_status status = lay_out(*config, &layout, error);
+  const mha_status status = lay_out(config, &layout, error);
   if (status != MHA_OK) return status;
   const size_t memory_bytes = static_cast<size_t>(layout.memory_bytes), bytes = static_cast<size_t>(layout.bytes);
-  void* memory = config->memory;
-  if (memory == nullptr && config->memory_bytes != 0) {
-    return fail(error, MHA_ERR_ARGUMENT, "memory_bytes is %zu, but memory is NULL", config->memory_bytes);
+  void* memory = config.memory;
+  if (memory == nullptr && config.memory_bytes != 0) {
+    return fail(error, MHA_ERR_ARGUMENT, "memory_bytes is %zu, but memory is NULL", config.memory_bytes);
   }
-  if (memory != nullptr && config->memory_bytes < memory_bytes) {
-    return fail(error, MHA_ERR_BUFFER, "memory_bytes is %zu: this cache needs %zu", config->memory_bytes, memory_bytes);
+  if (memory != nullptr && config.memory_bytes < memory_bytes) {
+    return fail(error, MHA_ERR_BUFFER, "memory_bytes is %zu: this cache needs %zu", config.memory_bytes, memory_bytes);
   }
-  const mha_allocator& allocator = context->allocator;
   void* owned = nullptr;
   if (memory == nullptr) {
     memory = owned = allocate(allocator, memory_bytes);
@@ -192,13 +183,10 @@ extern "C" mha_status mha_cache_create(const mha_context* context, const mha_cac
   return MHA_OK;
 }
 
-extern "C" void mha_cache_destroy(mha_cache* cache) {
-  if (cache == nullptr) return;
+void cache_destroy(mha_cache* cache) {
   const mha_allocator allocator = cache->allocator;
-  mha::release(allocator, cache->owned_memory, cache->memory_bytes);
-  mha::release(allocator, cache, cache->bytes);
+  release(allocator, cache->owned_memory, cache->memory_bytes);
+  release(allocator, cache, cache->bytes);
 }
 
-extern "C" void mha_cache_get_config(const mha_cache* cache, mha_cache_config* config) {
-  if (cache != nullptr && config != nullptr) *config = cache->config;
-}
+}  // namespace mha

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The cache behind the public handle, and what other stages of a call do with it: read the rows of a sequence, and
-// append in three steps (reserve, write, commit) of which the second may be a phase.
+// The cache behind the public handle, and all that is done with it: its sequences are cut, forked, saved and read, and
+// tokens appended in three steps (reserve, write, commit) of which the second may be a phase of a call.
 //
-// Every kind is a pool of pages (cache_pages.h) and a table of pages for each sequence. A page holds keys
+// Every kind is a pool of pages (pages.h) and a table of pages for each sequence. A page holds keys
 // [Hkv][page_size][D], then values [Hkv][page_size][Dv]: the rows of a head follow each other, so decoding reads them
 // as they lie, and append, rollback and export are plain copies.
 //   contiguous  one page of `capacity` tokens
@@ -11,9 +11,10 @@
 //               the last `capacity` tokens are there. Lengths and token numbers keep growing.
 #pragma once
 
+#include "core/base/status.h"
 #include "core/cache/pages.h"
-#include "core/call/problem.h"
-#include "core/run/parallel.h"
+#include "core/kernels/kernel_table.h"
+#include "core/mha.h"
 
 namespace mha {
 
@@ -51,6 +52,15 @@ struct mha_cache {
 
 namespace mha {
 
+// --- Made and destroyed (cache.cpp) ----------------------------------------------------------------------------------
+
+mha_status cache_memory_bytes(const mha_cache_config& config, size_t* bytes, mha_error* error);
+mha_status cache_create(const mha_allocator& allocator, const mha_cache_config& config, mha_cache** cache,
+                        mha_error* error);
+void cache_destroy(mha_cache* cache);
+
+// --- Reading, and appending (sequences.cpp, append.cpp) ----------------------------------------------------------------
+
 // Which sequences grow by how much, as in mha_append_args.
 struct CacheBatch {
   int64_t batch;
@@ -66,11 +76,19 @@ struct CacheBatch {
   }
 };
 
-// Tokens of one sequence to be stored, or stored ones.
+// Tokens of one sequence to be stored.
 struct CacheRows {
   const float* key;  // [count, Hkv, D]
   int64_t key_stride_t, key_stride_h;
   const float* value;  // [count, Hkv, Dv]
+  int64_t value_stride_t, value_stride_h;
+};
+
+// Where stored tokens are copied to.
+struct CacheRowsOut {
+  float* key;
+  int64_t key_stride_t, key_stride_h;
+  float* value;
   int64_t value_stride_t, value_stride_h;
 };
 
@@ -93,6 +111,16 @@ inline int64_t page_entry(const mha_cache& cache, int64_t n) {
   return n < cache.pinned_pages ? n : cache.pinned_pages + (n - cache.pinned_pages) % cache.ring_pages;
 }
 
+// The first tokens of a sequence that are kept beside those from first_kept on.
+inline int64_t leading_kept(const mha_cache& cache, const CacheSequence& s) {
+  return s.first_kept != 0 ? cache.config.sink_tokens : 0;
+}
+
+// The first page of a ring's turn at the end of the reservation.
+inline int64_t first_page_kept(const mha_cache& cache, const CacheSequence& s) {
+  return divide_up(s.reserved, cache.page_size) - cache.ring_pages;
+}
+
 // The rows of a sequence where they lie; of a contiguous cache as one tensor. Valid for the tokens that are there, and
 // for those reserved.
 TokenRows cache_keys(const mha_cache& cache, int64_t sequence);
@@ -105,7 +133,7 @@ mha_status check_sequence(const mha_cache& cache, const char* name, int64_t sequ
 // Sequences in range and distinct, offsets ascending from 0 to the length.
 mha_status check_batch(mha_cache* cache, const CacheBatch& batch, mha_error* error);
 
-// The parts of cache_reserve, for mha_cache_reserve, which takes pages in several caches or in none. With the lock held,
+// The parts of cache_reserve, for cache_promise, which takes pages in several caches or in none. With the lock held,
 // except the first: whether the lengths can be; how many pages are missing; taking them.
 mha_status check_growth(const mha_cache& cache, const CacheBatch& batch, mha_error* error);
 int64_t pages_needed(mha_cache* cache, const CacheBatch& batch);
@@ -126,24 +154,29 @@ void cache_commit(mha_cache* cache, const CacheBatch& batch);
 // Gives the pages back; pages that were copied stay copied.
 void cache_rollback(mha_cache* cache, const CacheBatch& batch);
 
-// Storing the reserved tokens of a batch as one phase: a work item is a range of all tokens, whichever sequences they
-// belong to. key [batch, length, Hkv, D] and value, or packed (stride_b unused).
-struct AppendJob {
-  const KernelTable* table;
-  const mha_cache* cache;
-  CacheBatch batch;
-  ConstTensor key, value;
-  int64_t tokens;       // of all sequences
-  int64_t item_tokens;  // of a work item, see plan_append
+// --- Room for tokens to come (reserve.cpp) ---------------------------------------------------------------------------
 
-  bool prepares;  // keys are normed and rotated as in core/run/norm_rope.h
-  mha_rope rope;
-  float epsilon;
-  const float* weight;
-  const int64_t* positions;  // [batch, length], or packed; null: the tokens' numbers
-};
-int64_t plan_append(int64_t tokens, int64_t threads);
-Phase append_phase(const AppendJob& job);
+// As mha_cache_reserve, and mha_cache_room of a sequence that is there.
+mha_status cache_promise(const mha_reserve_args& args, mha_error* error);
+int64_t cache_room(const mha_cache& cache, int64_t sequence);
+
+// --- One sequence changed, copied out, saved and loaded (sequences.cpp, cache_blob.cpp) --------------------------------
+
+// As the mha_* calls, whose comments in mha.h hold.
+mha_status cache_truncate(mha_cache* cache, int64_t sequence, int64_t length, mha_error* error);
+mha_status cache_fork(mha_cache* cache, int64_t source, int64_t destination, int64_t length, mha_error* error);
+mha_status cache_remove(mha_cache* cache, int64_t sequence, mha_error* error);
+void cache_reset(mha_cache* cache);
+size_t cache_used_bytes(const mha_cache& cache);
+
+// Copies tokens [first, first + count), which are kept.
+void cache_read(const mha_cache& cache, int64_t sequence, int64_t first, int64_t count, const CacheRowsOut& out);
+
+mha_status cache_save_bytes(const mha_cache& cache, int64_t sequence, size_t* bytes, mha_error* error);
+mha_status cache_save(const mha_cache& cache, int64_t sequence, void* blob, size_t bytes, mha_error* error);
+mha_status cache_load(mha_cache* cache, int64_t sequence, const void* blob, size_t bytes, mha_error* error);
+
+// --- Pages of a sequence, for the above ------------------------------------------------------------------------------
 
 // One sequence, for those who change it otherwise: takes the pages of tokens [begin, end), of which a ring needs the
 // last ones only; there must be enough. With the lock held.

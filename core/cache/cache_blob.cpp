@@ -4,9 +4,9 @@
 // cache can load it.
 #include <cstring>
 
+#include "core/base/fields.h"
 #include "core/cache/blob.h"
 #include "core/cache/cache.h"
-#include "core/call/checks.h"
 #include "core/math/checksum.h"
 
 namespace mha {
@@ -31,40 +31,9 @@ static_assert(sizeof(BlobHeader) == 192, "the blob's header is part of its forma
 
 constexpr BlobFormat kFormat = {{'m', 'h', 'a', 'c', 'a', 'c', 'h', 'e'}, "a saved sequence", 2, sizeof(BlobHeader)};
 
-// Where rows are copied to.
-struct RowsOut {
-  float* key;
-  int64_t key_stride_t, key_stride_h;
-  float* value;
-  int64_t value_stride_t, value_stride_h;
-};
-
 void copy_rows(const float* from, int64_t count, int64_t width, float* to, int64_t stride) {
   const size_t bytes = static_cast<size_t>(width) * sizeof(float);
   for (int64_t t = 0; t < count; ++t) memcpy(to + t * stride, from + t * width, bytes);
-}
-
-// Copies tokens [first, first + count), which are kept.
-void read_rows(const mha_cache& cache, int64_t sequence, int64_t first, int64_t count, const RowsOut& out) {
-  const mha_cache_config& c = cache.config;
-  for (int64_t done = 0; done < count;) {
-    const int64_t page = (first + done) / cache.page_size, slot = (first + done) % cache.page_size;
-    int64_t run = count - done < kRunTokens ? count - done : kRunTokens;
-    if (run > cache.page_size - slot) run = cache.page_size - slot;
-    const float* base = cache.sequences[sequence].pages[page_entry(cache, page)];
-    for (int64_t h = 0; h < c.num_kv_heads; ++h) {
-      const int64_t row = h * cache.page_size + slot;
-      copy_rows(base + row * c.head_dim, run, c.head_dim, out.key + done * out.key_stride_t + h * out.key_stride_h,
-                out.key_stride_t);
-      copy_rows(base + cache.page_values + row * c.value_head_dim, run, c.value_head_dim,
-                out.value + done * out.value_stride_t + h * out.value_stride_h, out.value_stride_t);
-    }
-    done += run;
-  }
-}
-
-int64_t leading_kept(const mha_cache& cache, const CacheSequence& s) {
-  return s.first_kept != 0 ? cache.config.sink_tokens : 0;
 }
 
 int64_t tokens_in(const BlobHeader& h) { return h.leading + (h.length - h.first_kept); }
@@ -85,7 +54,7 @@ BlobHeader describe(const mha_cache& cache, const CacheSequence& s) {
 }
 
 // Where the tokens of a blob lie, from token `index` of those that are kept on.
-RowsOut blob_rows(const BlobHeader& h, char* blob, int64_t index) {
+CacheRowsOut blob_rows(const BlobHeader& h, char* blob, int64_t index) {
   float* key = reinterpret_cast<float*>(blob + sizeof(BlobHeader));
   const int64_t key_row = h.num_kv_heads * h.head_dim, value_row = h.num_kv_heads * h.value_head_dim;
   float* value = key + tokens_in(h) * key_row;
@@ -144,7 +113,7 @@ mha_status reserve_blob(mha_cache* cache, int64_t sequence, const BlobHeader& h,
 
 void write_blob(mha_cache* cache, int64_t sequence, const BlobHeader& h, const void* blob) {
   const auto write = [&](int64_t first, int64_t count, int64_t index) {
-    const RowsOut rows = blob_rows(h, const_cast<char*>(static_cast<const char*>(blob)), index);
+    const CacheRowsOut rows = blob_rows(h, const_cast<char*>(static_cast<const char*>(blob)), index);
     cache_write(*cache, sequence, first, count,
                 {rows.key, rows.key_stride_t, rows.key_stride_h, rows.value, rows.value_stride_t, rows.value_stride_h});
   };
@@ -153,84 +122,51 @@ void write_blob(mha_cache* cache, int64_t sequence, const BlobHeader& h, const v
   cache_commit(cache, {1, &sequence, h.length, nullptr, nullptr});
 }
 
-// The tokens to be exported are there.
-mha_status check_exported(const mha_cache& cache, const mha_export_args& a, mha_error* error) {
-  MHA_TRY(check_sequence(cache, "sequence", a.sequence, error));
-  MHA_TRY(check_sizes({{"begin", a.begin, 0}, {"count", a.count, 0}}, error));
-  if (a.key_scales != nullptr || a.key_zeros != nullptr || a.value_scales != nullptr || a.value_zeros != nullptr) {
-    return fail(
-        error, MHA_ERR_ARGUMENT, "%s is given, but the cache keeps MHA_F32, which has no scales",
-        a.key_scales != nullptr || a.key_zeros != nullptr ? "key_scales or key_zeros" : "value_scales or value_zeros");
-  }
-  const CacheSequence& s = cache.sequences[a.sequence];
-  if (a.begin > s.length || a.count > s.length - a.begin) {
-    return fail(error, MHA_ERR_ARGUMENT, "begin %lld and count %lld: sequence %lld has %lld tokens", ll{a.begin},
-                ll{a.count}, ll{a.sequence}, ll{s.length});
-  }
-  if (a.count > 0 && a.begin < s.first_kept && a.begin + a.count > leading_kept(cache, s)) {
-    return fail(error, MHA_ERR_ARGUMENT,
-                "begin %lld and count %lld: sequence %lld keeps its first %lld tokens and those from %lld on",
-                ll{a.begin}, ll{a.count}, ll{a.sequence}, ll{leading_kept(cache, s)}, ll{s.first_kept});
-  }
-  return MHA_OK;
-}
-
 }  // namespace
-}  // namespace mha
 
-extern "C" mha_status mha_cache_export(const mha_cache* cache, const mha_export_args* args, mha_error* error) {
-  using namespace mha;
-  if (cache == nullptr) return fail(error, MHA_ERR_NULL, "cache is NULL");
-  if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
-  const mha_export_args& a = *args;
-  MHA_TRY(check_reserved("args", a.reserved, error));
-  MHA_TRY(check_exported(*cache, a, error));
-  const mha_cache_config& c = cache->config;
-  Tensor k = {}, v = {};
-  const Dimensions key = {1, a.count, c.num_kv_heads, c.head_dim},
-                   value = {1, a.count, c.num_kv_heads, c.value_head_dim};
-  MHA_TRY(check_result("key", a.key, key, Order::kBthd, Check::kAll, &k, error));
-  MHA_TRY(check_result("value", a.value, value, Order::kBthd, Check::kAll, &v, error));
-  const NamedExtent results[] = {{"key", extent_of(k, key)}, {"value", extent_of(v, value)}};
-  MHA_TRY(check_overlaps(results, 2, nullptr, 0, error));
-  read_rows(*cache, a.sequence, a.begin, a.count, {k.data, k.stride_t, k.stride_h, v.data, v.stride_t, v.stride_h});
+void cache_read(const mha_cache& cache, int64_t sequence, int64_t first, int64_t count, const CacheRowsOut& out) {
+  const mha_cache_config& c = cache.config;
+  for (int64_t done = 0; done < count;) {
+    const int64_t page = (first + done) / cache.page_size, slot = (first + done) % cache.page_size;
+    int64_t run = count - done < kRunTokens ? count - done : kRunTokens;
+    if (run > cache.page_size - slot) run = cache.page_size - slot;
+    const float* base = cache.sequences[sequence].pages[page_entry(cache, page)];
+    for (int64_t h = 0; h < c.num_kv_heads; ++h) {
+      const int64_t row = h * cache.page_size + slot;
+      copy_rows(base + row * c.head_dim, run, c.head_dim, out.key + done * out.key_stride_t + h * out.key_stride_h,
+                out.key_stride_t);
+      copy_rows(base + cache.page_values + row * c.value_head_dim, run, c.value_head_dim,
+                out.value + done * out.value_stride_t + h * out.value_stride_h, out.value_stride_t);
+    }
+    done += run;
+  }
+}
+
+mha_status cache_save_bytes(const mha_cache& cache, int64_t sequence, size_t* bytes, mha_error* error) {
+  MHA_TRY(check_sequence(cache, "sequence", sequence, error));
+  *bytes = static_cast<size_t>(describe(cache, cache.sequences[sequence]).head.bytes);
   return MHA_OK;
 }
 
-extern "C" mha_status mha_cache_save_bytes(const mha_cache* cache, int64_t sequence, size_t* bytes, mha_error* error) {
-  using namespace mha;
-  if (cache == nullptr) return fail(error, MHA_ERR_NULL, "cache is NULL");
-  if (bytes == nullptr) return fail(error, MHA_ERR_NULL, "bytes is NULL");
-  MHA_TRY(check_sequence(*cache, "sequence", sequence, error));
-  *bytes = static_cast<size_t>(describe(*cache, cache->sequences[sequence]).head.bytes);
-  return MHA_OK;
-}
-
-extern "C" mha_status mha_cache_save(const mha_cache* cache, int64_t sequence, void* blob, size_t bytes,
-                                     mha_error* error) {
-  using namespace mha;
-  if (cache == nullptr) return fail(error, MHA_ERR_NULL, "cache is NULL");
-  mha_status status = check_sequence(*cache, "sequence", sequence, error);
+mha_status cache_save(const mha_cache& cache, int64_t sequence, void* blob, size_t bytes, mha_error* error) {
+  mha_status status = check_sequence(cache, "sequence", sequence, error);
   if (status == MHA_OK) status = check_blob_pointer(blob, error);
   if (status != MHA_OK) return status;
-  BlobHeader h = describe(*cache, cache->sequences[sequence]);
+  BlobHeader h = describe(cache, cache.sequences[sequence]);
   if (bytes < h.head.bytes) {
     return fail(error, MHA_ERR_BUFFER, "bytes is %zu: sequence %lld takes %llu", bytes, ll{sequence},
                 ull{h.head.bytes});
   }
   char* out = static_cast<char*>(blob);
-  read_rows(*cache, sequence, 0, h.leading, blob_rows(h, out, 0));
-  read_rows(*cache, sequence, h.first_kept, h.length - h.first_kept, blob_rows(h, out, h.leading));
+  cache_read(cache, sequence, 0, h.leading, blob_rows(h, out, 0));
+  cache_read(cache, sequence, h.first_kept, h.length - h.first_kept, blob_rows(h, out, h.leading));
   h.payload = payload_checksum(out + sizeof(h), h.head.bytes - sizeof(h));
   seal_blob(kFormat, &h);
   memcpy(blob, &h, sizeof(h));
   return MHA_OK;
 }
 
-extern "C" mha_status mha_cache_load(mha_cache* cache, int64_t sequence, const void* blob, size_t bytes,
-                                     mha_error* error) {
-  using namespace mha;
-  if (cache == nullptr) return fail(error, MHA_ERR_NULL, "cache is NULL");
+mha_status cache_load(mha_cache* cache, int64_t sequence, const void* blob, size_t bytes, mha_error* error) {
   mha_status status = check_sequence(*cache, "sequence", sequence, error);
   if (status == MHA_OK) status = check_blob_pointer(blob, error);
   if (status != MHA_OK) return status;
@@ -245,3 +181,5 @@ extern "C" mha_status mha_cache_load(mha_cache* cache, int64_t sequence, const v
   if (status == MHA_OK) write_blob(cache, sequence, h, blob);
   return status;
 }
+
+}  // namespace mha

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Caches: room for tokens to come, in one cache or in those of all layers of a model.
+#include "core/base/fields.h"
 #include "core/cache/cache.h"
-#include "core/call/checks.h"
 
 namespace mha {
 namespace {
@@ -80,12 +80,8 @@ int64_t paged_room(const mha_cache& cache, const CacheSequence& s) {
 }
 
 }  // namespace
-}  // namespace mha
 
-extern "C" mha_status mha_cache_reserve(const mha_reserve_args* args, mha_error* error) {
-  using namespace mha;
-  if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
-  const mha_reserve_args& a = *args;
+mha_status cache_promise(const mha_reserve_args& a, mha_error* error) {
   MHA_TRY(check_caches(a, error));
   const CacheBatch batch = {a.batch, a.sequences, 0, nullptr, a.tokens};
   for (int64_t n = 0; n < a.num_caches; ++n) {
@@ -107,17 +103,17 @@ extern "C" mha_status mha_cache_reserve(const mha_reserve_args* args, mha_error*
   return MHA_OK;
 }
 
-extern "C" int64_t mha_cache_room(const mha_cache* cache, int64_t sequence) {
-  using namespace mha;
-  if (cache == nullptr || sequence < 0 || sequence >= cache->config.max_sequences) return -1;
-  const CacheSequence& s = cache->sequences[sequence];
-  switch (cache->config.kind) {
+int64_t cache_room(const mha_cache& cache, int64_t sequence) {
+  const CacheSequence& s = cache.sequences[sequence];
+  switch (cache.config.kind) {
     case MHA_CACHE_CONTIGUOUS:
-      return cache->config.capacity - s.length;
+      return cache.config.capacity - s.length;
     case MHA_CACHE_RING:
       return kMaxSize - s.length;
     default:
-      const Locked locked(cache->lock);
-      return paged_room(*cache, s);
+      const Locked locked(cache.lock);
+      return paged_room(cache, s);
   }
 }
+
+}  // namespace mha

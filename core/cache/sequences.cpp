@@ -104,11 +104,7 @@ void copy_page(const mha_cache& cache, const float* from, float* to, int64_t cou
   }
 }
 
-}  // namespace mha
-
-extern "C" mha_status mha_cache_truncate(mha_cache* cache, int64_t sequence, int64_t length, mha_error* error) {
-  using namespace mha;
-  if (cache == nullptr) return fail(error, MHA_ERR_NULL, "cache is NULL");
+mha_status cache_truncate(mha_cache* cache, int64_t sequence, int64_t length, mha_error* error) {
   const mha_status status = check_sequence(*cache, "sequence", sequence, error);
   if (status != MHA_OK) return status;
   CacheSequence& s = cache->sequences[sequence];
@@ -128,10 +124,7 @@ extern "C" mha_status mha_cache_truncate(mha_cache* cache, int64_t sequence, int
   return MHA_OK;
 }
 
-extern "C" mha_status mha_cache_fork(mha_cache* cache, int64_t source, int64_t destination, int64_t length,
-                                     mha_error* error) {
-  using namespace mha;
-  if (cache == nullptr) return fail(error, MHA_ERR_NULL, "cache is NULL");
+mha_status cache_fork(mha_cache* cache, int64_t source, int64_t destination, int64_t length, mha_error* error) {
   mha_status status = check_sequence(*cache, "source", source, error);
   if (status == MHA_OK) status = check_sequence(*cache, "destination", destination, error);
   if (status != MHA_OK) return status;
@@ -175,9 +168,7 @@ extern "C" mha_status mha_cache_fork(mha_cache* cache, int64_t source, int64_t d
   return MHA_OK;
 }
 
-extern "C" mha_status mha_cache_remove(mha_cache* cache, int64_t sequence, mha_error* error) {
-  using namespace mha;
-  if (cache == nullptr) return fail(error, MHA_ERR_NULL, "cache is NULL");
+mha_status cache_remove(mha_cache* cache, int64_t sequence, mha_error* error) {
   const mha_status status = check_sequence(*cache, "sequence", sequence, error);
   if (status != MHA_OK) return status;
   const Locked locked(cache->lock);
@@ -185,28 +176,16 @@ extern "C" mha_status mha_cache_remove(mha_cache* cache, int64_t sequence, mha_e
   return MHA_OK;
 }
 
-extern "C" void mha_cache_reset(mha_cache* cache) {
-  using namespace mha;
-  if (cache == nullptr) return;
+void cache_reset(mha_cache* cache) {
   const Locked locked(cache->lock);
   for (int64_t s = 0; s < cache->config.max_sequences; ++s) empty_sequence(cache, &cache->sequences[s]);
   empty_pool(&cache->pool);  // the first pages are taken first again
 }
 
-extern "C" int64_t mha_cache_length(const mha_cache* cache, int64_t sequence) {
-  const bool there = cache != nullptr && sequence >= 0 && sequence < cache->config.max_sequences;
-  return there ? mha::cache_length(*cache, sequence) : -1;
+size_t cache_used_bytes(const mha_cache& cache) {
+  const Locked locked(cache.lock);
+  const int64_t used = cache.pool.count - cache.pool.free_count;
+  return static_cast<size_t>(used) * static_cast<size_t>(cache.pool.page_floats) * sizeof(float);
 }
 
-extern "C" int64_t mha_cache_first_kept(const mha_cache* cache, int64_t sequence) {
-  const bool there = cache != nullptr && sequence >= 0 && sequence < cache->config.max_sequences;
-  return there ? mha::cache_first_kept(*cache, sequence) : -1;
-}
-
-extern "C" size_t mha_cache_used_bytes(const mha_cache* cache) {
-  using namespace mha;
-  if (cache == nullptr) return 0;
-  const Locked locked(cache->lock);
-  const int64_t used = cache->pool.count - cache->pool.free_count;
-  return static_cast<size_t>(used) * static_cast<size_t>(cache->pool.page_floats) * sizeof(float);
-}
+}  // namespace mha

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The layer behind the public handle: configuration and packed weights, in memory of its own or mapped from a blob.
+// The layer behind the public handle: configuration and packed weights, in memory of its own or mapped from a blob; and
+// the arguments of its creation.
 #pragma once
 
-#include "core/base/context.h"
 #include "core/call/problem.h"
 
 namespace mha {
@@ -46,5 +46,14 @@ namespace mha {
 inline int64_t tail_keys(const mha_layer& layer) {
   return (layer.bias_key != nullptr ? 1 : 0) + (layer.config.add_zero_attn != 0 ? 1 : 0);
 }
+
+// The four matrices and biases as the caller gave them, fused or apart.
+struct LayerSources {
+  ConstTensor weight[kProjections];  // rows stride_t apart
+  const float* bias[kProjections];
+};
+
+mha_status validate_layer_weights(const mha_layer_config& config, const mha_layer_weights& weights,
+                                  LayerSources* sources, mha_error* error);
 
 }  // namespace mha

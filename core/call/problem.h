@@ -125,6 +125,38 @@ struct AttentionProblem {
   bool nothing_to_do() const { return batch == 0 || heads == 0 || query_len == 0; }
 };
 
+// Floats of one partial result of a row: the running sums and the RowState.
+constexpr int64_t partial_width(int64_t value_head_dim) { return value_head_dim + 2; }
+
+// What the sine and cosine of a pair cost, in multiply-adds of a vector kernel.
+constexpr double kWorkOfAngle = 500;
+
+// Tokens of one tensor to be normed and rotated. Items of a batch have `length` tokens each, or with `offsets` lie packed one after the
+// other (stride_b unused). What becomes of a token depends on it and its position alone.
+struct PrepareProblem {
+  ConstTensor input;  // [batch, length, heads, width]
+  Tensor output;      // alike; may be the input
+  int64_t batch;
+  int64_t length;          // tokens of each item, or of all of them
+  const int64_t* offsets;  // [batch + 1]: item b has tokens [offsets[b], offsets[b + 1]); null: length each
+  int64_t heads, width;
+  mha_rope rope;                   // validated; dims 0: no rotation
+  float epsilon;                   // 0: no norm
+  const float* weight;             // [width] of the norm; null: ones
+  const int64_t* positions;        // [batch, length], or packed; null: the item's first position + t, which is
+  const int64_t* first_positions;  // [batch]; null:
+  int64_t first_position;          // the same for all
+  const int64_t* slots;            // [batch, length]: where in output a token goes, < 0: nowhere; null: to its place
+  int64_t page_size;               // slot s is token s % page_size of output's item s / page_size
+
+  int64_t tokens() const { return offsets != nullptr ? length : batch * length; }
+  double work() const {
+    const double rows = static_cast<double>(tokens()) * static_cast<double>(heads);
+    return work_of(static_cast<double>(tokens()) * static_cast<double>(rope.dims) / 2 * kWorkOfAngle,
+                   rows * static_cast<double>(width) * 2 * sizeof(float));
+  }
+};
+
 // `batch` blocks of `rows` rows: inputs and outputs whose items do not follow each other at the stride of the rows.
 struct LinearProblem {
   const float* input;

@@ -2,8 +2,6 @@
 // The arguments of attention and of the layer, checked as a whole.
 #include "core/call/checks.h"
 #include "core/call/items.h"
-#include "core/plan/plan.h"
-#include "core/run/norm_rope.h"
 
 namespace mha {
 namespace {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Checks of views: element types, strides, extents, overlap.
 #include "core/call/checks.h"
+#include "core/kernels/kernel_table.h"
 
 namespace mha {
 

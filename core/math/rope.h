@@ -1,21 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rotary positions and RMS norm: their arguments checked, frequencies, and the cosines and sines of a position.
+// Rotary positions: frequencies, and the cosines and sines of a position.
 #pragma once
 
-#include "core/call/validate.h"
 #include "core/kernels/kernel_table.h"
+#include "core/mha.h"
 
 namespace mha {
 
 constexpr int64_t kMaxRopeDims = 1024;                    // so that one row's angles fit on the stack
 constexpr int64_t kMaxPosition = (int64_t{1} << 31) - 1;  // up to which sin_cos is accurate
-
-// An mha_rope with defaults filled in; dims 0: no rotation. `name` is what messages call it.
-mha_status validate_rope(const mha_rope* rope, int64_t head_dim, mha_rope* resolved, mha_error* error);
-
-// position in [0, kMaxPosition], and within the caller's table if there is one. `name` with the index in it is what the
-// caller wrote: "positions[3]"; index -1: `name` alone.
-mha_status check_position(const mha_rope& rope, const char* name, int64_t index, int64_t position, mha_error* error);
 
 // The angles of a position, one after the other: for a thread's run of tokens.
 class RopeAngles {

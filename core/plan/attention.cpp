@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The planner of attention: how the rows of each item of the batch are cut, and what that takes of workspace.
+#include "core/base/layout.h"
 #include "core/cache/cache.h"
 #include "core/call/items.h"
 #include "core/call/rows.h"

@@ -6,10 +6,6 @@
 #include <cstdio>
 #include <cstring>
 
-#include "core/cache/cache.h"
-#include "core/call/items.h"
-#include "core/call/validate.h"
-#include "core/run/project.h"
 #include "simd/dispatch.h"
 
 namespace mha {
@@ -42,17 +38,17 @@ const char* best_target() {
   return target_table(best)->name;
 }
 
-const char* runner(const mha_context& context, int64_t threads) {
+const char* runner(const mha_context& context, bool threads_lost, int64_t threads) {
   if (threads <= 1) return "in the calling thread";
   if (context.parallel_for.run != nullptr) return "by the host's parallel-for";
-  if (lost_threads(context)) return "in the calling thread: this process was forked after its threads were made";
+  if (threads_lost) return "in the calling thread: this process was forked after its threads were made";
   return context.threading == MHA_THREADING_POOL ? "by the context's own, at most one a CPU"
                                                  : "by OpenMP, at most one a CPU";
 }
 
 }  // namespace
 
-void explain_context(const mha_context& context, int64_t threads, double work, Text* out) {
+void explain_context(const mha_context& context, bool threads_lost, int64_t threads, double work, Text* out) {
   out->line("target: %s", context.table->name);
   const char* best = best_target();
   if (strcmp(best, context.table->name) == 0) {
@@ -62,7 +58,7 @@ void explain_context(const mha_context& context, int64_t threads, double work, T
   }
   out->line("same bits on every FMA target: %s", context.table->has_fma ? "yes" : "no, this target has no FMA");
   out->line("threads: %lld of %lld, %s", static_cast<ll>(threads), static_cast<ll>(context.num_threads),
-            runner(context, threads));
+            runner(context, threads_lost, threads));
   const int64_t worth = useful_threads(context.num_threads, work);
   const char* limit = context.num_threads <= 1        ? "the context has one"
                       : threads < worth               ? "the work cannot be shared by more of them to a profit"

@@ -20,7 +20,8 @@ class Text {
   size_t length_ = 0;
 };
 
-void explain_context(const mha_context& context, int64_t threads, double work, Text* out);
+// threads_lost: this process was forked after the context's threads were made, which run/parallel.h knows.
+void explain_context(const mha_context& context, bool threads_lost, int64_t threads, double work, Text* out);
 void explain_linear_kernel(const KernelTable& table, Text* out);
 void explain_linear(const char* name, const LinearProblem& problem, const LinearPlan& plan, int64_t threads, Text* out);
 void explain_attention(const AttentionProblem& problem, const AttentionPlan& plan, const KernelTable& table, Text* out);

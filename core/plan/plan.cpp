@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The planner of products, and the cost model.
+// The planner of products and of stages that go over tokens, and the cost model.
 #include "core/plan/plan.h"
 
 namespace mha {
@@ -10,6 +10,9 @@ namespace {
 // and K 1024 blocks of 128 rows reach 0.92 of the peak, of 512 rows 0.87.
 constexpr int64_t kLinearBlockFloats = 128 * 1024;
 constexpr int64_t kLeastLinearRows = 96;
+
+// Of norm and rotation: an item computes the frequencies anew, which costs as much as a token or two.
+constexpr int64_t kLeastTokens = 16;
 
 }  // namespace
 
@@ -35,6 +38,19 @@ LinearPlan plan_linear(const KernelTable& table, int64_t threads, const LinearPr
   }
   plan.items = p.batch * plan.row_blocks * plan.column_blocks;
   return plan;
+}
+
+LinearJob make_linear_job(const KernelTable& table, int64_t threads, const LinearProblem& problem) {
+  return {&table, problem, plan_linear(table, threads, problem)};
+}
+
+int64_t plan_prepare(int64_t tokens, int64_t threads) {
+  const int64_t share = divide_up(tokens, threads > 1 ? threads * kItemsPerThread : 1);
+  return most(share, kLeastTokens);
+}
+
+int64_t plan_append(int64_t tokens, int64_t threads) {
+  return threads > 1 ? divide_up(tokens, threads * kItemsPerThread) : tokens;
 }
 
 }  // namespace mha

@@ -29,6 +29,18 @@ struct LinearPlan {
 
 LinearPlan plan_linear(const KernelTable& table, int64_t threads, const LinearProblem& problem);
 
+// A planned product.
+struct LinearJob {
+  const KernelTable* table;
+  LinearProblem problem;
+  LinearPlan plan;
+};
+LinearJob make_linear_job(const KernelTable& table, int64_t threads, const LinearProblem& problem);
+
+// How many of `tokens` make a work item: of norm and rotation; of storing in a cache.
+int64_t plan_prepare(int64_t tokens, int64_t threads);
+int64_t plan_append(int64_t tokens, int64_t threads);
+
 // How the rows of one item of the batch are cut into work items. The counts before it (first_*) are over the whole
 // call.
 struct SequencePlan {
@@ -74,6 +86,22 @@ struct AttentionPlan {
   int64_t bytes;  // in all
 };
 
+// A planned call, and where it runs.
+struct AttentionJob {
+  const KernelTable* table;
+  AttentionProblem problem;
+  AttentionPlan plan;
+  char* workspace;        // plan.bytes, aligned to 64
+  float* given_partials;  // where every chunk's partial result is wanted, and nothing else; null: in the workspace
+
+  const SequencePlan* sequences() const {
+    return reinterpret_cast<const SequencePlan*>(workspace + plan.sequences_offset);
+  }
+  float* partials() const {
+    return given_partials != nullptr ? given_partials : reinterpret_cast<float*>(workspace + plan.partials_offset);
+  }
+};
+
 // split_all: every chunk's partial result is wanted. MHA_ERR_OVERFLOW: the workspace does not fit in 63 bits.
 mha_status plan_attention(const KernelTable& table, int64_t threads, const AttentionProblem& problem, bool split_all,
                           AttentionPlan* plan, mha_error* error);
@@ -93,27 +121,8 @@ mha_status bound_attention(const KernelTable& table, int64_t threads, const Atte
 void plan_sequences(const KernelTable& table, const AttentionProblem& problem, const AttentionPlan& plan,
                     bool split_all, SequencePlan* sequences);
 
-// Floats of one partial result of a row: the running sums and the RowState.
-constexpr int64_t partial_width(int64_t value_head_dim) { return value_head_dim + 2; }
-
 // What a caller must give so that `bytes` remain once the start is aligned to 64.
 constexpr size_t workspace_bytes(int64_t bytes) { return static_cast<size_t>(bytes) + 63; }
-
-// Lays out parts of a workspace one after the other, each from a 64-byte line on.
-class Layout {
- public:
-  // Returns the offset of a part of `bytes`.
-  int64_t append(Size bytes) {
-    const int64_t offset = end_.ok() ? end_.value() : 0;
-    end_ = end_ + bytes;
-    if ((end_ + Size(64)).ok()) end_ = Size(round_up(end_.value(), 64));
-    return offset;
-  }
-  Size bytes() const { return end_; }
-
- private:
-  Size end_ = Size(0);
-};
 
 // The cost model: waking a thread costs a microsecond or two while it spins, some more when it sleeps; half a million
 // multiply-adds take 5 on one AVX-512 core. Measured with mha_threads: two threads pay from 0.13 (linear) to 0.3

@@ -6,6 +6,7 @@
 // of one head and the rows of all of them.
 #include "core/run/attention.h"
 
+#include "core/base/memory.h"
 #include "core/call/items.h"
 #include "core/call/rows.h"
 #include "core/math/log_sum_exp.h"

@@ -7,21 +7,6 @@
 
 namespace mha {
 
-struct AttentionJob {
-  const KernelTable* table;
-  AttentionProblem problem;
-  AttentionPlan plan;
-  char* workspace;        // plan.bytes, aligned to 64
-  float* given_partials;  // where every chunk's partial result is wanted, and nothing else; null: in the workspace
-
-  const SequencePlan* sequences() const {
-    return reinterpret_cast<const SequencePlan*>(workspace + plan.sequences_offset);
-  }
-  float* partials() const {
-    return given_partials != nullptr ? given_partials : reinterpret_cast<float*>(workspace + plan.partials_offset);
-  }
-};
-
 // What a thread has to itself.
 struct Slot {
   float* scratch;
@@ -48,10 +33,10 @@ Place find_place(const AttentionJob& job, int64_t index, int64_t SequencePlan::*
 // Writes the log-sum-exp of rows [row, row + count) of item b, if it is wanted.
 void write_log_sum_exp(const AttentionJob& job, int64_t b, int64_t row, int64_t count);
 
-// A work item of a plan with few keys (run_few_keys.cpp).
+// A work item of a plan with few keys (few_keys.cpp).
 void run_few_keys(const void* job, int64_t item, int64_t slot);
 
-// A work item of the second pass over the scores (run_weights.cpp): weights that are not kept on the way.
+// A work item of the second pass over the scores (weights.cpp): weights that are not kept on the way.
 void run_weights(const void* job, int64_t item, int64_t slot);
 
 // The phases that compute all results, three at most; `job` must stay until they have run.

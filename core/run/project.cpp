@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Linear: the packed GEMM as a stage of calls, and their arguments.
+// The packed GEMM as a stage of calls.
 #include "core/run/project.h"
 
 #include <cstring>
@@ -45,47 +45,10 @@ void pack_bias(const float* bias, int64_t out_features, float* packed) {
   memset(packed + out_features, 0, static_cast<size_t>(round_up(out_features, kPanel)) * sizeof(float) - used);
 }
 
-LinearJob make_linear_job(const KernelTable& table, int64_t threads, const LinearProblem& problem) {
-  return {&table, problem, plan_linear(table, threads, problem)};
-}
-
 Phase linear_phase(const LinearPhase& work) {
   int64_t items = 0;
   for (int i = 0; i < work.count; ++i) items += work.jobs[i].plan.items;
   return {run_linear, &work, items};
-}
-
-mha_status check_weight(const char* name, const mha_view& weight, int64_t out_features, int64_t in_features,
-                        ConstTensor* out, mha_error* error) {
-  if (weight.data == nullptr) return fail(error, MHA_ERR_NULL, "%s.data is NULL", name);
-  MHA_TRY(check_no_stride(name, "b", weight.stride_b, error));
-  MHA_TRY(check_no_stride(name, "h", weight.stride_h, error));
-  return check_input(name, weight, {1, out_features, 1, in_features}, Check::kAll, out, error);
-}
-
-mha_status linear_problem(const mha_linear& linear, const mha_linear_args& a, Check check, LinearProblem* p,
-                          mha_error* error) {
-  MHA_TRY(check_reserved("args", a.reserved, error));
-  MHA_TRY(check_size("rows", a.rows, 0, error));
-  MHA_TRY(check_no_stride("input", "b", a.input.stride_b, error));
-  MHA_TRY(check_no_stride("input", "h", a.input.stride_h, error));
-  MHA_TRY(check_no_stride("output", "b", a.output.stride_b, error));
-  MHA_TRY(check_no_stride("output", "h", a.output.stride_h, error));
-  const Dimensions in = {1, a.rows, 1, linear.in_features}, out = {1, a.rows, 1, linear.out_features};
-  ConstTensor input = {};
-  Tensor output = {};
-  MHA_TRY(check_input("input", a.input, in, check, &input, error));
-  MHA_TRY(check_result("output", a.output, out, Order::kBthd, check, &output, error));
-  if (check != Check::kSizesOnly) {
-    const NamedExtent result = {"output", extent_of(output, out)}, source = {"input", extent_of(input, in)};
-    MHA_TRY(check_overlaps(&result, 1, &source, 1, error));
-  }
-  p->input = input.data, p->input_stride = input.stride_t;
-  p->output = output.data, p->output_stride = output.stride_t;
-  p->batch = 1, p->rows = a.rows;
-  p->panels = linear.panels, p->bias = linear.bias;
-  p->in_features = linear.in_features, p->out_features = linear.out_features;
-  return MHA_OK;
 }
 
 }  // namespace mha

@@ -9,6 +9,7 @@
 #include <sched.h>
 #include <signal.h>
 
+#include "core/base/memory.h"
 #include "core/base/status.h"
 #include "core/run/sleep.h"
 #include "core/run/team.h"
