@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "bench/machine.h"
-#include "core/reference.h"
+#include "core/reference/reference.h"
 
 namespace mha::bench {
 namespace {

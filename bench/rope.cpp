@@ -5,7 +5,7 @@
 
 #include "bench/support.h"
 #include "bench/twin.h"
-#include "core/reference.h"
+#include "core/reference/reference.h"
 
 namespace mha::bench {
 namespace {

@@ -12,7 +12,7 @@
 #include <utility>
 
 #include "bench/machine.h"
-#include "core/context.h"
+#include "core/base/memory.h"
 #include "core/mha.hpp"
 
 namespace mha::bench {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // mha_threads: what the choice of threads costs and gains, OpenMP's beside the pool's. From which size on a second
-// thread pays, beside the cost model (useful_threads of core/plan.h); two processes at once; calls inside the host's own
+// thread pays, beside the cost model (useful_threads of core/plan/plan.h); two processes at once; calls inside the host's own
 // parallel region; more threads than CPUs. mha_threads [sizes | sharing], two minutes.
 #include <omp.h>
 
@@ -15,10 +15,11 @@
 #include <vector>
 
 #include "bench/support.h"
-#include "core/items.h"
-#include "core/linear.h"
-#include "core/run_attention.h"
-#include "core/validate.h"
+#include "core/call/items.h"
+#include "core/call/linear.h"
+#include "core/call/validate.h"
+#include "core/run/attention.h"
+#include "core/run/project.h"
 
 namespace mha::bench {
 namespace {

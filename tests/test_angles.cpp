@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Frequencies and angles of rotary pairs through the kernel table: on every target the bits of core/elementary, double
+// Frequencies and angles of rotary pairs through the kernel table: on every target the bits of core/math/elementary, double
 // by double.
-#include "core/elementary.h"
 #include "core/kernels/kernel_table.h"
+#include "core/math/elementary.h"
 #include "simd/dispatch.h"
 #include "simd/float_mode.h"
 #include "support/compare.h"

@@ -4,7 +4,7 @@
 #include <functional>
 #include <numeric>
 
-#include "core/cache.h"
+#include "core/cache/cache.h"
 #include "support/caches.h"
 #include "support/calls.h"
 #include "support/counting.h"

@@ -5,7 +5,7 @@
 #include <map>
 #include <vector>
 
-#include "core/reference.h"
+#include "core/reference/reference.h"
 #include "support/calls.h"
 #include "support/cli.h"
 #include "support/compare.h"

@@ -3,7 +3,7 @@
 #include <cstdlib>
 #include <optional>
 
-#include "core/parallel.h"
+#include "core/run/parallel.h"
 #include "support/counting.h"
 #include "support/layers.h"
 

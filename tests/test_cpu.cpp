@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // CPU detection on register values of CPUs that are not at hand, and the quota arithmetic of the default thread count.
-#include "core/cpu_count.h"
+#include "core/run/cpu_count.h"
 #include "simd/cpu.h"
 #include "simd/dispatch.h"
 #include "support/targets.h"

@@ -4,7 +4,7 @@
 
 #include <map>
 
-#include "core/cpu_count.h"
+#include "core/run/cpu_count.h"
 #include "support/layers.h"
 
 using namespace mha::test;

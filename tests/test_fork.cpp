@@ -7,7 +7,7 @@
 
 #include <cstring>
 
-#include "core/process_id.h"
+#include "core/base/process_id.h"
 #include "support/layers.h"
 #include "support/runners.h"
 #include "support/sanitizer.h"

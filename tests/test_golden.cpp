@@ -2,7 +2,7 @@
 // Every golden case of PyTorch's nn.MultiheadAttention, on every supported target and through the double reference. The
 // cases are listed in tools/oracles/layer_cases.py.
 #include "core/mha.h"
-#include "core/reference.h"
+#include "core/reference/reference.h"
 #include "support/calls.h"
 #include "support/golden.h"
 #include "support/targets.h"

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every golden case of rotary positions and RMS norm, on every supported target and through the double reference. The
 // cases are listed in tools/oracles/rope_cases.py.
-#include "core/reference.h"
+#include "core/reference/reference.h"
 #include "support/calls.h"
 #include "support/golden.h"
 #include "support/targets.h"

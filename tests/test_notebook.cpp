@@ -3,7 +3,7 @@
 // its text describes, through the layer, and what its code computes literally, through the same attention call on other
 // strides.
 #include "core/mha.h"
-#include "core/reference.h"
+#include "core/reference/reference.h"
 #include "support/golden.h"
 #include "support/layers.h"
 

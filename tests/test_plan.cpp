@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // How attention is cut for threads: enough work items, of which a fair share falls to each thread, keys packed no more
 // often than must be, no thread woken in vain. A pure function of sizes: nothing is run and no time is taken.
-#include "core/plan.h"
+#include "core/plan/plan.h"
 
 #include <algorithm>
 #include <functional>
 
-#include "core/validate.h"
+#include "core/call/validate.h"
 #include "simd/dispatch.h"
 #include "support/calls.h"
 #include "support/targets.h"

@@ -4,7 +4,7 @@
 #include <atomic>
 #include <thread>
 
-#include "core/cache.h"
+#include "core/cache/cache.h"
 #include "support/cache_layouts.h"
 #include "support/reserve.h"
 

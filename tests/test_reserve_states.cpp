@@ -2,7 +2,7 @@
 // Random operations on a paged cache with reservations, against plain vectors: contents, room, bytes in use.
 #include <set>
 
-#include "core/cache.h"
+#include "core/cache/cache.h"
 #include "support/cache_layouts.h"
 #include "support/random_cases.h"
 #include "support/reserve.h"

@@ -2,8 +2,8 @@
 // mha_rows_prepare: values against the double reference, layouts, in place, threads and targets in bits, every error.
 #include <cmath>
 
-#include "core/elementary.h"
-#include "core/reference.h"
+#include "core/math/elementary.h"
+#include "core/reference/reference.h"
 #include "support/calls.h"
 #include "support/compare.h"
 #include "support/targets.h"

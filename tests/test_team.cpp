@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is so on every thread of a team, whoever made it: OpenMP, the context's pool, the host.
-#include "core/linear.h"
+#include "core/call/linear.h"
+#include "core/run/project.h"
 #include "simd/float_mode.h"
 #include "support/layers.h"
 #include "support/runners.h"

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // When a caller stops calling its team, and for how long: calls on a clock of the test's own.
-#include "core/team_patience.h"
+#include "core/run/team_patience.h"
 #include "support/compare.h"
 
 namespace {

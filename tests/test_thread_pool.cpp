@@ -9,7 +9,7 @@
 
 #include <numeric>
 
-#include "core/thread_pool.h"
+#include "core/run/thread_pool.h"
 #include "support/counting.h"
 #include "support/layers.h"
 #include "support/runners.h"

@@ -2,9 +2,9 @@
 // The parts of a workspace: planned once, then moved apart, with a canary behind each. Whatever writes past its part
 // changes a canary; whatever reads past it finds NaN, and the result has other bits. Of a layer the canaries are the
 // bytes that fill up a part's last line. And every kind of call with no byte behind its workspace.
-#include "core/context.h"
-#include "core/run_attention.h"
-#include "core/validate.h"
+#include "core/base/context.h"
+#include "core/call/validate.h"
+#include "core/run/attention.h"
 #include "simd/float_mode.h"
 #include "support/guard.h"
 #include "support/random_decode.h"

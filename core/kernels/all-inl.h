@@ -2,8 +2,8 @@
 // Everything one target compiles, and its kernel table. Included once, at the end of
 // simd/targets/<family>/<target>.cpp. Without external symbols but `table`: each function is in an anonymous namespace,
 // so the linker cannot hand one target's code to another.
-#include "core/elementary_series.h"
 #include "core/kernels/kernel_table.h"
+#include "core/math/elementary_series.h"
 
 #include "simd/vec-inl.h"
 

@@ -18,10 +18,10 @@ macros() {
 if [ "$(uname -m)" = x86_64 ]; then
   instructions=(-march=native -march=x86-64-v3 -march=x86-64-v4 -mavx512f "-mavx -mbmi2 -mlzcnt -mpopcnt -mmovbe" -mfma4
     -msse4.2 -mfpmath=387)
-  sources=(core/plan.cpp core/parallel.cpp simd/dispatch.cpp simd/targets/x86_64/{sse2,avx2,avx512}.cpp)
+  sources=(core/plan/plan.cpp core/run/parallel.cpp simd/dispatch.cpp simd/targets/x86_64/{sse2,avx2,avx512}.cpp)
 else
   instructions=(-mcpu=native -march=armv8.2-a+fp16+dotprod -march=armv8-a+sve)
-  sources=(core/plan.cpp core/parallel.cpp simd/dispatch.cpp simd/targets/aarch64/neon.cpp)
+  sources=(core/plan/plan.cpp core/run/parallel.cpp simd/dispatch.cpp simd/targets/aarch64/neon.cpp)
 fi
 arithmetic=(-ffast-math -Ofast -funsafe-math-optimizations -ffinite-math-only -fassociative-math -freciprocal-math
   -fno-signed-zeros -fno-trapping-math -ffp-contract=fast -frounding-math -fsingle-precision-constant)

@@ -12,7 +12,7 @@
 #include <thread>
 #include <vector>
 
-#include "core/parallel.h"
+#include "core/run/parallel.h"
 #include "support/targets.h"
 
 namespace mha::test {

@@ -11,7 +11,7 @@
 
 #include "calls.h"
 #include "compare.h"
-#include "core/reference.h"
+#include "core/reference/reference.h"
 #include "targets.h"
 #include "tensors.h"
 

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "core/reference.h"
+#include "core/reference/reference.h"
 #include "tools/cli/commands.h"
 #include "tools/cli/notebook_system.h"
 #include "tools/cli/support.h"

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/reference.h"
+#include "core/reference/reference.h"
 #include "tools/io/safetensors.h"
 
 namespace mha::cli {

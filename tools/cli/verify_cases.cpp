@@ -9,7 +9,7 @@
 #include <limits>
 #include <utility>
 
-#include "core/reference.h"
+#include "core/reference/reference.h"
 #include "tools/cli/support.h"
 
 namespace mha::cli {

@@ -12,7 +12,7 @@
 #include <limits>
 #include <random>
 
-#include "core/reference.h"
+#include "core/reference/reference.h"
 #include "tools/fuzz/attention_faults.h"
 #include "tools/fuzz/targets.h"
 

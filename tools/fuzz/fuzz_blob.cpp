@@ -14,7 +14,7 @@ namespace {
 using mha::fuzz::check_ok;
 using mha::fuzz::take;
 
-constexpr std::size_t kHeaderBytes = 256;  // the last 8 are an FNV-1a checksum of the rest (core/blob.cpp)
+constexpr std::size_t kHeaderBytes = 256;  // the last 8 are an FNV-1a checksum of the rest (core/cache/blob.cpp)
 
 const mha::Context& context() {
   static const mha::Context made = [] {

@@ -13,7 +13,7 @@
 #include <memory>
 #include <random>
 
-#include "core/reference.h"
+#include "core/reference/reference.h"
 #include "tools/fuzz/decode_call.h"
 
 namespace {

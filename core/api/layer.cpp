@@ -1,0 +1,95 @@
+// SPDX-License-Identifier: Apache-2.0
+// Layers: packing the weights at creation.
+#include "core/call/layer.h"
+
+#include <cstring>
+
+#include "core/api/layer_blob.h"
+#include "core/base/memory.h"
+#include "core/call/checks.h"
+#include "core/run/project.h"
+
+namespace mha {
+namespace {
+
+using ll = long long;
+
+void pack(const KernelTable& table, const LayerSources& sources, const LayerLayout& layout, const mha_layer& layer,
+          char* blob) {
+  for (int i = 0; i < kProjections; ++i) {
+    const ProjectionSize size = projection_size(layer.config, i);
+    table.pack_panels(sources.weight[i].data, sources.weight[i].stride_t, size.out_features, size.in_features,
+                      reinterpret_cast<float*>(blob + layout.panels[i]));
+    if (sources.bias[i] != nullptr) {
+      pack_bias(sources.bias[i], size.out_features, reinterpret_cast<float*>(blob + layout.bias[i]));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace mha
+
+extern "C" mha_status mha_layer_create(const mha_context* context, const mha_layer_config* config,
+                                       const mha_layer_weights* weights, mha_layer** layer, mha_error* error) {
+  using namespace mha;
+  if (layer == nullptr) return fail(error, MHA_ERR_NULL, "layer is NULL");
+  *layer = nullptr;
+  if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
+  if (weights == nullptr) return fail(error, MHA_ERR_NULL, "weights is NULL");
+  mha_layer made = {};
+  MHA_TRY(validate_layer_config(config, &made.config, error));
+  const mha_layer_config& c = made.config;
+  uint32_t parts = 0;
+  LayerLayout layout;
+  LayerSources sources = {};
+  if (widths_fit(c)) {
+    MHA_TRY(validate_layer_weights(c, *weights, &sources, error));
+    for (int i = 0; i < kProjections; ++i) parts |= (sources.bias[i] != nullptr ? 1u : 0u) << i;
+    if (weights->bias_key != nullptr) parts |= kBiasKey;
+    if (c.add_zero_attn != 0) parts |= kZeroAttention;
+    layout = lay_out_layer(c, parts);
+  }
+  const Size total = layout.bytes + Size(round_up(sizeof(mha_layer), 64));
+  if (!widths_fit(c) || !total.ok()) {
+    return fail(error, MHA_ERR_OVERFLOW,
+                "embed_dim %lld, num_heads %lld, head_dim %lld: the packed weights exceed 2^63 bytes", ll{c.embed_dim},
+                ll{c.num_heads}, ll{c.head_dim});
+  }
+  made.allocator = context->allocator;
+  made.bytes = static_cast<size_t>(total.value());
+  char* block = static_cast<char*>(allocate(context->allocator, made.bytes));
+  if (block == nullptr) {
+    return fail(error, MHA_ERR_OUT_OF_MEMORY, "no memory for packed weights of %zu bytes", made.bytes);
+  }
+  char* blob = block + round_up(sizeof(mha_layer), 64);
+  made.blob_bytes = static_cast<size_t>(layout.bytes.value());
+  point_into_blob(blob, layout, parts, &made);
+  write_layer_header(c, parts, layout.bytes.value(), blob);
+  pack(*context->table, sources, layout, made, blob);
+  if (weights->bias_key != nullptr) {
+    const size_t heads = static_cast<size_t>(c.num_kv_heads) * sizeof(float);
+    // What fills up their last lines is saved, too: zeros, not what the memory held before.
+    memset(blob + layout.bias_key, 0, made.blob_bytes - static_cast<size_t>(layout.bias_key));
+    memcpy(blob + layout.bias_key, weights->bias_key, heads * static_cast<size_t>(c.head_dim));
+    memcpy(blob + layout.bias_value, weights->bias_value, heads * static_cast<size_t>(c.value_head_dim));
+  }
+  if (config->packed_error != nullptr) {
+    for (int i = 0; i < kProjections; ++i) {
+      const ProjectionSize size = projection_size(c, i);
+      report_exact(size.in_features * size.out_features, &config->packed_error[i]);
+    }
+  }
+  *reinterpret_cast<mha_layer*>(block) = made;
+  *layer = reinterpret_cast<mha_layer*>(block);
+  return MHA_OK;
+}
+
+extern "C" void mha_layer_destroy(mha_layer* layer) {
+  if (layer == nullptr) return;
+  const mha_allocator allocator = layer->allocator;
+  mha::release(allocator, layer, layer->bytes);
+}
+
+extern "C" void mha_layer_get_config(const mha_layer* layer, mha_layer_config* config) {
+  if (layer != nullptr && config != nullptr) *config = layer->config;
+}

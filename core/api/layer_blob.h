@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// The packed form of a layer: a header of 256 bytes followed by the packed weights and biases, each on a 64-byte line;
+// where they are follows from the header's configuration alone. A layer in memory is such a blob, too.
+#pragma once
+
+#include "core/cache/blob.h"
+#include "core/call/layer.h"
+
+namespace mha {
+
+// Bits of `parts`: one per projection that has a bias, then these.
+constexpr uint32_t kBiasKey = 1u << kProjections;  // and bias_value
+constexpr uint32_t kZeroAttention = kBiasKey << 1;
+
+struct LayerLayout {
+  int64_t panels[kProjections];
+  int64_t bias[kProjections];
+  int64_t bias_key, bias_value;
+  Size bytes = Size(0);
+};
+
+// Heads times head dims, and all of them together, must be sizes before anything else is computed from them.
+bool widths_fit(const mha_layer_config& config);
+LayerLayout lay_out_layer(const mha_layer_config& config, uint32_t parts);
+void write_layer_header(const mha_layer_config& config, uint32_t parts, int64_t bytes, void* blob);
+// Sets the pointers of *layer to the parts of a blob.
+void point_into_blob(const char* blob, const LayerLayout& layout, uint32_t parts, mha_layer* layer);
+
+}  // namespace mha

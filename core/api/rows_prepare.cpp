@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+// mha_rows_prepare: rows that the caller keeps, normed, rotated and stored in tensors or pages of its own; and the table
+// of rope's angles.
+#include <cstring>
+
+#include "core/base/fields.h"
+#include "core/call/rope.h"
+#include "core/call/validate.h"
+#include "core/plan/plan.h"
+#include "core/run/norm_rope.h"
+#include "simd/float_mode.h"
+
+extern "C" mha_status mha_rows_prepare(const mha_context* context, const mha_rows_args* args, mha_error* error) {
+  using namespace mha;
+  const FloatMode mode;
+  if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
+  if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
+  mha_context lent = {};
+  MHA_TRY(lend(*context, args->resources, &lent, error));
+  PreparePhase work = {};
+  PrepareJob& job = work.jobs[work.count++];
+  PrepareProblem& p = job.problem;
+  MHA_TRY(validate_rows(*args, Check::kAll, &p, error));
+  if (args->storage_error != nullptr) {  // floats are stored as they are
+    *args->storage_error = {};
+    args->storage_error->elements = p.tokens() * p.heads * p.width;
+  }
+  if (p.tokens() == 0 || p.heads == 0) return MHA_OK;
+  job.table = context->table;
+  const int64_t threads = useful_threads(lent.num_threads, p.work());
+  job.block_tokens = plan_prepare(p.tokens(), threads);
+  const Phase phase = prepare_phase(work);
+  run_phases(lent, threads, &phase, 1);
+  return MHA_OK;
+}
+
+extern "C" mha_status mha_rows_workspace_bytes(const mha_context* context, const mha_rows_args* args, size_t* bytes,
+                                               mha_error* error) {
+  using namespace mha;
+  if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
+  if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
+  if (bytes == nullptr) return fail(error, MHA_ERR_NULL, "bytes is NULL");
+  const FloatMode mode;
+  mha_context lent = {};
+  PrepareProblem problem = {};
+  MHA_TRY(lend(*context, args->resources, &lent, error));
+  MHA_TRY(validate_rows(*args, Check::kSizesOnly, &problem, error));
+  *bytes = 0;
+  return MHA_OK;
+}
+
+extern "C" mha_status mha_rope_table(const mha_context* context, const mha_rope* rope, int64_t head_dim, int64_t first,
+                                     int64_t count, float* cos, float* sin, mha_error* error) {
+  using namespace mha;
+  const FloatMode mode;
+  if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
+  if (rope == nullptr) return fail(error, MHA_ERR_NULL, "rope is NULL");
+  MHA_TRY(check_sizes({{"head_dim", head_dim, 1}, {"first", first, 0}, {"count", count, 0}}, error));
+  mha_rope r = {};
+  MHA_TRY(validate_rope(rope, head_dim, &r, error));
+  if (r.cos != nullptr) return fail(error, MHA_ERR_SHAPE, "rope.cos is given: such a rope has its table");
+  if (count == 0 || r.dims == 0) return MHA_OK;
+  MHA_TRY(check_counted_positions(r, "first", first, count, error));
+  if (cos == nullptr) return fail(error, MHA_ERR_NULL, "cos is NULL");
+  if (sin == nullptr) return fail(error, MHA_ERR_NULL, "sin is NULL");
+  r.style = MHA_ROPE_HALF;  // in which a pair has its cosine and sine once
+  RopeAngles angles(*context->table, r);
+  const int64_t pairs = r.dims / 2;
+  const size_t bytes = static_cast<size_t>(pairs) * sizeof(float);
+  for (int64_t n = 0; n < count; ++n) {
+    angles.turn_to(first + n);
+    memcpy(cos + n * pairs, angles.cosines(), bytes);
+    memcpy(sin + n * pairs, angles.sines(), bytes);
+  }
+  return MHA_OK;
+}

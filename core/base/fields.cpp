@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/base/fields.h"
+
+#include <cstdio>
+
+namespace mha {
+
+using ll = long long;
+
+mha_status fail_reserved(const char* name, const char* field, int64_t index, mha_error* error) {
+  char place[32] = "";
+  if (index >= 0) snprintf(place, sizeof(place), "[%lld]", ll{index});
+  return fail(error, MHA_ERR_ARGUMENT,
+              "%s.%s%s is not 0: the caller was built for a newer mha than this one (%s), or the struct was not zeroed",
+              name, field, place, mha_version());
+}
+
+namespace {
+
+const char* dtype_name(int dtype) {
+  switch (dtype) {
+    case MHA_F16:
+      return "MHA_F16";
+    case MHA_BF16:
+      return "MHA_BF16";
+    case MHA_I8:
+      return "MHA_I8";
+    case MHA_U8:
+      return "MHA_U8";
+    case MHA_I4:
+      return "MHA_I4";
+    case MHA_U4:
+      return "MHA_U4";
+    case MHA_Q8_0:
+      return "MHA_Q8_0";
+    case MHA_Q4_0:
+      return "MHA_Q4_0";
+    default:
+      return nullptr;
+  }
+}
+
+}  // namespace
+
+mha_status check_dtype(const char* name, const mha_dtype& dtype, mha_error* error) {
+  const int value = enum_value(dtype);
+  if (value == MHA_F32) return MHA_OK;
+  if (dtype_name(value) == nullptr) {
+    return fail(error, MHA_ERR_ARGUMENT, "%s.dtype is %d: not a value of mha_dtype", name, value);
+  }
+  return fail(error, MHA_ERR_UNSUPPORTED, "%s.dtype is %s: this version has MHA_F32 alone", name, dtype_name(value));
+}
+
+mha_status check_arithmetic(const char* name, const mha_arithmetic& arithmetic, mha_error* error) {
+  const int value = enum_value(arithmetic);
+  if (value == MHA_ARITHMETIC_F32) return MHA_OK;
+  if (value != MHA_ARITHMETIC_BF16 && value != MHA_ARITHMETIC_INT8) {
+    return fail(error, MHA_ERR_ARGUMENT, "%s is %d: not a value of mha_arithmetic", name, value);
+  }
+  return fail(error, MHA_ERR_UNSUPPORTED, "%s is %s: this version has MHA_ARITHMETIC_F32 alone", name,
+              value == MHA_ARITHMETIC_BF16 ? "MHA_ARITHMETIC_BF16" : "MHA_ARITHMETIC_INT8");
+}
+
+mha_status check_storage(const char* name, const mha_storage& s, mha_error* error) {
+  MHA_TRY(check_reserved(name, s.reserved, error));
+  MHA_TRY(check_dtype(name, s.dtype, error));
+  if (enum_value(s.scale_dtype) == 0 && s.group == 0 && s.zero_points == 0 && s.hadamard == 0 && s.fixed == nullptr) {
+    return MHA_OK;
+  }
+  return fail(error, MHA_ERR_ARGUMENT,
+              "%s.scale_dtype, group, zero_points, hadamard or fixed is given, but %s.dtype is MHA_F32, which has no "
+              "scales",
+              name, name);
+}
+
+mha_status check_layout(const mha_weight_layout& layout, mha_error* error) {
+  const int value = enum_value(layout);
+  if (value == MHA_WEIGHT_ROWS) return MHA_OK;
+  if (value < MHA_WEIGHT_ROWS || value > MHA_WEIGHT_AWQ) {
+    return fail(error, MHA_ERR_ARGUMENT, "layout is %d: not a value of mha_weight_layout", value);
+  }
+  return fail(error, MHA_ERR_UNSUPPORTED, "layout is %d: this version has MHA_WEIGHT_ROWS alone", value);
+}
+
+mha_status check_aligned(const char* name, const void* data, mha_error* error) {
+  if (reinterpret_cast<uintptr_t>(data) % alignof(float) == 0) return MHA_OK;
+  return fail(error, MHA_ERR_ARGUMENT, "%s is at %p: must be aligned to %zu bytes", name, data, alignof(float));
+}
+
+mha_status fail_unused(const char* field, const char* why, mha_error* error) {
+  return fail(error, MHA_ERR_ARGUMENT, "%s is given, but %s", field, why);
+}
+
+mha_status check_size(const char* name, int64_t value, int64_t least, mha_error* error) {
+  if (value < least) return fail(error, MHA_ERR_ARGUMENT, "%s is %lld: must be >= %lld", name, ll{value}, ll{least});
+  if (value > kMaxSize) return fail(error, MHA_ERR_OVERFLOW, "%s is %lld: must be at most 2^62", name, ll{value});
+  return MHA_OK;
+}
+
+mha_status check_offsets(const char* name, const int64_t* offsets, int64_t count, const char* total_name, int64_t total,
+                         mha_error* error) {
+  if (offsets[0] != 0) return fail(error, MHA_ERR_ARGUMENT, "%s[0] is %lld: must be 0", name, ll{offsets[0]});
+  for (int64_t n = 0; n < count; ++n) {
+    if (offsets[n + 1] < offsets[n]) {
+      return fail(error, MHA_ERR_ARGUMENT, "%s[%lld] is %lld, less than the one before it (%lld)", name, ll{n + 1},
+                  ll{offsets[n + 1]}, ll{offsets[n]});
+    }
+  }
+  if (offsets[count] != total) {
+    return fail(error, MHA_ERR_ARGUMENT, "%s[%lld] is %lld: must be %s (%lld)", name, ll{count}, ll{offsets[count]},
+                total_name, ll{total});
+  }
+  return MHA_OK;
+}
+
+}  // namespace mha

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+// Caches: appending, in three steps. Reserving decides everything that can fail, for all sequences at once, before
+// anything is changed; writing is independent for every token; committing sets the lengths.
+#include <cstring>
+
+#include "core/base/fields.h"
+#include "core/cache/cache.h"
+
+namespace mha {
+namespace {
+
+using ll = long long;
+
+void copy_shared_page(mha_cache* cache, CacheSequence* s) {
+  float*& page = s->pages[s->length / cache->page_size];
+  float* own = take_page(&cache->pool);
+  copy_page(*cache, page, own, s->length % cache->page_size);
+  release_page(&cache->pool, page);
+  page = own;
+}
+
+}  // namespace
+
+// Holders of this batch that were found to leave the page do not count.
+int64_t page_to_copy(const mha_cache& cache, const CacheSequence& s) {
+  if (cache.config.kind != MHA_CACHE_PAGED || s.length % cache.page_size == 0) return -1;
+  const int64_t page = page_number(cache.pool, s.pages[s.length / cache.page_size]);
+  return cache.pool.holders[page] - cache.pool.leaving[page] > 1 ? page : -1;
+}
+
+// Those copied included; `leaving` is zeros again afterwards.
+int64_t pages_needed(mha_cache* cache, const CacheBatch& batch) {
+  int64_t needed = 0;
+  for (int64_t b = 0; b < batch.batch; ++b) {
+    const CacheSequence& s = cache->sequences[batch.sequence(b)];
+    if (batch.count(b) == 0) continue;
+    const int64_t page = page_to_copy(*cache, s);
+    if (page >= 0) ++cache->pool.leaving[page], ++needed;
+    for_each_page(*cache, s.length / cache->page_size, divide_up(s.length + batch.count(b), cache->page_size),
+                  [&](int64_t n) { needed += s.pages[page_entry(*cache, n)] == nullptr ? 1 : 0; });
+  }
+  if (cache->config.kind != MHA_CACHE_PAGED) return needed;
+  for (int64_t b = 0; b < batch.batch; ++b) {
+    const CacheSequence& s = cache->sequences[batch.sequence(b)];
+    if (s.length == 0) continue;
+    cache->pool.leaving[page_number(cache->pool, s.pages[(s.length - 1) / cache->page_size])] = 0;
+  }
+  return needed;
+}
+
+void take_room(mha_cache* cache, CacheSequence* s, int64_t end) {
+  // Under the lock: two writers at once would both copy the page, which takes one more than there may be.
+  if (page_to_copy(*cache, *s) >= 0) copy_shared_page(cache, s);
+  take_pages(cache, s, s->length, end);
+}
+
+mha_status check_growth(const mha_cache& cache, const CacheBatch& batch, mha_error* error) {
+  for (int64_t b = 0; b < batch.batch; ++b) {
+    const int64_t sequence = batch.sequence(b), held = cache.sequences[sequence].length, count = batch.count(b);
+    if (cache.config.kind != MHA_CACHE_RING && count > cache.config.capacity - held) {
+      return fail(error, MHA_ERR_FULL, "sequence %lld has %lld tokens of %lld (capacity): %lld more do not fit",
+                  ll{sequence}, ll{held}, ll{cache.config.capacity}, ll{count});
+    }
+    MHA_TRY(check_size("a sequence's length", (Size(held) + Size(count)).value(), 0, error));
+  }
+  return MHA_OK;
+}
+
+mha_status check_batch(mha_cache* cache, const CacheBatch& batch, mha_error* error) {
+  MHA_TRY(check_sizes({{"batch", batch.batch, 0}, {"length", batch.length, 0}}, error));
+  if (batch.offsets != nullptr) {
+    MHA_TRY(check_offsets("offsets", batch.offsets, batch.batch, "length", batch.length, error));
+  }
+  mha_status status = MHA_OK;
+  if (batch.sequences == nullptr) {
+    if (batch.batch <= cache->config.max_sequences) return MHA_OK;
+    return fail(error, MHA_ERR_ARGUMENT, "batch is %lld: there are %lld sequences", ll{batch.batch},
+                ll{cache->config.max_sequences});
+  }
+  int64_t marked = 0;
+  for (; marked < batch.batch; ++marked) {
+    const int64_t sequence = batch.sequences[marked];
+    if (sequence < 0 || sequence >= cache->config.max_sequences) {
+      status = fail(error, MHA_ERR_ARGUMENT, "sequences[%lld] is %lld: must be 0 to %lld (max_sequences - 1)",
+                    ll{marked}, ll{sequence}, ll{cache->config.max_sequences - 1});
+      break;
+    }
+    if (cache->sequences[sequence].marked) {
+      status = fail(error, MHA_ERR_ARGUMENT, "sequences[%lld] is %lld, which is given before: must be distinct",
+                    ll{marked}, ll{sequence});
+      break;
+    }
+    cache->sequences[sequence].marked = true;
+  }
+  for (int64_t b = 0; b < marked; ++b) cache->sequences[batch.sequences[b]].marked = false;
+  return status;
+}
+
+mha_status cache_reserve(mha_cache* cache, const CacheBatch& batch, mha_error* error) {
+  MHA_TRY(check_growth(*cache, batch, error));
+  const Locked locked(cache->lock);
+  const int64_t needed = pages_needed(cache, batch);
+  if (needed > cache->pool.free_count) {
+    return fail(error, MHA_ERR_FULL, "%lld pages of %lld tokens are needed: %lld of %lld are free", ll{needed},
+                ll{cache->page_size}, ll{cache->pool.free_count}, ll{cache->pool.count});
+  }
+  for (int64_t b = 0; b < batch.batch; ++b) {
+    CacheSequence& s = cache->sequences[batch.sequence(b)];
+    if (batch.count(b) == 0) continue;
+    s.reserved = s.length + batch.count(b);
+    take_room(cache, &s, s.reserved);
+  }
+  return MHA_OK;
+}
+
+void cache_write(const mha_cache& cache, int64_t sequence, int64_t first, int64_t count, const CacheRows& rows) {
+  const mha_cache_config& c = cache.config;
+  const CacheSequence& s = cache.sequences[sequence];
+  const size_t key_bytes = static_cast<size_t>(c.head_dim) * sizeof(float);
+  const size_t value_bytes = static_cast<size_t>(c.value_head_dim) * sizeof(float);
+  const int64_t kept = first_page_kept(cache, s);
+  for (int64_t done = 0; done < count;) {
+    const int64_t page = (first + done) / cache.page_size, slot = (first + done) % cache.page_size;
+    const int64_t run = least(least(cache.page_size - slot, kRunTokens), count - done);
+    if (page < cache.pinned_pages || page >= kept) {
+      float* base = s.pages[page_entry(cache, page)];
+      for (int64_t h = 0; h < c.num_kv_heads; ++h) {
+        float* key = base + (h * cache.page_size + slot) * c.head_dim;
+        float* value = base + cache.page_values + (h * cache.page_size + slot) * c.value_head_dim;
+        const float* from_key = rows.key + done * rows.key_stride_t + h * rows.key_stride_h;
+        const float* from_value = rows.value + done * rows.value_stride_t + h * rows.value_stride_h;
+        for (int64_t t = 0; t < run; ++t) memcpy(key + t * c.head_dim, from_key + t * rows.key_stride_t, key_bytes);
+        for (int64_t t = 0; t < run; ++t)
+          memcpy(value + t * c.value_head_dim, from_value + t * rows.value_stride_t, value_bytes);
+      }
+    }
+    done += run;
+  }
+}
+
+void cache_commit(mha_cache* cache, const CacheBatch& batch) {
+  for (int64_t b = 0; b < batch.batch; ++b) {
+    CacheSequence& s = cache->sequences[batch.sequence(b)];
+    const int64_t first_kept = first_kept_at(*cache, s.reserved);
+    if (first_kept > s.first_kept) s.first_kept = first_kept;
+    s.length = s.reserved;
+  }
+}
+
+void cache_rollback(mha_cache* cache, const CacheBatch& batch) {
+  const Locked locked(cache->lock);
+  for (int64_t b = 0; b < batch.batch; ++b) {
+    CacheSequence& s = cache->sequences[batch.sequence(b)];
+    release_pages(cache, &s, most(s.length, s.promised), s.reserved);
+    s.reserved = s.length;
+  }
+}
+
+}  // namespace mha

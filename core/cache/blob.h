@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every saved block of bytes begins with, and how elements are kept in it. A header ends with a checksum of all
+// before it; its other fields are those of the kind of block.
+#pragma once
+
+#include "core/base/status.h"
+
+namespace mha {
+
+struct BlobHead {
+  char magic[8];
+  uint32_t version;
+  uint32_t byte_order;
+  uint64_t bytes;  // of the whole blob
+};
+
+// How elements are kept: mha_storage in fixed widths. Zeros: floats.
+struct BlobStorage {
+  uint32_t dtype, scale_dtype;
+  uint32_t flags;  // 1: zero points, 2: hadamard
+  uint32_t group;
+};
+
+struct BlobFormat {
+  char magic[8];
+  const char* what;  // in messages: "a packed mha layer"
+  uint32_t version;
+  size_t header_bytes;
+};
+
+// Fills the head, whose `bytes` must be set, and the checksum at the end of the header.
+void seal_blob(const BlobFormat& format, void* header);
+
+// Checks length, magic, version, byte order and checksum of the header. Its sizes are for the caller to check.
+mha_status check_blob(const BlobFormat& format, const void* blob, size_t bytes, mha_error* error);
+
+// Blobs of later versions may keep other than floats.
+mha_status check_blob_storage(const char* name, const BlobStorage& storage, mha_error* error);
+
+// A pointer to a blob that is given: not null, aligned to 4 bytes.
+mha_status check_blob_pointer(const void* blob, mha_error* error);
+
+}  // namespace mha

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+// Caches: sequences copied out, saved and loaded. A saved sequence is a header of 192 bytes, then the tokens that are
+// kept as export gives them: keys [n, Hkv, D], values [n, Hkv, Dv]. The layout of pages does not show, so any kind of
+// cache can load it.
+#include <cstring>
+
+#include "core/base/fields.h"
+#include "core/cache/blob.h"
+#include "core/cache/cache.h"
+#include "core/math/checksum.h"
+
+namespace mha {
+namespace {
+
+using ll = long long;
+using ull = unsigned long long;
+
+struct BlobHeader {
+  BlobHead head;
+  int64_t length;      // tokens so far, dropped ones too
+  int64_t leading;     // kept are [0, leading) and [first_kept, length)
+  int64_t first_kept;  // 0: nothing was dropped, leading is 0 too
+  int64_t num_kv_heads, head_dim, value_head_dim;
+  BlobStorage key, value;
+  uint64_t value_in_key;
+  uint64_t payload;  // checksum of all after the header
+  uint64_t reserved[8];
+  uint64_t checksum;  // of all before
+};
+static_assert(sizeof(BlobHeader) == 192, "the blob's header is part of its format");
+
+constexpr BlobFormat kFormat = {{'m', 'h', 'a', 'c', 'a', 'c', 'h', 'e'}, "a saved sequence", 2, sizeof(BlobHeader)};
+
+void copy_rows(const float* from, int64_t count, int64_t width, float* to, int64_t stride) {
+  const size_t bytes = static_cast<size_t>(width) * sizeof(float);
+  for (int64_t t = 0; t < count; ++t) memcpy(to + t * stride, from + t * width, bytes);
+}
+
+int64_t tokens_in(const BlobHeader& h) { return h.leading + (h.length - h.first_kept); }
+
+// Of a blob with so many tokens; the header's sizes are sound.
+Size blob_bytes(const BlobHeader& h) {
+  return Size(tokens_in(h)) * Size(h.num_kv_heads) * (Size(h.head_dim) + Size(h.value_head_dim)) * Size(sizeof(float)) +
+         Size(sizeof(BlobHeader));
+}
+
+BlobHeader describe(const mha_cache& cache, const CacheSequence& s) {
+  const mha_cache_config& c = cache.config;
+  BlobHeader h = {};
+  h.num_kv_heads = c.num_kv_heads, h.head_dim = c.head_dim, h.value_head_dim = c.value_head_dim;
+  h.length = s.length, h.leading = leading_kept(cache, s), h.first_kept = s.first_kept;
+  h.head.bytes = static_cast<uint64_t>(blob_bytes(h).value());
+  return h;
+}
+
+// Where the tokens of a blob lie, from token `index` of those that are kept on.
+CacheRowsOut blob_rows(const BlobHeader& h, char* blob, int64_t index) {
+  float* key = reinterpret_cast<float*>(blob + sizeof(BlobHeader));
+  const int64_t key_row = h.num_kv_heads * h.head_dim, value_row = h.num_kv_heads * h.value_head_dim;
+  float* value = key + tokens_in(h) * key_row;
+  return {key + index * key_row, key_row, h.head_dim, value + index * value_row, value_row, h.value_head_dim};
+}
+
+// Reads the header and checks all of the blob; what passes can be loaded into a cache of these sizes.
+mha_status read_header(const mha_cache_config& c, const void* blob, size_t bytes, BlobHeader* header,
+                       mha_error* error) {
+  MHA_TRY(check_blob(kFormat, blob, bytes, error));
+  BlobHeader h = {};
+  memcpy(&h, blob, sizeof(h));
+  bool known = h.value_in_key == 0;
+  for (uint64_t word : h.reserved) known = known && word == 0;
+  if (!known) return fail(error, MHA_ERR_BLOB, "blob has fields that this library does not know");
+  MHA_TRY(check_blob_storage("keys", h.key, error));
+  MHA_TRY(check_blob_storage("values", h.value, error));
+  if (h.num_kv_heads != c.num_kv_heads || h.head_dim != c.head_dim || h.value_head_dim != c.value_head_dim) {
+    return fail(error, MHA_ERR_BLOB,
+                "blob has %lld key/value heads of %lld and %lld: those of the cache are %lld of %lld and %lld",
+                ll{h.num_kv_heads}, ll{h.head_dim}, ll{h.value_head_dim}, ll{c.num_kv_heads}, ll{c.head_dim},
+                ll{c.value_head_dim});
+  }
+  const bool sound = check_size("length", h.length, 0, nullptr) == MHA_OK && h.first_kept <= h.length &&
+                     h.leading >= 0 && (h.first_kept == 0 ? h.leading == 0 : h.leading < h.first_kept);
+  if (!sound || !blob_bytes(h).ok() || static_cast<uint64_t>(blob_bytes(h).value()) != h.head.bytes) {
+    return fail(error, MHA_ERR_BLOB, "blob's header is unsound: length %lld, kept [0, %lld) and from %lld, bytes %llu",
+                ll{h.length}, ll{h.leading}, ll{h.first_kept}, ull{h.head.bytes});
+  }
+  if (bytes < h.head.bytes)
+    return fail(error, MHA_ERR_BLOB, "bytes is %zu: the blob has %llu", bytes, ull{h.head.bytes});
+  if (h.payload != payload_checksum(static_cast<const char*>(blob) + sizeof(h), h.head.bytes - sizeof(h))) {
+    return fail(error, MHA_ERR_BLOB, "blob's tokens are damaged (checksum)");
+  }
+  *header = h;
+  return MHA_OK;
+}
+
+// Takes the pages, all or nothing. A blob without its middle fits rings only, which always have room.
+mha_status reserve_blob(mha_cache* cache, int64_t sequence, const BlobHeader& h, mha_error* error) {
+  if (h.first_kept == 0) return cache_reserve(cache, {1, &sequence, h.length, nullptr, nullptr}, error);
+  const mha_cache_config& c = cache->config;
+  if (c.kind != MHA_CACHE_RING || c.sink_tokens > h.leading) {
+    return fail(error, MHA_ERR_UNSUPPORTED,
+                "blob lacks tokens [%lld, %lld), which a ring had dropped: only a ring with at most %lld sink_tokens "
+                "loads it",
+                ll{h.leading}, ll{h.first_kept}, ll{h.leading});
+  }
+  CacheSequence& s = cache->sequences[sequence];
+  const Locked locked(cache->lock);
+  take_pages(cache, &s, 0, c.sink_tokens);
+  take_pages(cache, &s, h.first_kept, h.length);
+  s.first_kept = h.first_kept, s.reserved = h.length;
+  return MHA_OK;
+}
+
+void write_blob(mha_cache* cache, int64_t sequence, const BlobHeader& h, const void* blob) {
+  const auto write = [&](int64_t first, int64_t count, int64_t index) {
+    const CacheRowsOut rows = blob_rows(h, const_cast<char*>(static_cast<const char*>(blob)), index);
+    cache_write(*cache, sequence, first, count,
+                {rows.key, rows.key_stride_t, rows.key_stride_h, rows.value, rows.value_stride_t, rows.value_stride_h});
+  };
+  if (h.first_kept != 0) write(0, cache->config.sink_tokens, 0);
+  write(h.first_kept, h.length - h.first_kept, h.leading);
+  cache_commit(cache, {1, &sequence, h.length, nullptr, nullptr});
+}
+
+}  // namespace
+
+void cache_read(const mha_cache& cache, int64_t sequence, int64_t first, int64_t count, const CacheRowsOut& out) {
+  const mha_cache_config& c = cache.config;
+  for (int64_t done = 0; done < count;) {
+    const int64_t page = (first + done) / cache.page_size, slot = (first + done) % cache.page_size;
+    int64_t run = count - done < kRunTokens ? count - done : kRunTokens;
+    if (run > cache.page_size - slot) run = cache.page_size - slot;
+    const float* base = cache.sequences[sequence].pages[page_entry(cache, page)];
+    for (int64_t h = 0; h < c.num_kv_heads; ++h) {
+      const int64_t row = h * cache.page_size + slot;
+      copy_rows(base + row * c.head_dim, run, c.head_dim, out.key + done * out.key_stride_t + h * out.key_stride_h,
+                out.key_stride_t);
+      copy_rows(base + cache.page_values + row * c.value_head_dim, run, c.value_head_dim,
+                out.value + done * out.value_stride_t + h * out.value_stride_h, out.value_stride_t);
+    }
+    done += run;
+  }
+}
+
+mha_status cache_save_bytes(const mha_cache& cache, int64_t sequence, size_t* bytes, mha_error* error) {
+  MHA_TRY(check_sequence(cache, "sequence", sequence, error));
+  *bytes = static_cast<size_t>(describe(cache, cache.sequences[sequence]).head.bytes);
+  return MHA_OK;
+}
+
+mha_status cache_save(const mha_cache& cache, int64_t sequence, void* blob, size_t bytes, mha_error* error) {
+  mha_status status = check_sequence(cache, "sequence", sequence, error);
+  if (status == MHA_OK) status = check_blob_pointer(blob, error);
+  if (status != MHA_OK) return status;
+  BlobHeader h = describe(cache, cache.sequences[sequence]);
+  if (bytes < h.head.bytes) {
+    return fail(error, MHA_ERR_BUFFER, "bytes is %zu: sequence %lld takes %llu", bytes, ll{sequence},
+                ull{h.head.bytes});
+  }
+  char* out = static_cast<char*>(blob);
+  cache_read(cache, sequence, 0, h.leading, blob_rows(h, out, 0));
+  cache_read(cache, sequence, h.first_kept, h.length - h.first_kept, blob_rows(h, out, h.leading));
+  h.payload = payload_checksum(out + sizeof(h), h.head.bytes - sizeof(h));
+  seal_blob(kFormat, &h);
+  memcpy(blob, &h, sizeof(h));
+  return MHA_OK;
+}
+
+mha_status cache_load(mha_cache* cache, int64_t sequence, const void* blob, size_t bytes, mha_error* error) {
+  mha_status status = check_sequence(*cache, "sequence", sequence, error);
+  if (status == MHA_OK) status = check_blob_pointer(blob, error);
+  if (status != MHA_OK) return status;
+  const int64_t held = cache->sequences[sequence].length;
+  if (held != 0) {
+    return fail(error, MHA_ERR_ARGUMENT, "sequence is %lld, which has %lld tokens: must be empty", ll{sequence},
+                ll{held});
+  }
+  BlobHeader h = {};
+  status = read_header(cache->config, blob, bytes, &h, error);
+  if (status == MHA_OK) status = reserve_blob(cache, sequence, h, error);
+  if (status == MHA_OK) write_blob(cache, sequence, h, blob);
+  return status;
+}
+
+}  // namespace mha

@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// Calls that put tokens into a cache or copy them out of it, after validation.
+#pragma once
+
+#include "core/cache/cache.h"
+#include "core/call/problem.h"
+
+namespace mha {
+
+// Tokens to be stored: key [batch, length, Hkv, D] and value, or packed (stride_b unused).
+struct AppendProblem {
+  const mha_cache* cache;
+  CacheBatch batch;
+  ConstTensor key, value;
+  int64_t tokens;  // of all sequences
+
+  bool prepares;  // keys are normed and rotated as in core/run/norm_rope.h
+  mha_rope rope;
+  float epsilon;
+  const float* weight;
+  const int64_t* positions;  // [batch, length], or packed; null: the tokens' numbers
+};
+
+mha_status validate_append(const mha_append_args& args, mha_cache* cache, AppendProblem* problem, mha_error* error);
+// What a size query looks at.
+mha_status validate_append_sizes(const mha_append_args& args, const mha_cache& cache, mha_error* error);
+
+// The tokens are there, and where they are copied to can hold them.
+mha_status validate_export(const mha_cache& cache, const mha_export_args& args, CacheRowsOut* rows, mha_error* error);
+
+}  // namespace mha

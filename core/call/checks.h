@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the checks of a call share: views with their strides, and the groups of its arguments. Messages name the argument
+// as the caller wrote it and its value.
+#pragma once
+
+#include "core/base/fields.h"
+#include "core/call/validate.h"
+
+namespace mha {
+
+// --- Views -----------------------------------------------------------------------------------------------------------
+
+struct Dimensions {
+  int64_t b, t, h, d;
+};
+
+// What a view must satisfy, and its strides with the default filled in.
+struct ElementStrides {
+  int64_t b, t, h;
+};
+
+enum class Order { kBthd, kBhtd };
+
+// The last element is stored below 2^63 bytes.
+mha_status check_extent(const char* name, const Dimensions& n, const ElementStrides& s, mha_error* error);
+mha_status check_input(const char* name, const mha_view& v, const Dimensions& n, Check check, ConstTensor* out,
+                       mha_error* error);
+// Also that distinct elements do not overlap.
+mha_status check_result(const char* name, const mha_mut_view& v, const Dimensions& n, Order order, Check check,
+                        Tensor* out, mha_error* error);
+// Views that have no such dimension.
+mha_status check_no_stride(const char* name, const char* dimension, int64_t stride, mha_error* error);
+
+// The memory of a tensor, to tell whether two of them certainly overlap.
+struct Extent {
+  const char *begin, *end;  // both null: none
+  bool gapless;             // every byte is an element's
+  int64_t last;             // bytes of the last row, which ends at `end`
+};
+Extent extent_of(const float* data, const Dimensions& n, const ElementStrides& s);
+inline Extent extent_of(const ConstTensor& t, const Dimensions& n) {
+  return extent_of(t.data, n, {t.stride_b, t.stride_t, t.stride_h});
+}
+inline Extent extent_of(const Tensor& t, const Dimensions& n) {
+  return extent_of(t.data, n, {t.stride_b, t.stride_t, t.stride_h});
+}
+bool certainly_overlap(const Extent& a, const Extent& b);
+
+struct NamedExtent {
+  const char* name;
+  Extent extent;
+};
+// No result overlaps another one or an input.
+mha_status check_overlaps(const NamedExtent* results, int num_results, const NamedExtent* inputs, int num_inputs,
+                          mha_error* error);
+
+// --- Groups ----------------------------------------------------------------------------------------------------------
+
+// Groups as a call points to them.
+struct Groups {
+  const mha_items* items;
+  const mha_positions* positions;
+  const mha_masks* masks;
+  const mha_score_mods* score_mods;
+  const mha_norm* query_norm;
+  const mha_norm* key_norm;  // null in attention, which takes keys as they are
+  const mha_rope* rope;
+  const mha_cache* cache;
+  const mha_pages* pages;
+  const mha_results* results;
+  bool causal;
+  bool keys_are_queries;  // self-attention of the layer: keys are projected from the query's tokens
+  bool prepares_keys;     // the layer norms and rotates keys of this call
+};
+
+Groups groups_of(const mha_attention_args& args);
+Groups groups_of(const mha_layer_args& args);
+
+// The fields of later versions in every group that is given.
+mha_status check_reserved(const Groups& groups, mha_error* error);
+
+// The greatest sizes of all calls that a bound is for: without items, and with keys in a tensor as long as any sequence
+// of the cache can be.
+struct BoundSizes {
+  int64_t key_len;
+  bool packed_queries, packed_keys, shares_pages;
+  int64_t ring_tokens;
+};
+mha_status bound_sizes(const Groups& groups, int64_t key_len, BoundSizes* sizes, mha_error* error);
+// Tells a problem that was checked with those sizes what it stands for.
+void set_bound(const BoundSizes& sizes, AttentionProblem* p);
+
+// How long the items are and where their queries stand, into *p, whose sizes must be set.
+mha_status check_items(const Groups& groups, AttentionProblem* p, mha_error* error);
+// Whether anything of the call looks at p(i).
+bool looks_at_positions(const Groups& groups);
+mha_status check_positions(const Groups& groups, AttentionProblem* p, mha_error* error);
+// The table of pages; entries are read with Check::kAll.
+mha_status check_pages(const mha_pages& pages, Check check, AttentionProblem* p, mha_error* error);
+// Whether a ring still keeps what the masks show.
+mha_status check_ring(const AttentionProblem& p, mha_error* error);
+
+// The masks and score modifications of a call, checked into *p, whose sizes and items must be set.
+mha_status check_masks(const mha_masks& m, Check check, AttentionProblem* p, mha_error* error);
+mha_status check_mods(const mha_score_mods& m, Check check, AttentionProblem* p, mha_error* error);
+// The results besides the output.
+mha_status check_results(const mha_results& r, Check check, AttentionProblem* p, mha_error* error);
+
+mha_status check_scale(float scale, int is_exact, int64_t head_dim, float* out, mha_error* error);
+mha_status check_norm(const char* name, const mha_norm& norm, mha_error* error);
+mha_status check_heads(int64_t heads, int64_t kv_heads, int64_t* out, mha_error* error);
+// Rows of attention over the whole call, and scores of one row, must be countable.
+mha_status check_products(const AttentionProblem& p, mha_error* error);
+
+// What an attention or layer call wants done, checked into problem->preparation; its sizes, items and positions must be
+// set.
+mha_status check_preparation(const Groups& groups, Check check, AttentionProblem* problem, mha_error* error);
+
+// Adds the results besides the output, and where they are in memory.
+int result_extents(const AttentionProblem& p, NamedExtent* results);
+
+}  // namespace mha

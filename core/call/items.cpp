@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "core/call/items.h"
+
+#include "core/cache/cache.h"
+
+namespace mha {
+namespace {
+
+TokenRows rows_in_tensor(const AttentionProblem& p, const ConstTensor& t, int64_t b, int64_t kv_head) {
+  TokenRows rows = {};
+  const int64_t item = p.key_offsets != nullptr ? p.key_offsets[b] * t.stride_t : b * t.stride_b;
+  // Where there are no keys the pointer may be null, and is not moved.
+  rows.base = t.data == nullptr ? nullptr : t.data + item + kv_head * t.stride_h;
+  rows.stride_t = t.stride_t, rows.stride_h = t.stride_h;
+  return rows;
+}
+
+TokenRows rows_in_pages(const AttentionProblem& p, const ConstTensor& t, int64_t b, int64_t kv_head) {
+  TokenRows rows = {};
+  rows.base = t.data == nullptr ? nullptr : t.data + kv_head * t.stride_h;
+  rows.stride_t = t.stride_t, rows.stride_h = t.stride_h;
+  rows.table = p.pages.table + b * p.pages.stride, rows.stride_page = t.stride_b;
+  rows.page_size = p.pages.page_size;
+  return rows;
+}
+
+TokenRows from_head(TokenRows rows, int64_t kv_head) {
+  if (rows.base != nullptr) rows.base += kv_head * rows.stride_h;
+  rows.offset += kv_head * rows.stride_h;
+  return rows;
+}
+
+}  // namespace
+
+int64_t key_len_of(const AttentionProblem& p, int64_t b) {
+  if (p.cache != nullptr) return cache_length(*p.cache, sequence_of(p, b)) + (p.appends ? query_len_of(p, b) : 0);
+  if (p.key_offsets != nullptr) return p.key_offsets[b + 1] - p.key_offsets[b];
+  return p.key_lengths != nullptr && p.tail == 0 ? p.key_lengths[b] : p.key_len;
+}
+
+int64_t shared_tokens_of(const AttentionProblem& p, int64_t a, int64_t b) {
+  if (p.cache != nullptr) return shared_tokens(*p.cache, sequence_of(p, a), sequence_of(p, b));
+  if (p.pages.table == nullptr) return 0;
+  const int32_t *x = p.pages.table + a * p.pages.stride, *y = p.pages.table + b * p.pages.stride;
+  const int64_t length = least(key_len_of(p, a), key_len_of(p, b));
+  for (int64_t n = 0; n * p.pages.page_size < length; ++n) {
+    if (x[n] != y[n]) return n * p.pages.page_size;
+  }
+  return length;
+}
+
+int64_t key_begin_of(const AttentionProblem& p, int64_t b) {
+  if (p.key_offsets != nullptr) return p.key_offsets[b];
+  if (p.cache == nullptr) return b * (p.key_len - p.tail);
+  int64_t begin = 0;
+  for (int64_t i = 0; i < b; ++i) begin += key_len_of(p, i);
+  return begin;
+}
+
+int64_t first_kept_of(const AttentionProblem& p, int64_t b) {
+  if (p.cache == nullptr) return 0;
+  const int64_t now = cache_first_kept(*p.cache, sequence_of(p, b));
+  const int64_t then = p.appends ? first_kept_at(*p.cache, key_len_of(p, b)) : 0;
+  return now > then ? now : then;
+}
+
+TokenRows keys_of(const AttentionProblem& p, int64_t b, int64_t kv_head) {
+  if (p.pages.table != nullptr) return rows_in_pages(p, p.key, b, kv_head);
+  if (p.cache == nullptr) return rows_in_tensor(p, p.key, b, kv_head);
+  return from_head(cache_keys(*p.cache, sequence_of(p, b)), kv_head);
+}
+
+TokenRows values_of(const AttentionProblem& p, int64_t b, int64_t kv_head) {
+  if (p.pages.table != nullptr) return rows_in_pages(p, p.value, b, kv_head);
+  if (p.cache == nullptr) return rows_in_tensor(p, p.value, b, kv_head);
+  return from_head(cache_values(*p.cache, sequence_of(p, b)), kv_head);
+}
+
+int64_t weight_rows_of(const AttentionProblem& p, int64_t b) {
+  return p.weights_rows != nullptr ? p.num_weights_rows : query_len_of(p, b);
+}
+
+float* weights_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t r) {
+  if (p.weights_mode == MHA_WEIGHTS_AVERAGED) h = 0;
+  if (p.weights_mode == MHA_WEIGHTS_KEY_SUMS) r = 0;
+  const bool packed = p.query_offsets != nullptr && p.weights_rows == nullptr && p.weights_mode != MHA_WEIGHTS_KEY_SUMS;
+  const int64_t item = packed ? p.query_offsets[b] * p.weights.stride_t : b * p.weights.stride_b;
+  return p.weights.data + item + h * p.weights.stride_h + r * p.weights.stride_t;
+}
+
+namespace {
+
+// Keys that a query of item b sees at most, as far as a window limits them.
+int64_t most_visible_keys(const AttentionProblem& p, int64_t b) {
+  const mha_masks& m = p.masks;
+  const int64_t keys = key_len_of(p, b);
+  const bool open = m.window_left == 0 || m.prefix_lengths != nullptr || (!p.causal && m.window_right == 0);
+  if (open) return keys;
+  const Size right = p.causal ? Size(0) : Size(m.window_right - 1);
+  const Size seen = Size(m.window_left) + right + Size(m.sink_tokens);
+  return seen.ok() ? least(keys, seen.value()) : keys;
+}
+
+// Keys that some query may see: all, but where few queries have a window.
+int64_t keys_read(const AttentionProblem& p, int64_t b) {
+  return least(most_visible_keys(p, b) + query_len_of(p, b), key_len_of(p, b));
+}
+
+}  // namespace
+
+double multiply_adds_of(const AttentionProblem& p, int64_t b) {
+  return static_cast<double>(p.heads) * static_cast<double>(query_len_of(p, b)) *
+         static_cast<double>(most_visible_keys(p, b)) * static_cast<double>(p.head_dim + p.value_head_dim);
+}
+
+double work_of_item(const AttentionProblem& p, int64_t b) {
+  if (query_len_of(p, b) == 0) return 0;
+  const double bytes = static_cast<double>(p.kv_heads) * static_cast<double>(keys_read(p, b)) *
+                       static_cast<double>(p.head_dim + p.value_head_dim) * sizeof(float);
+  return work_of(multiply_adds_of(p, b), bytes);
+}
+
+double work_of_call(const AttentionProblem& p) {
+  if (p.uniform()) return p.batch > 0 ? static_cast<double>(p.batch) * work_of_item(p, 0) : 0;
+  double total = 0;
+  for (int64_t b = 0; b < p.batch; ++b) total += work_of_item(p, b);
+  return total;
+}
+
+}  // namespace mha

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every check of the arguments of a call, once. Nothing is written before these pass.
+#pragma once
+
+#include <cstring>
+
+#include "core/base/context.h"
+#include "core/call/problem.h"
+
+namespace mha {
+
+// Size queries and explain pass kSizesOnly: data pointers may be null and are not read through. Partial results go
+// elsewhere than results: kNoResults does not want those.
+enum class Check { kSizesOnly, kNoResults, kAll };
+
+mha_status validate_attention(const mha_attention_args* args, Check check, AttentionProblem* problem, mha_error* error);
+
+// The views of a layer call, without heads.
+struct ForwardViews {
+  ConstTensor query, key, value;
+  Tensor output;
+};
+// problem->tail must be set: the keys that the layer adds.
+mha_status validate_forward(const mha_layer_config& config, const mha_layer_args* args, Check check,
+                            ForwardViews* views, AttentionProblem* problem, mha_error* error);
+
+mha_status validate_layer_config(const mha_layer_config* config, mha_layer_config* resolved, mha_error* error);
+
+mha_status validate_rows(const mha_rows_args& args, Check check, PrepareProblem* problem, mha_error* error);
+
+// The context as one call sees it: with what the host lends to it.
+mha_status lend(const mha_context& context, const mha_resources* resources, mha_context* lent, mha_error* error);
+
+}  // namespace mha

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+// The arguments of a linear's calls.
+#include "core/call/checks.h"
+#include "core/call/linear.h"
+
+namespace mha {
+
+mha_status check_weight(const char* name, const mha_view& weight, int64_t out_features, int64_t in_features,
+                        ConstTensor* out, mha_error* error) {
+  if (weight.data == nullptr) return fail(error, MHA_ERR_NULL, "%s.data is NULL", name);
+  MHA_TRY(check_no_stride(name, "b", weight.stride_b, error));
+  MHA_TRY(check_no_stride(name, "h", weight.stride_h, error));
+  return check_input(name, weight, {1, out_features, 1, in_features}, Check::kAll, out, error);
+}
+
+mha_status linear_problem(const mha_linear& linear, const mha_linear_args& a, Check check, LinearProblem* p,
+                          mha_error* error) {
+  MHA_TRY(check_reserved("args", a.reserved, error));
+  MHA_TRY(check_size("rows", a.rows, 0, error));
+  MHA_TRY(check_no_stride("input", "b", a.input.stride_b, error));
+  MHA_TRY(check_no_stride("input", "h", a.input.stride_h, error));
+  MHA_TRY(check_no_stride("output", "b", a.output.stride_b, error));
+  MHA_TRY(check_no_stride("output", "h", a.output.stride_h, error));
+  const Dimensions in = {1, a.rows, 1, linear.in_features}, out = {1, a.rows, 1, linear.out_features};
+  ConstTensor input = {};
+  Tensor output = {};
+  MHA_TRY(check_input("input", a.input, in, check, &input, error));
+  MHA_TRY(check_result("output", a.output, out, Order::kBthd, check, &output, error));
+  if (check != Check::kSizesOnly) {
+    const NamedExtent result = {"output", extent_of(output, out)}, source = {"input", extent_of(input, in)};
+    MHA_TRY(check_overlaps(&result, 1, &source, 1, error));
+  }
+  p->input = input.data, p->input_stride = input.stride_t;
+  p->output = output.data, p->output_stride = output.stride_t;
+  p->batch = 1, p->rows = a.rows;
+  p->panels = linear.panels, p->bias = linear.bias;
+  p->in_features = linear.in_features, p->out_features = linear.out_features;
+  return MHA_OK;
+}
+
+mha_status validate_linear_config(const mha_linear_config& c, ConstTensor* weight, mha_error* error) {
+  MHA_TRY(check_reserved("config", c.reserved, error));
+  MHA_TRY(check_sizes({{"in_features", c.in_features, 1}, {"out_features", c.out_features, 1}}, error));
+  MHA_TRY(check_arithmetic("arithmetic", c.arithmetic, error));
+  MHA_TRY(check_layout(c.layout, error));
+  if (c.packed != nullptr) MHA_TRY(check_storage("packed", *c.packed, error));
+  return check_weight("weight", c.weight, c.out_features, c.in_features, weight, error);
+}
+
+}  // namespace mha

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+// Checks of views: element types, strides, extents, overlap.
+#include "core/call/checks.h"
+#include "core/kernels/kernel_table.h"
+
+namespace mha {
+
+using ll = long long;
+
+namespace {
+
+// The stride of an outer dimension of a call's tensors, for loops over all three.
+struct NamedStride {
+  const char* suffix;
+  int64_t value;
+};
+
+// Elements from the first to the last.
+Size span_of(const Dimensions& n, const ElementStrides& s) {
+  return Size(n.b - 1) * Size(s.b) + Size(n.t - 1) * Size(s.t) + Size(n.h - 1) * Size(s.h) + Size(n.d);
+}
+
+bool is_empty(const Dimensions& n) { return n.b == 0 || n.t == 0 || n.h == 0 || n.d == 0; }
+
+// Whether distinct elements share a place, or cannot be told not to: from the innermost dimension on, each stride must
+// pass what is below it.
+bool overlaps(const Dimensions& n, const ElementStrides& s) {
+  int64_t sizes[3] = {n.b, n.t, n.h}, strides[3] = {s.b, s.t, s.h};
+  int64_t below = n.d;
+  for (int done = 0; done < 3; ++done) {
+    int least = -1;
+    for (int i = 0; i < 3; ++i) {
+      if (sizes[i] > 1 && (least < 0 || strides[i] < strides[least])) least = i;
+    }
+    if (least < 0) return false;
+    if (strides[least] < below) return true;
+    below += strides[least] * (sizes[least] - 1);
+    sizes[least] = 1;
+  }
+  return false;
+}
+
+mha_status dense_strides(const char* name, const Dimensions& n, Order order, ElementStrides* out, mha_error* error) {
+  const Size inner = order == Order::kBthd ? Size(n.h) * Size(n.d) : Size(n.t) * Size(n.d);
+  const Size batch = Size(n.t) * Size(n.h) * Size(n.d);
+  if (!batch.ok() || !inner.ok()) {
+    return fail(error, MHA_ERR_OVERFLOW, "%s of %lld x %lld x %lld x %lld has more than 2^63 elements", name, ll{n.b},
+                ll{n.t}, ll{n.h}, ll{n.d});
+  }
+  *out = order == Order::kBthd ? ElementStrides{batch.value(), inner.value(), n.d}
+                               : ElementStrides{batch.value(), n.d, inner.value()};
+  return MHA_OK;
+}
+
+mha_status resolve_strides(const char* name, const Dimensions& n, Order order, const ElementStrides& given,
+                           int64_t least, ElementStrides* out, mha_error* error) {
+  const NamedStride strides[] = {{"b", given.b}, {"t", given.t}, {"h", given.h}};
+  for (const NamedStride& s : strides) {
+    if (s.value < least) {
+      return fail(error, MHA_ERR_STRIDE, "%s.stride_%s is %lld: must be >= 0%s", name, s.suffix, ll{s.value},
+                  least < 0 ? " or MHA_BROADCAST" : "");
+    }
+  }
+  if (given.b == 0 && given.t == 0 && given.h == 0) {
+    MHA_TRY(dense_strides(name, n, order, out, error));
+  } else {
+    const int64_t sizes[] = {n.b, n.t, n.h};
+    for (int i = 0; least < 0 && i < 3; ++i) {  // of a result, elements that overlap are refused
+      if (strides[i].value != 0 || sizes[i] <= 1 || is_empty(n)) continue;
+      return fail(error, MHA_ERR_STRIDE, "%s.stride_%s is 0 beside other strides: give it, or MHA_BROADCAST to repeat",
+                  name, strides[i].suffix);
+    }
+    *out = {most(given.b, 0), most(given.t, 0), most(given.h, 0)};
+  }
+  return check_extent(name, n, *out, error);
+}
+
+}  // namespace
+
+mha_status check_extent(const char* name, const Dimensions& n, const ElementStrides& s, mha_error* error) {
+  if (is_empty(n)) return MHA_OK;
+  const Size last = span_of(n, s);
+  if (last.ok() && last.value() <= kMaxBytes) return MHA_OK;
+  return fail(error, MHA_ERR_OVERFLOW,
+              "%s of %lld x %lld x %lld x %lld with strides %lld, %lld, %lld ends beyond 2^63 bytes", name, ll{n.b},
+              ll{n.t}, ll{n.h}, ll{n.d}, ll{s.b}, ll{s.t}, ll{s.h});
+}
+
+mha_status check_no_stride(const char* name, const char* dimension, int64_t stride, mha_error* error) {
+  if (stride == 0) return MHA_OK;
+  return fail(error, MHA_ERR_STRIDE, "%s.stride_%s is %lld: must be 0, there is no such dimension here", name,
+              dimension, ll{stride});
+}
+
+mha_status check_input(const char* name, const mha_view& v, const Dimensions& n, Check check, ConstTensor* out,
+                       mha_error* error) {
+  if (v.reserved != 0) return fail_reserved(name, "reserved", -1, error);
+  MHA_TRY(check_dtype(name, v.dtype, error));
+  if (v.quant != nullptr) {
+    return fail(error, MHA_ERR_ARGUMENT, "%s.quant is given, but %s.dtype is MHA_F32, which has no scales", name, name);
+  }
+  ElementStrides s = {};
+  MHA_TRY(resolve_strides(name, n, Order::kBthd, {v.stride_b, v.stride_t, v.stride_h}, MHA_BROADCAST, &s, error));
+  const bool empty = n.b == 0 || n.t == 0 || n.h == 0;
+  if (check != Check::kSizesOnly && v.data == nullptr && !empty) {
+    return fail(error, MHA_ERR_NULL, "%s.data is NULL", name);
+  }
+  if (check != Check::kSizesOnly) MHA_TRY(check_aligned(name, v.data, error));
+  *out = {static_cast<const float*>(v.data), s.b, s.t, s.h};
+  return MHA_OK;
+}
+
+mha_status check_result(const char* name, const mha_mut_view& v, const Dimensions& n, Order order, Check check,
+                        Tensor* out, mha_error* error) {
+  if (v.reserved != 0) return fail_reserved(name, "reserved", -1, error);
+  MHA_TRY(check_dtype(name, v.dtype, error));
+  ElementStrides s = {};
+  MHA_TRY(resolve_strides(name, n, order, {v.stride_b, v.stride_t, v.stride_h}, 0, &s, error));
+  if (!is_empty(n) && overlaps(n, s)) {
+    return fail(error, MHA_ERR_STRIDE, "%s.stride_b, _t, _h are %lld, %lld, %lld: elements of the result overlap", name,
+                ll{s.b}, ll{s.t}, ll{s.h});
+  }
+  if (check == Check::kAll && v.data == nullptr && !is_empty(n)) {
+    return fail(error, MHA_ERR_NULL, "%s.data is NULL", name);
+  }
+  if (check != Check::kSizesOnly) MHA_TRY(check_aligned(name, v.data, error));
+  *out = {static_cast<float*>(v.data), s.b, s.t, s.h};
+  return MHA_OK;
+}
+
+// --- Overlap ---------------------------------------------------------------------------------------------------------
+
+Extent extent_of(const float* data, const Dimensions& n, const ElementStrides& s) {
+  if (data == nullptr || is_empty(n)) return {nullptr, nullptr, false, 0};
+  // What repeats is one element.
+  const Dimensions distinct = {s.b == 0 ? 1 : n.b, s.t == 0 ? 1 : n.t, s.h == 0 ? 1 : n.h, n.d};
+  const int64_t span = span_of(n, s).value();
+  const Size elements = Size(distinct.b) * Size(distinct.t) * Size(distinct.h) * Size(distinct.d);
+  const bool gapless = elements.ok() && elements.value() == span && !overlaps(distinct, s);
+  const char* begin = reinterpret_cast<const char*>(data);
+  return {begin, begin + span * static_cast<int64_t>(sizeof(float)), gapless,
+          n.d * static_cast<int64_t>(sizeof(float))};
+}
+
+namespace {
+
+// Whether the first or the last row of b has bytes in [a.begin, a.end).
+bool has_end_inside(const Extent& a, const Extent& b) {
+  const bool first = b.begin < a.end && b.begin + b.last > a.begin;
+  const bool last = b.end > a.begin && b.end - b.last < a.end;
+  return first || last;
+}
+
+}  // namespace
+
+bool certainly_overlap(const Extent& a, const Extent& b) {
+  if (a.begin == nullptr || b.begin == nullptr) return false;
+  return a.begin == b.begin || (a.gapless && has_end_inside(a, b)) || (b.gapless && has_end_inside(b, a));
+}
+
+mha_status check_overlaps(const NamedExtent* results, int num_results, const NamedExtent* inputs, int num_inputs,
+                          mha_error* error) {
+  for (int r = 0; r < num_results; ++r) {
+    for (int i = 0; i < num_inputs; ++i) {
+      if (certainly_overlap(results[r].extent, inputs[i].extent)) {
+        return fail(error, MHA_ERR_STRIDE, "%s overlaps %s", results[r].name, inputs[i].name);
+      }
+    }
+    for (int other = 0; other < r; ++other) {
+      if (certainly_overlap(results[r].extent, results[other].extent)) {
+        return fail(error, MHA_ERR_STRIDE, "%s overlaps %s", results[r].name, results[other].name);
+      }
+    }
+  }
+  return MHA_OK;
+}
+
+}  // namespace mha

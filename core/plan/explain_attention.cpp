@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+// What is planned for attention, in words: kernels, work items, masks, weights.
+#include <cstdio>
+
+#include "core/cache/cache.h"
+#include "core/call/items.h"
+#include "core/plan/explain.h"
+
+namespace mha {
+
+using ll = long long;
+
+namespace {
+
+void explain_packed(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable& table, Text* out) {
+  out->line(
+      "attention kernel: fused, %lld-row x %lld-column tiles (at most %lld x %lld where that takes no more of them), "
+      "%lld rows share a pass over a chunk of %lld keys",
+      static_cast<ll>(table.tile_rows), static_cast<ll>(table.tile_columns), static_cast<ll>(table.gemm_rows),
+      static_cast<ll>(table.gemm_columns), static_cast<ll>(table.attention_rows), static_cast<ll>(kChunk));
+  out->line(
+      "rows: %lld for each of %lld key/value heads (%lld heads share one), in %lld blocks of at most %lld "
+      "(a block packs each chunk of keys once)",
+      static_cast<ll>(group_rows_of(p, 0)), static_cast<ll>(p.batch * p.kv_heads), static_cast<ll>(p.group()),
+      static_cast<ll>(plan.each.blocks), static_cast<ll>(plan.each.block_rows));
+  const int64_t blocks = p.batch * p.kv_heads * plan.each.blocks;
+  if (plan.split > 0) {
+    out->line(
+        "items: %lld, one per block and chunk (%lld chunks), merged afterwards: %lld blocks are too few for %lld "
+        "threads, and more of them would pack the keys more often",
+        static_cast<ll>(plan.items), static_cast<ll>(plan.each.chunks), static_cast<ll>(blocks),
+        static_cast<ll>(plan.threads));
+  } else {
+    const char* why = plan.threads <= 1           ? "one thread needs no split"
+                      : plan.each.chunks <= 1     ? "one chunk cannot be split, threads share heads and rows"
+                      : plan.items < plan.threads ? "chunks would not share the work better"
+                                                  : "enough blocks for the threads";
+    out->line("items: %lld, one per block, over all %lld chunks of keys: %s", static_cast<ll>(plan.items),
+              static_cast<ll>(plan.each.chunks), why);
+  }
+}
+
+void explain_streamed(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable& table, Text* out) {
+  out->line("attention kernel: streamed: keys and values are read where they lie, %lld key/value heads together",
+            static_cast<ll>(plan.each.heads_per_item));
+  out->line("why streamed: %lld rows for each key/value head (%lld heads share one); packing pays beyond %lld",
+            static_cast<ll>(group_rows_of(p, 0)), static_cast<ll>(p.group()), static_cast<ll>(table.streamed_rows));
+  const char* why = plan.split > 0 && plan.each.head_groups > 1
+                        ? "one per group of heads and chunk, merged afterwards: threads share heads and chunks"
+                    : plan.split > 0 ? "one per group of heads and chunk, merged afterwards: threads share the chunks"
+                    : plan.threads <= 1     ? "one per group of heads: one thread needs no split"
+                    : plan.items > 1        ? "one per group of heads: threads share the heads"
+                    : plan.each.chunks <= 1 ? "one per group of heads: one chunk cannot be split"
+                                            : "one per group of heads: to share its chunks would not pay";
+  out->line("items: %lld of %lld chunks of keys, %s", static_cast<ll>(plan.items), static_cast<ll>(plan.each.chunks),
+            why);
+}
+
+void explain_few_keys(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable&, Text* out) {
+  out->line("attention kernel: few keys: keys and values are read where they lie, %lld rows side by side",
+            static_cast<ll>(kPanel));
+  out->line(
+      "why few keys: all %lld rows for each key/value head (%lld heads share one) see all %lld keys, of at most %lld",
+      static_cast<ll>(group_rows_of(p, 0)), static_cast<ll>(p.group()), static_cast<ll>(p.key_len),
+      static_cast<ll>(kFewKeys));
+  out->line("items: %lld of at most %lld rows, of any heads", static_cast<ll>(plan.items),
+            static_cast<ll>(kFewKeysRows));
+}
+
+// Names that apply, one after the other.
+struct NamedFlag {
+  bool applies;
+  const char* name;
+};
+
+template <int kCount>
+void explain_flags(const char* key, const NamedFlag (&flags)[kCount], const char* how, Text* out) {
+  char names[200] = "";
+  size_t length = 0;
+  for (const NamedFlag& flag : flags) {
+    if (!flag.applies) continue;
+    length += static_cast<size_t>(
+        snprintf(names + length, sizeof(names) - length, "%s%s", length > 0 ? ", " : "", flag.name));
+  }
+  if (length == 0) {
+    out->line("%s: none", key);
+  } else {
+    out->line("%s: %s; %s", key, names, how);
+  }
+}
+
+void explain_masks(const AttentionProblem& p, Text* out) {
+  const mha_masks& m = p.masks;
+  explain_flags("masks",
+                {{p.causal, "causal"},
+                 {p.key_lengths != nullptr, "key lengths"},
+                 {m.window_left > 0, "window left"},
+                 {m.window_right > 0, "window right"},
+                 {m.window_left > 0 && m.sink_tokens > 0, "sink tokens"},
+                 {m.prefix_lengths != nullptr, "prefix lengths"},
+                 {m.key_segments != nullptr, "segments"},
+                 {m.block_mask.pairs != nullptr, "block list"},
+                 {m.bit_mask.data != nullptr, "bits"},
+                 {m.bool_mask.data != nullptr, "bool"},
+                 {m.add_mask.data != nullptr, "additive"},
+                 {m.add_mask2.data != nullptr, "second additive"}},
+                "in the fused kernel: chunks of 256 keys that no row of a pass sees are skipped (additive: computed), "
+                "others masked in registers",
+                out);
+  explain_flags("score changes",
+                {{p.mods.softcap > 0.0f, "softcap"},
+                 {p.mods.alibi_slopes != nullptr, "ALiBi"},
+                 {p.mods.relative_bias != nullptr, "relative bias"},
+                 {p.mods.sink_logits != nullptr, "sink logits"}},
+                "in the fused kernel, in registers", out);
+}
+
+// --- Items of unequal length ---------------------------------------------------------------------------------------
+
+void explain_keys(const AttentionProblem& p, Text* out) {
+  if (p.pages.table != nullptr) {
+    out->line("keys and values: in the caller's pages of %lld tokens", static_cast<ll>(p.pages.page_size));
+    return;
+  }
+  if (p.cache == nullptr) {
+    const char* how = p.key_offsets != nullptr   ? "packed one after the other"
+                      : p.key_lengths != nullptr ? "in a padded tensor, the first of each item"
+                                                 : "as long in each item";
+    out->line("keys and values: %s", how);
+    return;
+  }
+  const mha_cache_config& c = p.cache->config;
+  const char* how = p.appends ? "; those of this call are appended by a phase of their own" : "";
+  switch (c.kind) {
+    case MHA_CACHE_CONTIGUOUS:
+      out->line("keys and values: in a contiguous cache%s", how);
+      break;
+    case MHA_CACHE_PAGED:
+      out->line("keys and values: in a paged cache, pages of %lld tokens%s", static_cast<ll>(c.page_size), how);
+      break;
+    case MHA_CACHE_RING:
+      out->line("keys and values: in a ring cache of the last %lld tokens and the first %lld%s",
+                static_cast<ll>(c.capacity), static_cast<ll>(c.sink_tokens), how);
+      break;
+  }
+}
+
+void explain_lengths(const AttentionProblem& p, const AttentionPlan& plan, Text* out) {
+  int64_t least_queries = INT64_MAX, least_keys = INT64_MAX;
+  for (int64_t b = 0; b < p.batch; ++b) {
+    least_queries = least(least_queries, query_len_of(p, b)), least_keys = least(least_keys, key_len_of(p, b));
+  }
+  out->line("sequences: %lld, of %lld to %lld queries and %lld to %lld keys; %lld have no queries",
+            static_cast<ll>(p.batch), static_cast<ll>(least_queries), static_cast<ll>(p.longest_query_len),
+            static_cast<ll>(least_keys), static_cast<ll>(p.longest_key_len),
+            static_cast<ll>(p.batch - plan.streamed - plan.packed));
+}
+
+void explain_unequal(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable& table, Text* out) {
+  explain_lengths(p, plan, out);
+  explain_keys(p, out);
+  out->line(
+      "attention kernel: streamed for %lld sequences (keys and values are read where they lie), fused for %lld "
+      "(%lld-row x %lld-column tiles)",
+      static_cast<ll>(plan.streamed), static_cast<ll>(plan.packed), static_cast<ll>(table.tile_rows),
+      static_cast<ll>(table.tile_columns));
+  out->line("why: packing keys pays beyond %lld rows for each key/value head (%lld heads share one)",
+            static_cast<ll>(table.streamed_rows), static_cast<ll>(p.group()));
+  if (plan.groups > 0) {
+    out->line(
+        "shared prefixes: %lld sequences in %lld groups begin with the same pages: the rows of a group meet those "
+        "chunks together",
+        static_cast<ll>(plan.sharing), static_cast<ll>(plan.groups));
+  } else {
+    out->line("shared prefixes: none");
+  }
+  out->line("items: %lld; %lld sequences are cut in chunks of %lld keys, merged afterwards: %s",
+            static_cast<ll>(plan.items), static_cast<ll>(plan.split), static_cast<ll>(kChunk),
+            plan.split > plan.sharing ? "threads share the chunks of what is too long for one"
+            : plan.split > 0          ? "what groups share is an item of its own"
+            : plan.threads <= 1       ? "one thread needs no split"
+                                      : "threads share sequences, heads and rows");
+}
+
+void explain_weights(const AttentionProblem& p, Text* out) {
+  const char* rows = p.weights_rows != nullptr ? " of the chosen queries" : "";
+  switch (p.weights_mode) {
+    case MHA_WEIGHTS_NONE:
+      out->line("weights: not wanted");
+      break;
+    case MHA_WEIGHTS_PER_HEAD:
+      out->line("weights: per head%s, %s", rows,
+                keeps_weights(p) ? "left chunk by chunk on the way" : "by a second pass");
+      break;
+    case MHA_WEIGHTS_AVERAGED:
+      out->line("weights: averaged%s, by a second pass, heads in ascending order", rows);
+      break;
+    case MHA_WEIGHTS_KEY_SUMS:
+      out->line("weights: summed over queries%s, by a second pass, queries in ascending order", rows);
+      break;
+  }
+}
+
+}  // namespace
+
+void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable& table, Text* out) {
+  if (plan.uniform) {
+    const auto explain = plan.few_keys ? explain_few_keys : plan.each.streamed ? explain_streamed : explain_packed;
+    explain(p, plan, table, out);
+  } else {
+    explain_unequal(p, plan, table, out);
+  }
+  explain_masks(p, out);
+  explain_weights(p, out);
+  if (p.tail > 0)
+    out->line("keys added by the layer: %lld of each item, which every query sees", static_cast<ll>(p.tail));
+  const Preparation& r = p.preparation;
+  if (r.wanted()) {
+    out->line("before attention: %s %s%s%s by a phase of its own, %s",
+              p.copies_queries ? "queries" : "queries and keys", r.norm ? "RMS-normed" : "",
+              r.norm && r.rotate ? " and " : "", r.rotate ? "rotated" : "",
+              p.copies_queries ? "into the workspace" : "in place in the projections");
+  }
+  out->line("fallback: none");
+}
+
+void explain_attention_workspace(const char* name, size_t bytes, const AttentionPlan& plan, Text* out) {
+  out->line(
+      "%s: %zu bytes: %lld for softmax states%s, %lld for each of %lld threads (packed keys, scores, rows, outputs)",
+      name, bytes, static_cast<ll>(plan.slots_offset), plan.split > 0 ? " and partial results" : "",
+      static_cast<ll>(plan.slot_bytes), static_cast<ll>(plan.threads));
+}
+
+}  // namespace mha

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// The layer's forward: its projections, the workspace that they and attention share, and what that comes to in words.
+#pragma once
+
+#include "core/base/context.h"
+#include "core/call/layer.h"
+#include "core/call/validate.h"
+#include "core/plan/explain.h"
+#include "core/plan/plan.h"
+
+namespace mha {
+
+struct ForwardPlan {
+  int64_t threads;
+  // Workspace, in bytes from its start: projected q, k, v, the heads' outputs side by side, and attention's own.
+  int64_t projected_offset[kProjections];
+  int64_t attention_offset;
+  int64_t bytes;
+};
+
+struct Forward {
+  const mha_layer* layer;
+  ForwardViews views;
+  AttentionJob attention;
+  mha_cache* cache;  // that grows, or null
+  ForwardPlan plan;
+
+  // Keys and values are projected unless they are in a cache already.
+  bool projects(int projection) const {
+    const AttentionProblem& p = attention.problem;
+    return projection == kQuery || projection == kOutput || p.cache == nullptr || p.appends;
+  }
+};
+
+// Whether a plan is for a call, or for all calls of at most its sizes.
+enum class PlanFor { kCall, kBound };
+
+mha_status plan_forward(const mha_context& context, PlanFor what, Forward* f, mha_error* error);
+
+// What the call costs, in multiply-adds: the stages' work, each bound by computing or by reading.
+double work_of(const Forward& f);
+
+// A projection of the tokens at `input`, of none where it is not needed.
+LinearProblem projection_problem(const Forward& f, int projection, const ConstTensor& input, const Tensor& output);
+
+// What a projection writes, or the output projection reads: [B, T, heads * dim] dense in the workspace.
+Tensor projected(const Forward& f, int projection, char* workspace);
+
+inline ConstTensor as_const(const Tensor& t) { return {t.data, t.stride_b, t.stride_t, t.stride_h}; }
+
+void explain_projections(const mha_context& context, const Forward& f, Text* out);
+
+}  // namespace mha

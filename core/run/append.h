@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+// Storing the reserved tokens of a batch in a cache as one phase: a work item is a range of all tokens, whichever
+// sequences they belong to.
+#pragma once
+
+#include "core/call/cache_calls.h"
+#include "core/kernels/kernel_table.h"
+#include "core/run/parallel.h"
+
+namespace mha {
+
+struct AppendJob {
+  const KernelTable* table;
+  AppendProblem problem;
+  int64_t item_tokens;  // of a work item: plan_append
+};
+Phase append_phase(const AppendJob& job);
+
+}  // namespace mha

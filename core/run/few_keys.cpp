@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention over few keys that all rows see. A work item is a run of rows in the order of the states, [B][H][Tq]: of
+// any heads and items of the batch, since what costs most here is what is done once for each item.
+#include "core/call/items.h"
+#include "core/call/rows.h"
+#include "core/run/attention.h"
+
+namespace mha {
+
+void run_few_keys(const void* data, int64_t item, int64_t slot_index) {
+  const AttentionJob& job = *static_cast<const AttentionJob*>(data);
+  const AttentionProblem& p = job.problem;
+  const int64_t begin = item * kFewKeysRows, count = least(kFewKeysRows, p.heads * p.total_queries() - begin);
+  const float *query[kFewKeysRows], *key[kFewKeysRows], *value[kFewKeysRows];
+  float *output[kFewKeysRows], *weights[kFewKeysRows];
+  int64_t i = begin % p.query_len, h = begin / p.query_len % p.heads, b = begin / p.query_len / p.heads;
+  for (int64_t r = 0; r < count; ++r) {
+    const int64_t kv_head = p.heads == p.kv_heads ? h : h / p.group();
+    query[r] = query_row(p, p.query, b, h, i), output[r] = query_row(p, p.output, b, h, i);
+    key[r] = p.key.data + b * p.key.stride_b + kv_head * p.key.stride_h;
+    value[r] = p.value.data + b * p.value.stride_b + kv_head * p.value.stride_h;
+    weights[r] = keeps_weights(p) ? weights_row(p, b, h, i) : nullptr;
+    if (++i < p.query_len) continue;
+    i = 0;
+    if (++h == p.heads) h = 0, ++b;
+  }
+  FewKeysArgs args = {};
+  args.query = query, args.key = key, args.value = value, args.output = output, args.num_rows = count;
+  args.weights = keeps_weights(p) ? weights : nullptr;
+  args.keys = p.key_len, args.key_stride = p.key.stride_t, args.value_stride = p.value.stride_t;
+  args.head_dim = p.head_dim, args.value_head_dim = p.value_head_dim;
+  args.query_scale = query_scale(p);
+  if (p.log_sum_exp != nullptr || job.plan.weights > 0) args.states = row_states(job, 0) + begin;
+  args.scratch = slot_memory(job, slot_index).scratch;
+  job.table->attention_few_keys(&args);
+  write_log_sum_exp(job, 0, begin, count);
+}
+
+}  // namespace mha

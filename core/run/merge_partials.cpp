@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+// Merging partial results of chunks, to the bits of one call: what attention.cpp does between its phases.
+#include "core/call/rows.h"
+#include "core/kernels/kernel_table.h"
+#include "core/math/log_sum_exp.h"
+#include "core/run/merge.h"
+
+namespace mha {
+namespace {
+
+void run_merge_row(const void* data, int64_t row, int64_t) {
+  const MergePartialsJob& job = *static_cast<const MergePartialsJob*>(data);
+  const PartialsProblem& p = job.problem;
+  const mha_merge_partials_args& a = p.args;
+  const float* partials = static_cast<const float*>(a.partials);
+  const int64_t i = row % a.query_len, h = row / a.query_len % a.num_heads, b = row / a.query_len / a.num_heads;
+  RowState state = {};
+  MergeArgs merge = {};
+  if (a.num_chunks > 0) {  // else partials may be null
+    merge.partial_outputs = partials + row * a.value_head_dim;
+    merge.partial_states = reinterpret_cast<const RowState*>(partials + p.rows * a.value_head_dim + row * 2);
+  }
+  merge.step = p.rows * partial_width(a.value_head_dim);
+  merge.num_chunks = a.num_chunks;
+  merge.value_head_dim = a.value_head_dim;
+  merge.output = p.output.data + b * p.output.stride_b + i * p.output.stride_t + h * p.output.stride_h;
+  merge.state = &state;
+  merge.has_sink = a.sink_logits != nullptr;
+  merge.sink = a.sink_logits != nullptr ? sink_score(a.sink_logits[h]) : 0;
+  job.table->merge(&merge);
+  if (a.log_sum_exp != nullptr) a.log_sum_exp[row] = log_sum_exp(state);
+}
+
+}  // namespace
+
+Phase merge_partials_phase(const MergePartialsJob& job) { return {run_merge_row, &job, job.problem.rows}; }
+
+}  // namespace mha

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// Norm and rotation of tokens. A work item is a run of tokens, each with all its heads, whose angles are computed once.
+#include "core/run/norm_rope.h"
+
+#include "core/base/search.h"
+#include "core/call/items.h"
+
+namespace mha {
+namespace {
+
+int64_t items(const PrepareJob& job) { return divide_up(job.problem.tokens(), job.block_tokens); }
+
+struct Token {
+  int64_t batch, index;  // in its item
+};
+
+Token token_at(const PrepareProblem& p, int64_t token) {
+  if (p.offsets == nullptr) return {token / p.length, token % p.length};
+  const int64_t b = part_at(p.offsets, p.batch, token);
+  return {b, token - p.offsets[b]};
+}
+
+int64_t position_of(const PrepareProblem& p, int64_t token, const Token& at) {
+  if (p.positions != nullptr) return p.positions[token];
+  return (p.first_positions != nullptr ? p.first_positions[at.batch] : p.first_position) + at.index;
+}
+
+// Where a token goes, which is token t of item b where there are no slots; null: nowhere.
+float* output_row(const PrepareProblem& p, int64_t token, int64_t b, int64_t t) {
+  if (p.slots != nullptr) {
+    const int64_t slot = p.slots[token];
+    if (slot < 0) return nullptr;
+    b = slot / p.page_size, t = slot % p.page_size;
+  }
+  return p.output.data + b * p.output.stride_b + t * p.output.stride_t;
+}
+
+void run_prepare(const void* data, int64_t item, int64_t) {
+  const PrepareJob* job = static_cast<const PreparePhase*>(data)->jobs;
+  for (; item >= items(*job); ++job) item -= items(*job);
+  const PrepareProblem& p = job->problem;
+  TokenPreparer prepare(*job->table, p.rope, p.epsilon, p.weight, p.heads, p.width);
+  const int64_t begin = item * job->block_tokens, end = least(begin + job->block_tokens, p.tokens());
+  for (int64_t token = begin; token < end; ++token) {
+    const Token at = token_at(p, token);
+    const int64_t b = p.offsets != nullptr ? 0 : at.batch, t = p.offsets != nullptr ? token : at.index;
+    float* output = output_row(p, token, b, t);
+    if (output == nullptr) continue;
+    prepare.run(position_of(p, token, at), p.input.data + b * p.input.stride_b + t * p.input.stride_t, p.input.stride_h,
+                output, p.output.stride_h);
+  }
+}
+
+}  // namespace
+
+TokenPreparer::TokenPreparer(const KernelTable& table, const mha_rope& rope, float epsilon, const float* weight,
+                             int64_t heads, int64_t width)
+    : table_(table), angles_(table, rope), args_() {
+  args_.count = heads, args_.width = width;
+  args_.norm = epsilon > 0, args_.epsilon = epsilon, args_.weight = weight;
+  args_.dims = rope.dims, args_.interleaved = rope.style == MHA_ROPE_INTERLEAVED;
+  args_.cos = angles_.cosines(), args_.sin = angles_.sines();
+}
+
+void TokenPreparer::run(int64_t position, const float* input, int64_t input_stride, float* output,
+                        int64_t output_stride) {
+  if (args_.dims > 0) angles_.turn_to(position);
+  args_.input = input, args_.input_stride = input_stride;
+  args_.output = output, args_.output_stride = output_stride;
+  table_.prepare_rows(&args_);
+}
+
+Phase prepare_phase(const PreparePhase& work) {
+  int64_t count = 0;
+  for (int i = 0; i < work.count; ++i) count += items(work.jobs[i]);
+  return {run_prepare, &work, count};
+}
+
+PrepareJob query_job(const KernelTable& table, const AttentionProblem& p, int64_t threads, const Tensor& output,
+                     int64_t* first_positions) {
+  const Preparation& r = p.preparation;
+  PrepareJob job = {};
+  PrepareProblem& tokens = job.problem;
+  job.table = &table, tokens.input = p.query, tokens.output = output;
+  tokens.batch = p.batch, tokens.length = p.query_len, tokens.offsets = p.query_offsets;
+  tokens.heads = p.heads, tokens.width = p.head_dim;
+  tokens.rope = r.rope, tokens.epsilon = r.query_epsilon, tokens.weight = r.query_weight,
+  tokens.positions = r.positions;
+  if (p.uniform()) {
+    tokens.first_position = position_of(p, 0, 0);
+  } else {
+    for (int64_t b = 0; b < p.batch; ++b) first_positions[b] = position_of(p, b, 0);
+    tokens.first_positions = first_positions;
+  }
+  job.block_tokens = plan_prepare(tokens.tokens(), threads);
+  return job;
+}
+
+PrepareJob key_job(const KernelTable& table, const AttentionProblem& p, int64_t threads, const Tensor& keys,
+                   int64_t* first_positions) {
+  const Preparation& r = p.preparation;
+  PrepareJob job = {};
+  PrepareProblem& tokens = job.problem;
+  job.table = &table, tokens.input = {keys.data, keys.stride_b, keys.stride_t, keys.stride_h}, tokens.output = keys;
+  tokens.batch = p.batch, tokens.length = p.key_len - p.tail, tokens.offsets = p.key_offsets;
+  tokens.heads = p.kv_heads, tokens.width = p.head_dim;
+  tokens.rope = r.rope, tokens.epsilon = r.key_epsilon, tokens.weight = r.key_weight,
+  tokens.positions = r.key_positions;
+  if (p.cache != nullptr) {  // the new tokens, which follow those that are there
+    tokens.length = p.query_len, tokens.offsets = p.query_offsets;
+    for (int64_t b = 0; b < p.batch; ++b) first_positions[b] = key_len_of(p, b) - query_len_of(p, b);
+    tokens.first_positions = first_positions;
+  }
+  job.block_tokens = plan_prepare(tokens.tokens(), threads);
+  return job;
+}
+
+}  // namespace mha

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// The stage before attention: RMS norm and rotation of queries and keys, token by token.
+#pragma once
+
+#include "core/math/rope.h"
+#include "core/plan/plan.h"
+#include "core/run/parallel.h"
+
+namespace mha {
+
+// Prepares single tokens: one of these for a thread's run of them.
+class TokenPreparer {
+ public:
+  // epsilon 0: no norm; weight [width] may be null; rope.dims 0: no rotation.
+  TokenPreparer(const KernelTable& table, const mha_rope& rope, float epsilon, const float* weight, int64_t heads,
+                int64_t width);
+  // The heads of a token, `stride` floats apart; output may be input.
+  void run(int64_t position, const float* input, int64_t input_stride, float* output, int64_t output_stride);
+
+ private:
+  const KernelTable& table_;
+  RopeAngles angles_;
+  PrepareArgs args_;
+};
+
+// The tokens of one tensor, and how they are cut.
+struct PrepareJob {
+  const KernelTable* table;
+  PrepareProblem problem;
+  int64_t block_tokens;  // of a work item: plan_prepare
+};
+
+// Up to two tensors (queries and keys) as one phase.
+struct PreparePhase {
+  PrepareJob jobs[2];
+  int count;
+};
+
+Phase prepare_phase(const PreparePhase& work);
+
+// The queries of a call, and keys in a tensor; block_tokens is planned. Where items differ in length, first_positions
+// has room for one each, which are written now.
+PrepareJob query_job(const KernelTable& table, const AttentionProblem& problem, int64_t threads, const Tensor& output,
+                     int64_t* first_positions);
+PrepareJob key_job(const KernelTable& table, const AttentionProblem& problem, int64_t threads, const Tensor& keys,
+                   int64_t* first_positions);
+
+}  // namespace mha

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// The packed GEMM as a stage of calls.
+#include "core/run/project.h"
+
+#include <cstring>
+
+namespace mha {
+namespace {
+
+// Weights from here on (32 MiB) come from memory, or the far end of the outermost cache, in each call: gemm then asks
+// for them further ahead. Below it is of no use (M 1 and 4, N and K 1024: 1 % slower; M 1, N and K 2048: as fast).
+constexpr int64_t kFarFloats = 8 * 1024 * 1024;
+
+void run_linear(const void* data, int64_t item, int64_t) {
+  const LinearPhase& work = *static_cast<const LinearPhase*>(data);
+  const LinearJob* job = work.jobs;
+  for (; item >= job->plan.items; ++job) item -= job->plan.items;
+  const LinearProblem& p = job->problem;
+  // Row blocks innermost: the threads then share the columns of the weights in the outer caches.
+  int64_t row = 0, batch = 0, column = 0;
+  if (job->plan.items > 1) {
+    row = item % job->plan.row_blocks * job->plan.block_rows;
+    batch = item / job->plan.row_blocks % p.batch;
+    column = item / (job->plan.row_blocks * p.batch) * job->plan.block_columns;
+  }
+  GemmArgs args = {};
+  args.a = p.input + batch * p.input_stride_b + row * p.input_stride;
+  args.a_stride = p.input_stride;
+  args.panels = p.panels + column * p.in_features;
+  args.bias = p.bias != nullptr ? p.bias + column : nullptr;
+  args.c = p.output + batch * p.output_stride_b + row * p.output_stride + column;
+  args.c_stride = p.output_stride;
+  args.m = p.rows - row < job->plan.block_rows ? p.rows - row : job->plan.block_rows;
+  args.n = p.out_features - column < job->plan.block_columns ? p.out_features - column : job->plan.block_columns;
+  args.k = p.in_features;
+  args.far = p.in_features * p.out_features >= kFarFloats;
+  job->table->gemm(&args);
+}
+
+}  // namespace
+
+void pack_bias(const float* bias, int64_t out_features, float* packed) {
+  const size_t used = static_cast<size_t>(out_features) * sizeof(float);
+  memcpy(packed, bias, used);
+  memset(packed + out_features, 0, static_cast<size_t>(round_up(out_features, kPanel)) * sizeof(float) - used);
+}
+
+Phase linear_phase(const LinearPhase& work) {
+  int64_t items = 0;
+  for (int i = 0; i < work.count; ++i) items += work.jobs[i].plan.items;
+  return {run_linear, &work, items};
+}
+
+}  // namespace mha
