@@ -269,8 +269,8 @@ MHA_INLINE Vec lane_numbers() {
   return load(kNumbers);
 }
 
-MHA_INLINE void prefetch(const float* p) { __builtin_prefetch(p); }
-MHA_INLINE void prefetch_to_write(const float* p) { __builtin_prefetch(p, 1); }
+MHA_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
+MHA_INLINE void prefetch_to_write(const void* p) { __builtin_prefetch(p, 1); }
 MHA_INLINE void prefetch_to_l2(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 // 128 bits of which the first `count` (any number; beyond 4 is 4) floats are read or written; read, the rest is zeros.

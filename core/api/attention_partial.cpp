@@ -51,7 +51,8 @@ extern "C" mha_status mha_attention_partial(const mha_context* context, const mh
   }
   job.table = context->table;
   job.given_partials = static_cast<float*>(partials);
-  job.problem.output = {job.given_partials, 0, 0, 0};  // a row's output is set to its place there, chunk by chunk
+  // A row's output is set to its place there, chunk by chunk.
+  job.problem.output = {static_cast<char*>(partials), 0, 0, 0, Element::kF32};
   MHA_TRY(plan_call(*context->table, lent.num_threads, job.problem, true, &job.plan, error));
   return run_attention(lent, args->resources, &job, error);
 }

@@ -18,7 +18,7 @@ extern "C" mha_status mha_cache_create(const mha_context* context, const mha_cac
   *cache = nullptr;
   if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
   if (config == nullptr) return fail(error, MHA_ERR_NULL, "config is NULL");
-  return cache_create(context->allocator, *config, cache, error);
+  return cache_create(*context, *config, cache, error);
 }
 
 extern "C" void mha_cache_destroy(mha_cache* cache) {

@@ -1,16 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 // Caches: sequences copied out, saved and loaded.
+#include <initializer_list>
+
 #include "core/cache/blob.h"
 #include "core/cache/cache.h"
 #include "core/call/cache_calls.h"
+#include "simd/float_mode.h"
 
 extern "C" mha_status mha_cache_export(const mha_cache* cache, const mha_export_args* args, mha_error* error) {
   using namespace mha;
   if (cache == nullptr) return fail(error, MHA_ERR_NULL, "cache is NULL");
   if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
-  CacheRowsOut rows = {};
-  MHA_TRY(validate_export(*cache, *args, &rows, error));
-  cache_read(*cache, args->sequence, args->begin, args->count, rows);
+  PartRowsOut rows[kCacheParts] = {};
+  MHA_TRY(validate_export(*cache, *args, rows, error));
+  const FloatMode mode;
+  for (CachePart part : {kKeys, kValues}) {
+    cache_read(*cache, part, args->sequence, args->begin, args->count, rows[part]);
+  }
   return MHA_OK;
 }
 

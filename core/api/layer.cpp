@@ -7,6 +7,7 @@
 #include "core/api/layer_blob.h"
 #include "core/base/memory.h"
 #include "core/call/checks.h"
+#include "core/call/linear.h"
 #include "core/run/project.h"
 
 namespace mha {
@@ -18,8 +19,8 @@ void pack(const KernelTable& table, const LayerSources& sources, const LayerLayo
           char* blob) {
   for (int i = 0; i < kProjections; ++i) {
     const ProjectionSize size = projection_size(layer.config, i);
-    table.pack_panels(sources.weight[i].data, sources.weight[i].stride_t, size.out_features, size.in_features,
-                      reinterpret_cast<float*>(blob + layout.panels[i]));
+    pack_weight(table, sources.weight[i], size.out_features, size.in_features, layer.element[i],
+                blob + layout.panels[i]);
     if (sources.bias[i] != nullptr) {
       pack_bias(sources.bias[i], size.out_features, reinterpret_cast<float*>(blob + layout.bias[i]));
     }
@@ -47,7 +48,10 @@ extern "C" mha_status mha_layer_create(const mha_context* context, const mha_lay
     for (int i = 0; i < kProjections; ++i) parts |= (sources.bias[i] != nullptr ? 1u : 0u) << i;
     if (weights->bias_key != nullptr) parts |= kBiasKey;
     if (c.add_zero_attn != 0) parts |= kZeroAttention;
-    layout = lay_out_layer(c, parts);
+    for (int i = 0; i < kProjections; ++i) {
+      made.element[i] = packed_element(config->packed, sources.weight[i].element);
+    }
+    layout = lay_out_layer(c, parts, made.element);
   }
   const Size total = layout.bytes + Size(round_up(sizeof(mha_layer), 64));
   if (!widths_fit(c) || !total.ok()) {
@@ -64,7 +68,7 @@ extern "C" mha_status mha_layer_create(const mha_context* context, const mha_lay
   char* blob = block + round_up(sizeof(mha_layer), 64);
   made.blob_bytes = static_cast<size_t>(layout.bytes.value());
   point_into_blob(blob, layout, parts, &made);
-  write_layer_header(c, parts, layout.bytes.value(), blob);
+  write_layer_header(made, parts, layout.bytes.value(), blob);
   pack(*context->table, sources, layout, made, blob);
   if (weights->bias_key != nullptr) {
     const size_t heads = static_cast<size_t>(c.num_kv_heads) * sizeof(float);
@@ -76,7 +80,8 @@ extern "C" mha_status mha_layer_create(const mha_context* context, const mha_lay
   if (config->packed_error != nullptr) {
     for (int i = 0; i < kProjections; ++i) {
       const ProjectionSize size = projection_size(c, i);
-      report_exact(size.in_features * size.out_features, &config->packed_error[i]);
+      config->packed_error[i] =
+          measure_storage(*context->table, sources.weight[i], size.out_features, size.in_features, made.element[i]);
     }
   }
   *reinterpret_cast<mha_layer*>(block) = made;

@@ -48,9 +48,10 @@ mha_status check_reserved(const LayerHeader& h, mha_error* error) {
   return MHA_OK;
 }
 
-// Reads and checks the header; *config, *parts and *layout are what it says.
-mha_status read_header(const void* blob, size_t bytes, mha_layer_config* config, uint32_t* parts, LayerLayout* layout,
+// Reads and checks the header; *layer, *parts and *layout are what it says.
+mha_status read_header(const void* blob, size_t bytes, mha_layer* layer, uint32_t* parts, LayerLayout* layout,
                        mha_error* error) {
+  mha_layer_config* config = &layer->config;
   MHA_TRY(check_blob(kFormat, blob, bytes, error));
   LayerHeader h = {};
   memcpy(&h, blob, sizeof(h));
@@ -60,7 +61,8 @@ mha_status read_header(const void* blob, size_t bytes, mha_layer_config* config,
   if (validate_layer_config(&c, config, &why) != MHA_OK || h.parts >= kZeroAttention << 1 || !widths_fit(*config)) {
     return fail(error, MHA_ERR_BLOB, "blob's header is unsound: parts %u, %.160s", h.parts, why.message);
   }
-  *layout = lay_out_layer(*config, h.parts);
+  for (int i = 0; i < kProjections; ++i) layer->element[i] = static_cast<Element>(h.storage[i].dtype);
+  *layout = lay_out_layer(*config, h.parts, layer->element);
   if (!layout->bytes.ok() || static_cast<uint64_t>(layout->bytes.value()) != h.head.bytes) {
     return fail(error, MHA_ERR_BLOB, "blob's header says %llu bytes, which its sizes do not make", ull{h.head.bytes});
   }
@@ -77,15 +79,15 @@ bool widths_fit(const mha_layer_config& c) {
   return (query_and_key + Size(c.num_heads) * Size(c.value_head_dim)).ok();
 }
 
-LayerLayout lay_out_layer(const mha_layer_config& config, uint32_t parts) {
+LayerLayout lay_out_layer(const mha_layer_config& config, uint32_t parts, const Element* elements) {
   LayerLayout blob = {};
   Layout layout;
   layout.append(Size(sizeof(LayerHeader)));
   for (int i = 0; i < kProjections; ++i) {
     const ProjectionSize size = projection_size(config, i);
     const bool bias = (parts >> i & 1) != 0;
-    blob.panels[i] = layout.append(packed_weight_floats(size.in_features, size.out_features) * Size(sizeof(float)));
-    blob.bias[i] = layout.append(bias ? packed_bias_floats(size.out_features) * Size(sizeof(float)) : Size(0));
+    blob.panels[i] = layout.append(packed_weight_bytes(size.in_features, size.out_features, elements[i]));
+    blob.bias[i] = layout.append(bias ? packed_bias_bytes(size.out_features) : Size(0));
   }
   const bool bias_key = (parts & kBiasKey) != 0;
   const Size heads = Size(bias_key ? config.num_kv_heads : 0) * Size(sizeof(float));
@@ -95,7 +97,8 @@ LayerLayout lay_out_layer(const mha_layer_config& config, uint32_t parts) {
   return blob;
 }
 
-void write_layer_header(const mha_layer_config& c, uint32_t parts, int64_t bytes, void* blob) {
+void write_layer_header(const mha_layer& layer, uint32_t parts, int64_t bytes, void* blob) {
+  const mha_layer_config& c = layer.config;
   LayerHeader h = {};
   h.head.bytes = static_cast<uint64_t>(bytes);
   h.parts = parts;
@@ -103,6 +106,7 @@ void write_layer_header(const mha_layer_config& c, uint32_t parts, int64_t bytes
                             c.value_head_dim, c.kdim,      c.vdim,         c.out_dim};
   memcpy(h.sizes, sizes, sizeof(sizes));
   h.scale = c.scale;
+  for (int i = 0; i < kProjections; ++i) h.storage[i].dtype = static_cast<uint32_t>(layer.element[i]);
   seal_blob(kFormat, &h);
   memcpy(blob, &h, sizeof(h));
 }
@@ -110,7 +114,7 @@ void write_layer_header(const mha_layer_config& c, uint32_t parts, int64_t bytes
 void point_into_blob(const char* blob, const LayerLayout& layout, uint32_t parts, mha_layer* layer) {
   layer->blob = blob;
   for (int i = 0; i < kProjections; ++i) {
-    layer->panels[i] = reinterpret_cast<const float*>(blob + layout.panels[i]);
+    layer->panels[i] = blob + layout.panels[i];
     layer->bias[i] = (parts >> i & 1) != 0 ? reinterpret_cast<const float*>(blob + layout.bias[i]) : nullptr;
   }
   if ((parts & kBiasKey) != 0) {
@@ -150,7 +154,7 @@ extern "C" mha_status mha_layer_map(const mha_context* context, const void* blob
   mha_layer made = {};
   uint32_t parts = 0;
   LayerLayout layout;
-  MHA_TRY(read_header(blob, bytes, &made.config, &parts, &layout, error));
+  MHA_TRY(read_header(blob, bytes, &made, &parts, &layout, error));
   made.allocator = context->allocator;
   made.bytes = sizeof(mha_layer);
   made.blob_bytes = static_cast<size_t>(layout.bytes.value());

@@ -21,8 +21,9 @@ struct LayerLayout {
 
 // Heads times head dims, and all of them together, must be sizes before anything else is computed from them.
 bool widths_fit(const mha_layer_config& config);
-LayerLayout lay_out_layer(const mha_layer_config& config, uint32_t parts);
-void write_layer_header(const mha_layer_config& config, uint32_t parts, int64_t bytes, void* blob);
+// elements: [kProjections], how the weights are kept.
+LayerLayout lay_out_layer(const mha_layer_config& config, uint32_t parts, const Element* elements);
+void write_layer_header(const mha_layer& layer, uint32_t parts, int64_t bytes, void* blob);
 // Sets the pointers of *layer to the parts of a blob.
 void point_into_blob(const char* blob, const LayerLayout& layout, uint32_t parts, mha_layer* layer);
 

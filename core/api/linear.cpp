@@ -37,21 +37,20 @@ struct LinearLayout {
   Size bytes;
 };
 
-LinearLayout lay_out(int64_t in_features, int64_t out_features, bool has_bias) {
+LinearLayout lay_out(int64_t in_features, int64_t out_features, Element element, bool has_bias) {
   Layout layout;
   layout.append(Size(sizeof(LinearHeader)));
-  const int64_t panels = layout.append(packed_weight_floats(in_features, out_features) * Size(sizeof(float)));
-  const int64_t bias = layout.append(has_bias ? packed_bias_floats(out_features) * Size(sizeof(float)) : Size(0));
+  const int64_t panels = layout.append(packed_weight_bytes(in_features, out_features, element));
+  const int64_t bias = layout.append(has_bias ? packed_bias_bytes(out_features) : Size(0));
   return {panels, bias, layout.bytes()};
 }
 
 // The handle for a blob; the rest of it is for the caller to fill.
-mha_linear point_into(const char* blob, const LinearLayout& layout, int64_t in_features, int64_t out_features,
-                      bool has_bias) {
+mha_linear point_into(const char* blob, const LinearLayout& layout, const LinearHeader& header) {
   mha_linear linear = {};
-  linear.in_features = in_features, linear.out_features = out_features;
-  linear.panels = reinterpret_cast<const float*>(blob + layout.panels);
-  linear.bias = has_bias ? reinterpret_cast<const float*>(blob + layout.bias) : nullptr;
+  linear.in_features = header.in_features, linear.out_features = header.out_features;
+  linear.panels = blob + layout.panels, linear.element = static_cast<Element>(header.storage.dtype);
+  linear.bias = header.has_bias != 0 ? reinterpret_cast<const float*>(blob + layout.bias) : nullptr;
   linear.blob = blob, linear.blob_bytes = static_cast<size_t>(layout.bytes.value());
   return linear;
 }
@@ -66,13 +65,21 @@ mha_status read_header(const void* blob, size_t bytes, LinearHeader* header, Lin
   MHA_TRY(check_blob_storage("weight", h.storage, error));
   const bool sound = check_size("in_features", h.in_features, 1, nullptr) == MHA_OK &&
                      check_size("out_features", h.out_features, 1, nullptr) == MHA_OK;
-  *layout = sound ? lay_out(h.in_features, h.out_features, h.has_bias != 0) : LinearLayout{0, 0, Size(-1)};
+  *layout = sound ? lay_out(h.in_features, h.out_features, static_cast<Element>(h.storage.dtype), h.has_bias != 0)
+                  : LinearLayout{0, 0, Size(-1)};
   if (!layout->bytes.ok() || static_cast<uint64_t>(layout->bytes.value()) != h.head.bytes) {
     return fail(error, MHA_ERR_BLOB, "blob's header is unsound: in_features %lld, out_features %lld, bytes %llu",
                 ll{h.in_features}, ll{h.out_features}, ull{h.head.bytes});
   }
   if (bytes >= h.head.bytes) return MHA_OK;
   return fail(error, MHA_ERR_BLOB, "bytes is %zu: the blob has %llu", bytes, ull{h.head.bytes});
+}
+
+int64_t scratch_bytes(const LinearPlan& plan, int64_t threads) { return threads * plan.scratch_floats * kFloatBytes; }
+
+// Of the workspace: where all is F32, weights were packed once and the output is written in place.
+size_t needed_bytes(const LinearPlan& plan, int64_t threads) {
+  return plan.scratch_floats == 0 ? 0 : workspace_bytes(scratch_bytes(plan, threads));
 }
 
 // The arguments of a call, checked, and what the host lends to it.
@@ -98,7 +105,8 @@ extern "C" mha_status mha_linear_create(const mha_context* context, const mha_li
   const mha_linear_config& c = *config;
   ConstTensor weight = {};
   MHA_TRY(validate_linear_config(c, &weight, error));
-  const LinearLayout layout = lay_out(c.in_features, c.out_features, c.bias != nullptr);
+  const Element element = packed_element(c.packed, weight.element);
+  const LinearLayout layout = lay_out(c.in_features, c.out_features, element, c.bias != nullptr);
   const Size total = layout.bytes + Size(round_up(sizeof(mha_linear), 64));
   if (!total.ok()) {
     return fail(error, MHA_ERR_OVERFLOW, "in_features %lld x out_features %lld: the packed weights exceed 2^63 bytes",
@@ -112,14 +120,16 @@ extern "C" mha_status mha_linear_create(const mha_context* context, const mha_li
   header.head.bytes = static_cast<uint64_t>(layout.bytes.value());
   header.has_bias = c.bias != nullptr ? 1 : 0;
   header.in_features = c.in_features, header.out_features = c.out_features;
+  header.storage.dtype = static_cast<uint32_t>(element);
   seal_blob(kFormat, &header);
   memcpy(blob, &header, sizeof(header));
-  context->table->pack_panels(weight.data, weight.stride_t, c.out_features, c.in_features,
-                              reinterpret_cast<float*>(blob + layout.panels));
+  pack_weight(*context->table, weight, c.out_features, c.in_features, element, blob + layout.panels);
   if (c.bias != nullptr) pack_bias(c.bias, c.out_features, reinterpret_cast<float*>(blob + layout.bias));
-  if (c.packed_error != nullptr) report_exact(c.in_features * c.out_features, c.packed_error);
+  if (c.packed_error != nullptr) {
+    *c.packed_error = measure_storage(*context->table, weight, c.out_features, c.in_features, element);
+  }
   mha_linear* made = reinterpret_cast<mha_linear*>(block);
-  *made = point_into(blob, layout, c.in_features, c.out_features, c.bias != nullptr);
+  *made = point_into(blob, layout, header);
   made->allocator = context->allocator, made->bytes = bytes;
   *linear = made;
   return MHA_OK;
@@ -168,8 +178,7 @@ extern "C" mha_status mha_linear_map(const mha_context* context, const void* blo
   MHA_TRY(read_header(blob, bytes, &header, &layout, error));
   mha_linear* handle = static_cast<mha_linear*>(allocate(context->allocator, sizeof(mha_linear)));
   if (handle == nullptr) return fail(error, MHA_ERR_OUT_OF_MEMORY, "no memory for a linear");
-  *handle =
-      point_into(static_cast<const char*>(blob), layout, header.in_features, header.out_features, header.has_bias != 0);
+  *handle = point_into(static_cast<const char*>(blob), layout, header);
   handle->allocator = context->allocator, handle->bytes = sizeof(mha_linear);
   *linear = handle;
   return MHA_OK;
@@ -182,9 +191,15 @@ extern "C" mha_status mha_linear_forward(const mha_context* context, const mha_l
   LinearProblem problem = {};
   MHA_TRY(validate_call(context, linear, args, Check::kAll, &lent, &problem, error));
   if (problem.rows == 0) return MHA_OK;
-  LinearPhase work = {};
   const int64_t threads = useful_threads(lent.num_threads, problem.work());
-  work.jobs[work.count++] = make_linear_job(*context->table, threads, problem);
+  LinearPhase work = {};
+  LinearJob& job = work.jobs[work.count++];
+  job = make_linear_job(*context->table, threads, problem);
+  Workspace workspace(lent, args->resources);
+  if (job.plan.scratch_floats > 0) {
+    MHA_TRY(workspace.reserve(workspace_bytes(scratch_bytes(job.plan, threads)), error));
+    job.scratch = reinterpret_cast<float*>(workspace.data()), job.scratch_step = job.plan.scratch_floats;
+  }
   const Phase phase = linear_phase(work);
   const FloatMode mode;
   run_phases(lent, threads, &phase, 1);
@@ -198,7 +213,8 @@ extern "C" mha_status mha_linear_workspace_bytes(const mha_context* context, con
   mha_context lent;
   LinearProblem problem = {};
   MHA_TRY(validate_call(context, linear, args, Check::kSizesOnly, &lent, &problem, error));
-  *bytes = 0;  // the weights were packed once, the output is written in place
+  const int64_t threads = useful_threads(lent.num_threads, problem.work());
+  *bytes = needed_bytes(plan_linear(*context->table, threads, problem), threads);
   return MHA_OK;
 }
 
@@ -217,9 +233,14 @@ extern "C" mha_status mha_linear_explain(const mha_context* context, const mha_l
     out.line("work: none, a size is 0");
   } else {
     explain_linear_kernel(*context->table, &out);
-    explain_linear("product", problem, plan_linear(*context->table, threads, problem), threads, &out);
+    const LinearPlan plan = plan_linear(*context->table, threads, problem);
+    explain_linear("product", problem, plan, threads, &out);
     out.line("fallback: none");
-    out.line("workspace: 0 bytes: the weights were packed once, the output is written in place");
+    if (plan.scratch_floats == 0) {
+      out.line("workspace: 0 bytes: the weights were packed once, the output is written in place");
+    } else {
+      out.line("workspace: %zu bytes: blocks of input, weights and output as floats", needed_bytes(plan, threads));
+    }
   }
   out.finish(needed);
   return MHA_OK;

@@ -15,14 +15,13 @@ mha_status fail_reserved(const char* name, const char* field, int64_t index, mha
               name, field, place, mha_version());
 }
 
-namespace {
-
 const char* dtype_name(int dtype) {
   switch (dtype) {
-    case MHA_F16:
-      return "MHA_F16";
-    case MHA_BF16:
-      return "MHA_BF16";
+#define MHA_ELEMENT(name, dtype, type, bytes) \
+  case dtype:                                 \
+    return #dtype;
+#include "core/kernels/elements.def"
+#undef MHA_ELEMENT
     case MHA_I8:
       return "MHA_I8";
     case MHA_U8:
@@ -40,15 +39,23 @@ const char* dtype_name(int dtype) {
   }
 }
 
-}  // namespace
-
 mha_status check_dtype(const char* name, const mha_dtype& dtype, mha_error* error) {
   const int value = enum_value(dtype);
-  if (value == MHA_F32) return MHA_OK;
+#define MHA_ELEMENT(name, dtype, type, bytes) \
+  if (value == (dtype)) return MHA_OK;
+#include "core/kernels/elements.def"
+#undef MHA_ELEMENT
   if (dtype_name(value) == nullptr) {
     return fail(error, MHA_ERR_ARGUMENT, "%s.dtype is %d: not a value of mha_dtype", name, value);
   }
-  return fail(error, MHA_ERR_UNSUPPORTED, "%s.dtype is %s: this version has MHA_F32 alone", name, dtype_name(value));
+  return fail(error, MHA_ERR_UNSUPPORTED, "%s.dtype is %s: this version has no codes", name, dtype_name(value));
+}
+
+mha_status check_float(const char* name, const mha_dtype& dtype, mha_error* error) {
+  MHA_TRY(check_dtype(name, dtype, error));
+  const int value = enum_value(dtype);
+  if (value == MHA_F32) return MHA_OK;
+  return fail(error, MHA_ERR_UNSUPPORTED, "%s.dtype is %s: must be MHA_F32", name, dtype_name(value));
 }
 
 mha_status check_arithmetic(const char* name, const mha_arithmetic& arithmetic, mha_error* error) {
@@ -68,9 +75,8 @@ mha_status check_storage(const char* name, const mha_storage& s, mha_error* erro
     return MHA_OK;
   }
   return fail(error, MHA_ERR_ARGUMENT,
-              "%s.scale_dtype, group, zero_points, hadamard or fixed is given, but %s.dtype is MHA_F32, which has no "
-              "scales",
-              name, name);
+              "%s.scale_dtype, group, zero_points, hadamard or fixed is given, but %s.dtype is %s, which has no scales",
+              name, name, dtype_name(enum_value(s.dtype)));
 }
 
 mha_status check_layout(const mha_weight_layout& layout, mha_error* error) {
@@ -82,9 +88,9 @@ mha_status check_layout(const mha_weight_layout& layout, mha_error* error) {
   return fail(error, MHA_ERR_UNSUPPORTED, "layout is %d: this version has MHA_WEIGHT_ROWS alone", value);
 }
 
-mha_status check_aligned(const char* name, const void* data, mha_error* error) {
-  if (reinterpret_cast<uintptr_t>(data) % alignof(float) == 0) return MHA_OK;
-  return fail(error, MHA_ERR_ARGUMENT, "%s is at %p: must be aligned to %zu bytes", name, data, alignof(float));
+mha_status check_aligned(const char* name, const void* data, mha_error* error, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(data) % bytes == 0) return MHA_OK;
+  return fail(error, MHA_ERR_ARGUMENT, "%s is at %p: must be aligned to %zu bytes", name, data, bytes);
 }
 
 mha_status fail_unused(const char* field, const char* why, mha_error* error) {

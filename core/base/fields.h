@@ -47,14 +47,18 @@ mha_status check_reserved(const char* name, int word, const uint64_t (&words)[kW
 // A field that the call would not look at, since `why`.
 mha_status fail_unused(const char* field, const char* why, mha_error* error);
 
-// The storage that this version has: floats. A number that is no mha_dtype is MHA_ERR_ARGUMENT.
+// "MHA_F16" of MHA_F16; null for a number that is no mha_dtype.
+const char* dtype_name(int dtype);
+// The element types that this version has (kernels/elements.def). A number that is no mha_dtype is MHA_ERR_ARGUMENT.
 mha_status check_dtype(const char* name, const mha_dtype& dtype, mha_error* error);
+// Floats alone.
+mha_status check_float(const char* name, const mha_dtype& dtype, mha_error* error);
 mha_status check_arithmetic(const char* name, const mha_arithmetic& arithmetic, mha_error* error);
 mha_status check_storage(const char* name, const mha_storage& storage, mha_error* error);
 mha_status check_layout(const mha_weight_layout& layout, mha_error* error);
 
-// A pointer to floats that is given stands at a multiple of 4 bytes.
-mha_status check_aligned(const char* name, const void* data, mha_error* error);
+// A pointer that is given stands at a multiple of the element's bytes, of floats by default.
+mha_status check_aligned(const char* name, const void* data, mha_error* error, size_t bytes = sizeof(float));
 
 // value in [least, 2^62], else MHA_ERR_ARGUMENT or MHA_ERR_OVERFLOW naming it.
 mha_status check_size(const char* name, int64_t value, int64_t least, mha_error* error);

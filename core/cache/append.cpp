@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Caches: appending, in three steps. Reserving decides everything that can fail, for all sequences at once, before
-// anything is changed; writing is independent for every token; committing sets the lengths.
+// anything is changed; writing is independent for every token; committing sets the lengths. And reading, which is
+// writing the other way.
 #include <cstring>
 
 #include "core/base/fields.h"
@@ -12,8 +13,8 @@ namespace {
 using ll = long long;
 
 void copy_shared_page(mha_cache* cache, CacheSequence* s) {
-  float*& page = s->pages[s->length / cache->page_size];
-  float* own = take_page(&cache->pool);
+  char*& page = s->pages[s->length / cache->page_size];
+  char* own = take_page(&cache->pool);
   copy_page(*cache, page, own, s->length % cache->page_size);
   release_page(&cache->pool, page);
   page = own;
@@ -113,29 +114,59 @@ mha_status cache_reserve(mha_cache* cache, const CacheBatch& batch, mha_error* e
   return MHA_OK;
 }
 
-void cache_write(const mha_cache& cache, int64_t sequence, int64_t first, int64_t count, const CacheRows& rows) {
-  const mha_cache_config& c = cache.config;
-  const CacheSequence& s = cache.sequences[sequence];
-  const size_t key_bytes = static_cast<size_t>(c.head_dim) * sizeof(float);
-  const size_t value_bytes = static_cast<size_t>(c.value_head_dim) * sizeof(float);
-  const int64_t kept = first_page_kept(cache, s);
-  for (int64_t done = 0; done < count;) {
-    const int64_t page = (first + done) / cache.page_size, slot = (first + done) % cache.page_size;
-    const int64_t run = least(least(cache.page_size - slot, kRunTokens), count - done);
-    if (page < cache.pinned_pages || page >= kept) {
-      float* base = s.pages[page_entry(cache, page)];
-      for (int64_t h = 0; h < c.num_kv_heads; ++h) {
-        float* key = base + (h * cache.page_size + slot) * c.head_dim;
-        float* value = base + cache.page_values + (h * cache.page_size + slot) * c.value_head_dim;
-        const float* from_key = rows.key + done * rows.key_stride_t + h * rows.key_stride_h;
-        const float* from_value = rows.value + done * rows.value_stride_t + h * rows.value_stride_h;
-        for (int64_t t = 0; t < run; ++t) memcpy(key + t * c.head_dim, from_key + t * rows.key_stride_t, key_bytes);
-        for (int64_t t = 0; t < run; ++t)
-          memcpy(value + t * c.value_head_dim, from_value + t * rows.value_stride_t, value_bytes);
-      }
-    }
-    done += run;
+namespace {
+
+void copy_rows(const KernelTable& table, const ConvertArgs& rows) {
+  if (rows.src_element != rows.dst_element) return table.convert(&rows);
+  const size_t bytes = static_cast<size_t>(rows.columns * bytes_of(rows.src_element));
+  for (int64_t r = 0; r < rows.rows; ++r) memcpy(rows.dst + r * rows.dst_stride, rows.src + r * rows.src_stride, bytes);
+}
+
+// Calls use(first token, count, page) for the runs of tokens [first, first + count) that are in one page.
+template <class Use>
+void for_each_run(const mha_cache& cache, int64_t first, int64_t count, Use use) {
+  for (int64_t token = first; token < first + count;) {
+    const int64_t page = token / cache.page_size, left = (page + 1) * cache.page_size - token;
+    const int64_t run = least(least(left, kRunTokens), first + count - token);
+    use(token, run, page);
+    token += run;
   }
+}
+
+}  // namespace
+
+void cache_write(const mha_cache& cache, CachePart part, int64_t sequence, int64_t first, int64_t count,
+                 const PartRows& rows) {
+  const PartLayout& p = cache.parts[part];
+  const int64_t kept = first_page_kept(cache, cache.sequences[sequence]);
+  for_each_run(cache, first, count, [&](int64_t token, int64_t run, int64_t page) {
+    if (page >= cache.pinned_pages && page < kept) return;
+    ConvertArgs copy = {};
+    copy.src_stride = rows.stride_t, copy.src_element = rows.element;
+    copy.dst_stride = p.row_bytes, copy.dst_element = p.element;
+    copy.rows = run, copy.columns = p.width;
+    for (int64_t h = 0; h < cache.config.num_kv_heads; ++h) {
+      copy.src = rows.data + (token - first) * rows.stride_t + h * rows.stride_h;
+      copy.dst = cache_row(cache, part, sequence, token) + h * cache.page_size * p.row_bytes;
+      copy_rows(*cache.table, copy);
+    }
+  });
+}
+
+void cache_read(const mha_cache& cache, CachePart part, int64_t sequence, int64_t first, int64_t count,
+                const PartRowsOut& rows) {
+  const PartLayout& p = cache.parts[part];
+  for_each_run(cache, first, count, [&](int64_t token, int64_t run, int64_t) {
+    ConvertArgs copy = {};
+    copy.src_stride = p.row_bytes, copy.src_element = p.element;
+    copy.dst_stride = rows.stride_t, copy.dst_element = rows.element;
+    copy.rows = run, copy.columns = p.width;
+    for (int64_t h = 0; h < cache.config.num_kv_heads; ++h) {
+      copy.src = cache_row(cache, part, sequence, token) + h * cache.page_size * p.row_bytes;
+      copy.dst = rows.data + (token - first) * rows.stride_t + h * rows.stride_h;
+      copy_rows(*cache.table, copy);
+    }
+  });
 }
 
 void cache_commit(mha_cache* cache, const CacheBatch& batch) {

@@ -34,7 +34,7 @@ void seal_blob(const BlobFormat& format, void* header);
 // Checks length, magic, version, byte order and checksum of the header. Its sizes are for the caller to check.
 mha_status check_blob(const BlobFormat& format, const void* blob, size_t bytes, mha_error* error);
 
-// Blobs of later versions may keep other than floats.
+// Blobs of later versions may keep codes.
 mha_status check_blob_storage(const char* name, const BlobStorage& storage, mha_error* error);
 
 // A pointer to a blob that is given: not null, aligned to 4 bytes.

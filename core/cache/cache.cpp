@@ -14,12 +14,12 @@ namespace {
 using ll = long long;
 
 constexpr int64_t kDefaultPage = 64;
-constexpr int64_t kFloatBytes = sizeof(float);
 
 // The sizes of a cache, from its configuration.
 struct CacheLayout {
   mha_cache_config config;  // defaults filled in
-  int64_t page_size, page_values, page_floats;
+  PartLayout parts[kCacheParts];
+  int64_t page_size, page_bytes;
   int64_t pinned_pages, ring_pages, table_size, num_pages;
   int64_t memory_bytes;  // with the slack for alignment
   int64_t sequences_at, tables_at, holders_at, leaving_at, free_at;
@@ -81,6 +81,12 @@ void lay_out_pages(CacheLayout* l) {
   }
 }
 
+PartLayout part_of(const mha_storage& storage, int64_t width) {
+  PartLayout part = {};
+  part.element = static_cast<Element>(enum_value(storage.dtype)), part.width = width;
+  return part;
+}
+
 mha_status lay_out(const mha_cache_config& config, CacheLayout* layout, mha_error* error) {
   CacheLayout l = {};
   const mha_status status = check_config(config, &l.config, error);
@@ -90,15 +96,18 @@ mha_status lay_out(const mha_cache_config& config, CacheLayout* layout, mha_erro
   const bool paged = c.kind == MHA_CACHE_PAGED;
   const Size num_pages = paged ? Size(l.table_size) : Size(c.max_sequences) * Size(l.table_size);
   const Size capacity = paged ? Size(l.table_size) * Size(l.page_size) : Size(c.capacity);
+  l.parts[kKeys] = part_of(c.key, c.head_dim), l.parts[kValues] = part_of(c.value, c.value_head_dim);
   Layout page;
-  page.append(Size(c.num_kv_heads) * Size(l.page_size) * Size(c.head_dim) * Size(kFloatBytes));
-  const Size keys = page.bytes();
-  page.append(Size(c.num_kv_heads) * Size(l.page_size) * Size(c.value_head_dim) * Size(kFloatBytes));
+  for (PartLayout& part : l.parts) {
+    const Size row = Size(part.width) * Size(bytes_of(part.element));
+    part.offset = page.append(Size(c.num_kv_heads) * Size(l.page_size) * row);
+    part.row_bytes = row.ok() ? row.value() : 0;
+  }
   const Size memory = num_pages * page.bytes() + Size(kAlignment - 1);
   Layout handle;
   handle.append(Size(sizeof(mha_cache)));
   l.sequences_at = handle.append(Size(c.max_sequences) * Size(sizeof(CacheSequence)));
-  l.tables_at = handle.append(Size(c.max_sequences) * Size(l.table_size) * Size(sizeof(float*)));
+  l.tables_at = handle.append(Size(c.max_sequences) * Size(l.table_size) * Size(sizeof(char*)));
   l.holders_at = handle.append(num_pages * Size(sizeof(int64_t)));
   l.leaving_at = handle.append(num_pages * Size(sizeof(int64_t)));
   l.free_at = handle.append(num_pages * Size(sizeof(int64_t)));
@@ -111,8 +120,7 @@ mha_status lay_out(const mha_cache_config& config, CacheLayout* layout, mha_erro
   }
   l.config.capacity = capacity.value();
   l.num_pages = num_pages.value();
-  l.page_values = keys.value() / kFloatBytes;
-  l.page_floats = page.bytes().value() / kFloatBytes;
+  l.page_bytes = page.bytes().value();
   l.memory_bytes = memory.value();
   l.bytes = handle.bytes().value();
   *layout = l;
@@ -124,22 +132,21 @@ mha_cache* make_cache(const CacheLayout& l, char* block, char* memory) {
   mha_cache* cache = reinterpret_cast<mha_cache*>(block);
   *cache = {};
   cache->config = l.config;
-  cache->page_size = l.page_size, cache->page_values = l.page_values;
+  for (int part = 0; part < kCacheParts; ++part) cache->parts[part] = l.parts[part];
+  cache->page_size = l.page_size;
   cache->pinned_pages = l.pinned_pages, cache->ring_pages = l.ring_pages, cache->table_size = l.table_size;
   cache->sequences = reinterpret_cast<CacheSequence*>(block + l.sequences_at);
-  float** tables = reinterpret_cast<float**>(block + l.tables_at);
+  char** tables = reinterpret_cast<char**>(block + l.tables_at);
   for (int64_t s = 0; s < l.config.max_sequences; ++s) {
     cache->sequences[s] = {0, 0, 0, 0, false, tables + s * l.table_size};
     for (int64_t n = 0; n < l.table_size; ++n) cache->sequences[s].pages[n] = nullptr;
   }
   memory += (kAlignment - reinterpret_cast<uintptr_t>(memory) % kAlignment) % kAlignment;
-  cache->pool = {reinterpret_cast<float*>(memory),
-                 l.page_floats,
-                 l.num_pages,
-                 reinterpret_cast<int64_t*>(block + l.holders_at),
-                 reinterpret_cast<int64_t*>(block + l.leaving_at),
-                 reinterpret_cast<int64_t*>(block + l.free_at),
-                 0};
+  PagePool& pool = cache->pool;
+  pool.base = memory, pool.page_bytes = l.page_bytes, pool.count = l.num_pages;
+  pool.holders = reinterpret_cast<int64_t*>(block + l.holders_at);
+  pool.leaving = reinterpret_cast<int64_t*>(block + l.leaving_at);
+  pool.free_pages = reinterpret_cast<int64_t*>(block + l.free_at);
   empty_pool(&cache->pool);
   cache->memory_bytes = static_cast<size_t>(l.memory_bytes), cache->bytes = static_cast<size_t>(l.bytes);
   return cache;
@@ -154,8 +161,9 @@ mha_status cache_memory_bytes(const mha_cache_config& config, size_t* bytes, mha
   return status;
 }
 
-mha_status cache_create(const mha_allocator& allocator, const mha_cache_config& config, mha_cache** cache,
+mha_status cache_create(const mha_context& context, const mha_cache_config& config, mha_cache** cache,
                         mha_error* error) {
+  const mha_allocator& allocator = context.allocator;
   CacheLayout layout = {};
   const mha_status status = lay_out(config, &layout, error);
   if (status != MHA_OK) return status;
@@ -178,6 +186,7 @@ mha_status cache_create(const mha_allocator& allocator, const mha_cache_config& 
     return fail(error, MHA_ERR_OUT_OF_MEMORY, "no memory for a cache's tables of %zu bytes", bytes);
   }
   *cache = make_cache(layout, block, static_cast<char*>(memory));
+  (*cache)->table = context.table;
   (*cache)->allocator = allocator;
   (*cache)->owned_memory = owned;
   return MHA_OK;

@@ -3,8 +3,9 @@
 // tokens appended in three steps (reserve, write, commit) of which the second may be a phase of a call.
 //
 // Every kind is a pool of pages (pages.h) and a table of pages for each sequence. A page holds keys
-// [Hkv][page_size][D], then values [Hkv][page_size][Dv]: the rows of a head follow each other, so decoding reads them
-// as they lie, and append, rollback and export are plain copies.
+// [Hkv][page_size][D], then values [Hkv][page_size][Dv], each part with its own element type: the rows of a head follow
+// each other, so decoding reads them in place, and rollback, forks and saving are plain copies of bytes. Appending and
+// exporting are, too, where the types are the same.
 //   contiguous  one page of `capacity` tokens
 //   paged       page n of a sequence is entry n of its table; sequences that were forked share pages
 //   ring        the pages of the first sink_tokens are pinned; the others take turns on ring_pages entries, enough that
@@ -26,21 +27,32 @@ struct CacheSequence {
                        // cache_commit
   int64_t promised;    // the length that mha_cache_reserve has taken pages for; may be less than `length`
   bool marked;         // while a call looks for sequences that were given twice
-  float** pages;       // [table_size], null where none is held
+  char** pages;        // [table_size], null where none is held
 
   // Behind it no pages are held.
   int64_t held_end() const { return most(reserved, promised); }
+};
+
+// Keys and values are treated alike: two parts of a page.
+enum CachePart { kKeys = 0, kValues = 1, kCacheParts = 2 };
+
+struct PartLayout {
+  Element element;
+  int64_t width;      // elements of a row, and
+  int64_t row_bytes;  // bytes; rows of a head follow each other, heads are page_size rows apart
+  int64_t offset;     // of the part in a page, in bytes
 };
 
 }  // namespace mha
 
 struct mha_cache {
   mha_cache_config config;  // defaults filled in
-  int64_t page_size;        // tokens
-  int64_t page_values;      // floats from the beginning of a page to its values
-  int64_t pinned_pages;     // entries of a table that stay, all but in a ring
-  int64_t ring_pages;       // the entries after them; 1 where they are not used
-  int64_t table_size;       // entries
+  const mha::KernelTable* table;
+  mha::PartLayout parts[mha::kCacheParts];
+  int64_t page_size;     // tokens
+  int64_t pinned_pages;  // entries of a table that stay, all but in a ring
+  int64_t ring_pages;    // the entries after them; 1 where they are not used
+  int64_t table_size;    // entries
   mha::CacheSequence* sequences;
   mutable mha::SpinLock lock;  // of `pool`
   mha::PagePool pool;
@@ -55,7 +67,7 @@ namespace mha {
 // --- Made and destroyed (cache.cpp) ----------------------------------------------------------------------------------
 
 mha_status cache_memory_bytes(const mha_cache_config& config, size_t* bytes, mha_error* error);
-mha_status cache_create(const mha_allocator& allocator, const mha_cache_config& config, mha_cache** cache,
+mha_status cache_create(const mha_context& context, const mha_cache_config& config, mha_cache** cache,
                         mha_error* error);
 void cache_destroy(mha_cache* cache);
 
@@ -76,20 +88,16 @@ struct CacheBatch {
   }
 };
 
-// Tokens of one sequence to be stored.
-struct CacheRows {
-  const float* key;  // [count, Hkv, D]
-  int64_t key_stride_t, key_stride_h;
-  const float* value;  // [count, Hkv, Dv]
-  int64_t value_stride_t, value_stride_h;
+// Rows of one part of some tokens, [count, Hkv, width], in memory of the caller's: strides in bytes.
+struct PartRows {
+  const char* data;
+  int64_t stride_t, stride_h;
+  Element element;
 };
-
-// Where stored tokens are copied to.
-struct CacheRowsOut {
-  float* key;
-  int64_t key_stride_t, key_stride_h;
-  float* value;
-  int64_t value_stride_t, value_stride_h;
+struct PartRowsOut {
+  char* data;
+  int64_t stride_t, stride_h;
+  Element element;
 };
 
 // Tokens copied head by head: few enough that a token's rows are still in a core's caches for the next head. Measured:
@@ -123,8 +131,13 @@ inline int64_t first_page_kept(const mha_cache& cache, const CacheSequence& s) {
 
 // The rows of a sequence where they lie; of a contiguous cache as one tensor. Valid for the tokens that are there, and
 // for those reserved.
-TokenRows cache_keys(const mha_cache& cache, int64_t sequence);
-TokenRows cache_values(const mha_cache& cache, int64_t sequence);
+TokenRows cache_rows(const mha_cache& cache, CachePart part, int64_t sequence);
+// The row of a token's first head in its page, which must be held.
+inline char* cache_row(const mha_cache& cache, CachePart part, int64_t sequence, int64_t token) {
+  const PartLayout& p = cache.parts[part];
+  char* page = cache.sequences[sequence].pages[page_entry(cache, token / cache.page_size)];
+  return page + p.offset + token % cache.page_size * p.row_bytes;
+}
 
 // Leading tokens that two sequences hold in the same memory.
 int64_t shared_tokens(const mha_cache& cache, int64_t a, int64_t b);
@@ -148,7 +161,8 @@ mha_status cache_reserve(mha_cache* cache, const CacheBatch& batch, mha_error* e
 // Stores tokens [first, first + count) of a sequence, which are reserved. Different tokens may be written at once. What
 // a ring will have dropped by the end of the reservation is passed over; what it drops is lost from here on, so a ring
 // may be rolled back only before.
-void cache_write(const mha_cache& cache, int64_t sequence, int64_t first, int64_t count, const CacheRows& rows);
+void cache_write(const mha_cache& cache, CachePart part, int64_t sequence, int64_t first, int64_t count,
+                 const PartRows& rows);
 // The sequences of the batch have their new lengths.
 void cache_commit(mha_cache* cache, const CacheBatch& batch);
 // Gives the pages back; pages that were copied stay copied.
@@ -170,7 +184,8 @@ void cache_reset(mha_cache* cache);
 size_t cache_used_bytes(const mha_cache& cache);
 
 // Copies tokens [first, first + count), which are kept.
-void cache_read(const mha_cache& cache, int64_t sequence, int64_t first, int64_t count, const CacheRowsOut& out);
+void cache_read(const mha_cache& cache, CachePart part, int64_t sequence, int64_t first, int64_t count,
+                const PartRowsOut& rows);
 
 mha_status cache_save_bytes(const mha_cache& cache, int64_t sequence, size_t* bytes, mha_error* error);
 mha_status cache_save(const mha_cache& cache, int64_t sequence, void* blob, size_t bytes, mha_error* error);
@@ -187,7 +202,7 @@ void release_pages(mha_cache* cache, CacheSequence* s, int64_t length, int64_t e
 int64_t first_kept_at(const mha_cache& cache, int64_t length);
 
 // The first `count` tokens of a page; all of it where they fill it.
-void copy_page(const mha_cache& cache, const float* from, float* to, int64_t count);
+void copy_page(const mha_cache& cache, const char* from, char* to, int64_t count);
 
 // Calls use(n) for those of the pages [begin, end) that a sequence which ends with page end - 1 holds, in order.
 template <class Use>

@@ -3,6 +3,7 @@
 // kept as export gives them: keys [n, Hkv, D], values [n, Hkv, Dv]. The layout of pages does not show, so any kind of
 // cache can load it.
 #include <cstring>
+#include <initializer_list>
 
 #include "core/base/fields.h"
 #include "core/cache/blob.h"
@@ -31,39 +32,40 @@ static_assert(sizeof(BlobHeader) == 192, "the blob's header is part of its forma
 
 constexpr BlobFormat kFormat = {{'m', 'h', 'a', 'c', 'a', 'c', 'h', 'e'}, "a saved sequence", 2, sizeof(BlobHeader)};
 
-void copy_rows(const float* from, int64_t count, int64_t width, float* to, int64_t stride) {
-  const size_t bytes = static_cast<size_t>(width) * sizeof(float);
-  for (int64_t t = 0; t < count; ++t) memcpy(to + t * stride, from + t * width, bytes);
-}
-
 int64_t tokens_in(const BlobHeader& h) { return h.leading + (h.length - h.first_kept); }
 
-// Of a blob with so many tokens; the header's sizes are sound.
+// Of a blob with so many tokens; the header's sizes and types are sound.
+Size part_bytes(const BlobHeader& h, CachePart part) {
+  const int64_t width = part == kKeys ? h.head_dim : h.value_head_dim;
+  const Element element = static_cast<Element>((part == kKeys ? h.key : h.value).dtype);
+  return Size(tokens_in(h)) * Size(h.num_kv_heads) * Size(width) * Size(bytes_of(element));
+}
+
 Size blob_bytes(const BlobHeader& h) {
-  return Size(tokens_in(h)) * Size(h.num_kv_heads) * (Size(h.head_dim) + Size(h.value_head_dim)) * Size(sizeof(float)) +
-         Size(sizeof(BlobHeader));
+  return part_bytes(h, kKeys) + part_bytes(h, kValues) + Size(sizeof(BlobHeader));
 }
 
 BlobHeader describe(const mha_cache& cache, const CacheSequence& s) {
   const mha_cache_config& c = cache.config;
   BlobHeader h = {};
   h.num_kv_heads = c.num_kv_heads, h.head_dim = c.head_dim, h.value_head_dim = c.value_head_dim;
+  h.key.dtype = static_cast<uint32_t>(cache.parts[kKeys].element);
+  h.value.dtype = static_cast<uint32_t>(cache.parts[kValues].element);
   h.length = s.length, h.leading = leading_kept(cache, s), h.first_kept = s.first_kept;
   h.head.bytes = static_cast<uint64_t>(blob_bytes(h).value());
   return h;
 }
 
-// Where the tokens of a blob lie, from token `index` of those that are kept on.
-CacheRowsOut blob_rows(const BlobHeader& h, char* blob, int64_t index) {
-  float* key = reinterpret_cast<float*>(blob + sizeof(BlobHeader));
-  const int64_t key_row = h.num_kv_heads * h.head_dim, value_row = h.num_kv_heads * h.value_head_dim;
-  float* value = key + tokens_in(h) * key_row;
-  return {key + index * key_row, key_row, h.head_dim, value + index * value_row, value_row, h.value_head_dim};
+// Where the rows of a part are in a blob, from token `index` of those that are kept on. Types are the cache's.
+PartRowsOut blob_rows(const mha_cache& cache, const BlobHeader& h, CachePart part, char* blob, int64_t index) {
+  const int64_t row = cache.parts[part].row_bytes, token = h.num_kv_heads * row;
+  const int64_t begin = static_cast<int64_t>(sizeof(BlobHeader)) + (part == kKeys ? 0 : part_bytes(h, kKeys).value());
+  return {blob + begin + index * token, token, row, cache.parts[part].element};
 }
 
 // Reads the header and checks all of the blob; what passes can be loaded into a cache of these sizes.
-mha_status read_header(const mha_cache_config& c, const void* blob, size_t bytes, BlobHeader* header,
-                       mha_error* error) {
+mha_status read_header(const mha_cache& cache, const void* blob, size_t bytes, BlobHeader* header, mha_error* error) {
+  const mha_cache_config& c = cache.config;
   MHA_TRY(check_blob(kFormat, blob, bytes, error));
   BlobHeader h = {};
   memcpy(&h, blob, sizeof(h));
@@ -77,6 +79,13 @@ mha_status read_header(const mha_cache_config& c, const void* blob, size_t bytes
                 "blob has %lld key/value heads of %lld and %lld: those of the cache are %lld of %lld and %lld",
                 ll{h.num_kv_heads}, ll{h.head_dim}, ll{h.value_head_dim}, ll{c.num_kv_heads}, ll{c.head_dim},
                 ll{c.value_head_dim});
+  }
+  if (h.key.dtype != static_cast<uint32_t>(cache.parts[kKeys].element) ||
+      h.value.dtype != static_cast<uint32_t>(cache.parts[kValues].element)) {
+    return fail(error, MHA_ERR_BLOB, "blob keeps keys as %s and values as %s: the cache has %s and %s",
+                dtype_name(static_cast<int>(h.key.dtype)), dtype_name(static_cast<int>(h.value.dtype)),
+                dtype_name(static_cast<int>(cache.parts[kKeys].element)),
+                dtype_name(static_cast<int>(cache.parts[kValues].element)));
   }
   const bool sound = check_size("length", h.length, 0, nullptr) == MHA_OK && h.first_kept <= h.length &&
                      h.leading >= 0 && (h.first_kept == 0 ? h.leading == 0 : h.leading < h.first_kept);
@@ -112,35 +121,18 @@ mha_status reserve_blob(mha_cache* cache, int64_t sequence, const BlobHeader& h,
 }
 
 void write_blob(mha_cache* cache, int64_t sequence, const BlobHeader& h, const void* blob) {
-  const auto write = [&](int64_t first, int64_t count, int64_t index) {
-    const CacheRowsOut rows = blob_rows(h, const_cast<char*>(static_cast<const char*>(blob)), index);
-    cache_write(*cache, sequence, first, count,
-                {rows.key, rows.key_stride_t, rows.key_stride_h, rows.value, rows.value_stride_t, rows.value_stride_h});
-  };
-  if (h.first_kept != 0) write(0, cache->config.sink_tokens, 0);
-  write(h.first_kept, h.length - h.first_kept, h.leading);
+  for (CachePart part : {kKeys, kValues}) {
+    const auto write = [&](int64_t first, int64_t count, int64_t index) {
+      const PartRowsOut rows = blob_rows(*cache, h, part, const_cast<char*>(static_cast<const char*>(blob)), index);
+      cache_write(*cache, part, sequence, first, count, {rows.data, rows.stride_t, rows.stride_h, rows.element});
+    };
+    if (h.first_kept != 0) write(0, cache->config.sink_tokens, 0);
+    write(h.first_kept, h.length - h.first_kept, h.leading);
+  }
   cache_commit(cache, {1, &sequence, h.length, nullptr, nullptr});
 }
 
 }  // namespace
-
-void cache_read(const mha_cache& cache, int64_t sequence, int64_t first, int64_t count, const CacheRowsOut& out) {
-  const mha_cache_config& c = cache.config;
-  for (int64_t done = 0; done < count;) {
-    const int64_t page = (first + done) / cache.page_size, slot = (first + done) % cache.page_size;
-    int64_t run = count - done < kRunTokens ? count - done : kRunTokens;
-    if (run > cache.page_size - slot) run = cache.page_size - slot;
-    const float* base = cache.sequences[sequence].pages[page_entry(cache, page)];
-    for (int64_t h = 0; h < c.num_kv_heads; ++h) {
-      const int64_t row = h * cache.page_size + slot;
-      copy_rows(base + row * c.head_dim, run, c.head_dim, out.key + done * out.key_stride_t + h * out.key_stride_h,
-                out.key_stride_t);
-      copy_rows(base + cache.page_values + row * c.value_head_dim, run, c.value_head_dim,
-                out.value + done * out.value_stride_t + h * out.value_stride_h, out.value_stride_t);
-    }
-    done += run;
-  }
-}
 
 mha_status cache_save_bytes(const mha_cache& cache, int64_t sequence, size_t* bytes, mha_error* error) {
   MHA_TRY(check_sequence(cache, "sequence", sequence, error));
@@ -158,8 +150,10 @@ mha_status cache_save(const mha_cache& cache, int64_t sequence, void* blob, size
                 ull{h.head.bytes});
   }
   char* out = static_cast<char*>(blob);
-  cache_read(cache, sequence, 0, h.leading, blob_rows(h, out, 0));
-  cache_read(cache, sequence, h.first_kept, h.length - h.first_kept, blob_rows(h, out, h.leading));
+  for (CachePart part : {kKeys, kValues}) {
+    cache_read(cache, part, sequence, 0, h.leading, blob_rows(cache, h, part, out, 0));
+    cache_read(cache, part, sequence, h.first_kept, h.length - h.first_kept, blob_rows(cache, h, part, out, h.leading));
+  }
   h.payload = payload_checksum(out + sizeof(h), h.head.bytes - sizeof(h));
   seal_blob(kFormat, &h);
   memcpy(blob, &h, sizeof(h));
@@ -176,7 +170,7 @@ mha_status cache_load(mha_cache* cache, int64_t sequence, const void* blob, size
                 ll{held});
   }
   BlobHeader h = {};
-  status = read_header(cache->config, blob, bytes, &h, error);
+  status = read_header(*cache, blob, bytes, &h, error);
   if (status == MHA_OK) status = reserve_blob(cache, sequence, h, error);
   if (status == MHA_OK) write_blob(cache, sequence, h, blob);
   return status;

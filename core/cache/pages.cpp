@@ -13,15 +13,15 @@ void empty_pool(PagePool* pool) {
   pool->free_count = pool->count;
 }
 
-float* take_page(PagePool* pool) {
+char* take_page(PagePool* pool) {
   const int64_t n = pool->free_pages[--pool->free_count];
   pool->holders[n] = 1;
-  return pool->base + n * pool->page_floats;
+  return pool->base + n * pool->page_bytes;
 }
 
-void share_page(PagePool* pool, const float* page) { ++pool->holders[page_number(*pool, page)]; }
+void share_page(PagePool* pool, const char* page) { ++pool->holders[page_number(*pool, page)]; }
 
-void release_page(PagePool* pool, const float* page) {
+void release_page(PagePool* pool, const char* page) {
   const int64_t n = page_number(*pool, page);
   if (--pool->holders[n] == 0) pool->free_pages[pool->free_count++] = n;
 }

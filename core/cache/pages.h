@@ -39,8 +39,8 @@ class Locked {
 };
 
 struct PagePool {
-  float* base;  // page n begins at base + n * page_floats
-  int64_t page_floats;
+  char* base;  // page n begins at base + n * page_bytes
+  int64_t page_bytes;
   int64_t count;
   int64_t* holders;     // [count]: sequences that hold the page
   int64_t* leaving;     // [count]: zeros, but while a reservation is counted
@@ -48,13 +48,13 @@ struct PagePool {
   int64_t free_count;
 };
 
-inline int64_t page_number(const PagePool& pool, const float* page) { return (page - pool.base) / pool.page_floats; }
+inline int64_t page_number(const PagePool& pool, const char* page) { return (page - pool.base) / pool.page_bytes; }
 
 // All pages are free; the first ones are taken first.
 void empty_pool(PagePool* pool);
 // There must be a free one.
-float* take_page(PagePool* pool);
-void share_page(PagePool* pool, const float* page);
-void release_page(PagePool* pool, const float* page);
+char* take_page(PagePool* pool);
+void share_page(PagePool* pool, const char* page);
+void release_page(PagePool* pool, const char* page);
 
 }  // namespace mha

@@ -10,24 +10,6 @@ namespace {
 
 using ll = long long;
 
-TokenRows rows_of(const mha_cache& cache, int64_t sequence, int64_t offset, int64_t width) {
-  const CacheSequence& s = cache.sequences[sequence];
-  float* const* pages = s.pages;
-  TokenRows rows = {};
-  rows.stride_t = width;
-  rows.stride_h = cache.page_size * width;
-  if (cache.config.kind == MHA_CACHE_CONTIGUOUS) {
-    rows.base = pages[0] != nullptr ? pages[0] + offset : nullptr;
-  } else {
-    rows.pages = pages;
-    rows.page_size = cache.page_size;
-    rows.pinned_pages = cache.pinned_pages, rows.ring_pages = cache.ring_pages;
-    rows.spare = s.reserved > 0 ? pages[page_entry(cache, (s.reserved - 1) / cache.page_size)] : nullptr;
-    rows.offset = offset;
-  }
-  return rows;
-}
-
 // With the lock held.
 void empty_sequence(mha_cache* cache, CacheSequence* s) {
   release_pages(cache, s, 0, s->held_end());
@@ -46,12 +28,24 @@ int64_t first_kept_after(const mha_cache& cache, const CacheSequence& s, int64_t
 
 }  // namespace
 
-TokenRows cache_keys(const mha_cache& cache, int64_t sequence) {
-  return rows_of(cache, sequence, 0, cache.config.head_dim);
-}
-
-TokenRows cache_values(const mha_cache& cache, int64_t sequence) {
-  return rows_of(cache, sequence, cache.page_values, cache.config.value_head_dim);
+TokenRows cache_rows(const mha_cache& cache, CachePart part, int64_t sequence) {
+  const PartLayout& p = cache.parts[part];
+  const CacheSequence& s = cache.sequences[sequence];
+  char* const* pages = s.pages;
+  TokenRows rows = {};
+  rows.stride_t = p.row_bytes;
+  rows.stride_h = cache.page_size * p.row_bytes;
+  rows.element = p.element;
+  if (cache.config.kind == MHA_CACHE_CONTIGUOUS) {
+    rows.base = pages[0] != nullptr ? pages[0] + p.offset : nullptr;
+  } else {
+    rows.pages = pages;
+    rows.page_size = cache.page_size;
+    rows.pinned_pages = cache.pinned_pages, rows.ring_pages = cache.ring_pages;
+    rows.spare = s.reserved > 0 ? pages[page_entry(cache, (s.reserved - 1) / cache.page_size)] : nullptr;
+    rows.offset = p.offset;
+  }
+  return rows;
 }
 
 int64_t shared_tokens(const mha_cache& cache, int64_t a, int64_t b) {
@@ -72,7 +66,7 @@ mha_status check_sequence(const mha_cache& cache, const char* name, int64_t sequ
 
 void take_pages(mha_cache* cache, CacheSequence* s, int64_t begin, int64_t end) {
   for_each_page(*cache, begin / cache->page_size, divide_up(end, cache->page_size), [&](int64_t n) {
-    float*& page = s->pages[page_entry(*cache, n)];
+    char*& page = s->pages[page_entry(*cache, n)];
     if (page == nullptr) page = take_page(&cache->pool);
   });
 }
@@ -83,7 +77,7 @@ void release_pages(mha_cache* cache, CacheSequence* s, int64_t length, int64_t e
     // The newest page of the same entry that is not behind `length`; pinned pages have entries of their own.
     const int64_t older = n - divide_up(n - kept_end + 1, cache->ring_pages) * cache->ring_pages;
     if (older >= cache->pinned_pages && older >= kept_begin) return;
-    float*& page = s->pages[page_entry(*cache, n)];
+    char*& page = s->pages[page_entry(*cache, n)];
     if (page != nullptr) release_page(&cache->pool, page);
     page = nullptr;
   });
@@ -94,13 +88,12 @@ int64_t first_kept_at(const mha_cache& cache, int64_t length) {
   return oldest > cache.pinned_pages ? oldest * cache.page_size : 0;
 }
 
-void copy_page(const mha_cache& cache, const float* from, float* to, int64_t count) {
-  const mha_cache_config& c = cache.config;
-  for (int64_t h = 0; h < c.num_kv_heads; ++h) {
-    const int64_t key = h * cache.page_size * c.head_dim;
-    const int64_t value = cache.page_values + h * cache.page_size * c.value_head_dim;
-    memcpy(to + key, from + key, static_cast<size_t>(count * c.head_dim) * sizeof(float));
-    memcpy(to + value, from + value, static_cast<size_t>(count * c.value_head_dim) * sizeof(float));
+void copy_page(const mha_cache& cache, const char* from, char* to, int64_t count) {
+  for (const PartLayout& part : cache.parts) {
+    for (int64_t h = 0; h < cache.config.num_kv_heads; ++h) {
+      const int64_t at = part.offset + h * cache.page_size * part.row_bytes;
+      memcpy(to + at, from + at, static_cast<size_t>(count * part.row_bytes));
+    }
   }
 }
 
@@ -185,7 +178,7 @@ void cache_reset(mha_cache* cache) {
 size_t cache_used_bytes(const mha_cache& cache) {
   const Locked locked(cache.lock);
   const int64_t used = cache.pool.count - cache.pool.free_count;
-  return static_cast<size_t>(used) * static_cast<size_t>(cache.pool.page_floats) * sizeof(float);
+  return static_cast<size_t>(used) * static_cast<size_t>(cache.pool.page_bytes);
 }
 
 }  // namespace mha

@@ -25,7 +25,7 @@ mha_status validate_append(const mha_append_args& args, mha_cache* cache, Append
 // What a size query looks at.
 mha_status validate_append_sizes(const mha_append_args& args, const mha_cache& cache, mha_error* error);
 
-// The tokens are there, and where they are copied to can hold them.
-mha_status validate_export(const mha_cache& cache, const mha_export_args& args, CacheRowsOut* rows, mha_error* error);
+// The tokens are there, and where they are copied to can hold them: rows[kCacheParts].
+mha_status validate_export(const mha_cache& cache, const mha_export_args& args, PartRowsOut* rows, mha_error* error);
 
 }  // namespace mha

@@ -37,13 +37,10 @@ struct Extent {
   bool gapless;             // every byte is an element's
   int64_t last;             // bytes of the last row, which ends at `end`
 };
-Extent extent_of(const float* data, const Dimensions& n, const ElementStrides& s);
-inline Extent extent_of(const ConstTensor& t, const Dimensions& n) {
-  return extent_of(t.data, n, {t.stride_b, t.stride_t, t.stride_h});
-}
-inline Extent extent_of(const Tensor& t, const Dimensions& n) {
-  return extent_of(t.data, n, {t.stride_b, t.stride_t, t.stride_h});
-}
+Extent extent_of(const ConstTensor& t, const Dimensions& n);
+inline Extent extent_of(const Tensor& t, const Dimensions& n) { return extent_of(as_const(t), n); }
+// Of `count` floats.
+Extent extent_of(const float* data, int64_t count);
 bool certainly_overlap(const Extent& a, const Extent& b);
 
 struct NamedExtent {

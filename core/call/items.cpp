@@ -11,14 +11,14 @@ TokenRows rows_in_tensor(const AttentionProblem& p, const ConstTensor& t, int64_
   const int64_t item = p.key_offsets != nullptr ? p.key_offsets[b] * t.stride_t : b * t.stride_b;
   // Where there are no keys the pointer may be null, and is not moved.
   rows.base = t.data == nullptr ? nullptr : t.data + item + kv_head * t.stride_h;
-  rows.stride_t = t.stride_t, rows.stride_h = t.stride_h;
+  rows.stride_t = t.stride_t, rows.stride_h = t.stride_h, rows.element = t.element;
   return rows;
 }
 
 TokenRows rows_in_pages(const AttentionProblem& p, const ConstTensor& t, int64_t b, int64_t kv_head) {
   TokenRows rows = {};
   rows.base = t.data == nullptr ? nullptr : t.data + kv_head * t.stride_h;
-  rows.stride_t = t.stride_t, rows.stride_h = t.stride_h;
+  rows.stride_t = t.stride_t, rows.stride_h = t.stride_h, rows.element = t.element;
   rows.table = p.pages.table + b * p.pages.stride, rows.stride_page = t.stride_b;
   rows.page_size = p.pages.page_size;
   return rows;
@@ -67,13 +67,21 @@ int64_t first_kept_of(const AttentionProblem& p, int64_t b) {
 TokenRows keys_of(const AttentionProblem& p, int64_t b, int64_t kv_head) {
   if (p.pages.table != nullptr) return rows_in_pages(p, p.key, b, kv_head);
   if (p.cache == nullptr) return rows_in_tensor(p, p.key, b, kv_head);
-  return from_head(cache_keys(*p.cache, sequence_of(p, b)), kv_head);
+  return from_head(cache_rows(*p.cache, kKeys, sequence_of(p, b)), kv_head);
 }
 
 TokenRows values_of(const AttentionProblem& p, int64_t b, int64_t kv_head) {
   if (p.pages.table != nullptr) return rows_in_pages(p, p.value, b, kv_head);
   if (p.cache == nullptr) return rows_in_tensor(p, p.value, b, kv_head);
-  return from_head(cache_values(*p.cache, sequence_of(p, b)), kv_head);
+  return from_head(cache_rows(*p.cache, kValues, sequence_of(p, b)), kv_head);
+}
+
+Element key_element_of(const AttentionProblem& p) {
+  return p.cache != nullptr ? p.cache->parts[kKeys].element : p.key.element;
+}
+
+Element value_element_of(const AttentionProblem& p) {
+  return p.cache != nullptr ? p.cache->parts[kValues].element : p.value.element;
 }
 
 int64_t weight_rows_of(const AttentionProblem& p, int64_t b) {
@@ -85,7 +93,7 @@ float* weights_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t r) {
   if (p.weights_mode == MHA_WEIGHTS_KEY_SUMS) r = 0;
   const bool packed = p.query_offsets != nullptr && p.weights_rows == nullptr && p.weights_mode != MHA_WEIGHTS_KEY_SUMS;
   const int64_t item = packed ? p.query_offsets[b] * p.weights.stride_t : b * p.weights.stride_b;
-  return p.weights.data + item + h * p.weights.stride_h + r * p.weights.stride_t;
+  return reinterpret_cast<float*>(p.weights.data + item + h * p.weights.stride_h + r * p.weights.stride_t);
 }
 
 namespace {
@@ -113,10 +121,14 @@ double multiply_adds_of(const AttentionProblem& p, int64_t b) {
          static_cast<double>(most_visible_keys(p, b)) * static_cast<double>(p.head_dim + p.value_head_dim);
 }
 
+int64_t token_bytes_of(const AttentionProblem& p) {
+  return p.head_dim * bytes_of(key_element_of(p)) + p.value_head_dim * bytes_of(value_element_of(p));
+}
+
 double work_of_item(const AttentionProblem& p, int64_t b) {
   if (query_len_of(p, b) == 0) return 0;
-  const double bytes = static_cast<double>(p.kv_heads) * static_cast<double>(keys_read(p, b)) *
-                       static_cast<double>(p.head_dim + p.value_head_dim) * sizeof(float);
+  const double bytes =
+      static_cast<double>(p.kv_heads) * static_cast<double>(keys_read(p, b)) * static_cast<double>(token_bytes_of(p));
   return work_of(multiply_adds_of(p, b), bytes);
 }
 

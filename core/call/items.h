@@ -59,6 +59,10 @@ int64_t shared_tokens_of(const AttentionProblem& p, int64_t a, int64_t b);
 // Keys and values of item b from key/value head `kv_head` on.
 TokenRows keys_of(const AttentionProblem& p, int64_t b, int64_t kv_head);
 TokenRows values_of(const AttentionProblem& p, int64_t b, int64_t kv_head);
+Element key_element_of(const AttentionProblem& p);
+Element value_element_of(const AttentionProblem& p);
+// Bytes of a token's key and value of one head.
+int64_t token_bytes_of(const AttentionProblem& p);
 
 // Weights are returned for so many queries of item b; row r of them is the query, and where it is written.
 int64_t weight_rows_of(const AttentionProblem& p, int64_t b);

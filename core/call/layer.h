@@ -30,11 +30,12 @@ inline ProjectionSize projection_size(const mha_layer_config& c, int projection)
 
 struct mha_layer {
   mha_layer_config config;  // defaults filled in
-  const float* panels[mha::kProjections];
-  const float* bias[mha::kProjections];  // padded, or null
-  const float* bias_key;                 // [Hkv * D] and
-  const float* bias_value;               // [Hkv * Dv], or null
-  const void* blob;                      // header and packed weights
+  const char* panels[mha::kProjections];
+  mha::Element element[mha::kProjections];  // of the panels
+  const float* bias[mha::kProjections];     // padded, or null
+  const float* bias_key;                    // [Hkv * D] and
+  const float* bias_value;                  // [Hkv * Dv], or null
+  const void* blob;                         // header and packed weights
   size_t blob_bytes;
   mha_allocator allocator;
   size_t bytes;  // of the allocation that begins with this struct

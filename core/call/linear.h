@@ -8,9 +8,10 @@
 
 struct mha_linear {
   int64_t in_features, out_features;
-  const float* panels;
-  const float* bias;  // padded, or null
-  const void* blob;   // header and packed weights
+  const char* panels;
+  mha::Element element;  // of the panels
+  const float* bias;     // padded, or null
+  const void* blob;      // header and packed weights
   size_t blob_bytes;
   mha_allocator allocator;
   size_t bytes;  // of the allocation that begins with this struct
@@ -18,13 +19,20 @@ struct mha_linear {
 
 namespace mha {
 
-// Floats of the packed weights [ceil(out / 16)][in][16], and of the bias padded to whole panels.
-inline Size packed_weight_floats(int64_t in_features, int64_t out_features) {
-  return Size(divide_up(out_features, kPanel)) * Size(in_features) * Size(kPanel);
+// Bytes of the packed weights [ceil(out / 16)][in][16], and of the bias padded to whole panels.
+inline Size packed_weight_bytes(int64_t in_features, int64_t out_features, Element element) {
+  return Size(divide_up(out_features, kPanel)) * Size(in_features) * Size(kPanel) * Size(bytes_of(element));
 }
-inline Size packed_bias_floats(int64_t out_features) { return Size(divide_up(out_features, kPanel)) * Size(kPanel); }
+inline Size packed_bias_bytes(int64_t out_features) {
+  return Size(divide_up(out_features, kPanel)) * Size(kPanel) * Size(kFloatBytes);
+}
 
-// Weights [out, in] as a caller gives them: rows stride_t apart, in floats.
+// How weights given with this type are kept: as `packed` says, NULL: as they are given.
+inline Element packed_element(const mha_storage* packed, Element given) {
+  return packed != nullptr ? static_cast<Element>(enum_value(packed->dtype)) : given;
+}
+
+// Weights [out, in] as a caller gives them: rows stride_t apart.
 mha_status check_weight(const char* name, const mha_view& weight, int64_t out_features, int64_t in_features,
                         ConstTensor* out, mha_error* error);
 

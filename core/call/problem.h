@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/base/status.h"
+#include "core/kernels/kernel_table.h"
 #include "core/mha.h"
 
 namespace mha {
@@ -16,15 +17,28 @@ inline double work_of(double multiply_adds, double bytes) {
   return multiply_adds > reading ? multiply_adds : reading;
 }
 
+// Tensors as calls keep them after validation: strides in bytes, the element type beside the data.
 struct ConstTensor {
-  const float* data;
+  const char* data;
   int64_t stride_b, stride_t, stride_h;
+  Element element;
 };
 
 struct Tensor {
-  float* data;
+  char* data;
   int64_t stride_b, stride_t, stride_h;
+  Element element;
 };
+
+inline ConstTensor as_const(const Tensor& t) { return {t.data, t.stride_b, t.stride_t, t.stride_h, t.element}; }
+
+constexpr int64_t kFloatBytes = sizeof(float);
+
+// Floats [B, T, H, width] in a workspace, dense.
+inline Tensor dense_floats(void* data, int64_t tokens, int64_t heads, int64_t width) {
+  const int64_t row = width * kFloatBytes;
+  return {static_cast<char*>(data), tokens * heads * row, heads * row, row, Element::kF32};
+}
 
 // What happens to queries (and in the layer to keys) before attention: core/run/norm_rope.h.
 struct Preparation {
@@ -106,10 +120,10 @@ struct AttentionProblem {
            masks.block_mask.pairs != nullptr || masks.key_segments != nullptr || has_strided_masks() ||
            masks.add_mask2.data != nullptr || (masks.window_left > 0 && masks.sink_tokens > 0);
   }
-  // Masks of single keys whose entries do not follow each other.
+  // Masks of single keys whose entries do not follow each other, or are no floats.
   bool has_strided_masks() const {
     return (masks.bool_mask.data != nullptr && masks.bool_mask.stride_k != 1) ||
-           (masks.add_mask.data != nullptr && masks.add_mask.stride_k != 1) ||
+           (masks.add_mask.data != nullptr && (masks.add_mask.stride_k != 1 || masks.add_mask.dtype != MHA_F32)) ||
            (masks.add_mask2.data != nullptr && masks.add_mask2.stride_k != 1);
   }
 
@@ -159,22 +173,24 @@ struct PrepareProblem {
 
 // `batch` blocks of `rows` rows: inputs and outputs whose items do not follow each other at the stride of the rows.
 struct LinearProblem {
-  const float* input;
-  int64_t input_stride, input_stride_b;
-  const float* panels;  // [ceil(out / 16)][in][16]
-  const float* bias;    // [ceil(out / 16) * 16] or null
-  float* output;
-  int64_t output_stride, output_stride_b;
+  ConstTensor input;   // stride_h: unused
+  const char* panels;  // [ceil(out / 16)][in][16]
+  Element panels_element;
+  const float* bias;  // [ceil(out / 16) * 16] or null
+  Tensor output;      // stride_h: unused
   int64_t batch, rows, in_features, out_features;
 
+  bool is_float() const {
+    return input.element == Element::kF32 && panels_element == Element::kF32 && output.element == Element::kF32;
+  }
   double multiply_adds() const {
     return static_cast<double>(batch) * static_cast<double>(rows) * static_cast<double>(in_features) *
            static_cast<double>(out_features);
   }
   // The same with the reading of the weights.
   double work() const {
-    return work_of(multiply_adds(),
-                   static_cast<double>(in_features) * static_cast<double>(out_features) * sizeof(float));
+    return work_of(multiply_adds(), static_cast<double>(in_features) * static_cast<double>(out_features) *
+                                        static_cast<double>(bytes_of(panels_element)));
   }
 };
 

@@ -50,9 +50,12 @@ Pairs pairs_of(const AttentionProblem& p, int64_t b, int64_t h, int64_t i) {
   return {list.first + 2 * first, first_pair(list, block + 1) - first};
 }
 
-const float* add_mask_row(const mha_add_mask& m, int64_t b, int64_t h, int64_t i) {
+Element element_of(const mha_add_mask& m) { return static_cast<Element>(m.dtype); }
+
+const char* add_mask_row(const mha_add_mask& m, int64_t b, int64_t h, int64_t i) {
   if (m.data == nullptr) return nullptr;
-  return static_cast<const float*>(m.data) + b * m.stride_b + h * m.stride_h + i * m.stride_q;
+  const int64_t entry = b * m.stride_b + h * m.stride_h + i * m.stride_q;
+  return static_cast<const char*>(m.data) + entry * bytes_of(element_of(m));
 }
 
 void fill_extras(const AttentionProblem& p, int64_t b, int64_t h, int64_t i, RowExtras* extras) {
@@ -62,6 +65,7 @@ void fill_extras(const AttentionProblem& p, int64_t b, int64_t h, int64_t i, Row
   extras->add_mask2 = add_mask_row(m.add_mask2, b, h, i);
   extras->bool_step = m.bool_mask.stride_k;
   extras->add_step = m.add_mask.stride_k, extras->add2_step = m.add_mask2.stride_k;
+  extras->add_element = element_of(m.add_mask), extras->add2_element = element_of(m.add_mask2);
   if (m.bit_mask.data != nullptr) {
     extras->bit_mask = m.bit_mask.data + b * m.bit_mask.stride_b + h * m.bit_mask.stride_h + i * m.bit_mask.stride_q;
   }

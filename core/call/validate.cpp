@@ -16,7 +16,7 @@ Check check_of_keys(const AttentionProblem& p, Check check) { return p.nothing_t
 
 bool same_place(const ConstTensor& in, const Tensor& out) {
   return in.data == out.data && in.stride_b == out.stride_b && in.stride_t == out.stride_t &&
-         in.stride_h == out.stride_h;
+         in.stride_h == out.stride_h && in.element == out.element;
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ mha_status check_exported(const mha_cache& cache, const mha_export_args& a, mha_
   MHA_TRY(check_sizes({{"begin", a.begin, 0}, {"count", a.count, 0}}, error));
   if (a.key_scales != nullptr || a.key_zeros != nullptr || a.value_scales != nullptr || a.value_zeros != nullptr) {
     return fail(
-        error, MHA_ERR_ARGUMENT, "%s is given, but the cache keeps MHA_F32, which has no scales",
+        error, MHA_ERR_ARGUMENT, "%s is given, but the cache keeps no codes, which alone have them",
         a.key_scales != nullptr || a.key_zeros != nullptr ? "key_scales or key_zeros" : "value_scales or value_zeros");
   }
   const CacheSequence& s = cache.sequences[a.sequence];
@@ -85,7 +85,7 @@ mha_status validate_append_sizes(const mha_append_args& a, const mha_cache& cach
   return a.key_norm != nullptr ? check_norm("key_norm", *a.key_norm, error) : MHA_OK;
 }
 
-mha_status validate_export(const mha_cache& cache, const mha_export_args& a, CacheRowsOut* rows, mha_error* error) {
+mha_status validate_export(const mha_cache& cache, const mha_export_args& a, PartRowsOut* rows, mha_error* error) {
   MHA_TRY(check_reserved("args", a.reserved, error));
   MHA_TRY(check_exported(cache, a, error));
   const mha_cache_config& c = cache.config;
@@ -96,7 +96,8 @@ mha_status validate_export(const mha_cache& cache, const mha_export_args& a, Cac
   MHA_TRY(check_result("value", a.value, value, Order::kBthd, Check::kAll, &v, error));
   const NamedExtent results[] = {{"key", extent_of(k, key)}, {"value", extent_of(v, value)}};
   MHA_TRY(check_overlaps(results, 2, nullptr, 0, error));
-  *rows = {k.data, k.stride_t, k.stride_h, v.data, v.stride_t, v.stride_h};
+  rows[kKeys] = {k.data, k.stride_t, k.stride_h, k.element};
+  rows[kValues] = {v.data, v.stride_t, v.stride_h, v.element};
   return MHA_OK;
 }
 

@@ -53,7 +53,8 @@ mha_status validate_layer_weights(const mha_layer_config& c, const mha_layer_wei
   for (int i = 0; i < kProjections; ++i) {
     out->bias[i] = i < kOutput && w.in_proj_bias != nullptr ? w.in_proj_bias + row[i] : biases[i];
     if (i < kOutput && fused) {
-      out->weight[i] = {in_proj.data + row[i] * in_proj.stride_t, 0, in_proj.stride_t, 0};
+      out->weight[i] = in_proj;
+      out->weight[i].data += row[i] * in_proj.stride_t;
       continue;
     }
     char name[24];

@@ -22,18 +22,14 @@ mha_status linear_problem(const mha_linear& linear, const mha_linear_args& a, Ch
   MHA_TRY(check_no_stride("output", "b", a.output.stride_b, error));
   MHA_TRY(check_no_stride("output", "h", a.output.stride_h, error));
   const Dimensions in = {1, a.rows, 1, linear.in_features}, out = {1, a.rows, 1, linear.out_features};
-  ConstTensor input = {};
-  Tensor output = {};
-  MHA_TRY(check_input("input", a.input, in, check, &input, error));
-  MHA_TRY(check_result("output", a.output, out, Order::kBthd, check, &output, error));
+  MHA_TRY(check_input("input", a.input, in, check, &p->input, error));
+  MHA_TRY(check_result("output", a.output, out, Order::kBthd, check, &p->output, error));
   if (check != Check::kSizesOnly) {
-    const NamedExtent result = {"output", extent_of(output, out)}, source = {"input", extent_of(input, in)};
+    const NamedExtent result = {"output", extent_of(p->output, out)}, source = {"input", extent_of(p->input, in)};
     MHA_TRY(check_overlaps(&result, 1, &source, 1, error));
   }
-  p->input = input.data, p->input_stride = input.stride_t;
-  p->output = output.data, p->output_stride = output.stride_t;
   p->batch = 1, p->rows = a.rows;
-  p->panels = linear.panels, p->bias = linear.bias;
+  p->panels = linear.panels, p->panels_element = linear.element, p->bias = linear.bias;
   p->in_features = linear.in_features, p->out_features = linear.out_features;
   return MHA_OK;
 }

@@ -52,7 +52,8 @@ mha_status check_key_mask(const char* name, const AttentionProblem& p, Mask* m, 
 mha_status check_add_mask(const char* name, Check check, const AttentionProblem& p, mha_add_mask* m, mha_error* error) {
   if (m->reserved != 0) return fail_reserved(name, "reserved", -1, error);
   MHA_TRY(check_dtype(name, m->dtype, error));
-  if (check != Check::kSizesOnly) MHA_TRY(check_aligned(name, m->data, error));
+  const size_t bytes = static_cast<size_t>(bytes_of(static_cast<Element>(enum_value(m->dtype))));
+  if (check != Check::kSizesOnly) MHA_TRY(check_aligned(name, m->data, error, bytes));
   return check_key_mask(name, p, m, error);
 }
 

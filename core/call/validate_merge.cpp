@@ -101,10 +101,10 @@ mha_status validate_merge_partials(const mha_merge_partials_args& a, PartialsPro
   MHA_TRY(check_aligned("partials", a.partials, error));
   const Dimensions output = {a.batch, a.query_len, a.num_heads, a.value_head_dim};
   MHA_TRY(check_result("output", a.output, output, Order::kBthd, Check::kAll, &p->output, error));
-  const Dimensions partials = {1, 1, 1, a.num_chunks > 0 ? floats.value() : 0}, lse = {1, 1, 1, p->rows};
-  const NamedExtent input = {"partials", extent_of(static_cast<const float*>(a.partials), partials, {0, 0, 0})};
+  const int64_t partials = a.num_chunks > 0 ? floats.value() : 0;
+  const NamedExtent input = {"partials", extent_of(static_cast<const float*>(a.partials), partials)};
   const NamedExtent results[] = {{"output", extent_of(p->output, output)},
-                                 {"log_sum_exp", extent_of(a.log_sum_exp, lse, {0, 0, 0})}};
+                                 {"log_sum_exp", extent_of(a.log_sum_exp, p->rows)}};
   return check_overlaps(results, 2, &input, 1, error);
 }
 

@@ -55,6 +55,7 @@ mha_status check_results(const mha_results& r, Check check, AttentionProblem* p,
   p->weights_mode = r.weights_mode;
   if (mode != MHA_WEIGHTS_NONE) {
     MHA_TRY(check_weights_rows(r, p, error));
+    MHA_TRY(check_float("results.weights", r.weights.dtype, error));
     return check_result("results.weights", r.weights, weights_dimensions(*p), Order::kBhtd, check, &p->weights, error);
   }
   const mha_mut_view& w = r.weights;
@@ -69,8 +70,7 @@ mha_status check_results(const mha_results& r, Check check, AttentionProblem* p,
 int result_extents(const AttentionProblem& p, NamedExtent* results) {
   int count = 0;
   if (p.log_sum_exp != nullptr) {
-    const Dimensions n = {1, 1, 1, p.heads * p.total_queries()};
-    results[count++] = {"results.log_sum_exp", extent_of(p.log_sum_exp, n, {0, 0, 0})};
+    results[count++] = {"results.log_sum_exp", extent_of(p.log_sum_exp, p.heads * p.total_queries())};
   }
   if (p.weights_mode != MHA_WEIGHTS_NONE) {
     results[count++] = {"results.weights", extent_of(p.weights, weights_dimensions(p))};

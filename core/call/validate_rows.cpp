@@ -32,7 +32,7 @@ mha_status check_slots(const mha_rows_args& a, Check check, mha_error* error) {
 mha_status check_no_codes(const mha_rows_args& a, mha_error* error) {
   if (a.storage != nullptr) MHA_TRY(check_storage("storage", *a.storage, error));
   if (a.scales == nullptr && a.zeros == nullptr) return MHA_OK;
-  return fail(error, MHA_ERR_ARGUMENT, "%s is given, but the output is MHA_F32, which has no scales",
+  return fail(error, MHA_ERR_ARGUMENT, "%s is given, but output.dtype is no code, which alone has them",
               a.scales != nullptr ? "scales" : "zeros");
 }
 
@@ -44,14 +44,16 @@ mha_status check_row_views(const mha_rows_args& a, Check check, PrepareProblem* 
   const ConstTensor& in = p->input;
   const Tensor& out = p->output;
   const bool in_place = in.data == out.data && a.slots == nullptr;
-  if (in_place && in.stride_b == out.stride_b && in.stride_t == out.stride_t && in.stride_h == out.stride_h) {
+  if (in_place && in.stride_b == out.stride_b && in.stride_t == out.stride_t && in.stride_h == out.stride_h &&
+      in.element == out.element) {
     return MHA_OK;
   }
   const Extent read = extent_of(in, input), written = extent_of(out, output);
   if (!certainly_overlap(read, written)) return MHA_OK;
-  return fail(error, MHA_ERR_STRIDE, "output overlaps input%s: strides are (%lld, %lld, %lld) and (%lld, %lld, %lld)",
-              in_place ? ", whose place it is, with other strides" : "", ll{out.stride_b}, ll{out.stride_t},
-              ll{out.stride_h}, ll{in.stride_b}, ll{in.stride_t}, ll{in.stride_h});
+  return fail(error, MHA_ERR_STRIDE,
+              "output overlaps input%s: strides in bytes are (%lld, %lld, %lld) and (%lld, %lld, %lld)",
+              in_place ? ", whose place it is, with another dtype or other strides" : "", ll{out.stride_b},
+              ll{out.stride_t}, ll{out.stride_h}, ll{in.stride_b}, ll{in.stride_t}, ll{in.stride_h});
 }
 
 mha_status check_row_positions(const mha_rows_args& a, Check check, const mha_rope& rope, mha_error* error) {

@@ -92,12 +92,28 @@ mha_status check_no_stride(const char* name, const char* dimension, int64_t stri
               dimension, ll{stride});
 }
 
+namespace {
+
+// A stride in bytes. Where there is nothing to step to it may be anything and is 0.
+int64_t byte_stride(int64_t stride, int64_t size, int64_t bytes) { return size > 1 ? stride * bytes : 0; }
+
+// A type for each pointer to data, of which there are two kinds.
+template <class AnyTensor, class Data>
+AnyTensor tensor_of(Data* data, const mha_dtype& dtype, const Dimensions& n, const ElementStrides& s) {
+  const Element element = static_cast<Element>(enum_value(dtype));
+  const int64_t bytes = bytes_of(element);
+  return {data, byte_stride(s.b, n.b, bytes), byte_stride(s.t, n.t, bytes), byte_stride(s.h, n.h, bytes), element};
+}
+
+}  // namespace
+
 mha_status check_input(const char* name, const mha_view& v, const Dimensions& n, Check check, ConstTensor* out,
                        mha_error* error) {
   if (v.reserved != 0) return fail_reserved(name, "reserved", -1, error);
   MHA_TRY(check_dtype(name, v.dtype, error));
   if (v.quant != nullptr) {
-    return fail(error, MHA_ERR_ARGUMENT, "%s.quant is given, but %s.dtype is MHA_F32, which has no scales", name, name);
+    return fail(error, MHA_ERR_ARGUMENT, "%s.quant is given, but %s.dtype is %s, which has no scales", name, name,
+                dtype_name(enum_value(v.dtype)));
   }
   ElementStrides s = {};
   MHA_TRY(resolve_strides(name, n, Order::kBthd, {v.stride_b, v.stride_t, v.stride_h}, MHA_BROADCAST, &s, error));
@@ -105,9 +121,9 @@ mha_status check_input(const char* name, const mha_view& v, const Dimensions& n,
   if (check != Check::kSizesOnly && v.data == nullptr && !empty) {
     return fail(error, MHA_ERR_NULL, "%s.data is NULL", name);
   }
-  if (check != Check::kSizesOnly) MHA_TRY(check_aligned(name, v.data, error));
-  *out = {static_cast<const float*>(v.data), s.b, s.t, s.h};
-  return MHA_OK;
+  *out = tensor_of<ConstTensor>(static_cast<const char*>(v.data), v.dtype, n, s);
+  if (check == Check::kSizesOnly) return MHA_OK;
+  return check_aligned(name, v.data, error, static_cast<size_t>(bytes_of(out->element)));
 }
 
 mha_status check_result(const char* name, const mha_mut_view& v, const Dimensions& n, Order order, Check check,
@@ -123,23 +139,28 @@ mha_status check_result(const char* name, const mha_mut_view& v, const Dimension
   if (check == Check::kAll && v.data == nullptr && !is_empty(n)) {
     return fail(error, MHA_ERR_NULL, "%s.data is NULL", name);
   }
-  if (check != Check::kSizesOnly) MHA_TRY(check_aligned(name, v.data, error));
-  *out = {static_cast<float*>(v.data), s.b, s.t, s.h};
-  return MHA_OK;
+  *out = tensor_of<Tensor>(static_cast<char*>(v.data), v.dtype, n, s);
+  if (check == Check::kSizesOnly) return MHA_OK;
+  return check_aligned(name, v.data, error, static_cast<size_t>(bytes_of(out->element)));
 }
 
 // --- Overlap ---------------------------------------------------------------------------------------------------------
 
-Extent extent_of(const float* data, const Dimensions& n, const ElementStrides& s) {
-  if (data == nullptr || is_empty(n)) return {nullptr, nullptr, false, 0};
+Extent extent_of(const ConstTensor& t, const Dimensions& n) {
+  if (t.data == nullptr || is_empty(n)) return {nullptr, nullptr, false, 0};
+  const int64_t bytes = bytes_of(t.element);
+  const ElementStrides s = {t.stride_b / bytes, t.stride_t / bytes, t.stride_h / bytes};
   // What repeats is one element.
   const Dimensions distinct = {s.b == 0 ? 1 : n.b, s.t == 0 ? 1 : n.t, s.h == 0 ? 1 : n.h, n.d};
   const int64_t span = span_of(n, s).value();
   const Size elements = Size(distinct.b) * Size(distinct.t) * Size(distinct.h) * Size(distinct.d);
   const bool gapless = elements.ok() && elements.value() == span && !overlaps(distinct, s);
-  const char* begin = reinterpret_cast<const char*>(data);
-  return {begin, begin + span * static_cast<int64_t>(sizeof(float)), gapless,
-          n.d * static_cast<int64_t>(sizeof(float))};
+  return {t.data, t.data + span * bytes, gapless, n.d * bytes};
+}
+
+Extent extent_of(const float* data, int64_t count) {
+  const ConstTensor floats = {reinterpret_cast<const char*>(data), 0, 0, 0, Element::kF32};
+  return extent_of(floats, {1, 1, 1, count});
 }
 
 namespace {

@@ -7,6 +7,8 @@
 
 #include "simd/vec-inl.h"
 
+#include "simd/element-inl.h"
+
 #include "simd/doubles-inl.h"
 
 #include "core/kernels/tile-inl.h"
@@ -58,7 +60,8 @@ const KernelTable table = {
     kAttentionRows,
     kStreamedRows,
     kMaxStreamedRows,
-    pack_panels,
+    pack_weights,
+    convert,
     gemm,
     attention,
     attention_in_place,
@@ -71,6 +74,7 @@ const KernelTable table = {
     rope_angles,
     exp2_array,
     tanh_array,
+    gemm_scratch,
     attention_scratch,
     streamed_scratch,
 };

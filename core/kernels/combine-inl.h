@@ -48,15 +48,21 @@ MHA_INLINE void combine_row(const RowCombination<kFirst, kLast>& combined, const
 struct ChunkSums {
   const AttentionRow* rows;
   int64_t num_rows, width;
-  const float* sums;  // [num_rows][pitch]
+  float* sums;  // [num_rows][pitch]; where outputs are rounded, overwritten
   int64_t pitch;
-  float* running;  // [num_rows][pitch], the outputs between chunks; null: those are in the output rows
-  bool first;      // no chunk came before
-  bool leaves;     // no chunk comes after in this call: the output rows are written
-  bool last;       // nor in another: the result is made
+  float* running;   // [num_rows][pitch], the outputs between chunks; null: those are in the output rows
+  Element element;  // of the output rows that are written; F32 where `running` is null and chunks come before or after
+  bool first;       // no chunk came before
+  bool leaves;      // no chunk comes after in this call: the output rows are written
+  bool last;        // nor in another: the result is made
 
-  const float* before(int64_t r) const { return running == nullptr ? rows[r].output : running + r * pitch; }
-  float* after(int64_t r) const { return running == nullptr || leaves ? rows[r].output : running + r * pitch; }
+  float* output(int64_t r) const { return reinterpret_cast<float*>(rows[r].output); }
+  bool rounds() const { return leaves && element != Element::kF32; }
+  const float* before(int64_t r) const { return running == nullptr ? output(r) : running + r * pitch; }
+  float* after(int64_t r) const {
+    if (rounds()) return sums + r * pitch;
+    return running == nullptr || leaves ? output(r) : running + r * pitch;
+  }
 };
 
 // Output rows of one head are far apart ([T, H, D]): each is prefetched this many rows ahead.
@@ -71,6 +77,7 @@ void combine_rows_as(const ChunkSums& c, const RowFactors& f) {
     }
     const RowCombination<kFirst, kLast> combined = {set1(f.keep[r]), set1(f.take[r]), set1(f.inverse[r])};
     combine_row(combined, c.sums + r * c.pitch, c.before(r), c.width, c.after(r));
+    if (c.rounds()) round_row(c.element, c.sums + r * c.pitch, c.width, c.rows[r].output);
   }
 }
 
@@ -83,47 +90,65 @@ MHA_NOINLINE void combine_rows(const ChunkSums& c, const RowFactors& f) {
 }
 
 // A row without visible keys is zero whatever the values are (0 * Inf under a score of -inf).
-inline void clear_empty_rows(const AttentionRow* rows, const RowState* states, int64_t num_rows, int64_t width) {
+inline void clear_empty_rows(const AttentionRow* rows, const RowState* states, int64_t num_rows, int64_t width,
+                             Element element) {
   for (int64_t r = 0; r < num_rows; ++r) {
-    if (states[r].sum == 0.0f) memset(rows[r].output, 0, static_cast<size_t>(width) * sizeof(float));
+    if (states[r].sum == 0.0f) memset(rows[r].output, 0, static_cast<size_t>(width * bytes_of(element)));
   }
 }
 
-inline void merge(const MergeArgs* args) {
-  const MergeArgs& m = *args;
-  RowFactors f;
-  RowState state = {-kInfinity, 0.0f};
+// Columns of a row that are combined at a time where the output is rounded.
+constexpr int64_t kMergeColumns = 16 * kLanes;
+
+// Combines the chunks of one row, `state` with them. Columns [column, column + width) alone are written, at `output`.
+inline void merge_columns(const MergeArgs& m, int64_t column, int64_t width, float* output, RowFactors& f,
+                          RowState* state) {
   const auto state_of = [&m](int64_t c) {
     RowState chunk;
     memcpy(&chunk, reinterpret_cast<const float*>(m.partial_states) + c * m.step, sizeof(chunk));
     return chunk;
   };
+  *state = {-kInfinity, 0.0f};
   int64_t first = 0, end = m.num_chunks;
   while (first < end && state_of(first).sum == kUnseen) ++first;
   while (end > first && state_of(end - 1).sum == kUnseen) --end;
   AttentionRow row = {};
-  row.output = m.output;
+  row.output = reinterpret_cast<char*>(output);
   for (int64_t c = first; c < end; ++c) {
     const RowState chunk = state_of(c);
     if (chunk.sum == kUnseen) continue;
-    store(f.running_max, set1(state.max)), store(f.running_sum, set1(state.sum));
+    store(f.running_max, set1(state->max)), store(f.running_sum, set1(state->sum));
     store(f.chunk_max, set1(chunk.max)), store(f.chunk_sum, set1(chunk.sum));
     merge_states(f, 1);
-    state = {f.running_max[0], f.running_sum[0]};
+    *state = {f.running_max[0], f.running_sum[0]};
     const bool last = c + 1 == end;
     if (last && m.has_sink) merge_one_sink(m.sink, f);
     ChunkSums sums = {};
-    sums.rows = &row, sums.num_rows = 1, sums.width = m.value_head_dim;
-    sums.sums = m.partial_outputs + c * m.step;
+    sums.rows = &row, sums.num_rows = 1, sums.width = width;
+    sums.sums = const_cast<float*>(m.partial_outputs) + c * m.step + column;  // is not rounded here, so not overwritten
     sums.first = c == first, sums.leaves = true, sums.last = last;
     combine_rows(sums, f);
   }
-  clear_empty_rows(&row, &state, 1, m.value_head_dim);
+  clear_empty_rows(&row, state, 1, width, Element::kF32);
   if (first == end && m.has_sink) {
-    load_states(&state, 1, true, f);
+    load_states(state, 1, true, f);
     merge_one_sink(m.sink, f);
   }
-  *m.state = m.has_sink ? RowState{f.running_max[0], f.running_sum[0]} : state;
+  if (m.has_sink) *state = {f.running_max[0], f.running_sum[0]};
+}
+
+inline void merge(const MergeArgs* args) {
+  const MergeArgs& m = *args;
+  RowFactors f;
+  if (m.output_element == Element::kF32) {
+    return merge_columns(m, 0, m.value_head_dim, reinterpret_cast<float*>(m.output), f, m.state);
+  }
+  alignas(64) float output[kMergeColumns];
+  for (int64_t column = 0; column < m.value_head_dim; column += kMergeColumns) {
+    const int64_t width = least(m.value_head_dim - column, kMergeColumns);
+    merge_columns(m, column, width, output, f, m.state);
+    round_row(m.output_element, output, width, m.output + column * bytes_of(m.output_element));
+  }
 }
 
 }  // namespace

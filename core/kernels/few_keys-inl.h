@@ -8,8 +8,8 @@ namespace {
 
 // 16 rows; those beyond `count` are the last one again.
 struct FewKeysGroup {
-  const float* query[kLanes];
-  const float* key[kLanes];
+  const char* query[kLanes];
+  const char* key[kLanes];
   int64_t first, count;
 };
 
@@ -23,19 +23,32 @@ inline FewKeysGroup few_keys_group(const FewKeysArgs& a, int64_t first) {
   return g;
 }
 
-// Calls take(d, column d of the 16 rows, `offset` floats further on) for d ascending.
+// The 16 rows as floats, `offset` bytes further on: where they are, or widened to `block` [16][padded(width)].
+MHA_INLINE void rows_of_floats(const char* const* rows, int64_t offset, int64_t width, Element element, float* block,
+                               const float** floats) {
+  for (int r = 0; r < kLanes; ++r) {
+    if (element == Element::kF32) {
+      floats[r] = reinterpret_cast<const float*>(rows[r] + offset);
+      continue;
+    }
+    floats[r] = block + r * padded(width);
+    widen_row(element, rows[r] + offset, width, block + r * padded(width));
+  }
+}
+
+// Calls take(d, column d of the 16 rows) for d ascending.
 template <class Take>
-MHA_INLINE void for_columns(const float* const* rows, int64_t offset, int64_t width, Take take) {
+MHA_INLINE void for_columns(const float* const* rows, int64_t width, Take take) {
   Vec columns[4];
   int64_t d = 0;
   for (; d + 4 <= width; d += 4) {
-    transpose_16x4(rows, offset + d, columns);
+    transpose_16x4(rows, d, columns);
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) take(d + c, columns[c]);
   }
   if (d == width) return;
   if (width >= 4) {  // the last four, of which some have been taken
-    transpose_16x4(rows, offset + width - 4, columns);
+    transpose_16x4(rows, width - 4, columns);
     if (d + 3 == width) take(d++, columns[1]);
     if (d + 2 == width) take(d++, columns[2]);
     take(d, columns[3]);
@@ -43,22 +56,27 @@ MHA_INLINE void for_columns(const float* const* rows, int64_t offset, int64_t wi
   }
   for (; d < width; ++d) {
     alignas(64) float column[kLanes];
-    for (int r = 0; r < kLanes; ++r) column[r] = rows[r][offset + d];
+    for (int r = 0; r < kLanes; ++r) column[r] = rows[r][d];
     take(d, load(column));
   }
 }
 
 // dst[d][row] = query[row][d], scaled.
-inline void transpose_queries(const FewKeysGroup& g, int64_t head_dim, float scale, float* dst) {
-  const Vec factor = set1(scale);
-  for_columns(g.query, 0, head_dim,
+inline void transpose_queries(const FewKeysGroup& g, const FewKeysArgs& a, float* block, float* dst) {
+  const float* rows[kLanes];
+  rows_of_floats(g.query, 0, a.head_dim, a.query_element, block, rows);
+  const Vec factor = set1(a.query_scale);
+  for_columns(rows, a.head_dim,
               [&](int64_t d, const Vec& q) MHA_ALWAYS_INLINE { store(dst + d * kLanes, mul(q, factor)); });
 }
 
-// The scores of the keys `offset` floats after the first: a chain over d in each lane.
-inline Vec few_keys_scores(const FewKeysGroup& g, const float* queries, int64_t head_dim, int64_t offset) {
+// The scores of the keys `offset` bytes after the first: a chain over d in each lane.
+inline Vec few_keys_scores(const FewKeysGroup& g, const FewKeysArgs& a, const float* queries, int64_t offset,
+                           float* block) {
+  const float* rows[kLanes];
+  rows_of_floats(g.key, offset, a.head_dim, a.key_element, block, rows);
   Vec sum = zero();
-  for_columns(g.key, offset, head_dim,
+  for_columns(rows, a.head_dim,
               [&](int64_t d, const Vec& k) MHA_ALWAYS_INLINE { sum = fma(load(queries + d * kLanes), k, sum); });
   return sum;
 }
@@ -101,16 +119,17 @@ inline void few_keys_softmax(float* scores, int64_t keys, RowFactors& f) {
   merge_states(f, kLanes);
 }
 
-// weights [keys], 16 apart, times values, as ValueTile has it for the only chunk of a call.
-MHA_INLINE void few_keys_values(const FewKeysArgs& a, const float* weights, const float* value, float take,
+// weights [keys], 16 apart, times values, combined as for the only chunk of a call.
+template <class E>
+MHA_INLINE void few_keys_values(const FewKeysArgs& a, const float* weights, const char* value, float take,
                                 float inverse, float* output) {
   const Vec taken = set1(take), factor = set1(inverse);
   for (int64_t column = 0; column < a.value_head_dim; column += kLanes) {
     const int count = static_cast<int>(least(a.value_head_dim - column, kLanes));
     Vec sum = zero();
     for (int64_t j = 0; j < a.keys; ++j) {
-      const float* at = value + j * a.value_stride + column;
-      sum = fma(set1(weights[j * kLanes]), count == kLanes ? load(at) : load_first(at, count), sum);
+      const char* at = value + j * a.value_stride + column * E::kBytes;
+      sum = fma(set1(weights[j * kLanes]), count == kLanes ? E::load(at) : E::load_first(at, count), sum);
     }
     sum = add(mul(mul(sum, taken), factor), zero());
     if (count == kLanes) {
@@ -129,18 +148,28 @@ inline void few_keys_weights(int64_t keys, const float* weights, float factor, b
 inline void attention_few_keys(const FewKeysArgs* args) {
   const FewKeysArgs& a = *args;
   alignas(64) float scores[kFewKeys * kLanes];
+  float* queries = a.scratch;                            // [head_dim][16]
+  float* block = queries + padded(a.head_dim) * kLanes;  // [16][D or Dv rounded up to 16]
   RowFactors f;
   for (int64_t first = 0; first < a.num_rows; first += kLanes) {
     const FewKeysGroup g = few_keys_group(a, first);
-    transpose_queries(g, a.head_dim, a.query_scale, a.scratch);
+    transpose_queries(g, a, block, queries);
     for (int64_t j = 0; j < a.keys; ++j) {
-      store(scores + j * kLanes, few_keys_scores(g, a.scratch, a.head_dim, j * a.key_stride));
+      store(scores + j * kLanes, few_keys_scores(g, a, queries, j * a.key_stride, block));
     }
     few_keys_softmax(scores, a.keys, f);
+    const bool rounds = a.output_element != Element::kF32;
+    with_element(a.value_element, [&](auto e) MHA_ALWAYS_INLINE {
+      for (int64_t r = 0; r < g.count; ++r) {
+        char* output = a.output[first + r];
+        float* sums = rounds ? block : reinterpret_cast<float*>(output);
+        few_keys_values<decltype(e)>(a, scores + r, a.value[first + r], f.take[r], f.inverse[r], sums);
+        if (rounds) round_row(a.output_element, sums, a.value_head_dim, output);
+      }
+    });
     for (int64_t r = 0; r < g.count; ++r) {
-      float* output = a.output[first + r];
-      few_keys_values(a, scores + r, a.value[first + r], f.take[r], f.inverse[r], output);
-      if (f.running_sum[r] == 0.0f) memset(output, 0, static_cast<size_t>(a.value_head_dim) * sizeof(float));
+      if (f.running_sum[r] != 0.0f) continue;
+      memset(a.output[first + r], 0, static_cast<size_t>(a.value_head_dim * bytes_of(a.output_element)));
     }
     for (int64_t r = 0; r < g.count && a.weights != nullptr; ++r) {
       const bool nan = f.running_sum[r] != f.running_sum[r];

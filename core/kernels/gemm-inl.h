@@ -18,10 +18,27 @@ constexpr int64_t kAheadDepth = 256;
 // the outer caches for lines further ahead.
 constexpr int64_t kNearSteps = 16, kFarSteps = 48;
 
+// A product of floats: c = a * panels, or c + a * panels where the chains go on.
+struct FloatGemm {
+  const float* a;  // [m, k of the chains], rows a_stride apart
+  int64_t a_stride;
+  const float* panels;  // [ceil(n / 16)][k][16]
+  const float* bias;    // null: none
+  float* c;             // [m, n], rows c_stride apart
+  int64_t c_stride;
+  int64_t m, n, k;
+  bool far;
+  bool goes_on;  // the chains of the first block of k go on from c
+  bool ends;     // the chains end with the last block: the bias is added
+};
+
 // One K block of a tile: the chains start from 0 or go on from c, which a float holds exactly.
 struct GemmTile {
-  const GemmArgs& g;
+  const FloatGemm& g;
   int64_t k_begin, k_end;
+
+  bool goes_on() const { return g.goes_on || k_begin > 0; }
+  bool adds_bias() const { return g.bias != nullptr && g.ends && k_end == g.k; }
 
   template <int kRows, int kPanels>
   MHA_INLINE void run(int64_t row, int64_t column) const {
@@ -34,7 +51,7 @@ struct GemmTile {
     constexpr int64_t kPitch = kPanels * kLanes;
     alignas(64) float edge[kRows * kPitch];
     const size_t bytes = static_cast<size_t>(g.n - column) * sizeof(float);
-    if (k_begin > 0) {
+    if (goes_on()) {
       memset(edge, 0, sizeof(edge));
       for (int r = 0; r < kRows; ++r) memcpy(edge + r * kPitch, c + r * g.c_stride, bytes);
     }
@@ -45,7 +62,7 @@ struct GemmTile {
   template <int kRows, int kPanels>
   MHA_NOINLINE void run_at(int64_t row, int64_t column, float* c, int64_t c_stride) const {
     Sums<kRows, kPanels> sums;
-    if (k_begin == 0) {
+    if (!goes_on()) {
       clear<kRows, kPanels>(sums);
     } else {
       load_sums<kRows, kPanels>(sums, c, c_stride);
@@ -61,7 +78,7 @@ struct GemmTile {
       if (ahead.lines == 2) k = run_ahead<kRows, kPanels, 2>(sums, a, b, ahead.line);
     }
     multiply_add<kRows, kPanels>(sums, a + k, g.a_stride, b + k * kLanes, g.k * kLanes, kLanes, k_end - k);
-    if (g.bias != nullptr && k_end == g.k) add_bias<kRows, kPanels>(sums, column);
+    if (adds_bias()) add_bias<kRows, kPanels>(sums, column);
     store_sums<kRows, kPanels>(sums, c, c_stride);
   }
 
@@ -158,12 +175,74 @@ struct GemmTile {
 // The most k in a block; blocks are of even size.
 constexpr int64_t kMaxDepth = 1024;
 
-inline void gemm(const GemmArgs* args) {
-  const int64_t blocks = most(divide_up(args->k, kMaxDepth), 1);
+inline void float_gemm(const FloatGemm& g) {
+  const int64_t blocks = most(divide_up(g.k, kMaxDepth), 1);
   for (int64_t b = 0; b < blocks; ++b) {
-    cover(GemmTile{*args, args->k * b / blocks, args->k * (b + 1) / blocks}, args->m, args->n,
-          args->k < kAheadDepth ? kTileRows : kMostTileRows);
+    cover(GemmTile{g, g.k * b / blocks, g.k * (b + 1) / blocks}, g.m, g.n,
+          g.k < kAheadDepth ? kTileRows : kMostTileRows);
   }
+}
+
+// Where something is no float: a block of rows is widened once, then for each group of columns each block of k of the
+// panels, which all rows pass over; the outputs of a group are rounded from a block of floats. So every element is the
+// same chain as that of the float product.
+constexpr int64_t kWidenedPanels = 4;
+// Depth of a block of panels: few rows pass over it once and find it in L1, many in L2.
+constexpr int64_t kWidenedDepth = 512, kShallowDepth = 64;
+
+inline int64_t gemm_scratch(int64_t rows, int64_t k) {
+  return kWidenedPanels * kLanes * (kWidenedDepth + rows) + round_up(rows * k, kLanes);
+}
+
+inline void widening_gemm(const GemmArgs& g) {
+  constexpr int64_t kColumns = kWidenedPanels * kLanes;
+  float* panels = g.scratch;
+  float* outputs = panels + kColumns * kWidenedDepth;
+  float* rows = outputs + kColumns * g.m;
+  FloatGemm f = {};
+  f.a = reinterpret_cast<const float*>(g.a), f.a_stride = g.a_stride / kFloatBytes;
+  if (g.a_element != Element::kF32) {
+    for (int64_t r = 0; r < g.m; ++r) widen_row(g.a_element, g.a + r * g.a_stride, g.k, rows + r * g.k);
+    f.a = rows, f.a_stride = g.k;
+  }
+  const float* first = f.a;
+  f.m = g.m, f.far = false;
+  const bool rounds = g.c_element != Element::kF32, widens = g.panels_element != Element::kF32;
+  const int64_t depth = !widens ? g.k : g.m <= kMostTileRows ? kShallowDepth : kWidenedDepth;
+  for (int64_t column = 0; column < g.n; column += kColumns) {
+    f.n = least(g.n - column, kColumns);
+    char* c = g.c + column * bytes_of(g.c_element);
+    f.c = rounds ? outputs : reinterpret_cast<float*>(c), f.c_stride = rounds ? kColumns : g.c_stride / kFloatBytes;
+    f.bias = g.bias != nullptr ? g.bias + column : nullptr;
+    int64_t k = 0;
+    do {  // once at least: of no inputs the output is the bias
+      f.k = least(g.k - k, depth), f.goes_on = k > 0, f.ends = k + f.k == g.k;
+      f.a = first + k, f.panels = panels;
+      for (int64_t p = 0; p < divide_up(f.n, kLanes); ++p) {
+        const char* panel = g.panels + (column * g.k + (p * g.k + k) * kLanes) * bytes_of(g.panels_element);
+        if (!widens && p == 0) f.panels = reinterpret_cast<const float*>(panel);
+        if (widens) widen_row(g.panels_element, panel, f.k * kLanes, panels + p * f.k * kLanes);
+      }
+      float_gemm(f);
+      k += f.k;
+    } while (k < g.k);
+    for (int64_t r = 0; r < g.m && rounds; ++r) {
+      round_row(g.c_element, outputs + r * kColumns, f.n, c + r * g.c_stride);
+    }
+  }
+}
+
+inline void gemm(const GemmArgs* args) {
+  const GemmArgs& g = *args;
+  if (g.a_element != Element::kF32 || g.panels_element != Element::kF32 || g.c_element != Element::kF32) {
+    return widening_gemm(g);
+  }
+  FloatGemm f = {};
+  f.a = reinterpret_cast<const float*>(g.a), f.a_stride = g.a_stride / kFloatBytes;
+  f.panels = reinterpret_cast<const float*>(g.panels), f.bias = g.bias;
+  f.c = reinterpret_cast<float*>(g.c), f.c_stride = g.c_stride / kFloatBytes;
+  f.m = g.m, f.n = g.n, f.k = g.k, f.far = g.far, f.ends = true;
+  float_gemm(f);
 }
 
 }  // namespace

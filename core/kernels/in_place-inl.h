@@ -26,11 +26,13 @@ struct StreamedScratch {
   float* queries;  // [rows][D], scaled
   float* sums;     // [rows][Dv rounded up to 16]
   float* running;  // the same: outputs between chunks
-  float* block;    // [16][D rounded up to 16]: copies where a read would pass the end
+  float* block;    // [16][D or Dv rounded up to 16]: copies where a read would pass the end, or widened; the few keys'
+                   // kernel takes another [16][D] beside it
 };
 
 inline int64_t streamed_scratch(int64_t rows, int64_t head_dim, int64_t value_head_dim) {
-  return rows * (kScoreStride + padded(head_dim) + 2 * padded(value_head_dim)) + kLanes * padded(head_dim);
+  return rows * (kScoreStride + padded(head_dim) + 2 * padded(value_head_dim)) +
+         2 * kLanes * padded(most(head_dim, value_head_dim));
 }
 
 inline StreamedScratch split_streamed_scratch(float* p, int64_t rows, int64_t head_dim, int64_t value_head_dim) {
@@ -47,8 +49,8 @@ inline StreamedScratch split_streamed_scratch(float* p, int64_t rows, int64_t he
 // (4096 keys, H 32/8, D 128: 1.33 ms; without the second 1.45). In a cache they may lie in another page: asking beyond
 // the page's end instead takes 1.65 ms with pages of 64 tokens, 2.7 ms with pages of 16.
 struct NextRows {
-  const float* near;
-  const float* far;
+  const char* near;
+  const char* far;
 };
 constexpr int64_t kFarTokens = 48;
 // Where heads lie side by side: so many heads further on, of values alone (of a plain read, 4096 keys: H 32/8 0.905,
@@ -71,8 +73,8 @@ MHA_INLINE void key_block_scores(const float* queries, int64_t head_dim, const f
     if (kAhead) {
 #pragma GCC unroll 4
       for (int line = 0; line < 4; ++line) {
-        prefetch(next.near + (d + line) * kLanes);
-        prefetch_to_l2(next.far + (d + line) * kLanes);
+        prefetch(next.near + (d + line) * kLine);
+        prefetch_to_l2(next.far + (d + line) * kLine);
       }
     }
 #pragma GCC unroll 4
@@ -129,9 +131,9 @@ struct StreamedValueTile {
     const float* b = values + column;
     for (int64_t j = 0; j < keys; ++j, b += value_stride) {
 #pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) prefetch(b + ahead + p * kLanes);
+      for (int p = 0; p < kPanels; ++p) prefetch(reinterpret_cast<const char*>(b + p * kLanes) + ahead);
 #pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) prefetch_to_l2(b + far_ahead + p * kLanes);
+      for (int p = 0; p < kPanels; ++p) prefetch_to_l2(reinterpret_cast<const char*>(b + p * kLanes) + far_ahead);
       multiply_add_step<kRows, kPanels>(s, a + j, kScoreStride, b, kLanes);
     }
     store_sums<kRows, kPanels>(s, at, sums_stride);
@@ -139,21 +141,17 @@ struct StreamedValueTile {
 };
 
 inline bool all_finite(const TokenRows& tokens, int64_t head, int64_t begin, int64_t keys, int64_t width) {
-  constexpr int kProbes = 4;  // rows at a time, so that they do not wait for each other
-  Vec probes[kProbes] = {zero(), zero(), zero(), zero()};
+  Vec probe = zero();  // 0 * NaN and 0 * Inf are NaN
   for_each_run(tokens, head, begin, keys, [&](const TokenRun& run, int64_t) {
-    for (int64_t j = 0; j < run.count; j += kProbes) {
+    const char* row = run.row;
+    for (int64_t j = 0; j < run.count; ++j, row += run.stride) {
       for (int64_t d = 0; d < width; d += kLanes) {
-        const int count = static_cast<int>(width - d < kLanes ? width - d : kLanes);
-#pragma GCC unroll 4
-        for (int i = 0; i < kProbes; ++i) {
-          const float* row = run.row + least(j + i, run.count - 1) * run.stride;
-          probes[i] = fma(load_first(row + d, count), zero(), probes[i]);
-        }
+        const int count = static_cast<int>(least(width - d, kLanes));
+        probe = fma(load_elements(tokens.element, row, d, count), zero(), probe);
       }
     }
   });
-  return sum(add(add(probes[0], probes[1]), add(probes[2], probes[3]))) == 0.0f;
+  return sum(probe) == 0.0f;
 }
 
 // The first block of 16 keys that a row sees, as far as ranges go.
@@ -183,7 +181,7 @@ struct InPlaceBlocks {
 
   void begin(const SeenChunks& seen) {
     one_chunk = seen.first >= seen.last;
-    scale_queries(a.rows, a.num_rows, a.head_dim, a.query_scale, scratch.queries);
+    scale_queries(a.rows, a.num_rows, a.query_element, a.head_dim, a.query_scale, scratch.queries);
   }
   void begin_chunk(const Chunk& chunk) {
     chunk_begin = chunk.begin, keys = chunk.keys;
@@ -201,7 +199,9 @@ struct InPlaceBlocks {
       if (!must_skip(h)) continue;
       sums_of_visible(
           a.rows + row, rows_per_head, chunk_begin, keys, a.value_head_dim, scratch.scores + row * kScoreStride,
-          [&](int64_t j, int64_t column) { return run_at(a.value, h, chunk_begin + j, 1).row + column; },
+          [&](int64_t j, int64_t column, int count) {
+            return load_elements(a.value.element, run_at(a.value, h, chunk_begin + j, 1).row, column, count);
+          },
           scratch.sums + row * pitch(), pitch());
     }
   }
@@ -234,47 +234,56 @@ struct InPlaceBlocks {
   }
 
   // The values that walk() comes to later, heads being counted on into the next 16 tokens.
-  const float* values_further(int64_t head, int64_t token, const float* row) const {
+  const char* values_further(int64_t head, int64_t token, const char* row) const {
     for (; head >= a.kv_heads; head -= a.kv_heads) token += kLanes;
     return token < a.key_end ? run_at(a.value, head, token, 1).row : row;
   }
 
+  // A block of 16 keys that are floats side by side in memory is read in place, others are copied and widened first.
   void score(int64_t head, int64_t block) const {
     const int64_t row = head * rows_per_head, token = chunk_begin + block * kLanes;
-    TokenRun run = run_at(a.key, head, token, kFarTokens + 1);
-    const NextRows next = rows_after(a.key, a.next_key, head, token, run);
-    if (keys_of(block) < kLanes || run.count < kLanes) {
+    const float* queries = scratch.queries + row * a.head_dim;
+    float* scores = scratch.scores + row * kScoreStride + block * kLanes;
+    const TokenRun run = run_at(a.key, head, token, kFarTokens + 1);
+    NextRows next = {run.row, run.row};
+    const bool follow = a.key.stride_t == a.head_dim * kFloatBytes && a.key.element == Element::kF32;
+    if (follow) next = rows_after(a.key, a.next_key, head, token, run);
+    const auto multiply = follow ? &block_scores<true> : &block_scores<false>;
+    if (a.key.element == Element::kF32 && keys_of(block) == kLanes && run.count >= kLanes) {
+      multiply(rows_per_head, queries, a.head_dim, reinterpret_cast<const float*>(run.row), run.stride / kFloatBytes,
+               next, scores);
+    } else {
       copy_block(a.key, head, token, keys_of(block), 0, a.head_dim, scratch.block);
-      run = {scratch.block, padded(a.head_dim), kLanes};
+      multiply(rows_per_head, queries, a.head_dim, scratch.block, padded(a.head_dim), next, scores);
     }
-    const auto scores = a.key.stride_t == a.head_dim ? &block_scores<true> : &block_scores<false>;
-    scores(rows_per_head, scratch.queries + row * a.head_dim, a.head_dim, run.row, run.stride, next,
-           scratch.scores + row * kScoreStride + block * kLanes);
   }
 
   void add_values(int64_t head, int64_t block) const {
-    const int64_t row = head * rows_per_head, whole = a.value_head_dim / kLanes * kLanes;
-    const int64_t token = chunk_begin + block * kLanes;
+    const int64_t row = head * rows_per_head, token = chunk_begin + block * kLanes;
     StreamedValueTile tile = {};
     tile.probabilities = scratch.scores + row * kScoreStride + block * kLanes;
     tile.sums = scratch.sums + row * pitch(), tile.sums_stride = pitch();
     tile.first = block == first_block;
-    if (whole > 0) add_whole(tile, head, token, keys_of(block), whole);
+    // Columns of whole vectors are read in place, if they are floats.
+    const int64_t whole = a.value.element == Element::kF32 ? a.value_head_dim / kLanes * kLanes : 0;
+    if (whole > 0) add_in_place(tile, head, token, keys_of(block), whole);
     if (whole == a.value_head_dim) return;
-    copy_block(a.value, head, token, keys_of(block), whole, a.value_head_dim - whole, scratch.block);
-    tile.values = scratch.block, tile.value_stride = kLanes, tile.keys = keys_of(block), tile.sums += whole;
-    cover(tile, rows_per_head, kLanes);
+    const int64_t rest = a.value_head_dim - whole;
+    copy_block(a.value, head, token, keys_of(block), whole, rest, scratch.block);
+    tile.values = scratch.block, tile.value_stride = padded(rest), tile.keys = keys_of(block), tile.sums += whole;
+    cover(tile, rows_per_head, padded(rest));
   }
 
-  // Columns [0, whole), read where they lie.
-  MHA_INLINE void add_whole(StreamedValueTile tile, int64_t head, int64_t token, int64_t count, int64_t whole) const {
+  MHA_INLINE void add_in_place(StreamedValueTile tile, int64_t head, int64_t token, int64_t count,
+                               int64_t whole) const {
     const TokenRun values = run_at(a.value, head, token, kFarTokens + 1);
-    const NextRows next = values.stride == a.value_head_dim
+    const NextRows next = values.stride == a.value_head_dim * kFloatBytes
                               ? rows_after(a.value, a.next_value, head, token, values)
                               : NextRows{values.row, values_further(head + kFarHeads, token, values.row)};
+    tile.ahead = next.near - values.row, tile.far_ahead = next.far - values.row;
     for_each_run(a.value, head, token, count, [&](const TokenRun& run, int64_t) MHA_ALWAYS_INLINE {
-      tile.values = run.row, tile.value_stride = run.stride, tile.keys = run.count;
-      tile.ahead = next.near - values.row, tile.far_ahead = next.far - values.row;
+      tile.values = reinterpret_cast<const float*>(run.row), tile.value_stride = run.stride / kFloatBytes;
+      tile.keys = run.count;
       cover(tile, rows_per_head, whole);
       tile.probabilities += run.count, tile.first = false;
     });

@@ -19,8 +19,24 @@ constexpr int64_t round_up(int64_t x, int64_t unit) { return divide_up(x, unit) 
 constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
+// How an element is stored. The numbers are those of mha_dtype.
+enum class Element : int32_t {
+#define MHA_ELEMENT(name, dtype, type, bytes) name,
+#include "core/kernels/elements.def"
+#undef MHA_ELEMENT
+};
+
+constexpr int64_t bytes_of(Element element) {
+  constexpr int64_t kBytes[] = {
+#define MHA_ELEMENT(name, dtype, type, bytes) bytes,
+#include "core/kernels/elements.def"
+#undef MHA_ELEMENT
+  };
+  return kBytes[static_cast<int>(element)];
+}
+
 // Rows of keys or values where they are stored: in one tensor, in the pages of a cache, or in pages of the caller's.
-// Token t of head h is at
+// All in bytes. Token t of head h is at
 //   base + h * stride_h + t * stride_t                                    where page_size is 0, else at
 //   page(t / page_size) + h * stride_h + t % page_size * stride_t,
 //   page(n) = base + table[n] * stride_page                               where table is given, else
@@ -28,24 +44,40 @@ constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 // A ring may hold no page for tokens that it dropped, which no row sees but whose chunk is looked at: `spare`, any page
 // of the sequence, is read instead.
 struct TokenRows {
-  const float* base;
+  const char* base;
   int64_t stride_t, stride_h;
-  const float* const* pages;
+  Element element;
+  const char* const* pages;
   const int32_t* table;
   int64_t stride_page;
-  const float* spare;
+  const char* spare;
   int64_t page_size, offset, pinned_pages, ring_pages;
 };
 
+// Rows of elements, widened or rounded from one type to another.
+struct ConvertArgs {
+  const char* src;
+  int64_t src_stride;  // bytes from row to row
+  Element src_element;
+  char* dst;
+  int64_t dst_stride;
+  Element dst_element;
+  int64_t rows, columns;
+};
+
 struct GemmArgs {
-  const float* a;  // [m, k], rows a_stride apart
+  const char* a;  // [m, k], rows a_stride bytes apart
   int64_t a_stride;
-  const float* panels;  // [ceil(n / 16)][k][16]
-  const float* bias;    // [ceil(n / 16) * 16] or null
-  float* c;             // [m, n], rows c_stride apart
+  Element a_element;
+  const char* panels;  // [ceil(n / 16)][k][16]
+  Element panels_element;
+  const float* bias;  // [ceil(n / 16) * 16] or null
+  char* c;            // [m, n], rows c_stride bytes apart
   int64_t c_stride;
+  Element c_element;
   int64_t m, n, k;
-  bool far = false;  // the panels are part of weights that come from the outermost cache or memory
+  bool far;        // the panels are part of weights that come from the outermost cache or memory
+  float* scratch;  // KernelTable::gemm_scratch floats; null where everything is F32
 };
 
 // Kernels keep scores in a unit of 8 in log2: a score x stands for 2^(8 x). A power of two costs no bit, and no sum of
@@ -73,17 +105,17 @@ constexpr float kUnseen = -1.0f;
 
 // What else decides what a query row sees and how its scores change; only where a call has any of it.
 struct RowExtras {
-  const float* add_mask2;  // [key_len] or null: added after AttentionRow::add_mask
-  int64_t bool_step, add_step,
-      add2_step;                // from key to key of the masks, 0: one entry for all; 1 where masks are dense
-  const uint8_t* bit_mask;      // [ceil(key_len / 8)] or null: bit j % 8 of byte j / 8 set = visible
-  const int32_t* key_segments;  // [key_len] or null: keys whose segment is `segment` are visible
-  const int64_t* blocks;        // [num_blocks][2]: the second of each pair is a block of key_block visible keys,
-  int64_t num_blocks;           // ascending
-  int64_t key_block;            // 0: no such list
-  int64_t pinned_end;           // keys j < pinned_end <= key_begin are visible beside those from key_begin on
-  int64_t position;             // of the query, in keys: what distances count from
-  const float* relative_bias;   // the bias of distance 0 or null
+  const char* add_mask2;                   // [key_len] or null: added after AttentionRow::add_mask
+  Element add_element, add2_element;       // of the additive masks
+  int64_t bool_step, add_step, add2_step;  // entries from key to key of the masks; 0: one for all, 1: dense
+  const uint8_t* bit_mask;                 // [ceil(key_len / 8)] or null: bit j % 8 of byte j / 8 set = visible
+  const int32_t* key_segments;             // [key_len] or null: keys whose segment is `segment` are visible
+  const int64_t* blocks;       // [num_blocks][2]: the second of each pair is a block of key_block visible keys,
+  int64_t num_blocks;          // ascending
+  int64_t key_block;           // 0: no such list
+  int64_t pinned_end;          // keys j < pinned_end <= key_begin are visible beside those from key_begin on
+  int64_t position;            // of the query, in keys: what distances count from
+  const float* relative_bias;  // the bias of distance 0 or null
   int32_t segment;
   float alibi_slope;  // in the unit of scores
   float sink;         // the logit of the sink, as greatest scores are kept
@@ -91,10 +123,10 @@ struct RowExtras {
 
 // One query row as a kernel sees it: a query of one head, or one of several heads that share keys and values.
 struct AttentionRow {
-  const float* query;        // [head_dim]
-  float* output;             // [value_head_dim], or the row of attention weights [key_len]
+  const char* query;         // [head_dim]
+  char* output;              // [value_head_dim], or floats: a partial result, a row of attention weights [key_len]
   const uint8_t* bool_mask;  // [key_len] or null; non-zero = visible. RowExtras says how far apart entries are, or 1
-  const float* add_mask;     // [key_len] or null; -inf = not visible
+  const char* add_mask;      // [key_len] or null; -inf = not visible. RowExtras says the same and the type, or F32
   int64_t key_begin;         // keys j < key_begin are not visible, but those that extras pins
   int64_t key_end;           // keys j >= key_end are not visible
   int64_t gap_begin;         // nor are keys [gap_begin, tail_begin); those from tail_begin on are, whatever the masks,
@@ -120,8 +152,9 @@ struct AttentionArgs {
   const AttentionRow* rows;  // [kv_heads][num_rows / kv_heads]
   int64_t num_rows;
   int64_t kv_heads;  // 1 for `attention`
-  TokenRows key;     // [key_end, head_dim]
-  TokenRows value;   // [key_end, value_head_dim]
+  Element query_element, output_element;
+  TokenRows key;    // [key_end, head_dim]
+  TokenRows value;  // [key_end, value_head_dim]
   int64_t head_dim;
   int64_t value_head_dim;
   int64_t key_begin;  // a multiple of kChunk: the first key looked at
@@ -131,7 +164,7 @@ struct AttentionArgs {
   TokenRows next_key;    // what the next call of this thread will begin with, to be asked for ahead of time: tokens
   TokenRows next_value;  // [next_begin, next_begin + next_keys), at most kChunk; 0: not known
   int64_t next_begin, next_keys;
-  const float* next_query;
+  const char* next_query;
   int64_t next_query_stride;
   RowState* states;  // [num_rows], written
   bool finish;       // divide by the sum: output is the result, not a partial one, and so are weights
@@ -142,14 +175,15 @@ struct AttentionArgs {
 
 // Rows that see all of few keys, each of its own key/value head maybe.
 struct FewKeysArgs {
-  const float* const* query;  // [num_rows]: where each row's query is,
-  const float* const* key;    // its first key,
-  const float* const* value;  // its first value,
-  float* const* output;       // its output,
-  float* const* weights;      // and its weights; null: not wanted
+  const char* const* query;  // [num_rows]: where each row's query is,
+  const char* const* key;    // its first key,
+  const char* const* value;  // its first value,
+  char* const* output;       // its output,
+  float* const* weights;     // and its weights; null: not wanted
+  Element query_element, key_element, value_element, output_element;
   int64_t num_rows;
-  int64_t keys;  // 1 to kFewKeys
-  int64_t key_stride, value_stride;
+  int64_t keys;                      // 1 to kFewKeys
+  int64_t key_stride, value_stride;  // bytes
   int64_t head_dim, value_head_dim;
   float query_scale;  // scale in the unit of scores
   RowState* states;   // [num_rows] or null, written
@@ -162,7 +196,8 @@ struct MergeArgs {
   int64_t step;
   int64_t num_chunks;
   int64_t value_head_dim;
-  float* output;    // [value_head_dim]
+  char* output;  // [value_head_dim]
+  Element output_element;
   RowState* state;  // of the row, written
   bool has_sink;    // merged at the end:
   float sink;       // as RowExtras::sink
@@ -179,6 +214,7 @@ struct FinishWeightsArgs {
 struct WeightsArgs {
   const AttentionRow* rows;  // output = row of weights, keys dense
   int64_t num_rows;
+  Element query_element;
   TokenRows key;
   int64_t head_dim;
   int64_t key_len;  // length of a row of weights; what is not visible becomes 0
@@ -191,10 +227,12 @@ struct WeightsArgs {
 
 // Rows of one token (its heads): RMS norm, then rotation by the token's angles.
 struct PrepareArgs {
-  const float* input;  // [count, width], rows input_stride apart
+  const char* input;  // [count, width], rows input_stride bytes apart
   int64_t input_stride;
-  float* output;  // alike; may be the input with its stride
+  Element input_element;
+  char* output;  // alike; may be the input with its type and stride
   int64_t output_stride;
+  Element output_element;
   int64_t count, width;
   bool norm;
   float epsilon;
@@ -243,9 +281,12 @@ struct KernelTable {
   int64_t streamed_rows;      // query rows of a key/value head up to which attention_streamed is the faster, and
   int64_t max_streamed_rows;  // the most rows it takes, of all heads
 
-  // dst[p][c][r] = src[p * 16 + r][c] for 16 rows r at a time; rows beyond `rows` become zeros.
-  // src [rows, columns], rows src_stride apart; dst [ceil(rows / 16)][columns][16].
-  void (*pack_panels)(const float* src, int64_t src_stride, int64_t rows, int64_t columns, float* dst);
+  // Panels dst[p][c][r] = src[p * 16 + r][c] for 16 rows r at a time; rows beyond `rows` become zeros.
+  // src [rows, columns]; dst [ceil(rows / 16)][columns][16], without a stride.
+  void (*pack_weights)(const ConvertArgs* args);
+
+  // dst[r][c] = src[r][c]: widened exactly, rounded to nearest even (simd/element-inl.h).
+  void (*convert)(const ConvertArgs* args);
 
   // c[m,n] = bias[n] + sum_k a[m,k] * b[k,n]: per element one chain of fused multiply-adds over k ascending from 0,
   // then the bias added.
@@ -289,8 +330,11 @@ struct KernelTable {
   // y[i] = tanh(x[i]) as the softcap computes it.
   void (*tanh)(const float* x, float* y, int64_t n);
 
-  // Floats of scratch for `attention`, of so many rows if there is more than one chunk of keys (else 0), and `weights`.
-  int64_t (*attention_scratch)(int64_t rows, int64_t head_dim, int64_t value_head_dim);
+  // Floats of scratch for `gemm` of at most so many rows.
+  int64_t (*gemm_scratch)(int64_t rows, int64_t k);
+  // Floats of scratch for `attention` and `weights`. rows: query rows whose running output is kept in scratch; 0 if
+  // there is one chunk of keys.
+  int64_t (*attention_scratch)(int64_t rows, int64_t head_dim, int64_t value_head_dim, Element output);
   // The same for `attention_streamed` of so many rows.
   int64_t (*streamed_scratch)(int64_t rows, int64_t head_dim, int64_t value_head_dim);
 };

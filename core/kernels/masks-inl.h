@@ -22,8 +22,22 @@ inline int64_t masked_end(const AttentionRow& row) { return has_tail(row) ? row.
 // How far apart the entries of a row's masks are.
 inline int64_t bool_step(const AttentionRow& row) { return row.extras != nullptr ? row.extras->bool_step : 1; }
 inline int64_t add_step(const AttentionRow& row) { return row.extras != nullptr ? row.extras->add_step : 1; }
-inline const float* add_mask2(const AttentionRow& row) {
+inline const char* add_mask2(const AttentionRow& row) {
   return row.extras != nullptr ? row.extras->add_mask2 : nullptr;
+}
+
+// An additive mask of a row.
+struct AddMask {
+  const char* entries;  // null: none
+  Element element;
+  int64_t step;
+};
+inline AddMask first_add_mask(const AttentionRow& row) {
+  return {row.add_mask, row.extras != nullptr ? row.extras->add_element : Element::kF32, add_step(row)};
+}
+inline AddMask second_add_mask(const AttentionRow& row) {
+  if (row.extras == nullptr) return {nullptr, Element::kF32, 1};
+  return {row.extras->add_mask2, row.extras->add2_element, row.extras->add2_step};
 }
 
 // Bit l set: entry key + l is not 0, l < count.
@@ -34,11 +48,20 @@ inline uint32_t bool_bits(const uint8_t* mask, int64_t step, int64_t key, int co
   return bits;
 }
 
+inline float mask_entry(const AddMask& mask, int64_t key) {
+  float entry = 0;
+  widen_row(mask.element, mask.entries + key * mask.step * bytes_of(mask.element), 1, &entry);
+  return entry;
+}
+
 // Entries key + l, l < count; zeros beyond.
-inline Vec mask_entries(const float* mask, int64_t step, int64_t key, int count) {
-  if (step == 1) return load_first(mask + key, count);
+inline Vec mask_entries(const AddMask& mask, int64_t key, int count) {
+  if (mask.step == 1) {
+    if (mask.element != Element::kF32) return load_elements(mask.element, mask.entries, key, count);
+    return load_first(reinterpret_cast<const float*>(mask.entries) + key, count);
+  }
   alignas(64) float buffer[kLanes] = {};
-  for (int l = 0; l < count; ++l) buffer[l] = mask[(key + l) * step];
+  for (int l = 0; l < count; ++l) buffer[l] = mask_entry(mask, key + l);
   return load(buffer);
 }
 
@@ -114,10 +137,10 @@ inline bool is_visible(const AttentionRow& row, int64_t key) {
   if (has_tail(row) && key >= row.gap_begin) return key >= row.tail_begin && key < row.key_end;
   if (key >= row.key_end || (key < row.key_begin && key >= pinned_end(row))) return false;
   if (row.bool_mask != nullptr && row.bool_mask[key * bool_step(row)] == 0) return false;
-  if (row.add_mask != nullptr && row.add_mask[key * add_step(row)] == -kInfinity) return false;
+  if (row.add_mask != nullptr && mask_entry(first_add_mask(row), key) == -kInfinity) return false;
   if (row.extras == nullptr) return true;
   const RowExtras& e = *row.extras;
-  if (e.add_mask2 != nullptr && e.add_mask2[key * e.add2_step] == -kInfinity) return false;
+  if (e.add_mask2 != nullptr && mask_entry(second_add_mask(row), key) == -kInfinity) return false;
   if (e.bit_mask != nullptr && (e.bit_mask[key / 8] >> (key % 8) & 1) == 0) return false;
   if (e.key_segments != nullptr && e.key_segments[key] != e.segment) return false;
   return e.key_block == 0 || sees_block(e, key, key + 1);
@@ -176,10 +199,10 @@ inline void hide_between_blocks(const RowExtras& extras, int64_t begin, int64_t 
 }
 
 // Entries of the mask from key `begin` on.
-inline void add_mask_scores(const float* mask, int64_t step, int64_t begin, int64_t keys, float* scores) {
+inline void add_mask_scores(const AddMask& mask, int64_t begin, int64_t keys, float* scores) {
   const Vec hidden = set1(-kInfinity);
   for (int64_t j = 0; j < keys; j += kLanes) {
-    const Vec m = mask_entries(mask, step, begin + j, static_cast<int>(least(keys - j, kLanes)));
+    const Vec m = mask_entries(mask, begin + j, static_cast<int>(least(keys - j, kLanes)));
     const Vec s = add(load(scores + j), mul(m, set1(kToScoreUnit)));
     store(scores + j, select_greater(set1(kLowest), m, hidden, s));
   }
@@ -245,8 +268,8 @@ inline void hide_single_keys(const AttentionRow& row, int64_t begin, int64_t key
 inline void mask_scores(const AttentionRow& row, int64_t begin, int64_t keys, ChunkMasks& common, float* scores) {
   const int64_t padded_keys = round_up(keys, kLanes);
   const int64_t seen = most(least(keys, masked_end(row) - begin), 0);
-  if (row.add_mask != nullptr) add_mask_scores(row.add_mask, add_step(row), begin, seen, scores);
-  if (add_mask2(row) != nullptr) add_mask_scores(row.extras->add_mask2, row.extras->add2_step, begin, seen, scores);
+  if (row.add_mask != nullptr) add_mask_scores(first_add_mask(row), begin, seen, scores);
+  if (add_mask2(row) != nullptr) add_mask_scores(second_add_mask(row), begin, seen, scores);
   if (has_key_bits(row)) hide_single_keys(row, begin, seen, common.segments, scores);
   hide_within(scores, padded_keys, pinned_end(row) - begin, row.key_begin - begin);
   hide_within(scores, padded_keys, row.key_end - begin, padded_keys);

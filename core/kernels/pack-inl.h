@@ -43,5 +43,50 @@ inline void pack_panels(const float* src, int64_t src_stride, int64_t rows, int6
   }
 }
 
+inline void convert(const ConvertArgs* args) {
+  const ConvertArgs& a = *args;
+  for (int64_t r = 0; r < a.rows; ++r) {
+    const char* src = a.src + r * a.src_stride;
+    char* dst = a.dst + r * a.dst_stride;
+    if (a.src_element == a.dst_element) {
+      memcpy(dst, src, static_cast<size_t>(a.columns * bytes_of(a.src_element)));
+    } else if (a.dst_element == Element::kF32) {
+      widen_row(a.src_element, src, a.columns, reinterpret_cast<float*>(dst));
+    } else if (a.src_element == Element::kF32) {
+      round_row(a.dst_element, reinterpret_cast<const float*>(src), a.columns, dst);
+    } else {
+      alignas(64) float row[16 * kLanes];
+      for (int64_t c = 0; c < a.columns; c += 16 * kLanes) {
+        const int64_t count = least(a.columns - c, 16 * kLanes);
+        widen_row(a.src_element, src + c * bytes_of(a.src_element), count, row);
+        round_row(a.dst_element, row, count, dst + c * bytes_of(a.dst_element));
+      }
+    }
+  }
+}
+
+inline void pack_weights(const ConvertArgs* args) {
+  const ConvertArgs& a = *args;
+  if (a.src_element == Element::kF32 && a.dst_element == Element::kF32) {
+    pack_panels(reinterpret_cast<const float*>(a.src), a.src_stride / static_cast<int64_t>(sizeof(float)), a.rows,
+                a.columns, reinterpret_cast<float*>(a.dst));
+    return;
+  }
+  constexpr int64_t kColumns = 64;  // at a time
+  alignas(64) float block[kLanes * kColumns], panel[kColumns * kLanes];
+  for (int64_t r = 0; r < a.rows; r += kLanes) {
+    const int64_t rows = least(a.rows - r, kLanes);
+    for (int64_t c = 0; c < a.columns; c += kColumns) {
+      const int64_t columns = least(a.columns - c, kColumns);
+      for (int64_t i = 0; i < rows; ++i) {
+        widen_row(a.src_element, a.src + (r + i) * a.src_stride + c * bytes_of(a.src_element), columns,
+                  block + i * kColumns);
+      }
+      pack_panels(block, kColumns, rows, columns, panel);
+      round_row(a.dst_element, panel, columns * kLanes, a.dst + (r * a.columns + c * kLanes) * bytes_of(a.dst_element));
+    }
+  }
+}
+
 }  // namespace
 }  // namespace mha::MHA_TARGET_NS

@@ -45,24 +45,31 @@ inline PackedScratch split_scratch(float* p, int64_t head_dim, int64_t value_hea
   return s;
 }
 
-inline int64_t attention_scratch(int64_t running_rows, int64_t head_dim, int64_t value_head_dim) {
-  const int64_t kept = value_head_dim <= kRunningWidth ? running_rows : 0;
+// Outputs that are rounded have no room for floats between chunks.
+inline bool keeps_running(int64_t value_head_dim, Element output) {
+  return value_head_dim <= kRunningWidth || output != Element::kF32;
+}
+
+inline int64_t attention_scratch(int64_t running_rows, int64_t head_dim, int64_t value_head_dim, Element output) {
+  const int64_t kept = keeps_running(value_head_dim, output) ? running_rows : 0;
   return kAttentionRows * (kScoreStride + head_dim + padded(value_head_dim)) +
          kChunk * (head_dim + padded(value_head_dim)) + kLanes * padded(head_dim) + kept * padded(value_head_dim);
 }
 
 // dst[p][j][lane] = value[j][p * 16 + lane] for tokens [begin, begin + keys), zeros beyond the width. Returns whether
 // all values are finite.
-inline bool pack_values(const TokenRows& tokens, int64_t begin, int64_t keys, int64_t width, float* dst) {
+template <class E>
+inline bool pack_values_of(const TokenRows& tokens, int64_t begin, int64_t keys, int64_t width, float* dst) {
   Vec probe = zero();  // 0 * NaN and 0 * Inf are NaN
   for_each_run(tokens, 0, begin, keys, [&](const TokenRun& run, int64_t) MHA_ALWAYS_INLINE {
-    const float* value = run.row;
+    const char* value = run.row;
     for (int64_t j = 0; j < run.count; ++j, value += run.stride, dst += kLanes) {
       float* panel = dst;
       for (int64_t c = 0; c < width; c += kLanes, panel += keys * kLanes) {
         const int count = static_cast<int>(width - c < kLanes ? width - c : kLanes);
-        const Vec v = count == kLanes ? load(value + c) : load_first(value + c, count);
-        if (j + kRowsAhead < run.count) prefetch(value + kRowsAhead * run.stride + c);
+        const char* at = value + c * E::kBytes;
+        const Vec v = count == kLanes ? E::load(at) : E::load_first(at, count);
+        if (j + kRowsAhead < run.count) prefetch(at + kRowsAhead * run.stride);
         probe = fma(v, zero(), probe);
         store(panel, v);
       }
@@ -71,17 +78,29 @@ inline bool pack_values(const TokenRows& tokens, int64_t begin, int64_t keys, in
   return sum(probe) == 0.0f;
 }
 
-inline void scale_query(const float* query, float scale, int64_t head_dim, float* dst) {
+inline bool pack_values(const TokenRows& tokens, int64_t begin, int64_t keys, int64_t width, float* dst) {
+  return with_element(tokens.element, [&](auto e) MHA_ALWAYS_INLINE {
+    return pack_values_of<decltype(e)>(tokens, begin, keys, width, dst);
+  });
+}
+
+template <class E>
+MHA_INLINE void scale_query(const char* query, float scale, int64_t head_dim, float* dst) {
   const Vec factor = set1(scale);
   int64_t d = 0;
-  for (; d + kLanes <= head_dim; d += kLanes) store(dst + d, mul(load(query + d), factor));
+  for (; d + kLanes <= head_dim; d += kLanes) store(dst + d, mul(E::load(query + d * E::kBytes), factor));
   const int count = static_cast<int>(head_dim - d);
-  if (count > 0) store_first(dst + d, mul(load_first(query + d, count), factor), count);
+  if (count > 0) store_first(dst + d, mul(E::load_first(query + d * E::kBytes, count), factor), count);
 }
 
 // dst[r][d] = query of row r, scaled.
-inline void scale_queries(const AttentionRow* rows, int64_t num_rows, int64_t head_dim, float scale, float* dst) {
-  for (int64_t r = 0; r < num_rows; ++r, dst += head_dim) scale_query(rows[r].query, scale, head_dim, dst);
+MHA_NOINLINE void scale_queries(const AttentionRow* rows, int64_t num_rows, Element element, int64_t head_dim,
+                                float scale, float* dst) {
+  with_element(element, [&](auto e) MHA_ALWAYS_INLINE {
+    for (int64_t r = 0; r < num_rows; ++r) {
+      scale_query<decltype(e)>(rows[r].query, scale, head_dim, dst + r * head_dim);
+    }
+  });
 }
 
 // The product of a group's queries and the packed keys of a chunk. Not the GEMM's tile: that one's bias, blocks of k and
@@ -167,7 +186,7 @@ struct PackedBlocks {
   float* running(int64_t row) const { return scratch.running == nullptr ? nullptr : scratch.running + row * pitch(); }
 
   void begin(const SeenChunks& seen) {
-    const bool keeps_outputs = seen.first < seen.last && a.value_head_dim <= kRunningWidth;
+    const bool keeps_outputs = seen.first < seen.last && keeps_running(a.value_head_dim, a.output_element);
     scratch = split_scratch(a.scratch, a.head_dim, a.value_head_dim, keeps_outputs);
   }
 
@@ -183,7 +202,7 @@ struct PackedBlocks {
   }
 
   void multiply_keys(const Group& g) const {
-    scale_queries(a.rows + g.row, g.num_rows, a.head_dim, a.query_scale, scratch.queries);
+    scale_queries(a.rows + g.row, g.num_rows, a.query_element, a.head_dim, a.query_scale, scratch.queries);
     cover(ScoreTile{scratch.queries, scratch.keys, a.head_dim, scratch.scores}, g.num_rows, round_up(g.keys, kLanes));
   }
 
@@ -193,7 +212,9 @@ struct PackedBlocks {
     if (hidden && !finite) {
       sums_of_visible(
           rows, g.num_rows, g.begin, g.keys, a.value_head_dim, scratch.scores,
-          [&](int64_t j, int64_t column) { return scratch.values + column / kLanes * panel_stride + j * kLanes; },
+          [&](int64_t j, int64_t column, int) {
+            return load(scratch.values + column / kLanes * panel_stride + j * kLanes);
+          },
           scratch.sums, pitch());
       return;
     }

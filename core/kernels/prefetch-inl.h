@@ -42,20 +42,20 @@ struct PrefetchStreams {
   }
 };
 
-inline PrefetchRows float_rows(const float* row, int64_t stride, int64_t width, int64_t count) {
-  return {reinterpret_cast<const char*>(row), stride * static_cast<int64_t>(sizeof(float)), divide_up(width, kLanes),
-          count};
+// `count` rows of `width` elements, `stride` bytes apart.
+inline PrefetchRows rows_ahead(const char* row, int64_t stride, int64_t width, Element element, int64_t count) {
+  return {row, stride, divide_up(width * bytes_of(element), kLine), count};
 }
 
 // The queries of the group at `row`, or where there is none, of the next call's first.
 inline PrefetchRows queries_ahead(const AttentionArgs& a, int64_t row, int64_t group_rows, bool last_chunk) {
   const int64_t count = least(a.num_rows - row, group_rows);
   if (count <= 0 && last_chunk && a.next_keys > 0) {
-    return float_rows(a.next_query, a.next_query_stride, a.head_dim, group_rows);
+    return rows_ahead(a.next_query, a.next_query_stride, a.head_dim, a.query_element, group_rows);
   }
   if (count < 2) return {};
-  const float* first = a.rows[row].query;  // rows of one head except a few: those elsewhere are not prefetched
-  return float_rows(first, a.rows[row + 1].query - first, a.head_dim, count);
+  const char* first = a.rows[row].query;  // rows of one head except a few: those elsewhere are not prefetched
+  return rows_ahead(first, a.rows[row + 1].query - first, a.head_dim, a.query_element, count);
 }
 
 // Where the weights of that group are left.
@@ -64,7 +64,8 @@ inline PrefetchRows weights_ahead(const AttentionArgs& a, int64_t row, int64_t g
   const int64_t count = least(a.num_rows - row, group_rows);
   if (count < 2 || keys == 0 || a.rows[row].weights == nullptr) return {};
   float* first = a.rows[row].weights;
-  return float_rows(first + begin, a.rows[row + 1].weights - first, keys, count);
+  return rows_ahead(reinterpret_cast<const char*>(first + begin), (a.rows[row + 1].weights - first) * kFloatBytes, keys,
+                    Element::kF32, count);
 }
 
 // That group's rows of a mask, for these keys. Bits are few, and near each other.
@@ -76,8 +77,11 @@ inline PrefetchRows masks_ahead(const AttentionArgs& a, int64_t row, int64_t gro
     return {reinterpret_cast<const char*>(first.bool_mask + begin), second.bool_mask - first.bool_mask,
             divide_up(keys, kLine), count};
   }
-  if (first.add_mask != nullptr && add_step(first) == 1)
-    return float_rows(first.add_mask + begin, second.add_mask - first.add_mask, keys, count);
+  if (first.add_mask != nullptr && add_step(first) == 1) {
+    const Element element = first_add_mask(first).element;
+    return rows_ahead(first.add_mask + begin * bytes_of(element), second.add_mask - first.add_mask, keys, element,
+                      count);
+  }
   return {};
 }
 
@@ -85,7 +89,7 @@ inline PrefetchRows masks_ahead(const AttentionArgs& a, int64_t row, int64_t gro
 inline PrefetchRows tokens_ahead(const TokenRows& tokens, int64_t begin, int64_t count, int64_t width) {
   if (count <= 0) return {};
   const TokenRun run = run_at(tokens, 0, begin, count);
-  return float_rows(run.row, run.stride, width, run.count);
+  return rows_ahead(run.row, run.stride, width, tokens.element, run.count);
 }
 
 }  // namespace

@@ -3,68 +3,91 @@
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// The first `count` of 16 elements, mostly all of them.
-MHA_INLINE Vec load_some(const float* p, int count) { return count == kLanes ? load(p) : load_first(p, count); }
-MHA_INLINE void store_some(float* p, const Vec& v, int count) {
-  if (count == kLanes) {
-    store(p, v);
-  } else {
-    store_first(p, v, count);
+// How a row's elements are read and written: floats at once, others through one function.
+struct FloatElements {
+  static MHA_INLINE Vec load(Element, const char* row, int64_t d, int count) {
+    const float* at = reinterpret_cast<const float*>(row) + d;
+    return count == kLanes ? MHA_TARGET_NS::load(at) : load_first(at, count);
   }
-}
+  static MHA_INLINE void store(Element, char* row, int64_t d, const Vec& v, int count) {
+    float* at = reinterpret_cast<float*>(row) + d;
+    if (count == kLanes) {
+      MHA_TARGET_NS::store(at, v);
+    } else {
+      store_first(at, v, count);
+    }
+  }
+};
+
+struct AnyElements {
+  static MHA_INLINE Vec load(Element element, const char* row, int64_t d, int count) {
+    return load_elements(element, row, d, count);
+  }
+  static MHA_INLINE void store(Element element, char* row, int64_t d, const Vec& v, int count) {
+    store_elements(element, row, d, v, count);
+  }
+};
+
+// The first `count` of 16 floats, mostly all of them.
+MHA_INLINE Vec load_some(const float* p, int count) { return count == kLanes ? load(p) : load_first(p, count); }
+
+MHA_INLINE int lanes_of(int64_t left) { return static_cast<int>(left < kLanes ? left : kLanes); }
 
 // What multiplies a row's elements: 1 / sqrt(mean of squares + epsilon). Squares are summed lane by lane, 16 elements
 // at a time, then folded.
-inline float rms_factor(const float* row, int64_t width, float epsilon) {
+template <class Elements>
+MHA_INLINE float rms_factor(const PrepareArgs& a, const char* row) {
   Vec squares = zero();
-  for (int64_t d = 0; d < width; d += kLanes) {
-    const Vec x = load_some(row + d, static_cast<int>(width - d < kLanes ? width - d : kLanes));
+  for (int64_t d = 0; d < a.width; d += kLanes) {
+    const Vec x = Elements::load(a.input_element, row, d, lanes_of(a.width - d));
     squares = fma(x, x, squares);
   }
-  const float mean = sum(squares) / static_cast<float>(width);
-  return inverse_square_root(mean + epsilon);
+  const float mean = sum(squares) / static_cast<float>(a.width);
+  return inverse_square_root(mean + a.epsilon);
 }
 
 // `count` elements from `d` on, after the norm.
-template <bool kNorm>
-MHA_INLINE Vec normed(const PrepareArgs& a, const float* row, const Vec& factor, int64_t d, int count) {
-  const Vec x = load_some(row + d, count);
-  if (!kNorm) return x;
+template <class Elements>
+MHA_INLINE Vec normed(const PrepareArgs& a, const char* row, const Vec& factor, int64_t d, int count) {
+  const Vec x = Elements::load(a.input_element, row, d, count);
+  if (!a.norm) return x;
   const Vec scaled = mul(x, factor);
   return a.weight != nullptr ? mul(scaled, load_some(a.weight + d, count)) : scaled;
 }
 
-template <bool kNorm>
-inline void prepare_row(const PrepareArgs& a, const float* row, float* output) {
-  const Vec factor = set1(kNorm ? rms_factor(row, a.width, a.epsilon) : 1.0f);
-  const auto lanes = [](int64_t left) MHA_ALWAYS_INLINE { return static_cast<int>(left < kLanes ? left : kLanes); };
+template <class Elements>
+inline void prepare_row(const PrepareArgs& a, const char* row, char* output) {
+  const Vec factor = set1(a.norm ? rms_factor<Elements>(a, row) : 1.0f);
   if (a.interleaved) {
     for (int64_t d = 0; d < a.dims; d += kLanes) {
-      const int count = lanes(a.dims - d);
-      const Vec x = normed<kNorm>(a, row, factor, d, count);
+      const int count = lanes_of(a.dims - d);
+      const Vec x = normed<Elements>(a, row, factor, d, count);
       const Vec turned = mul(swap_pairs(x), load_some(a.sin + d, count));
-      store_some(output + d, fma(x, load_some(a.cos + d, count), turned), count);
+      Elements::store(a.output_element, output, d, fma(x, load_some(a.cos + d, count), turned), count);
     }
   } else {
     const int64_t half = a.dims / 2;
     for (int64_t d = 0; d < half; d += kLanes) {
-      const int count = lanes(half - d);
-      const Vec x1 = normed<kNorm>(a, row, factor, d, count), x2 = normed<kNorm>(a, row, factor, half + d, count);
+      const int count = lanes_of(half - d);
+      const Vec x1 = normed<Elements>(a, row, factor, d, count);
+      const Vec x2 = normed<Elements>(a, row, factor, half + d, count);
       const Vec c = load_some(a.cos + d, count), s = load_some(a.sin + d, count);
-      store_some(output + d, fma(x1, c, sub(zero(), mul(x2, s))), count);
-      store_some(output + half + d, fma(x2, c, mul(x1, s)), count);
+      Elements::store(a.output_element, output, d, fma(x1, c, sub(zero(), mul(x2, s))), count);
+      Elements::store(a.output_element, output, half + d, fma(x2, c, mul(x1, s)), count);
     }
   }
   for (int64_t d = a.dims; d < a.width; d += kLanes) {
-    const int count = lanes(a.width - d);
-    store_some(output + d, normed<kNorm>(a, row, factor, d, count), count);
+    const int count = lanes_of(a.width - d);
+    Elements::store(a.output_element, output, d, normed<Elements>(a, row, factor, d, count), count);
   }
 }
 
 inline void prepare_rows(const PrepareArgs* args) {
   const PrepareArgs& a = *args;
+  const bool floats = a.input_element == Element::kF32 && a.output_element == Element::kF32;
   for (int64_t r = 0; r < a.count; ++r) {
-    (a.norm ? prepare_row<true> : prepare_row<false>)(a, a.input + r * a.input_stride, a.output + r * a.output_stride);
+    (floats ? prepare_row<FloatElements> : prepare_row<AnyElements>)(a, a.input + r * a.input_stride,
+                                                                     a.output + r * a.output_stride);
   }
 }
 

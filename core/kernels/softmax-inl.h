@@ -125,9 +125,9 @@ MHA_INLINE bool is_huge_max(float max) { return max >= kHugeScore || (max <= -kH
 // What additive masks add to `count` keys from `key` on, times `unit`; zeros beyond.
 inline Vec masks_of_keys(const AttentionRow& row, int64_t key, int count, const Vec& unit) {
   Vec sum = zero();
-  if (count > 0 && row.add_mask != nullptr) sum = mul(mask_entries(row.add_mask, add_step(row), key, count), unit);
+  if (count > 0 && row.add_mask != nullptr) sum = mul(mask_entries(first_add_mask(row), key, count), unit);
   if (count > 0 && add_mask2(row) != nullptr) {
-    sum = add(sum, mul(mask_entries(row.extras->add_mask2, row.extras->add2_step, key, count), unit));
+    sum = add(sum, mul(mask_entries(second_add_mask(row), key, count), unit));
   }
   return sum;
 }

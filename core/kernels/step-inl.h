@@ -142,9 +142,10 @@ inline void attention_step(const AttentionArgs& a, Blocks& blocks, const Chunk& 
   ChunkSums sums = {};
   sums.rows = rows, sums.num_rows = num_rows, sums.width = a.value_head_dim;
   sums.sums = blocks.sums(), sums.pitch = pitch, sums.running = blocks.running(row);
+  sums.element = a.output_element;
   sums.first = g.first, sums.leaves = g.leaves, sums.last = g.last;
   combine_rows(sums, factors);
-  if (g.last) clear_empty_rows(rows, a.states + row, num_rows, a.value_head_dim);
+  if (g.last) clear_empty_rows(rows, a.states + row, num_rows, a.value_head_dim, a.output_element);
   if (g.last && a.mods.sink) store_states(factors, num_rows, a.states + row);
 }
 
@@ -170,18 +171,18 @@ inline void run_chunks(const AttentionArgs& a, Blocks& blocks) {
 }
 
 // The sums of a chunk where values hold NaN or Inf and some keys are hidden: 0 * NaN would reach rows that do not see
-// the key, so hidden keys are left out of the chain. Same bits as the value tiles for finite values. row_of(j, column)
-// is where 16 columns of value j are.
-template <class RowOf>
+// the key, so hidden keys are left out of the chain. Same bits as the value tiles for finite values. values_of(j, column,
+// count) are columns of value j.
+template <class ValuesOf>
 inline void sums_of_visible(const AttentionRow* rows, int64_t num_rows, int64_t begin, int64_t keys, int64_t width,
-                            const float* probabilities, RowOf row_of, float* sums, int64_t pitch) {
+                            const float* probabilities, ValuesOf values_of, float* sums, int64_t pitch) {
   for (int64_t r = 0; r < num_rows; ++r) {
     for (int64_t column = 0; column < width; column += kLanes) {
       const int count = static_cast<int>(least(width - column, kLanes));
       Vec sum = zero();
       for (int64_t j = 0; j < keys; ++j) {
         if (!is_visible(rows[r], begin + j)) continue;
-        sum = fma(set1(probabilities[r * kScoreStride + j]), load_first(row_of(j, column), count), sum);
+        sum = fma(set1(probabilities[r * kScoreStride + j]), values_of(j, column, count), sum);
       }
       store(sums + r * pitch + column, sum);
     }

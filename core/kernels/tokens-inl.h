@@ -4,8 +4,10 @@
 namespace mha::MHA_TARGET_NS {
 namespace {
 
+constexpr int64_t kFloatBytes = sizeof(float);
+
 struct TokenRun {
-  const float* row;
+  const char* row;
   int64_t stride, count;
 };
 
@@ -14,12 +16,12 @@ MHA_INLINE TokenRun run_at(const TokenRows& t, int64_t head, int64_t token, int6
   if (t.page_size == 0) return {t.base + head * t.stride_h + token * t.stride_t, t.stride_t, most};
   const int64_t page = token / t.page_size, slot = token % t.page_size;
   if (t.table != nullptr) {
-    const float* row = t.base + t.table[page] * t.stride_page + head * t.stride_h + slot * t.stride_t;
+    const char* row = t.base + t.table[page] * t.stride_page + head * t.stride_h + slot * t.stride_t;
     return {row, t.stride_t, least(t.page_size - slot, most)};
   }
   const int64_t index = page < t.pinned_pages ? page : t.pinned_pages + (page - t.pinned_pages) % t.ring_pages;
   const int64_t left = t.page_size - slot;
-  const float* base = t.pages[index] != nullptr ? t.pages[index] : t.spare;
+  const char* base = t.pages[index] != nullptr ? t.pages[index] : t.spare;
   return {base + t.offset + head * t.stride_h + slot * t.stride_t, t.stride_t, left < most ? left : most};
 }
 
@@ -35,33 +37,40 @@ MHA_INLINE void for_each_run(const TokenRows& t, int64_t head, int64_t begin, in
 
 inline int64_t padded(int64_t width) { return round_up(width, kLanes); }
 
-// dst[j][d] = columns [column, column + width) of tokens [begin, begin + count), count <= 16; zeros elsewhere. Rows of
-// dst lie padded(width) apart. What is less than a vector is copied as one: a memcpy of it took 0.2 us of
-// notebook_f32's 1.7, and 5 to 10 % of a decode with D 72 or 40.
+// dst[j][d] = columns [column, column + width) of tokens [begin, begin + count), count <= 16, widened; zeros elsewhere.
+// Rows of dst are padded(width) apart. Less than a vector is copied as one: a memcpy of it took 0.2 us of notebook_f32's
+// 1.7, and 5 to 10 % of a decode with D 72 or 40.
 inline void copy_block(const TokenRows& t, int64_t head, int64_t begin, int64_t count, int64_t column, int64_t width,
                        float* dst) {
   const int64_t pitch = padded(width), whole = width / kLanes * kLanes;
   const int rest = static_cast<int>(width - whole);
   for_each_run(t, head, begin, count, [&](const TokenRun& run, int64_t done) {
-    const float* src = run.row + column;
+    const char* src = run.row + column * bytes_of(t.element);
     float* at = dst + done * pitch;
     for (int64_t j = 0; j < run.count; ++j, src += run.stride, at += pitch) {
-      if (whole > 0) memcpy(at, src, static_cast<size_t>(whole) * sizeof(float));
-      if (rest > 0) copy_first(at + whole, src + whole, rest);
+      if (t.element != Element::kF32) {
+        if (rest > 0) store(at + whole, zero());
+        widen_row(t.element, src, width, at);
+        continue;
+      }
+      const float* row = reinterpret_cast<const float*>(src);
+      if (whole > 0) memcpy(at, row, static_cast<size_t>(whole) * sizeof(float));
+      if (rest > 0) copy_first(at + whole, row + whole, rest);
     }
   });
   memset(dst + count * pitch, 0, static_cast<size_t>((kLanes - count) * pitch) * sizeof(float));
 }
 
-// pack_panels of tokens [begin, begin + count); `block` has room for 16 rows of padded(width).
+// Panels of tokens [begin, begin + count); `block` has room for 16 rows of padded(width). Floats are packed where they
+// are, up to 16 tokens that are in more than one page; other elements are widened into the block first.
 inline void pack_keys(const TokenRows& t, int64_t begin, int64_t count, int64_t width, float* block, float* dst) {
   for (int64_t done = 0; done < count;) {
     const TokenRun run = run_at(t, 0, begin + done, count - done);
     int64_t packed = done + run.count == count ? run.count : run.count / kLanes * kLanes;
-    if (packed > 0) {
-      pack_panels(run.row, run.stride, packed, width, dst + done * width);
-    } else {  // 16 tokens in more than one page
-      packed = count - done < kLanes ? count - done : kLanes;
+    if (packed > 0 && t.element == Element::kF32) {
+      pack_panels(reinterpret_cast<const float*>(run.row), run.stride / kFloatBytes, packed, width, dst + done * width);
+    } else {
+      packed = least(count - done, kLanes);
       copy_block(t, 0, begin + done, packed, 0, width, block);
       pack_panels(block, padded(width), packed, width, dst + done * width);
     }

@@ -36,7 +36,7 @@ inline void weights_group(const WeightsArgs& args, int64_t row, int64_t num_rows
   g.keys = keys_before(g.sight.end, begin, chunk_keys);
   if (!any_may_see(rows, num_rows, begin, begin + g.keys)) g.keys = 0;
   if (g.keys > 0) {
-    scale_queries(rows, num_rows, args.head_dim, args.query_scale, scratch.queries);
+    scale_queries(rows, num_rows, args.query_element, args.head_dim, args.query_scale, scratch.queries);
     cover(ScoreTile{scratch.queries, scratch.keys, args.head_dim, scratch.scores}, num_rows, round_up(g.keys, kLanes));
     mask_group(rows, args.mods, g, scratch.scores);
   }
@@ -48,12 +48,13 @@ inline void weights_group(const WeightsArgs& args, int64_t row, int64_t num_rows
   chunk_factors(f.chunk_max, num_rows, f, factors);
   for (int64_t r = 0; r < num_rows; ++r) {
     float* weights = scratch.scores + r * kScoreStride;
+    float* output = reinterpret_cast<float*>(rows[r].output) + begin;
     if (f.running_sum[r] != f.running_sum[r]) {
       leave_nan(rows[r], begin, begin + g.keys, weights);
       factors[r] = 1.0f;
     }
-    store_weights(weights, g.keys, factors[r], args, rows[r].output + begin);
-    if (g.keys < chunk_keys) store_no_weights(args, chunk_keys - g.keys, rows[r].output + begin + g.keys);
+    store_weights(weights, g.keys, factors[r], args, output);
+    if (g.keys < chunk_keys) store_no_weights(args, chunk_keys - g.keys, output + g.keys);
   }
 }
 

@@ -122,7 +122,7 @@ class Planner {
     if (threads_ <= 1) return c;
     c.work = work_of_item(p_, b), c.call_work = work_;
     c.packing_rows = streamed ? 0 : kPackingRows;
-    c.run_bytes = streamed && side_by_side ? p_.head_dim * static_cast<int64_t>(sizeof(float)) : 0;
+    c.run_bytes = streamed && side_by_side ? p_.head_dim * bytes_of(key_element_of(p_)) : 0;
     c.value_head_dim = p_.value_head_dim;
     c.query_len = query_len_of(p_, b);
     if (p_.causal) {
@@ -242,7 +242,8 @@ void add_needs(const KernelTable& table, const AttentionProblem& p, const Sequen
   if (s.shared_rows > 0 && s.shared_rows <= table.streamed_rows) streamed_rows = most(streamed_rows, s.shared_rows);
   needs->slot_rows = most(most(needs->slot_rows, s.block_rows * s.heads_per_item), s.shared_rows);
   if (!s.streamed && !s.split && s.chunks > 1) {
-    needs->scratch = most(needs->scratch, table.attention_scratch(s.block_rows, p.head_dim, p.value_head_dim));
+    needs->scratch =
+        most(needs->scratch, table.attention_scratch(s.block_rows, p.head_dim, p.value_head_dim, p.output.element));
   }
   if (streamed_rows > 0) {
     needs->scratch = most(needs->scratch, table.streamed_scratch(streamed_rows, p.head_dim, p.value_head_dim));
@@ -317,7 +318,7 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
   plan->uniform = p.uniform();
   const Planner planner(table, threads, p, split_all);
   if (split_all && !planner.partials_fit()) return too_large(p, error);
-  Needs needs = {0, table.attention_scratch(0, p.head_dim, p.value_head_dim), 0, 0};
+  Needs needs = {0, table.attention_scratch(0, p.head_dim, p.value_head_dim, p.output.element), 0, 0};
   if (plan->uniform) {
     SequencePlan& s = plan->each;
     s = planner.plan(0, {});
@@ -373,8 +374,9 @@ mha_status bound_attention(const KernelTable& table, int64_t threads, const Atte
   Needs needs = {};
   needs.slot_rows = most(most(block_rows, streamed_rows), shared_rows);
   needs.shared_rows = shared_rows;
-  needs.scratch = most(table.attention_scratch(chunks > 1 ? block_rows : 0, p.head_dim, p.value_head_dim),
-                       table.streamed_scratch(streamed_rows, p.head_dim, p.value_head_dim));
+  needs.scratch =
+      most(table.attention_scratch(chunks > 1 ? block_rows : 0, p.head_dim, p.value_head_dim, p.output.element),
+           table.streamed_scratch(streamed_rows, p.head_dim, p.value_head_dim));
   if (keeps_weights(p)) {
     const int64_t fewest = most(4 * unit, streamed_rows) + unit;  // rows of a block, however many keys there are
     needs.maxima = chunks * fewest + kMaxWeights / kChunk + most_rows;

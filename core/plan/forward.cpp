@@ -27,6 +27,7 @@ LinearProblem projection_sizes(const Forward& f, int projection) {
   if (!f.projects(projection)) return p;
   p.in_features = size.in_features, p.out_features = size.out_features;
   p.batch = tokens.batch, p.rows = tokens.rows;
+  p.panels_element = f.layer->element[projection];
   if (projection == kKey || projection == kValue) p.rows -= f.attention.problem.tail;
   return p;
 }
@@ -35,13 +36,13 @@ LinearProblem projection_sizes(const Forward& f, int projection) {
 
 LinearProblem projection_problem(const Forward& f, int projection, const ConstTensor& input, const Tensor& output) {
   LinearProblem p = projection_sizes(f, projection);
-  p.input = input.data, p.input_stride = input.stride_t, p.input_stride_b = input.stride_b;
-  p.output = output.data, p.output_stride = output.stride_t, p.output_stride_b = output.stride_b;
+  p.input = input, p.output = output;
   p.panels = f.layer->panels[projection], p.bias = f.layer->bias[projection];
-  const bool one_block = p.batch <= 1 || p.rows == 0 ||
-                         (p.input_stride_b == p.rows * p.input_stride && p.output_stride_b == p.rows * p.output_stride);
+  const bool one_block =
+      p.batch <= 1 || p.rows == 0 ||
+      (p.input.stride_b == p.rows * p.input.stride_t && p.output.stride_b == p.rows * p.output.stride_t);
   if (one_block || p.rows == 1) {
-    if (p.batch > 1 && p.rows == 1) p.input_stride = p.input_stride_b, p.output_stride = p.output_stride_b;
+    if (p.batch > 1 && p.rows == 1) p.input.stride_t = p.input.stride_b, p.output.stride_t = p.output.stride_b;
     p.rows *= p.batch;
     p.batch = 1;
   }
@@ -50,13 +51,24 @@ LinearProblem projection_problem(const Forward& f, int projection, const ConstTe
 
 Tensor projected(const Forward& f, int projection, char* workspace) {
   const mha_layer_config& c = f.layer->config;
-  const int64_t width =
-      projection == kOutput ? c.num_heads * c.value_head_dim : projection_size(c, projection).out_features;
+  const bool keys = projection == kKey || projection == kValue;
   const int64_t head_dim = projection == kQuery || projection == kKey ? c.head_dim : c.value_head_dim;
-  float* data =
-      workspace != nullptr ? reinterpret_cast<float*>(workspace + f.plan.projected_offset[projection]) : nullptr;
-  return {data, tokens_of(f.attention.problem, projection).rows * width, width, head_dim};
+  char* data = workspace != nullptr ? workspace + f.plan.projected_offset[projection] : nullptr;
+  return dense_floats(data, tokens_of(f.attention.problem, projection).rows, keys ? c.num_kv_heads : c.num_heads,
+                      head_dim);
 }
+
+namespace {
+
+// What a projection reads and writes; the output projection: from the heads side by side.
+LinearProblem planned_projection(const Forward& f, int projection) {
+  const ConstTensor* inputs[kOutput] = {&f.views.query, &f.views.key, &f.views.value};
+  const Tensor own = projected(f, projection, nullptr);
+  return projection == kOutput ? projection_problem(f, projection, as_const(own), f.views.output)
+                               : projection_problem(f, projection, *inputs[projection], own);
+}
+
+}  // namespace
 
 double work_of(const Forward& f) {
   double total = work_of_call(f.attention.problem);
@@ -83,9 +95,16 @@ mha_status plan_forward(const mha_context& context, PlanFor what, Forward* f, mh
     const int64_t width = i == kOutput ? c.num_heads * c.value_head_dim : projection_size(c, i).out_features;
     const Tokens tokens = tokens_of(f->attention.problem, i);
     const Size floats = f->projects(i) ? Size(tokens.batch) * Size(tokens.rows) * Size(width) : Size(0);
-    plan.projected_offset[i] = layout.append(floats * Size(sizeof(float)));
+    plan.projected_offset[i] = layout.append(floats * Size(kFloatBytes));
   }
   plan.attention_offset = layout.append(Size(f->attention.plan.bytes));
+  plan.linear_scratch = 0;
+  for (int i = 0; i < kProjections; ++i) {
+    if (!f->projects(i)) continue;
+    const LinearPlan linear = plan_linear(*context.table, plan.threads, planned_projection(*f, i));
+    plan.linear_scratch = most(plan.linear_scratch, round_up(linear.scratch_floats, kPanel));
+  }
+  plan.linear_offset = layout.append(Size(plan.threads) * Size(plan.linear_scratch) * Size(kFloatBytes));
   if (!(layout.bytes() + Size(64)).ok()) {
     return fail(error, MHA_ERR_OVERFLOW, "batch %lld, query_len %lld, key_len %lld: the workspace exceeds 2^63 bytes",
                 static_cast<long long>(f->attention.problem.batch),
@@ -105,8 +124,7 @@ void explain_projections(const mha_context& context, const Forward& f, Text* out
       out->line("%s: none, the cache is read as it is", kNames[i]);
       continue;
     }
-    const ConstTensor none = {};
-    const LinearProblem p = projection_problem(f, i, none, projected(f, i, nullptr));
+    const LinearProblem p = planned_projection(f, i);
     explain_linear(kNames[i], p, plan_linear(*context.table, f.plan.threads, p), f.plan.threads, out);
   }
 }

@@ -15,6 +15,7 @@ struct ForwardPlan {
   // Workspace, in bytes from its start: projected q, k, v, the heads' outputs side by side, and attention's own.
   int64_t projected_offset[kProjections];
   int64_t attention_offset;
+  int64_t linear_offset, linear_scratch;  // where projections are not all F32; floats of each thread
   int64_t bytes;
 };
 
@@ -45,8 +46,6 @@ LinearProblem projection_problem(const Forward& f, int projection, const ConstTe
 
 // What a projection writes, or the output projection reads: [B, T, heads * dim] dense in the workspace.
 Tensor projected(const Forward& f, int projection, char* workspace);
-
-inline ConstTensor as_const(const Tensor& t) { return {t.data, t.stride_b, t.stride_t, t.stride_h}; }
 
 void explain_projections(const mha_context& context, const Forward& f, Text* out);
 

@@ -21,12 +21,20 @@ int64_t useful_threads(int64_t num_threads, double work) {
   return worth >= static_cast<double>(num_threads) ? num_threads : most(1, static_cast<int64_t>(worth));
 }
 
+namespace {
+
+// Rows of a block at most, where rows are many.
+int64_t most_linear_rows(const KernelTable& table, int64_t in_features) {
+  return most(kLeastLinearRows, kLinearBlockFloats / least(in_features, table.gemm_depth));
+}
+
+}  // namespace
+
 LinearPlan plan_linear(const KernelTable& table, int64_t threads, const LinearProblem& p) {
   LinearPlan plan = {};
   plan.block_rows = most(p.rows, 1), plan.row_blocks = least(p.rows, 1);
   if (p.rows > kLeastLinearRows) {  // divisions show in small calls
-    const int64_t rows = most(kLeastLinearRows, kLinearBlockFloats / least(p.in_features, table.gemm_depth));
-    plan.block_rows = even_piece(p.rows, rows, table.gemm_rows);
+    plan.block_rows = even_piece(p.rows, most_linear_rows(table, p.in_features), table.gemm_rows);
     plan.row_blocks = divide_up(p.rows, plan.block_rows);
   }
   plan.block_columns = p.out_features, plan.column_blocks = least(p.out_features, 1);
@@ -37,11 +45,18 @@ LinearPlan plan_linear(const KernelTable& table, int64_t threads, const LinearPr
     plan.column_blocks = divide_up(p.out_features, plan.block_columns);
   }
   plan.items = p.batch * plan.row_blocks * plan.column_blocks;
+  if (!p.is_float()) {
+    // Of a greater call never less, so that bounds hold.
+    const int64_t rows = least(p.rows, most_linear_rows(table, p.in_features) + table.gemm_rows);
+    plan.scratch_floats = table.gemm_scratch(rows, p.in_features);
+  }
   return plan;
 }
 
 LinearJob make_linear_job(const KernelTable& table, int64_t threads, const LinearProblem& problem) {
-  return {&table, problem, plan_linear(table, threads, problem)};
+  LinearJob job = {};
+  job.table = &table, job.problem = problem, job.plan = plan_linear(table, threads, problem);
+  return job;
 }
 
 int64_t plan_prepare(int64_t tokens, int64_t threads) {

@@ -25,6 +25,7 @@ struct LinearPlan {
   int64_t block_columns;  // columns of an item, whole panels unless it is all
   int64_t row_blocks, column_blocks;
   int64_t items;
+  int64_t scratch_floats;  // of each thread; 0 where everything is F32
 };
 
 LinearPlan plan_linear(const KernelTable& table, int64_t threads, const LinearProblem& problem);
@@ -34,6 +35,8 @@ struct LinearJob {
   const KernelTable* table;
   LinearProblem problem;
   LinearPlan plan;
+  float* scratch;  // of the threads, one after the other scratch_floats apart; may be shared by the jobs of a phase
+  int64_t scratch_step;
 };
 LinearJob make_linear_job(const KernelTable& table, int64_t threads, const LinearProblem& problem);
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The phase that stores tokens, and norms and rotates their keys where they are then.
+// The phase that stores tokens, and norms and rotates their keys on the way.
 #include "core/run/append.h"
 
 #include "core/base/search.h"
@@ -19,18 +19,23 @@ int64_t item_at(const CacheBatch& batch, int64_t t, int64_t* begin) {
   return b;
 }
 
-// Norms and rotates stored keys where they lie. `positions` of the tokens, or null: their numbers.
+// Stores keys normed and rotated. `positions` of the tokens, or null: their numbers.
 void prepare_keys(const AppendProblem& p, TokenPreparer* prepare, int64_t sequence, int64_t first, int64_t count,
-                  const int64_t* positions) {
+                  ConstTensor keys, const int64_t* positions) {
   const mha_cache& cache = *p.cache;
-  const CacheSequence& s = cache.sequences[sequence];
-  for (int64_t t = first; t < first + count; ++t) {
+  const PartLayout& part = cache.parts[kKeys];
+  const int64_t kept = first_page_kept(cache, cache.sequences[sequence]);
+  Tensor stored = {nullptr, 0, part.row_bytes, cache.page_size * part.row_bytes, part.element};
+  for (int64_t t = first; t < first + count; ++t, keys.data += keys.stride_t) {
     const int64_t page = t / cache.page_size;
-    if (page >= cache.pinned_pages && page < first_page_kept(cache, s)) continue;
-    float* key = s.pages[page_entry(cache, page)] + t % cache.page_size * cache.config.head_dim;
-    const int64_t stride = cache.page_size * cache.config.head_dim;
-    prepare->run(positions != nullptr ? positions[t - first] : t, key, stride, key, stride);
+    if (page >= cache.pinned_pages && page < kept) continue;
+    stored.data = cache_row(cache, kKeys, sequence, t);
+    prepare->run(positions != nullptr ? positions[t - first] : t, keys, stored);
   }
+}
+
+PartRows rows_from(const ConstTensor& t, int64_t b, int64_t row) {
+  return {t.data + b * t.stride_b + row * t.stride_t, t.stride_t, t.stride_h, t.element};
 }
 
 // Work item `item`; prepare null: keys are stored as they are.
@@ -41,18 +46,17 @@ void append_range(const AppendJob& job, int64_t item, TokenPreparer* prepare) {
   for (int64_t t = item * job.item_tokens; t < end;) {
     int64_t begin = 0;
     const int64_t b = item_at(p.batch, t, &begin), sequence = p.batch.sequence(b);
-    const int64_t left = least(end, begin + p.batch.count(b)) - t;
-    const int64_t count =
-        prepare != nullptr ? least(left, kRunTokens) : left;  // so that keys are prepared while at hand
+    const int64_t count = least(least(end, begin + p.batch.count(b)) - t, kRunTokens);
     const int64_t row = packed ? t : t - begin, outer = packed ? 0 : b;
-    const CacheRows rows = {
-        p.key.data + outer * p.key.stride_b + row * p.key.stride_t,       p.key.stride_t,   p.key.stride_h,
-        p.value.data + outer * p.value.stride_b + row * p.value.stride_t, p.value.stride_t, p.value.stride_h};
     const int64_t first = p.cache->sequences[sequence].length + t - begin;
-    cache_write(*p.cache, sequence, first, count, rows);
-    if (prepare != nullptr) {
-      prepare_keys(p, prepare, sequence, first, count, p.positions != nullptr ? p.positions + t : nullptr);
+    const PartRows keys = rows_from(p.key, outer, row);
+    if (prepare == nullptr) {
+      cache_write(*p.cache, kKeys, sequence, first, count, keys);
+    } else {
+      const ConstTensor source = {keys.data, 0, keys.stride_t, keys.stride_h, keys.element};
+      prepare_keys(p, prepare, sequence, first, count, source, p.positions != nullptr ? p.positions + t : nullptr);
     }
+    cache_write(*p.cache, kValues, sequence, first, count, rows_from(p.value, outer, row));
     t += count;
   }
 }

@@ -54,7 +54,11 @@ namespace {
 struct Partials {
   float* outputs;
   float* states;
-  int64_t step;
+  int64_t step, width;
+
+  char* output(int64_t chunk, int64_t row) const {
+    return reinterpret_cast<char*>(outputs + chunk * step + row * width);
+  }
 
   RowState* state(int64_t chunk, int64_t row) const {
     return reinterpret_cast<RowState*>(states + chunk * step + row * 2);
@@ -67,7 +71,7 @@ Partials partials_of(const AttentionJob& job, const SequencePlan& s, int64_t b) 
   const int64_t before = job.plan.uniform ? p.heads * query_begin_of(p, b) : 0;
   float* base = job.partials() + s.first_partial;
   return {base + before * p.value_head_dim, base + rows * p.value_head_dim + before * 2,
-          rows * partial_width(p.value_head_dim)};
+          rows * partial_width(p.value_head_dim), p.value_head_dim};
 }
 
 // Rows [row, row + count) of the queries that share key/value heads [kv_head, kv_head + heads) of item b; more than one
@@ -103,15 +107,16 @@ KeyRange fill_rows(const AttentionProblem& p, const Block& block, const Slot& sl
   // The first row of a head, and what changes from row to row: a copy of the row before would wait for what was just
   // stored there (T 128: 0.704 of the peak, 0.720 so).
   const AttentionRow* like = nullptr;
-  const float* query = nullptr;
-  float *output = nullptr, *weights = nullptr;
+  const char* query = nullptr;
+  char* output = nullptr;
+  float* weights = nullptr;
   for (int64_t r = first; r < first + block.count; ++r) {
     AttentionRow& row = slot.rows[r];
     if (alike && r > first && i > 0) {
       row = *like;
       row.query = query += p.query.stride_t;
       row.output = output += p.output.stride_t;
-      if (weights != nullptr) row.weights = weights += p.weights.stride_t;
+      if (weights != nullptr) row.weights = weights += p.weights.stride_t / kFloatBytes;
       if (causal) row.key_end = most(0, least(position + i + 1, key_len));
     } else {
       row = make_row(p, block.b, h, i, slot.extras_of(r));
@@ -131,6 +136,7 @@ AttentionArgs kernel_args(const AttentionProblem& p, const Block& block, const S
   args.rows = slot.rows;
   args.num_rows = block.count;
   args.kv_heads = block.heads;
+  args.query_element = p.query.element, args.output_element = p.output.element;
   args.key = keys_of(p, block.b, block.kv_head);
   args.value = values_of(p, block.b, block.kv_head);
   args.head_dim = p.head_dim;
@@ -199,8 +205,9 @@ void run_chunk(const AttentionJob& job, const Place& place, const Slot& slot) {
   const int64_t row = first_row(p, block);
   const Partials parts = partials_of(job, s, block.b);
   for (int64_t r = 0; r < block.count; ++r) {
-    slot.rows[r].output = parts.outputs + chunk * parts.step + (row + r) * p.value_head_dim;
+    slot.rows[r].output = parts.output(chunk, row + r);
   }
+  args.output_element = Element::kF32;
   args.states = parts.state(chunk, row);
   run_kernel(*job.table, s.streamed, args);
 }
@@ -216,11 +223,12 @@ void run_shared(const AttentionJob& job, const Place& place, const Slot& slot) {
     last_key = most(last_key, fill_rows(p, block, slot, rows).end);
     const Partials parts = partials_of(job, job.sequences()[b], b);
     for (int64_t r = 0; r < block.count; ++r) {
-      slot.rows[rows + r].output = parts.outputs + chunk * parts.step + (first_row(p, block) + r) * p.value_head_dim;
+      slot.rows[rows + r].output = parts.output(chunk, first_row(p, block) + r);
     }
     rows += block.count;
   }
   AttentionArgs args = kernel_args(p, {place.b, kv_head, 1, 0, rows}, slot);
+  args.output_element = Element::kF32;
   take_chunk(chunk, last_key, &args);
   args.states = slot.states;
   run_kernel(*job.table, rows <= job.table->streamed_rows, args);
@@ -262,7 +270,7 @@ void run_merge(const void* data, int64_t index, int64_t) {
   args.step = parts.step;
   args.num_chunks = place.plan.chunks;
   args.value_head_dim = p.value_head_dim;
-  args.output = query_row(p, p.output, b, h, i);
+  args.output = query_row(p, p.output, b, h, i), args.output_element = p.output.element;
   args.state = row_states(job, b) + row;
   args.has_sink = p.mods.sink_logits != nullptr;
   args.sink = sink_of(p, h);
@@ -298,11 +306,10 @@ namespace {
 // Queries are normed and rotated into the workspace, where attention then finds them.
 PrepareJob prepared_queries(AttentionJob* job) {
   AttentionProblem& p = job->problem;
-  float* data = reinterpret_cast<float*>(job->workspace + job->plan.queries_offset);
-  const Tensor dense = {data, p.query_len * p.heads * p.head_dim, p.heads * p.head_dim, p.head_dim};
+  const Tensor dense = dense_floats(job->workspace + job->plan.queries_offset, p.query_len, p.heads, p.head_dim);
   int64_t* first_positions = reinterpret_cast<int64_t*>(job->workspace + job->plan.positions_offset);
   const PrepareJob prepare = query_job(*job->table, p, job->plan.threads, dense, first_positions);
-  p.query = {dense.data, dense.stride_b, dense.stride_t, dense.stride_h};
+  p.query = as_const(dense);
   return prepare;
 }
 

@@ -11,8 +11,9 @@ void run_few_keys(const void* data, int64_t item, int64_t slot_index) {
   const AttentionJob& job = *static_cast<const AttentionJob*>(data);
   const AttentionProblem& p = job.problem;
   const int64_t begin = item * kFewKeysRows, count = least(kFewKeysRows, p.heads * p.total_queries() - begin);
-  const float *query[kFewKeysRows], *key[kFewKeysRows], *value[kFewKeysRows];
-  float *output[kFewKeysRows], *weights[kFewKeysRows];
+  const char *query[kFewKeysRows], *key[kFewKeysRows], *value[kFewKeysRows];
+  char* output[kFewKeysRows];
+  float* weights[kFewKeysRows];
   int64_t i = begin % p.query_len, h = begin / p.query_len % p.heads, b = begin / p.query_len / p.heads;
   for (int64_t r = 0; r < count; ++r) {
     const int64_t kv_head = p.heads == p.kv_heads ? h : h / p.group();
@@ -29,6 +30,8 @@ void run_few_keys(const void* data, int64_t item, int64_t slot_index) {
   args.weights = keeps_weights(p) ? weights : nullptr;
   args.keys = p.key_len, args.key_stride = p.key.stride_t, args.value_stride = p.value.stride_t;
   args.head_dim = p.head_dim, args.value_head_dim = p.value_head_dim;
+  args.query_element = p.query.element, args.output_element = p.output.element;
+  args.key_element = p.key.element, args.value_element = p.value.element;
   args.query_scale = query_scale(p);
   if (p.log_sum_exp != nullptr || job.plan.weights > 0) args.states = row_states(job, 0) + begin;
   args.scratch = slot_memory(job, slot_index).scratch;

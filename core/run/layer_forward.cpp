@@ -16,14 +16,20 @@ namespace {
 void write_tail(const Forward& f, const Tensor& tokens, const float* bias, int64_t width) {
   const AttentionProblem& p = f.attention.problem;
   for (int64_t b = 0; b < p.batch && p.tail > 0; ++b) {
-    float* row = tokens.data + b * tokens.stride_b + (p.key_len - p.tail) * tokens.stride_t;
-    const size_t bytes = static_cast<size_t>(width) * sizeof(float);
+    char* row = tokens.data + b * tokens.stride_b + (p.key_len - p.tail) * tokens.stride_t;
+    const size_t bytes = static_cast<size_t>(width * kFloatBytes);
     if (bias != nullptr) {
       memcpy(row, bias, bytes);
       row += tokens.stride_t;
     }
     if (f.layer->config.add_zero_attn != 0) memset(row, 0, bytes);
   }
+}
+
+LinearJob projection_job(const mha_context& context, const Forward& f, const LinearProblem& problem, char* workspace) {
+  LinearJob job = make_linear_job(*context.table, f.plan.threads, problem);
+  job.scratch = reinterpret_cast<float*>(workspace + f.plan.linear_offset), job.scratch_step = f.plan.linear_scratch;
+  return job;
 }
 
 }  // namespace
@@ -43,7 +49,7 @@ mha_status run_forward(const mha_context& context, Forward& f, char* workspace, 
     if (!f.projects(i)) continue;
     const Tensor out = projected(f, i, workspace);
     *outputs[i] = as_const(out);
-    in.jobs[in.count++] = make_linear_job(*context.table, f.plan.threads, projection_problem(f, i, *inputs[i], out));
+    in.jobs[in.count++] = projection_job(context, f, projection_problem(f, i, *inputs[i], out), workspace);
   }
   f.attention.problem.output = heads_out;
   const mha_layer_config& c = f.layer->config;
@@ -66,8 +72,8 @@ mha_status run_forward(const mha_context& context, Forward& f, char* workspace, 
   f.attention.table = context.table, f.attention.workspace = workspace + f.plan.attention_offset;
   LinearPhase out;
   out.count = 0;
-  out.jobs[out.count++] = make_linear_job(*context.table, f.plan.threads,
-                                          projection_problem(f, kOutput, as_const(heads_out), f.views.output));
+  out.jobs[out.count++] =
+      projection_job(context, f, projection_problem(f, kOutput, as_const(heads_out), f.views.output), workspace);
   Phase phases[kMaxPhases];
   int count = 0;
   phases[count++] = linear_phase(in);

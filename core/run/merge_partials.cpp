@@ -24,6 +24,7 @@ void run_merge_row(const void* data, int64_t row, int64_t) {
   merge.num_chunks = a.num_chunks;
   merge.value_head_dim = a.value_head_dim;
   merge.output = p.output.data + b * p.output.stride_b + i * p.output.stride_t + h * p.output.stride_h;
+  merge.output_element = p.output.element;
   merge.state = &state;
   merge.has_sink = a.sink_logits != nullptr;
   merge.sink = a.sink_logits != nullptr ? sink_score(a.sink_logits[h]) : 0;

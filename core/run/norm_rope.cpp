@@ -26,7 +26,7 @@ int64_t position_of(const PrepareProblem& p, int64_t token, const Token& at) {
 }
 
 // Where a token goes, which is token t of item b where there are no slots; null: nowhere.
-float* output_row(const PrepareProblem& p, int64_t token, int64_t b, int64_t t) {
+char* output_row(const PrepareProblem& p, int64_t token, int64_t b, int64_t t) {
   if (p.slots != nullptr) {
     const int64_t slot = p.slots[token];
     if (slot < 0) return nullptr;
@@ -44,10 +44,12 @@ void run_prepare(const void* data, int64_t item, int64_t) {
   for (int64_t token = begin; token < end; ++token) {
     const Token at = token_at(p, token);
     const int64_t b = p.offsets != nullptr ? 0 : at.batch, t = p.offsets != nullptr ? token : at.index;
-    float* output = output_row(p, token, b, t);
-    if (output == nullptr) continue;
-    prepare.run(position_of(p, token, at), p.input.data + b * p.input.stride_b + t * p.input.stride_t, p.input.stride_h,
-                output, p.output.stride_h);
+    Tensor output = p.output;
+    output.data = output_row(p, token, b, t);
+    if (output.data == nullptr) continue;
+    ConstTensor input = p.input;
+    input.data += b * input.stride_b + t * input.stride_t;
+    prepare.run(position_of(p, token, at), input, output);
   }
 }
 
@@ -62,11 +64,10 @@ TokenPreparer::TokenPreparer(const KernelTable& table, const mha_rope& rope, flo
   args_.cos = angles_.cosines(), args_.sin = angles_.sines();
 }
 
-void TokenPreparer::run(int64_t position, const float* input, int64_t input_stride, float* output,
-                        int64_t output_stride) {
+void TokenPreparer::run(int64_t position, const ConstTensor& input, const Tensor& output) {
   if (args_.dims > 0) angles_.turn_to(position);
-  args_.input = input, args_.input_stride = input_stride;
-  args_.output = output, args_.output_stride = output_stride;
+  args_.input = input.data, args_.input_stride = input.stride_h, args_.input_element = input.element;
+  args_.output = output.data, args_.output_stride = output.stride_h, args_.output_element = output.element;
   table_.prepare_rows(&args_);
 }
 
@@ -101,7 +102,7 @@ PrepareJob key_job(const KernelTable& table, const AttentionProblem& p, int64_t 
   const Preparation& r = p.preparation;
   PrepareJob job = {};
   PrepareProblem& tokens = job.problem;
-  job.table = &table, tokens.input = {keys.data, keys.stride_b, keys.stride_t, keys.stride_h}, tokens.output = keys;
+  job.table = &table, tokens.input = as_const(keys), tokens.output = keys;
   tokens.batch = p.batch, tokens.length = p.key_len - p.tail, tokens.offsets = p.key_offsets;
   tokens.heads = p.kv_heads, tokens.width = p.head_dim;
   tokens.rope = r.rope, tokens.epsilon = r.key_epsilon, tokens.weight = r.key_weight,

@@ -14,8 +14,8 @@ class TokenPreparer {
   // epsilon 0: no norm; weight [width] may be null; rope.dims 0: no rotation.
   TokenPreparer(const KernelTable& table, const mha_rope& rope, float epsilon, const float* weight, int64_t heads,
                 int64_t width);
-  // The heads of a token, `stride` floats apart; output may be input.
-  void run(int64_t position, const float* input, int64_t input_stride, float* output, int64_t output_stride);
+  // The heads of a token, at `data` and stride_h apart; output may be input.
+  void run(int64_t position, const ConstTensor& input, const Tensor& output);
 
  private:
   const KernelTable& table_;

@@ -11,7 +11,7 @@ namespace {
 // for them further ahead. Below it is of no use (M 1 and 4, N and K 1024: 1 % slower; M 1, N and K 2048: as fast).
 constexpr int64_t kFarFloats = 8 * 1024 * 1024;
 
-void run_linear(const void* data, int64_t item, int64_t) {
+void run_linear(const void* data, int64_t item, int64_t slot) {
   const LinearPhase& work = *static_cast<const LinearPhase*>(data);
   const LinearJob* job = work.jobs;
   for (; item >= job->plan.items; ++job) item -= job->plan.items;
@@ -24,12 +24,13 @@ void run_linear(const void* data, int64_t item, int64_t) {
     column = item / (job->plan.row_blocks * p.batch) * job->plan.block_columns;
   }
   GemmArgs args = {};
-  args.a = p.input + batch * p.input_stride_b + row * p.input_stride;
-  args.a_stride = p.input_stride;
-  args.panels = p.panels + column * p.in_features;
+  args.a = p.input.data + batch * p.input.stride_b + row * p.input.stride_t;
+  args.a_stride = p.input.stride_t, args.a_element = p.input.element;
+  args.panels = p.panels + column * p.in_features * bytes_of(p.panels_element), args.panels_element = p.panels_element;
   args.bias = p.bias != nullptr ? p.bias + column : nullptr;
-  args.c = p.output + batch * p.output_stride_b + row * p.output_stride + column;
-  args.c_stride = p.output_stride;
+  args.c = p.output.data + batch * p.output.stride_b + row * p.output.stride_t + column * bytes_of(p.output.element);
+  args.c_stride = p.output.stride_t, args.c_element = p.output.element;
+  args.scratch = job->plan.scratch_floats > 0 ? job->scratch + slot * job->scratch_step : nullptr;
   args.m = p.rows - row < job->plan.block_rows ? p.rows - row : job->plan.block_rows;
   args.n = p.out_features - column < job->plan.block_columns ? p.out_features - column : job->plan.block_columns;
   args.k = p.in_features;
@@ -43,6 +44,55 @@ void pack_bias(const float* bias, int64_t out_features, float* packed) {
   const size_t used = static_cast<size_t>(out_features) * sizeof(float);
   memcpy(packed, bias, used);
   memset(packed + out_features, 0, static_cast<size_t>(round_up(out_features, kPanel)) * sizeof(float) - used);
+}
+
+namespace {
+
+ConvertArgs one_row(const char* src, Element src_element, void* dst, Element dst_element, int64_t columns) {
+  ConvertArgs args = {};
+  args.src = src, args.src_element = src_element;
+  args.dst = static_cast<char*>(dst), args.dst_element = dst_element;
+  args.rows = 1, args.columns = columns;
+  return args;
+}
+
+}  // namespace
+
+void pack_weight(const KernelTable& table, const ConstTensor& weight, int64_t rows, int64_t columns, Element element,
+                 char* panels) {
+  ConvertArgs args = one_row(weight.data, weight.element, panels, element, columns);
+  args.src_stride = weight.stride_t, args.rows = rows;
+  table.pack_weights(&args);
+}
+
+mha_storage_error measure_storage(const KernelTable& table, const ConstTensor& given, int64_t rows, int64_t columns,
+                                  Element kept) {
+  constexpr int64_t kColumns = 256;
+  mha_storage_error error = {};
+  error.elements = rows * columns;
+  if (given.element == kept || error.elements == 0) return error;
+  float before[kColumns], after[kColumns];
+  alignas(float) char stored[kColumns * sizeof(float)];
+  double squares = 0, given_squares = 0;
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < columns; c += kColumns) {
+      const int64_t count = least(columns - c, kColumns);
+      const char* at = given.data + r * given.stride_t + c * bytes_of(given.element);
+      const ConvertArgs steps[] = {one_row(at, given.element, before, Element::kF32, count),
+                                   one_row(at, given.element, stored, kept, count),
+                                   one_row(stored, kept, after, Element::kF32, count)};
+      for (const ConvertArgs& step : steps) table.convert(&step);
+      for (int64_t i = 0; i < count; ++i) {
+        const double value = static_cast<double>(before[i]), lost = static_cast<double>(after[i]) - value;
+        const double size = lost < 0 ? -lost : lost;
+        if (!(size <= error.max)) error.max = size;  // a NaN stays
+        squares += lost * lost, given_squares += value * value;
+      }
+    }
+  }
+  error.rms = __builtin_sqrt(squares / static_cast<double>(error.elements));
+  error.rms_given = __builtin_sqrt(given_squares / static_cast<double>(error.elements));
+  return error;
 }
 
 Phase linear_phase(const LinearPhase& work) {

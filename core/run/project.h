@@ -16,11 +16,13 @@ struct LinearPhase {
   int count;
 };
 
-// What storing costs where nothing is rounded.
-inline void report_exact(int64_t elements, mha_storage_error* error) {
-  *error = {};
-  error->elements = elements;
-}
+// Packs weights [rows, columns] to panels of this element type.
+void pack_weight(const KernelTable& table, const ConstTensor& weight, int64_t rows, int64_t columns, Element element,
+                 char* panels);
+
+// What keeping [rows, columns], rows stride_t apart, as such elements costs.
+mha_storage_error measure_storage(const KernelTable& table, const ConstTensor& given, int64_t rows, int64_t columns,
+                                  Element kept);
 
 Phase linear_phase(const LinearPhase& work);
 

@@ -21,12 +21,13 @@ WeightsArgs weights_args(const AttentionJob& job, const WeightsBlock& block, con
   for (int64_t r = 0; r < block.count; ++r) {
     const int64_t i = weight_query(p, block.begin + r);
     slot.rows[r] = make_row(p, block.b, block.h, i, slot.extras_of(r));
-    slot.rows[r].output = weights_row(p, block.b, block.h, block.begin + r);
+    slot.rows[r].output = reinterpret_cast<char*>(weights_row(p, block.b, block.h, block.begin + r));
     slot.rows[r].state = row_states(job, block.b)[block.h * query_len + i];
   }
   WeightsArgs args = {};
   args.rows = slot.rows;
   args.num_rows = block.count;
+  args.query_element = p.query.element;
   args.key = keys_of(p, block.b, block.h / p.group());
   args.head_dim = p.head_dim;
   args.key_len = key_len_of(p, block.b);
@@ -53,7 +54,7 @@ void run_weights_block(const AttentionJob& job, int64_t b, int64_t block, int64_
     args.factor = end_head - first_head > 1 && h + 1 == end_head ? 1.0f / static_cast<float>(p.heads) : 1.0f;
     job.table->weights(&args);
     for (int64_t r = 0; r < count; ++r)
-      clear_floats(slot.rows[r].output + args.key_len, p.longest_key_len - args.key_len);
+      clear_floats(reinterpret_cast<float*>(slot.rows[r].output) + args.key_len, p.longest_key_len - args.key_len);
   }
 }
 
