@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Checks of single fields, whichever struct they are of: sizes, enums, reserved words, offsets. Messages name the field as
-// the caller wrote it and its value.
+// Checks of single fields, whichever struct they are of: sizes, enums, reserved words, offsets. Messages name the field
+// as the caller wrote it and its value.
 #pragma once
 
 #include <cstring>

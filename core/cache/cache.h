@@ -71,7 +71,7 @@ mha_status cache_create(const mha_context& context, const mha_cache_config& conf
                         mha_error* error);
 void cache_destroy(mha_cache* cache);
 
-// --- Reading, and appending (sequences.cpp, append.cpp) ----------------------------------------------------------------
+// --- Reading, and appending (sequences.cpp, append.cpp) --------------------------------------------------------------
 
 // Which sequences grow by how much, as in mha_append_args.
 struct CacheBatch {
@@ -174,7 +174,7 @@ void cache_rollback(mha_cache* cache, const CacheBatch& batch);
 mha_status cache_promise(const mha_reserve_args& args, mha_error* error);
 int64_t cache_room(const mha_cache& cache, int64_t sequence);
 
-// --- One sequence changed, copied out, saved and loaded (sequences.cpp, cache_blob.cpp) --------------------------------
+// --- One sequence changed, copied out, saved and loaded (sequences.cpp, cache_blob.cpp) ------------------------------
 
 // As the mha_* calls, whose comments in mha.h hold.
 mha_status cache_truncate(mha_cache* cache, int64_t sequence, int64_t length, mha_error* error);

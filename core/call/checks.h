@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the checks of a call share: views with their strides, and the groups of its arguments. Messages name the argument
-// as the caller wrote it and its value.
+// What the checks of a call share: views with their strides, and the groups of its arguments. Messages name the
+// argument as the caller wrote it and its value.
 #pragma once
 
 #include "core/base/fields.h"

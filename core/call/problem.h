@@ -145,8 +145,8 @@ constexpr int64_t partial_width(int64_t value_head_dim) { return value_head_dim 
 // What the sine and cosine of a pair cost, in multiply-adds of a vector kernel.
 constexpr double kWorkOfAngle = 500;
 
-// Tokens of one tensor to be normed and rotated. Items of a batch have `length` tokens each, or with `offsets` lie packed one after the
-// other (stride_b unused). What becomes of a token depends on it and its position alone.
+// Tokens of one tensor to be normed and rotated. Items of a batch have `length` tokens each, or with `offsets` lie
+// packed one after the other (stride_b unused). What becomes of a token depends on it and its position alone.
 struct PrepareProblem {
   ConstTensor input;  // [batch, length, heads, width]
   Tensor output;      // alike; may be the input

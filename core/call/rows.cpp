@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/call/rows.h"
 
+#include "core/base/search.h"
 #include "core/call/items.h"
 
 namespace mha {
@@ -26,16 +27,7 @@ struct Pairs {
 
 // The first of the pairs whose query block is not before `block`.
 int64_t first_pair(const Pairs& list, int64_t block) {
-  int64_t low = 0, high = list.count;
-  while (low < high) {
-    const int64_t middle = low + (high - low) / 2;
-    if (list.first[2 * middle] < block) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
-  }
-  return low;
+  return partition_point(0, list.count, [&](int64_t n) { return list.first[2 * n] < block; });
 }
 
 // The pairs of query i of head h of item b.

@@ -27,7 +27,7 @@
 namespace mha {
 namespace {
 
-// Calls need less than 128 KiB (tests/test_memory.cpp); sanitizers' frames are larger.
+// Calls need less than 128 KiB (tests/system/test_memory.cpp); sanitizers' frames are larger.
 #if defined(MHA_SANITIZED)
 constexpr size_t kStack = size_t{1} << 20;
 #else

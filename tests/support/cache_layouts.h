@@ -5,8 +5,8 @@
 
 #include <string>
 
-#include "caches.h"
-#include "ragged.h"
+#include "tests/support/caches.h"
+#include "tests/support/ragged.h"
 
 namespace mha::test {
 

@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "compare.h"
-#include "targets.h"
-#include "tensors.h"
+#include "tests/support/compare.h"
+#include "tests/support/targets.h"
+#include "tests/support/tensors.h"
 
 namespace mha::test {
 

@@ -17,7 +17,7 @@
 #include <sstream>
 #include <string>
 
-#include "catch.h"
+#include "tests/support/catch.h"
 
 namespace mha::test {
 

@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "catch.h"
-#include "tensors.h"
+#include "tests/support/catch.h"
+#include "tests/support/tensors.h"
 
 namespace mha::test {
 

@@ -7,7 +7,7 @@
 #include <cstring>
 #include <map>
 
-#include "targets.h"
+#include "tests/support/targets.h"
 
 namespace mha::test {
 

@@ -6,8 +6,8 @@
 
 #include <cfloat>
 
-#include "layers.h"
-#include "partials.h"
+#include "tests/support/layers.h"
+#include "tests/support/partials.h"
 
 namespace mha::test {
 

@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
-#include "catch.h"
-#include "compare.h"
+#include "tests/support/catch.h"
+#include "tests/support/compare.h"
 #include "tools/io/safetensors.h"
 
 namespace mha::test {

@@ -13,7 +13,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include "tensors.h"
+#include "tests/support/tensors.h"
 
 namespace mha::test {
 

@@ -6,7 +6,7 @@
 
 #include <cmath>
 
-#include "shapes.h"
+#include "tests/support/shapes.h"
 
 namespace mha::test {
 

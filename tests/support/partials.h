@@ -5,7 +5,7 @@
 
 #include <vector>
 
-#include "shapes.h"
+#include "tests/support/shapes.h"
 
 namespace mha::test {
 

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "shapes.h"
+#include "tests/support/shapes.h"
 
 namespace mha::test {
 

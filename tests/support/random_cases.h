@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "layers.h"
+#include "tests/support/layers.h"
 
 namespace mha::test {
 

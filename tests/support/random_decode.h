@@ -4,9 +4,9 @@
 #ifndef MHA_TESTS_SUPPORT_RANDOM_DECODE_H
 #define MHA_TESTS_SUPPORT_RANDOM_DECODE_H
 
-#include "caches.h"
-#include "guard.h"
-#include "random_cases.h"
+#include "tests/support/caches.h"
+#include "tests/support/guard.h"
+#include "tests/support/random_cases.h"
 
 namespace mha::test {
 

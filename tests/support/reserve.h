@@ -5,7 +5,7 @@
 
 #include <vector>
 
-#include "caches.h"
+#include "tests/support/caches.h"
 
 namespace mha::test {
 

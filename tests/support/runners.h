@@ -13,7 +13,7 @@
 #include <vector>
 
 #include "core/run/parallel.h"
-#include "support/targets.h"
+#include "tests/support/targets.h"
 
 namespace mha::test {
 

@@ -9,11 +9,11 @@
 #include <utility>
 #include <vector>
 
-#include "calls.h"
-#include "compare.h"
 #include "core/reference/reference.h"
-#include "targets.h"
-#include "tensors.h"
+#include "tests/support/calls.h"
+#include "tests/support/compare.h"
+#include "tests/support/targets.h"
+#include "tests/support/tensors.h"
 
 namespace mha::test {
 

@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
-#include "catch.h"
-#include "targets.h"
-#include "tensors.h"
+#include "tests/support/catch.h"
+#include "tests/support/targets.h"
+#include "tests/support/tensors.h"
 
 namespace mha::test {
 

@@ -12,8 +12,8 @@
 #include <utility>
 #include <vector>
 
-#include "catch.h"
 #include "core/mha.hpp"
+#include "tests/support/catch.h"
 
 namespace mha::test {
 

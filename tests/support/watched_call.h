@@ -3,9 +3,9 @@
 #ifndef MHA_TESTS_SUPPORT_WATCHED_CALL_H
 #define MHA_TESTS_SUPPORT_WATCHED_CALL_H
 
-#include "caches.h"
-#include "layers.h"
-#include "status.h"
+#include "tests/support/caches.h"
+#include "tests/support/layers.h"
+#include "tests/support/status.h"
 
 namespace mha::test {
 

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+// CPU detection on register values of CPUs that are not at hand, and the quota arithmetic of the default thread count.
+#include "core/run/cpu_count.h"
+#include "simd/cpu.h"
+#include "simd/dispatch.h"
+#include "tests/support/targets.h"
+
+using namespace mha::test;
+using mha::CpuFeatures;
+using mha::CpuRegisters;
+
+namespace {
+
+// CPUID.1:ECX
+constexpr uint32_t kFma = 1u << 12, kPopcnt = 1u << 23, kOsxsave = 1u << 27, kAvx = 1u << 28, kF16c = 1u << 29;
+// CPUID.1:EDX
+constexpr uint32_t kSse2 = 1u << 26;
+// CPUID.7:EBX
+constexpr uint32_t kAvx2 = 1u << 5, kF = 1u << 16, kDq = 1u << 17, kIfma = 1u << 21, kPf = 1u << 26, kEr = 1u << 27;
+constexpr uint32_t kCd = 1u << 28, kBw = 1u << 30, kVl = 1u << 31;
+constexpr uint32_t kHaswell1 = kFma | kPopcnt | kOsxsave | kAvx | kF16c;
+constexpr uint32_t kSkylakeX7 = kAvx2 | kF | kDq | kCd | kBw | kVl;
+constexpr uint64_t kX87 = 1, kXmm = 3, kYmm = 7, kZmm = 0xe7;
+
+struct Cpu {
+  const char* name;
+  CpuRegisters registers;
+  bool sse2, avx2, avx512;
+};
+
+const Cpu kCpus[] = {
+    {"no SSE2 (Pentium III)", {2, 0, 0, 0, 0}, false, false, false},
+    {"Nehalem", {11, 0, kSse2, 0, 0}, true, false, false},
+    {"Sandy Bridge", {13, kOsxsave | kAvx, kSse2, 0, kYmm}, true, false, false},
+    {"Ivy Bridge", {13, kOsxsave | kAvx | kF16c, kSse2, 0, kYmm}, true, false, false},
+    {"Piledriver: FMA without AVX2", {13, kHaswell1, kSse2, 0, kYmm}, true, false, false},
+    {"Haswell", {13, kHaswell1, kSse2, kAvx2, kYmm}, true, true, false},
+    {"Knights Landing: AVX-512 F, PF, ER, CD only",
+     {13, kHaswell1, kSse2, kAvx2 | kF | kPf | kEr | kCd, kZmm},
+     true,
+     true,
+     false},
+    {"Skylake-X", {22, kHaswell1, kSse2, kSkylakeX7, kZmm}, true, true, true},
+    {"Ice Lake", {27, kHaswell1, kSse2, kSkylakeX7 | kIfma, kZmm}, true, true, true},
+    {"Alder Lake without AVX-512", {32, kHaswell1, kSse2, kAvx2, kYmm}, true, true, false},
+    {"Zen 1", {13, kHaswell1, kSse2, kAvx2, kYmm}, true, true, false},
+    {"Zen 2", {16, kHaswell1, kSse2, kAvx2, kYmm}, true, true, false},
+    {"Zen 3", {16, kHaswell1, kSse2, kAvx2, 0x207}, true, true, false},
+    {"Zen 4", {16, kHaswell1, kSse2, kSkylakeX7 | kIfma, 0x2e7}, true, true, true},
+    {"Zen 5", {16, kHaswell1, kSse2, kSkylakeX7 | kIfma, 0x2e7}, true, true, true},
+    {"Sapphire Rapids with AMX state", {32, kHaswell1, kSse2, kSkylakeX7 | kIfma, 0x602e7}, true, true, true},
+    {"Skylake-X, system saves x87 only", {22, kHaswell1, kSse2, kSkylakeX7, kX87}, true, false, false},
+    {"Skylake-X, XCR0 = 3: no ymm state", {22, kHaswell1, kSse2, kSkylakeX7, kXmm}, true, false, false},
+    {"Skylake-X, XCR0 = 7: no zmm state", {22, kHaswell1, kSse2, kSkylakeX7, kYmm}, true, true, false},
+    {"Skylake-X, zmm state without masks", {22, kHaswell1, kSse2, kSkylakeX7, 0xc7}, true, true, false},
+    {"Skylake-X, zmm state without its upper half", {22, kHaswell1, kSse2, kSkylakeX7, 0x67}, true, true, false},
+    {"Skylake-X, zmm state without ymm", {22, kHaswell1, kSse2, kSkylakeX7, 0xe3}, true, false, false},
+    {"Skylake-X, OSXSAVE = 0", {22, kHaswell1 & ~kOsxsave, kSse2, kSkylakeX7, kZmm}, true, false, false},
+    {"Skylake-X, AVX masked by the VM", {22, kHaswell1 & ~kAvx, kSse2, kSkylakeX7, kZmm}, true, false, false},
+    {"Skylake-X, FMA masked by the VM", {22, kHaswell1 & ~kFma, kSse2, kSkylakeX7, kZmm}, true, false, false},
+    {"Skylake-X, POPCNT masked by the VM", {22, kHaswell1 & ~kPopcnt, kSse2, kSkylakeX7, kZmm}, true, false, false},
+    {"Skylake-X, F16C masked by the VM", {22, kHaswell1 & ~kF16c, kSse2, kSkylakeX7, kZmm}, true, false, false},
+    {"Skylake-X, AVX2 masked by the VM", {22, kHaswell1, kSse2, kSkylakeX7 & ~kAvx2, kZmm}, true, false, false},
+    {"Skylake-X, DQ masked by the VM", {22, kHaswell1, kSse2, kSkylakeX7 & ~kDq, kZmm}, true, true, false},
+    {"Skylake-X, CD masked by the VM", {22, kHaswell1, kSse2, kSkylakeX7 & ~kCd, kZmm}, true, true, false},
+    {"Skylake-X, BW masked by the VM", {22, kHaswell1, kSse2, kSkylakeX7 & ~kBw, kZmm}, true, true, false},
+    {"Skylake-X, VL masked by the VM", {22, kHaswell1, kSse2, kSkylakeX7 & ~kVl, kZmm}, true, true, false},
+    {"Skylake-X, CPUID limited to leaf 6", {6, kHaswell1, kSse2, kSkylakeX7, kZmm}, true, false, false},
+    {"no CPUID at all", {0, 0, 0, 0, 0}, false, false, false},
+};
+
+}  // namespace
+
+TEST_CASE("cpu: detection from register values", "[cpu]") {
+  for (const Cpu& cpu : kCpus) {
+    INFO(cpu.name);
+    const CpuFeatures got = mha::x86_features(cpu.registers);
+    CHECK(got.sse2 == cpu.sse2);
+    CHECK(got.avx2 == cpu.avx2);
+    CHECK(got.avx512 == cpu.avx512);
+    CHECK_FALSE(got.neon);
+  }
+}
+
+TEST_CASE("cpu: the best target that a CPU can run comes first", "[cpu]") {
+  for (const Cpu& cpu : kCpus) {
+    INFO(cpu.name);
+    const CpuFeatures features = mha::x86_features(cpu.registers);
+    for (int64_t n = 0; n < mha::target_count(); ++n) {
+      const std::string name = mha::target_table(n)->name;
+      const bool want = name == "avx512" ? cpu.avx512 : name == "avx2" ? cpu.avx2 : name == "sse2" ? cpu.sse2 : false;
+      CHECK(mha::target_supported(n, features) == want);
+    }
+  }
+  const std::vector<std::string> best_first = {"avx512", "avx2", "sse2", "neon"};
+  size_t at = 0;
+  for (int64_t n = 0; n < mha_target_count(); ++n) {
+    const auto found = std::find(best_first.begin() + static_cast<int64_t>(at), best_first.end(), mha_target_name(n));
+    REQUIRE(found != best_first.end());
+    at = static_cast<size_t>(found - best_first.begin()) + 1;
+  }
+}
+
+TEST_CASE("cpu: this machine's detection agrees with the compiler's own", "[cpu]") {
+  const CpuFeatures got = mha::cpu_features();
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  CHECK(got.sse2 == (__builtin_cpu_supports("sse2") != 0));
+  CHECK(got.avx2 == (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")));
+  CHECK(got.avx512 == (got.avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512cd") &&
+                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                       __builtin_cpu_supports("avx512vl")));
+  CHECK_FALSE(got.neon);
+#elif defined(__aarch64__)
+  CHECK(got.neon);
+  CHECK_FALSE(got.sse2);
+#endif
+}
