@@ -3,6 +3,7 @@
 // its calls.
 #pragma once
 
+#include "core/base/fields.h"
 #include "core/call/validate.h"
 #include "core/kernels/kernel_table.h"
 

@@ -30,10 +30,11 @@ Tokens contents(const CachePtr& cache, int64_t sequence = 0) {
 
 /// Token t of head h as attention finds it.
 const float* row_at(const mha::TokenRows& rows, int64_t t, int64_t h) {
-  if (rows.pages == nullptr) return rows.base + h * rows.stride_h + t * rows.stride_t;
+  const auto floats = [](const char* at) { return reinterpret_cast<const float*>(at); };
+  if (rows.pages == nullptr) return floats(rows.base + h * rows.stride_h + t * rows.stride_t);
   const int64_t n = t / rows.page_size;
   const int64_t index = n < rows.pinned_pages ? n : rows.pinned_pages + (n - rows.pinned_pages) % rows.ring_pages;
-  return rows.pages[index] + rows.offset + h * rows.stride_h + t % rows.page_size * rows.stride_t;
+  return floats(rows.pages[index] + rows.offset + h * rows.stride_h + t % rows.page_size * rows.stride_t);
 }
 
 }  // namespace
@@ -68,7 +69,8 @@ TEST_CASE("cache: the rows that attention reads lie where they are said to", "[c
     CachePtr cache = make_cache(cache_context(), config);
     const Tokens tokens = random_tokens(config, kind == MHA_CACHE_RING ? 1000 : 90, 211000);
     require_append(cache.get(), 1, tokens);
-    const mha::TokenRows keys = mha::cache_keys(*cache.get(), 1), values = mha::cache_values(*cache.get(), 1);
+    const mha::TokenRows keys = mha::cache_rows(*cache.get(), mha::kKeys, 1);
+    const mha::TokenRows values = mha::cache_rows(*cache.get(), mha::kValues, 1);
     const int64_t length = mha::cache_length(*cache.get(), 1), first = mha::cache_first_kept(*cache.get(), 1);
     CHECK((first > 0) == (kind == MHA_CACHE_RING));
     CHECK(reinterpret_cast<uintptr_t>(row_at(keys, 0, 0)) % 64 == 0);
@@ -82,7 +84,7 @@ TEST_CASE("cache: the rows that attention reads lie where they are said to", "[c
     }
     // Nothing stored, nothing read: the rows of an empty sequence exist, with no token.
     CHECK(mha::cache_length(*cache.get(), 0) == 0);
-    CHECK(mha::cache_keys(*cache.get(), 0).stride_t == 5);
+    CHECK(mha::cache_rows(*cache.get(), mha::kKeys, 0).stride_t == 5 * 4);
   }
 }
 
@@ -274,8 +276,11 @@ TEST_CASE("cache: reserved pages are given back, and writing in any order is the
     const mha::CacheBatch batch = {1, nullptr, more, nullptr};
     REQUIRE(mha::cache_reserve(cache.get(), batch, nullptr) == MHA_OK);
     for (int64_t t = more - 1; t >= 0; --t) {
-      mha::cache_write(*cache.get(), 0, before + t, 1,
-                       {tokens.key.data() + (before + t) * 10, 10, 5, tokens.value.data() + (before + t) * 6, 6, 3});
+      const auto bytes = [](const float* p) { return reinterpret_cast<const char*>(p); };
+      const mha::PartRows keys = {bytes(tokens.key.data() + (before + t) * 10), 40, 20, mha::Element::kF32};
+      const mha::PartRows values = {bytes(tokens.value.data() + (before + t) * 6), 24, 12, mha::Element::kF32};
+      mha::cache_write(*cache.get(), mha::kKeys, 0, before + t, 1, keys);
+      mha::cache_write(*cache.get(), mha::kValues, 0, before + t, 1, values);
     }
     mha::cache_commit(cache.get(), batch);
     CHECK(length_of(cache) == before + more);
@@ -308,7 +313,7 @@ TEST_CASE("cache: sizes are known before, memory may be the caller's, of any ali
             const Tokens all = random_tokens(config, 100, 218000);
             require_append(cache.get(), s, all);
             check_same_tokens("own memory", contents(cache, s), all);
-            CHECK(reinterpret_cast<uintptr_t>(row_at(mha::cache_keys(*cache.get(), s), 0, 0)) % 64 == 0);
+            CHECK(reinterpret_cast<uintptr_t>(row_at(mha::cache_rows(*cache.get(), mha::kKeys, s), 0, 0)) % 64 == 0);
           }
           CHECK(config_of(cache.get()).memory == config.memory);
           CHECK(allocator.calls == made + 1);

@@ -120,7 +120,7 @@ void call_apart(const mha_context* context, AttentionCall args, std::vector<floa
   if (job.problem.nothing_to_do()) return;
   if (partials != nullptr) {
     job.given_partials = partials->data();
-    job.problem.output = {partials->data(), 0, 0, 0};
+    job.problem.output = {reinterpret_cast<char*>(partials->data()), 0, 0, 0, mha::Element::kF32};
   }
   require_ok(
       mha::plan_attention(*context->table, context->num_threads, job.problem, partials != nullptr, &job.plan, &error),

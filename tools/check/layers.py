@@ -12,6 +12,7 @@ from pathlib import Path
 CHAIN = ["api", "run", "plan", "call", "cache", "math", "base"]
 PUBLIC = ["core/mha.h", "core/mha.hpp"]
 TABLE = "core/kernels/kernel_table.h"
+ELEMENTS = "core/kernels/elements.def"  # the list of element types, which all may import
 
 # What of simd/ these folders import, and no other of core/.
 SIMD = {"simd/dispatch.h": ["api", "plan"], "simd/float_mode.h": ["api", "run"], "simd/spin_hint.h": ["run"]}
@@ -19,12 +20,13 @@ SIMD = {"simd/dispatch.h": ["api", "plan"], "simd/float_mode.h": ["api", "run"],
 # Folders outside the chain, the longest first: what they import, as files or as folders that end in "/".
 OTHERS = {
     "core/reference/": ["core/reference/", "core/math/", "core/base/", "core/mha.h"],
-    "core/kernels/": ["core/kernels/", "core/math/elementary_series.h", "simd/vec-inl.h", "simd/doubles-inl.h"],
+    "core/kernels/": ["core/kernels/", "core/math/elementary_series.h", "simd/vec-inl.h", "simd/doubles-inl.h",
+                      "simd/element-inl.h"],
     "simd/targets/": ["core/kernels/all-inl.h"],
-    "simd/": ["simd/", TABLE],
-    "tests/": ["tests/", "core/reference/", TABLE, *PUBLIC],
-    "bench/": ["bench/", "core/reference/", *PUBLIC],
-    "tools/": ["tools/", "core/reference/", *PUBLIC],
+    "simd/": ["simd/", TABLE, ELEMENTS],
+    "tests/": ["tests/", "core/reference/", TABLE, ELEMENTS, *PUBLIC],
+    "bench/": ["bench/", "core/reference/", ELEMENTS, *PUBLIC],
+    "tools/": ["tools/", "core/reference/", ELEMENTS, *PUBLIC],
 }
 
 # What looks inside besides, and where: white-box tests, each at the part that it tests.
@@ -60,11 +62,11 @@ def allowed(path):
         simd = [header for header, folders in SIMD.items() if folder in folders]
         table = [] if folder == "base" else [TABLE]
         rule = f"{folder}/ imports {', '.join(right)} of core/" + (f", {', '.join(simd)}" if simd else "")
-        return [f"core/{name}/" for name in right] + ["core/mha.h"] + table + simd, rule
+        return [f"core/{name}/" for name in right] + ["core/mha.h", ELEMENTS] + table + simd, rule
     for prefix, imports in OTHERS.items():
         if path.startswith(prefix):
             if path == TABLE:
-                return [], "the contract of kernels imports nothing"
+                return [ELEMENTS], "the contract of kernels imports the list of elements alone"
             looks = [to for inside, more in WHITE_BOX.items() if path.startswith(inside) for to in more]
             return imports + looks, f"{prefix} imports {', '.join(imports + looks)}"
     return [], "a file of core/ is in one of its folders"
