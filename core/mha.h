@@ -134,8 +134,8 @@ typedef struct mha_parallel_for {
 
 /* Whose threads a call uses. OpenMP's and the pool's threads are at most one for each CPU; a host's run gets a count of
  * at most num_threads. The child of a fork has none of its parent's threads. There the caller works alone, with the
- * same bits: with OpenMP, if its thread had used OpenMP before the fork; with the pool, if the context was made before the
- * fork (a new context has threads). */
+ * same bits: with OpenMP, if its thread had used OpenMP before the fork; with the pool, if the context was made before
+ * the fork (a new context has threads). */
 typedef enum mha_threading {
   MHA_THREADING_DEFAULT = 0, /* parallel_for if given; else OpenMP, or the pool in a library built without OpenMP */
   MHA_THREADING_OPENMP = 1,  /* MHA_ERR_THREAD in a library built without OpenMP */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// mha for C++17: handles that free themselves, views that take their dtype from the pointer, arguments with their groups
-// as members, errors as values. A thin, header-only wrapper of mha.h, which documents every call and field. It throws no
-// exceptions and has no ABI of its own.
+// mha for C++17: handles that free themselves, views that take their dtype from the pointer, arguments with their
+// groups as members, errors as values. A thin, header-only wrapper of mha.h, which documents every call and field. It
+// throws no exceptions and has no ABI of its own.
 #ifndef MHA_MHA_HPP
 #define MHA_MHA_HPP
 
