@@ -147,7 +147,7 @@ typedef enum mha_threading {
 typedef struct mha_context_options {
   int64_t num_threads;        /* 0: the CPUs that affinity and cgroup quota allow; 1: no thread runtime is used */
   const char* target;         /* NULL: the environment's MHA_TARGET if set, else the best supported target */
-  mha_threading threading;    /* refused beside parallel_for, unless DEFAULT */
+  mha_threading threading;    /* refused together with parallel_for, unless DEFAULT */
   int no_process_permissions; /* not 0: never request a permission for the whole process (AMX's tiles) from the kernel;
                                  targets that need one are skipped */
   mha_parallel_for parallel_for;
@@ -157,7 +157,7 @@ typedef struct mha_context_options {
 
 /* Makes a context. options NULL: all defaults. On failure *context is NULL and no thread is left.
  * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (num_threads outside [0, 1024], half an allocator, an unknown
- *          threading, or one beside parallel_for.run); MHA_ERR_TARGET; MHA_ERR_THREAD; MHA_ERR_OUT_OF_MEMORY. */
+ *          threading, or one given with parallel_for.run); MHA_ERR_TARGET; MHA_ERR_THREAD; MHA_ERR_OUT_OF_MEMORY. */
 MHA_API mha_status mha_context_create(const mha_context_options* options, mha_context** context, mha_error* error);
 /* Frees the context; NULL is allowed. No call that uses it may be running. Handles made with it may outlive it. */
 MHA_API void mha_context_destroy(mha_context* context);
@@ -312,8 +312,9 @@ typedef struct mha_items {
       key_offsets; /* [B+1], ascending from 0 to key_len, the sum of all Tk_b: the same for key and value; NULL:
                       Tk each */
   const int64_t* key_lengths; /* [B], each in [0, key_len]: Tk_b of a padded tensor, or of the caller's pages; keys
-                                   beyond it are not read. Refused beside key_offsets and a cache. Queries are not
-                                   masked: rows beyond a padded prompt are computed; they are finite; ignore them */
+                                   beyond it are not read. Refused with key_offsets and with a cache. Queries are
+                                   not masked: rows beyond a padded prompt are computed; ignore them (finite inputs
+                                   give finite rows) */
   const int64_t* sequences;   /* [B] of a cache; a sequence may come twice unless tokens are appended; NULL: 0 .. B-1 */
   uint64_t reserved[4];
 } mha_items;
@@ -321,7 +322,7 @@ typedef struct mha_items {
 /* Query i of item b stands at position p(i), key j at j. Causality, windows, ALiBi and relative bias depend on
  * positions; so does rope, unless it is given positions of its own. */
 typedef enum mha_align {
-  MHA_ALIGN_DEFAULT = 0, /* MHA_ALIGN_END. Beside key_lengths, where anything depends on positions, MHA_ERR_ARGUMENT:
+  MHA_ALIGN_DEFAULT = 0, /* MHA_ALIGN_END. With key_lengths, where anything depends on positions, MHA_ERR_ARGUMENT:
                             choose one, because padded prompts begin at START and new tokens over a padded cache stand
                             at its END */
   MHA_ALIGN_START = 1,   /* p(i) = i: query 0 at key 0. Rarely right with a cache that has tokens already */
@@ -398,7 +399,7 @@ typedef struct mha_masks {
                                     keys of its own segment. Both or none */
   mha_bool_mask bool_mask;
   mha_add_mask add_mask;
-  mha_add_mask add_mask2; /* score + add_mask, rounded, + add_mask2: for example a padding mask beside a bias */
+  mha_add_mask add_mask2; /* score + add_mask, rounded, + add_mask2: for example a padding mask and a bias */
   mha_bit_mask bit_mask;
   mha_block_mask block_mask;
   uint64_t reserved[8];
@@ -484,7 +485,7 @@ typedef enum mha_weights_mode {
   MHA_WEIGHTS_KEY_SUMS = 3  /* weights [B, H, Tk]: attention weight of each key, summed over queries, ascending */
 } mha_weights_mode;
 
-/* Results beside the output. A result must not overlap an input or another result. */
+/* Results in addition to the output. A result must not overlap an input or another result. */
 typedef struct mha_results {
   float* log_sum_exp; /* [B, H, Tq] dense (packed queries: item b's is [H, Tq_b], from H * query_offsets[b] on): natural
                          logarithm of the sum of exp(score) over visible keys; NULL: not computed */
@@ -677,7 +678,7 @@ typedef struct mha_rows_args {
   int64_t page_size;        /* with slots, >= 1 */
   int64_t num_pages;        /* with slots: a slot >= num_pages * page_size is MHA_ERR_ARGUMENT */
   const int64_t* positions; /* for rope: [B, T] dense, each in [0, 2^31); NULL: first_position + t */
-  int64_t first_position;   /* refused beside positions and without rope */
+  int64_t first_position;   /* refused with positions, and without rope */
   const mha_norm* norm;     /* applied first; NULL: none */
   const mha_rope* rope;     /* applied after the norm; NULL: none */
   const mha_resources* resources;
@@ -690,7 +691,7 @@ typedef struct mha_rows_args {
  *           rotated; otherwise rows are copied bit by bit.
  * Threads:  at most the context's. Needs no workspace in this version, never allocates.
  * Returns:  MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (dims odd or > D, a position < 0, > 2^31 - 1 or beyond the table,
- *           ...); MHA_ERR_SHAPE (a table beside base or scaling, half a table); MHA_ERR_STRIDE; MHA_ERR_OVERFLOW;
+ *           ...); MHA_ERR_SHAPE (a table with base or scaling, half a table); MHA_ERR_STRIDE; MHA_ERR_OVERFLOW;
  *           MHA_ERR_BUFFER; MHA_ERR_OUT_OF_MEMORY; MHA_ERR_UNSUPPORTED (codes, 16 bits; dims > 1024). */
 MHA_API mha_status mha_rows_prepare(const mha_context* context, const mha_rows_args* args, mha_error* error);
 /* As mha_attention_workspace_bytes. The bytes are also enough for fewer tokens. */
@@ -725,8 +726,7 @@ typedef struct mha_cache_config {
   int64_t max_sequences;  /* 0: 1 */
   int64_t capacity;       /* tokens, >= 1: see mha_cache_kind; paged: of all sequences together, rounded up to pages */
   int64_t page_size; /* paged: tokens in a page, any size >= 1 (multiples of 16 are fastest); 0: 64. Others: refused */
-  int64_t
-      sink_tokens; /* ring: first tokens kept beside the last `capacity`, see mha_masks.sink_tokens; 0: none. Others:
+  int64_t sink_tokens; /* ring: first tokens kept with the last `capacity`, see mha_masks.sink_tokens; 0: none. Others:
                           refused */
   mha_storage key, value; /* how keys and values are stored */
   void* memory;        /* memory for the tokens, any alignment, to be kept until mha_cache_destroy; NULL: allocated */
