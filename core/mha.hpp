@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// mha for C++17: handles that free themselves, views whose dtype comes from the pointer, arguments with their groups as
-// members, errors as a value. A thin, header-only wrapper of mha.h (which documents every call and field); no
-// exceptions, no ABI of its own.
+// mha for C++17: handles that free themselves, views that take their dtype from the pointer, arguments with their
+// groups as members, errors as values. A thin, header-only wrapper of mha.h, which documents every call and field. It
+// throws no exceptions and has no ABI of its own.
 #ifndef MHA_MHA_HPP
 #define MHA_MHA_HPP
 
@@ -15,7 +15,7 @@
 
 namespace mha {
 
-/// What a call came to. Converts to true on success, so `if (Status s = ...; !s) report(s.message());`.
+/// The outcome of a call. It converts to true on success: `if (Status s = ...; !s) report(s.message());`.
 class [[nodiscard]] Status {
  public:
   Status() = default;
@@ -23,14 +23,14 @@ class [[nodiscard]] Status {
   mha_status code() const { return error_.status; }
   /// Names the argument and its value; empty on success.
   const char* message() const { return error_.message; }
-  /// For passing to the C calls, which fill it on failure.
+  /// To pass to the C calls, which fill it on failure.
   mha_error* get() { return &error_; }
 
  private:
   mha_error error_ = {};
 };
 
-/// A value, or why there is none.
+/// A value, or the Status that says why there is none.
 template <class T>
 class [[nodiscard]] Result {
  public:
@@ -60,7 +60,7 @@ struct Span {
 
 // --- Tensors -----------------------------------------------------------------------------------------------------------
 
-/// The dtype of an element type; none for other types, so that a view of them does not compile.
+/// The dtype of an element type. Other types have none, so a view of them does not compile.
 template <class T>
 struct Dtype;
 template <>
@@ -104,12 +104,12 @@ mha_mut_view mut_view(T* data, const Strides& strides = {}) {
   return {data, Dtype<std::remove_const_t<T>>::value, 0, strides.b, strides.t, strides.h};
 }
 
-/// Codes with their scales. Lives as long as the call that reads it: a temporary does not convert to a view.
+/// Codes with their scales. It must live until the call that reads it ends, so a temporary does not convert to a view.
 template <class T, class Scale>
 class Codes {
  public:
   static_assert(std::is_integral_v<T>, "codes are integers");
-  /// `layout` says where the scale of an element is; its scales and scale_dtype are filled in.
+  /// `layout` says where the scale of an element is; the constructor fills in its scales and scale_dtype.
   Codes(const T* codes, const Scale* scales, const mha_quant& layout = {}, const Strides& strides = {})
       : quant_(layout), view_{codes, Dtype<T>::value, 0, strides.b, strides.t, strides.h, nullptr} {
     quant_.scales = scales;
@@ -129,7 +129,7 @@ class Codes {
 
 // --- Arguments ---------------------------------------------------------------------------------------------------------
 
-/// The groups of a call as members: no pointers to keep alive, zeros are the defaults.
+/// The groups of a call as members, so that the caller keeps no pointers alive. Zeros are the defaults.
 struct CallGroups {
   mha_items items = {};
   mha_positions positions = {};
@@ -151,7 +151,7 @@ struct CallGroups {
   }
 };
 
-/// mha_attention_args with its groups as members. raw() gives what the C calls take, which points into this object.
+/// mha_attention_args with its groups as members. raw() gives the args for the C calls; they point into this object.
 class AttentionCall : private mha_attention_args, public CallGroups {
  public:
   AttentionCall() : mha_attention_args() {}
@@ -187,7 +187,7 @@ class AttentionCall : private mha_attention_args, public CallGroups {
   mha_attention_args raw() const&& = delete;
 };
 
-/// mha_layer_args with its groups as members, as AttentionCall.
+/// mha_layer_args with its groups as members, like AttentionCall.
 class LayerCall : private mha_layer_args, public CallGroups {
  public:
   LayerCall() : mha_layer_args() {}
@@ -229,7 +229,7 @@ struct Destroy {
   void operator()(mha_cache* p) const { mha_cache_destroy(p); }
 };
 
-/// What a call comes to that fills an error.
+/// The Status of a call that fills an error.
 template <class Call>
 Status status_of(Call call) {
   Status status;
@@ -237,7 +237,7 @@ Status status_of(Call call) {
   return status;
 }
 
-/// The value that a call fills in, or why it did not.
+/// The value that a call fills in, or the Status that says why it did not.
 template <class T, class Call>
 Result<T> result_of(Call call) {
   Status status;
@@ -247,7 +247,7 @@ Result<T> result_of(Call call) {
 }
 }  // namespace detail
 
-/// A handle of the library, freed with this object; get() is null in one that was moved from or default-made.
+/// A handle of the library, which this object owns and frees. get() is null after a move or a default construction.
 template <class Handle>
 class Owned {
  public:
@@ -255,11 +255,11 @@ class Owned {
   explicit Owned(Handle* handle) : handle_(handle) {}
   Handle* get() const { return handle_.get(); }
   explicit operator bool() const { return handle_ != nullptr; }
-  /// Frees it now.
+  /// Frees the handle now.
   void reset() { handle_.reset(); }
 
  protected:
-  /// Makes a T by a call that fills a handle.
+  /// Makes a T from the handle that `call` fills in.
   template <class T, class Call>
   static Result<T> make(Call call) {
     Status status;
@@ -274,7 +274,7 @@ class Owned {
   std::unique_ptr<Handle, detail::Destroy> handle_;
 };
 
-/// Threads, target and memory. Shareable; see mha_context.
+/// Threads, target and memory. Threads may share it; see mha_context.
 class Context : public Owned<mha_context> {
  public:
   static Result<Context> create(const mha_context_options& options = {}) {
@@ -301,7 +301,7 @@ class Context : public Owned<mha_context> {
   Result<std::size_t> attention_workspace_bound(const AttentionCall& args) const {
     return attention_workspace_bound(args.raw());
   }
-  /// Fills text (which may be empty) and gives the size that all of it takes, with the zero.
+  /// Fills text, which may be empty, and returns the size of the full text with its zero.
   Result<std::size_t> attention_explain(const mha_attention_args& args, Span<char> text) const {
     return detail::result_of<std::size_t>(
         [&](std::size_t* n, mha_error* e) { return mha_attention_explain(get(), &args, text.data, text.size, n, e); });
@@ -452,16 +452,16 @@ class Cache : public Owned<mha_cache> {
     return make<Cache>(
         [&](mha_cache** made, mha_error* e) { return mha_cache_create(context.get(), &config, made, e); });
   }
-  /// Bytes for the tokens of such a cache, known before it is made.
+  /// Bytes for the tokens of a cache of this configuration, known before it is made.
   static Result<std::size_t> memory_bytes(const mha_cache_config& config) {
     return detail::result_of<std::size_t>(
         [&](std::size_t* n, mha_error* e) { return mha_cache_memory_bytes(&config, n, e); });
   }
-  /// Room in several caches, or in none.
+  /// Reserves room in all caches of the list, or in none.
   static Status reserve(const mha_reserve_args& args) {
     return detail::status_of([&](mha_error* e) { return mha_cache_reserve(&args, e); });
   }
-  /// Room for `tokens` more of one sequence.
+  /// Reserves room for `tokens` more tokens of one sequence.
   Status reserve(std::int64_t sequence, std::int64_t tokens) {
     mha_cache* const cache = get();
     mha_reserve_args args = {};
@@ -485,11 +485,11 @@ class Cache : public Owned<mha_cache> {
       return mha_cache_append_workspace_bytes(context.get(), get(), &args, n, e);
     });
   }
-  /// Forgets the tokens from `length` on.
+  /// Removes the tokens from `length` on.
   Status truncate(std::int64_t sequence, std::int64_t length) {
     return detail::status_of([&](mha_error* e) { return mha_cache_truncate(get(), sequence, length, e); });
   }
-  /// Makes the empty `destination` the first `length` tokens of `source` (-1: all).
+  /// Makes the empty sequence `destination` equal to the first `length` tokens of `source` (-1: all).
   Status fork(std::int64_t source, std::int64_t destination, std::int64_t length = -1) {
     return detail::status_of([&](mha_error* e) { return mha_cache_fork(get(), source, destination, length, e); });
   }

@@ -52,7 +52,7 @@ mha_status check_row_views(const mha_rows_args& a, Check check, PrepareProblem* 
   if (!certainly_overlap(read, written)) return MHA_OK;
   return fail(error, MHA_ERR_STRIDE,
               "output overlaps input%s: strides in bytes are (%lld, %lld, %lld) and (%lld, %lld, %lld)",
-              in_place ? ", whose place it is, with another dtype or other strides" : "", ll{out.stride_b},
+              in_place ? ", whose place it is, with other strides or another dtype" : "", ll{out.stride_b},
               ll{out.stride_t}, ll{out.stride_h}, ll{in.stride_b}, ll{in.stride_t}, ll{in.stride_h});
 }
 

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles the ```c, ```cpp and ```cmake blocks of every README.md against an installed mha.
+"""Compiles the ```c, ```cpp and ```cmake blocks of every page (*.md) of the project against an installed mha.
 
     readme_snippets.py <source tree> <install prefix> <work folder>
 
 A block with `int main` is built as a program and run. Another c or cpp block is put into a function, its #include lines
 above it, and compiled. A cmake block becomes the CMakeLists.txt of a project around tests/consumers/main.c, with what it
 leaves out (project, add_executable) added; add_subdirectory and FetchContent get this source tree. A block whose info
-string says `fragment` ("```c fragment") is left alone.
+string says `fragment` ("```c fragment") is left alone. The `export` and `cc` lines of an sh block are run beside a main.c
+which is the first C program of the page, with the installed prefix in place of /opt/mha; the targets of all `make`
+commands of a page must be in the Makefile.
 """
 
 import os
@@ -16,7 +18,8 @@ import shutil
 import subprocess
 import sys
 
-FENCE = re.compile(r"^```(c|cpp|cmake)( fragment)?[ \t]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^```(c|cpp|cmake|sh)( fragment)?[ \t]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
+MAKE = re.compile(r"(?:^|`)make ([a-z-]+)", re.MULTILINE)
 COMPILERS = {"c": ["cc", "-std=c11", "-x", "c"], "cpp": ["c++", "-std=c++17", "-x", "c++"]}
 # Snippets may name variables that they leave unused.
 WARNINGS = ["-Wall", "-Wextra", "-Werror", "-Wno-unused-variable", "-Wno-unused-but-set-variable"]
@@ -59,18 +62,40 @@ def cmake_block(text, folder, env, root):
     run(["cmake", "--build", "build"], folder, env)
 
 
+def shell_block(text, program, folder, env):
+    (folder / "main.c").write_text(program)
+    lines = [line for line in text.splitlines() if line.startswith(("cc ", "export "))]
+    script = "\n".join(["set -e", *lines]).replace("/opt/mha", env["MHA_PREFIX"])
+    run(["sh", "-c", script], folder, env)
+
+
+def first_program(content):
+    programs = [text for language, _, text in FENCE.findall(content) if language == "c" and "int main" in text]
+    return programs[0] if programs else ""
+
+
+def pages(root):
+    """Every page of the project, the root README first; not those of build folders."""
+    found = [page.relative_to(root) for page in root.rglob("*.md")]
+    kept = [page for page in found if not page.parts[0].startswith(("build", "."))]
+    return sorted(kept, key=lambda page: (len(page.parts), page))
+
+
 def main():
     root, prefix, work = (pathlib.Path(argument).resolve() for argument in sys.argv[1:4])
     pkg_config = next(prefix.glob("**/mha.pc")).parent
     env = dict(os.environ, PKG_CONFIG_PATH=str(pkg_config), MHA_PREFIX=str(prefix))
     shutil.rmtree(work, ignore_errors=True)
     counts = {"compiled": 0, "fragments": 0}
-    readmes = [root / "README.md", *sorted(root.glob("*/README.md"))]
-    for readme in readmes:
-        content = readme.read_text()
+    make_targets = set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(), re.MULTILINE))
+    for page in pages(root):
+        content = (root / page).read_text()
+        for target in MAKE.findall(content):
+            if target not in make_targets:
+                sys.exit(f"{page}: 'make {target}' is not a target of the Makefile")
         for match in FENCE.finditer(content):
             language, fragment, text = match.groups()
-            where = f"{readme.relative_to(root)}:{content.count(chr(10), 0, match.start()) + 1}"
+            where = f"{page}:{content.count(chr(10), 0, match.start()) + 1}"
             if fragment:
                 counts["fragments"] += 1
                 continue
@@ -79,6 +104,8 @@ def main():
             try:
                 if language == "cmake":
                     cmake_block(text, folder, env, root)
+                elif language == "sh":
+                    shell_block(text, first_program(content), folder, env)
                 else:
                     code_block(language, text, folder, env)
             except subprocess.CalledProcessError as error:
@@ -86,8 +113,8 @@ def main():
             print(f"{where}: {language} block is good")
             counts["compiled"] += 1
     if counts["compiled"] == 0:
-        sys.exit("no code block found in any README.md")
-    print(f"{counts['compiled']} README blocks compiled, {counts['fragments']} left alone")
+        sys.exit("no code block found in any page")
+    print(f"{counts['compiled']} blocks compiled, {counts['fragments']} left alone")
 
 
 if __name__ == "__main__":
