@@ -179,7 +179,13 @@ typedef struct mha_resources {
  * Tensors
  */
 
-/* How an element is stored. 0 is float, so a zeroed view is a view of floats. */
+/* How an element is stored. 0 is float, so a zeroed view is a view of floats.
+ *
+ * The widening law: a call over F16 or BF16 tensors has, in every bit, the results of the same call over the tensors
+ * widened to F32, which is exact; a result of 16 bits is that result rounded once. Any mix of types is allowed. Rounding
+ * is to nearest even; beyond the greatest value it gives an infinity (F16: from 65520 on). Denormals of F16 are numbers
+ * like others (normal as floats) and are rounded to; those of BF16 are denormal as floats, so calls read them as 0, but
+ * storing keeps them. A NaN keeps its sign and the upper bits of its payload, and is quiet. */
 typedef enum mha_dtype {
   MHA_F32 = 0,
   MHA_F16 = 1,   /* IEEE binary16 */
@@ -266,7 +272,7 @@ typedef struct mha_mut_view {
  * MHA_ERR_UNSUPPORTED:
  *
  *   arithmetic | keys, values: any pair of                                       | in this version
- *   F32        | F32, F16, BF16, I8, U8, I4, U4, Q8_0, Q4_0 (mha_quant: any)     | F32
+ *   F32        | F32, F16, BF16, I8, U8, I4, U4, Q8_0, Q4_0 (mha_quant: any)     | F32, F16, BF16
  *   BF16       | F32, F16, BF16, I8 (at most one scale for each row)             | none
  *   INT8       | I8 (at most one scale for each row; zeros NULL)                 | none
  *
@@ -278,8 +284,8 @@ typedef enum mha_arithmetic {
   MHA_ARITHMETIC_INT8 = 2  /* operands rounded to integers, exact products: the same bits on every target */
 } mha_arithmetic;
 
-/* How the library stores values (caches, packed weights, rows). Zeroed: as floats. This version supports MHA_F32 only;
- * any other is MHA_ERR_UNSUPPORTED. */
+/* How the library stores values (caches, packed weights, rows). Zeroed: as floats. This version supports MHA_F32,
+ * MHA_F16 and MHA_BF16; any other is MHA_ERR_UNSUPPORTED. */
 typedef struct mha_storage {
   mha_dtype dtype;        /* MHA_F32, MHA_F16, MHA_BF16, MHA_I8, MHA_U8, MHA_I4, MHA_U4 */
   mha_dtype scale_dtype;  /* of codes: MHA_F32, MHA_F16, MHA_BF16 */
@@ -355,7 +361,7 @@ typedef struct mha_bool_mask {
 
 typedef struct mha_add_mask {
   const void* data; /* added to the scaled score; -inf hides the key */
-  mha_dtype dtype;  /* MHA_F32, MHA_F16, MHA_BF16 (this version: MHA_F32) */
+  mha_dtype dtype;  /* MHA_F32, MHA_F16, MHA_BF16 */
   int reserved;
   int64_t stride_b, stride_h, stride_q, stride_k;
 } mha_add_mask;
@@ -687,12 +693,13 @@ typedef struct mha_rows_args {
 
 /* Norms, rotates and stores rows: keys and values that the caller keeps in its own tensors or pages (with slots, this
  * is vLLM's reshape_and_cache).
- * Numerics: a row's bits depend only on the row and its position. Denormals count as zero where rows are normed or
- *           rotated; otherwise rows are copied bit by bit.
- * Threads:  at most the context's. Needs no workspace in this version, never allocates.
+ * Numerics: a row's bits depend only on the row and its position. Rows are normed and rotated in f32, then rounded
+ *           once. Denormals count as zero where rows are normed or rotated; otherwise rows are copied bit by bit, or
+ *           converted as mha_dtype says.
+ * Threads:  at most the context's. Needs a workspace only for storage_error.
  * Returns:  MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (dims odd or > D, a position < 0, > 2^31 - 1 or beyond the table,
  *           ...); MHA_ERR_SHAPE (a table with base or scaling, half a table); MHA_ERR_STRIDE; MHA_ERR_OVERFLOW;
- *           MHA_ERR_BUFFER; MHA_ERR_OUT_OF_MEMORY; MHA_ERR_UNSUPPORTED (codes, 16 bits; dims > 1024). */
+ *           MHA_ERR_BUFFER; MHA_ERR_OUT_OF_MEMORY; MHA_ERR_UNSUPPORTED (codes; dims > 1024). */
 MHA_API mha_status mha_rows_prepare(const mha_context* context, const mha_rows_args* args, mha_error* error);
 /* As mha_attention_workspace_bytes. The bytes are also enough for fewer tokens. */
 MHA_API mha_status mha_rows_workspace_bytes(const mha_context* context, const mha_rows_args* args, size_t* bytes,
@@ -908,7 +915,7 @@ typedef struct mha_linear_args {
  *           that row alone. Denormals count as zero and rounding is to nearest, in any floating-point mode of the
  *           caller.
  * Overlap:  as in mha_attention, but the output must not have the input's data.
- * Threads:  at most the context's. Needs no workspace in this version, never allocates.
+ * Threads:  at most the context's. Needs a workspace only where input, weights or output are not F32.
  * Returns:  MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT; MHA_ERR_STRIDE; MHA_ERR_OVERFLOW; MHA_ERR_BUFFER;
  *           MHA_ERR_OUT_OF_MEMORY; MHA_ERR_UNSUPPORTED. */
 MHA_API mha_status mha_linear_forward(const mha_context* context, const mha_linear* linear, const mha_linear_args* args,

@@ -4,11 +4,23 @@
 #include <cstring>
 
 #include "core/base/fields.h"
+#include "core/base/memory.h"
 #include "core/call/rope.h"
 #include "core/call/validate.h"
 #include "core/plan/plan.h"
 #include "core/run/norm_rope.h"
 #include "simd/float_mode.h"
+
+namespace mha {
+namespace {
+
+// A row of floats, for measuring what rounding costs.
+size_t needed_bytes(const mha_rows_args& args, const PrepareProblem& p) {
+  return args.storage_error != nullptr ? workspace_bytes(p.width * kFloatBytes) : 0;
+}
+
+}  // namespace
+}  // namespace mha
 
 extern "C" mha_status mha_rows_prepare(const mha_context* context, const mha_rows_args* args, mha_error* error) {
   using namespace mha;
@@ -21,12 +33,13 @@ extern "C" mha_status mha_rows_prepare(const mha_context* context, const mha_row
   PrepareJob& job = work.jobs[work.count++];
   PrepareProblem& p = job.problem;
   MHA_TRY(validate_rows(*args, Check::kAll, &p, error));
-  if (args->storage_error != nullptr) {  // floats are stored as they are
-    *args->storage_error = {};
-    args->storage_error->elements = p.tokens() * p.heads * p.width;
+  job.table = context->table;
+  Workspace workspace(lent, args->resources);
+  if (args->storage_error != nullptr) {
+    MHA_TRY(workspace.reserve(needed_bytes(*args, p), error));
+    *args->storage_error = measure_rounding(job, reinterpret_cast<float*>(workspace.data()));
   }
   if (p.tokens() == 0 || p.heads == 0) return MHA_OK;
-  job.table = context->table;
   const int64_t threads = useful_threads(lent.num_threads, p.work());
   job.block_tokens = plan_prepare(p.tokens(), threads);
   const Phase phase = prepare_phase(work);
@@ -45,7 +58,7 @@ extern "C" mha_status mha_rows_workspace_bytes(const mha_context* context, const
   PrepareProblem problem = {};
   MHA_TRY(lend(*context, args->resources, &lent, error));
   MHA_TRY(validate_rows(*args, Check::kSizesOnly, &problem, error));
-  *bytes = 0;
+  *bytes = needed_bytes(*args, problem);
   return MHA_OK;
 }
 

@@ -4,6 +4,7 @@
 
 #include "core/base/search.h"
 #include "core/call/items.h"
+#include "core/run/storage_error.h"
 
 namespace mha {
 namespace {
@@ -75,6 +76,24 @@ Phase prepare_phase(const PreparePhase& work) {
   int64_t count = 0;
   for (int i = 0; i < work.count; ++i) count += items(work.jobs[i]);
   return {run_prepare, &work, count};
+}
+
+mha_storage_error measure_rounding(const PrepareJob& job, float* row) {
+  const PrepareProblem& p = job.problem;
+  TokenPreparer prepare(*job.table, p.rope, p.epsilon, p.weight, 1, p.width);
+  StorageErrorSum sum(*job.table);
+  const Tensor floats = {reinterpret_cast<char*>(row), 0, 0, 0, Element::kF32};
+  for (int64_t token = 0; token < p.tokens(); ++token) {
+    const Token at = token_at(p, token);
+    if (output_row(p, token, at.batch, at.index) == nullptr) continue;
+    ConstTensor input = p.input;
+    input.data += at.batch * input.stride_b + at.index * input.stride_t;
+    for (int64_t h = 0; h < p.heads; ++h, input.data += input.stride_h) {
+      prepare.run(position_of(p, token, at), input, floats);
+      sum.add(floats.data, Element::kF32, p.width, p.output.element);
+    }
+  }
+  return sum.error();
 }
 
 PrepareJob query_job(const KernelTable& table, const AttentionProblem& p, int64_t threads, const Tensor& output,

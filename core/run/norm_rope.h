@@ -38,6 +38,9 @@ struct PreparePhase {
 
 Phase prepare_phase(const PreparePhase& work);
 
+// What rounding the results of a job costs; before it runs, since its output may be its input. row [width] is scratch.
+mha_storage_error measure_rounding(const PrepareJob& job, float* row);
+
 // The queries of a call, and keys in a tensor; block_tokens is planned. Where items differ in length, first_positions
 // has room for one each, which are written now.
 PrepareJob query_job(const KernelTable& table, const AttentionProblem& problem, int64_t threads, const Tensor& output,

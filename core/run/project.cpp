@@ -4,6 +4,8 @@
 
 #include <cstring>
 
+#include "core/run/storage_error.h"
+
 namespace mha {
 namespace {
 
@@ -46,53 +48,20 @@ void pack_bias(const float* bias, int64_t out_features, float* packed) {
   memset(packed + out_features, 0, static_cast<size_t>(round_up(out_features, kPanel)) * sizeof(float) - used);
 }
 
-namespace {
-
-ConvertArgs one_row(const char* src, Element src_element, void* dst, Element dst_element, int64_t columns) {
-  ConvertArgs args = {};
-  args.src = src, args.src_element = src_element;
-  args.dst = static_cast<char*>(dst), args.dst_element = dst_element;
-  args.rows = 1, args.columns = columns;
-  return args;
-}
-
-}  // namespace
-
 void pack_weight(const KernelTable& table, const ConstTensor& weight, int64_t rows, int64_t columns, Element element,
                  char* panels) {
-  ConvertArgs args = one_row(weight.data, weight.element, panels, element, columns);
-  args.src_stride = weight.stride_t, args.rows = rows;
+  ConvertArgs args = {};
+  args.src = weight.data, args.src_stride = weight.stride_t, args.src_element = weight.element;
+  args.dst = panels, args.dst_element = element;
+  args.rows = rows, args.columns = columns;
   table.pack_weights(&args);
 }
 
 mha_storage_error measure_storage(const KernelTable& table, const ConstTensor& given, int64_t rows, int64_t columns,
                                   Element kept) {
-  constexpr int64_t kColumns = 256;
-  mha_storage_error error = {};
-  error.elements = rows * columns;
-  if (given.element == kept || error.elements == 0) return error;
-  float before[kColumns], after[kColumns];
-  alignas(float) char stored[kColumns * sizeof(float)];
-  double squares = 0, given_squares = 0;
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < columns; c += kColumns) {
-      const int64_t count = least(columns - c, kColumns);
-      const char* at = given.data + r * given.stride_t + c * bytes_of(given.element);
-      const ConvertArgs steps[] = {one_row(at, given.element, before, Element::kF32, count),
-                                   one_row(at, given.element, stored, kept, count),
-                                   one_row(stored, kept, after, Element::kF32, count)};
-      for (const ConvertArgs& step : steps) table.convert(&step);
-      for (int64_t i = 0; i < count; ++i) {
-        const double value = static_cast<double>(before[i]), lost = static_cast<double>(after[i]) - value;
-        const double size = lost < 0 ? -lost : lost;
-        if (!(size <= error.max)) error.max = size;  // a NaN stays
-        squares += lost * lost, given_squares += value * value;
-      }
-    }
-  }
-  error.rms = __builtin_sqrt(squares / static_cast<double>(error.elements));
-  error.rms_given = __builtin_sqrt(given_squares / static_cast<double>(error.elements));
-  return error;
+  StorageErrorSum sum(table);
+  for (int64_t r = 0; r < rows; ++r) sum.add(given.data + r * given.stride_t, given.element, columns, kept);
+  return sum.error();
 }
 
 Phase linear_phase(const LinearPhase& work) {
