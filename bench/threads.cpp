@@ -64,8 +64,9 @@ class LinearCall : public Call {
   }
   double work() const override { return problem_.work(); }
   void run_on(const mha_context& context, int64_t threads) override {
+    const LinearJob job = make_linear_job(*context.table, threads, problem_);
     LinearPhase work = {};
-    work.jobs[work.count++] = make_linear_job(*context.table, threads, problem_);
+    work.jobs[work.count++] = &job;
     const Phase phase = linear_phase(work);
     run_phases(context, threads, &phase, 1);
   }

@@ -10,7 +10,8 @@
 namespace mha {
 
 int64_t target_count();
-const KernelTable* target_table(int64_t index);  // best first; index in [0, target_count())
+const KernelTable* target_table(int64_t index);                    // best first; index in [0, target_count())
+const LinearKernels& linear_kernels_of(const KernelTable& table);  // of the same target (dispatch_linear.cpp)
 bool target_supported(int64_t index, const CpuFeatures& cpu);
 
 }  // namespace mha

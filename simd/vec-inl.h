@@ -45,6 +45,8 @@
 #define MHA_INLINE inline MHA_ALWAYS_INLINE
 // For the functions around a register tile: inlined into their callers they run out of integer registers.
 #define MHA_NOINLINE __attribute__((noinline))
+// What few calls need: compiled for size, once.
+#define MHA_COLD __attribute__((noinline, cold))
 
 namespace mha::MHA_TARGET_NS {
 namespace {

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Caches: sequences copied out, saved and loaded.
-#include <initializer_list>
-
 #include "core/cache/blob.h"
 #include "core/cache/cache.h"
 #include "core/call/cache_calls.h"
@@ -14,9 +12,7 @@ extern "C" mha_status mha_cache_export(const mha_cache* cache, const mha_export_
   PartRowsOut rows[kCacheParts] = {};
   MHA_TRY(validate_export(*cache, *args, rows, error));
   const FloatMode mode;
-  for (CachePart part : {kKeys, kValues}) {
-    cache_read(*cache, part, args->sequence, args->begin, args->count, rows[part]);
-  }
+  cache_read(*cache, args->sequence, args->begin, args->count, rows);
   return MHA_OK;
 }
 

@@ -9,17 +9,18 @@
 #include "core/call/checks.h"
 #include "core/call/linear.h"
 #include "core/run/project.h"
+#include "simd/dispatch.h"
 
 namespace mha {
 namespace {
 
 using ll = long long;
 
-void pack(const KernelTable& table, const LayerSources& sources, const LayerLayout& layout, const mha_layer& layer,
+void pack(const LinearKernels& kernels, const LayerSources& sources, const LayerLayout& layout, const mha_layer& layer,
           char* blob) {
   for (int i = 0; i < kProjections; ++i) {
     const ProjectionSize size = projection_size(layer.config, i);
-    pack_weight(table, sources.weight[i], size.out_features, size.in_features, layer.element[i],
+    pack_weight(kernels, sources.weight[i], size.out_features, size.in_features, layer.element[i],
                 blob + layout.panels[i]);
     if (sources.bias[i] != nullptr) {
       pack_bias(sources.bias[i], size.out_features, reinterpret_cast<float*>(blob + layout.bias[i]));
@@ -69,7 +70,7 @@ extern "C" mha_status mha_layer_create(const mha_context* context, const mha_lay
   made.blob_bytes = static_cast<size_t>(layout.bytes.value());
   point_into_blob(blob, layout, parts, &made);
   write_layer_header(made, parts, layout.bytes.value(), blob);
-  pack(*context->table, sources, layout, made, blob);
+  pack(linear_kernels_of(*context->table), sources, layout, made, blob);
   if (weights->bias_key != nullptr) {
     const size_t heads = static_cast<size_t>(c.num_kv_heads) * sizeof(float);
     // What fills up their last lines is saved, too: zeros, not what the memory held before.

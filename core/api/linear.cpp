@@ -10,6 +10,7 @@
 #include "core/call/linear.h"
 #include "core/plan/explain.h"
 #include "core/run/project.h"
+#include "simd/dispatch.h"
 #include "simd/float_mode.h"
 
 namespace mha {
@@ -123,7 +124,7 @@ extern "C" mha_status mha_linear_create(const mha_context* context, const mha_li
   header.storage.dtype = static_cast<uint32_t>(element);
   seal_blob(kFormat, &header);
   memcpy(blob, &header, sizeof(header));
-  pack_weight(*context->table, weight, c.out_features, c.in_features, element, blob + layout.panels);
+  pack_weight(linear_kernels_of(*context->table), weight, c.out_features, c.in_features, element, blob + layout.panels);
   if (c.bias != nullptr) pack_bias(c.bias, c.out_features, reinterpret_cast<float*>(blob + layout.bias));
   if (c.packed_error != nullptr) {
     *c.packed_error = measure_storage(*context->table, weight, c.out_features, c.in_features, element);
@@ -192,14 +193,14 @@ extern "C" mha_status mha_linear_forward(const mha_context* context, const mha_l
   MHA_TRY(validate_call(context, linear, args, Check::kAll, &lent, &problem, error));
   if (problem.rows == 0) return MHA_OK;
   const int64_t threads = useful_threads(lent.num_threads, problem.work());
-  LinearPhase work = {};
-  LinearJob& job = work.jobs[work.count++];
-  job = make_linear_job(*context->table, threads, problem);
+  LinearJob job = make_linear_job(*context->table, threads, problem);
   Workspace workspace(lent, args->resources);
   if (job.plan.scratch_floats > 0) {
     MHA_TRY(workspace.reserve(workspace_bytes(scratch_bytes(job.plan, threads)), error));
     job.scratch = reinterpret_cast<float*>(workspace.data()), job.scratch_step = job.plan.scratch_floats;
   }
+  LinearPhase work = {};
+  work.jobs[work.count++] = &job;
   const Phase phase = linear_phase(work);
   const FloatMode mode;
   run_phases(lent, threads, &phase, 1);

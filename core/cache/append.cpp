@@ -116,13 +116,14 @@ mha_status cache_reserve(mha_cache* cache, const CacheBatch& batch, mha_error* e
 
 namespace {
 
-void copy_rows(const KernelTable& table, const ConvertArgs& rows) {
+// Rows of one element type are copied, others converted.
+inline void copy_rows(const KernelTable& table, const ConvertArgs& rows) {
   if (rows.src_element != rows.dst_element) return table.convert(&rows);
   const size_t bytes = static_cast<size_t>(rows.columns * bytes_of(rows.src_element));
   for (int64_t r = 0; r < rows.rows; ++r) memcpy(rows.dst + r * rows.dst_stride, rows.src + r * rows.src_stride, bytes);
 }
 
-// Calls use(first token, count, page) for the runs of tokens [first, first + count) that are in one page.
+// Calls use(first token, count, its page) for the runs of tokens [first, first + count) that are in one page.
 template <class Use>
 void for_each_run(const mha_cache& cache, int64_t first, int64_t count, Use use) {
   for (int64_t token = first; token < first + count;) {
@@ -135,36 +136,47 @@ void for_each_run(const mha_cache& cache, int64_t first, int64_t count, Use use)
 
 }  // namespace
 
-void cache_write(const mha_cache& cache, CachePart part, int64_t sequence, int64_t first, int64_t count,
-                 const PartRows& rows) {
-  const PartLayout& p = cache.parts[part];
-  const int64_t kept = first_page_kept(cache, cache.sequences[sequence]);
+// Head by head, keys and values in turn: each is in a page of memory of its own, and so the misses overlap.
+void cache_write(const mha_cache& cache, int64_t sequence, int64_t first, int64_t count, const PartRows* rows) {
+  const CacheSequence& s = cache.sequences[sequence];
+  const int64_t kept = first_page_kept(cache, s);
   for_each_run(cache, first, count, [&](int64_t token, int64_t run, int64_t page) {
     if (page >= cache.pinned_pages && page < kept) return;
-    ConvertArgs copy = {};
-    copy.src_stride = rows.stride_t, copy.src_element = rows.element;
-    copy.dst_stride = p.row_bytes, copy.dst_element = p.element;
-    copy.rows = run, copy.columns = p.width;
+    char* base = s.pages[page_entry(cache, page)];
+    ConvertArgs copies[kCacheParts] = {};
+    for (int part = 0; part < kCacheParts; ++part) {
+      const PartLayout& p = cache.parts[part];
+      ConvertArgs& copy = copies[part];
+      copy.src_stride = rows[part].stride_t, copy.src_element = rows[part].element;
+      copy.dst_stride = p.row_bytes, copy.dst_element = p.element;
+      copy.rows = rows[part].data != nullptr ? run : 0, copy.columns = p.width;
+      copy.src = rows[part].data + (token - first) * copy.src_stride;
+      copy.dst = base + p.offset + (token - page * cache.page_size) * p.row_bytes;
+    }
     for (int64_t h = 0; h < cache.config.num_kv_heads; ++h) {
-      copy.src = rows.data + (token - first) * rows.stride_t + h * rows.stride_h;
-      copy.dst = cache_row(cache, part, sequence, token) + h * cache.page_size * p.row_bytes;
-      copy_rows(*cache.table, copy);
+      for (int part = 0; part < kCacheParts; ++part) {
+        copy_rows(*cache.table, copies[part]);
+        copies[part].src += rows[part].stride_h, copies[part].dst += cache.page_size * copies[part].dst_stride;
+      }
     }
   });
 }
 
-void cache_read(const mha_cache& cache, CachePart part, int64_t sequence, int64_t first, int64_t count,
-                const PartRowsOut& rows) {
-  const PartLayout& p = cache.parts[part];
-  for_each_run(cache, first, count, [&](int64_t token, int64_t run, int64_t) {
-    ConvertArgs copy = {};
-    copy.src_stride = p.row_bytes, copy.src_element = p.element;
-    copy.dst_stride = rows.stride_t, copy.dst_element = rows.element;
-    copy.rows = run, copy.columns = p.width;
-    for (int64_t h = 0; h < cache.config.num_kv_heads; ++h) {
-      copy.src = cache_row(cache, part, sequence, token) + h * cache.page_size * p.row_bytes;
-      copy.dst = rows.data + (token - first) * rows.stride_t + h * rows.stride_h;
-      copy_rows(*cache.table, copy);
+void cache_read(const mha_cache& cache, int64_t sequence, int64_t first, int64_t count, const PartRowsOut* rows) {
+  for_each_run(cache, first, count, [&](int64_t token, int64_t run, int64_t page) {
+    const char* base = cache.sequences[sequence].pages[page_entry(cache, page)];
+    for (int part = 0; part < kCacheParts; ++part) {
+      const PartLayout& p = cache.parts[part];
+      ConvertArgs copy = {};
+      copy.src_stride = p.row_bytes, copy.src_element = p.element;
+      copy.dst_stride = rows[part].stride_t, copy.dst_element = rows[part].element;
+      copy.rows = run, copy.columns = p.width;
+      copy.src = base + p.offset + (token - page * cache.page_size) * p.row_bytes;
+      copy.dst = rows[part].data + (token - first) * copy.dst_stride;
+      for (int64_t h = 0; h < cache.config.num_kv_heads; ++h) {
+        copy_rows(*cache.table, copy);
+        copy.src += cache.page_size * p.row_bytes, copy.dst += rows[part].stride_h;
+      }
     }
   });
 }

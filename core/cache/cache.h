@@ -161,8 +161,8 @@ mha_status cache_reserve(mha_cache* cache, const CacheBatch& batch, mha_error* e
 // Stores tokens [first, first + count) of a sequence, which are reserved. Different tokens may be written at once. What
 // a ring will have dropped by the end of the reservation is passed over; what it drops is lost from here on, so a ring
 // may be rolled back only before.
-void cache_write(const mha_cache& cache, CachePart part, int64_t sequence, int64_t first, int64_t count,
-                 const PartRows& rows);
+// rows [kCacheParts]; a part without data is left as it is.
+void cache_write(const mha_cache& cache, int64_t sequence, int64_t first, int64_t count, const PartRows* rows);
 // The sequences of the batch have their new lengths.
 void cache_commit(mha_cache* cache, const CacheBatch& batch);
 // Gives the pages back; pages that were copied stay copied.
@@ -184,8 +184,7 @@ void cache_reset(mha_cache* cache);
 size_t cache_used_bytes(const mha_cache& cache);
 
 // Copies tokens [first, first + count), which are kept.
-void cache_read(const mha_cache& cache, CachePart part, int64_t sequence, int64_t first, int64_t count,
-                const PartRowsOut& rows);
+void cache_read(const mha_cache& cache, int64_t sequence, int64_t first, int64_t count, const PartRowsOut* rows);
 
 mha_status cache_save_bytes(const mha_cache& cache, int64_t sequence, size_t* bytes, mha_error* error);
 mha_status cache_save(const mha_cache& cache, int64_t sequence, void* blob, size_t bytes, mha_error* error);

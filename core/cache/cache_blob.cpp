@@ -56,11 +56,19 @@ BlobHeader describe(const mha_cache& cache, const CacheSequence& s) {
   return h;
 }
 
-// Where the rows of a part are in a blob, from token `index` of those that are kept on. Types are the cache's.
-PartRowsOut blob_rows(const mha_cache& cache, const BlobHeader& h, CachePart part, char* blob, int64_t index) {
-  const int64_t row = cache.parts[part].row_bytes, token = h.num_kv_heads * row;
-  const int64_t begin = static_cast<int64_t>(sizeof(BlobHeader)) + (part == kKeys ? 0 : part_bytes(h, kKeys).value());
-  return {blob + begin + index * token, token, row, cache.parts[part].element};
+// Where the rows of the parts are in a blob, from token `index` of those that are kept on. Types are the cache's.
+struct BlobRows {
+  PartRowsOut parts[kCacheParts];
+};
+BlobRows blob_rows(const mha_cache& cache, const BlobHeader& h, char* blob, int64_t index) {
+  BlobRows rows = {};
+  char* begin = blob + sizeof(BlobHeader);
+  for (CachePart part : {kKeys, kValues}) {
+    const int64_t row = cache.parts[part].row_bytes, token = h.num_kv_heads * row;
+    rows.parts[part] = {begin + index * token, token, row, cache.parts[part].element};
+    begin += part_bytes(h, part).value();
+  }
+  return rows;
 }
 
 // Reads the header and checks all of the blob; what passes can be loaded into a cache of these sizes.
@@ -121,14 +129,17 @@ mha_status reserve_blob(mha_cache* cache, int64_t sequence, const BlobHeader& h,
 }
 
 void write_blob(mha_cache* cache, int64_t sequence, const BlobHeader& h, const void* blob) {
-  for (CachePart part : {kKeys, kValues}) {
-    const auto write = [&](int64_t first, int64_t count, int64_t index) {
-      const PartRowsOut rows = blob_rows(*cache, h, part, const_cast<char*>(static_cast<const char*>(blob)), index);
-      cache_write(*cache, part, sequence, first, count, {rows.data, rows.stride_t, rows.stride_h, rows.element});
-    };
-    if (h.first_kept != 0) write(0, cache->config.sink_tokens, 0);
-    write(h.first_kept, h.length - h.first_kept, h.leading);
-  }
+  const auto write = [&](int64_t first, int64_t count, int64_t index) {
+    const BlobRows from = blob_rows(*cache, h, const_cast<char*>(static_cast<const char*>(blob)), index);
+    PartRows rows[kCacheParts];
+    for (int part = 0; part < kCacheParts; ++part) {
+      const PartRowsOut& r = from.parts[part];
+      rows[part] = {r.data, r.stride_t, r.stride_h, r.element};
+    }
+    cache_write(*cache, sequence, first, count, rows);
+  };
+  if (h.first_kept != 0) write(0, cache->config.sink_tokens, 0);
+  write(h.first_kept, h.length - h.first_kept, h.leading);
   cache_commit(cache, {1, &sequence, h.length, nullptr, nullptr});
 }
 
@@ -150,10 +161,8 @@ mha_status cache_save(const mha_cache& cache, int64_t sequence, void* blob, size
                 ull{h.head.bytes});
   }
   char* out = static_cast<char*>(blob);
-  for (CachePart part : {kKeys, kValues}) {
-    cache_read(cache, part, sequence, 0, h.leading, blob_rows(cache, h, part, out, 0));
-    cache_read(cache, part, sequence, h.first_kept, h.length - h.first_kept, blob_rows(cache, h, part, out, h.leading));
-  }
+  cache_read(cache, sequence, 0, h.leading, blob_rows(cache, h, out, 0).parts);
+  cache_read(cache, sequence, h.first_kept, h.length - h.first_kept, blob_rows(cache, h, out, h.leading).parts);
   h.payload = payload_checksum(out + sizeof(h), h.head.bytes - sizeof(h));
   seal_blob(kFormat, &h);
   memcpy(blob, &h, sizeof(h));

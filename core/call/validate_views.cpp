@@ -148,14 +148,14 @@ mha_status check_result(const char* name, const mha_mut_view& v, const Dimension
 
 Extent extent_of(const ConstTensor& t, const Dimensions& n) {
   if (t.data == nullptr || is_empty(n)) return {nullptr, nullptr, false, 0};
-  const int64_t bytes = bytes_of(t.element);
-  const ElementStrides s = {t.stride_b / bytes, t.stride_t / bytes, t.stride_h / bytes};
-  // What repeats is one element.
-  const Dimensions distinct = {s.b == 0 ? 1 : n.b, s.t == 0 ? 1 : n.t, s.h == 0 ? 1 : n.h, n.d};
-  const int64_t span = span_of(n, s).value();
-  const Size elements = Size(distinct.b) * Size(distinct.t) * Size(distinct.h) * Size(distinct.d);
-  const bool gapless = elements.ok() && elements.value() == span && !overlaps(distinct, s);
-  return {t.data, t.data + span * bytes, gapless, n.d * bytes};
+  // In bytes; what repeats is one element.
+  const ElementStrides s = {t.stride_b, t.stride_t, t.stride_h};
+  const int64_t row = n.d * bytes_of(t.element);
+  const Dimensions distinct = {s.b == 0 ? 1 : n.b, s.t == 0 ? 1 : n.t, s.h == 0 ? 1 : n.h, row};
+  const int64_t span = span_of({n.b, n.t, n.h, row}, s).value();
+  const Size bytes = Size(distinct.b) * Size(distinct.t) * Size(distinct.h) * Size(row);
+  const bool gapless = bytes.ok() && bytes.value() == span && !overlaps(distinct, s);
+  return {t.data, t.data + span, gapless, row};
 }
 
 Extent extent_of(const float* data, int64_t count) {

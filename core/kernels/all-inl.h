@@ -60,9 +60,7 @@ const KernelTable table = {
     kAttentionRows,
     kStreamedRows,
     kMaxStreamedRows,
-    pack_weights,
     convert,
-    gemm,
     attention,
     attention_in_place,
     attention_few_keys,
@@ -74,9 +72,11 @@ const KernelTable table = {
     rope_angles,
     exp2_array,
     tanh_array,
-    gemm_scratch,
     attention_scratch,
     streamed_scratch,
 };
+
+extern const LinearKernels linear_kernels;
+const LinearKernels linear_kernels = {pack_weights, gemm, gemm_scratch};
 
 }  // namespace mha::MHA_TARGET_NS

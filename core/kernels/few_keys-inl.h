@@ -6,49 +6,47 @@
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// 16 rows; those beyond `count` are the last one again.
+// 16 rows; those beyond `count` are the last one again. Pointers of floats where that is what they are.
 struct FewKeysGroup {
-  const char* query[kLanes];
-  const char* key[kLanes];
+  const float* query[kLanes];
+  const float* key[kLanes];
   int64_t first, count;
+
+  int64_t row(int64_t r) const { return first + least(r, count - 1); }
 };
 
 inline FewKeysGroup few_keys_group(const FewKeysArgs& a, int64_t first) {
   FewKeysGroup g;
   g.first = first, g.count = least(a.num_rows - first, kLanes);
   for (int64_t r = 0; r < kLanes; ++r) {
-    const int64_t row = first + least(r, g.count - 1);
-    g.query[r] = a.query[row], g.key[r] = a.key[row];
+    g.query[r] = reinterpret_cast<const float*>(a.query[g.row(r)]);
+    g.key[r] = reinterpret_cast<const float*>(a.key[g.row(r)]);
   }
   return g;
 }
 
-// The 16 rows as floats, `offset` bytes further on: where they are, or widened to `block` [16][padded(width)].
-MHA_INLINE void rows_of_floats(const char* const* rows, int64_t offset, int64_t width, Element element, float* block,
-                               const float** floats) {
-  for (int r = 0; r < kLanes; ++r) {
-    if (element == Element::kF32) {
-      floats[r] = reinterpret_cast<const float*>(rows[r] + offset);
-      continue;
-    }
-    floats[r] = block + r * padded(width);
-    widen_row(element, rows[r] + offset, width, block + r * padded(width));
+// Rows of other elements, `offset` bytes on, widened to `block` [16][padded(width)]; `rows` are where they are then.
+MHA_COLD void widen_group(const FewKeysGroup& g, const char* const* elements, int64_t offset, int64_t width,
+                          Element element, float* block, const float** rows) {
+  for (int64_t r = 0; r < kLanes; ++r, block += padded(width)) {
+    rows[r] = block;
+    widen_row(element, elements[g.row(r)] + offset, width, block);
   }
 }
 
-// Calls take(d, column d of the 16 rows) for d ascending.
+// Calls take(d, column d of the 16 rows, `offset` floats further on) for d ascending.
 template <class Take>
-MHA_INLINE void for_columns(const float* const* rows, int64_t width, Take take) {
+MHA_INLINE void for_columns(const float* const* rows, int64_t offset, int64_t width, Take take) {
   Vec columns[4];
   int64_t d = 0;
   for (; d + 4 <= width; d += 4) {
-    transpose_16x4(rows, d, columns);
+    transpose_16x4(rows, offset + d, columns);
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) take(d + c, columns[c]);
   }
   if (d == width) return;
   if (width >= 4) {  // the last four, of which some have been taken
-    transpose_16x4(rows, width - 4, columns);
+    transpose_16x4(rows, offset + width - 4, columns);
     if (d + 3 == width) take(d++, columns[1]);
     if (d + 2 == width) take(d++, columns[2]);
     take(d, columns[3]);
@@ -56,33 +54,28 @@ MHA_INLINE void for_columns(const float* const* rows, int64_t width, Take take) 
   }
   for (; d < width; ++d) {
     alignas(64) float column[kLanes];
-    for (int r = 0; r < kLanes; ++r) column[r] = rows[r][d];
+    for (int r = 0; r < kLanes; ++r) column[r] = rows[r][offset + d];
     take(d, load(column));
   }
 }
 
 // dst[d][row] = query[row][d], scaled.
-inline void transpose_queries(const FewKeysGroup& g, const FewKeysArgs& a, float* block, float* dst) {
-  const float* rows[kLanes];
-  rows_of_floats(g.query, 0, a.head_dim, a.query_element, block, rows);
-  const Vec factor = set1(a.query_scale);
-  for_columns(rows, a.head_dim,
+inline void transpose_queries(const float* const* rows, int64_t head_dim, float scale, float* dst) {
+  const Vec factor = set1(scale);
+  for_columns(rows, 0, head_dim,
               [&](int64_t d, const Vec& q) MHA_ALWAYS_INLINE { store(dst + d * kLanes, mul(q, factor)); });
 }
 
-// The scores of the keys `offset` bytes after the first: a chain over d in each lane.
-inline Vec few_keys_scores(const FewKeysGroup& g, const FewKeysArgs& a, const float* queries, int64_t offset,
-                           float* block) {
-  const float* rows[kLanes];
-  rows_of_floats(g.key, offset, a.head_dim, a.key_element, block, rows);
+// The scores of the keys `offset` floats after the first: a chain over d in each lane.
+inline Vec few_keys_scores(const float* const* keys, const float* queries, int64_t head_dim, int64_t offset) {
   Vec sum = zero();
-  for_columns(rows, a.head_dim,
+  for_columns(keys, offset, head_dim,
               [&](int64_t d, const Vec& k) MHA_ALWAYS_INLINE { sum = fma(load(queries + d * kLanes), k, sum); });
   return sum;
 }
 
 // Rows whose greatest score is huge keep their scores as kHugeScore says: no row here has a mask.
-MHA_NOINLINE void keep_huge_rows(float* scores, int64_t keys, float* most) {
+MHA_COLD void keep_huge_rows(float* scores, int64_t keys, float* most) {
   alignas(64) float factors[kLanes];
   for (int r = 0; r < kLanes; ++r) factors[r] = is_huge_max(most[r]) ? kToHugeUnit : 1.0f;
   const Vec factor = load(factors);
@@ -120,16 +113,16 @@ inline void few_keys_softmax(float* scores, int64_t keys, RowFactors& f) {
 }
 
 // weights [keys], 16 apart, times values, combined as for the only chunk of a call.
-template <class E>
-MHA_INLINE void few_keys_values(const FewKeysArgs& a, const float* weights, const char* value, float take,
-                                float inverse, float* output) {
+// value: rows of floats, `stride` floats apart.
+MHA_INLINE void few_keys_values(const FewKeysArgs& a, const float* weights, const float* value, int64_t stride,
+                                float take, float inverse, float* output) {
   const Vec taken = set1(take), factor = set1(inverse);
   for (int64_t column = 0; column < a.value_head_dim; column += kLanes) {
     const int count = static_cast<int>(least(a.value_head_dim - column, kLanes));
     Vec sum = zero();
     for (int64_t j = 0; j < a.keys; ++j) {
-      const char* at = value + j * a.value_stride + column * E::kBytes;
-      sum = fma(set1(weights[j * kLanes]), count == kLanes ? E::load(at) : E::load_first(at, count), sum);
+      const float* at = value + j * stride + column;
+      sum = fma(set1(weights[j * kLanes]), count == kLanes ? load(at) : load_first(at, count), sum);
     }
     sum = add(mul(mul(sum, taken), factor), zero());
     if (count == kLanes) {
@@ -138,6 +131,18 @@ MHA_INLINE void few_keys_values(const FewKeysArgs& a, const float* weights, cons
       store_first(output + column, sum, count);
     }
   }
+}
+
+// The same where values or the output are no floats: through `block`, [17][padded(Dv)].
+MHA_COLD void few_keys_any_values(const FewKeysArgs& a, int64_t row, const float* weights, float take, float inverse,
+                                  float* block) {
+  const int64_t pitch = padded(a.value_head_dim);
+  for (int64_t j = 0; j < a.keys; ++j) {
+    widen_row(a.value_element, a.value[row] + j * a.value_stride, a.value_head_dim, block + j * pitch);
+  }
+  float* output = block + kFewKeys * pitch;
+  few_keys_values(a, weights, block, pitch, take, inverse, output);
+  round_row(a.output_element, output, a.value_head_dim, a.output[row]);
 }
 
 // weights [keys], 16 apart, as keep_weights finishes them.
@@ -149,27 +154,30 @@ inline void attention_few_keys(const FewKeysArgs* args) {
   const FewKeysArgs& a = *args;
   alignas(64) float scores[kFewKeys * kLanes];
   float* queries = a.scratch;                            // [head_dim][16]
-  float* block = queries + padded(a.head_dim) * kLanes;  // [16][D or Dv rounded up to 16]
+  float* block = queries + padded(a.head_dim) * kLanes;  // [17][D or Dv rounded up to 16]
+  const bool float_keys = a.key_element == Element::kF32;
+  const bool floats = a.value_element == Element::kF32 && a.output_element == Element::kF32;
   RowFactors f;
   for (int64_t first = 0; first < a.num_rows; first += kLanes) {
-    const FewKeysGroup g = few_keys_group(a, first);
-    transpose_queries(g, a, block, queries);
+    FewKeysGroup g = few_keys_group(a, first);
+    if (a.query_element != Element::kF32) widen_group(g, a.query, 0, a.head_dim, a.query_element, block, g.query);
+    transpose_queries(g.query, a.head_dim, a.query_scale, queries);
     for (int64_t j = 0; j < a.keys; ++j) {
-      store(scores + j * kLanes, few_keys_scores(g, a, queries, j * a.key_stride, block));
+      if (!float_keys) widen_group(g, a.key, j * a.key_stride, a.head_dim, a.key_element, block, g.key);
+      const int64_t offset = float_keys ? j * a.key_stride / kFloatBytes : 0;
+      store(scores + j * kLanes, few_keys_scores(g.key, queries, a.head_dim, offset));
     }
     few_keys_softmax(scores, a.keys, f);
-    const bool rounds = a.output_element != Element::kF32;
-    with_element(a.value_element, [&](auto e) MHA_ALWAYS_INLINE {
-      for (int64_t r = 0; r < g.count; ++r) {
-        char* output = a.output[first + r];
-        float* sums = rounds ? block : reinterpret_cast<float*>(output);
-        few_keys_values<decltype(e)>(a, scores + r, a.value[first + r], f.take[r], f.inverse[r], sums);
-        if (rounds) round_row(a.output_element, sums, a.value_head_dim, output);
-      }
-    });
     for (int64_t r = 0; r < g.count; ++r) {
+      const int64_t row = first + r;
+      if (floats) {
+        few_keys_values(a, scores + r, reinterpret_cast<const float*>(a.value[row]), a.value_stride / kFloatBytes,
+                        f.take[r], f.inverse[r], reinterpret_cast<float*>(a.output[row]));
+      } else {
+        few_keys_any_values(a, row, scores + r, f.take[r], f.inverse[r], block);
+      }
       if (f.running_sum[r] != 0.0f) continue;
-      memset(a.output[first + r], 0, static_cast<size_t>(a.value_head_dim * bytes_of(a.output_element)));
+      memset(a.output[row], 0, static_cast<size_t>(a.value_head_dim * bytes_of(a.output_element)));
     }
     for (int64_t r = 0; r < g.count && a.weights != nullptr; ++r) {
       const bool nan = f.running_sum[r] != f.running_sum[r];

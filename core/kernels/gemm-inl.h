@@ -194,7 +194,7 @@ inline int64_t gemm_scratch(int64_t rows, int64_t k) {
   return kWidenedPanels * kLanes * (kWidenedDepth + rows) + round_up(rows * k, kLanes);
 }
 
-inline void widening_gemm(const GemmArgs& g) {
+MHA_NOINLINE void widening_gemm(const GemmArgs& g) {
   constexpr int64_t kColumns = kWidenedPanels * kLanes;
   float* panels = g.scratch;
   float* outputs = panels + kColumns * kWidenedDepth;

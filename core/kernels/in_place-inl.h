@@ -27,12 +27,12 @@ struct StreamedScratch {
   float* sums;     // [rows][Dv rounded up to 16]
   float* running;  // the same: outputs between chunks
   float* block;    // [16][D or Dv rounded up to 16]: copies where a read would pass the end, or widened; the few keys'
-                   // kernel takes another [16][D] beside it
+                   // kernel takes [17][D] more beside it
 };
 
 inline int64_t streamed_scratch(int64_t rows, int64_t head_dim, int64_t value_head_dim) {
   return rows * (kScoreStride + padded(head_dim) + 2 * padded(value_head_dim)) +
-         2 * kLanes * padded(most(head_dim, value_head_dim));
+         (2 * kLanes + 1) * padded(most(head_dim, value_head_dim));
 }
 
 inline StreamedScratch split_streamed_scratch(float* p, int64_t rows, int64_t head_dim, int64_t value_head_dim) {
@@ -140,7 +140,7 @@ struct StreamedValueTile {
   }
 };
 
-inline bool all_finite(const TokenRows& tokens, int64_t head, int64_t begin, int64_t keys, int64_t width) {
+MHA_COLD bool all_finite(const TokenRows& tokens, int64_t head, int64_t begin, int64_t keys, int64_t width) {
   Vec probe = zero();  // 0 * NaN and 0 * Inf are NaN
   for_each_run(tokens, head, begin, keys, [&](const TokenRun& run, int64_t) {
     const char* row = run.row;
@@ -299,7 +299,7 @@ struct InPlaceBlocks {
   // A key is hidden from a row of the head, and its value is NaN or Inf: such keys are left out. Blocks that all rows
   // see whole are not looked at, as a window begins inside of one (1024 keys in a ring: 0.865 of a plain read; with a
   // look at the whole chunk 0.845).
-  bool must_skip(int64_t head) const {
+  MHA_COLD bool must_skip(int64_t head) const {
     if (!hides_keys(head, chunk_begin, chunk_begin + keys)) return false;
     for (int64_t b = first_block; b < blocks(); ++b) {  // what lies before may be in pages that a ring gave up
       const int64_t from = chunk_begin + b * kLanes;

@@ -77,7 +77,7 @@ struct GemmArgs {
   Element c_element;
   int64_t m, n, k;
   bool far;        // the panels are part of weights that come from the outermost cache or memory
-  float* scratch;  // KernelTable::gemm_scratch floats; null where everything is F32
+  float* scratch;  // LinearKernels::gemm_scratch floats; null where everything is F32
 };
 
 // Kernels keep scores in a unit of 8 in log2: a score x stands for 2^(8 x). A power of two costs no bit, and no sum of
@@ -271,26 +271,19 @@ struct AngleArgs {
 
 struct KernelTable {
   const char* name;
-  bool has_fma;               // takes part in the same-bits promise
-  int64_t tile_rows;          // rows that attention's products compute together, and
-  int64_t tile_columns;       // columns
-  int64_t gemm_rows;          // the same of a product of large k, as projections are, and where columns are so few
+  bool has_fma;          // takes part in the same-bits promise
+  int64_t tile_rows;     // rows that attention's products compute together, and
+  int64_t tile_columns;  // columns
+  int64_t
+      gemm_rows;  // the same of a product of large k, as projections are (LinearKernels), and where columns are so few
   int64_t gemm_columns;       // that it takes no more tiles
   int64_t gemm_depth;         // k that gemm takes at a time
   int64_t attention_rows;     // query rows that share one pass over a chunk
   int64_t streamed_rows;      // query rows of a key/value head up to which attention_streamed is the faster, and
   int64_t max_streamed_rows;  // the most rows it takes, of all heads
 
-  // Panels dst[p][c][r] = src[p * 16 + r][c] for 16 rows r at a time; rows beyond `rows` become zeros.
-  // src [rows, columns]; dst [ceil(rows / 16)][columns][16], without a stride.
-  void (*pack_weights)(const ConvertArgs* args);
-
   // dst[r][c] = src[r][c]: widened exactly, rounded to nearest even (simd/element-inl.h).
   void (*convert)(const ConvertArgs* args);
-
-  // c[m,n] = bias[n] + sum_k a[m,k] * b[k,n]: per element one chain of fused multiply-adds over k ascending from 0,
-  // then the bias added.
-  void (*gemm)(const GemmArgs* args);
 
   // Attention of the rows over keys [key_begin, key_end), chunk by chunk in the canonical order. Without `finish`,
   // output and states are the partial result of these chunks.
@@ -330,13 +323,25 @@ struct KernelTable {
   // y[i] = tanh(x[i]) as the softcap computes it.
   void (*tanh)(const float* x, float* y, int64_t n);
 
-  // Floats of scratch for `gemm` of at most so many rows.
-  int64_t (*gemm_scratch)(int64_t rows, int64_t k);
   // Floats of scratch for `attention` and `weights`. rows: query rows whose running output is kept in scratch; 0 if
   // there is one chunk of keys.
   int64_t (*attention_scratch)(int64_t rows, int64_t head_dim, int64_t value_head_dim, Element output);
   // The same for `attention_streamed` of so many rows.
   int64_t (*streamed_scratch)(int64_t rows, int64_t head_dim, int64_t value_head_dim);
+};
+
+// The kernels of projections, a table of their own: a program that links attention alone does not pay for them.
+struct LinearKernels {
+  // Panels dst[p][c][r] = src[p * 16 + r][c] for 16 rows r at a time; rows beyond `rows` become zeros.
+  // src [rows, columns]; dst [ceil(rows / 16)][columns][16], without a stride.
+  void (*pack_weights)(const ConvertArgs* args);
+
+  // c[m,n] = bias[n] + sum_k a[m,k] * b[k,n]: per element one chain of fused multiply-adds over k ascending from 0,
+  // then the bias added.
+  void (*gemm)(const GemmArgs* args);
+
+  // Floats of scratch for `gemm` of at most so many rows.
+  int64_t (*gemm_scratch)(int64_t rows, int64_t k);
 };
 
 }  // namespace mha

@@ -41,11 +41,13 @@ inline AddMask second_add_mask(const AttentionRow& row) {
 }
 
 // Bit l set: entry key + l is not 0, l < count.
-inline uint32_t bool_bits(const uint8_t* mask, int64_t step, int64_t key, int count) {
-  if (step == 1) return nonzero_bits(mask + key, count);
+MHA_COLD uint32_t strided_bits(const uint8_t* mask, int64_t step, int64_t key, int count) {
   uint32_t bits = 0;
   for (int l = 0; l < count; ++l) bits |= (mask[(key + l) * step] != 0 ? 1u : 0u) << l;
   return bits;
+}
+inline uint32_t bool_bits(const uint8_t* mask, int64_t step, int64_t key, int count) {
+  return step == 1 ? nonzero_bits(mask + key, count) : strided_bits(mask, step, key, count);
 }
 
 inline float mask_entry(const AddMask& mask, int64_t key) {
@@ -55,7 +57,7 @@ inline float mask_entry(const AddMask& mask, int64_t key) {
 }
 
 // Entries key + l, l < count; zeros beyond.
-inline Vec mask_entries(const AddMask& mask, int64_t key, int count) {
+MHA_NOINLINE Vec mask_entries(const AddMask& mask, int64_t key, int count) {
   if (mask.step == 1) {
     if (mask.element != Element::kF32) return load_elements(mask.element, mask.entries, key, count);
     return load_first(reinterpret_cast<const float*>(mask.entries) + key, count);
@@ -71,7 +73,7 @@ inline bool has_key_bits(const AttentionRow& row) {
 }
 
 // Bit l set: these masks show key `key` + l to the row, l < count. `key` is a multiple of 16.
-inline uint32_t key_bits(const AttentionRow& row, int64_t key, int count) {
+MHA_NOINLINE uint32_t key_bits(const AttentionRow& row, int64_t key, int count) {
   uint32_t bits = (1u << count) - 1;
   if (row.bool_mask != nullptr) bits &= bool_bits(row.bool_mask, bool_step(row), key, count);
   if (row.extras == nullptr) return bits;
@@ -126,14 +128,14 @@ inline bool may_see(const AttentionRow& row, int64_t begin, int64_t end) {
   return false;
 }
 
-inline bool any_may_see(const AttentionRow* rows, int64_t num_rows, int64_t begin, int64_t end) {
+MHA_NOINLINE bool any_may_see(const AttentionRow* rows, int64_t num_rows, int64_t begin, int64_t end) {
   for (int64_t r = 0; r < num_rows; ++r) {
     if (may_see(rows[r], begin, end)) return true;
   }
   return false;
 }
 
-inline bool is_visible(const AttentionRow& row, int64_t key) {
+MHA_COLD bool is_visible(const AttentionRow& row, int64_t key) {
   if (has_tail(row) && key >= row.gap_begin) return key >= row.tail_begin && key < row.key_end;
   if (key >= row.key_end || (key < row.key_begin && key >= pinned_end(row))) return false;
   if (row.bool_mask != nullptr && row.bool_mask[key * bool_step(row)] == 0) return false;
@@ -278,16 +280,21 @@ inline void mask_scores(const AttentionRow& row, int64_t begin, int64_t keys, Ch
   if (has_blocks(row) && blocked > 0) hide_between_blocks(*row.extras, begin, blocked, common.blocks, scores);
 }
 
-// 16 biases from distance `distance` on.
-MHA_INLINE Vec load_biases(const float* bias, int64_t distance, const ScoreMods& mods) {
-  if (distance >= -mods.relative_left && distance <= mods.relative_right - (kLanes - 1)) return load(bias + distance);
-  if (distance > mods.relative_right) return set1(bias[mods.relative_right]);
-  if (distance < -mods.relative_left - (kLanes - 1)) return set1(bias[-mods.relative_left]);
+// 16 biases, some of them beyond the table.
+MHA_COLD Vec edge_biases(const float* bias, int64_t distance, const ScoreMods& mods) {
   alignas(64) float buffer[kLanes];
   for (int i = 0; i < kLanes; ++i) {
     buffer[i] = bias[least(most(distance + i, -mods.relative_left), mods.relative_right)];
   }
   return load(buffer);
+}
+
+// 16 biases from distance `distance` on.
+MHA_INLINE Vec load_biases(const float* bias, int64_t distance, const ScoreMods& mods) {
+  if (distance >= -mods.relative_left && distance <= mods.relative_right - (kLanes - 1)) return load(bias + distance);
+  if (distance > mods.relative_right) return set1(bias[mods.relative_right]);
+  if (distance < -mods.relative_left - (kLanes - 1)) return set1(bias[-mods.relative_left]);
+  return edge_biases(bias, distance, mods);
 }
 
 inline bool changes_scores(const ScoreMods& mods) {
@@ -315,7 +322,7 @@ inline void add_relative_biases(const float* bias, const ScoreMods& mods, int64_
 
 // What a scale or a cap of extreme size takes (core/README.md, 2 and 6): the product is a score, except for a power of
 // two. A score that is small beside the cap stays as it is, since tanh x is x there and s / cap may be denormal.
-inline void rescale_and_cap(const ScoreMods& mods, int64_t from, int64_t end, float* scores) {
+MHA_COLD void rescale_and_cap(const ScoreMods& mods, int64_t from, int64_t end, float* scores) {
   const Vec rescale = set1(mods.rescale);
   if (mods.rescale != 1.0f) {
     change_scores(from, end, 0, scores, [&](Vec s, int64_t) MHA_ALWAYS_INLINE { return mul(rescale, s); });
@@ -333,7 +340,7 @@ inline void modify_scores(const AttentionRow& row, const ScoreMods& mods, int64_
   const int64_t seen = row.key_begin - begin;
   const int64_t from = begin < pinned_end(row) ? 0 : most(seen, 0) / kLanes * kLanes;
   const int64_t end = least(keys, row.key_end - begin), distance = begin - row.extras->position;
-  rescale_and_cap(mods, from, end, scores);
+  if (mods.rescale != 1.0f || mods.softcap_slope != 0.0f) rescale_and_cap(mods, from, end, scores);
   if (mods.softcap > 0.0f && mods.softcap_slope == 0.0f) {
     const Vec cap = set1(mods.softcap);
     change_scores(from, end, distance, scores, [&](Vec s, int64_t) MHA_ALWAYS_INLINE { return mul(cap, tanh(s)); });

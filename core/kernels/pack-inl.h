@@ -12,14 +12,14 @@ MHA_INLINE void pack_16x4(const float* src, int64_t stride, float* dst) {
 }
 
 // Fewer than 16 rows, 16 columns: through a padded block, so that nothing is read beyond the matrix.
-inline void pack_few_rows(const float* src, int64_t src_stride, int rows, float* dst) {
+MHA_NOINLINE void pack_few_rows(const float* src, int64_t src_stride, int rows, float* dst) {
   alignas(64) float block[kLanes * kLanes] = {};
   for (int r = 0; r < rows; ++r) store(block + r * kLanes, load(src + r * src_stride));
   for (int c = 0; c < kLanes; c += 4) pack_16x4(block + c, kLanes, dst + c * kLanes);
 }
 
 // A corner of few columns, an element at a time.
-inline void pack_corner(const float* src, int64_t src_stride, int rows, int columns, float* dst) {
+MHA_NOINLINE void pack_corner(const float* src, int64_t src_stride, int rows, int columns, float* dst) {
   for (int c = 0; c < columns; ++c) {
     store(dst + c * kLanes, zero());
     for (int r = 0; r < rows; ++r) dst[c * kLanes + r] = src[r * src_stride + c];

@@ -47,21 +47,21 @@ MHA_INLINE float rms_factor(const PrepareArgs& a, const char* row) {
 }
 
 // `count` elements from `d` on, after the norm.
-template <class Elements>
+template <bool kNorm, class Elements>  // kNorm false: there is no norm
 MHA_INLINE Vec normed(const PrepareArgs& a, const char* row, const Vec& factor, int64_t d, int count) {
   const Vec x = Elements::load(a.input_element, row, d, count);
-  if (!a.norm) return x;
+  if (!kNorm || !a.norm) return x;
   const Vec scaled = mul(x, factor);
   return a.weight != nullptr ? mul(scaled, load_some(a.weight + d, count)) : scaled;
 }
 
-template <class Elements>
-inline void prepare_row(const PrepareArgs& a, const char* row, char* output) {
-  const Vec factor = set1(a.norm ? rms_factor<Elements>(a, row) : 1.0f);
+template <bool kNorm, class Elements>
+MHA_INLINE void prepare_row(const PrepareArgs& a, const char* row, char* output) {
+  const Vec factor = set1(kNorm && a.norm ? rms_factor<Elements>(a, row) : 1.0f);
   if (a.interleaved) {
     for (int64_t d = 0; d < a.dims; d += kLanes) {
       const int count = lanes_of(a.dims - d);
-      const Vec x = normed<Elements>(a, row, factor, d, count);
+      const Vec x = normed<kNorm, Elements>(a, row, factor, d, count);
       const Vec turned = mul(swap_pairs(x), load_some(a.sin + d, count));
       Elements::store(a.output_element, output, d, fma(x, load_some(a.cos + d, count), turned), count);
     }
@@ -69,8 +69,8 @@ inline void prepare_row(const PrepareArgs& a, const char* row, char* output) {
     const int64_t half = a.dims / 2;
     for (int64_t d = 0; d < half; d += kLanes) {
       const int count = lanes_of(half - d);
-      const Vec x1 = normed<Elements>(a, row, factor, d, count);
-      const Vec x2 = normed<Elements>(a, row, factor, half + d, count);
+      const Vec x1 = normed<kNorm, Elements>(a, row, factor, d, count);
+      const Vec x2 = normed<kNorm, Elements>(a, row, factor, half + d, count);
       const Vec c = load_some(a.cos + d, count), s = load_some(a.sin + d, count);
       Elements::store(a.output_element, output, d, fma(x1, c, sub(zero(), mul(x2, s))), count);
       Elements::store(a.output_element, output, half + d, fma(x2, c, mul(x1, s)), count);
@@ -78,17 +78,23 @@ inline void prepare_row(const PrepareArgs& a, const char* row, char* output) {
   }
   for (int64_t d = a.dims; d < a.width; d += kLanes) {
     const int count = lanes_of(a.width - d);
-    Elements::store(a.output_element, output, d, normed<Elements>(a, row, factor, d, count), count);
+    Elements::store(a.output_element, output, d, normed<kNorm, Elements>(a, row, factor, d, count), count);
   }
+}
+
+template <bool kNorm>
+MHA_NOINLINE void prepare_float_row(const PrepareArgs& a, const char* row, char* output) {
+  prepare_row<kNorm, FloatElements>(a, row, output);
+}
+MHA_COLD void prepare_any_row(const PrepareArgs& a, const char* row, char* output) {
+  prepare_row<true, AnyElements>(a, row, output);
 }
 
 inline void prepare_rows(const PrepareArgs* args) {
   const PrepareArgs& a = *args;
   const bool floats = a.input_element == Element::kF32 && a.output_element == Element::kF32;
-  for (int64_t r = 0; r < a.count; ++r) {
-    (floats ? prepare_row<FloatElements> : prepare_row<AnyElements>)(a, a.input + r * a.input_stride,
-                                                                     a.output + r * a.output_stride);
-  }
+  const auto prepare = !floats ? prepare_any_row : a.norm ? prepare_float_row<true> : prepare_float_row<false>;
+  for (int64_t r = 0; r < a.count; ++r) prepare(a, a.input + r * a.input_stride, a.output + r * a.output_stride);
 }
 
 }  // namespace

@@ -8,7 +8,7 @@ namespace mha::MHA_TARGET_NS {
 namespace {
 
 // Factors of a chunk from its maxima, per row of a group whose last chunk has been merged.
-inline void chunk_factors(const float* maxima, int64_t rows, const RowFactors& f, float* factors) {
+MHA_NOINLINE void chunk_factors(const float* maxima, int64_t rows, const RowFactors& f, float* factors) {
   const Vec none = set1(-kInfinity);
   for (int64_t r = 0; r < rows; r += kLanes) {
     const Vec most = load(f.running_max + r), base = select_greater(most, none, most, zero());
@@ -32,7 +32,7 @@ inline void clear_weights(float* weights, int64_t begin, int64_t end) {
 
 // Finishes the weights of keys [begin, end), within one chunk: of a row that was passed over there, or sees none of its
 // keys, the maximum is -inf and nothing has been left.
-inline void finish_chunk(const AttentionRow& row, int64_t begin, int64_t end, float maximum, float factor) {
+MHA_NOINLINE void finish_chunk(const AttentionRow& row, int64_t begin, int64_t end, float maximum, float factor) {
   const int64_t visible_end = maximum == -kInfinity ? begin : most(begin, least(row.key_end, end));
   const int64_t pinned = most(begin, least(pinned_end(row), visible_end));
   const int64_t visible = most(pinned, least(row.key_begin, visible_end));
@@ -43,7 +43,7 @@ inline void finish_chunk(const AttentionRow& row, int64_t begin, int64_t end, fl
 }
 
 // In a row that is NaN what is hidden is still 0.
-inline void leave_nan(const AttentionRow& row, int64_t begin, int64_t end, float* weights) {
+MHA_COLD void leave_nan(const AttentionRow& row, int64_t begin, int64_t end, float* weights) {
   for (int64_t j = begin; j < end; ++j) weights[j - begin] = is_visible(row, j) ? __builtin_nanf("") : 0.0f;
 }
 
@@ -54,8 +54,8 @@ inline bool copies_whole(const AttentionRow* rows, int64_t keys, bool last) {
 
 // A chunk's weights `weights` [num_rows][kScoreStride], of rows from `row` on, left in the rows. `last`: with these the
 // rows are finished, up to the end of the row of weights.
-inline void keep_weights(const AttentionArgs& a, int64_t row, int64_t num_rows, int64_t begin, int64_t keys, bool last,
-                         const RowFactors& f, const float* weights) {
+MHA_NOINLINE void keep_weights(const AttentionArgs& a, int64_t row, int64_t num_rows, int64_t begin, int64_t keys,
+                               bool last, const RowFactors& f, const float* weights) {
   const AttentionRow* rows = a.rows + row;
   if (rows[0].weights == nullptr) return;  // all rows keep theirs or none
   float* maxima = a.maxima != nullptr ? a.maxima + begin / kChunk * a.num_rows + row : nullptr;

@@ -134,7 +134,7 @@ inline Vec masks_of_keys(const AttentionRow& row, int64_t key, int count, const 
 
 // The scores of such a row as kHugeScore says, and their maximum, lane by lane. Where masks have absorbed what they were
 // added to, the score is exactly the masks.
-inline Vec keep_huge_scores(const AttentionRow& row, int64_t begin, int64_t keys, float* scores) {
+MHA_COLD Vec keep_huge_scores(const AttentionRow& row, int64_t begin, int64_t keys, float* scores) {
   const Vec least_normal = set1(1.17549435e-38f), unit = set1(kToScoreUnit), quarter = set1(1 / kHugeUnit);
   const Vec factor = set1(kToHugeUnit);
   const bool has_masks = row.add_mask != nullptr || add_mask2(row) != nullptr;
@@ -155,8 +155,8 @@ inline Vec keep_huge_scores(const AttentionRow& row, int64_t begin, int64_t keys
 // kept. `has_greater`: the row has greater scores in other chunks, so that these have no weight in the end (masks of
 // -FLT_MAX in place of -inf), and need not be kept exactly (T 1024, causal by such a mask: 1.05 times as long if so).
 template <bool kCopies>
-MHA_NOINLINE Vec exp2_of_huge_row(const ChunkRows& chunk, int64_t r, bool has_greater, float* scores, float* row_max,
-                                  float* copy) {
+MHA_COLD Vec exp2_of_huge_row(const ChunkRows& chunk, int64_t r, bool has_greater, float* scores, float* row_max,
+                              float* copy) {
   float most = *row_max;
   if (has_greater) {
     *row_max = most * kToHugeUnit;

@@ -26,7 +26,7 @@ inline bool sees_chunk(const AttentionArgs& a, int64_t begin) {
   return any_may_see(a.rows, a.num_rows, begin, least(begin + kChunk, a.key_end));
 }
 
-inline SeenChunks seen_chunks(const AttentionArgs& a) {
+MHA_NOINLINE SeenChunks seen_chunks(const AttentionArgs& a) {
   SeenChunks seen = {a.key_begin, a.key_begin + divide_up(a.key_end - a.key_begin, kChunk) * kChunk - kChunk};
   while (seen.first <= seen.last && !sees_chunk(a, seen.first)) seen.first += kChunk;
   while (seen.last > seen.first && !sees_chunk(a, seen.last)) seen.last -= kChunk;
@@ -34,7 +34,7 @@ inline SeenChunks seen_chunks(const AttentionArgs& a) {
 }
 
 // Keys of the chunk at `begin` up to the last in the range of any row.
-inline int64_t keys_of_chunk(const AttentionArgs& a, int64_t begin) {
+MHA_NOINLINE int64_t keys_of_chunk(const AttentionArgs& a, int64_t begin) {
   const int64_t end = least(begin + kChunk, a.key_end);
   int64_t seen = begin;
   for (int64_t r = 0; r < a.num_rows && seen < end; ++r) {
@@ -66,7 +66,7 @@ struct GroupSight {
   bool ends_only;          // nothing but their ends hides keys
 };
 
-inline GroupSight group_sight(const AttentionRow* rows, int64_t num_rows) {
+MHA_NOINLINE GroupSight group_sight(const AttentionRow* rows, int64_t num_rows) {
   GroupSight sight = {rows[0].key_end, rows[0].key_end, true};
   for (int64_t r = 0; r < num_rows; ++r) {
     const AttentionRow& row = rows[r];
@@ -118,7 +118,8 @@ MHA_NOINLINE bool softmax_step(const AttentionArgs& a, const Group& g, float* sc
 }
 
 template <class Blocks>
-inline void attention_step(const AttentionArgs& a, Blocks& blocks, const Chunk& chunk, int64_t row, int64_t num_rows) {
+MHA_NOINLINE void attention_step(const AttentionArgs& a, Blocks& blocks, const Chunk& chunk, int64_t row,
+                                 int64_t num_rows) {
   const AttentionRow* rows = a.rows + row;
   Group g = {row, num_rows, chunk.begin, 0, chunk.first(), false, false, group_sight(rows, num_rows)};
   if (g.sight.end <= chunk.done) return;  // finished before
@@ -174,8 +175,8 @@ inline void run_chunks(const AttentionArgs& a, Blocks& blocks) {
 // the key, so hidden keys are left out of the chain. Same bits as the value tiles for finite values. values_of(j, column,
 // count) are columns of value j.
 template <class ValuesOf>
-inline void sums_of_visible(const AttentionRow* rows, int64_t num_rows, int64_t begin, int64_t keys, int64_t width,
-                            const float* probabilities, ValuesOf values_of, float* sums, int64_t pitch) {
+MHA_COLD void sums_of_visible(const AttentionRow* rows, int64_t num_rows, int64_t begin, int64_t keys, int64_t width,
+                              const float* probabilities, ValuesOf values_of, float* sums, int64_t pitch) {
   for (int64_t r = 0; r < num_rows; ++r) {
     for (int64_t column = 0; column < width; column += kLanes) {
       const int count = static_cast<int>(least(width - column, kLanes));

@@ -40,8 +40,8 @@ inline int64_t padded(int64_t width) { return round_up(width, kLanes); }
 // dst[j][d] = columns [column, column + width) of tokens [begin, begin + count), count <= 16, widened; zeros elsewhere.
 // Rows of dst are padded(width) apart. Less than a vector is copied as one: a memcpy of it took 0.2 us of notebook_f32's
 // 1.7, and 5 to 10 % of a decode with D 72 or 40.
-inline void copy_block(const TokenRows& t, int64_t head, int64_t begin, int64_t count, int64_t column, int64_t width,
-                       float* dst) {
+MHA_NOINLINE void copy_block(const TokenRows& t, int64_t head, int64_t begin, int64_t count, int64_t column,
+                             int64_t width, float* dst) {
   const int64_t pitch = padded(width), whole = width / kLanes * kLanes;
   const int rest = static_cast<int>(width - whole);
   for_each_run(t, head, begin, count, [&](const TokenRun& run, int64_t done) {

@@ -4,6 +4,7 @@
 
 #include "core/base/layout.h"
 #include "core/call/items.h"
+#include "simd/dispatch.h"
 
 namespace mha {
 namespace {
@@ -19,35 +20,37 @@ Tokens tokens_of(const AttentionProblem& p, int projection) {
   return {packed ? 1 : p.batch, keys ? p.key_len : p.query_len};
 }
 
-// A projection's sizes alone.
-LinearProblem projection_sizes(const Forward& f, int projection) {
+// Sizes of a projection, written where it is: a copy shows in small calls.
+void set_sizes(const Forward& f, int projection, LinearProblem* p) {
+  if (!f.projects(projection)) return;
   const ProjectionSize size = projection_size(f.layer->config, projection);
   const Tokens tokens = tokens_of(f.attention.problem, projection);
-  LinearProblem p = {};
-  if (!f.projects(projection)) return p;
-  p.in_features = size.in_features, p.out_features = size.out_features;
-  p.batch = tokens.batch, p.rows = tokens.rows;
-  p.panels_element = f.layer->element[projection];
-  if (projection == kKey || projection == kValue) p.rows -= f.attention.problem.tail;
-  return p;
+  p->in_features = size.in_features, p->out_features = size.out_features;
+  p->batch = tokens.batch, p->rows = tokens.rows;
+  p->panels = f.layer->panels[projection], p->panels_element = f.layer->element[projection];
+  p->bias = f.layer->bias[projection];
+  if (projection == kKey || projection == kValue) p->rows -= f.attention.problem.tail;
+}
+
+// What a projection reads and writes, as far as it is known before there is a workspace.
+void set_tensors(const Forward& f, int projection, LinearProblem* p) {
+  const Tensor own = projected(f, projection, nullptr);
+  if (projection == kOutput) {
+    p->input = as_const(own), p->output = f.views.output;
+  } else {
+    p->input = projection == kQuery ? f.views.query : projection == kKey ? f.views.key : f.views.value;
+    p->output = own;
+  }
+  const bool one_block =
+      p->batch <= 1 || p->rows == 0 ||
+      (p->input.stride_b == p->rows * p->input.stride_t && p->output.stride_b == p->rows * p->output.stride_t);
+  if (!one_block && p->rows != 1) return;
+  if (p->batch > 1 && p->rows == 1) p->input.stride_t = p->input.stride_b, p->output.stride_t = p->output.stride_b;
+  p->rows *= p->batch;
+  p->batch = 1;
 }
 
 }  // namespace
-
-LinearProblem projection_problem(const Forward& f, int projection, const ConstTensor& input, const Tensor& output) {
-  LinearProblem p = projection_sizes(f, projection);
-  p.input = input, p.output = output;
-  p.panels = f.layer->panels[projection], p.bias = f.layer->bias[projection];
-  const bool one_block =
-      p.batch <= 1 || p.rows == 0 ||
-      (p.input.stride_b == p.rows * p.input.stride_t && p.output.stride_b == p.rows * p.output.stride_t);
-  if (one_block || p.rows == 1) {
-    if (p.batch > 1 && p.rows == 1) p.input.stride_t = p.input.stride_b, p.output.stride_t = p.output.stride_b;
-    p.rows *= p.batch;
-    p.batch = 1;
-  }
-  return p;
-}
 
 Tensor projected(const Forward& f, int projection, char* workspace) {
   const mha_layer_config& c = f.layer->config;
@@ -58,21 +61,13 @@ Tensor projected(const Forward& f, int projection, char* workspace) {
                       head_dim);
 }
 
-namespace {
-
-// What a projection reads and writes; the output projection: from the heads side by side.
-LinearProblem planned_projection(const Forward& f, int projection) {
-  const ConstTensor* inputs[kOutput] = {&f.views.query, &f.views.key, &f.views.value};
-  const Tensor own = projected(f, projection, nullptr);
-  return projection == kOutput ? projection_problem(f, projection, as_const(own), f.views.output)
-                               : projection_problem(f, projection, *inputs[projection], own);
-}
-
-}  // namespace
-
 double work_of(const Forward& f) {
   double total = work_of_call(f.attention.problem);
-  for (int i = 0; i < kProjections; ++i) total += projection_sizes(f, i).work();
+  for (int i = 0; i < kProjections; ++i) {
+    LinearProblem p = {};
+    set_sizes(f, i, &p);
+    total += p.work();
+  }
   return total;
 }
 
@@ -98,11 +93,16 @@ mha_status plan_forward(const mha_context& context, PlanFor what, Forward* f, mh
     plan.projected_offset[i] = layout.append(floats * Size(kFloatBytes));
   }
   plan.attention_offset = layout.append(Size(f->attention.plan.bytes));
+  const LinearKernels& kernels = linear_kernels_of(*context.table);
   plan.linear_scratch = 0;
   for (int i = 0; i < kProjections; ++i) {
     if (!f->projects(i)) continue;
-    const LinearPlan linear = plan_linear(*context.table, plan.threads, planned_projection(*f, i));
-    plan.linear_scratch = most(plan.linear_scratch, round_up(linear.scratch_floats, kPanel));
+    LinearJob& job = plan.linears[i];
+    job.kernels = &kernels;
+    set_sizes(*f, i, &job.problem);
+    set_tensors(*f, i, &job.problem);
+    job.plan = plan_linear(*context.table, plan.threads, job.problem);
+    plan.linear_scratch = most(plan.linear_scratch, round_up(job.plan.scratch_floats, kPanel));
   }
   plan.linear_offset = layout.append(Size(plan.threads) * Size(plan.linear_scratch) * Size(kFloatBytes));
   if (!(layout.bytes() + Size(64)).ok()) {
@@ -124,8 +124,8 @@ void explain_projections(const mha_context& context, const Forward& f, Text* out
       out->line("%s: none, the cache is read as it is", kNames[i]);
       continue;
     }
-    const LinearProblem p = planned_projection(f, i);
-    explain_linear(kNames[i], p, plan_linear(*context.table, f.plan.threads, p), f.plan.threads, out);
+    const LinearJob& job = f.plan.linears[i];
+    explain_linear(kNames[i], job.problem, job.plan, f.plan.threads, out);
   }
 }
 

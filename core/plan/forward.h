@@ -15,6 +15,7 @@ struct ForwardPlan {
   // Workspace, in bytes from its start: projected q, k, v, the heads' outputs side by side, and attention's own.
   int64_t projected_offset[kProjections];
   int64_t attention_offset;
+  LinearJob linears[kProjections];        // of those that are projected
   int64_t linear_offset, linear_scratch;  // where projections are not all F32; floats of each thread
   int64_t bytes;
 };
@@ -40,9 +41,6 @@ mha_status plan_forward(const mha_context& context, PlanFor what, Forward* f, mh
 
 // What the call costs, in multiply-adds: the stages' work, each bound by computing or by reading.
 double work_of(const Forward& f);
-
-// A projection of the tokens at `input`, of none where it is not needed.
-LinearProblem projection_problem(const Forward& f, int projection, const ConstTensor& input, const Tensor& output);
 
 // What a projection writes, or the output projection reads: [B, T, heads * dim] dense in the workspace.
 Tensor projected(const Forward& f, int projection, char* workspace);

@@ -2,6 +2,8 @@
 // The planner of products and of stages that go over tokens, and the cost model.
 #include "core/plan/plan.h"
 
+#include "simd/dispatch.h"
+
 namespace mha {
 namespace {
 
@@ -48,14 +50,14 @@ LinearPlan plan_linear(const KernelTable& table, int64_t threads, const LinearPr
   if (!p.is_float()) {
     // Of a greater call never less, so that bounds hold.
     const int64_t rows = least(p.rows, most_linear_rows(table, p.in_features) + table.gemm_rows);
-    plan.scratch_floats = table.gemm_scratch(rows, p.in_features);
+    plan.scratch_floats = linear_kernels_of(table).gemm_scratch(rows, p.in_features);
   }
   return plan;
 }
 
 LinearJob make_linear_job(const KernelTable& table, int64_t threads, const LinearProblem& problem) {
   LinearJob job = {};
-  job.table = &table, job.problem = problem, job.plan = plan_linear(table, threads, problem);
+  job.kernels = &linear_kernels_of(table), job.problem = problem, job.plan = plan_linear(table, threads, problem);
   return job;
 }
 

@@ -32,7 +32,7 @@ LinearPlan plan_linear(const KernelTable& table, int64_t threads, const LinearPr
 
 // A planned product.
 struct LinearJob {
-  const KernelTable* table;
+  const LinearKernels* kernels;
   LinearProblem problem;
   LinearPlan plan;
   float* scratch;  // of the threads, one after the other scratch_floats apart; may be shared by the jobs of a phase

@@ -49,14 +49,14 @@ void append_range(const AppendJob& job, int64_t item, TokenPreparer* prepare) {
     const int64_t count = least(least(end, begin + p.batch.count(b)) - t, kRunTokens);
     const int64_t row = packed ? t : t - begin, outer = packed ? 0 : b;
     const int64_t first = p.cache->sequences[sequence].length + t - begin;
-    const PartRows keys = rows_from(p.key, outer, row);
-    if (prepare == nullptr) {
-      cache_write(*p.cache, kKeys, sequence, first, count, keys);
-    } else {
+    PartRows rows[kCacheParts] = {rows_from(p.key, outer, row), rows_from(p.value, outer, row)};
+    if (prepare != nullptr) {
+      const PartRows& keys = rows[kKeys];
       const ConstTensor source = {keys.data, 0, keys.stride_t, keys.stride_h, keys.element};
       prepare_keys(p, prepare, sequence, first, count, source, p.positions != nullptr ? p.positions + t : nullptr);
+      rows[kKeys].data = nullptr;
     }
-    cache_write(*p.cache, kValues, sequence, first, count, rows_from(p.value, outer, row));
+    cache_write(*p.cache, sequence, first, count, rows);
     t += count;
   }
 }

@@ -26,10 +26,16 @@ void write_tail(const Forward& f, const Tensor& tokens, const float* bias, int64
   }
 }
 
-LinearJob projection_job(const mha_context& context, const Forward& f, const LinearProblem& problem, char* workspace) {
-  LinearJob job = make_linear_job(*context.table, f.plan.threads, problem);
+// Tells a planned projection where the workspace is, whose tensor `own` it writes or, the output projection, reads.
+const LinearJob* bound_projection(Forward& f, int projection, const Tensor& own, char* workspace) {
+  LinearJob& job = f.plan.linears[projection];
+  if (projection == kOutput) {
+    job.problem.input.data = own.data;
+  } else {
+    job.problem.output.data = own.data;
+  }
   job.scratch = reinterpret_cast<float*>(workspace + f.plan.linear_offset), job.scratch_step = f.plan.linear_scratch;
-  return job;
+  return &job;
 }
 
 }  // namespace
@@ -43,13 +49,12 @@ mha_status run_forward(const mha_context& context, Forward& f, char* workspace, 
   const Tensor heads_out = projected(f, kOutput, workspace);
   LinearPhase in;  // here and below, what nobody reads is not cleared: with the copies saved 0.1 us of notebook_f32
   in.count = 0;
-  const ConstTensor* inputs[3] = {&f.views.query, &f.views.key, &f.views.value};
   ConstTensor* outputs[3] = {&f.attention.problem.query, &f.attention.problem.key, &f.attention.problem.value};
   for (int i = 0; i < 3; ++i) {
     if (!f.projects(i)) continue;
     const Tensor out = projected(f, i, workspace);
     *outputs[i] = as_const(out);
-    in.jobs[in.count++] = projection_job(context, f, projection_problem(f, i, *inputs[i], out), workspace);
+    in.jobs[in.count++] = bound_projection(f, i, out, workspace);
   }
   f.attention.problem.output = heads_out;
   const mha_layer_config& c = f.layer->config;
@@ -72,8 +77,7 @@ mha_status run_forward(const mha_context& context, Forward& f, char* workspace, 
   f.attention.table = context.table, f.attention.workspace = workspace + f.plan.attention_offset;
   LinearPhase out;
   out.count = 0;
-  out.jobs[out.count++] =
-      projection_job(context, f, projection_problem(f, kOutput, as_const(heads_out), f.views.output), workspace);
+  out.jobs[out.count++] = bound_projection(f, kOutput, heads_out, workspace);
   Phase phases[kMaxPhases];
   int count = 0;
   phases[count++] = linear_phase(in);

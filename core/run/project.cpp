@@ -15,8 +15,9 @@ constexpr int64_t kFarFloats = 8 * 1024 * 1024;
 
 void run_linear(const void* data, int64_t item, int64_t slot) {
   const LinearPhase& work = *static_cast<const LinearPhase*>(data);
-  const LinearJob* job = work.jobs;
-  for (; item >= job->plan.items; ++job) item -= job->plan.items;
+  const LinearJob* const* jobs = work.jobs;
+  for (; item >= (*jobs)->plan.items; ++jobs) item -= (*jobs)->plan.items;
+  const LinearJob* job = *jobs;
   const LinearProblem& p = job->problem;
   // Row blocks innermost: the threads then share the columns of the weights in the outer caches.
   int64_t row = 0, batch = 0, column = 0;
@@ -37,7 +38,7 @@ void run_linear(const void* data, int64_t item, int64_t slot) {
   args.n = p.out_features - column < job->plan.block_columns ? p.out_features - column : job->plan.block_columns;
   args.k = p.in_features;
   args.far = p.in_features * p.out_features >= kFarFloats;
-  job->table->gemm(&args);
+  job->kernels->gemm(&args);
 }
 
 }  // namespace
@@ -48,13 +49,13 @@ void pack_bias(const float* bias, int64_t out_features, float* packed) {
   memset(packed + out_features, 0, static_cast<size_t>(round_up(out_features, kPanel)) * sizeof(float) - used);
 }
 
-void pack_weight(const KernelTable& table, const ConstTensor& weight, int64_t rows, int64_t columns, Element element,
-                 char* panels) {
+void pack_weight(const LinearKernels& kernels, const ConstTensor& weight, int64_t rows, int64_t columns,
+                 Element element, char* panels) {
   ConvertArgs args = {};
   args.src = weight.data, args.src_stride = weight.stride_t, args.src_element = weight.element;
   args.dst = panels, args.dst_element = element;
   args.rows = rows, args.columns = columns;
-  table.pack_weights(&args);
+  kernels.pack_weights(&args);
 }
 
 mha_storage_error measure_storage(const KernelTable& table, const ConstTensor& given, int64_t rows, int64_t columns,
@@ -66,7 +67,7 @@ mha_storage_error measure_storage(const KernelTable& table, const ConstTensor& g
 
 Phase linear_phase(const LinearPhase& work) {
   int64_t items = 0;
-  for (int i = 0; i < work.count; ++i) items += work.jobs[i].plan.items;
+  for (int i = 0; i < work.count; ++i) items += work.jobs[i]->plan.items;
   return {run_linear, &work, items};
 }
 

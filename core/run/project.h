@@ -12,13 +12,13 @@ void pack_bias(const float* bias, int64_t out_features, float* packed);
 
 // Up to three products that do not depend on each other, as one phase.
 struct LinearPhase {
-  LinearJob jobs[3];
+  const LinearJob* jobs[3];
   int count;
 };
 
 // Packs weights [rows, columns] to panels of this element type.
-void pack_weight(const KernelTable& table, const ConstTensor& weight, int64_t rows, int64_t columns, Element element,
-                 char* panels);
+void pack_weight(const LinearKernels& kernels, const ConstTensor& weight, int64_t rows, int64_t columns,
+                 Element element, char* panels);
 
 // What keeping [rows, columns], rows stride_t apart, as such elements costs.
 mha_storage_error measure_storage(const KernelTable& table, const ConstTensor& given, int64_t rows, int64_t columns,

@@ -279,8 +279,8 @@ TEST_CASE("cache: reserved pages are given back, and writing in any order is the
       const auto bytes = [](const float* p) { return reinterpret_cast<const char*>(p); };
       const mha::PartRows keys = {bytes(tokens.key.data() + (before + t) * 10), 40, 20, mha::Element::kF32};
       const mha::PartRows values = {bytes(tokens.value.data() + (before + t) * 6), 24, 12, mha::Element::kF32};
-      mha::cache_write(*cache.get(), mha::kKeys, 0, before + t, 1, keys);
-      mha::cache_write(*cache.get(), mha::kValues, 0, before + t, 1, values);
+      const mha::PartRows rows[] = {keys, values};
+      mha::cache_write(*cache.get(), 0, before + t, 1, rows);
     }
     mha::cache_commit(cache.get(), batch);
     CHECK(length_of(cache) == before + more);

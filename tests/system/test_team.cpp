@@ -29,8 +29,9 @@ struct DenormalProduct {
     mha::LinearProblem problem = {};
     mha_error error = {};
     require_ok(mha::linear_problem(*linear.get(), args, mha::Check::kAll, &problem, &error), error);
+    const mha::LinearJob job = mha::make_linear_job(*context.table, 2, problem);
     mha::LinearPhase work = {};
-    work.jobs[work.count++] = mha::make_linear_job(*context.table, 2, problem);
+    work.jobs[work.count++] = &job;
     const mha::Phase inner = mha::linear_phase(work);
     REQUIRE(inner.count >= 2);
     int64_t came = 0;
