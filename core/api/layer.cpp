@@ -9,6 +9,7 @@
 #include "core/call/checks.h"
 #include "core/call/linear.h"
 #include "core/run/project.h"
+#include "simd/float_mode.h"
 
 namespace mha {
 namespace {
@@ -69,6 +70,7 @@ extern "C" mha_status mha_layer_create(const mha_context* context, const mha_lay
   made.blob_bytes = static_cast<size_t>(layout.bytes.value());
   point_into_blob(blob, layout, parts, &made);
   write_layer_header(made, parts, layout.bytes.value(), blob);
+  const FloatMode mode;  // weights are rounded to nearest
   pack(*context->table, sources, layout, made, blob);
   if (weights->bias_key != nullptr) {
     const size_t heads = static_cast<size_t>(c.num_kv_heads) * sizeof(float);

@@ -55,6 +55,9 @@ void pack_weight(const KernelTable& table, const ConstTensor& weight, int64_t ro
   args.dst = panels, args.dst_element = element;
   args.rows = rows, args.columns = columns;
   table.pack_weights(&args);
+  // What fills up the last line is saved, too: zeros, not what the memory held before.
+  const int64_t bytes = round_up(rows, kPanel) * columns * bytes_of(element);
+  memset(panels + bytes, 0, static_cast<size_t>(round_up(bytes, 64) - bytes));
 }
 
 mha_storage_error measure_storage(const KernelTable& table, const ConstTensor& given, int64_t rows, int64_t columns,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Layers over 16-bit inputs, weights and outputs: the widening law in every bit, for self- and cross-attention, fused
 // weights and added keys; workspace and its bound; blobs; the error of packing.
+#include "tests/support/counting.h"
 #include "tests/support/element_linears.h"
 #include "tests/support/float_environment.h"
 
@@ -244,13 +245,15 @@ TEST_CASE("layer elements: packed weights in any mode of the caller, mapped, and
     const ElementLayer p(config_of(33, 4, 2, 9, 5), 1, 6, 7, Biases::kAll, LayerTypes::random(random), 454100, n % 3);
     const std::vector<unsigned char> want = saved(p.make(shared_context(supported_targets()[0], 1)).get());
     for (const CallerMode& mode : kCallerModes) {
-      for_each_target([&](const std::string&, const mha_context* context) {
+      for_each_target([&](const std::string& target, const mha_context* context) {
         INFO(p.types.describe() << ", " << mode.name);
+        CountingAllocator allocator;  // its memory is NaN, not zeros
+        const ContextPtr owner = make_context(allocator.options(target, 1));
         LayerPtr layer;
         mha_storage_error errors[4] = {};
-        in_mode(mode, [&] { layer = p.make(context, errors); });
+        in_mode(mode, [&] { layer = p.make(owner.get(), errors); });
         std::vector<unsigned char> blob = saved(layer.get());
-        REQUIRE(blob == want);
+        REQUIRE((blob == want));
         for (int i = 0; i < 4; ++i) {
           CHECK(errors[i].elements == std::initializer_list<int64_t>{36 * 33, 18 * 33, 10 * 33, 33 * 20}.begin()[i]);
           const mha_dtype given = p.types.weight[i];
@@ -294,6 +297,11 @@ TEST_CASE("properties: layers over 16-bit elements obey the widening law", "[pro
     masks.get().put_into(&args);
     args.score_mods = masks.mods();
     args.results.weights_mode = one_of(random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED});
+    mha_norm norm = {};
+    mha_rope rope = {};
+    norm.epsilon = 1e-5f;
+    if (one_in(random, 3)) args.query_norm = args.key_norm = &norm;
+    if (config.head_dim % 2 == 0 && masks.get().align == MHA_ALIGN_START) args.rope = &rope;
     const LayerPtr layer = p.make(random_context(random).get());  // packed by one target, used by all
     for_each_target([&](const std::string& target, const mha_context* context) {
       const LayerResult want = run_layer(context, p.wide.make_from(context, p.wide_weights()).get(), args);
