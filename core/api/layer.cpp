@@ -38,6 +38,7 @@ extern "C" mha_status mha_layer_create(const mha_context* context, const mha_lay
   *layer = nullptr;
   if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
   if (weights == nullptr) return fail(error, MHA_ERR_NULL, "weights is NULL");
+  const FloatMode mode;  // from here on: the default scale and the weights are rounded to nearest
   mha_layer made = {};
   MHA_TRY(validate_layer_config(config, &made.config, error));
   const mha_layer_config& c = made.config;
@@ -70,7 +71,6 @@ extern "C" mha_status mha_layer_create(const mha_context* context, const mha_lay
   made.blob_bytes = static_cast<size_t>(layout.bytes.value());
   point_into_blob(blob, layout, parts, &made);
   write_layer_header(made, parts, layout.bytes.value(), blob);
-  const FloatMode mode;  // weights are rounded to nearest
   pack(*context->table, sources, layout, made, blob);
   if (weights->bias_key != nullptr) {
     const size_t heads = static_cast<size_t>(c.num_kv_heads) * sizeof(float);

@@ -248,10 +248,10 @@ TEST_CASE("layer elements: packed weights in any mode of the caller, mapped, and
       for_each_target([&](const std::string& target, const mha_context* context) {
         INFO(p.types.describe() << ", " << mode.name);
         CountingAllocator allocator;  // its memory is NaN, not zeros
-        const ContextPtr owner = make_context(allocator.options(target, 1));
+        const ContextPtr poisoned_context = make_context(allocator.options(target, 1));
         LayerPtr layer;
         mha_storage_error errors[4] = {};
-        in_mode(mode, [&] { layer = p.make(owner.get(), errors); });
+        in_mode(mode, [&] { layer = p.make(poisoned_context.get(), errors); });
         std::vector<unsigned char> blob = saved(layer.get());
         REQUIRE((blob == want));
         for (int i = 0; i < 4; ++i) {
