@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// append_f32: new tokens into a cache, timed in turn with a copy of as many bytes. Both go through some 16 MiB before
+// append_f32, append_bf16, append_f16: new tokens into a cache that stores them as they are given, timed in turn with a copy of as many bytes. Both go through some 16 MiB before
 // they begin again, as a cache of many sequences would: where they write is not at hand.
 #include <cstring>
 
 #include "bench/cache_case.h"
+#include "bench/elements.h"
 
 namespace mha::bench {
 namespace {
@@ -15,16 +16,16 @@ class AppendCase : public Case {
   AppendCase(const Context& context, const AppendShape& shape)
       : context_(context),
         shape_(shape),
-        key_(shape.length * shape.num_kv_heads * shape.head_dim, kUnitVariance, 1),
-        value_(key_.size(), kUnitVariance, 2),
-        copy_(Floats::as_library(context, 2 * kCapacity * shape.num_kv_heads * shape.head_dim)),  // as the cache
+        key_(context, shape.dtype, Floats(shape.length * row(), kUnitVariance, 1)),
+        value_(context, shape.dtype, Floats(shape.length * row(), kUnitVariance, 2)),
+        copy_(Floats::as_library(context, 2 * kCapacity * row() * bytes_of(shape.dtype) / 4)),  // as the cache
         cache_(context, config_of(shape)) {
     copy_.fill(0);
     args_.batch = 1;
     args_.length = shape.length;
-    args_.key = view(key_.data());
-    args_.value = view(value_.data());
-    bytes = 2 * 4.0 * static_cast<double>(key_.size() + value_.size());  // read and written
+    args_.key = key_.view();
+    args_.value = value_.view();
+    bytes = 2.0 * static_cast<double>(key_.region().bytes + value_.region().bytes);  // read and written
   }
   mha_status run() override {
     if (filled_ + shape_.length > kCapacity) {
@@ -38,9 +39,9 @@ class AppendCase : public Case {
   /// The keys one after the other, then the values.
   mha_status run_parts() override {
     copied_ = copied_ + shape_.length > kCapacity ? 0 : copied_;
-    const int64_t row = shape_.num_kv_heads * shape_.head_dim;
-    memcpy(copy_.data() + copied_ * row, key_.data(), key_.region().bytes);
-    memcpy(copy_.data() + (kCapacity + copied_) * row, value_.data(), value_.region().bytes);
+    char* copy = reinterpret_cast<char*>(copy_.data());
+    memcpy(copy + copied_ * row() * bytes_of(shape_.dtype), key_.region().data, key_.region().bytes);
+    memcpy(copy + (kCapacity + copied_) * row() * bytes_of(shape_.dtype), value_.region().data, value_.region().bytes);
     copied_ += shape_.length;
     return MHA_OK;
   }
@@ -48,16 +49,14 @@ class AppendCase : public Case {
   const char* ratio_counter() const override { return "copy_ratio"; }
   /// What was appended last, bit for bit.
   std::string check() override {
-    const Floats key(key_.size()), value(value_.size());
+    const Elements key(shape_.dtype, key_.size()), value(shape_.dtype, value_.size());
     mha_export_args args = {};
     args.begin = filled_ - shape_.length;
     args.count = shape_.length;
-    args.key = mut_view(key.data());
-    args.value = mut_view(value.data());
+    args.key = key.mut_view();
+    args.value = value.mut_view();
     if (const Status status = cache_->export_to(args); !status) return status.message();
-    const bool same = memcmp(key.data(), key_.data(), key_.region().bytes) == 0 &&
-                      memcmp(value.data(), value_.data(), value_.region().bytes) == 0;
-    return same ? "" : "the cache does not hold what was appended";
+    return key.same_bits(key_) && value.same_bits(value_) ? "" : "the cache does not hold what was appended";
   }
   double naive_seconds(int) override { return 0; }
 
@@ -68,13 +67,18 @@ class AppendCase : public Case {
     config.num_kv_heads = shape.num_kv_heads;
     config.head_dim = shape.head_dim;
     config.capacity = kCapacity;
+    config.key.dtype = config.value.dtype = shape.dtype;
     return config;
   }
+
+  /// Elements of a token's keys.
+  int64_t row() const { return shape_.num_kv_heads * shape_.head_dim; }
 
   const Context& context_;
   AppendShape shape_;
   int64_t filled_ = 0, copied_ = 0;  // tokens
-  Floats key_, value_, copy_;
+  Elements key_, value_;
+  Floats copy_;
   CacheInMemory cache_;
   mha_append_args args_ = {};
 };
@@ -82,7 +86,7 @@ class AppendCase : public Case {
 }  // namespace
 
 CaseSpec append_case(const AppendShape& shape) {
-  const std::string name = "append_f32/T:" + std::to_string(shape.length) +
+  const std::string name = std::string("append_") + name_of(shape.dtype) + "/T:" + std::to_string(shape.length) +
                            "/Hkv:" + std::to_string(shape.num_kv_heads) + "/D:" + std::to_string(shape.head_dim) +
                            "/cache:" + name_of(shape.kind);
   return {name, "", 1, [=](const Context& context) { return std::make_unique<AppendCase>(context, shape); }};

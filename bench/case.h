@@ -56,6 +56,9 @@ CaseSpec linear_case(int64_t M, int64_t N, int64_t K, int threads);
 CaseSpec linear_denormal_case(int64_t M, int64_t N, int64_t K, int threads);
 CaseSpec attention_case(const AttentionShape& shape, int threads);
 CaseSpec attention_denormal_case(const AttentionShape& shape, int threads);
+/// The same over tensors of 16 bits.
+CaseSpec attention_storage_case(const AttentionShape& shape, mha_dtype dtype, int threads);
+CaseSpec linear_storage_case(int64_t M, int64_t N, int64_t K, mha_dtype dtype, int threads);
 CaseSpec attention_weights_case(const AttentionShape& shape, int threads);
 /// Causal with each of masks and score modifications in turn; timed in turn with causal alone.
 std::vector<CaseSpec> masked_cases(int64_t length, int threads);
@@ -69,6 +72,7 @@ CaseSpec decode_case(const DecodeShape& shape, int threads);
 struct AppendShape {
   int64_t length, num_kv_heads, head_dim;
   mha_cache_kind kind;
+  mha_dtype dtype = MHA_F32;
 };
 CaseSpec append_case(const AppendShape& shape);
 /// One token or more rotated by angles computed in the call; timed in turn with a table of the caller's.

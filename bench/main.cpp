@@ -66,6 +66,17 @@ void add_attention(int threads, std::vector<CaseSpec>& cases) {
   cases.push_back(attention_denormal_case({512, 512, 8, 8, 64, false}, threads));
 }
 
+void add_storage(int threads, std::vector<CaseSpec>& cases) {
+  for (int64_t M : {1, 8, 128, 512}) cases.push_back(linear_storage_case(M, 1024, 1024, MHA_BF16, threads));
+  for (mha_dtype dtype : {MHA_BF16, MHA_F16}) {
+    for (bool causal : {false, true}) {
+      for (int64_t length : {128, 512, 1024, 2048})
+        cases.push_back(attention_storage_case({length, length, 8, 8, 64, causal}, dtype, threads));
+      cases.push_back(attention_storage_case({1024, 1024, 8, 8, 128, causal}, dtype, threads));
+    }
+  }
+}
+
 void add_decode(int threads, std::vector<CaseSpec>& cases) {
   for (int64_t B : {1, 8})
     for (int64_t Tk : {1024, 4096, 16384})
@@ -75,7 +86,7 @@ void add_decode(int threads, std::vector<CaseSpec>& cases) {
   cases.push_back(decode_case({1, 1024, 12, 12, 64, MHA_CACHE_CONTIGUOUS}, threads));
   for (int64_t length : {1, 512})
     for (mha_cache_kind kind : {MHA_CACHE_CONTIGUOUS, MHA_CACHE_PAGED})
-      cases.push_back(append_case({length, 8, 128, kind}));
+      for (mha_dtype dtype : {MHA_F32, MHA_BF16, MHA_F16}) cases.push_back(append_case({length, 8, 128, kind, dtype}));
 }
 
 void add_masks(int threads, std::vector<CaseSpec>& cases) {
@@ -111,7 +122,7 @@ bool is_supported(const std::string& target) {
 
 void register_all(const std::string& target, int max_threads) {
   std::vector<CaseSpec> cases;
-  for (const auto add : {add_linear, add_attention, add_masks, add_decode, add_forward})
+  for (const auto add : {add_linear, add_attention, add_storage, add_masks, add_decode, add_forward})
     for (int threads = 1; threads <= max_threads; ++threads) add(threads, cases);
   for (CaseSpec& spec : cases) spec.target = target;
   if (target == "avx512" && is_supported("avx2")) add_target("avx2", cases);

@@ -10,6 +10,7 @@
 #include "core/call/linear.h"
 #include "core/run/project.h"
 #include "simd/dispatch.h"
+#include "simd/float_mode.h"
 
 namespace mha {
 namespace {
@@ -38,6 +39,7 @@ extern "C" mha_status mha_layer_create(const mha_context* context, const mha_lay
   *layer = nullptr;
   if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
   if (weights == nullptr) return fail(error, MHA_ERR_NULL, "weights is NULL");
+  const FloatMode mode;  // from here on: the default scale and the weights are rounded to nearest
   mha_layer made = {};
   MHA_TRY(validate_layer_config(config, &made.config, error));
   const mha_layer_config& c = made.config;

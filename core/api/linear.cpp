@@ -124,6 +124,7 @@ extern "C" mha_status mha_linear_create(const mha_context* context, const mha_li
   header.storage.dtype = static_cast<uint32_t>(element);
   seal_blob(kFormat, &header);
   memcpy(blob, &header, sizeof(header));
+  const FloatMode mode;  // weights are rounded to nearest
   pack_weight(linear_kernels_of(*context->table), weight, c.out_features, c.in_features, element, blob + layout.panels);
   if (c.bias != nullptr) pack_bias(c.bias, c.out_features, reinterpret_cast<float*>(blob + layout.bias));
   if (c.packed_error != nullptr) {

@@ -92,6 +92,14 @@ MHA_COLD void prepare_any_row(const PrepareArgs& a, const char* row, char* outpu
 
 inline void prepare_rows(const PrepareArgs* args) {
   const PrepareArgs& a = *args;
+  if (!a.norm && a.dims == 0) {  // of one type bit by bit, NaNs that signal too
+    if (a.input == a.output) return;
+    ConvertArgs rows = {};
+    rows.src = a.input, rows.src_stride = a.input_stride, rows.src_element = a.input_element;
+    rows.dst = a.output, rows.dst_stride = a.output_stride, rows.dst_element = a.output_element;
+    rows.rows = a.count, rows.columns = a.width;
+    return convert(&rows);
+  }
   const bool floats = a.input_element == Element::kF32 && a.output_element == Element::kF32;
   const auto prepare = !floats ? prepare_any_row : a.norm ? prepare_float_row<true> : prepare_float_row<false>;
   for (int64_t r = 0; r < a.count; ++r) prepare(a, a.input + r * a.input_stride, a.output + r * a.output_stride);

@@ -56,6 +56,9 @@ void pack_weight(const LinearKernels& kernels, const ConstTensor& weight, int64_
   args.dst = panels, args.dst_element = element;
   args.rows = rows, args.columns = columns;
   kernels.pack_weights(&args);
+  // What fills up the last line is saved, too: zeros, not what the memory held before.
+  const int64_t bytes = round_up(rows, kPanel) * columns * bytes_of(element);
+  memset(panels + bytes, 0, static_cast<size_t>(round_up(bytes, 64) - bytes));
 }
 
 mha_storage_error measure_storage(const KernelTable& table, const ConstTensor& given, int64_t rows, int64_t columns,

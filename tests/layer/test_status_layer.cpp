@@ -101,6 +101,8 @@ TEST_CASE("status: layer weights, both or neither of two alternatives, and NULL"
     };
     refused(MHA_ERR_NULL, ".data is NULL", [](mha_view& v) { v.data = nullptr; });
     refused(MHA_ERR_ARGUMENT, " is at 0x", [](mha_view& v) { v.data = static_cast<const char*>(v.data) + 1; });
+    refused(MHA_ERR_ARGUMENT, " is at 0x",
+            [](mha_view& v) { v.dtype = MHA_F16, v.data = static_cast<const char*>(v.data) + 1; });
     refused(MHA_ERR_UNSUPPORTED, ".dtype is MHA_Q4_0", [](mha_view& v) { v.dtype = MHA_Q4_0; });
     refused(MHA_ERR_ARGUMENT, ".reserved is not 0", [](mha_view& v) { v.reserved = 1; });
     refused(MHA_ERR_ARGUMENT, ".quant is given", [](mha_view& v) { v.quant = &kQuant; });
@@ -204,8 +206,14 @@ TEST_CASE("status: layer forward, every mistake is named and writes nothing", "[
       {MHA_ERR_ARGUMENT, {"resources.reserved[3] is not 0"}, [](LayerCall& a) { a.resources.reserved[3] = 1; }},
       {MHA_ERR_ARGUMENT, {"resources.max_threads is -4"}, [](LayerCall& a) { a.resources.max_threads = -4; }},
       {MHA_ERR_ARGUMENT, {"query.reserved is not 0"}, [](LayerCall& a) { a.query.reserved = 1; }},
-      {MHA_ERR_UNSUPPORTED, {"value.dtype is MHA_BF16"}, [](LayerCall& a) { a.value.dtype = MHA_BF16; }},
-      {MHA_ERR_UNSUPPORTED, {"output.dtype is MHA_F16"}, [](LayerCall& a) { a.output.dtype = MHA_F16; }},
+      {MHA_ERR_ARGUMENT,
+       {"query is at 0x", "aligned to 2 bytes"},
+       [](LayerCall& a) { a.query.dtype = MHA_F16, a.query.data = static_cast<const char*>(a.query.data) + 1; }},
+      {MHA_ERR_ARGUMENT,
+       {"output is at 0x", "aligned to 2 bytes"},
+       [](LayerCall& a) { a.output.dtype = MHA_BF16, a.output.data = static_cast<char*>(a.output.data) + 1; }},
+      {MHA_ERR_UNSUPPORTED, {"value.dtype is MHA_U8"}, [](LayerCall& a) { a.value.dtype = MHA_U8; }},
+      {MHA_ERR_UNSUPPORTED, {"output.dtype is MHA_I8"}, [](LayerCall& a) { a.output.dtype = MHA_I8; }},
       {MHA_ERR_ARGUMENT, {"key.quant is given"}, [](LayerCall& a) { a.key.quant = &kQuant; }},
       {MHA_ERR_ARGUMENT, {"items.key_lengths[1] is 7", "5"}, [&](LayerCall& a) { a.items.key_lengths = lengths; }},
       {MHA_ERR_SHAPE, {"key_len", "5", "3"}, [](LayerCall& a) { a.key = {}; }},
@@ -286,6 +294,9 @@ TEST_CASE("status: linear, configurations", "[status][linear]") {
        {MHA_ERR_ARGUMENT,
         {"weight is at 0x"},
         [](Config& c) { c.weight.data = static_cast<const char*>(c.weight.data) + 2; }},
+       {MHA_ERR_ARGUMENT,
+        {"weight is at 0x", "aligned to 2 bytes"},
+        [](Config& c) { c.weight.dtype = MHA_BF16, c.weight.data = static_cast<const char*>(c.weight.data) + 1; }},
        {MHA_ERR_UNSUPPORTED,
         {"arithmetic is MHA_ARITHMETIC_INT8"},
         [](Config& c) { c.arithmetic = MHA_ARITHMETIC_INT8; }},
@@ -328,8 +339,14 @@ TEST_CASE("status: linear, calls", "[status][linear]") {
       {MHA_ERR_STRIDE, {"output.stride_b is 6"}, [](Args& a) { a.output.stride_b = 6; }},
       {MHA_ERR_STRIDE, {"output.stride_h is 3"}, [](Args& a) { a.output.stride_h = 3; }},
       {MHA_ERR_STRIDE, {"output overlaps input"}, [](Args& a) { a.input.data = a.output.data; }},
-      {MHA_ERR_UNSUPPORTED, {"input.dtype is MHA_BF16"}, [](Args& a) { a.input.dtype = MHA_BF16; }},
-      {MHA_ERR_UNSUPPORTED, {"output.dtype is MHA_F16"}, [](Args& a) { a.output.dtype = MHA_F16; }},
+      {MHA_ERR_ARGUMENT,
+       {"input is at 0x", "aligned to 2 bytes"},
+       [](Args& a) { a.input.dtype = MHA_BF16, a.input.data = static_cast<const char*>(a.input.data) + 1; }},
+      {MHA_ERR_ARGUMENT,
+       {"output is at 0x", "aligned to 2 bytes"},
+       [](Args& a) { a.output.dtype = MHA_F16, a.output.data = static_cast<char*>(a.output.data) + 1; }},
+      {MHA_ERR_UNSUPPORTED, {"input.dtype is MHA_U8"}, [](Args& a) { a.input.dtype = MHA_U8; }},
+      {MHA_ERR_UNSUPPORTED, {"output.dtype is MHA_I8"}, [](Args& a) { a.output.dtype = MHA_I8; }},
       {MHA_ERR_ARGUMENT, {"input.quant is given"}, [](Args& a) { a.input.quant = &kQuant; }},
       {MHA_ERR_ARGUMENT, {"input.reserved is not 0"}, [](Args& a) { a.input.reserved = 1; }},
       {MHA_ERR_ARGUMENT, {"output.reserved is not 0"}, [](Args& a) { a.output.reserved = 1; }},
@@ -350,7 +367,9 @@ TEST_CASE("status: linear, calls", "[status][linear]") {
     size_t bytes = 12345;
     INFO(mistake.texts[0]);
     CHECK(mha_linear_workspace_bytes(context, linear.get(), &args, &bytes, nullptr) == want);
-    CHECK(bytes == (by_pointers ? 0 : 12345));
+    const bool floats = args.input.dtype == MHA_F32 && args.output.dtype == MHA_F32;
+    CHECK((bytes == 0) == (by_pointers && floats));
+    CHECK((bytes == 12345) == !by_pointers);
     CHECK(mha_linear_explain(context, linear.get(), &args, nullptr, 0, nullptr, nullptr) == want);
   }
   mha_error error = fresh_error();

@@ -64,6 +64,8 @@ struct WatchedCall {
     args.pages = &pages;
     args.items.key_lengths = list({5, 4});
   }
+  /// An odd address, which no element of 16 bits may have.
+  uint8_t* odd() { return open.data() + 1 - reinterpret_cast<uintptr_t>(open.data()) % 2; }
   void choose(std::initializer_list<int64_t> rows) {
     choose_weights_rows(&args, list(rows), static_cast<int64_t>(rows.size()));
   }

@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tensors stored in any element type, converted by the library itself (mha_rows_prepare).
+#ifndef MHA_BENCH_ELEMENTS_H
+#define MHA_BENCH_ELEMENTS_H
+
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bench/support.h"
+
+namespace mha::bench {
+
+inline const char* name_of(mha_dtype dtype) { return dtype == MHA_F32 ? "f32" : dtype == MHA_F16 ? "f16" : "bf16"; }
+inline int64_t bytes_of(mha_dtype dtype) { return dtype == MHA_F32 ? 4 : 2; }
+
+/// An array of elements at a multiple of 64 bytes, in ordinary pages.
+class Elements {
+ public:
+  Elements(mha_dtype dtype, int64_t count) : dtype_(dtype), count_(count), memory_((count * bytes_of(dtype) + 3) / 4) {
+    std::memset(memory_.data(), 0xff, region().bytes);  // NaN
+  }
+  /// Floats rounded.
+  Elements(const Context& context, mha_dtype dtype, const Floats& floats) : Elements(dtype, floats.size()) {
+    convert(context, mha::view(floats.data()), mut_view(), count_);
+  }
+
+  mha_view view() const {
+    mha_view view = {};
+    view.data = memory_.data(), view.dtype = dtype_;
+    return view;
+  }
+  mha_mut_view mut_view() const {
+    mha_mut_view view = {};
+    view.data = memory_.data(), view.dtype = dtype_;
+    return view;
+  }
+  int64_t size() const { return count_; }
+  Region region() const { return {memory_.data(), static_cast<size_t>(count_ * bytes_of(dtype_))}; }
+  void widen_into(const Context& context, const Floats& floats) const {
+    convert(context, view(), mha::mut_view(floats.data()), count_);
+  }
+  bool same_bits(const Elements& other) const {
+    return dtype_ == other.dtype_ && count_ == other.count_ &&
+           std::memcmp(memory_.data(), other.memory_.data(), region().bytes) == 0;
+  }
+
+ private:
+  static void convert(const Context& context, const mha_view& from, const mha_mut_view& to, int64_t count) {
+    mha_rows_args args = {};
+    args.batch = args.length = args.num_heads = 1;
+    args.head_dim = count;
+    args.input = from;
+    args.output = to;
+    require(context.rows_prepare(args));
+  }
+
+  mha_dtype dtype_;
+  int64_t count_;
+  Floats memory_;
+};
+
+/// Random numbers as they are stored, and the same widened.
+struct Stored {
+  Stored(const Context& context, mha_dtype dtype, int64_t count, float bound, uint64_t seed)
+      : wide(count, bound, seed), narrow(context, dtype, wide) {
+    narrow.widen_into(context, wide);
+  }
+  Floats wide;
+  Elements narrow;
+};
+
+/// What is wrong with a result that was rounded to its element type: it has not the bits of the floats, rounded once.
+inline std::string check_rounded(const Context& context, mha_dtype dtype, const Floats& floats,
+                                 const Elements& result) {
+  return result.same_bits(Elements(context, dtype, floats)) ? "" : "not the result over floats, rounded once";
+}
+
+}  // namespace mha::bench
+
+#endif  // MHA_BENCH_ELEMENTS_H
