@@ -46,12 +46,11 @@ TypedTokens stored(const mha_cache* cache, int64_t sequence, int64_t begin, int6
 void check_contents(const mha_cache* cache, const mha_cache* twin, int64_t sequence, int64_t begin, int64_t count) {
   const Tokens want = exported(twin, sequence, begin, count);
   check_same_tokens("exported as floats", exported(cache, sequence, begin, count), want);
-  for (const ElementType& key : kElementTypes) {
-    for (const ElementType& value : kElementTypes) {
-      const TypedTokens got = exported_as(cache, sequence, begin, count, key.dtype, value.dtype);
-      check_rounded("exported keys", got.key, want.key);
-      check_rounded("exported values", got.value, want.value);
-    }
+  for (int64_t n = 0; n < kNumElementTypes; ++n) {
+    const ElementType &key = kElementTypes[n], &value = kElementTypes[(n + 1) % kNumElementTypes];
+    const TypedTokens got = exported_as(cache, sequence, begin, count, key.dtype, value.dtype);
+    check_rounded("exported keys", got.key, want.key);
+    check_rounded("exported values", got.value, want.value);
   }
 }
 
