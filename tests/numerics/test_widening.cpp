@@ -80,7 +80,7 @@ void check_partials(const mha_context* context, const TypedCall& call, const Typ
   std::vector<float> lse = poisoned(s.B * s.H * s.Tq);
   mha_merge_partials_args args = {};
   args.batch = s.B, args.num_heads = s.H, args.query_len = s.Tq, args.value_head_dim = s.Dv;
-  args.num_chunks = std::max<int64_t>(1, (s.Tk + 255) / 256);
+  args.num_chunks = static_cast<int64_t>(partials.size()) / (s.B * s.H * s.Tq * (s.Dv + 2));
   args.partials = partials.data(), args.sink_logits = call.wide.score_mods.sink_logits;
   args.output = output.mut_view(), args.log_sum_exp = lse.data();
   mha_error error = {};

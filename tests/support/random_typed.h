@@ -116,8 +116,8 @@ class TypedCall {
   /// Where the stored call's output goes, and the widened call's.
   Typed output() const { return Typed(output_dtype, output_extent(), output_strides, 1); }
   Typed wide_output() const { return Typed(MHA_F32, output_extent(), dense_bthd(output_extent())); }
-  /// Items alike have partial results.
-  bool alike() const { return !ragged() && !wide.items.key_lengths && !wide.positions.offsets; }
+  /// Items that differ in length or position have no partial results together.
+  bool alike() const { return !ragged() && (shape.B <= 1 || (!wide.items.key_lengths && !wide.positions.offsets)); }
 
   std::string describe() const {
     std::ostringstream text;
@@ -137,7 +137,7 @@ class TypedCall {
 
   void draw_sizes(Random& random) {
     AttentionShape& s = shape;
-    s.Hkv = between(random, 1, 3), s.H = s.Hkv * one_of<int64_t>(random, {1, 1, 2, 4});
+    s.Hkv = between(random, 1, 3), s.H = s.Hkv * one_of<int64_t>(random, {1, 1, 2, 4, 9});
     s.B = one_in(random, 30) ? 0 : between(random, 1, 3);
     s.Tq = one_in(random, 4) ? 1 : random_length(random, 400);
     s.Tk = one_in(random, 6) ? between(random, 1, 16) : random_length(random, 1300);

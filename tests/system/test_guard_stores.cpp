@@ -11,24 +11,6 @@ namespace {
 
 const Guard kSides[] = {Guard::kAfter, Guard::kBefore};
 
-/// A guarded copy of elements.
-class GuardedCopy : public GuardedBuffer {
- public:
-  GuardedCopy(const Elements& e, Guard guard) : GuardedBuffer(e.bytes().size(), guard), dtype_(e.dtype()) {
-    if (bytes()) std::memcpy(data(), e.bytes().data(), bytes());
-  }
-  mha_view view() const { return {data(), dtype_, 0, 0, 0, 0, nullptr}; }
-  mha_mut_view mut_view() const { return {data(), dtype_, 0, 0, 0, 0}; }
-  Elements elements() const {
-    Elements all(dtype_, static_cast<int64_t>(bytes()) / element_bytes(dtype_));
-    if (bytes()) std::memcpy(all.data(), data(), bytes());
-    return all;
-  }
-
- private:
-  mha_dtype dtype_;
-};
-
 }  // namespace
 
 TEST_CASE("guard stores: rows of any types between pages without access", "[widening][memory][guard]") {
@@ -51,7 +33,7 @@ TEST_CASE("guard stores: rows of any types between pages without access", "[wide
     const mha_dtype to = random_dtype(random);
     INFO("seed " << seed << ": " << dtype_name(input.dtype()) << " to " << dtype_name(to) << " width " << width);
     for (const Guard side : kSides) {
-      const GuardedCopy from(input, side), output(Elements(to, input.count()), side);
+      const GuardedElements from(input, side), output(Elements(to, input.count()), side);
       for_each_target([&](const std::string&, const mha_context* context) {
         const std::vector<float> wide = input.widened();
         std::vector<float> want = poisoned(input.count());
@@ -83,16 +65,16 @@ void check_cache(Random& random, const mha_context* context, mha_cache_kind kind
   const CachePtr cache = make_cache(context, config);
   const int64_t count = between(random, 1, 40);
   const Tokens tokens = random_tokens(config, count, random.bits() >> 8);
-  const GuardedCopy key(Elements(random_dtype(random), tokens.key), side);
-  const GuardedCopy value(Elements(random_dtype(random), tokens.value), side);
+  const GuardedElements key(Elements(random_dtype(random), tokens.key), side);
+  const GuardedElements value(Elements(random_dtype(random), tokens.value), side);
   mha_append_args append = {};
   append.batch = 1, append.length = count, append.key = key.view(), append.value = value.view();
   require_ok(mha_cache_append(context, cache.get(), &append, &error), error);
-  const std::vector<float> keys = rounded(config.key.dtype, key.elements().widened());
-  const std::vector<float> values = rounded(config.value.dtype, value.elements().widened());
+  const std::vector<float> keys = rounded(config.key.dtype, key.widened());
+  const std::vector<float> values = rounded(config.value.dtype, value.widened());
 
-  const GuardedCopy key_out(Elements(random_dtype(random), key.elements().count()), side);
-  const GuardedCopy value_out(Elements(random_dtype(random), value.elements().count()), side);
+  const GuardedElements key_out(Elements(random_dtype(random), key.elements().count()), side);
+  const GuardedElements value_out(Elements(random_dtype(random), value.elements().count()), side);
   mha_export_args args = {};
   args.count = count, args.key = key_out.mut_view(), args.value = value_out.mut_view();
   require_ok(mha_cache_export(cache.get(), &args, &error), error);
@@ -115,13 +97,13 @@ void check_layer(Random& random, const mha_context* context, Guard side) {
   const mha_layer_config config = {33, 6, 3, 9, 19, 12, 65, 71, 0, 0.3f};
   const LayerProblem p(config, 2, between(random, 1, 20), between(random, 1, 40), Biases::kAll, random.bits() >> 8);
   const mha_dtype dtype = random_dtype(random);
-  const GuardedCopy wq(Elements(dtype, p.query_weight), side), wk(Elements(dtype, p.key_weight), side);
-  const GuardedCopy wv(Elements(dtype, p.value_weight), side), wo(Elements(dtype, p.output_weight), side);
+  const GuardedElements wq(Elements(dtype, p.query_weight), side), wk(Elements(dtype, p.key_weight), side);
+  const GuardedElements wv(Elements(dtype, p.value_weight), side), wo(Elements(dtype, p.output_weight), side);
   mha_layer_weights weights = p.separate_weights(), wide_weights = weights;
   weights.query_weight = wq.view(), weights.key_weight = wk.view();
   weights.value_weight = wv.view(), weights.output_weight = wo.view();
-  const std::vector<float> q = wq.elements().widened(), k = wk.elements().widened(), v = wv.elements().widened();
-  const std::vector<float> o = wo.elements().widened();
+  const std::vector<float> q = wq.widened(), k = wk.widened(), v = wv.widened();
+  const std::vector<float> o = wo.widened();
   wide_weights.query_weight = view(q.data()), wide_weights.key_weight = view(k.data());
   wide_weights.value_weight = view(v.data()), wide_weights.output_weight = view(o.data());
   const LayerPtr packed = p.make_from(context, weights), wide_layer = p.make_from(context, wide_weights);
@@ -134,15 +116,15 @@ void check_layer(Random& random, const mha_context* context, Guard side) {
   require_ok(mha_layer_map(context, blob.data(), blob_bytes, &mapped, &error), error);
   const LayerPtr layer(mapped);
 
-  const GuardedCopy query(Elements(random_dtype(random), p.query), side);
-  const GuardedCopy key(Elements(random_dtype(random), p.key), side);
-  const GuardedCopy value(Elements(random_dtype(random), p.value), side);
-  const std::vector<float> wide_query = query.elements().widened(), wide_key = key.elements().widened();
-  const std::vector<float> wide_value = value.elements().widened();
+  const GuardedElements query(Elements(random_dtype(random), p.query), side);
+  const GuardedElements key(Elements(random_dtype(random), p.key), side);
+  const GuardedElements value(Elements(random_dtype(random), p.value), side);
+  const std::vector<float> wide_query = query.widened(), wide_key = key.widened();
+  const std::vector<float> wide_value = value.widened();
   LayerCall args = p.args();
   args.query = view(wide_query.data()), args.key = view(wide_key.data()), args.value = view(wide_value.data());
   const LayerResult want = run_layer(context, wide_layer.get(), args);
-  const GuardedCopy output(Elements(random_dtype(random), static_cast<int64_t>(want.output.size())), side);
+  const GuardedElements output(Elements(random_dtype(random), static_cast<int64_t>(want.output.size())), side);
   args.query = query.view(), args.key = key.view(), args.value = value.view(), args.output = output.mut_view();
   std::unique_ptr<GuardedBuffer> workspace;
   guarded_workspace(&workspace, &args, [&](size_t* bytes, mha_error* e) {

@@ -11,33 +11,6 @@ namespace {
 
 const Guard kSides[] = {Guard::kAfter, Guard::kBefore};
 
-/// Guarded elements; `wide` are the same as floats.
-class GuardedElements : public GuardedBuffer {
- public:
-  GuardedElements(const Elements& elements, Guard guard)
-      : GuardedBuffer(elements.bytes().size(), guard), dtype_(elements.dtype()), wide(elements.widened()) {
-    if (bytes()) std::memcpy(data(), elements.bytes().data(), bytes());
-  }
-  GuardedElements(mha_dtype dtype, const std::vector<float>& values, Guard guard)
-      : GuardedElements(Elements(dtype, values), guard) {}
-  /// A result, poison before.
-  GuardedElements(mha_dtype dtype, int64_t count, Guard guard) : GuardedElements(Elements(dtype, count), guard) {}
-
-  mha_view view(const Strides& s = {}) const { return {data(), dtype_, 0, s.b, s.t, s.h, nullptr}; }
-  mha_mut_view mut_view(const Strides& s = {}) const { return {data(), dtype_, 0, s.b, s.t, s.h}; }
-  Elements elements() const {
-    Elements all(dtype_, static_cast<int64_t>(bytes()) / element_bytes(dtype_));
-    if (bytes()) std::memcpy(all.data(), data(), bytes());
-    return all;
-  }
-
- private:
-  mha_dtype dtype_;
-
- public:
-  std::vector<float> wide;
-};
-
 mha_dtype type_of(int level) { return kElementTypes[level].dtype; }
 
 struct Types {
@@ -50,15 +23,17 @@ struct Types {
 
 void check_attention(const mha_context* context, const AttentionProblem& p, mha_weights_mode mode, const Types& types,
                      Guard side) {
-  const GuardedElements query(types.query, p.query, side), key(types.key, p.key, side);
-  const GuardedElements value(types.value, p.value, side), add(types.mask, p.add_mask, side);
+  const GuardedElements query(Elements(types.query, p.query), side), key(Elements(types.key, p.key), side);
+  const GuardedElements value(Elements(types.value, p.value), side), add(Elements(types.mask, p.add_mask), side);
+  const std::vector<float> wide_query = query.widened(), wide_key = key.widened(), wide_value = value.widened();
+  const std::vector<float> wide_add = add.widened();
   AttentionCall wide = p.args();
   wide.results.weights_mode = mode;
-  wide.query = view(query.wide.data()), wide.key = view(key.wide.data()), wide.value = view(value.wide.data());
-  if (add.bytes()) wide.masks.add_mask.data = add.wide.data();
+  wide.query = view(wide_query.data()), wide.key = view(wide_key.data()), wide.value = view(wide_value.data());
+  if (add.bytes()) wide.masks.add_mask.data = wide_add.data();
   const AttentionResult want = run_attention(context, wide);
 
-  const GuardedElements output(types.output, p.shape.output().count(), side);
+  const GuardedElements output(Elements(types.output, p.shape.output().count()), side);
   const GuardedFloats weights(poisoned(static_cast<int64_t>(want.weights.size())), side);
   const GuardedFloats lse(poisoned(static_cast<int64_t>(want.log_sum_exp.size())), side);
   AttentionCall args = wide;
@@ -157,10 +132,10 @@ TEST_CASE("guard types: strided tensors, whose last row ends at the page", "[wid
   };
   for (const mha_dtype dtype : {MHA_F16, MHA_BF16}) {
     for_each_target([&](const std::string&, const mha_context* context) {
-      const GuardedElements query(dtype, place(s.query(), p.query), Guard::kAfter);
-      const GuardedElements key(dtype, place(s.key(), p.key), Guard::kAfter);
-      const GuardedElements value(dtype, place(s.value(), p.value), Guard::kAfter);
-      const GuardedElements output(dtype, static_cast<int64_t>(place(s.output(), {}).size()), Guard::kAfter);
+      const GuardedElements query(Elements(dtype, place(s.query(), p.query)), Guard::kAfter);
+      const GuardedElements key(Elements(dtype, place(s.key(), p.key)), Guard::kAfter);
+      const GuardedElements value(Elements(dtype, place(s.value(), p.value)), Guard::kAfter);
+      const GuardedElements output(Elements(dtype, static_cast<int64_t>(place(s.output(), {}).size())), Guard::kAfter);
       AttentionCall wide = p.args();
       const std::vector<float> q = rounded(dtype, p.query), k = rounded(dtype, p.key), v = rounded(dtype, p.value);
       wide.query = view(q.data()), wide.key = view(k.data()), wide.value = view(v.data());
@@ -179,15 +154,15 @@ namespace {
 /// A product of guarded operands, its workspace too, against that of their values as floats.
 void check_linear(const mha_context* context, int64_t M, int64_t N, int64_t K, const GuardedElements& input,
                   const GuardedElements& weight, const std::vector<float>& bias, mha_dtype to, Guard side) {
-  const LinearPtr plain = make_linear(context, K, N, weight.wide.data(), bias.data());
-  const std::vector<float> want = run_linear(context, plain.get(), input.wide, M);
+  const LinearPtr plain = make_linear(context, K, N, weight.widened().data(), bias.data());
+  const std::vector<float> want = run_linear(context, plain.get(), input.widened(), M);
   mha_linear_config config = {};
   config.in_features = K, config.out_features = N, config.weight = weight.view(), config.bias = bias.data();
   mha_linear* made = nullptr;
   mha_error error = {};
   require_ok(mha_linear_create(context, &config, &made, &error), error);
   const LinearPtr linear(made);
-  const GuardedElements output(to, M * N, side);
+  const GuardedElements output(Elements(to, M * N), side);
   mha_linear_args args = {};
   args.rows = M, args.input = input.view(), args.output = output.mut_view();
   mha_resources resources = {};
@@ -213,7 +188,7 @@ TEST_CASE("guard types: linear over any types between pages without access", "[w
     const std::vector<float> bias = random_floats(N, ++seed);
     INFO("M " << M << " N " << N << " K " << K << " types " << row[3] << row[4] << row[5]);
     for (Guard side : kSides) {
-      const GuardedElements input(type_of(row[3]), x, side), weight(type_of(row[4]), w, side);
+      const GuardedElements input(Elements(type_of(row[3]), x), side), weight(Elements(type_of(row[4]), w), side);
       for_each_target(
           [&](const std::string&, const mha_context* context) {
             check_linear(context, M, N, K, input, weight, bias, type_of(row[5]), side);
