@@ -47,15 +47,16 @@ std::string explained(const mha_context* context, TypedCall& call) {
 void check_in_place(const mha_context* context, const TypedCall& call, const TypedResult& want) {
   Typed both = *call.query;
   AttentionCall args = call.stored;
-  args.results = {};
+  std::vector<float> weights = poisoned(static_cast<int64_t>(want.weights.size()));
+  if (args.results.weights_mode != MHA_WEIGHTS_NONE) args.results.weights = mut_view(weights.data());
   args.output = both.mut_view();
-  args.query = call.stored.query, args.query.data = args.output.data;
-  args.query.stride_b = args.output.stride_b, args.query.stride_t = args.output.stride_t;
-  args.query.stride_h = args.output.stride_h;
+  args.query = {args.output.data,     args.output.dtype,    0,      args.output.stride_b,
+                args.output.stride_t, args.output.stride_h, nullptr};
   mha_error error = {};
   require_ok(attention(context, args, &error), error);
   CHECK(both.gaps_intact());
   check_rounded("in the query's place", both.dense(), want.output.widened());
+  check_same_bits("weights, output in the query's place", weights, want.weights);
 }
 
 std::vector<float> partials_of(const mha_context* context, AttentionCall args) {
