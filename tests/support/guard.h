@@ -13,7 +13,7 @@
 #include <stdexcept>
 #include <vector>
 
-#include "tests/support/tensors.h"
+#include "tests/support/dtypes.h"
 
 namespace mha::test {
 
@@ -65,6 +65,25 @@ class GuardedFloats : public GuardedBuffer {
     if (!values.empty()) std::memcpy(data(), values.data(), bytes());
   }
   std::vector<float> values() const { return std::vector<float>(floats(), floats() + bytes() / sizeof(float)); }
+};
+
+/// A guarded array of elements of any type.
+class GuardedElements : public GuardedBuffer {
+ public:
+  GuardedElements(const Elements& e, Guard guard) : GuardedBuffer(e.bytes().size(), guard), dtype_(e.dtype()) {
+    if (bytes()) std::memcpy(data(), e.bytes().data(), bytes());
+  }
+  mha_view view(const Strides& s = {}) const { return {data(), dtype_, 0, s.b, s.t, s.h, nullptr}; }
+  mha_mut_view mut_view(const Strides& s = {}) const { return {data(), dtype_, 0, s.b, s.t, s.h}; }
+  Elements elements() const {
+    Elements all(dtype_, static_cast<int64_t>(bytes()) / element_bytes(dtype_));
+    if (bytes()) std::memcpy(all.data(), data(), bytes());
+    return all;
+  }
+  std::vector<float> widened() const { return elements().widened(); }
+
+ private:
+  mha_dtype dtype_;
 };
 
 }  // namespace mha::test

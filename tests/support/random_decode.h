@@ -1,103 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// Random calls of attention over caches: a cache with a history, sequences of it in any order, queries ragged or not,
-// masks, score modifications, rotation, weights; and every item of it as a plain call on tensors.
+// Random calls of attention over caches with a history: sequences in any order, queries ragged or not, masks, score
+// modifications, rotation, weights; and every item as a plain call on tensors.
 #ifndef MHA_TESTS_SUPPORT_RANDOM_DECODE_H
 #define MHA_TESTS_SUPPORT_RANDOM_DECODE_H
 
-#include "tests/support/caches.h"
 #include "tests/support/guard.h"
-#include "tests/support/random_cases.h"
+#include "tests/support/random_cache.h"
 
 namespace mha::test {
-
-/// A cache after appends, rollbacks, forks and removals. `finite`: no NaN or Inf in it.
-struct RandomCache {
-  mha_cache_config config;
-  CachePtr cache;
-  bool finite = true;
-
-  explicit RandomCache(Random& random) {
-    config = cache_config(one_of(random, {MHA_CACHE_CONTIGUOUS, MHA_CACHE_RING, MHA_CACHE_PAGED, MHA_CACHE_PAGED}),
-                          1300, between(random, 1, 5));
-    config.num_kv_heads = between(random, 1, 3);
-    config.head_dim = between(random, 1, 40);
-    config.value_head_dim = one_in(random, 2) ? config.head_dim : between(random, 1, 40);
-    if (config.kind == MHA_CACHE_RING) {
-      config.capacity = one_of<int64_t>(random, {1, 16, 50, 64, 200, 700});
-      config.sink_tokens = one_in(random, 2) ? random.below(80) : 0;
-    }
-    if (config.kind == MHA_CACHE_PAGED) {
-      config.page_size = one_of<int64_t>(random, {1, 16, 24, 64, 256, 300});
-      config.capacity = config.max_sequences * (1300 + config.page_size);
-    }
-    cache = make_cache(cache_context(), config);
-    mha_cache_get_config(cache.get(), &config);
-    for (int64_t n = between(random, 1, 10); n > 0; --n) change(random);
-  }
-
-  int64_t length(int64_t sequence) const { return mha_cache_length(cache.get(), sequence); }
-  int64_t first_kept(int64_t sequence) const { return mha_cache_first_kept(cache.get(), sequence); }
-
-  /// All tokens of a sequence, NaN where a ring dropped them.
-  Tokens dense(int64_t sequence) const {
-    const int64_t count = length(sequence), kept = first_kept(sequence);
-    const int64_t pinned = kept > 0 ? std::min(count, config.sink_tokens) : 0;
-    Tokens all = exported(cache.get(), sequence, 0, pinned);
-    all.key.resize(static_cast<size_t>(kept * config.num_kv_heads * config.head_dim), kNan);
-    all.value.resize(static_cast<size_t>(kept * config.num_kv_heads * config.value_head_dim), kNan);
-    return all += exported(cache.get(), sequence, kept, count - kept);
-  }
-
- private:
-  void change(Random& random) {
-    const int64_t sequence = random.below(config.max_sequences), held = length(sequence);
-    mha_error error = {};
-    switch (random.below(6)) {
-      case 0: {
-        const int64_t kept = first_kept(sequence);
-        require_ok(mha_cache_truncate(cache.get(), sequence, between(random, kept, std::max(kept, held)), &error),
-                   error);
-        break;
-      }
-      case 1: {
-        const int64_t other = random.below(config.max_sequences);
-        if (other == sequence) break;
-        require_ok(mha_cache_remove(cache.get(), other, &error), error);
-        const int64_t count = one_in(random, 2) ? -1 : between(random, first_kept(sequence), held);
-        require_ok(mha_cache_fork(cache.get(), sequence, other, count, &error), error);
-        break;
-      }
-      default:
-        append_to_some(random);
-    }
-  }
-  void append_to_some(Random& random) {
-    std::vector<int64_t> sequences, offsets{0};
-    for (int64_t s = 0; s < config.max_sequences; ++s) {
-      if (one_in(random, 3)) continue;
-      const int64_t room = config.kind == MHA_CACHE_RING ? 2000 : 1300 - length(s);
-      sequences.insert(sequences.begin() + random.below(static_cast<int64_t>(sequences.size()) + 1), s);
-      offsets.push_back(std::min(room, random_length(random, 700)));
-    }
-    for (size_t n = 0; n < sequences.size(); ++n) {  // lengths follow their sequences
-      const int64_t room = config.kind == MHA_CACHE_RING ? 2000 : 1300 - length(sequences[n]);
-      offsets[n + 1] = offsets[n] + std::min(room, offsets[n + 1]);
-    }
-    Tokens tokens = random_tokens(config, offsets.back(), random.bits() >> 8);
-    if (one_in(random, 6)) spoil(random, &tokens.key), spoil(random, &tokens.value), finite = false;
-    mha_append_args args = {};
-    args.batch = static_cast<int64_t>(sequences.size());
-    args.sequences = sequences.data(), args.offsets = offsets.data(), args.length = offsets.back();
-    args.key = view(tokens.key.data()), args.value = view(tokens.value.data());
-    mha_error error = {};
-    require_ok(mha_cache_append(shared_context(supported_targets()[0], 3), cache.get(), &args, &error), error);
-  }
-};
 
 /// A call over such a cache.
 class RandomDecode {
  public:
-  explicit RandomDecode(Random& random) : cache(random) {
+  explicit RandomDecode(Random& random, const RandomStorage& storage = {}) : cache(random, storage) {
     B = between(random, 1, 6);
     for (int64_t b = 0; b < B; ++b) sequences_.push_back(random.below(cache.config.max_sequences));
     if (one_in(random, 2)) std::sort(sequences_.begin(), sequences_.end());

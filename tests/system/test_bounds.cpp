@@ -3,6 +3,7 @@
 // needs, and a workspace of its size lasts from the first token to the last.
 #include "tests/support/cache_layouts.h"
 #include "tests/support/catch.h"
+#include "tests/support/dtypes.h"
 #include "tests/support/layers.h"
 #include "tests/support/random_cases.h"
 
@@ -50,6 +51,8 @@ TEST_CASE("bounds: no call of smaller sizes needs more", "[bounds]") {
     greatest.key_len = one_in(random, 4) ? between(random, 1, 20000) : between(random, 1, 3000);
     greatest.head_dim = between(random, 1, 200), greatest.value_head_dim = between(random, 1, 200);
     greatest.query = view(kSome), greatest.key = view(kSome), greatest.value = view(kSome);
+    greatest.query.dtype = random_dtype(random), greatest.key.dtype = random_dtype(random);
+    greatest.value.dtype = random_dtype(random), greatest.output.dtype = random_dtype(random);
     if (one_in(random, 3)) greatest.causal = 1;
     if (one_in(random, 4)) greatest.score_mods.alibi_slopes = kSome;
     mha_norm norm = {};

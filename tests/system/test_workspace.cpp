@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The parts of a workspace: planned once, then moved apart, with a canary behind each. Whatever writes past its part
-// changes a canary; whatever reads past it finds NaN, and the result has other bits. Of a layer the canaries are the
-// bytes that fill up a part's last line. And every kind of call with no byte behind its workspace.
+// changes a canary; whatever reads past it finds NaN, and the result has other bits. Tensors are of any types. And every
+// kind of call with no byte behind its workspace.
 #include "core/base/context.h"
 #include "core/call/validate.h"
 #include "core/run/attention.h"
 #include "simd/float_mode.h"
 #include "tests/support/guard.h"
-#include "tests/support/random_decode.h"
+#include "tests/support/random_typed.h"
 
 using namespace mha::test;
 
@@ -94,19 +94,6 @@ const mha_context* context_in_turn(const std::string& target, int64_t threads) {
   return context.get();
 }
 
-/// Room for the results of a call, poison before it.
-struct Results {
-  AttentionResult result;
-
-  Results(AttentionCall* args, int64_t longest_key) {
-    const ResultSizes sizes(*args, longest_key);
-    result = {poisoned(sizes.output), poisoned(sizes.weights), poisoned(sizes.log_sum_exp)};
-    args->output = mut_view(result.output.data());
-    if (args->results.weights_mode != MHA_WEIGHTS_NONE) args->results.weights = mut_view(result.weights.data());
-    args->results.log_sum_exp = result.log_sum_exp.data();
-  }
-};
-
 /// As mha_attention on so many threads whatever the work, or with `partials` as mha_attention_partial, parts apart.
 void call_apart(const mha_context* context, AttentionCall args, std::vector<float>* partials) {
   const mha::FloatMode mode;
@@ -141,18 +128,27 @@ void call_apart(const mha_context* context, AttentionCall args, std::vector<floa
   }
 }
 
+/// As run_typed, parts apart.
+TypedResult run_apart(const mha_context* context, AttentionCall args, Typed output, int64_t longest_key) {
+  const ResultSizes sizes(args, longest_key);
+  TypedResult result = {Elements(), poisoned(sizes.weights), poisoned(sizes.log_sum_exp)};
+  args.output = output.mut_view();
+  if (args.results.weights_mode != MHA_WEIGHTS_NONE) args.results.weights = mut_view(result.weights.data());
+  args.results.log_sum_exp = result.log_sum_exp.data();
+  call_apart(context, args, nullptr);
+  result.output = output.dense();
+  return result;
+}
+
 /// A plain call's results and those of one with the parts apart.
-void check_apart(const std::string& target, const AttentionCall& given, int64_t longest_key) {
-  AttentionCall args = given;
-  const Results want(&args, longest_key);
-  mha_error error = {};
-  require_ok(attention(shared_context(target, 1), args, &error), error);
+void check_apart(const std::string& target, const AttentionCall& args, const Typed& output, int64_t longest_key) {
+  const TypedResult want = run_typed(shared_context(target, 1), args, output, longest_key);
   for (const int64_t threads : {1, 3}) {
     INFO(target << " threads " << threads);
-    args = given;
-    const Results got(&args, longest_key);
-    call_apart(context_in_turn(target, threads), args, nullptr);
-    check_same_results("apart", got.result, want.result);
+    const TypedResult got = run_apart(context_in_turn(target, threads), args, output, longest_key);
+    check_rounded("output apart", got.output, want.output.widened());
+    check_same_bits("weights apart", got.weights, want.weights);
+    check_same_bits("log-sum-exp apart", got.log_sum_exp, want.log_sum_exp);
   }
 }
 
@@ -197,55 +193,20 @@ void check_partial_apart(const std::string& target, AttentionCall args) {
   }
 }
 
-/// A call on tensors of its own.
-struct RandomCall {
-  AttentionShape shape;
-  std::unique_ptr<AttentionProblem> problem;
-  std::unique_ptr<RandomMasks> masks;
-  std::vector<int64_t> rows;
-  mha_rope rope = {};
-  AttentionCall args;
-
-  explicit RandomCall(Random& random) {
-    shape.Hkv = between(random, 1, 2);
-    shape.H = shape.Hkv * one_of<int64_t>(random, {1, 2, 4, 9});
-    shape.B = between(random, 1, 3);
-    shape.Tq = one_in(random, 2) ? between(random, 1, 20) : between(random, 20, 150);
-    shape.Tk = one_in(random, 2) ? between(random, 1, 300) : between(random, 256, 1300);
-    shape.D = between(random, 1, 70), shape.Dv = one_in(random, 2) ? shape.D : between(random, 1, 90);
-    problem = std::make_unique<AttentionProblem>(shape, MaskKind::kNone, random.bits() >> 8);
-    masks = std::make_unique<RandomMasks>(random, shape.B, shape.H, shape.Tq, shape.Tk);
-    args = problem->args();
-    masks->get().put_into(&args), args.score_mods = masks->mods();
-    args.results.weights_mode = one_of(random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_PER_HEAD,
-                                                MHA_WEIGHTS_AVERAGED, MHA_WEIGHTS_KEY_SUMS});
-    for (int64_t i = 0; i < shape.Tq; i += between(random, 1, 9)) rows.push_back(i);
-    if (one_in(random, 4) && args.results.weights_mode != MHA_WEIGHTS_NONE)
-      choose_weights_rows(&args, rows.data(), static_cast<int64_t>(rows.size()));
-    bool positive = true;  // positions, as rope wants them
-    for (int64_t b = 0; b < shape.B; ++b) positive &= masks->get().first_position(b, shape.Tq, shape.Tk) >= 0;
-    if (shape.D > 1 && positive && one_in(random, 3)) rope.dims = shape.D / 2 * 2, args.rope = &rope;
-  }
-  /// Items that differ in length or position have partial results one by one only.
-  bool alike() const { return shape.B == 1 || (!args.items.key_lengths && !args.positions.offsets); }
-  RandomCall(const RandomCall&) = delete;
-  RandomCall& operator=(const RandomCall&) = delete;
-};
-
 }  // namespace
 
 TEST_CASE("workspace: canaries between the parts of a call on tensors", "[memory][workspace]") {
   int64_t in_parts = 0;
-  for (uint64_t seed = 410000; seed < 410120; ++seed) {
+  for (uint64_t seed = 410000; seed < 410150; ++seed) {
     Random random(seed);
-    const RandomCall call(random);
-    INFO("seed " << seed << ": " << describe(call.shape) << call.masks->describe() << " weights "
-                 << call.args.results.weights_mode);
+    const TypedCall call(random);
+    INFO("seed " << seed << ": " << call.describe());
+    const bool parts = call.alike() && call.shape.B > 0;
     for (const std::string& target : supported_targets()) {
-      check_apart(target, call.args, call.shape.Tk);
-      if (call.alike()) check_partial_apart(target, call.args);
+      check_apart(target, call.stored, call.output(), call.longest_key);
+      if (parts) check_partial_apart(target, call.stored);
     }
-    in_parts += call.alike();
+    in_parts += parts;
   }
   CHECK(in_parts > 60);
 }
@@ -253,93 +214,23 @@ TEST_CASE("workspace: canaries between the parts of a call on tensors", "[memory
 TEST_CASE("workspace: canaries between the parts of a call over a cache", "[memory][workspace][cache]") {
   int64_t run = 0, one = 0;
   for (uint64_t seed = 420000; seed < 420200; ++seed) {
-    Random random(seed);
-    const RandomDecode d(random);
+    Random random(seed), types(seed);
+    const RandomStorage storage = {random_dtype(types), random_dtype(types), seed, false};
+    const RandomDecode d(random, storage);
     if (d.refused()) continue;
     INFO("seed " << seed << ": " << d.describe());
     ++run;
-    for (const std::string& target : supported_targets()) check_apart(target, d.args(), d.longest_key);
+    AttentionCall args = d.args();
+    const Extent e = {args.items.query_offsets ? 1 : args.batch, args.query_len, d.H, args.value_head_dim};
+    const float* given = static_cast<const float*>(args.query.data);
+    const Elements query(random_dtype(types), std::vector<float>(given, given + e.b * e.t * e.h * args.head_dim));
+    args.query = query.view();
+    const Typed output(random_dtype(types), e, dense_bthd(e));
+    for (const std::string& target : supported_targets()) check_apart(target, args, output, d.longest_key);
     if (d.B > 1) continue;
     ++one;
-    for (const std::string& target : supported_targets()) check_partial_apart(target, d.args());
+    for (const std::string& target : supported_targets()) check_partial_apart(target, args);
   }
   CHECK(run > 100);
   CHECK(one > 10);
-}
-
-namespace {
-
-/// A layer call whose sizes make no part of its workspace end on a line, if that can be.
-void check_layer_gaps(const std::string& target, int64_t threads, Random& random) {
-  mha_layer_config config = {};
-  config.embed_dim = between(random, 1, 40);
-  config.num_kv_heads = between(random, 1, 3), config.num_heads = config.num_kv_heads * between(random, 1, 3);
-  config.head_dim = between(random, 1, 21), config.value_head_dim = between(random, 1, 21);
-  config.out_dim = between(random, 1, 30);
-  const int64_t B = between(random, 1, 3), Tq = between(random, 1, 40), Tk = between(random, 1, 300);
-  const LayerProblem problem(config, B, Tq, Tk, Biases::kAll, random.bits() >> 8);
-  const mha_context* context = shared_context(target, threads);
-  const LayerPtr layer = problem.make(context);
-  const RandomMasks masks(random, B, config.num_heads, Tq, Tk);
-  mha_rope rope = {};
-  rope.dims = config.head_dim / 2 * 2;
-  mha_norm norm = {};
-  norm.epsilon = 1e-5f;
-  LayerCall args = problem.args();
-  masks.get().put_into(&args), args.score_mods = masks.mods();
-  args.results.weights_mode = one_of(random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED});
-  if (one_in(random, 2)) args.query_norm = args.key_norm = &norm;
-  bool positive = true;  // positions, as rope wants them
-  for (int64_t b = 0; b < B; ++b) positive &= masks.get().first_position(b, Tq, Tk) >= 0;
-  if (config.head_dim > 1 && positive && one_in(random, 2)) args.rope = &rope;
-  std::vector<float> output = poisoned(B * Tq * config.out_dim);
-  const int64_t heads = args.results.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : config.num_heads;
-  std::vector<float> weights = poisoned(B * heads * Tq * Tk);
-  args.output = mut_view(output.data());
-  if (args.results.weights_mode != MHA_WEIGHTS_NONE) args.results.weights = mut_view(weights.data());
-
-  mha_error error = {};
-  size_t bytes = 0;
-  require_ok(layer_workspace_bytes(context, layer.get(), args, &bytes, &error), error);
-  const GuardedBuffer workspace(bytes, Guard::kAfter);
-  // The last 64-byte line ends at the page, so that the slack for alignment is all in front.
-  std::memset(workspace.data(), 0xff, bytes);
-  args.resources.workspace = workspace.data(), args.resources.workspace_bytes = bytes;
-  require_ok(layer_forward(context, layer.get(), args, &error), error);
-  CHECK(workspace.slack_intact());
-  CHECK(none_poison(output));
-  const char* base = static_cast<const char*>(workspace.data());
-  const int64_t slack = (kLine - static_cast<int64_t>(reinterpret_cast<uintptr_t>(base) % kLine)) % kLine;
-  CHECK(slack == kLine - 1);
-  const auto untouched = [&](const char* what, int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) {
-      if (base[n] == '\xff') continue;
-      FAIL_CHECK(what << ": byte " << n << " of the workspace was written");
-      return;
-    }
-  };
-  untouched("before the first part", 0, slack);
-  int64_t at = slack;
-  const int64_t parts[] = {B * Tq * config.num_heads * config.head_dim, B * Tk * config.num_kv_heads * config.head_dim,
-                           B * Tk * config.num_kv_heads * config.value_head_dim,
-                           B * Tq * config.num_heads * config.value_head_dim, 2 * B * config.num_heads * Tq};
-  const char* const names[] = {"behind q", "behind k", "behind v", "behind the heads' outputs", "behind the states"};
-  for (int n = 0; n < 5; ++n) {
-    untouched(names[n], at + parts[n] * 4, at + up_to_line(parts[n] * 4));
-    at += up_to_line(parts[n] * 4);
-  }
-}
-
-}  // namespace
-
-TEST_CASE("workspace: a layer's parts, nothing behind them", "[memory][workspace]") {
-  for (uint64_t seed = 430000; seed < 430150; ++seed) {
-    INFO("seed " << seed);
-    for (const std::string& target : supported_targets()) {
-      for (const int64_t threads : {1, 3}) {
-        Random random(seed);
-        check_layer_gaps(target, threads, random);
-      }
-    }
-  }
 }

@@ -45,6 +45,7 @@ WHITE_BOX = {
     "tests/system/test_team_patience.cpp": ["core/run/"],
     "tests/system/test_thread_pool.cpp": ["core/run/"],
     "tests/system/test_workspace.cpp": ["core/run/", "core/call/", "core/base/", "simd/float_mode.h"],
+    "tests/system/test_workspace_layer.cpp": ["core/run/", "core/call/", "core/base/", "simd/float_mode.h"],
     "bench/support.h": ["core/base/"],  # threads of a context as it was made
     "bench/threads.cpp": ["core/run/", "core/call/"],  # runs stages on as many threads as it is told
 }
