@@ -24,10 +24,10 @@ extern "C" mha_status mha_cache_append(const mha_context* context, mha_cache* ca
                        static_cast<double>(c.head_dim + c.value_head_dim) * (2 * sizeof(float));
   const int64_t threads = useful_threads(lent.num_threads, work_of(0, bytes));
   job.table = context->table, job.item_tokens = plan_append(p.tokens, threads);
-  const Phase phase = append_phase(job);
   if (threads <= 1 && !p.prepares) {
-    run_serially(&phase, 1);  // plain copies need no floating-point mode: one token takes 0.34 us, with it 0.40
+    run_append(&job, 0, 0);  // plain copies need no floating-point mode: one token takes 0.34 us, as a phase 0.40
   } else {
+    const Phase phase = append_phase(job);
     const FloatMode mode;
     run_phases(lent, threads, &phase, 1);
   }
