@@ -61,6 +61,8 @@ void append_range(const AppendJob& job, int64_t item, TokenPreparer* prepare) {
   }
 }
 
+}  // namespace
+
 void run_append(const void* data, int64_t item, int64_t) {
   const AppendJob& job = *static_cast<const AppendJob*>(data);
   const AppendProblem& p = job.problem;
@@ -69,8 +71,6 @@ void run_append(const void* data, int64_t item, int64_t) {
   TokenPreparer prepare(*job.table, p.rope, p.epsilon, p.weight, c.num_kv_heads, c.head_dim);
   append_range(job, item, &prepare);
 }
-
-}  // namespace
 
 Phase append_phase(const AppendJob& job) { return {run_append, &job, divide_up(job.problem.tokens, job.item_tokens)}; }
 

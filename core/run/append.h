@@ -14,6 +14,8 @@ struct AppendJob {
   AppendProblem problem;
   int64_t item_tokens;  // of a work item: plan_append
 };
+// A work item, of `job`, an AppendJob.
+void run_append(const void* job, int64_t item, int64_t slot);
 Phase append_phase(const AppendJob& job);
 
 }  // namespace mha
