@@ -212,7 +212,7 @@ extern "C" mha_status mha_linear_workspace_bytes(const mha_context* context, con
                                                  const mha_linear_args* args, size_t* bytes, mha_error* error) {
   using namespace mha;
   if (bytes == nullptr) return fail(error, MHA_ERR_NULL, "bytes is NULL");
-  mha_context lent;
+  mha_context lent = {};
   LinearProblem problem = {};
   MHA_TRY(validate_call(context, linear, args, Check::kSizesOnly, &lent, &problem, error));
   const int64_t threads = useful_threads(lent.num_threads, problem.work());
