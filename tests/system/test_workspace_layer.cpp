@@ -209,13 +209,13 @@ void check_linear_apart(Random& random, const std::string& target) {
   const mha::FloatMode mode;
   mha::LinearProblem problem = {};
   require_ok(mha::linear_problem(*linear.get(), args, mha::Check::kAll, &problem, &error), error);
-  mha::LinearPhase work = {};
-  mha::LinearJob& job = work.jobs[work.count++];
-  job = mha::make_linear_job(*context.get()->table, threads, problem);
+  mha::LinearJob job = mha::make_linear_job(*context.get()->table, threads, problem);
   const int64_t floats = job.plan.scratch_floats;
   job.scratch_step = floats + kCanary;
   const Poisoned workspace(threads * job.scratch_step * 4);
   job.scratch = reinterpret_cast<float*>(workspace.data);
+  mha::LinearPhase work = {};
+  work.jobs[work.count++] = &job;
   const mha::Phase phase = mha::linear_phase(work);
   mha::run_phases(*context.get(), threads, &phase, 1);
   for (int64_t n = 0; n < threads; ++n)
