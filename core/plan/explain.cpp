@@ -86,6 +86,9 @@ void explain_linear(const char* name, const LinearProblem& p, const LinearPlan& 
             name, static_cast<ll>(p.batch), static_cast<ll>(p.rows), static_cast<ll>(p.in_features),
             static_cast<ll>(p.out_features), static_cast<ll>(plan.items), static_cast<ll>(plan.block_rows),
             static_cast<ll>(plan.block_columns), rows, columns);
+  if (p.is_float()) return;
+  out->line("%s: input %s, weights %s, output %s; widened to floats block by block, the output rounded once", name,
+            name_of(p.input.element), name_of(p.panels_element), name_of(p.output.element));
 }
 
 }  // namespace mha

@@ -3,9 +3,12 @@
 #pragma once
 
 #include "core/base/context.h"
+#include "core/base/fields.h"
 #include "core/plan/plan.h"
 
 namespace mha {
+
+inline const char* name_of(Element element) { return dtype_name(static_cast<int>(element)); }
 
 // Lines into a caller's buffer, cut at its end; counts what it would have taken.
 class Text {

@@ -201,6 +201,16 @@ void explain_weights(const AttentionProblem& p, Text* out) {
   }
 }
 
+// Where anything is no float.
+void explain_elements(const AttentionProblem& p, Text* out) {
+  const Element all[] = {p.query.element, key_element_of(p), value_element_of(p), p.output.element};
+  bool floats = true;
+  for (Element element : all) floats = floats && element == Element::kF32;
+  if (floats) return;
+  out->line("elements: query %s, keys %s, values %s, output %s; read by widening to floats, the output rounded once",
+            name_of(all[0]), name_of(all[1]), name_of(all[2]), name_of(all[3]));
+}
+
 }  // namespace
 
 void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable& table, Text* out) {
@@ -210,6 +220,7 @@ void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, con
   } else {
     explain_unequal(p, plan, table, out);
   }
+  explain_elements(p, out);
   explain_masks(p, out);
   explain_weights(p, out);
   if (p.tail > 0)

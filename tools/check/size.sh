@@ -1,18 +1,25 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# How large the library is: the stripped archive with all targets and with each alone, and the code of a C program that
-# makes a layer and runs it, linked statically (without libc) with what it does not use removed.
+# How large the library is, counted where the user pays: the bytes that a linked, stripped C program grows by when it
+# calls attention, or makes a layer and runs it (no OpenMP, what is not used removed), beside the stripped archive; with
+# all targets, and with each alone.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+program_bytes() { # <name> <source> <argument>...
+  local program=$out/size_$1
+  shift
+  cc -O2 -ffunction-sections -fdata-sections "$@" -lm -Wl,--gc-sections -o "$program"
+  strip "$program"
+  stat -c %s "$program"
+}
+
 row() { # <build> <label>
-  local build=$out/$1 stripped program
+  local build=$out/$1 stripped attention layer
   stripped=$build/libmha-stripped.a
-  program=$build/minimal
   strip --strip-debug --strip-unneeded -o "$stripped" "$build/libmha.a"
-  cc -O2 -ffunction-sections -fdata-sections -I"$build/include" "$root/tests/consumers/main.c" "$build/libmha.a" -lm \
-    -Wl,--gc-sections -o "$program"
-  printf '%-22s %9d %9d %9d\n' "$2" "$(stat -c %s "$stripped")" \
-    "$(size "$build/libmha.a" | awk 'NR > 1 {sum += $1} END {print sum}')" "$(size "$program" | awk 'NR == 2 {print $1}')"
+  attention=$(program_bytes attention "$root/tests/consumers/attention_only.c" -I"$build/include" "$build/libmha.a")
+  layer=$(program_bytes layer "$root/tests/consumers/main.c" -I"$build/include" "$build/libmha.a")
+  printf '%-22s %9d %9d %9d\n' "$2" "$(stat -c %s "$stripped")" $((attention - empty)) $((layer - empty))
 }
 
 mapfile -t names < <(target_names "$(host_family)")
@@ -23,6 +30,8 @@ build_size() { # <name> <argument>...
 build_size size_all
 for name in "${names[@]}"; do build_size "size_$name" -DMHA_TARGETS="$name"; done
 
-printf '%-22s %9s %9s %9s\n' 'bytes (no OpenMP)' archive text program
+printf 'int main(void) { return 0; }\n' >"$out/size_empty.c"
+empty=$(program_bytes empty "$out/size_empty.c")
+printf '%-22s %9s %9s %9s\n' 'bytes (no OpenMP)' archive attention layer
 row size_all "all targets"
 for name in "${names[@]}"; do row "size_$name" "$name alone"; done
