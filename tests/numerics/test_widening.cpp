@@ -9,7 +9,7 @@ namespace {
 
 /// How many of the drawn problems took each way; the seeds are fixed, so these change only with the draw.
 struct Ways {
-  int64_t few_keys = 0, streamed = 0, fused = 0, split = 0, ragged = 0, wide_values = 0, chunks = 0, in_place = 0;
+  int64_t few_keys = 0, streamed = 0, fused = 0, split = 0, ragged = 0, running = 0, chunks = 0, in_place = 0;
   int64_t weights = 0, masks = 0, types = 0, no_rows = 0;
 
   void count(const TypedCall& call, const std::string& explained) {
@@ -17,7 +17,7 @@ struct Ways {
     few_keys += says("kernel: few keys"), streamed += says("kernel: streamed"), fused += says("kernel: fused");
     split += says("merged afterwards");
     ragged += call.ragged();
-    wide_values += call.shape.Dv > 64 && call.longest_key > 256;
+    running += says("kernel: fused") && call.shape.Dv > 64 && call.longest_key > 256 && call.output_dtype != MHA_F32;
     chunks += call.longest_query > 1 && call.longest_key > 512;
     weights += call.wide.results.weights_mode != MHA_WEIGHTS_NONE;
     masks += call.stored.masks.add_mask2.dtype != MHA_F32;
@@ -26,7 +26,7 @@ struct Ways {
   }
   void check() const {
     for (const int64_t cases :
-         {few_keys, streamed, fused, split, ragged, wide_values, chunks, in_place, weights, masks, types, no_rows})
+         {few_keys, streamed, fused, split, ragged, running, chunks, in_place, weights, masks, types, no_rows})
       CHECK(cases > 5);
   }
 };

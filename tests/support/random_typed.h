@@ -142,6 +142,9 @@ class TypedCall {
     s.Tq = one_in(random, 4) ? 1 : random_length(random, 400);
     s.Tk = one_in(random, 6) ? between(random, 1, 16) : random_length(random, 1300);
     if (s.Tq <= 40 && one_in(random, 8)) s.Tk = between(random, 2000, 5000);
+    // Outputs of many rows that are kept as floats between chunks.
+    const bool running = one_in(random, 8);
+    if (running) s.B = s.H = s.Hkv = 1, s.Tq = between(random, 25, 33), s.Tk = between(random, 257, 300);
     longest_query = s.Tq, longest_key = s.Tk;
     if (s.B > 1 && one_in(random, 4)) draw_offsets(random);
     if (longest_query * longest_key > 100000) s.H /= s.Hkv, s.Hkv = 1;
@@ -149,6 +152,7 @@ class TypedCall {
     const int64_t widest = std::max<int64_t>(kMostMultiplyAdds / scores / 2, 1);
     s.D = std::min(between(random, 1, 140), widest);
     s.Dv = one_in(random, 2) ? s.D : std::min(between(random, 1, 140), widest);
+    if (running) s.D = between(random, 1, 70), s.Dv = between(random, 65, 140);
   }
   void draw_offsets(Random& random) {
     const auto draw = [&](int64_t most, std::vector<int64_t>* offsets, int64_t* longest) {

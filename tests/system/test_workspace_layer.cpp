@@ -65,14 +65,16 @@ struct TypedLayerCall {
     masks = std::make_unique<RandomMasks>(random, B, config.num_heads, Tq, Tk);
     const LayerProblem& p = *problem;
     args = p.args(), weights = p.separate_weights();
-    const bool floats = one_in(random, 4);
+    bool floats = one_in(random, 4);  // but the output projection, maybe
     const auto type = [&](const std::vector<float>& values, mha_view* view) {
       held.emplace_back(floats ? MHA_F32 : random_dtype(random), values);
       *view = held.back().view();
     };
     type(p.query, &args.query), type(p.key, &args.key), type(p.value, &args.value);
     type(p.query_weight, &weights.query_weight), type(p.key_weight, &weights.key_weight);
-    type(p.value_weight, &weights.value_weight), type(p.output_weight, &weights.output_weight);
+    type(p.value_weight, &weights.value_weight);
+    if (one_in(random, 2)) floats = false;
+    type(p.output_weight, &weights.output_weight);
     output_dtype = floats ? MHA_F32 : random_dtype(random);
     masks->get().put_into(&args), args.score_mods = masks->mods();
     args.results.weights_mode = one_of(random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED});
