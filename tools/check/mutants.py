@@ -95,7 +95,8 @@ class Build:
             elif line.strip():
                 file = os.path.relpath(os.path.join(self.folder, line.strip()), self.tree)
                 self.users.setdefault(file, []).append(obj)
-        self.link = shlex.split(self.ninja("-t", "commands", "-s", "tests/mha_tests").strip().splitlines()[-1])
+        link = shlex.split(self.ninja("-t", "commands", "-s", "tests/mha_tests").strip().splitlines()[-1])
+        self.link = [word for word in link if word not in (":", "&&")]
 
     def ninja(self, *arguments):
         return subprocess.run(["ninja", "-C", str(self.folder), "--quiet", *arguments], check=True, text=True,
@@ -249,10 +250,10 @@ def main():
     arguments = sys.argv[1:]
     try:
         if len(arguments) == 3 and arguments[0] == "copy":
-            copy_tree(Path(arguments[1]), Path(arguments[2]) / "tree")
+            copy_tree(Path(arguments[1]), Path(arguments[2]).resolve() / "tree")
             return 0
         if len(arguments) >= 4 and arguments[0] == "try":
-            return try_all(Path(arguments[1]), arguments[2], int(arguments[3]), arguments[4:])
+            return try_all(Path(arguments[1]).resolve(), arguments[2], int(arguments[3]), arguments[4:])
         raise Problem("mutants.py copy <checkout> <folder> | try <folder> <target> <jobs> [name]...")
     except Problem as problem:
         print(f"mutants: {problem}", file=sys.stderr)
