@@ -85,6 +85,16 @@ TEST_CASE("attention values: lengths at the edges of key chunks", "[attention]")
   }
 }
 
+// Causal rows see one key more each: for some of these, the last row that takes a step with others sees exactly the keys
+// of the first chunk.
+TEST_CASE("attention values: a chunk ends with any row of a group", "[attention]") {
+  for (int64_t before = 0; before < 24; ++before) {
+    AttentionProblem problem({1, 1, 1, 300, 300 + before, 8, 8}, MaskKind::kCausal,
+                             8100 + static_cast<uint64_t>(before));
+    check_problem(problem, MaskKind::kCausal, 0);
+  }
+}
+
 TEST_CASE("attention values: few heads over a long key", "[attention]") {
   AttentionProblem problem({1, 1, 1, 2, 8193, 8, 8}, MaskKind::kNone, 8000);
   check_problem(problem, MaskKind::kNone, 1);

@@ -139,7 +139,9 @@ TEST_CASE("masks: a NaN in one value reaches the queries that see its key, and n
     for (int64_t n = 0; n < Tq * 7; ++n) bits.push_back(static_cast<uint8_t>(random.bits()));
     for (int64_t n = 0; n < Tq * Tk; ++n) bools.push_back(random.below(2) != 0), adds.push_back(n % 3 ? 0 : -kInf);
     const std::vector<int64_t> pairs = {0, 0, 0, 3, 1, 1, 1, 2, 2, 7}, some = {21};
-    std::vector<Masks> all(12);
+    std::vector<float> adds_too(adds.size());
+    for (size_t n = 0; n < adds.size(); ++n) adds_too[n] = n % 5 ? 0.25f : -kInf;
+    std::vector<Masks> all(14);
     all[0].causal = 1;
     all[1].key_lengths = some.data();
     all[2].window_left = 5, all[2].causal = 1;
@@ -152,6 +154,8 @@ TEST_CASE("masks: a NaN in one value reaches the queries that see its key, and n
     all[9].bool_mask.data = bools.data(), all[9].bool_mask.stride_q = Tk;
     all[10].add_mask.data = adds.data(), all[10].add_mask.stride_q = Tk;
     all[11] = all[3], all[11].bit_mask = all[7].bit_mask, all[11].add_mask = all[10].add_mask;
+    all[12].add_mask2.data = adds.data(), all[12].add_mask2.stride_q = Tk;
+    all[13] = all[10], all[13].add_mask2.data = adds_too.data(), all[13].add_mask2.stride_q = Tk;
     for (size_t kind = 0; kind < all.size(); ++kind) {
       AttentionCall args = problem.args();
       all[kind].put_into(&args);

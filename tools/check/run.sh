@@ -4,7 +4,7 @@
 #   tools/check/run.sh [step]...     logs: build/check/<step>.log
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-all_steps=(format layers tidy symbols instructions snippets shared no_openmp one_target xsimd_recent nehalem quota asan tsan aarch64 fuzz)
+all_steps=(format layers tidy symbols instructions snippets shared no_openmp one_target xsimd_recent nehalem quota asan tsan aarch64 mutants fuzz)
 steps=("$@")
 [ ${#steps[@]} -gt 0 ] || steps=("${all_steps[@]}")
 for step in "${steps[@]}"; do

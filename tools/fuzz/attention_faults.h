@@ -40,11 +40,31 @@ inline bool set_reserved(int which, AttentionCall& a) {
     case 8:
       a.output.reserved = 1;
       return true;
+    case 9:
+      a.key.reserved = 1;
+      return true;
+    case 10:
+      a.value.reserved = 1;
+      return true;
+    case 11:
+      a.masks.add_mask.reserved = 1;
+      return true;
+    case 12:
+      a.results.weights.reserved = 1;
+      return a.results.weights_mode != MHA_WEIGHTS_NONE;
+    case 13: {
+      static const mha_pages kPages = {nullptr, 0, 1, 0, {0, 1}};
+      a.pages = &kPages;
+      return true;
+    }
     default:
       a.masks.add_mask2.reserved = 1;
       return true;
   }
 }
+
+// Scales, which floats have not.
+inline constexpr mha_quant kNoScales{};
 
 // Breaks a value; false if that fault does not apply to this problem.
 inline bool break_value(int fault, AttentionCall& a) {
@@ -93,12 +113,25 @@ inline bool break_value(int fault, AttentionCall& a) {
     case 13:
       a.positions.query = &a.batch;  // which only rope looks at
       return true;
+    case 14:
+      a.value.dtype = static_cast<mha_dtype>(100);
+      return true;
+    case 15:
+      a.masks.add_mask.dtype = static_cast<mha_dtype>(-1);
+      return true;
+    case 16:
+      a.key.quant = &kNoScales;
+      return true;
+    case 17:  // between two elements
+      a.query.dtype = MHA_BF16;
+      a.query.data = static_cast<const char*>(a.query.data) + 1;
+      return true;
     default:
       a.resources.workspace = nullptr;
       return a.resources.workspace_bytes > 0;
   }
 }
-constexpr int kValueFaults = 15, kReservedFaults = 10;
+constexpr int kValueFaults = 19, kReservedFaults = 15;
 
 // Breaks one argument; false if that fault does not apply to this problem.
 inline bool break_argument(int fault, AttentionCall& a, mha_status& expected) {
@@ -149,11 +182,23 @@ inline bool break_argument(int fault, AttentionCall& a, mha_status& expected) {
       return a.batch > 2;
     case 10:
       expected = MHA_ERR_UNSUPPORTED;
-      a.key.dtype = MHA_F16;
+      a.key.dtype = MHA_I8;
       return true;
     case 11:
       expected = MHA_ERR_UNSUPPORTED;
       a.arithmetic = MHA_ARITHMETIC_BF16;
+      return true;
+    case 12:
+      expected = MHA_ERR_UNSUPPORTED;
+      a.results.weights.dtype = MHA_F16;
+      return a.results.weights_mode != MHA_WEIGHTS_NONE;
+    case 13:
+      expected = MHA_ERR_UNSUPPORTED;
+      a.masks.add_mask2.dtype = MHA_Q8_0;
+      return true;
+    case 14:
+      expected = MHA_ERR_UNSUPPORTED;
+      a.output.dtype = MHA_U8;
       return true;
     default:
       expected = MHA_ERR_BUFFER;
@@ -161,7 +206,7 @@ inline bool break_argument(int fault, AttentionCall& a, mha_status& expected) {
       return true;
   }
 }
-constexpr int kFaults = kValueFaults + kReservedFaults + 13;
+constexpr int kFaults = kValueFaults + kReservedFaults + 16;
 
 }  // namespace mha::fuzz
 

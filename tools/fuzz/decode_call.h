@@ -12,6 +12,7 @@
 #include <random>
 #include <vector>
 
+#include "tools/fuzz/elements.h"
 #include "tools/fuzz/targets.h"
 
 namespace mha::fuzz {
@@ -37,12 +38,13 @@ inline Sizes running_sums(const Sizes& sizes) {
   return sums;
 }
 
-// One attention call over some sequences, with all that it points to.
+// One attention call over some sequences, with all that it points to: floats that the types can keep.
 struct Call {
   AttentionCall args;  // its pointers are set where it is used
   bool is_packed = false, has_rope = false;
   Sizes sequences, counts, offsets, lengths, first_positions, prefix_lengths, positions;
   Floats query, alibi, bias, sinks, added;
+  mha_dtype query_dtype = MHA_F32, output_dtype = MHA_F32, added_dtype = MHA_F32;
   std::vector<std::uint8_t> mask;
   mha_rope rope{};
   mha_norm norm{};
@@ -73,7 +75,8 @@ struct Call {
 };
 
 struct Results {
-  Buffer<float> output, lse;
+  Elements output;
+  Buffer<float> lse;
 };
 
 // With the status of the call.
@@ -82,20 +85,21 @@ struct Called {
   Status status;
 };
 
-inline Called call(const Context& context, const Call& c) {
+// Over tensors of the call's types, or over floats.
+inline Called call(const Context& context, const Call& c, bool floats) {
   const std::int64_t rows = c.offsets.back() * c.args.num_heads;
-  Called made{{Buffer<float>(rows * c.args.value_head_dim), Buffer<float>(rows)}, {}};
+  const mha_dtype output_dtype = floats ? MHA_F32 : c.output_dtype;
+  Called made{{Elements(output_dtype, rows * c.args.value_head_dim, kPoison), Buffer<float>(rows)}, {}};
   Results& results = made.results;
-  std::fill_n(results.output.data(), results.output.size(), kPoison);
   std::fill_n(results.lse.data(), results.lse.size(), kPoison);
-  const Buffer<float> query = exact(c.query), alibi = exact(c.alibi), bias = exact(c.bias), sinks = exact(c.sinks);
+  const Elements query(floats ? MHA_F32 : c.query_dtype, c.query.data(), c.query.size());
+  const Elements added(floats ? MHA_F32 : c.added_dtype, c.added.data(), c.added.size());
+  const Buffer<float> alibi = exact(c.alibi), bias = exact(c.bias), sinks = exact(c.sinks);
   const Buffer<std::int64_t> sequences = exact(c.sequences), offsets = exact(c.offsets), positions = exact(c.positions);
   const Buffer<std::int64_t> firsts = exact(c.first_positions), prefixes = exact(c.prefix_lengths);
-  const Buffer<float> added = exact(c.added);
   const Buffer<std::uint8_t> mask = exact(c.mask);
   AttentionCall args = c.args;
-  args.query = view<float>(query.data());
-  args.output = mut_view(results.output.data());
+  query.read_by(args.query), results.output.written_by(args.output);
   args.results.log_sum_exp = results.lse.data();
   args.items.sequences = sequences.data();
   if (c.is_packed) args.items.query_offsets = offsets.data();
@@ -103,7 +107,7 @@ inline Called call(const Context& context, const Call& c) {
   if (!c.first_positions.empty()) args.positions.offsets = firsts.data();
   if (!c.prefix_lengths.empty()) args.masks.prefix_lengths = prefixes.data();
   if (!c.mask.empty()) args.masks.bool_mask.data = mask.data();
-  if (!c.added.empty()) args.masks.add_mask2.data = added.data();
+  if (!c.added.empty()) added.read_by(args.masks.add_mask2);
   if (!c.alibi.empty()) args.score_mods.alibi_slopes = alibi.data();
   if (!c.bias.empty()) args.score_mods.relative_bias = bias.data();
   if (!c.sinks.empty()) args.score_mods.sink_logits = sinks.data();
@@ -122,8 +126,9 @@ inline Called call(const Context& context, const Call& c) {
 inline bool same_bits(const Buffer<float>& a, const Buffer<float>& b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
-inline bool same_bits(const Results& a, const Results& b) {
-  return same_bits(a.output, b.output) && same_bits(a.lse, b.lse);
+// Of results as floats: in the same bits, or those rounded.
+inline bool same_bits(const Results& a, const Results& floats) {
+  return a.output.are(floats.output.floats().data()) && same_bits(a.lse, floats.lse);
 }
 
 inline void check_value(float got, double want, const char* what) {
@@ -171,6 +176,8 @@ inline void choose_masks(FuzzedDataProvider& input, std::mt19937& random, Call& 
     c.added.resize(strides(masks.add_mask2.stride_q, masks.add_mask2.stride_k));
     for (float& element : c.added)
       element = random() % 8 != 0 ? static_cast<float>(random() >> 8) * 0x1p-23F - 1.0F : -HUGE_VALF;
+    c.added_dtype = choose_dtype(input);
+    keep(c.added_dtype, c.added);
   }
 }
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // mha_attention on any small shape, strides, masks, alignment and values: close to the double reference on every
 // target, in equal bits on the FMA targets, for the host's threads, over the query's own data and for keys and values
-// in pages of the caller's, nothing outside its elements written; and on a call with one fault in its arguments the
-// stated status with nothing written. All buffers are exact heap blocks for the address sanitizer.
+// in pages of the caller's, in the same bits, or those rounded once, for tensors of any element types, nothing outside
+// its elements written; and on a call with one fault in its arguments the stated status with nothing written. All
+// buffers are exact heap blocks for the address sanitizer.
 #include <fuzzer/FuzzedDataProvider.h>
 #include <mha/mha.hpp>
 
@@ -14,6 +15,7 @@
 
 #include "core/reference/reference.h"
 #include "tools/fuzz/attention_faults.h"
+#include "tools/fuzz/elements.h"
 #include "tools/fuzz/targets.h"
 
 namespace {
@@ -27,6 +29,7 @@ using mha::AttentionCall;
 using mha::Context;
 using mha::fuzz::Buffer;
 using mha::fuzz::check_ok;
+using mha::fuzz::Elements;
 using mha::fuzz::take;
 using mha::fuzz::Target;
 using mha::fuzz::targets;
@@ -75,22 +78,36 @@ Strides choose_strides(FuzzedDataProvider& input, const Layout& layout, bool is_
   return strides;
 }
 
-// One problem with all its buffers.
+// The element types of the tensors in a call.
+struct Dtypes {
+  mha_dtype query = MHA_F32, key = MHA_F32, value = MHA_F32, output = MHA_F32, add_mask = MHA_F32, add_mask2 = MHA_F32;
+
+  bool all_floats() const {
+    return query == MHA_F32 && key == MHA_F32 && value == MHA_F32 && output == MHA_F32 && add_mask == MHA_F32 &&
+           add_mask2 == MHA_F32;
+  }
+};
+
+// One problem with all its buffers: floats that `dtypes` can keep.
 struct Problem {
   AttentionCall args;
   Layout query_layout, key_layout, value_layout, output_layout, weights_layout;
   Buffer<float> query, key, value, add_mask, add_mask2;
   Buffer<std::uint8_t> bool_mask;
   Buffer<std::int64_t> lengths, offsets;
+  Dtypes dtypes;
   bool want_lse = false;
 };
 
-Buffer<float> make_input(FuzzedDataProvider& input, std::mt19937& random, Layout& layout, mha_view& view, int nans) {
+Buffer<float> make_input(FuzzedDataProvider& input, std::mt19937& random, Layout& layout, mha_view& view, int nans,
+                         mha_dtype& dtype) {
   layout.strides = choose_strides(input, layout, true);
   Buffer<float> buffer(layout.extent());
   // NOLINTNEXTLINE(clang-analyzer-cplusplus.NewDelete): it thinks that size() may be 0 inside the loop
   for (std::size_t i = 0; i < buffer.size(); ++i) buffer[i] = static_cast<float>(random() >> 8) * 0x1p-23F - 1.0F;
   for (; nans > 0 && buffer.size() > 0; --nans) buffer[random() % buffer.size()] = std::nanf("");
+  dtype = mha::fuzz::choose_dtype(input);
+  mha::fuzz::keep(dtype, buffer);
   view = mha::view<float>(buffer.data(), layout.strides);
   return buffer;
 }
@@ -153,6 +170,9 @@ void make_masks(FuzzedDataProvider& input, std::mt19937& random, Problem& p) {
     added = Buffer<float>(strides(mask.stride_b, mask.stride_h, mask.stride_q, mask.stride_k));
     for (std::size_t i = 0; i < added.size(); ++i)
       added[i] = random() % 8 < density ? static_cast<float>(random() >> 8) * 0x1p-21F - 4.0F : -kInf;
+    mha_dtype& dtype = n == 0 ? p.dtypes.add_mask : p.dtypes.add_mask2;
+    dtype = mha::fuzz::choose_dtype(input);
+    mha::fuzz::keep(dtype, added);
     mask.data = added.data();
   }
 }
@@ -180,12 +200,13 @@ Problem make_problem(FuzzedDataProvider& input) {
   p.query_layout = {{a.batch, a.query_len, a.num_heads}, a.head_dim, {}, false};
   p.key_layout = {{a.batch, a.key_len, kv_heads}, a.head_dim, {}, false};
   p.value_layout = {{a.batch, a.key_len, kv_heads}, Dv, {}, false};
-  p.query = make_input(input, random, p.query_layout, a.query, nans);
-  p.key = make_input(input, random, p.key_layout, a.key, nans);
-  p.value = make_input(input, random, p.value_layout, a.value, nans);
+  p.query = make_input(input, random, p.query_layout, a.query, nans, p.dtypes.query);
+  p.key = make_input(input, random, p.key_layout, a.key, nans, p.dtypes.key);
+  p.value = make_input(input, random, p.value_layout, a.value, nans, p.dtypes.value);
   make_masks(input, random, p);
   p.output_layout = {{a.batch, a.query_len, a.num_heads}, Dv, {}, false};
   p.output_layout.strides = choose_strides(input, p.output_layout, false);
+  p.dtypes.output = mha::fuzz::choose_dtype(input);
   a.results.weights_mode = static_cast<mha_weights_mode>(input.ConsumeIntegralInRange<int>(0, 2));
   if (a.results.weights_mode != MHA_WEIGHTS_NONE) {
     const std::int64_t heads = a.results.weights_mode == MHA_WEIGHTS_AVERAGED ? 1 : a.num_heads;
@@ -276,10 +297,30 @@ Results call(const Context& context, const Problem& p) {
   return results;
 }
 
+// The same call over tensors of the drawn types gives the same bits; its output is rounded once.
+void check_dtypes(const Context& context, const Problem& p, const Results& want) {
+  const Dtypes& d = p.dtypes;
+  if (d.all_floats()) return;
+  const Elements query(d.query, p.query.data(), p.query.size()), key(d.key, p.key.data(), p.key.size());
+  const Elements value(d.value, p.value.data(), p.value.size());
+  const Elements added(d.add_mask, p.add_mask.data(), p.add_mask.size());
+  const Elements added2(d.add_mask2, p.add_mask2.data(), p.add_mask2.size());
+  const Elements output(d.output, p.output_layout.extent(), kPoison);
+  const Results results = poisoned(p);
+  AttentionCall args = with_results(p, results);
+  query.read_by(args.query), key.read_by(args.key), value.read_by(args.value), output.written_by(args.output);
+  if (args.masks.add_mask.data != nullptr) added.read_by(args.masks.add_mask);
+  if (args.masks.add_mask2.data != nullptr) added2.read_by(args.masks.add_mask2);
+  attend(context, args);
+  MHA_FUZZ_CHECK(output.are(want.output.data()), "other element types: other bits");
+  MHA_FUZZ_CHECK(same_bits(results.weights, want.weights) && same_bits(results.lse, want.lse),
+                 "other element types: other bits of weights or log_sum_exp");
+}
+
 // The keys or values of a problem in pages [num_pages, page_size, Hkv, width], in the order of `table`; what no item
 // has is NaN.
-Buffer<float> paged(const Problem& p, const Layout& layout, const float* data, const std::vector<std::int32_t>& table,
-                    std::int64_t page_size) {
+Elements paged(const Problem& p, const Layout& layout, const float* data, mha_dtype dtype,
+               const std::vector<std::int32_t>& table, std::int64_t page_size) {
   const std::int64_t row = layout.n[2] * layout.width, pages = static_cast<std::int64_t>(table.size());
   const std::int64_t per_item = layout.n[0] > 0 ? pages / layout.n[0] : 0;
   Buffer<float> made(pages * page_size * row);
@@ -293,7 +334,7 @@ Buffer<float> paged(const Problem& p, const Layout& layout, const float* data, c
                     made.data() + (page * page_size + t % page_size) * row + h * layout.width);
     }
   }
-  return made;
+  return {dtype, made.data(), made.size()};
 }
 
 // The same call with its keys and values in pages must give the same bits. Entries beyond a length name no page.
@@ -304,8 +345,8 @@ void check_pages(const Context& context, const Problem& p, std::int64_t page_siz
   std::vector<std::int32_t> table(static_cast<std::size_t>(a.batch * per_item));
   for (std::size_t n = 0; n < table.size(); ++n) table[n] = static_cast<std::int32_t>(n);
   std::shuffle(table.begin(), table.end(), random);
-  const Buffer<float> key = paged(p, p.key_layout, p.key.data(), table, page_size);
-  const Buffer<float> value = paged(p, p.value_layout, p.value.data(), table, page_size);
+  const Elements key = paged(p, p.key_layout, p.key.data(), p.dtypes.key, table, page_size);
+  const Elements value = paged(p, p.value_layout, p.value.data(), p.dtypes.value, table, page_size);
   const Buffer<std::int32_t> entries(static_cast<std::int64_t>(table.size()));
   for (std::size_t n = 0; n < table.size(); ++n) {
     const auto item = static_cast<std::int64_t>(n) / per_item,
@@ -318,34 +359,35 @@ void check_pages(const Context& context, const Problem& p, std::int64_t page_siz
   pages.num_pages = static_cast<std::int64_t>(table.size());
   Results results = poisoned(p);
   AttentionCall args = with_results(p, results);
-  args.key = mha::view<float>(key.data());
-  args.value = mha::view<float>(value.data());
+  args.key = args.value = mha_view{};
+  key.read_by(args.key), value.read_by(args.value);
   args.pages = &pages;
   attend(context, args);
   MHA_FUZZ_CHECK(same_bits(results, want), "pages of %d tokens change bits", static_cast<int>(page_size));
 }
 
-// The output over the query's own data: the same bits. Where query has an element for each that output has.
+// The output over the query's own data, of its type: the same bits, rounded. Where query has an element for each that
+// output has.
 void check_in_place(const Context& context, const Problem& p, const Results& want) {
   const Strides s = p.query_layout.resolved(), o = p.output_layout.resolved();
   const std::int64_t* n = p.query_layout.n;
   if (p.query_layout.width != p.output_layout.width || p.args.query.stride_b < 0 || p.args.query.stride_t < 0 ||
       p.args.query.stride_h < 0 || (s.b == 0 && n[0] > 1) || (s.t == 0 && n[1] > 1) || (s.h == 0 && n[2] > 1))
     return;
-  const Buffer<float> both(static_cast<std::int64_t>(p.query.size()));
-  std::copy_n(p.query.data(), p.query.size(), both.data());
+  const Elements both(p.dtypes.query, p.query.data(), p.query.size());
   Results results = poisoned(p);
   AttentionCall args = with_results(p, results);
-  args.query.data = both.data();
-  args.output = mha::mut_view(both.data(), p.query_layout.strides);
+  both.read_by(args.query), both.written_by(args.output);
+  args.output.stride_b = p.query_layout.strides.b, args.output.stride_t = p.query_layout.strides.t;
+  args.output.stride_h = p.query_layout.strides.h;
   attend(context, args);
   for (std::int64_t b = 0; b < n[0]; ++b)
     for (std::int64_t t = 0; t < n[1]; ++t)
       for (std::int64_t h = 0; h < n[2]; ++h)
-        MHA_FUZZ_CHECK(
-            std::memcmp(both.data() + b * s.b + t * s.t + h * s.h, want.output.data() + b * o.b + t * o.t + h * o.h,
-                        static_cast<std::size_t>(p.query_layout.width) * sizeof(float)) == 0,
-            "over the query: other bits");
+        for (std::int64_t d = 0; d < p.query_layout.width; ++d)
+          MHA_FUZZ_CHECK(both.is(static_cast<std::size_t>(b * s.b + t * s.t + h * s.h + d),
+                                 want.output[static_cast<std::size_t>(b * o.b + t * o.t + h * o.h + d)]),
+                         "over the query: other bits");
   MHA_FUZZ_CHECK(same_bits(results.weights, want.weights) && same_bits(results.lse, want.lse),
                  "over the query: other bits of weights or log_sum_exp");
 }
@@ -372,6 +414,8 @@ void check_problem(const Problem& p, std::int64_t page_size, const std::mt19937&
     if (a.items.key_lengths != nullptr && page_size > 0)
       check_pages(target.host_threads, p, page_size, random, results);
     check_in_place(target.host_threads, p, results);
+    check_dtypes(target.one_thread, p, results);
+    check_dtypes(target.host_threads, p, results);
     if (target.name == "sse2") continue;  // has no fused multiply-add
     if (have_fma) {
       MHA_FUZZ_CHECK(same_bits(results, fma), "%s gives other bits", target.name.c_str());
@@ -407,7 +451,7 @@ void check_fault(const Problem& p, int fault) {
 // Long enough for every draw; libFuzzer begins with single bytes.
 extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size, std::size_t max_size,
                                                unsigned random) {
-  static const std::vector<std::string> seeds = mha::fuzz::random_seeds(400);
+  static const std::vector<std::string> seeds = mha::fuzz::random_seeds(420);
   return mha::fuzz::mutate_or_seed(data, size, max_size, random, seeds);
 }
 

@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 // mha_layer_map on damaged blobs: a valid blob with edits, cut or extended, is refused with a status or is a layer
-// whose forward call stays inside the blob (an exact heap block, so that the address sanitizer sees any step outside).
+// whose forward call stays inside the blob (an exact heap block, so that the address sanitizer sees any step outside)
+// and gives the same bits, rounded, for inputs and outputs of any element types.
 #include <fuzzer/FuzzedDataProvider.h>
 #include <mha/mha.hpp>
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 
-#include "tools/fuzz/targets.h"
+#include "tools/fuzz/elements.h"
 
 namespace {
 
 using mha::fuzz::check_ok;
+using mha::fuzz::Elements;
 using mha::fuzz::take;
 
 constexpr std::size_t kHeaderBytes = 256;  // the last 8 are an FNV-1a checksum of the rest (core/cache/blob.cpp)
@@ -25,13 +28,16 @@ const mha::Context& context() {
   return made;
 }
 
-std::vector<std::uint8_t> valid_blob(bool bias) {
+std::vector<std::uint8_t> valid_blob(bool bias, mha_dtype dtype) {
   mha_layer_config config{};
   config.embed_dim = 5;
   config.num_heads = 2;
   config.num_kv_heads = 1;
   config.head_dim = 3;
   config.kdim = 4;
+  mha_storage packed{};
+  packed.dtype = dtype;
+  config.packed = &packed;
   const std::vector<float> zeros(64, 0.25F);
   mha_layer_weights weights{};
   weights.query_weight = weights.key_weight = weights.value_weight = weights.output_weight = mha::view(zeros.data());
@@ -50,7 +56,7 @@ void sign(std::vector<std::uint8_t>& blob) {
   std::memcpy(blob.data() + kHeaderBytes - 8, &hash, sizeof hash);
 }
 
-void forward(const mha::Layer& layer, std::size_t blob_bytes) {
+void forward(const mha::Layer& layer, std::size_t blob_bytes, FuzzedDataProvider& input) {
   const mha_layer_config config = layer.config();
   // Packed weights are as large as the sizes say, so that the blob bounds them.
   for (const std::int64_t size : {config.embed_dim, config.kdim, config.vdim, config.out_dim}) {
@@ -58,18 +64,27 @@ void forward(const mha::Layer& layer, std::size_t blob_bytes) {
                    static_cast<long long>(size));
   }
   constexpr std::int64_t kLength = 3;
-  const std::vector<float> query(static_cast<std::size_t>(kLength * config.embed_dim), 0.5F);
-  const std::vector<float> key(static_cast<std::size_t>(kLength * config.kdim), 0.5F);
-  const std::vector<float> value(static_cast<std::size_t>(kLength * config.vdim), 0.5F);
-  std::vector<float> output(static_cast<std::size_t>(kLength * config.out_dim));
-  mha::LayerCall args;
-  args.batch = 1;
-  args.query_len = args.key_len = kLength;
-  args.query = mha::view(query.data());
-  args.key = mha::view(key.data());
-  args.value = mha::view(value.data());
-  args.output = mha::mut_view(output.data());
-  check_ok(layer.forward(context(), args));
+  const std::vector<float> tokens(
+      static_cast<std::size_t>(kLength * std::max({config.embed_dim, config.kdim, config.vdim})), 0.5F);
+  const auto call = [&](mha_dtype query, mha_dtype key, mha_dtype value, mha_dtype output) {
+    const auto elements = [&](mha_dtype dtype, std::int64_t width) {
+      return Elements(dtype, tokens.data(), static_cast<std::size_t>(kLength * width));
+    };
+    const Elements queries = elements(query, config.embed_dim), keys = elements(key, config.kdim);
+    const Elements values = elements(value, config.vdim);
+    Elements made(output, kLength * config.out_dim, 0);
+    mha::LayerCall args;
+    args.batch = 1;
+    args.query_len = args.key_len = kLength;
+    queries.read_by(args.query), keys.read_by(args.key), values.read_by(args.value), made.written_by(args.output);
+    check_ok(layer.forward(context(), args));
+    return made;
+  };
+  const Elements floats = call(MHA_F32, MHA_F32, MHA_F32, MHA_F32);
+  mha_dtype dtypes[4];
+  for (mha_dtype& dtype : dtypes) dtype = mha::fuzz::choose_dtype(input);
+  MHA_FUZZ_CHECK(call(dtypes[0], dtypes[1], dtypes[2], dtypes[3]).are(floats.floats().data()),
+                 "other element types: other bits");
 }
 
 mha::Layer own(mha_layer* handle) {
@@ -82,8 +97,13 @@ mha::Layer own(mha_layer* handle) {
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   FuzzedDataProvider input(data, size);
-  static const std::vector<std::uint8_t> blobs[] = {valid_blob(false), valid_blob(true)};
-  std::vector<std::uint8_t> blob = blobs[input.ConsumeBool() ? 1 : 0];
+  static const std::vector<std::vector<std::uint8_t>> blobs = [] {
+    std::vector<std::vector<std::uint8_t>> made;
+    for (const mha_dtype dtype : mha::fuzz::kDtypes)
+      for (const bool bias : {false, true}) made.push_back(valid_blob(bias, dtype));
+    return made;
+  }();
+  std::vector<std::uint8_t> blob = blobs[input.ConsumeIntegralInRange<std::size_t>(0, blobs.size() - 1)];
   const bool repair = input.ConsumeBool();
   if (input.ConsumeBool()) blob.resize(input.ConsumeIntegralInRange<std::size_t>(0, blob.size() + 64));
   const int edits = input.ConsumeIntegralInRange<int>(0, 8);
@@ -114,6 +134,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     return 0;
   }
   MHA_FUZZ_CHECK(handle != nullptr && !misaligned, "a layer from a misaligned blob");
-  forward(own(handle), blob.size());
+  forward(own(handle), blob.size(), input);
   return 0;
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Caches under random operations (append, truncate, fork, remove, reset, export, save and load, attention) of any kind
-// and any small size, against a model that keeps plain vectors: what is exported has the model's bits, attention is
-// close to the double reference on every target and in equal bits on the FMA targets and for the host's threads, and
-// what fails changes nothing. All buffers are exact heap blocks for the address sanitizer.
+// Caches under random operations (append, truncate, fork, remove, reset, export, save and load, attention) of any kind,
+// any element types and any small size, against a model that keeps plain vectors of what the types can keep: what is
+// exported has the model's bits, attention is close to the double reference on every target, has the bits of the same
+// call over the model's floats, and equal bits on the FMA targets and for the host's threads, and what fails changes
+// nothing. All buffers are exact heap blocks for the address sanitizer.
 #include <fuzzer/FuzzedDataProvider.h>
 #include <mha/mha.hpp>
 
@@ -32,11 +33,6 @@ struct Sequence {
   std::int64_t length = 0;
 };
 
-// Whether `got` has the bits of `all` from `begin` on.
-bool is_part(const Buffer<float>& got, const Floats& all, std::int64_t begin) {
-  return got.size() == 0 || std::memcmp(got.data(), all.data() + begin, got.size() * sizeof(float)) == 0;
-}
-
 std::int64_t pages_of(std::int64_t length, std::int64_t page) { return (length + page - 1) / page; }
 
 class Session {
@@ -50,6 +46,8 @@ class Session {
     config_.capacity = integer(0, 3) == 0 ? integer(250, 600) : integer(1, 48);
     if (config_.kind == MHA_CACHE_PAGED) config_.page_size = integer(1, 20);
     if (config_.kind == MHA_CACHE_RING && integer(0, 3) == 0) config_.sink_tokens = integer(0, 70);
+    config_.key.dtype = choose_dtype(input);
+    config_.value.dtype = choose_dtype(input);
     random_.seed(input.ConsumeIntegral<std::uint32_t>());
     cache_ = make_cache(config_, memory_);
     config_ = cache_.config();
@@ -130,24 +128,30 @@ class Session {
     return rope;
   }
 
-  // Rows [T, heads, D] as the library norms and rotates them on their own.
-  void prepare(const Context& context, Floats& rows, std::int64_t heads, const mha_rope* rope, const mha_norm* norm,
-               const std::int64_t* positions, std::int64_t first) {
+  // Rows [T, heads, D] as the library norms and rotates them on their own; from and to other types: the same, rounded.
+  void prepare(const Context& context, Floats& rows, mha_dtype given, std::int64_t heads, const mha_rope* rope,
+               const mha_norm* norm, const std::int64_t* positions, std::int64_t first) {
     if (rows.empty()) return;
     mha_rows_args args{};
     args.batch = 1;
     args.length = static_cast<std::int64_t>(rows.size()) / (heads * config_.head_dim);
     args.num_heads = heads;
     args.head_dim = config_.head_dim;
-    args.input = view<float>(rows.data());
-    args.output = mut_view(rows.data());
     args.rope = rope;
     args.norm = norm;
     if (rope != nullptr) {
       args.positions = positions;
       args.first_position = positions == nullptr ? first : 0;
     }
+    const mha_dtype wanted = kDtypes[random_() % std::size(kDtypes)];
+    const Elements input(given, rows.data(), rows.size());
+    const Elements output(wanted, static_cast<std::int64_t>(rows.size()), kPoison);
+    input.read_by(args.input), output.written_by(args.output);
     check_ok(context.rows_prepare(args));
+    args.input = view<float>(rows.data());
+    args.output = mut_view(rows.data());
+    check_ok(context.rows_prepare(args));
+    MHA_FUZZ_CHECK(output.are(rows.data()), "prepared from or to other types: other bits");
   }
 
   // Distinct sequences, in any order.
@@ -170,6 +174,7 @@ class Session {
   Call choose_call();
   bool is_allowed(const Call& c);
   void check_item(const Context& context, const Call& c, std::size_t b, const Results& results);
+  void check_plain(const Context& context, const AttentionCall& item, const float* output, const float* lse);
   void attend();
 
   FuzzedDataProvider& input_;
@@ -208,8 +213,10 @@ void Session::append() {
     for (std::int64_t& count : counts) count = integer(0, most);
   const Sizes sums = running_sums(counts);
   const Buffer<std::int64_t> offsets = exact(sums), numbers = exact(sequences);
-  const Floats key = uniforms(sums.back() * key_row()), value = uniforms(sums.back() * value_row());
-  const Buffer<float> key_block = exact(key), value_block = exact(value);
+  Floats key = uniforms(sums.back() * key_row()), value = uniforms(sums.back() * value_row());
+  const mha_dtype key_dtype = choose_dtype(input_), value_dtype = choose_dtype(input_);
+  keep(key_dtype, key), keep(value_dtype, value);
+  const Elements key_block(key_dtype, key.data(), key.size()), value_block(value_dtype, value.data(), value.size());
   const bool rotates = config_.head_dim > 1 && input_.ConsumeBool();
   const mha_rope rope = rotates ? choose_rope() : mha_rope{};
   Sizes positions;
@@ -225,8 +232,7 @@ void Session::append() {
   args.sequences = numbers.data();
   args.length = packed ? sums.back() : counts[0];
   args.offsets = packed ? offsets.data() : nullptr;
-  args.key = view<float>(key_block.data());
-  args.value = view<float>(value_block.data());
+  key_block.read_by(args.key), value_block.read_by(args.value);
   args.rope = rotates ? &rope : nullptr;
   args.positions = positions.empty() ? nullptr : position_block.data();
   args.key_norm = key_norm;
@@ -243,10 +249,12 @@ void Session::append() {
     Sequence& sequence = at(sequences[b]);
     Floats rows(key.begin() + sums[b] * key_row(), key.begin() + sums[b + 1] * key_row());
     const std::int64_t* own = positions.empty() ? nullptr : positions.data() + sums[b];
-    prepare(context, rows, config_.num_kv_heads, args.rope, key_norm, own, sequence.length);
+    if (args.rope != nullptr || key_norm != nullptr)
+      prepare(context, rows, key_dtype, config_.num_kv_heads, args.rope, key_norm, own, sequence.length);
+    Floats values(value.begin() + sums[b] * value_row(), value.begin() + sums[b + 1] * value_row());
+    keep(config_.key.dtype, rows), keep(config_.value.dtype, values);
     sequence.key.insert(sequence.key.end(), rows.begin(), rows.end());
-    sequence.value.insert(sequence.value.end(), value.begin() + sums[b] * value_row(),
-                          value.begin() + sums[b + 1] * value_row());
+    sequence.value.insert(sequence.value.end(), values.begin(), values.end());
     sequence.length += counts[b];
     if (config_.kind != MHA_CACHE_RING) MHA_FUZZ_CHECK(first_kept(sequences[b]) == 0, "only a ring drops");
   }
@@ -292,19 +300,20 @@ void Session::remove() {
   at(s) = {};
 }
 
-// All that the sequence keeps has the model's bits.
+// All that the sequence keeps has the model's bits, rounded where it is exported to another type.
 void Session::check_tokens(const Cache& cache, std::int64_t s, const Sequence& want) {
   const std::int64_t kept = cache.first_kept(s);
   const std::int64_t begins[] = {0, kept};
   const std::int64_t ends[] = {kept == 0 ? 0 : std::min(config_.sink_tokens, want.length), want.length};
   for (int part = 0; part < 2; ++part) {
     const std::int64_t begin = begins[part], count = ends[part] - begin;
-    const Buffer<float> key(count * key_row()), value(count * value_row());
+    const Elements key(kDtypes[random_() % std::size(kDtypes)], count * key_row(), kPoison);
+    const Elements value(kDtypes[random_() % std::size(kDtypes)], count * value_row(), kPoison);
     mha_export_args args{};
     args.sequence = s, args.begin = begin, args.count = count;
-    args.key = mut_view(key.data()), args.value = mut_view(value.data());
+    key.written_by(args.key), value.written_by(args.value);
     check_ok(cache.export_to(args));
-    MHA_FUZZ_CHECK(is_part(key, want.key, begin * key_row()) && is_part(value, want.value, begin * value_row()),
+    MHA_FUZZ_CHECK(key.are(want.key.data() + begin * key_row()) && value.are(want.value.data() + begin * value_row()),
                    "sequence %d keeps other tokens", static_cast<int>(s));
   }
 }
@@ -322,6 +331,7 @@ void Session::save_and_load() {
   config.page_size = config.kind == MHA_CACHE_PAGED ? integer(1, 20) : 0;
   if (config.kind != MHA_CACHE_RING) config.sink_tokens = 0;
   config.max_sequences = 1;
+  if (integer(0, 7) == 0) config.value.dtype = config_.value.dtype == MHA_F16 ? MHA_BF16 : MHA_F16;
   Buffer<std::uint8_t> memory;
   Cache other = make_cache(config, memory);
 
@@ -338,6 +348,10 @@ void Session::save_and_load() {
   MHA_FUZZ_CHECK(other.length(0) == 0, "a damaged block was loaded");
 
   const Status status = other.load(0, {blob, bytes});
+  if (config.value.dtype != config_.value.dtype) {
+    MHA_FUZZ_CHECK(status.code() == MHA_ERR_BLOB && other.length(0) == 0, "values of another type were loaded");
+    return;
+  }
   if (first_kept(s) > 0 && config.kind != MHA_CACHE_RING) {
     MHA_FUZZ_CHECK(status.code() == MHA_ERR_UNSUPPORTED, "%s", mha_status_string(status.code()));
     return;
@@ -365,6 +379,8 @@ Call Session::choose_call() {
   a.cache = cache_.get();
   c.is_packed = packed;
   c.query = uniforms(c.offsets.back() * a.num_heads * a.head_dim, 2);
+  c.query_dtype = choose_dtype(input_), c.output_dtype = choose_dtype(input_);
+  keep(c.query_dtype, c.query);
   for (const std::int64_t s : c.sequences) c.lengths.push_back(at(s).length);
   choose_masks(input_, random_, c);
   if (config_.kind == MHA_CACHE_RING && input_.ConsumeBool()) {
@@ -395,6 +411,19 @@ bool Session::is_allowed(const Call& c) {
   return true;
 }
 
+// An item over plain floats has the bits of the cache.
+void Session::check_plain(const Context& context, const AttentionCall& item, const float* output, const float* lse) {
+  const std::int64_t rows = item.query_len * item.num_heads;
+  const Elements made(MHA_F32, rows * item.value_head_dim, kPoison);
+  const Buffer<float> sums(rows);
+  AttentionCall args = item;
+  made.written_by(args.output);
+  args.results.log_sum_exp = sums.data();
+  check_ok(context.attention(args));
+  MHA_FUZZ_CHECK(made.are(output) && std::memcmp(sums.data(), lse, sums.size() * sizeof(float)) == 0,
+                 "the cache changes bits");
+}
+
 // The rows of item `b`, beside the reference on the model's tokens.
 void Session::check_item(const Context& context, const Call& c, std::size_t b, const Results& results) {
   const AttentionCall& a = c.args;
@@ -404,8 +433,8 @@ void Session::check_item(const Context& context, const Call& c, std::size_t b, c
   const std::int64_t row = a.num_heads * a.head_dim;
   Floats query(c.query.begin() + c.offsets[b] * row, c.query.begin() + c.offsets[b + 1] * row);
   if (c.has_rope || c.norm.epsilon > 0)
-    prepare(context, query, a.num_heads, c.has_rope ? &c.rope : nullptr, c.norm.epsilon > 0 ? &c.norm : nullptr,
-            c.has_rope ? c.positions.data() + c.offsets[b] : nullptr, 0);
+    prepare(context, query, c.query_dtype, a.num_heads, c.has_rope ? &c.rope : nullptr,
+            c.norm.epsilon > 0 ? &c.norm : nullptr, c.has_rope ? c.positions.data() + c.offsets[b] : nullptr, 0);
   AttentionCall item = c.item(b);
   item.query = view<float>(query.data());
   item.key = view<float>(sequence.key.data());
@@ -415,9 +444,10 @@ void Session::check_item(const Context& context, const Call& c, std::size_t b, c
   std::vector<double> lse(static_cast<std::size_t>(rows));
   mha::reference::attention<double>(item.raw(), output.data(), nullptr, lse.data());
   const auto first = static_cast<std::size_t>(c.offsets[b] * a.num_heads);
-  const auto width = static_cast<std::size_t>(a.value_head_dim);
-  for (std::size_t n = 0; n < output.size(); ++n) check_value(results.output[first * width + n], output[n], "output");
+  const float* made = results.output.floats().data() + first * static_cast<std::size_t>(a.value_head_dim);
+  for (std::size_t n = 0; n < output.size(); ++n) check_value(made[n], output[n], "output");
   for (std::size_t n = 0; n < lse.size(); ++n) check_value(results.lse[first + n], lse[n], "log_sum_exp");
+  check_plain(context, item, made, results.lse.data() + first);
 }
 
 void Session::attend() {
@@ -426,16 +456,19 @@ void Session::attend() {
   Results fma;
   bool have_fma = false;
   for (const Target& target : targets()) {
-    Called made = call(target.one_thread, c);
+    Called made = call(target.one_thread, c, true);
     Results& results = made.results;
     MHA_FUZZ_CHECK(made.status.code() == (allowed ? MHA_OK : MHA_ERR_ARGUMENT), "attention: %s (%s)",
                    mha_status_string(made.status.code()), made.status.message());
     if (!allowed) {
-      for (std::size_t n = 0; n < results.output.size(); ++n) MHA_FUZZ_CHECK(results.output[n] == kPoison, "written");
+      for (std::size_t n = 0; n < results.output.size(); ++n) MHA_FUZZ_CHECK(results.output.is(n, kPoison), "written");
       continue;
     }
-    const Results threaded = call(target.host_threads, c).results;
-    MHA_FUZZ_CHECK(same_bits(results, threaded), "threads change bits on %s", target.name.c_str());
+    const Results threaded = call(target.host_threads, c, true).results;
+    MHA_FUZZ_CHECK(same_bits(threaded, results), "threads change bits on %s", target.name.c_str());
+    const Called typed = call(input_.ConsumeBool() ? target.one_thread : target.host_threads, c, false);
+    MHA_FUZZ_CHECK(typed.status && same_bits(typed.results, results), "other types change bits on %s: %s",
+                   target.name.c_str(), typed.status.message());
     for (std::size_t b = 0; b < c.sequences.size(); ++b)
       if (c.counts[b] > 0) check_item(target.one_thread, c, b, results);
     if (target.name == "sse2") continue;  // has no fused multiply-add
@@ -450,7 +483,7 @@ void Session::attend() {
 // Long enough for a session of some operations; libFuzzer begins with single bytes.
 extern "C" std::size_t LLVMFuzzerCustomMutator(std::uint8_t* data, std::size_t size, std::size_t max_size,
                                                unsigned random) {
-  static const std::vector<std::string> seeds = mha::fuzz::random_seeds(700);
+  static const std::vector<std::string> seeds = mha::fuzz::random_seeds(800);
   return mha::fuzz::mutate_or_seed(data, size, max_size, random, seeds);
 }
 
