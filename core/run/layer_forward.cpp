@@ -4,7 +4,7 @@
 
 #include <cstring>
 
-#include "core/run/append.h"
+#include "core/run/append_phase.h"
 #include "core/run/attention.h"
 #include "core/run/norm_rope.h"
 #include "core/run/project.h"

@@ -27,6 +27,10 @@ bad=$(readelf -sW "$archive" | awk '$5 ~ /GLOBAL|WEAK|UNIQUE/ && $7 != "UND" && 
   grep -vE '^GLOBAL HIDDEN mha_[a-z0-9_]+$|^(GLOBAL|WEAK) HIDDEN (.* )?mha::' || true)
 [ -z "$bad" ] || fail "libmha.a defines names that are not hidden, or outside mha_* and mha:::"$'\n'"$bad"
 
+# A host that unpacks the archive into one folder (ar x) must get every member.
+twice=$(ar t "$archive" | sort | uniq -d)
+[ -z "$twice" ] || fail "libmha.a has members of one name: $twice"
+
 defined=$(nm --defined-only "$archive" | awk 'NF == 3 {print $3}' | sort -u)
 undefined=$(nm --undefined-only "$archive" | awk 'NF == 2 {print $2}' | sort -u)
 needed=$(comm -13 <(printf '%s\n' "$defined") <(printf '%s\n' "$undefined"))

@@ -3,7 +3,7 @@
 #include "core/call/cache_calls.h"
 #include "core/call/validate.h"
 #include "core/plan/plan.h"
-#include "core/run/append.h"
+#include "core/run/append_phase.h"
 #include "simd/float_mode.h"
 
 extern "C" mha_status mha_cache_append(const mha_context* context, mha_cache* cache, const mha_append_args* args,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The phase that stores tokens, and norms and rotates their keys on the way.
-#include "core/run/append.h"
+#include "core/run/append_phase.h"
 
 #include "core/base/search.h"
 #include "core/run/norm_rope.h"
