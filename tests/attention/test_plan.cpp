@@ -7,6 +7,7 @@
 #include <functional>
 
 #include "core/call/validate.h"
+#include "core/plan/explain.h"
 #include "simd/dispatch.h"
 #include "tests/support/calls.h"
 #include "tests/support/targets.h"
@@ -140,4 +141,46 @@ TEST_CASE("plan: no thread is woken that would find nothing to do", "[plan]") {
     // What is on the whole too little for two.
     CHECK(plan_of(table, 8, {1, 8, 8, 1, 16, 64}).threads == 1);
   });
+}
+
+TEST_CASE("plan: explain prints the plan that it is given, and plans nothing anew", "[plan]") {
+  const mha::KernelTable& table = *mha::target_table(0);
+  const Sizes z = {1, 8, 2, 512, 1024, 64};
+  const auto text_of = [](const std::function<void(mha::Text*)>& say) {
+    char text[4096];
+    mha::Text out(text, sizeof(text));
+    say(&out);
+    out.finish(nullptr);
+    return std::string(text);
+  };
+  const auto attention = [&](const mha::AttentionPlan& plan) {
+    return text_of([&](mha::Text* out) { mha::explain_attention(problem_of(z), plan, table, out); });
+  };
+  const mha::AttentionPlan plan = plan_of(table, 2, z);
+  const std::vector<std::function<void(mha::AttentionPlan*)>> changes = {
+      [](mha::AttentionPlan* p) { p->each.streamed = !p->each.streamed; },
+      [](mha::AttentionPlan* p) { p->split = p->split > 0 ? 0 : p->batch; },
+      [](mha::AttentionPlan* p) { p->each.block_rows += 1; },
+      [](mha::AttentionPlan* p) { p->each.chunks += 1; },
+      [](mha::AttentionPlan* p) { p->items += 1; },
+      [](mha::AttentionPlan* p) { p->few_keys = true; }};
+  for (size_t n = 0; n < changes.size(); ++n) {
+    INFO("change " << n);
+    mha::AttentionPlan other = plan;
+    changes[n](&other);
+    CHECK(attention(other) != attention(plan));
+  }
+
+  mha::LinearProblem product = {};
+  product.batch = 1, product.rows = 300, product.in_features = product.out_features = 512;
+  const auto linear = [&](const mha::LinearPlan& p) {
+    return text_of([&](mha::Text* out) { mha::explain_linear("product", product, p, 2, out); });
+  };
+  const mha::LinearPlan cut = mha::plan_linear(table, 2, product);
+  for (int64_t mha::LinearPlan::*field :
+       {&mha::LinearPlan::block_rows, &mha::LinearPlan::block_columns, &mha::LinearPlan::items}) {
+    mha::LinearPlan other = cut;
+    other.*field += 1;
+    CHECK(linear(other) != linear(cut));
+  }
 }
