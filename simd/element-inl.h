@@ -32,7 +32,7 @@ MHA_INLINE Half16 round_to_bf16(const Vec& v) {
   const __m512i rounded = _mm512_srli_epi32(sum, 16);
   return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, upper, _mm512_set1_epi32(0x40)));
 }
-#elif defined(MHA_ISA_AVX2)
+#elif defined(MHA_ISA_X86)
 struct Half16 {
   __m128i r[2];
 };
@@ -44,6 +44,9 @@ MHA_INLINE void store_halves(void* p, const Half16& h) {
   _mm_storeu_si128(static_cast<__m128i*>(p), h.r[0]);
   _mm_storeu_si128(static_cast<__m128i*>(p) + 1, h.r[1]);
 }
+#endif
+
+#if defined(MHA_ISA_AVX2)
 MHA_INLINE Vec widen_bf16(const Half16& h) {
   return map([&](int i) MHA_ALWAYS_INLINE {
     return Reg(_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h.r[i]), 16)));
@@ -70,17 +73,6 @@ MHA_INLINE Half16 round_to_bf16(const Vec& v) {
   return {{_mm256_castsi256_si128(ordered), _mm256_extracti128_si256(ordered, 1)}};
 }
 #elif defined(MHA_ISA_SSE2)
-struct Half16 {
-  __m128i r[2];
-};
-MHA_INLINE Half16 load_halves(const void* p) {
-  const __m128i* at = static_cast<const __m128i*>(p);
-  return {{_mm_loadu_si128(at), _mm_loadu_si128(at + 1)}};
-}
-MHA_INLINE void store_halves(void* p, const Half16& h) {
-  _mm_storeu_si128(static_cast<__m128i*>(p), h.r[0]);
-  _mm_storeu_si128(static_cast<__m128i*>(p) + 1, h.r[1]);
-}
 MHA_INLINE Vec widen_bf16(const Half16& h) {
   const __m128i none = _mm_setzero_si128();
   return map([&](int i) MHA_ALWAYS_INLINE {
@@ -148,7 +140,7 @@ MHA_INLINE __m128i bf16_of(Reg x) {
 MHA_INLINE Half16 round_to_bf16(const Vec& v) {
   return {{pack_lower(bf16_of(v.r[0]), bf16_of(v.r[1])), pack_lower(bf16_of(v.r[2]), bf16_of(v.r[3]))}};
 }
-#else
+#elif defined(MHA_ISA_NEON)
 struct Half16 {
   uint16x4_t r[4];
 };

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Elements of 16 bits: conversions one at a time, by integers alone, and rows of any element type with poison in the
-// gaps. Nothing here is the library's.
+// Rows of any element type with a pattern of bytes in the gaps, and their comparison with floats rounded once.
 #ifndef MHA_TESTS_SUPPORT_HALF_FLOATS_H
 #define MHA_TESTS_SUPPORT_HALF_FLOATS_H
 
@@ -11,6 +10,7 @@
 #include <vector>
 
 #include "tests/support/catch.h"
+#include "tests/support/dtypes.h"
 #include "tests/support/tensors.h"
 
 namespace mha::test {
@@ -28,40 +28,11 @@ inline int64_t bytes_of(mha_dtype dtype) { return dtype == MHA_F32 ? 4 : 2; }
 
 /// The bits of the float that this element is. A NaN keeps its payload; of f16 it becomes quiet.
 inline uint32_t widen_one(mha_dtype dtype, uint16_t h) {
-  if (dtype == MHA_BF16) return static_cast<uint32_t>(h) << 16;
-  const uint32_t sign = (h & 0x8000u) << 16;
-  uint32_t exponent = h >> 10 & 31, mantissa = h & 0x3ffu;
-  if (exponent == 31) return sign | 0x7f800000u | (mantissa ? 0x400000u : 0u) | mantissa << 13;
-  if (exponent == 0 && mantissa == 0) return sign;
-  int32_t power = exponent == 0 ? 1 : static_cast<int32_t>(exponent);
-  if (exponent == 0) {
-    for (; !(mantissa & 0x400u); mantissa <<= 1) --power;
-    mantissa &= 0x3ffu;
-  }
-  return sign | static_cast<uint32_t>(power + 112) << 23 | mantissa << 13;
+  return dtype == MHA_BF16 ? widen_bf16_bits(h) : widen_f16_bits(h);
 }
-
 /// The bits of the element that is nearest to the float of bits `u`, of two the even one.
 inline uint16_t round_one(mha_dtype dtype, uint32_t u) {
-  const uint32_t sign = u >> 31 << 15, a = u & 0x7fffffffu;
-  const bool half = dtype == MHA_F16;
-  if (a > 0x7f800000u) {
-    const uint32_t upper = half ? 0x7c00u | (a >> 13 & 0x3ffu) : a >> 16;
-    return static_cast<uint16_t>(sign | upper | (half ? 0x200u : 0x40u));
-  }
-  // The value is m * 2^(e - 150), a place of the result 2^(e - 150 + shift).
-  const int32_t e = std::max<int32_t>(static_cast<int32_t>(a >> 23), 1);
-  const uint32_t m = (a & 0x7fffffu) | (a >> 23 ? 0x800000u : 0u);
-  const int32_t shift = !half ? 16 : e >= 113 ? 13 : 126 - e;
-  if (shift > 24) return static_cast<uint16_t>(sign);  // less than half of the least denormal
-  uint32_t places = m >> shift;
-  const uint32_t rest = m & ((1u << shift) - 1), middle = 1u << (shift - 1);
-  if (rest > middle || (rest == middle && (places & 1u))) ++places;
-  // The leading place of a normal number stands for one step of the exponent.
-  const int32_t exponent = half ? std::max(e - 113, 0) : e - 1;
-  const uint32_t bits = (static_cast<uint32_t>(exponent) << (half ? 10 : 7)) + places,
-                 infinity = half ? 0x7c00u : 0x7f80u;
-  return static_cast<uint16_t>(sign | std::min(bits, infinity));
+  return dtype == MHA_BF16 ? round_to_bf16_bits(u) : round_to_f16_bits(u);
 }
 
 /// Rows of elements, `pad` elements apart, the first at element `offset` of a buffer that is a pattern of bytes
@@ -149,13 +120,13 @@ class ElementRows {
 };
 
 /// Dense elements, rounded from floats.
-inline ElementRows rounded(mha_dtype dtype, const std::vector<float>& floats) {
+inline ElementRows element_rows(mha_dtype dtype, const std::vector<float>& floats) {
   return ElementRows(dtype, 1, static_cast<int64_t>(floats.size())).fill(floats);
 }
 
 /// Floats rounded to elements and widened again.
 inline std::vector<float> through(mha_dtype dtype, const std::vector<float>& floats) {
-  return rounded(dtype, floats).floats();
+  return element_rows(dtype, floats).floats();
 }
 
 /// Fails unless the elements have the bits of the floats, rounded once. One NaN is as good as another.
