@@ -145,16 +145,18 @@ void cache_write(const mha_cache& cache, int64_t sequence, int64_t first, int64_
     char* base = s.pages[page_entry(cache, page)];
     ConvertArgs copies[kCacheParts] = {};
     for (int part = 0; part < kCacheParts; ++part) {
+      if (rows[part].data == nullptr) continue;
       const PartLayout& p = cache.parts[part];
       ConvertArgs& copy = copies[part];
       copy.src_stride = rows[part].stride_t, copy.src_element = rows[part].element;
       copy.dst_stride = p.row_bytes, copy.dst_element = p.element;
-      copy.rows = rows[part].data != nullptr ? run : 0, copy.columns = p.width;
+      copy.rows = run, copy.columns = p.width;
       copy.src = rows[part].data + (token - first) * copy.src_stride;
       copy.dst = base + p.offset + (token - page * cache.page_size) * p.row_bytes;
     }
     for (int64_t h = 0; h < cache.config.num_kv_heads; ++h) {
       for (int part = 0; part < kCacheParts; ++part) {
+        if (rows[part].data == nullptr) continue;
         copy_rows(*cache.table, copies[part]);
         copies[part].src += rows[part].stride_h, copies[part].dst += cache.page_size * copies[part].dst_stride;
       }
