@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention on its own: the public calls.
-#include "core/run/attention.h"
 #include "core/call/checks.h"
 #include "core/call/items.h"
 #include "core/call/validate.h"
 #include "core/plan/explain.h"
+#include "core/run/attention.h"
 #include "simd/float_mode.h"
 
 namespace mha {

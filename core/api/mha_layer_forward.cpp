@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // The layer's forward: the public calls.
-#include "core/run/layer_forward.h"
 #include "core/base/memory.h"
 #include "core/call/checks.h"
 #include "core/plan/explain.h"
 #include "core/plan/forward.h"
+#include "core/run/layer_forward.h"
 #include "core/run/parallel.h"
 #include "simd/float_mode.h"
 
