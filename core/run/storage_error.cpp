@@ -30,7 +30,7 @@ void StorageErrorSum::add(const char* row, Element given, int64_t columns, Eleme
     for (int64_t i = 0; i < count; ++i) {
       const double value = static_cast<double>(before[i]), lost = static_cast<double>(after[i]) - value;
       const double size = lost < 0 ? -lost : lost;
-      if (!(size <= max_)) max_ = size;  // a NaN stays
+      if (max_ == max_ && !(size <= max_)) max_ = size;  // a NaN stays
       squares_ += lost * lost, given_squares_ += value * value;
     }
   }
