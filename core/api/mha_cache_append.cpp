@@ -26,7 +26,7 @@ extern "C" mha_status mha_cache_append(const mha_context* context, mha_cache* ca
       static_cast<double>(p.tokens) * static_cast<double>(cache->config.num_kv_heads) * static_cast<double>(token);
   const int64_t threads = useful_threads(lent.num_threads, work_of(0, bytes));
   job.table = context->table, job.item_tokens = plan_append(p.tokens, threads);
-  const bool copies = !p.prepares && p.key.element == keys.element && p.value.element == values.element;
+  const bool copies = !p.norm_rope && p.key.element == keys.element && p.value.element == values.element;
   if (threads <= 1 && copies) {
     run_append(&job, 0, 0);  // plain copies need no floating-point mode: one token takes 0.34 us, as a phase 0.40
   } else {
@@ -48,6 +48,6 @@ extern "C" mha_status mha_cache_append_workspace_bytes(const mha_context* contex
   mha_context lent;
   MHA_TRY(lend(*context, args->resources, &lent, error));
   MHA_TRY(validate_append_sizes(*args, *cache, error));
-  *bytes = 0;  // tokens are copied into pages, keys prepared on the way
+  *bytes = 0;  // tokens are copied into pages, keys normed and rotated on the way
   return MHA_OK;
 }

@@ -15,7 +15,7 @@ namespace mha {
 namespace {
 
 // A row of floats, for measuring what rounding costs.
-size_t needed_bytes(const mha_rows_args& args, const PrepareProblem& p) {
+size_t needed_bytes(const mha_rows_args& args, const NormRopeProblem& p) {
   return args.storage_error != nullptr ? workspace_bytes(p.width * kFloatBytes) : 0;
 }
 
@@ -29,9 +29,9 @@ extern "C" mha_status mha_rows_prepare(const mha_context* context, const mha_row
   if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
   mha_context lent = {};
   MHA_TRY(lend(*context, args->resources, &lent, error));
-  PreparePhase work = {};
-  PrepareJob& job = work.jobs[work.count++];
-  PrepareProblem& p = job.problem;
+  NormRopePhase work = {};
+  NormRopeJob& job = work.jobs[work.count++];
+  NormRopeProblem& p = job.problem;
   MHA_TRY(validate_rows(*args, Check::kAll, &p, error));
   job.table = context->table;
   Workspace workspace(lent, args->resources);
@@ -41,8 +41,8 @@ extern "C" mha_status mha_rows_prepare(const mha_context* context, const mha_row
   }
   if (p.tokens() == 0 || p.heads == 0) return MHA_OK;
   const int64_t threads = useful_threads(lent.num_threads, p.work());
-  job.block_tokens = plan_prepare(p.tokens(), threads);
-  const Phase phase = prepare_phase(work);
+  job.block_tokens = plan_norm_rope(p.tokens(), threads);
+  const Phase phase = norm_rope_phase(work);
   run_phases(lent, threads, &phase, 1);
   return MHA_OK;
 }
@@ -55,7 +55,7 @@ extern "C" mha_status mha_rows_workspace_bytes(const mha_context* context, const
   if (bytes == nullptr) return fail(error, MHA_ERR_NULL, "bytes is NULL");
   const FloatMode mode;
   mha_context lent = {};
-  PrepareProblem problem = {};
+  NormRopeProblem problem = {};
   MHA_TRY(lend(*context, args->resources, &lent, error));
   MHA_TRY(validate_rows(*args, Check::kSizesOnly, &problem, error));
   *bytes = needed_bytes(*args, problem);

@@ -14,7 +14,7 @@ struct AppendProblem {
   ConstTensor key, value;
   int64_t tokens;  // of all sequences
 
-  bool prepares;  // keys are normed and rotated as in core/run/norm_rope.h
+  bool norm_rope;  // keys are normed and rotated as in core/run/norm_rope.h
   mha_rope rope;
   float epsilon;
   const float* weight;

@@ -67,7 +67,7 @@ struct Groups {
   const mha_results* results;
   bool causal;
   bool keys_are_queries;  // self-attention of the layer: keys are projected from the query's tokens
-  bool prepares_keys;     // the layer norms and rotates keys of this call
+  bool changes_keys;      // the layer norms and rotates keys of this call
 };
 
 Groups groups_of(const mha_attention_args& args);
@@ -109,9 +109,9 @@ mha_status check_heads(int64_t heads, int64_t kv_heads, int64_t* out, mha_error*
 // Rows of attention over the whole call, and scores of one row, must be countable.
 mha_status check_products(const AttentionProblem& p, mha_error* error);
 
-// What an attention or layer call wants done, checked into problem->preparation; its sizes, items and positions must be
+// What an attention or layer call wants done, checked into problem->norm_rope; its sizes, items and positions must be
 // set.
-mha_status check_preparation(const Groups& groups, Check check, AttentionProblem* problem, mha_error* error);
+mha_status check_norm_rope(const Groups& groups, Check check, AttentionProblem* problem, mha_error* error);
 
 // Adds the results besides the output, and where they are in memory.
 int result_extents(const AttentionProblem& p, NamedExtent* results);

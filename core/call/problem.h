@@ -41,7 +41,7 @@ inline Tensor dense_floats(void* data, int64_t tokens, int64_t heads, int64_t wi
 }
 
 // What happens to queries (and in the layer to keys) before attention: core/run/norm_rope.h.
-struct Preparation {
+struct NormRope {
   bool norm, rotate;
   bool copy;                               // queries leave the place where the output is written
   mha_rope rope;                           // validated; dims 0: no rotation
@@ -102,8 +102,8 @@ struct AttentionProblem {
 
   int64_t tail;  // the last keys of each item, which every query sees whatever the masks (bias_key, add_zero_attn)
 
-  Preparation preparation;
-  bool copies_queries;  // what is prepared goes into the workspace; else in place
+  NormRope norm_rope;
+  bool copies_queries;  // normed and rotated queries go into the workspace; else in place
 
   static bool is_extreme(double scale) {
     const double size = scale < 0 ? -scale : scale;
@@ -147,7 +147,7 @@ constexpr double kWorkOfAngle = 500;
 
 // Tokens of one tensor to be normed and rotated. Items of a batch have `length` tokens each, or with `offsets` lie
 // packed one after the other (stride_b unused). What becomes of a token depends on it and its position alone.
-struct PrepareProblem {
+struct NormRopeProblem {
   ConstTensor input;  // [batch, length, heads, width]
   Tensor output;      // alike; may be the input
   int64_t batch;

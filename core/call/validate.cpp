@@ -141,10 +141,10 @@ mha_status validate_attention(const mha_attention_args* args, Check check, Atten
   MHA_TRY(check_ring(p, error));
   if (a.results != nullptr) MHA_TRY(check_results(*a.results, check, &p, error));
   p.copies_queries = true;
-  MHA_TRY(check_preparation(groups, check, &p, error));
+  MHA_TRY(check_norm_rope(groups, check, &p, error));
   // A second pass over the scores needs queries after the output is written.
   const bool in_place = p.query.data != nullptr && same_place(p.query, p.output);
-  if (in_place && p.weights_mode != MHA_WEIGHTS_NONE && !keeps_weights(p)) p.preparation.copy = true;
+  if (in_place && p.weights_mode != MHA_WEIGHTS_NONE && !keeps_weights(p)) p.norm_rope.copy = true;
   return check != Check::kSizesOnly ? check_attention_overlaps(p, sizes, error) : MHA_OK;
 }
 
@@ -308,7 +308,7 @@ mha_status validate_forward(const mha_layer_config& c, const mha_layer_args* arg
   if (a.score_mods != nullptr) MHA_TRY(check_mods(*a.score_mods, keys, &p, error));
   MHA_TRY(check_positions(groups, &p, error));
   MHA_TRY(check_ring(p, error));
-  MHA_TRY(check_preparation(groups, check, &p, error));
+  MHA_TRY(check_norm_rope(groups, check, &p, error));
   // From here on the keys that the layer adds count as well.
   MHA_TRY(add_tail(a, tail, &p, error));
   if (a.results != nullptr) MHA_TRY(check_results(*a.results, check, &p, error));

@@ -26,7 +26,7 @@ mha_status validate_forward(const mha_layer_config& config, const mha_layer_args
 
 mha_status validate_layer_config(const mha_layer_config* config, mha_layer_config* resolved, mha_error* error);
 
-mha_status validate_rows(const mha_rows_args& args, Check check, PrepareProblem* problem, mha_error* error);
+mha_status validate_rows(const mha_rows_args& args, Check check, NormRopeProblem* problem, mha_error* error);
 
 // The context as one call sees it: with what the host lends to it.
 mha_status lend(const mha_context& context, const mha_resources* resources, mha_context* lent, mha_error* error);

@@ -32,7 +32,7 @@ mha_status check_exported(const mha_cache& cache, const mha_export_args& a, mha_
 }
 
 // Norm and rotation of the keys on the way in; the sequences must have been checked.
-mha_status check_key_preparation(const mha_append_args& a, AppendProblem* problem, mha_error* error) {
+mha_status check_key_norm_rope(const mha_append_args& a, AppendProblem* problem, mha_error* error) {
   MHA_TRY(validate_rope(a.rope, problem->cache->config.head_dim, &problem->rope, error));
   if (a.key_norm != nullptr) {
     MHA_TRY(check_norm("key_norm", *a.key_norm, error));
@@ -42,7 +42,7 @@ mha_status check_key_preparation(const mha_append_args& a, AppendProblem* proble
     return fail(error, MHA_ERR_ARGUMENT, "positions is given, but there is no rope, which alone looks at it");
   }
   problem->positions = a.positions;
-  problem->prepares = a.key_norm != nullptr || problem->rope.dims > 0;
+  problem->norm_rope = a.key_norm != nullptr || problem->rope.dims > 0;
   for (int64_t b = 0, token = 0; b < a.batch && problem->rope.dims > 0; ++b) {
     const int64_t count = problem->batch.count(b), first = problem->cache->sequences[problem->batch.sequence(b)].length;
     for (int64_t t = 0; t < count && a.positions != nullptr; ++t, ++token) {
@@ -63,7 +63,7 @@ mha_status validate_append(const mha_append_args& a, mha_cache* cache, AppendPro
   problem->batch = {a.batch, a.sequences, a.length, a.offsets, nullptr};
   MHA_TRY(check_batch(cache, problem->batch, error));
   const mha_cache_config& c = cache->config;
-  MHA_TRY(check_key_preparation(a, problem, error));
+  MHA_TRY(check_key_norm_rope(a, problem, error));
   const int64_t items = a.offsets != nullptr ? 1 : a.batch;
   const Dimensions key = {items, a.length, c.num_kv_heads, c.head_dim};
   const Dimensions value = {items, a.length, c.num_kv_heads, c.value_head_dim};

@@ -150,7 +150,7 @@ mha_status check_positions(const Groups& g, AttentionProblem* p, mha_error* erro
   }
   if (positions.key != nullptr) {
     if (g.rope == nullptr) return fail_unused("positions.key", "there is no rope, which alone looks at it", error);
-    if (!g.prepares_keys) return fail_unused("positions.key", "keys are given rotated", error);
+    if (!g.changes_keys) return fail_unused("positions.key", "keys are given rotated", error);
     if (g.keys_are_queries) {
       return fail_unused("positions.key", "in self-attention keys are at the positions of their tokens", error);
     }

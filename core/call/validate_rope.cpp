@@ -168,7 +168,7 @@ mha_status check_counted_positions(const mha_rope& rope, const char* name, int64
 namespace {
 
 mha_status check_query_positions(const AttentionProblem& p, mha_error* error) {
-  const Preparation& r = p.preparation;
+  const NormRope& r = p.norm_rope;
   if (r.positions != nullptr) {
     return check_given_positions(r.rope, "positions.query", r.positions, p.total_queries(), error);
   }
@@ -189,9 +189,9 @@ mha_status check_one_norm(const char* name, const mha_norm& norm, float* epsilon
 
 }  // namespace
 
-mha_status check_preparation(const Groups& groups, Check check, AttentionProblem* p, mha_error* error) {
+mha_status check_norm_rope(const Groups& groups, Check check, AttentionProblem* p, mha_error* error) {
   const mha_positions& positions = given_or_default(groups.positions);
-  Preparation& r = p->preparation;
+  NormRope& r = p->norm_rope;
   r.norm = groups.query_norm != nullptr || groups.key_norm != nullptr, r.rotate = groups.rope != nullptr;
   r.positions = positions.query;
   r.key_positions = groups.keys_are_queries ? positions.query : positions.key;
@@ -204,7 +204,7 @@ mha_status check_preparation(const Groups& groups, Check check, AttentionProblem
   }
   if (check == Check::kSizesOnly || !r.rotate || p->nothing_to_do()) return MHA_OK;
   MHA_TRY(check_query_positions(*p, error));
-  if (!groups.prepares_keys || p->longest_key_len == 0) return MHA_OK;
+  if (!groups.changes_keys || p->longest_key_len == 0) return MHA_OK;
   if (r.key_positions == nullptr) {
     return check_counted_positions(r.rope, "position of key 0", 0, p->longest_key_len, error);
   }

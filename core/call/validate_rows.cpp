@@ -36,7 +36,7 @@ mha_status check_no_codes(const mha_rows_args& a, mha_error* error) {
               a.scales != nullptr ? "scales" : "zeros");
 }
 
-mha_status check_row_views(const mha_rows_args& a, Check check, PrepareProblem* p, mha_error* error) {
+mha_status check_row_views(const mha_rows_args& a, Check check, NormRopeProblem* p, mha_error* error) {
   const Dimensions input = {a.batch, a.length, a.num_heads, a.head_dim};
   const Dimensions output = a.slots != nullptr ? Dimensions{a.num_pages, a.page_size, a.num_heads, a.head_dim} : input;
   MHA_TRY(check_input("input", a.input, input, check, &p->input, error));
@@ -73,7 +73,7 @@ mha_status check_row_positions(const mha_rows_args& a, Check check, const mha_ro
 
 }  // namespace
 
-mha_status validate_rows(const mha_rows_args& a, Check check, PrepareProblem* p, mha_error* error) {
+mha_status validate_rows(const mha_rows_args& a, Check check, NormRopeProblem* p, mha_error* error) {
   MHA_TRY(check_reserved("args", a.reserved, error));
   MHA_TRY(check_sizes(
       {{"batch", a.batch, 0}, {"length", a.length, 0}, {"num_heads", a.num_heads, 0}, {"head_dim", a.head_dim, 1}},

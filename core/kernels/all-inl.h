@@ -58,8 +58,8 @@ const KernelTable table = {
     panels_for(kMostTileRows) * kLanes,
     kMaxDepth,
     kAttentionRows,
-    kStreamedRows,
-    kMaxStreamedRows,
+    kInPlaceRows,
+    kMaxInPlaceRows,
     convert,
     attention,
     attention_in_place,
@@ -67,13 +67,13 @@ const KernelTable table = {
     merge,
     finish_weights,
     weights,
-    prepare_rows,
+    norm_rope_rows,
     rope_frequencies,
     rope_angles,
     exp2_array,
     tanh_array,
     attention_scratch,
-    streamed_scratch,
+    in_place_scratch,
 };
 
 extern const LinearKernels linear_kernels;

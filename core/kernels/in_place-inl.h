@@ -15,13 +15,13 @@ namespace {
 
 // Rows that one pass over 16 keys serves: what registers remain beside four transposed columns and a broadcast.
 constexpr int kFreeRegs = kVectorRegisters - 4 * kRegs - 2;
-constexpr int kStreamedTileRows = kFreeRegs < kRegs ? 1 : (kFreeRegs / kRegs < 8 ? kFreeRegs / kRegs : 8);
+constexpr int kInPlaceTileRows = kFreeRegs < kRegs ? 1 : (kFreeRegs / kRegs < 8 ? kFreeRegs / kRegs : 8);
 // Rows of a head up to which this way is faster than packing.
-constexpr int kStreamedRows = 16;
+constexpr int kInPlaceRows = 16;
 // Rows of all heads of a call.
-constexpr int kMaxStreamedRows = kMaxGroupRows;
+constexpr int kMaxInPlaceRows = kMaxGroupRows;
 
-struct StreamedScratch {
+struct InPlaceScratch {
   float* scores;   // [rows][kScoreStride]
   float* queries;  // [rows][D], scaled
   float* sums;     // [rows][Dv rounded up to 16]
@@ -30,13 +30,13 @@ struct StreamedScratch {
                    // kernel takes [17][D] more beside it
 };
 
-inline int64_t streamed_scratch(int64_t rows, int64_t head_dim, int64_t value_head_dim) {
+inline int64_t in_place_scratch(int64_t rows, int64_t head_dim, int64_t value_head_dim) {
   return rows * (kScoreStride + padded(head_dim) + 2 * padded(value_head_dim)) +
          (2 * kLanes + 1) * padded(most(head_dim, value_head_dim));
 }
 
-inline StreamedScratch split_streamed_scratch(float* p, int64_t rows, int64_t head_dim, int64_t value_head_dim) {
-  StreamedScratch s;
+inline InPlaceScratch split_in_place_scratch(float* p, int64_t rows, int64_t head_dim, int64_t value_head_dim) {
+  InPlaceScratch s;
   s.scores = p;
   s.queries = s.scores + rows * kScoreStride;
   s.sums = s.queries + rows * padded(head_dim);
@@ -94,7 +94,7 @@ MHA_INLINE void key_block_scores(const float* queries, int64_t head_dim, const f
   for (int r = 0; r < kRows; ++r) store(scores + r * kScoreStride, sums[r]);
 }
 
-template <bool kAhead, int kRows = kStreamedTileRows>
+template <bool kAhead, int kRows = kInPlaceTileRows>
 void block_scores(int64_t rows, const float* queries, int64_t head_dim, const float* key, int64_t key_stride,
                   const NextRows& next, float* scores) {
   for (; rows >= kRows; rows -= kRows, queries += kRows * head_dim, scores += kRows * kScoreStride) {
@@ -106,7 +106,7 @@ void block_scores(int64_t rows, const float* queries, int64_t head_dim, const fl
 }
 
 // sums[r][column] continued over some keys.
-struct StreamedValueTile {
+struct InPlaceValueTile {
   const float* probabilities;  // [rows][kScoreStride]
   const float* values;
   int64_t value_stride, keys;
@@ -168,7 +168,7 @@ inline int64_t first_block_of(const AttentionArgs& a, int64_t begin, int64_t key
 struct InPlaceBlocks {
   static constexpr int64_t kGroupRows = kMaxGroupRows;
   const AttentionArgs& a;
-  StreamedScratch scratch;
+  InPlaceScratch scratch;
   bool one_chunk;
   int64_t rows_per_head;
   int64_t chunk_begin, keys;
@@ -260,7 +260,7 @@ struct InPlaceBlocks {
 
   void add_values(int64_t head, int64_t block) const {
     const int64_t row = head * rows_per_head, token = chunk_begin + block * kLanes;
-    StreamedValueTile tile = {};
+    InPlaceValueTile tile = {};
     tile.probabilities = scratch.scores + row * kScoreStride + block * kLanes;
     tile.sums = scratch.sums + row * pitch(), tile.sums_stride = pitch();
     tile.first = block == first_block;
@@ -274,8 +274,7 @@ struct InPlaceBlocks {
     cover(tile, rows_per_head, padded(rest));
   }
 
-  MHA_INLINE void add_in_place(StreamedValueTile tile, int64_t head, int64_t token, int64_t count,
-                               int64_t whole) const {
+  MHA_INLINE void add_in_place(InPlaceValueTile tile, int64_t head, int64_t token, int64_t count, int64_t whole) const {
     const TokenRun values = run_at(a.value, head, token, kFarTokens + 1);
     const NextRows next = values.stride == a.value_head_dim * kFloatBytes
                               ? rows_after(a.value, a.next_value, head, token, values)
@@ -313,7 +312,7 @@ struct InPlaceBlocks {
 
 inline void attention_in_place(const AttentionArgs* args) {
   const AttentionArgs& a = *args;
-  const StreamedScratch scratch = split_streamed_scratch(a.scratch, a.num_rows, a.head_dim, a.value_head_dim);
+  const InPlaceScratch scratch = split_in_place_scratch(a.scratch, a.num_rows, a.head_dim, a.value_head_dim);
   InPlaceBlocks blocks = {a, scratch, false, a.num_rows / a.kv_heads, 0, 0, 0};
   run_chunks(a, blocks);
 }

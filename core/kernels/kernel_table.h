@@ -170,7 +170,7 @@ struct AttentionArgs {
   bool finish;       // divide by the sum: output is the result, not a partial one, and so are weights
   float* maxima;     // finish, and rows have weights: [chunks up to key_end][num_rows], of the kernel's own; else null
   int64_t weights_len;  // of a row of weights; what is not visible becomes 0
-  float* scratch;       // KernelTable::attention_scratch or streamed_scratch floats
+  float* scratch;       // KernelTable::attention_scratch or in_place_scratch floats
 };
 
 // Rows that see all of few keys, each of its own key/value head maybe.
@@ -187,7 +187,7 @@ struct FewKeysArgs {
   int64_t head_dim, value_head_dim;
   float query_scale;  // scale in the unit of scores
   RowState* states;   // [num_rows] or null, written
-  float* scratch;     // KernelTable::streamed_scratch floats of one row
+  float* scratch;     // KernelTable::in_place_scratch floats of one row
 };
 
 struct MergeArgs {
@@ -226,7 +226,7 @@ struct WeightsArgs {
 };
 
 // Rows of one token (its heads): RMS norm, then rotation by the token's angles.
-struct PrepareArgs {
+struct NormRopeArgs {
   const char* input;  // [count, width], rows input_stride bytes apart
   int64_t input_stride;
   Element input_element;
@@ -265,7 +265,7 @@ struct AngleArgs {
   double position;   // 0 to 2^31 - 1
   double amplitude;  // multiplies cosines and sines
   bool interleaved;
-  float* cos;  // as in PrepareArgs, with room for the same rounded number of pairs
+  float* cos;  // as in NormRopeArgs, with room for the same rounded number of pairs
   float* sin;
 };
 
@@ -279,8 +279,8 @@ struct KernelTable {
   int64_t gemm_columns;       // that it takes no more tiles
   int64_t gemm_depth;         // k that gemm takes at a time
   int64_t attention_rows;     // query rows that share one pass over a chunk
-  int64_t streamed_rows;      // query rows of a key/value head up to which attention_streamed is the faster, and
-  int64_t max_streamed_rows;  // the most rows it takes, of all heads
+  int64_t in_place_rows;      // query rows of a key/value head up to which attention_in_place is the faster, and
+  int64_t max_in_place_rows;  // the most rows it takes, of all heads
 
   // dst[r][c] = src[r][c]: widened exactly, rounded to nearest even (simd/element-inl.h).
   void (*convert)(const ConvertArgs* args);
@@ -290,7 +290,7 @@ struct KernelTable {
   void (*attention)(const AttentionArgs* args);
 
   // The same for few rows of one or more key/value heads, without packing: for decoding.
-  void (*attention_streamed)(const AttentionArgs* args);
+  void (*attention_in_place)(const AttentionArgs* args);
 
   // The same for few keys, all seen by every row: rows side by side, a lane each. Finished results.
   void (*attention_few_keys)(const FewKeysArgs* args);
@@ -308,12 +308,12 @@ struct KernelTable {
 
   // output = rotate(norm(input)): norm(x) = x * (1 / sqrt(mean(x^2) + epsilon)) * weight, squares summed over 16 lanes
   // and the fixed tree; a pair (x1, x2) becomes (fma(x1, cos, -(x2 * sin)), fma(x2, cos, x1 * sin)).
-  void (*prepare_rows)(const PrepareArgs* args);
+  void (*norm_rope_rows)(const NormRopeArgs* args);
 
   // The angle of each pair at position 1, by FrequencyScaling; dims / 2 of them.
   void (*rope_frequencies)(const FrequencyArgs* args);
 
-  // Cosines and sines of a position, as prepare_rows takes them. Both by the operations of elementary.cpp: the same
+  // Cosines and sines of a position, as norm_rope_rows takes them. Both by the operations of elementary.cpp: the same
   // bits on every target, SSE2 included.
   void (*rope_angles)(const AngleArgs* args);
 
@@ -326,8 +326,8 @@ struct KernelTable {
   // Floats of scratch for `attention` and `weights`. rows: query rows whose running output is kept in scratch; 0 if
   // there is one chunk of keys.
   int64_t (*attention_scratch)(int64_t rows, int64_t head_dim, int64_t value_head_dim, Element output);
-  // The same for `attention_streamed` of so many rows.
-  int64_t (*streamed_scratch)(int64_t rows, int64_t head_dim, int64_t value_head_dim);
+  // The same for `attention_in_place` of so many rows.
+  int64_t (*in_place_scratch)(int64_t rows, int64_t head_dim, int64_t value_head_dim);
 };
 
 // The kernels of projections, a table of their own: a program that links attention alone does not pay for them.

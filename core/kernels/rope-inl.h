@@ -36,7 +36,7 @@ MHA_INLINE int lanes_of(int64_t left) { return static_cast<int>(left < kLanes ? 
 // What multiplies a row's elements: 1 / sqrt(mean of squares + epsilon). Squares are summed lane by lane, 16 elements
 // at a time, then folded.
 template <class Elements>
-MHA_INLINE float rms_factor(const PrepareArgs& a, const char* row) {
+MHA_INLINE float rms_factor(const NormRopeArgs& a, const char* row) {
   Vec squares = zero();
   for (int64_t d = 0; d < a.width; d += kLanes) {
     const Vec x = Elements::load(a.input_element, row, d, lanes_of(a.width - d));
@@ -48,7 +48,7 @@ MHA_INLINE float rms_factor(const PrepareArgs& a, const char* row) {
 
 // `count` elements from `d` on, after the norm.
 template <bool kNorm, class Elements>  // kNorm false: there is no norm
-MHA_INLINE Vec normed(const PrepareArgs& a, const char* row, const Vec& factor, int64_t d, int count) {
+MHA_INLINE Vec normed(const NormRopeArgs& a, const char* row, const Vec& factor, int64_t d, int count) {
   const Vec x = Elements::load(a.input_element, row, d, count);
   if (!kNorm || !a.norm) return x;
   const Vec scaled = mul(x, factor);
@@ -56,7 +56,7 @@ MHA_INLINE Vec normed(const PrepareArgs& a, const char* row, const Vec& factor, 
 }
 
 template <bool kNorm, class Elements>
-MHA_INLINE void prepare_row(const PrepareArgs& a, const char* row, char* output) {
+MHA_INLINE void norm_rope_row(const NormRopeArgs& a, const char* row, char* output) {
   const Vec factor = set1(kNorm && a.norm ? rms_factor<Elements>(a, row) : 1.0f);
   if (a.interleaved) {
     for (int64_t d = 0; d < a.dims; d += kLanes) {
@@ -83,15 +83,15 @@ MHA_INLINE void prepare_row(const PrepareArgs& a, const char* row, char* output)
 }
 
 template <bool kNorm>
-MHA_NOINLINE void prepare_float_row(const PrepareArgs& a, const char* row, char* output) {
-  prepare_row<kNorm, FloatElements>(a, row, output);
+MHA_NOINLINE void norm_rope_float_row(const NormRopeArgs& a, const char* row, char* output) {
+  norm_rope_row<kNorm, FloatElements>(a, row, output);
 }
-MHA_COLD void prepare_any_row(const PrepareArgs& a, const char* row, char* output) {
-  prepare_row<true, AnyElements>(a, row, output);
+MHA_COLD void norm_rope_any_row(const NormRopeArgs& a, const char* row, char* output) {
+  norm_rope_row<true, AnyElements>(a, row, output);
 }
 
-inline void prepare_rows(const PrepareArgs* args) {
-  const PrepareArgs& a = *args;
+inline void norm_rope_rows(const NormRopeArgs* args) {
+  const NormRopeArgs& a = *args;
   if (!a.norm && a.dims == 0) {  // of one type bit by bit, NaNs that signal too
     if (a.input == a.output) return;
     ConvertArgs rows = {};
@@ -101,8 +101,8 @@ inline void prepare_rows(const PrepareArgs* args) {
     return convert(&rows);
   }
   const bool floats = a.input_element == Element::kF32 && a.output_element == Element::kF32;
-  const auto prepare = !floats ? prepare_any_row : a.norm ? prepare_float_row<true> : prepare_float_row<false>;
-  for (int64_t r = 0; r < a.count; ++r) prepare(a, a.input + r * a.input_stride, a.output + r * a.output_stride);
+  const auto norm_rope = !floats ? norm_rope_any_row : a.norm ? norm_rope_float_row<true> : norm_rope_float_row<false>;
+  for (int64_t r = 0; r < a.count; ++r) norm_rope(a, a.input + r * a.input_stride, a.output + r * a.output_stride);
 }
 
 }  // namespace

@@ -14,7 +14,7 @@ constexpr int64_t kMaxPosition = (int64_t{1} << 31) - 1;  // up to which sin_cos
 class RopeAngles {
  public:
   RopeAngles(const KernelTable& table, const mha_rope& rope);
-  // Computes those of `position`, which PrepareArgs then points to: dims / 2 of each, or where pairs are interleaved
+  // Computes those of `position`, which NormRopeArgs then points to: dims / 2 of each, or where pairs are interleaved
   // dims of each: both elements' cosine, and the sine as it multiplies the other element (-sin, sin).
   void turn_to(int64_t position);
   const float* cosines() const { return cos_; }

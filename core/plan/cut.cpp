@@ -118,7 +118,7 @@ Cut cut_least(const Cutting& c) {
   return {even_piece(c.kv_heads, c.most_heads, 1), even_piece(c.rows, c.most_rows, c.row_unit), false};
 }
 
-Cut cut_streamed(const Cutting& c) {
+Cut cut_in_place(const Cutting& c) {
   const Cut whole = cut_least(c);
   if (!(c.work > 0) || has_enough(c, whole)) return whole;
   Best best = {whole, time_of(c, whole)};

@@ -35,7 +35,7 @@ struct Cut {
 Cut cut_least(const Cutting& c);
 
 // For several threads. Where nothing is packed they share heads and chunks; else rows, in blocks, and chunks.
-Cut cut_streamed(const Cutting& c);
+Cut cut_in_place(const Cutting& c);
 Cut cut_packed(const Cutting& c);
 
 // Whether threads are done with the call, which is as many such items as its work says, sooner than one would be.

@@ -14,7 +14,7 @@ namespace {
 
 void explain_packed(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable& table, Text* out) {
   out->line(
-      "attention kernel: fused, %lld-row x %lld-column tiles (at most %lld x %lld where that takes no more of them), "
+      "attention kernel: packed, %lld-row x %lld-column tiles (at most %lld x %lld where that takes no more of them), "
       "%lld rows share a pass over a chunk of %lld keys",
       static_cast<ll>(table.tile_rows), static_cast<ll>(table.tile_columns), static_cast<ll>(table.gemm_rows),
       static_cast<ll>(table.gemm_columns), static_cast<ll>(table.attention_rows), static_cast<ll>(kChunk));
@@ -40,11 +40,11 @@ void explain_packed(const AttentionProblem& p, const AttentionPlan& plan, const 
   }
 }
 
-void explain_streamed(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable& table, Text* out) {
-  out->line("attention kernel: streamed: keys and values are read where they lie, %lld key/value heads together",
+void explain_in_place(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable& table, Text* out) {
+  out->line("attention kernel: in place: keys and values are read where they lie, %lld key/value heads together",
             static_cast<ll>(plan.each.heads_per_item));
-  out->line("why streamed: %lld rows for each key/value head (%lld heads share one); packing pays beyond %lld",
-            static_cast<ll>(group_rows_of(p, 0)), static_cast<ll>(p.group()), static_cast<ll>(table.streamed_rows));
+  out->line("why in place: %lld rows for each key/value head (%lld heads share one); packing pays beyond %lld",
+            static_cast<ll>(group_rows_of(p, 0)), static_cast<ll>(p.group()), static_cast<ll>(table.in_place_rows));
   const char* why = plan.split > 0 && plan.each.head_groups > 1
                         ? "one per group of heads and chunk, merged afterwards: threads share heads and chunks"
                     : plan.split > 0 ? "one per group of heads and chunk, merged afterwards: threads share the chunks"
@@ -104,7 +104,7 @@ void explain_masks(const AttentionProblem& p, Text* out) {
                  {m.bool_mask.data != nullptr, "bool"},
                  {m.add_mask.data != nullptr, "additive"},
                  {m.add_mask2.data != nullptr, "second additive"}},
-                "in the fused kernel: chunks of 256 keys that no row of a pass sees are skipped (additive: computed), "
+                "in the packed kernel: chunks of 256 keys that no row of a pass sees are skipped (additive: computed), "
                 "others masked in registers",
                 out);
   explain_flags("score changes",
@@ -112,7 +112,7 @@ void explain_masks(const AttentionProblem& p, Text* out) {
                  {p.mods.alibi_slopes != nullptr, "ALiBi"},
                  {p.mods.relative_bias != nullptr, "relative bias"},
                  {p.mods.sink_logits != nullptr, "sink logits"}},
-                "in the fused kernel, in registers", out);
+                "in the packed kernel, in registers", out);
 }
 
 // --- Items of unequal length ---------------------------------------------------------------------------------------
@@ -153,19 +153,19 @@ void explain_lengths(const AttentionProblem& p, const AttentionPlan& plan, Text*
   out->line("sequences: %lld, of %lld to %lld queries and %lld to %lld keys; %lld have no queries",
             static_cast<ll>(p.batch), static_cast<ll>(least_queries), static_cast<ll>(p.longest_query_len),
             static_cast<ll>(least_keys), static_cast<ll>(p.longest_key_len),
-            static_cast<ll>(p.batch - plan.streamed - plan.packed));
+            static_cast<ll>(p.batch - plan.in_place - plan.packed));
 }
 
 void explain_unequal(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable& table, Text* out) {
   explain_lengths(p, plan, out);
   explain_keys(p, out);
   out->line(
-      "attention kernel: streamed for %lld sequences (keys and values are read where they lie), fused for %lld "
+      "attention kernel: in place for %lld sequences (keys and values are read where they lie), fused for %lld "
       "(%lld-row x %lld-column tiles)",
-      static_cast<ll>(plan.streamed), static_cast<ll>(plan.packed), static_cast<ll>(table.tile_rows),
+      static_cast<ll>(plan.in_place), static_cast<ll>(plan.packed), static_cast<ll>(table.tile_rows),
       static_cast<ll>(table.tile_columns));
   out->line("why: packing keys pays beyond %lld rows for each key/value head (%lld heads share one)",
-            static_cast<ll>(table.streamed_rows), static_cast<ll>(p.group()));
+            static_cast<ll>(table.in_place_rows), static_cast<ll>(p.group()));
   if (plan.groups > 0) {
     out->line(
         "shared prefixes: %lld sequences in %lld groups begin with the same pages: the rows of a group meet those "
@@ -215,7 +215,7 @@ void explain_elements(const AttentionProblem& p, Text* out) {
 
 void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable& table, Text* out) {
   if (plan.uniform) {
-    const auto explain = plan.few_keys ? explain_few_keys : plan.each.streamed ? explain_streamed : explain_packed;
+    const auto explain = plan.few_keys ? explain_few_keys : plan.each.in_place ? explain_in_place : explain_packed;
     explain(p, plan, table, out);
   } else {
     explain_unequal(p, plan, table, out);
@@ -225,7 +225,7 @@ void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, con
   explain_weights(p, out);
   if (p.tail > 0)
     out->line("keys added by the layer: %lld of each item, which every query sees", static_cast<ll>(p.tail));
-  const Preparation& r = p.preparation;
+  const NormRope& r = p.norm_rope;
   if (r.wanted()) {
     out->line("before attention: %s %s%s%s by a phase of its own, %s",
               p.copies_queries ? "queries" : "queries and keys", r.norm ? "RMS-normed" : "",

@@ -61,7 +61,7 @@ LinearJob make_linear_job(const KernelTable& table, int64_t threads, const Linea
   return job;
 }
 
-int64_t plan_prepare(int64_t tokens, int64_t threads) {
+int64_t plan_norm_rope(int64_t tokens, int64_t threads) {
   const int64_t share = divide_up(tokens, threads > 1 ? threads * kItemsPerThread : 1);
   return most(share, kLeastTokens);
 }

@@ -41,16 +41,16 @@ struct LinearJob {
 LinearJob make_linear_job(const KernelTable& table, int64_t threads, const LinearProblem& problem);
 
 // How many of `tokens` make a work item: of norm and rotation; of storing in a cache.
-int64_t plan_prepare(int64_t tokens, int64_t threads);
+int64_t plan_norm_rope(int64_t tokens, int64_t threads);
 int64_t plan_append(int64_t tokens, int64_t threads);
 
 // How the rows of one item of the batch are cut into work items. The counts before it (first_*) are over the whole
 // call.
 struct SequencePlan {
-  bool streamed;  // few query rows: KernelTable::attention_streamed, a work item is heads_per_item key/value heads
+  bool in_place;  // few query rows: KernelTable::attention_in_place, a work item is heads_per_item key/value heads
   bool split;     // a work item is one chunk of a block, merged afterwards; else all chunks of a block
   int64_t heads_per_item, head_groups;
-  int64_t block_rows;  // query rows of a block; streamed: of a head
+  int64_t block_rows;  // query rows of a block; in place: of a head
   int64_t blocks;      // of each key/value head
   int64_t chunks;      // of keys, 1 at least
   // Sequences of a cache that begin with the same pages form a group; its first has `members` of them, the others 0.
@@ -74,7 +74,7 @@ struct AttentionPlan {
   int64_t batch, items, merges, weights;  // in all
   // Of the items of the batch, how many are read where they lie and how many packed; cut in chunks that are merged
   // afterwards; in how many groups with the same first pages, and how many items those have.
-  int64_t streamed, packed, split, groups, sharing;
+  int64_t in_place, packed, split, groups, sharing;
   int64_t weights_block_rows;  // queries of an item of the second pass
   int64_t partial_floats;      // of all partial results
 
@@ -82,7 +82,7 @@ struct AttentionPlan {
   int64_t states_offset;     // RowState [H * queries of all items]
   int64_t sequences_offset;  // not uniform: SequencePlan [B]
   int64_t partials_offset;   // float [partial_floats]
-  int64_t queries_offset;    // prepared queries: float [queries of all items][H][D], and where items differ in
+  int64_t queries_offset;  // normed and rotated queries: float [queries of all items][H][D], and where items differ in
   int64_t positions_offset;  // length the position of the first: int64_t [B]
   int64_t slots_offset;      // per thread: scratch, AttentionRow [rows], RowExtras, RowState [shared rows], maxima
   int64_t slot_bytes, slot_rows_offset, slot_extras_offset, slot_states_offset, slot_maxima_offset;
@@ -116,7 +116,7 @@ mha_status plan_call(const KernelTable& table, int64_t num_threads, const Attent
 
 // The workspace of every call of at most these sizes, on at most so many threads: of *plan only `bytes` has a meaning.
 // problem.longest_query_len and longest_key_len are the greatest of any item; whether queries are packed, pages shared,
-// weights wanted, rows have extras and queries are prepared is what the problem says.
+// weights wanted, rows have extras and queries are normed or rotated is what the problem says.
 mha_status bound_attention(const KernelTable& table, int64_t threads, const AttentionProblem& problem,
                            AttentionPlan* plan, mha_error* error);
 

@@ -59,8 +59,8 @@ class Planner {
     // A sum over no queries is 0, which somebody must write.
     if (rows == 0 && p_.weights_mode == MHA_WEIGHTS_KEY_SUMS) s.weights = weights_items(b);
     if (rows == 0) return s;
-    if (group_rows_of(p_, b) <= table_.streamed_rows) {
-      plan_streamed(b, may_split(b, s), &s);
+    if (group_rows_of(p_, b) <= table_.in_place_rows) {
+      plan_in_place(b, may_split(b, s), &s);
     } else {
       plan_packed(b, may_split(b, s), &s);
     }
@@ -72,7 +72,7 @@ class Planner {
   // the group and the split are known.
   void count(int64_t b, SequencePlan* s) const {
     const int64_t rows = p_.heads * query_len_of(p_, b);
-    const int64_t units = s->streamed ? s->head_groups : p_.kv_heads * s->blocks;
+    const int64_t units = s->in_place ? s->head_groups : p_.kv_heads * s->blocks;
     if (rows == 0) return;
     s->items = units * (s->split ? s->chunks - s->shared_chunks : 1) + s->shared_items(p_.kv_heads);
     s->merges = s->split ? rows : 0;
@@ -104,25 +104,25 @@ class Planner {
   int64_t useful_threads(int64_t b, const SequencePlan& s, int64_t items) const {
     if (threads_ <= 1 || items <= 1) return 1;
     const Cut cut = {s.heads_per_item, s.block_rows, s.split};
-    return threads_pay(cutting(b, s.streamed, true), cut) ? least(threads_, items) : 1;
+    return threads_pay(cutting(b, s.in_place, true), cut) ? least(threads_, items) : 1;
   }
 
   // Item b as it is to be cut.
-  Cutting cutting(int64_t b, bool streamed, bool may_split) const {
+  Cutting cutting(int64_t b, bool in_place, bool may_split) const {
     const int64_t rows = group_rows_of(p_, b), keys = most(1, key_len_of(p_, b));
     const bool side_by_side = heads_side_by_side(b);
     Cutting c = {};
     c.threads = threads_;
     c.kv_heads = p_.kv_heads, c.rows = rows, c.keys = keys;
-    c.most_heads = streamed && side_by_side ? most(1, table_.max_streamed_rows / rows) : 1;
-    c.most_rows = streamed ? rows : kMaxBlockRows, c.row_unit = table_.attention_rows;
-    if (keeps_weights(p_) && !streamed) {
+    c.most_heads = in_place && side_by_side ? most(1, table_.max_in_place_rows / rows) : 1;
+    c.most_rows = in_place ? rows : kMaxBlockRows, c.row_unit = table_.attention_rows;
+    if (keeps_weights(p_) && !in_place) {
       c.most_rows = most(4 * table_.attention_rows, least(c.most_rows, kMaxWeights / keys));
     }
     if (threads_ <= 1) return c;
     c.work = work_of_item(p_, b), c.call_work = work_;
-    c.packing_rows = streamed ? 0 : kPackingRows;
-    c.run_bytes = streamed && side_by_side ? p_.head_dim * bytes_of(key_element_of(p_)) : 0;
+    c.packing_rows = in_place ? 0 : kPackingRows;
+    c.run_bytes = in_place && side_by_side ? p_.head_dim * bytes_of(key_element_of(p_)) : 0;
     c.value_head_dim = p_.value_head_dim;
     c.query_len = query_len_of(p_, b);
     if (p_.causal) {
@@ -142,10 +142,10 @@ class Planner {
   // Few rows. Where a token holds all heads side by side, as many of them as the kernel takes make an item, so that
   // memory is read in long runs; where a head's tokens follow each other, one head (1024 keys, H 32: 1.23 ms instead of
   // 1.34).
-  void plan_streamed(int64_t b, bool may_split, SequencePlan* s) const {
-    s->streamed = true;
+  void plan_in_place(int64_t b, bool may_split, SequencePlan* s) const {
+    s->in_place = true;
     const Cutting c = cutting(b, true, may_split);
-    take(threads_ > 1 ? cut_streamed(c) : cut_least(c), s);
+    take(threads_ > 1 ? cut_in_place(c) : cut_least(c), s);
   }
 
   void plan_packed(int64_t b, bool may_split, SequencePlan* s) const {
@@ -230,7 +230,7 @@ struct Needs {
 // Counts `alike` items of the batch that are planned so.
 void add_counts(const SequencePlan& s, int64_t alike, AttentionPlan* plan) {
   if (s.items == 0 && s.merges == 0) return;  // no queries
-  (s.streamed ? plan->streamed : plan->packed) += alike;
+  (s.in_place ? plan->in_place : plan->packed) += alike;
   plan->split += s.split ? alike : 0;
   plan->groups += s.members > 0 ? 1 : 0;
   plan->sharing += s.members;
@@ -238,15 +238,15 @@ void add_counts(const SequencePlan& s, int64_t alike, AttentionPlan* plan) {
 
 void add_needs(const KernelTable& table, const AttentionProblem& p, const SequencePlan& s, Needs* needs) {
   if (s.items == 0) return;
-  int64_t streamed_rows = s.streamed ? s.heads_per_item * s.block_rows : 0;
-  if (s.shared_rows > 0 && s.shared_rows <= table.streamed_rows) streamed_rows = most(streamed_rows, s.shared_rows);
+  int64_t in_place_rows = s.in_place ? s.heads_per_item * s.block_rows : 0;
+  if (s.shared_rows > 0 && s.shared_rows <= table.in_place_rows) in_place_rows = most(in_place_rows, s.shared_rows);
   needs->slot_rows = most(most(needs->slot_rows, s.block_rows * s.heads_per_item), s.shared_rows);
-  if (!s.streamed && !s.split && s.chunks > 1) {
+  if (!s.in_place && !s.split && s.chunks > 1) {
     needs->scratch =
         most(needs->scratch, table.attention_scratch(s.block_rows, p.head_dim, p.value_head_dim, p.output.element));
   }
-  if (streamed_rows > 0) {
-    needs->scratch = most(needs->scratch, table.streamed_scratch(streamed_rows, p.head_dim, p.value_head_dim));
+  if (in_place_rows > 0) {
+    needs->scratch = most(needs->scratch, table.in_place_scratch(in_place_rows, p.head_dim, p.value_head_dim));
   }
   needs->shared_rows = most(needs->shared_rows, s.shared_rows);
   if (keeps_weights(p) && !s.split) {
@@ -254,10 +254,10 @@ void add_needs(const KernelTable& table, const AttentionProblem& p, const Sequen
   }
 }
 
-// attention_few_keys reads the keys anew for each row, the streamed kernel reads them once: so rows * keys * D of a
-// key/value head must be less than this. 16 keys count twice: the streamed kernel copies fewer of them, but 16 it reads
+// attention_few_keys reads the keys anew for each row, the in-place kernel reads them once: so rows * keys * D of a
+// key/value head must be less than this. 16 keys count twice: the in-place kernel copies fewer of them, but 16 it reads
 // in place. One thread, a sweep of rows, keys and D with the cost of a call left out (mha_bench has the shapes of
-// attention_f32/B:64), time beside the streamed kernel's: 8 keys, D 128: 0.35 for one row, 1.1 for 8; 8 keys, D 20: 0.22
+// attention_f32/B:64), time beside the in-place kernel's: 8 keys, D 128: 0.35 for one row, 1.1 for 8; 8 keys, D 20: 0.22
 // for one row, 0.76 for 16; 4 rows, D 32: 0.74 for 12 keys, 1.07 for 16.
 constexpr int64_t kMaxFewKeysWork = 4096;
 constexpr int64_t kLeastFewKeysDim = 32;  // a lesser D counts as this
@@ -284,7 +284,7 @@ mha_status lay_out_workspace(const AttentionProblem& p, const Needs& needs, int6
   plan->states_offset = layout.append(rows * Size(sizeof(RowState)));
   plan->sequences_offset = layout.append(Size(plan->uniform ? 0 : p.batch) * Size(sizeof(SequencePlan)));
   plan->partials_offset = layout.append(Size(partial_floats) * Size(sizeof(float)));
-  if (p.preparation.wanted()) {
+  if (p.norm_rope.wanted()) {
     const Size queries = p.copies_queries ? rows * Size(p.head_dim) * Size(sizeof(float)) : Size(0);
     plan->queries_offset = layout.append(queries);
     plan->positions_offset = layout.append(Size(plan->uniform ? 0 : 2) * Size(p.batch) * Size(sizeof(int64_t)));
@@ -327,7 +327,7 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
     plan->partial_floats = p.batch * planner.partials(s);
     add_needs(table, p, s, &needs);
     add_counts(s, p.batch, plan);
-    plan->few_keys = s.streamed && !split_all && suits_few_keys(p);
+    plan->few_keys = s.in_place && !split_all && suits_few_keys(p);
     if (plan->few_keys) plan->items = divide_up(p.heads * p.total_queries(), kFewKeysRows);
     plan->useful = planner.useful_threads(0, s, plan->items);
   } else {
@@ -369,16 +369,16 @@ mha_status bound_attention(const KernelTable& table, int64_t threads, const Atte
   // Rows that share key/value heads, of one item and of all, as far as 2^62 goes: more would not fit anyway.
   const int64_t group_rows = p.group() * p.longest_query_len, all_rows = p.heads * p.total_queries();
   const int64_t block_rows = least(group_rows, most_rows);
-  const int64_t streamed_rows = least(p.heads * p.longest_query_len, table.max_streamed_rows);
+  const int64_t in_place_rows = least(p.heads * p.longest_query_len, table.max_in_place_rows);
   const int64_t shared_rows = p.shares_pages ? least(kMaxBlockRows, p.group() * p.total_queries()) : 0;
   Needs needs = {};
-  needs.slot_rows = most(most(block_rows, streamed_rows), shared_rows);
+  needs.slot_rows = most(most(block_rows, in_place_rows), shared_rows);
   needs.shared_rows = shared_rows;
   needs.scratch =
       most(table.attention_scratch(chunks > 1 ? block_rows : 0, p.head_dim, p.value_head_dim, p.output.element),
-           table.streamed_scratch(streamed_rows, p.head_dim, p.value_head_dim));
+           table.in_place_scratch(in_place_rows, p.head_dim, p.value_head_dim));
   if (keeps_weights(p)) {
-    const int64_t fewest = most(4 * unit, streamed_rows) + unit;  // rows of a block, however many keys there are
+    const int64_t fewest = most(4 * unit, in_place_rows) + unit;  // rows of a block, however many keys there are
     needs.maxima = chunks * fewest + kMaxWeights / kChunk + most_rows;
   } else if (p.weights_mode != MHA_WEIGHTS_NONE) {
     plan->weights_block_rows = least(most_rows, round_up(most(all_rows, 1), unit));

@@ -99,11 +99,11 @@ std::vector<T> copy_of(const Tensor<float>& from, int64_t B, int64_t length, int
 
 /// Norms and rotates x [B, T, heads, D] in place; position(b, t) says where a token stands.
 template <class T, class Position>
-void prepare(const mha_rope* rope, const mha_norm* norm, int64_t B, int64_t length, int64_t heads, int64_t D,
-             Position position, T* x) {
+void norm_rope(const mha_rope* rope, const mha_norm* norm, int64_t B, int64_t length, int64_t heads, int64_t D,
+               Position position, T* x) {
   for (int64_t b = 0; b < B; ++b)
     for (int64_t t = 0; t < length; ++t)
-      for (int64_t h = 0; h < heads; ++h, x += D) prepare_row(rope, norm, position(b, t), D, x);
+      for (int64_t h = 0; h < heads; ++h, x += D) norm_rope_row(rope, norm, position(b, t), D, x);
 }
 
 /// Entry (b, h, i, j) of a mask of single keys.
@@ -301,7 +301,7 @@ void attention(const mha_attention_args& args, T* output, T* weights, T* log_sum
   p.weights_mode = given_or_default(args.results).weights_mode;
   std::vector<T> query = copy_of<T>(tensor_of(args.query, p.Tq, p.H, p.D), p.B, p.Tq, p.H, p.D);
   const int64_t* positions = p.positions.query;
-  prepare(
+  norm_rope(
       args.rope, args.query_norm, p.B, p.Tq, p.H, p.D,
       [&](int64_t b, int64_t i) { return positions ? positions[b * p.Tq + i] : position_of(p, b, i); }, query.data());
   const int64_t tokens = args.pages ? args.pages->page_size : p.Tk;
@@ -351,10 +351,10 @@ void forward(const mha_layer_config& config, const mha_layer_weights& w, const m
   p.weights_mode = given_or_default(args.results).weights_mode;
   const int64_t* positions = p.positions.query;
   const int64_t* key_positions = args.key.data ? p.positions.key : positions;
-  prepare(
+  norm_rope(
       args.rope, args.query_norm, B, Tq, H, D,
       [&](int64_t b, int64_t i) { return positions ? positions[b * Tq + i] : position_of(p, b, i); }, q.data());
-  prepare(
+  norm_rope(
       args.rope, args.key_norm, B, Tk, Hkv, D,
       [&](int64_t b, int64_t j) { return key_positions ? key_positions[b * Tk + j] : j; }, k.data());
   // The keys and values that the layer adds: a learned one, then one of zeros.

@@ -41,7 +41,7 @@ void forward(const mha_layer_config& config, const mha_layer_weights& weights, c
 
 /// What mha_rows_prepare must compute: output [B, T, heads, D] dense, slots left aside.
 template <class T>
-void prepare_rows(const mha_rows_args& args, T* output);
+void norm_rope_rows(const mha_rows_args& args, T* output);
 
 }  // namespace mha::reference
 

@@ -56,7 +56,7 @@ Turn turn_of(const mha_rope& rope, int64_t dims, int64_t position, int64_t d) {
 }  // namespace
 
 template <class T>
-void prepare_row(const mha_rope* rope, const mha_norm* norm, int64_t position, int64_t head_dim, T* x) {
+void norm_rope_row(const mha_rope* rope, const mha_norm* norm, int64_t position, int64_t head_dim, T* x) {
   if (norm) {
     T squares = 0;
     for (int64_t d = 0; d < head_dim; ++d) squares += x[d] * x[d];
@@ -76,7 +76,7 @@ void prepare_row(const mha_rope* rope, const mha_norm* norm, int64_t position, i
 }
 
 template <class T>
-void prepare_rows(const mha_rows_args& a, T* output) {
+void norm_rope_rows(const mha_rows_args& a, T* output) {
   const int64_t D = a.head_dim;
   const bool dense = a.input.stride_b == 0 && a.input.stride_t == 0 && a.input.stride_h == 0;
   const float* input = static_cast<const float*>(a.input.data);
@@ -89,16 +89,16 @@ void prepare_rows(const mha_rows_args& a, T* output) {
       for (int64_t h = 0; h < a.num_heads; ++h) {
         const float* x = input + b * stride_b + t * stride_t + h * stride_h;
         std::vector<T> row(x, x + D);
-        prepare_row(a.rope, a.norm, position, D, row.data());
+        norm_rope_row(a.rope, a.norm, position, D, row.data());
         std::copy(row.begin(), row.end(), output + ((b * a.length + t) * a.num_heads + h) * D);
       }
     }
   }
 }
 
-template void prepare_row<double>(const mha_rope*, const mha_norm*, int64_t, int64_t, double*);
-template void prepare_row<float>(const mha_rope*, const mha_norm*, int64_t, int64_t, float*);
-template void prepare_rows<double>(const mha_rows_args&, double*);
-template void prepare_rows<float>(const mha_rows_args&, float*);
+template void norm_rope_row<double>(const mha_rope*, const mha_norm*, int64_t, int64_t, double*);
+template void norm_rope_row<float>(const mha_rope*, const mha_norm*, int64_t, int64_t, float*);
+template void norm_rope_rows<double>(const mha_rows_args&, double*);
+template void norm_rope_rows<float>(const mha_rows_args&, float*);
 
 }  // namespace mha::reference

@@ -11,7 +11,7 @@ namespace mha::reference {
 
 /// x [D] in place: RMS norm unless it is nullptr, then rotation to `position` unless rope is.
 template <class T>
-void prepare_row(const mha_rope* rope, const mha_norm* norm, int64_t position, int64_t head_dim, T* x);
+void norm_rope_row(const mha_rope* rope, const mha_norm* norm, int64_t position, int64_t head_dim, T* x);
 
 }  // namespace mha::reference
 

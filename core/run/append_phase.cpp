@@ -20,8 +20,8 @@ int64_t item_at(const CacheBatch& batch, int64_t t, int64_t* begin) {
 }
 
 // Stores keys normed and rotated. `positions` of the tokens, or null: their numbers.
-void prepare_keys(const AppendProblem& p, TokenPreparer* prepare, int64_t sequence, int64_t first, int64_t count,
-                  ConstTensor keys, const int64_t* positions) {
+void norm_rope_keys(const AppendProblem& p, TokenNormRope* norm_rope, int64_t sequence, int64_t first, int64_t count,
+                    ConstTensor keys, const int64_t* positions) {
   const mha_cache& cache = *p.cache;
   const PartLayout& part = cache.parts[kKeys];
   const int64_t kept = first_page_kept(cache, cache.sequences[sequence]);
@@ -30,7 +30,7 @@ void prepare_keys(const AppendProblem& p, TokenPreparer* prepare, int64_t sequen
     const int64_t page = t / cache.page_size;
     if (page >= cache.pinned_pages && page < kept) continue;
     stored.data = cache_row(cache, kKeys, sequence, t);
-    prepare->run(positions != nullptr ? positions[t - first] : t, keys, stored);
+    norm_rope->run(positions != nullptr ? positions[t - first] : t, keys, stored);
   }
 }
 
@@ -38,8 +38,8 @@ PartRows rows_from(const ConstTensor& t, int64_t b, int64_t row) {
   return {t.data + b * t.stride_b + row * t.stride_t, t.stride_t, t.stride_h, t.element};
 }
 
-// Work item `item`; prepare null: keys are stored as they are.
-void append_range(const AppendJob& job, int64_t item, TokenPreparer* prepare) {
+// Work item `item`; norm_rope null: keys are stored as they are.
+void append_range(const AppendJob& job, int64_t item, TokenNormRope* norm_rope) {
   const AppendProblem& p = job.problem;
   const bool packed = p.batch.offsets != nullptr;
   const int64_t end = least((item + 1) * job.item_tokens, p.tokens);
@@ -50,10 +50,10 @@ void append_range(const AppendJob& job, int64_t item, TokenPreparer* prepare) {
     const int64_t row = packed ? t : t - begin, outer = packed ? 0 : b;
     const int64_t first = p.cache->sequences[sequence].length + t - begin;
     PartRows rows[kCacheParts] = {rows_from(p.key, outer, row), rows_from(p.value, outer, row)};
-    if (prepare != nullptr) {
+    if (norm_rope != nullptr) {
       const PartRows& keys = rows[kKeys];
       const ConstTensor source = {keys.data, 0, keys.stride_t, keys.stride_h, keys.element};
-      prepare_keys(p, prepare, sequence, first, count, source, p.positions != nullptr ? p.positions + t : nullptr);
+      norm_rope_keys(p, norm_rope, sequence, first, count, source, p.positions != nullptr ? p.positions + t : nullptr);
       rows[kKeys].data = nullptr;
     }
     cache_write(*p.cache, sequence, first, count, rows);
@@ -66,10 +66,10 @@ void append_range(const AppendJob& job, int64_t item, TokenPreparer* prepare) {
 void run_append(const void* data, int64_t item, int64_t) {
   const AppendJob& job = *static_cast<const AppendJob*>(data);
   const AppendProblem& p = job.problem;
-  if (!p.prepares) return append_range(job, item, nullptr);
+  if (!p.norm_rope) return append_range(job, item, nullptr);
   const mha_cache_config& c = p.cache->config;
-  TokenPreparer prepare(*job.table, p.rope, p.epsilon, p.weight, c.num_kv_heads, c.head_dim);
-  append_range(job, item, &prepare);
+  TokenNormRope norm_rope(*job.table, p.rope, p.epsilon, p.weight, c.num_kv_heads, c.head_dim);
+  append_range(job, item, &norm_rope);
 }
 
 Phase append_phase(const AppendJob& job) { return {run_append, &job, divide_up(job.problem.tokens, job.item_tokens)}; }

@@ -83,7 +83,7 @@ struct Block {
 
 Block block_of(const AttentionProblem& p, const SequencePlan& s, int64_t b, int64_t index) {
   const int64_t group_rows = group_rows_of(p, b);
-  if (s.streamed) {
+  if (s.in_place) {
     const int64_t kv_head = index * s.heads_per_item, heads = least(s.heads_per_item, p.kv_heads - kv_head);
     return {b, kv_head, heads, 0, heads * group_rows};
   }
@@ -147,21 +147,21 @@ AttentionArgs kernel_args(const AttentionProblem& p, const Block& block, const S
   return args;
 }
 
-void run_kernel(const KernelTable& table, bool streamed, const AttentionArgs& args) {
-  (streamed ? table.attention_streamed : table.attention)(&args);
+void run_kernel(const KernelTable& table, bool in_place, const AttentionArgs& args) {
+  (in_place ? table.attention_in_place : table.attention)(&args);
 }
 
-// The next item is most likely this thread's too (parallel.cpp): its first chunk, of a streamed item from the first
+// The next item is most likely this thread's too (parallel.cpp): its first chunk, of an in-place item from the first
 // token that it sees, as far as that is known: heads of one item of the batch see the same.
 void set_next(const AttentionJob& job, int64_t item, const Place& place, KeyRange seen, AttentionArgs* args) {
   if (item + 1 >= job.plan.items) return;
   const AttentionProblem& p = job.problem;
   const Place next = find_place(job, item + 1, &SequencePlan::items, &SequencePlan::first_item);
-  if (next.plan.streamed != place.plan.streamed || next.plan.split) return;
+  if (next.plan.in_place != place.plan.in_place || next.plan.split) return;
   const Block block = block_of(p, next.plan, next.b, next.index);
   args->next_key = keys_of(p, block.b, block.kv_head);
   args->next_value = values_of(p, block.b, block.kv_head);
-  if (next.plan.streamed) {
+  if (next.plan.in_place) {
     args->next_begin = (next.b == place.b ? seen.begin : first_kept_of(p, next.b)) / kPanel * kPanel;
   }
   args->next_keys = least(key_len_of(p, block.b) - args->next_begin, kChunk);
@@ -184,7 +184,7 @@ void run_block(const AttentionJob& job, const Place& place, int64_t item, const 
   if (keeps_weights(p)) args.maxima = slot.maxima;
   args.weights_len = p.longest_key_len;
   set_next(job, item, place, seen, &args);
-  run_kernel(*job.table, place.plan.streamed, args);
+  run_kernel(*job.table, place.plan.in_place, args);
   write_log_sum_exp(job, block.b, row, block.count);
 }
 
@@ -209,7 +209,7 @@ void run_chunk(const AttentionJob& job, const Place& place, const Slot& slot) {
   }
   args.output_element = Element::kF32;
   args.states = parts.state(chunk, row);
-  run_kernel(*job.table, s.streamed, args);
+  run_kernel(*job.table, s.in_place, args);
 }
 
 // One chunk of one key/value head for the rows of all sequences of a group.
@@ -231,7 +231,7 @@ void run_shared(const AttentionJob& job, const Place& place, const Slot& slot) {
   args.output_element = Element::kF32;
   take_chunk(chunk, last_key, &args);
   args.states = slot.states;
-  run_kernel(*job.table, rows <= job.table->streamed_rows, args);
+  run_kernel(*job.table, rows <= job.table->in_place_rows, args);
   for (int64_t b = place.b, row = 0; b < place.b + first.members; ++b) {
     const int64_t count = group_rows_of(p, b);
     RowState* states = partials_of(job, job.sequences()[b], b).state(chunk, kv_head * count);
@@ -304,13 +304,13 @@ int attention_phases(const AttentionJob& job, Phase* phases) {
 namespace {
 
 // Queries are normed and rotated into the workspace, where attention then finds them.
-PrepareJob prepared_queries(AttentionJob* job) {
+NormRopeJob query_norm_rope(AttentionJob* job) {
   AttentionProblem& p = job->problem;
   const Tensor dense = dense_floats(job->workspace + job->plan.queries_offset, p.query_len, p.heads, p.head_dim);
   int64_t* first_positions = reinterpret_cast<int64_t*>(job->workspace + job->plan.positions_offset);
-  const PrepareJob prepare = query_job(*job->table, p, job->plan.threads, dense, first_positions);
+  const NormRopeJob norm_rope = query_job(*job->table, p, job->plan.threads, dense, first_positions);
   p.query = as_const(dense);
-  return prepare;
+  return norm_rope;
 }
 
 }  // namespace
@@ -322,10 +322,10 @@ mha_status run_attention(const mha_context& context, const mha_resources* resour
   job->workspace = workspace.data();
   Phase phases[kMaxPhases];
   int count = 0;
-  PreparePhase queries = {};
-  if (job->problem.preparation.wanted()) {
-    queries.jobs[queries.count++] = prepared_queries(job);
-    phases[count++] = prepare_phase(queries);
+  NormRopePhase queries = {};
+  if (job->problem.norm_rope.wanted()) {
+    queries.jobs[queries.count++] = query_norm_rope(job);
+    phases[count++] = norm_rope_phase(queries);
   }
   count += attention_phases(*job, phases + count);
   run_phases(context, job->plan.threads, phases, count);

@@ -60,16 +60,16 @@ mha_status run_forward(const mha_context& context, Forward& f, char* workspace, 
   const mha_layer_config& c = f.layer->config;
   write_tail(f, projected(f, kKey, workspace), f.layer->bias_key, c.num_kv_heads * c.head_dim);
   write_tail(f, projected(f, kValue, workspace), f.layer->bias_value, c.num_kv_heads * c.value_head_dim);
-  PreparePhase prepare;
-  prepare.count = 0;
-  if (f.attention.problem.preparation.wanted()) {
+  NormRopePhase norm_rope;
+  norm_rope.count = 0;
+  if (f.attention.problem.norm_rope.wanted()) {
     int64_t* first_positions =
         reinterpret_cast<int64_t*>(workspace + f.plan.attention_offset + f.attention.plan.positions_offset);
-    prepare.jobs[prepare.count++] = query_job(*context.table, f.attention.problem, f.plan.threads,
-                                              projected(f, kQuery, workspace), first_positions);
-    const Preparation& r = f.attention.problem.preparation;
+    norm_rope.jobs[norm_rope.count++] = query_job(*context.table, f.attention.problem, f.plan.threads,
+                                                  projected(f, kQuery, workspace), first_positions);
+    const NormRope& r = f.attention.problem.norm_rope;
     if (f.projects(kKey) && (r.rotate || r.key_epsilon > 0)) {
-      prepare.jobs[prepare.count++] =
+      norm_rope.jobs[norm_rope.count++] =
           key_job(*context.table, f.attention.problem, f.plan.threads, projected(f, kKey, workspace),
                   first_positions + f.attention.problem.batch);
     }
@@ -81,7 +81,7 @@ mha_status run_forward(const mha_context& context, Forward& f, char* workspace, 
   Phase phases[kMaxPhases];
   int count = 0;
   phases[count++] = linear_phase(in);
-  if (prepare.count > 0) phases[count++] = prepare_phase(prepare);
+  if (norm_rope.count > 0) phases[count++] = norm_rope_phase(norm_rope);
   AppendJob append = {};
   if (f.cache != nullptr) {
     AppendProblem& p = append.problem;

@@ -9,25 +9,25 @@
 namespace mha {
 namespace {
 
-int64_t items(const PrepareJob& job) { return divide_up(job.problem.tokens(), job.block_tokens); }
+int64_t items(const NormRopeJob& job) { return divide_up(job.problem.tokens(), job.block_tokens); }
 
 struct Token {
   int64_t batch, index;  // in its item
 };
 
-Token token_at(const PrepareProblem& p, int64_t token) {
+Token token_at(const NormRopeProblem& p, int64_t token) {
   if (p.offsets == nullptr) return {token / p.length, token % p.length};
   const int64_t b = part_at(p.offsets, p.batch, token);
   return {b, token - p.offsets[b]};
 }
 
-int64_t position_of(const PrepareProblem& p, int64_t token, const Token& at) {
+int64_t position_of(const NormRopeProblem& p, int64_t token, const Token& at) {
   if (p.positions != nullptr) return p.positions[token];
   return (p.first_positions != nullptr ? p.first_positions[at.batch] : p.first_position) + at.index;
 }
 
 // Where a token goes, which is token t of item b where there are no slots; null: nowhere.
-char* output_row(const PrepareProblem& p, int64_t token, int64_t b, int64_t t) {
+char* output_row(const NormRopeProblem& p, int64_t token, int64_t b, int64_t t) {
   if (p.slots != nullptr) {
     const int64_t slot = p.slots[token];
     if (slot < 0) return nullptr;
@@ -36,11 +36,11 @@ char* output_row(const PrepareProblem& p, int64_t token, int64_t b, int64_t t) {
   return p.output.data + b * p.output.stride_b + t * p.output.stride_t;
 }
 
-void run_prepare(const void* data, int64_t item, int64_t) {
-  const PrepareJob* job = static_cast<const PreparePhase*>(data)->jobs;
+void run_norm_rope(const void* data, int64_t item, int64_t) {
+  const NormRopeJob* job = static_cast<const NormRopePhase*>(data)->jobs;
   for (; item >= items(*job); ++job) item -= items(*job);
-  const PrepareProblem& p = job->problem;
-  TokenPreparer prepare(*job->table, p.rope, p.epsilon, p.weight, p.heads, p.width);
+  const NormRopeProblem& p = job->problem;
+  TokenNormRope norm_rope(*job->table, p.rope, p.epsilon, p.weight, p.heads, p.width);
   const int64_t begin = item * job->block_tokens, end = least(begin + job->block_tokens, p.tokens());
   for (int64_t token = begin; token < end; ++token) {
     const Token at = token_at(p, token);
@@ -50,13 +50,13 @@ void run_prepare(const void* data, int64_t item, int64_t) {
     if (output.data == nullptr) continue;
     ConstTensor input = p.input;
     input.data += b * input.stride_b + t * input.stride_t;
-    prepare.run(position_of(p, token, at), input, output);
+    norm_rope.run(position_of(p, token, at), input, output);
   }
 }
 
 }  // namespace
 
-TokenPreparer::TokenPreparer(const KernelTable& table, const mha_rope& rope, float epsilon, const float* weight,
+TokenNormRope::TokenNormRope(const KernelTable& table, const mha_rope& rope, float epsilon, const float* weight,
                              int64_t heads, int64_t width)
     : table_(table), angles_(table, rope), args_() {
   args_.count = heads, args_.width = width;
@@ -65,22 +65,22 @@ TokenPreparer::TokenPreparer(const KernelTable& table, const mha_rope& rope, flo
   args_.cos = angles_.cosines(), args_.sin = angles_.sines();
 }
 
-void TokenPreparer::run(int64_t position, const ConstTensor& input, const Tensor& output) {
+void TokenNormRope::run(int64_t position, const ConstTensor& input, const Tensor& output) {
   if (args_.dims > 0) angles_.turn_to(position);
   args_.input = input.data, args_.input_stride = input.stride_h, args_.input_element = input.element;
   args_.output = output.data, args_.output_stride = output.stride_h, args_.output_element = output.element;
-  table_.prepare_rows(&args_);
+  table_.norm_rope_rows(&args_);
 }
 
-Phase prepare_phase(const PreparePhase& work) {
+Phase norm_rope_phase(const NormRopePhase& work) {
   int64_t count = 0;
   for (int i = 0; i < work.count; ++i) count += items(work.jobs[i]);
-  return {run_prepare, &work, count};
+  return {run_norm_rope, &work, count};
 }
 
-mha_storage_error measure_rounding(const PrepareJob& job, float* row) {
-  const PrepareProblem& p = job.problem;
-  TokenPreparer prepare(*job.table, p.rope, p.epsilon, p.weight, 1, p.width);
+mha_storage_error measure_rounding(const NormRopeJob& job, float* row) {
+  const NormRopeProblem& p = job.problem;
+  TokenNormRope norm_rope(*job.table, p.rope, p.epsilon, p.weight, 1, p.width);
   StorageErrorSum sum(*job.table);
   const Tensor floats = {reinterpret_cast<char*>(row), 0, 0, 0, Element::kF32};
   for (int64_t token = 0; token < p.tokens(); ++token) {
@@ -89,18 +89,18 @@ mha_storage_error measure_rounding(const PrepareJob& job, float* row) {
     ConstTensor input = p.input;
     input.data += at.batch * input.stride_b + at.index * input.stride_t;
     for (int64_t h = 0; h < p.heads; ++h, input.data += input.stride_h) {
-      prepare.run(position_of(p, token, at), input, floats);
+      norm_rope.run(position_of(p, token, at), input, floats);
       sum.add(floats.data, Element::kF32, p.width, p.output.element);
     }
   }
   return sum.error();
 }
 
-PrepareJob query_job(const KernelTable& table, const AttentionProblem& p, int64_t threads, const Tensor& output,
-                     int64_t* first_positions) {
-  const Preparation& r = p.preparation;
-  PrepareJob job = {};
-  PrepareProblem& tokens = job.problem;
+NormRopeJob query_job(const KernelTable& table, const AttentionProblem& p, int64_t threads, const Tensor& output,
+                      int64_t* first_positions) {
+  const NormRope& r = p.norm_rope;
+  NormRopeJob job = {};
+  NormRopeProblem& tokens = job.problem;
   job.table = &table, tokens.input = p.query, tokens.output = output;
   tokens.batch = p.batch, tokens.length = p.query_len, tokens.offsets = p.query_offsets;
   tokens.heads = p.heads, tokens.width = p.head_dim;
@@ -112,15 +112,15 @@ PrepareJob query_job(const KernelTable& table, const AttentionProblem& p, int64_
     for (int64_t b = 0; b < p.batch; ++b) first_positions[b] = position_of(p, b, 0);
     tokens.first_positions = first_positions;
   }
-  job.block_tokens = plan_prepare(tokens.tokens(), threads);
+  job.block_tokens = plan_norm_rope(tokens.tokens(), threads);
   return job;
 }
 
-PrepareJob key_job(const KernelTable& table, const AttentionProblem& p, int64_t threads, const Tensor& keys,
-                   int64_t* first_positions) {
-  const Preparation& r = p.preparation;
-  PrepareJob job = {};
-  PrepareProblem& tokens = job.problem;
+NormRopeJob key_job(const KernelTable& table, const AttentionProblem& p, int64_t threads, const Tensor& keys,
+                    int64_t* first_positions) {
+  const NormRope& r = p.norm_rope;
+  NormRopeJob job = {};
+  NormRopeProblem& tokens = job.problem;
   job.table = &table, tokens.input = as_const(keys), tokens.output = keys;
   tokens.batch = p.batch, tokens.length = p.key_len - p.tail, tokens.offsets = p.key_offsets;
   tokens.heads = p.kv_heads, tokens.width = p.head_dim;
@@ -131,7 +131,7 @@ PrepareJob key_job(const KernelTable& table, const AttentionProblem& p, int64_t 
     for (int64_t b = 0; b < p.batch; ++b) first_positions[b] = key_len_of(p, b) - query_len_of(p, b);
     tokens.first_positions = first_positions;
   }
-  job.block_tokens = plan_prepare(tokens.tokens(), threads);
+  job.block_tokens = plan_norm_rope(tokens.tokens(), threads);
   return job;
 }
 

@@ -8,11 +8,11 @@
 
 namespace mha {
 
-// Prepares single tokens: one of these for a thread's run of them.
-class TokenPreparer {
+// Norms and rotates single tokens: one of these for a thread's run of them.
+class TokenNormRope {
  public:
   // epsilon 0: no norm; weight [width] may be null; rope.dims 0: no rotation.
-  TokenPreparer(const KernelTable& table, const mha_rope& rope, float epsilon, const float* weight, int64_t heads,
+  TokenNormRope(const KernelTable& table, const mha_rope& rope, float epsilon, const float* weight, int64_t heads,
                 int64_t width);
   // The heads of a token, at `data` and stride_h apart; output may be input.
   void run(int64_t position, const ConstTensor& input, const Tensor& output);
@@ -20,32 +20,32 @@ class TokenPreparer {
  private:
   const KernelTable& table_;
   RopeAngles angles_;
-  PrepareArgs args_;
+  NormRopeArgs args_;
 };
 
 // The tokens of one tensor, and how they are cut.
-struct PrepareJob {
+struct NormRopeJob {
   const KernelTable* table;
-  PrepareProblem problem;
-  int64_t block_tokens;  // of a work item: plan_prepare
+  NormRopeProblem problem;
+  int64_t block_tokens;  // of a work item: plan_norm_rope
 };
 
 // Up to two tensors (queries and keys) as one phase.
-struct PreparePhase {
-  PrepareJob jobs[2];
+struct NormRopePhase {
+  NormRopeJob jobs[2];
   int count;
 };
 
-Phase prepare_phase(const PreparePhase& work);
+Phase norm_rope_phase(const NormRopePhase& work);
 
 // What rounding the results of a job costs; before it runs, since its output may be its input. row [width] is scratch.
-mha_storage_error measure_rounding(const PrepareJob& job, float* row);
+mha_storage_error measure_rounding(const NormRopeJob& job, float* row);
 
 // The queries of a call, and keys in a tensor; block_tokens is planned. Where items differ in length, first_positions
 // has room for one each, which are written now.
-PrepareJob query_job(const KernelTable& table, const AttentionProblem& problem, int64_t threads, const Tensor& output,
-                     int64_t* first_positions);
-PrepareJob key_job(const KernelTable& table, const AttentionProblem& problem, int64_t threads, const Tensor& keys,
-                   int64_t* first_positions);
+NormRopeJob query_job(const KernelTable& table, const AttentionProblem& problem, int64_t threads, const Tensor& output,
+                      int64_t* first_positions);
+NormRopeJob key_job(const KernelTable& table, const AttentionProblem& problem, int64_t threads, const Tensor& keys,
+                    int64_t* first_positions);
 
 }  // namespace mha

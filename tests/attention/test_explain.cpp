@@ -122,11 +122,11 @@ TEST_CASE("explain: attention tells whether the chunks of a row are shared among
       [&](const std::string&, const mha_context* context) {
         const std::string split = text_of(context, decode.args());
         check_has(split, "items: 165 of 165 chunks of keys, one per group of heads and chunk");
-        check_has(split, "attention kernel: streamed");
+        check_has(split, "attention kernel: in place");
         check_has(split, "threads: 5 of 5, ");
         check_has(split, "partial results");
         const std::string cut = text_of(context, prefill.args());
-        check_has(cut, "attention kernel: fused");
+        check_has(cut, "attention kernel: packed");
         check_has(cut, "one per block and chunk (165 chunks)");
         check_has(cut, "blocks are too few for 5 threads");
         check_has(cut, "partial results");
@@ -287,7 +287,7 @@ TEST_CASE("explain: masks and score modifications by name, no combination falls 
         AttentionCall args = problem->args();
         options[n].set(args);
         const std::string key = n < 11 ? "masks: " : "score changes: ";
-        check_has(text_of(context, args), key + options[n].name + "; in the fused kernel");
+        check_has(text_of(context, args), key + options[n].name + "; in the packed kernel");
       }
       // Every subset that a bit pattern of the options names.
       for (uint32_t set = 0; set < 1u << options.size(); set += 37) {
@@ -330,7 +330,7 @@ TEST_CASE("explain: packed items and caches, each by its own kernel, prefixes th
     const std::string packed = text_of(context, args);
     check_has(packed, "\nsequences: 2, of 1 to 40 queries and 300 to 600 keys; 0 have no queries");
     check_has(packed, "\nkeys and values: packed one after the other");
-    check_has(packed, "\nattention kernel: streamed for 1 sequences");
+    check_has(packed, "\nattention kernel: in place for 1 sequences");
     check_has(packed, "\nfallback: none\n");
     CHECK(packed.find("cache") == std::string::npos);
     for (const mha_cache_kind kind : kCacheKinds) {
@@ -351,7 +351,7 @@ TEST_CASE("explain: packed items and caches, each by its own kernel, prefixes th
       cached.items.sequences = alone;
       const std::string text = text_of(context, cached);
       check_has(text, std::string("\nkeys and values: in a ") + kind_name(kind) + " cache");
-      check_has(text, "\nattention kernel: streamed for 2 sequences");
+      check_has(text, "\nattention kernel: in place for 2 sequences");
       check_has(text, "\nshared prefixes: none\n");
       check_has(text, "\nfallback: none\n");
       cached.items.sequences = forked;
@@ -462,7 +462,7 @@ TEST_CASE("explain: layer, every stage and why", "[explain][layer]") {
     REQUIRE(layer_workspace_bytes(context, layer.get(), args, &bytes, nullptr) == MHA_OK);
     for (const char* part : {"query projection: 1 x 3 rows", "key projection: 1 x 17 rows",
                              "value projection: ", "output projection: ", "linear kernel: packed GEMM, ",
-                             "attention kernel: streamed: ", "columns whole: one thread", "one thread needs no split"})
+                             "attention kernel: in place: ", "columns whole: one thread", "one thread needs no split"})
       check_has(full, part);
     const LayerPtr small = few.make(context);
     check_has(full_text(of_layer(context, small.get(), few.args())), "\nattention kernel: few keys: ");
@@ -566,7 +566,7 @@ TEST_CASE("explain: sequences of a cache by number, their groups, and a layer th
   const std::string text = text_of(context, args);
   check_has(text, "sequences: 4, of 0 to 40 queries and 0 to 600 keys; 1 have no queries");
   check_has(text, "keys and values: in a paged cache, pages of 64 tokens\n");
-  check_has(text, "attention kernel: streamed for 2 sequences");
+  check_has(text, "attention kernel: in place for 2 sequences");
   check_has(text, "fused for 1 (");
   check_has(text, "shared prefixes: 2 sequences in 1 groups");
   check_has(text, "2 sequences are cut in chunks of 256 keys");

@@ -163,7 +163,7 @@ TEST_CASE("overlap: output in query's place, every path and result", "[overlap][
   }
   // Paths that the cases are to take.
   for (const char* way :
-       {"attention kernel: streamed", "attention kernel: fused", "attention kernel: few keys",
+       {"attention kernel: in place", "attention kernel: packed", "attention kernel: few keys",
         "one per block and chunk", "partial results", "chunk by chunk on the way", "by a second pass"}) {
     INFO(way);
     CHECK(seen.find(way) != std::string::npos);

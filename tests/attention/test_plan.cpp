@@ -158,7 +158,7 @@ TEST_CASE("plan: explain prints the plan that it is given, and plans nothing ane
   };
   const mha::AttentionPlan plan = plan_of(table, 2, z);
   const std::vector<std::function<void(mha::AttentionPlan*)>> changes = {
-      [](mha::AttentionPlan* p) { p->each.streamed = !p->each.streamed; },
+      [](mha::AttentionPlan* p) { p->each.in_place = !p->each.in_place; },
       [](mha::AttentionPlan* p) { p->split = p->split > 0 ? 0 : p->batch; },
       [](mha::AttentionPlan* p) { p->each.block_rows += 1; },
       [](mha::AttentionPlan* p) { p->each.chunks += 1; },

@@ -38,10 +38,10 @@ std::vector<float> huge_sinks(int64_t count, uint64_t seed) {
 
 }  // namespace
 
-TEST_CASE("extremes: the shapes of this file are packed, streamed and split", "[extremes]") {
+TEST_CASE("extremes: the shapes of this file are packed, in place and split", "[extremes]") {
   const mha_context* context = shared_context(supported_targets()[0], 3);
-  const char* const kernels[] = {"attention kernel: fused", "attention kernel: streamed", "attention kernel: streamed",
-                                 "attention kernel: fused"};
+  const char* const kernels[] = {"attention kernel: packed", "attention kernel: in place", "attention kernel: in place",
+                                 "attention kernel: packed"};
   for (int n = 0; n < 4; ++n) {
     const AttentionProblem p(kShapes[n], MaskKind::kNone, 1);
     char text[4096];

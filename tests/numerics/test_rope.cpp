@@ -47,7 +47,7 @@ std::vector<float> run_rope(const mha_context* context, mha_rows_args args, cons
 std::vector<double> reference_rope(mha_rows_args args, const std::vector<float>& input) {
   std::vector<double> output(input.size());
   args.input = view(input.data());
-  mha::reference::prepare_rows<double>(args, output.data());
+  mha::reference::norm_rope_rows<double>(args, output.data());
   return output;
 }
 

@@ -9,15 +9,15 @@ namespace {
 
 /// How many of the drawn problems took each way; the seeds are fixed, so these change only with the draw.
 struct Ways {
-  int64_t few_keys = 0, streamed = 0, fused = 0, split = 0, ragged = 0, running = 0, chunks = 0, in_place = 0;
+  int64_t few_keys = 0, in_place = 0, packed = 0, split = 0, ragged = 0, running = 0, chunks = 0, output_in_place = 0;
   int64_t weights = 0, masks = 0, types = 0, no_rows = 0;
 
   void count(const TypedCall& call, const std::string& explained) {
     const auto says = [&](const char* text) { return explained.find(text) != std::string::npos ? 1 : 0; };
-    few_keys += says("kernel: few keys"), streamed += says("kernel: streamed"), fused += says("kernel: fused");
+    few_keys += says("kernel: few keys"), in_place += says("kernel: in place"), packed += says("kernel: packed");
     split += says("merged afterwards");
     ragged += call.ragged();
-    running += says("kernel: fused") && call.shape.Dv > 64 && call.longest_key > 256 && call.output_dtype != MHA_F32;
+    running += says("kernel: packed") && call.shape.Dv > 64 && call.longest_key > 256 && call.output_dtype != MHA_F32;
     chunks += call.longest_query > 1 && call.longest_key > 512;
     weights += call.wide.results.weights_mode != MHA_WEIGHTS_NONE;
     masks += call.stored.masks.add_mask2.dtype != MHA_F32;
@@ -26,7 +26,7 @@ struct Ways {
   }
   void check() const {
     for (const int64_t cases :
-         {few_keys, streamed, fused, split, ragged, running, chunks, in_place, weights, masks, types, no_rows})
+         {few_keys, in_place, packed, split, ragged, running, chunks, output_in_place, weights, masks, types, no_rows})
       CHECK(cases > 5);
   }
 };
@@ -91,7 +91,7 @@ void check_partials(const mha_context* context, const TypedCall& call, const Typ
   check_same_bits("merged log-sum-exp", lse, want.log_sum_exp);
 }
 
-void check_on(const std::string& target, Random& random, TypedCall& call, bool in_place) {
+void check_on(const std::string& target, Random& random, TypedCall& call, bool output_in_place) {
   const TypedResult want = run_typed(shared_context(target, 1), call.wide, call.wide_output(), call.longest_key);
   for (const int64_t threads : {int64_t{1}, one_of<int64_t>(random, {2, 3, 5})}) {
     INFO(target << ", " << threads << " threads");
@@ -99,7 +99,7 @@ void check_on(const std::string& target, Random& random, TypedCall& call, bool i
     check_widened("widening", run_typed(context, call.stored, call.output(), call.longest_key), want);
   }
   const mha_context* context = shared_context(target, one_of<int64_t>(random, {1, 3}));
-  if (in_place) check_in_place(context, call, want);
+  if (output_in_place) check_in_place(context, call, want);
   if (call.alike() && call.shape.B * call.shape.Tq > 0 && one_in(random, 3)) check_partials(context, call, want);
 }
 
@@ -111,10 +111,10 @@ TEST_CASE("widening: attention over any types is the call over floats, rounded o
     Random random(seed);
     TypedCall call(random);
     INFO("seed " << seed << ": " << call.describe());
-    const bool in_place = call.shape.D == call.shape.Dv && call.shape.Tq > 0 && call.shape.B > 0;
-    ways.in_place += in_place && call.query->dtype() != MHA_F32;
+    const bool output_in_place = call.shape.D == call.shape.Dv && call.shape.Tq > 0 && call.shape.B > 0;
+    ways.output_in_place += output_in_place && call.query->dtype() != MHA_F32;
     ways.count(call, explained(shared_context(supported_targets()[0], 3), call));
-    for (const std::string& target : supported_targets()) check_on(target, random, call, in_place);
+    for (const std::string& target : supported_targets()) check_on(target, random, call, output_in_place);
   }
   ways.check();
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// One call on every way that a score can take, against the reference in double: packed, streamed, split over threads, in
+// One call on every way that a score can take, against the reference in double: packed, in place, split over threads, in
 // parts that are merged, weights on the way and by a second pass.
 #ifndef MHA_TESTS_SUPPORT_EXTREMES_H
 #define MHA_TESTS_SUPPORT_EXTREMES_H
@@ -86,7 +86,7 @@ inline void check_everywhere(const std::string& what, const AttentionProblem& p,
   });
 }
 
-/// Packed, streamed, and both in chunks that threads share.
+/// Packed, in place, and both in chunks that threads share.
 inline constexpr AttentionShape kShapes[] = {
     {1, 4, 2, 40, 600, 8, 20}, {2, 2, 2, 1, 300, 24, 16}, {1, 2, 1, 1, 5000, 64, 64}, {1, 1, 1, 20, 1500, 64, 64}};
 

@@ -30,7 +30,7 @@ class Apart {
  public:
   Apart(const mha::AttentionProblem& p, const mha::AttentionPlan& planned, bool partials_given) : plan_(planned) {
     const int64_t rows = p.heads * p.total_queries(), items = planned.uniform ? 0 : p.batch;
-    const bool prepared = p.preparation.wanted();
+    const bool prepared = p.norm_rope.wanted();
     place("states", &plan_.states_offset, rows * static_cast<int64_t>(sizeof(mha::RowState)));
     place("sequences", &plan_.sequences_offset, items * static_cast<int64_t>(sizeof(mha::SequencePlan)));
     place("partials", &plan_.partials_offset, partials_given ? 0 : planned.partial_floats * 4);
