@@ -11,9 +11,9 @@
 
 namespace mha::bench {
 
-/// The two loops of one target, in assembly so that no compiler merges, reorders or drops any of it.
+/// The two loops of one kind of vectors, in assembly so that no compiler merges, reorders or drops any of it.
 struct MachineLoops {
-  const char* target;
+  const char* vectors;  ///< the target that brought them
   double flops_per_turn;
   /// Independent chains of multiply-adds in registers, more of them than two units of latency 4 can hold.
   void (*multiply_add)(int64_t turns);
@@ -22,8 +22,9 @@ struct MachineLoops {
   void (*read)(const char* data, int64_t kilobytes);
 };
 
-/// nullptr: there are no loops for this target; add a line to machine_<family>.cpp.
-const MachineLoops* find_machine_loops(const std::string& target);
+/// The loops of the vectors that a target has: those its name begins with (avx512_bf16: avx512), else the widest of
+/// this CPU.
+const MachineLoops& machine_loops(const std::string& target);
 
 struct Region {
   const float* data;

@@ -115,6 +115,7 @@ void read_128(const char* data, int64_t kilobytes) {
 
 #undef MHA_READ_FOUR_STREAMS
 
+// The widest first.
 const MachineLoops kLoops[] = {
     {"avx512", 24 * 16 * 2, multiply_add_512, read_512},
     {"avx2", 24 * 8 * 2, multiply_add_256, read_256},
@@ -123,10 +124,10 @@ const MachineLoops kLoops[] = {
 
 }  // namespace
 
-const MachineLoops* find_machine_loops(const std::string& target) {
+const MachineLoops& machine_loops(const std::string& target) {
   for (const MachineLoops& loops : kLoops)
-    if (target == loops.target) return &loops;
-  return nullptr;
+    if (target.rfind(loops.vectors, 0) == 0) return loops;
+  return kLoops[__builtin_cpu_supports("avx512f") ? 0 : __builtin_cpu_supports("avx2") ? 1 : 2];
 }
 
 }  // namespace mha::bench

@@ -114,10 +114,15 @@ void add_target(const std::string& target, std::vector<CaseSpec>& cases) {
   }
 }
 
-bool is_supported(const std::string& target) {
-  for (int64_t n = 0; n < mha_target_count(); ++n)
-    if (target == mha_target_name(n)) return mha_target_supported(n) == 1;
-  return false;
+/// The targets below this one that this CPU supports and that give the same bits.
+std::vector<std::string> lesser_targets(const std::string& target) {
+  std::vector<std::string> names;
+  bool is_lesser = false;
+  for (int64_t n = 0; n < mha_target_count(); ++n) {
+    if (is_lesser && mha_target_supported(n) && mha_target_same_bits(n)) names.emplace_back(mha_target_name(n));
+    is_lesser |= target == mha_target_name(n);
+  }
+  return names;
 }
 
 void register_all(const std::string& target, int max_threads) {
@@ -125,7 +130,7 @@ void register_all(const std::string& target, int max_threads) {
   for (const auto add : {add_linear, add_attention, add_storage, add_masks, add_decode, add_forward})
     for (int threads = 1; threads <= max_threads; ++threads) add(threads, cases);
   for (CaseSpec& spec : cases) spec.target = target;
-  if (target == "avx512" && is_supported("avx2")) add_target("avx2", cases);
+  for (const std::string& lesser : lesser_targets(target)) add_target(lesser, cases);
   for (int threads = 1; threads <= max_threads; ++threads) register_machine(target, threads);
   for (const CaseSpec& spec : cases) register_case(spec);
 }

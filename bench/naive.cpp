@@ -150,10 +150,10 @@ class RowProblem {
     blocks.num_pairs = static_cast<int64_t>(pairs.size() / 2);
     return pairs;
   }
-  void take_mods(int64_t head, mha_score_mods& mods) const {
-    if (mods.alibi_slopes) mods.alibi_slopes += head;
-    if (mods.relative_bias) mods.relative_bias += head * (mods.relative_left + mods.relative_right + 1);
-    if (mods.sink_logits) mods.sink_logits += head;
+  void take_mods(int64_t head, mha_score_mods& m) const {
+#define MHA_HEAD_FLOATS(field, count) \
+  if (m.field) m.field += head * (count);
+#include "core/kernels/score_mods.def"
   }
 
   AttentionCall args_;

@@ -45,8 +45,7 @@ struct Prepared {
 
 void prepare(const CaseSpec& spec, Prepared& p) {
   p.context = make_context(spec.target, spec.threads);
-  p.loops = find_machine_loops(p.context.target());
-  if (p.loops == nullptr) throw std::runtime_error("no machine loops for this target: bench/machine_*.cpp needs them");
+  p.loops = &machine_loops(p.context.target());
   p.work = spec.make(p.context);
   const mha_status status = p.work->run();
   if (status != MHA_OK) throw std::runtime_error(mha_status_string(status));
@@ -234,14 +233,13 @@ void register_case(const CaseSpec& spec) {
 }
 
 void register_machine(const std::string& target, int threads) {
-  const MachineLoops* loops = find_machine_loops(target);
-  if (loops == nullptr) return;
+  const MachineLoops* loops = &machine_loops(target);
   const std::string suffix = "/threads:" + std::to_string(threads);
   const auto fma = [=](benchmark::State& state) {
     std::vector<double> rates;
     for ([[maybe_unused]] auto _ : state) rates.push_back(measure_flops(*loops, threads, kSampleSeconds));
     state.counters["GFLOPS"] = median(rates) * 1e-9;
-    state.SetLabel(loops->target);
+    state.SetLabel(loops->vectors);
   };
   benchmark::RegisterBenchmark(("machine_fma" + suffix).c_str(), fma)->Unit(benchmark::kMicrosecond);
   // In the caches of a core, in the one shared by all, in none (or in one of a server's that is larger still).
@@ -253,7 +251,7 @@ void register_machine(const std::string& target, int threads) {
       for ([[maybe_unused]] auto _ : state)
         rates.push_back(measure_read(*loops, {data.region()}, threads, kSampleSeconds));
       state.counters["GBps"] = median(rates) * 1e-9;
-      state.SetLabel(loops->target);
+      state.SetLabel(loops->vectors);
     };
     benchmark::RegisterBenchmark(("machine_read/KiB:" + std::to_string(kilobytes) + suffix).c_str(), read)
         ->Unit(benchmark::kMicrosecond);

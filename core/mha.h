@@ -108,6 +108,9 @@ MHA_API int64_t mha_target_count(void);
 MHA_API const char* mha_target_name(int64_t index);
 /* 1 if this CPU and operating system can run target `index`, else 0. */
 MHA_API int mha_target_supported(int64_t index);
+/* 1 if results of target `index` have the bits that all targets with fused multiply-add share; 0 for sse2, which has
+ * none, and outside [0, mha_target_count()). */
+MHA_API int mha_target_same_bits(int64_t index);
 
 /* ---------------------------------------------------------------------------------------------------------------------
  * Context: which threads, target and memory a call uses. Immutable; any number of threads may share it.

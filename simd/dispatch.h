@@ -10,8 +10,10 @@
 namespace mha {
 
 int64_t target_count();
-const KernelTable* target_table(int64_t index);                    // best first; index in [0, target_count())
-const LinearKernels& linear_kernels_of(const KernelTable& table);  // of the same target (dispatch_linear.cpp)
+const KernelTable* target_table(int64_t index);  // best first; index in [0, target_count())
 bool target_supported(int64_t index, const CpuFeatures& cpu);
+
+// The projections' kernels of the same target or its base (dispatch_linear.cpp).
+const LinearKernels& linear_kernels_of(const KernelTable& table, Arithmetic arithmetic, Element panels);
 
 }  // namespace mha

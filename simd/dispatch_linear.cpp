@@ -5,9 +5,9 @@
 
 namespace mha {
 
-#define MHA_TARGET(name, predicate)          \
-  namespace name {                           \
-  extern const LinearKernels linear_kernels; \
+#define MHA_TARGET(name, predicate)      \
+  namespace name {                       \
+  extern const LinearTable linear_table; \
   }
 #include "simd/targets.def"
 #undef MHA_TARGET
@@ -15,18 +15,20 @@ namespace mha {
 namespace {
 
 // In the order of kTargets of dispatch.cpp.
-const LinearKernels* const kKernels[] = {
-#define MHA_TARGET(name, predicate) &name::linear_kernels,
+const LinearTable* const kTables[] = {
+#define MHA_TARGET(name, predicate) &name::linear_table,
 #include "simd/targets.def"
 #undef MHA_TARGET
 };
 
 }  // namespace
 
-const LinearKernels& linear_kernels_of(const KernelTable& table) {
+const LinearKernels& linear_kernels_of(const KernelTable& table, Arithmetic arithmetic, Element panels) {
   int64_t index = 0;
   while (target_table(index) != &table) ++index;
-  return *kKernels[index];
+  const LinearTable* t = kTables[index];
+  while (t->kernels[static_cast<int>(arithmetic)][static_cast<int>(panels)] == nullptr) t = t->base;
+  return *t->kernels[static_cast<int>(arithmetic)][static_cast<int>(panels)];
 }
 
 }  // namespace mha

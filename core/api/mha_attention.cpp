@@ -82,7 +82,7 @@ extern "C" mha_status mha_attention_explain(const mha_context* context, const mh
     out.line("work: none, a size is 0");
   } else {
     explain_context(lent, lost_threads(lent), job.plan.threads, work_of_call(job.problem), &out);
-    explain_attention(job.problem, job.plan, *context->table, &out);
+    explain_attention(job.problem, job.plan, &out);
     explain_attention_workspace("workspace", workspace_bytes(job.plan.bytes), job.plan, &out);
   }
   out.finish(needed);

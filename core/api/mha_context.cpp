@@ -141,3 +141,7 @@ extern "C" const char* mha_target_name(int64_t index) {
 extern "C" int mha_target_supported(int64_t index) {
   return index >= 0 && index < mha::target_count() && mha::target_supported(index, mha::cpu_features()) ? 1 : 0;
 }
+
+extern "C" int mha_target_same_bits(int64_t index) {
+  return index >= 0 && index < mha::target_count() && mha::target_table(index)->has_fma ? 1 : 0;
+}

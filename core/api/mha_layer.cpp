@@ -17,10 +17,11 @@ namespace {
 
 using ll = long long;
 
-void pack(const LinearKernels& kernels, const LayerSources& sources, const LayerLayout& layout, const mha_layer& layer,
+void pack(const KernelTable& table, const LayerSources& sources, const LayerLayout& layout, const mha_layer& layer,
           char* blob) {
   for (int i = 0; i < kProjections; ++i) {
     const ProjectionSize size = projection_size(layer.config, i);
+    const LinearKernels& kernels = linear_kernels_of(table, Arithmetic::kF32, layer.element[i]);
     pack_weight(kernels, sources.weight[i], size.out_features, size.in_features, layer.element[i],
                 blob + layout.panels[i]);
     if (sources.bias[i] != nullptr) {
@@ -72,7 +73,7 @@ extern "C" mha_status mha_layer_create(const mha_context* context, const mha_lay
   made.blob_bytes = static_cast<size_t>(layout.bytes.value());
   point_into_blob(blob, layout, parts, &made);
   write_layer_header(made, parts, layout.bytes.value(), blob);
-  pack(linear_kernels_of(*context->table), sources, layout, made, blob);
+  pack(*context->table, sources, layout, made, blob);
   if (weights->bias_key != nullptr) {
     const size_t heads = static_cast<size_t>(c.num_kv_heads) * sizeof(float);
     // What fills up their last lines is saved, too: zeros, not what the memory held before.

@@ -105,7 +105,7 @@ extern "C" mha_status mha_layer_explain(const mha_context* context, const mha_la
     out.line("work: none, a size is 0");
   } else {
     explain_projections(lent, f, &out);
-    explain_attention(f.attention.problem, f.attention.plan, *context->table, &out);
+    explain_attention(f.attention.problem, f.attention.plan, &out);
     out.line("workspace: %zu bytes: %lld for q, k, v and the heads' outputs, the rest for attention",
              workspace_bytes(f.plan.bytes), static_cast<long long>(f.plan.attention_offset));
     explain_attention_workspace("attention workspace", static_cast<size_t>(f.attention.plan.bytes), f.attention.plan,

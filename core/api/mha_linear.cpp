@@ -125,7 +125,8 @@ extern "C" mha_status mha_linear_create(const mha_context* context, const mha_li
   seal_blob(kFormat, &header);
   memcpy(blob, &header, sizeof(header));
   const FloatMode mode;  // weights are rounded to nearest
-  pack_weight(linear_kernels_of(*context->table), weight, c.out_features, c.in_features, element, blob + layout.panels);
+  pack_weight(linear_kernels_of(*context->table, Arithmetic::kF32, element), weight, c.out_features, c.in_features,
+              element, blob + layout.panels);
   if (c.bias != nullptr) pack_bias(c.bias, c.out_features, reinterpret_cast<float*>(blob + layout.bias));
   if (c.packed_error != nullptr) {
     *c.packed_error = measure_storage(*context->table, weight, c.out_features, c.in_features, element);
@@ -216,7 +217,7 @@ extern "C" mha_status mha_linear_workspace_bytes(const mha_context* context, con
   LinearProblem problem = {};
   MHA_TRY(validate_call(context, linear, args, Check::kSizesOnly, &lent, &problem, error));
   const int64_t threads = useful_threads(lent.num_threads, problem.work());
-  *bytes = needed_bytes(plan_linear(*context->table, threads, problem), threads);
+  *bytes = needed_bytes(make_linear_job(*context->table, threads, problem).plan, threads);
   return MHA_OK;
 }
 
@@ -234,8 +235,9 @@ extern "C" mha_status mha_linear_explain(const mha_context* context, const mha_l
   if (problem.rows == 0) {
     out.line("work: none, a size is 0");
   } else {
-    explain_linear_kernel(*context->table, &out);
-    const LinearPlan plan = plan_linear(*context->table, threads, problem);
+    const LinearJob job = make_linear_job(*context->table, threads, problem);
+    const LinearPlan& plan = job.plan;
+    explain_linear_kernel(*job.kernels, &out);
     explain_linear("product", problem, plan, threads, &out);
     out.line("fallback: none");
     if (plan.scratch_floats == 0) {

@@ -118,7 +118,7 @@ namespace {
 
 // Rows of one element type are copied, others converted.
 inline void copy_rows(const KernelTable& table, const ConvertArgs& rows) {
-  if (rows.src_element != rows.dst_element) return table.convert(&rows);
+  if (rows.src_element != rows.dst_element) return table.rows().convert(&rows);
   const size_t bytes = static_cast<size_t>(rows.columns * bytes_of(rows.src_element));
   for (int64_t r = 0; r < rows.rows; ++r) memcpy(rows.dst + r * rows.dst_stride, rows.src + r * rows.src_stride, bytes);
 }

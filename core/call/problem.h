@@ -71,6 +71,7 @@ constexpr float kLeastOrdinary = 0x1p-64f;
 constexpr float kMostOrdinary = 0x1p64f;
 
 struct AttentionProblem {
+  Arithmetic arithmetic;
   int64_t batch, heads, kv_heads;
   int64_t query_len, key_len;  // of each item; where items are packed one after the other, of all together
   int64_t head_dim, value_head_dim;
@@ -109,16 +110,21 @@ struct AttentionProblem {
     const double size = scale < 0 ? -scale : scale;
     return size > 0 && (size < static_cast<double>(kLeastOrdinary) || size > static_cast<double>(kMostOrdinary));
   }
-  // Whether the queries' scale is left to the scores in part (rows.cpp).
+  // Whether the queries' scale is left to the scores in part (score_mods.cpp).
   bool rescales_scores() const { return is_extreme(static_cast<double>(scale)); }
-  bool changes_scores() const {
-    return rescales_scores() || mods.softcap > 0.0f || mods.alibi_slopes != nullptr || mods.relative_bias != nullptr;
+  bool has_mods() const {
+    const mha_score_mods& m = mods;
+    return rescales_scores()
+#define MHA_SCORE_MOD(name, field, text, given, positions, changed) || (given)
+#define MHA_SOFTMAX_MOD(name, field, text, given) || (given)
+#include "core/kernels/score_mods.def"
+        ;
   }
   // What a row of kernels carries beside its ranges and masks (RowExtras).
   bool has_extras() const {
-    return changes_scores() || mods.sink_logits != nullptr || masks.bit_mask.data != nullptr ||
-           masks.block_mask.pairs != nullptr || masks.key_segments != nullptr || has_strided_masks() ||
-           masks.add_mask2.data != nullptr || (masks.window_left > 0 && masks.sink_tokens > 0);
+    return has_mods() || masks.bit_mask.data != nullptr || masks.block_mask.pairs != nullptr ||
+           masks.key_segments != nullptr || has_strided_masks() || masks.add_mask2.data != nullptr ||
+           (masks.window_left > 0 && masks.sink_tokens > 0);
   }
   // Masks of single keys whose entries do not follow each other, or are no floats.
   bool has_strided_masks() const {
@@ -173,6 +179,7 @@ struct NormRopeProblem {
 
 // `batch` blocks of `rows` rows: inputs and outputs whose items do not follow each other at the stride of the rows.
 struct LinearProblem {
+  Arithmetic arithmetic;
   ConstTensor input;   // stride_h: unused
   const char* panels;  // [ceil(out / 16)][in][16]
   Element panels_element;

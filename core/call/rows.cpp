@@ -3,11 +3,10 @@
 
 #include "core/base/search.h"
 #include "core/call/items.h"
+#include "core/call/score_mods.h"
 
 namespace mha {
 namespace {
-
-constexpr double kToUnit = kNaturalToScoreUnit;
 
 // One past the last key that a query at `position` can see, as far as causality, window, prefix and length go.
 int64_t key_end(const AttentionProblem& p, int64_t b, int64_t position) {
@@ -53,7 +52,7 @@ const char* add_mask_row(const mha_add_mask& m, int64_t b, int64_t h, int64_t i)
 void fill_extras(const AttentionProblem& p, int64_t b, int64_t h, int64_t i, RowExtras* extras) {
   const mha_masks& m = p.masks;
   *extras = {};
-  extras->position = position_of(p, b, i);
+  extras->mods.position = position_of(p, b, i);
   extras->add_mask2 = add_mask_row(m.add_mask2, b, h, i);
   extras->bool_step = m.bool_mask.stride_k;
   extras->add_step = m.add_mask.stride_k, extras->add2_step = m.add_mask2.stride_k;
@@ -69,14 +68,7 @@ void fill_extras(const AttentionProblem& p, int64_t b, int64_t h, int64_t i, Row
     const Pairs pairs = pairs_of(p, b, h, i);
     extras->blocks = pairs.first, extras->num_blocks = pairs.count, extras->key_block = m.block_mask.key_block;
   }
-  if (p.mods.alibi_slopes != nullptr) {
-    extras->alibi_slope = static_cast<float>(static_cast<double>(p.mods.alibi_slopes[h]) * kToUnit);
-  }
-  if (p.mods.relative_bias != nullptr) {
-    const int64_t width = p.mods.relative_left + p.mods.relative_right + 1;
-    extras->relative_bias = p.mods.relative_bias + h * width + p.mods.relative_left;
-  }
-  extras->sink = sink_of(p, h);
+  fill_row_mods(p, h, &extras->mods);
 }
 
 // The row sees what it sees of the keys before the last `tail`, and those whatever the masks.
@@ -130,61 +122,6 @@ KeyRange seen_keys(const AttentionRow& row) {
   if (row.key_end == 0) return {INT64_MAX, 0};
   const bool pinned = row.extras != nullptr && row.extras->pinned_end > 0;
   return {pinned ? 0 : row.key_begin, row.key_end};
-}
-
-namespace {
-
-// Whether a cap is applied to finished scores (core/README.md, 6): scale / cap would make queries denormal or overflow.
-bool caps_apart(const AttentionProblem& p) {
-  return p.mods.softcap > 0.0f && (p.mods.softcap < kLeastOrdinary || p.mods.softcap > kMostOrdinary ||
-                                   p.is_extreme(static_cast<double>(p.scale) / static_cast<double>(p.mods.softcap)));
-}
-
-// 1 / cap in the unit of scores. Of a cap below 2^-97 it would overflow; then exp(cap) is 1 in float, whatever part of
-// the cap a score gets.
-float softcap_slope(float cap) {
-  constexpr double kMost = 0x1p100;
-  const double slope = 1 / (static_cast<double>(cap) * kToUnit);
-  return static_cast<float>(slope < kMost ? slope : kMost);
-}
-
-// What the queries' scale leaves to the scores: a query times a scale near FLT_MAX overflows where keys are small, and
-// one near FLT_MIN must not be divided by the unit.
-double rescale_of(const AttentionProblem& p) {
-  if (!p.rescales_scores()) return 1;
-  return p.scale > 1.0f || p.scale < -1.0f ? 0x1p64 : 1 / static_cast<double>(kScoreUnit);
-}
-
-}  // namespace
-
-float query_scale(const AttentionProblem& p) {
-  const double scale = static_cast<double>(p.scale);
-  if (p.mods.softcap > 0.0f && !caps_apart(p)) return static_cast<float>(scale / static_cast<double>(p.mods.softcap));
-  return static_cast<float>(scale * kToUnit / rescale_of(p));
-}
-
-ScoreMods kernel_mods(const AttentionProblem& p) {
-  ScoreMods mods = {};
-  const bool apart = caps_apart(p);
-  mods.rescale = p.mods.softcap > 0.0f && !apart ? 1.0f : static_cast<float>(rescale_of(p));
-  mods.softcap = static_cast<float>(static_cast<double>(p.mods.softcap) * kToUnit);
-  mods.softcap_slope = apart ? softcap_slope(p.mods.softcap) : 0.0f;
-  mods.alibi = p.mods.alibi_slopes != nullptr;
-  mods.relative_bias = p.mods.relative_bias != nullptr;
-  mods.relative_left = p.mods.relative_left;
-  mods.relative_right = p.mods.relative_right;
-  mods.sink = p.mods.sink_logits != nullptr;
-  return mods;
-}
-
-// As an additive mask of the same value comes out.
-float sink_score(float logit) {
-  if (is_huge(logit * kToScoreUnit)) return logit / kHugeUnit;
-  return static_cast<float>(static_cast<double>(logit) * kToUnit);
-}
-
-float sink_of(const AttentionProblem& p, int64_t h) {
-  return p.mods.sink_logits != nullptr ? sink_score(p.mods.sink_logits[h]) : 0.0f;
 }
 
 }  // namespace mha

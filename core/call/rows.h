@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What one query row sees of the masks and what happens to its scores: from the call's arguments to the row that
-// kernels take.
+// What one query row sees of the masks: from the call's arguments to the row that kernels take.
 #pragma once
 
 #include "core/call/problem.h"
@@ -27,11 +26,5 @@ KeyRange seen_keys(const AttentionRow& row);
 inline KeyRange join(const KeyRange& a, const KeyRange& b) {
   return {a.begin < b.begin ? a.begin : b.begin, a.end > b.end ? a.end : b.end};
 }
-
-// What kernels take of the call's scale and score modifications.
-float query_scale(const AttentionProblem& p);
-ScoreMods kernel_mods(const AttentionProblem& p);
-float sink_score(float logit);
-float sink_of(const AttentionProblem& p, int64_t h);
 
 }  // namespace mha

@@ -2,6 +2,7 @@
 // The arguments of attention and of the layer, checked as a whole.
 #include "core/call/checks.h"
 #include "core/call/items.h"
+#include "core/call/score_mods.h"
 
 namespace mha {
 namespace {
@@ -193,9 +194,7 @@ mha_status add_tail(const mha_layer_args& a, int64_t tail, AttentionProblem* p, 
   const char* what = nullptr;
   if (p->cache != nullptr) what = "cache";
   if (p->key_offsets != nullptr) what = "keys of unequal length (items)";
-  if (mods.softcap != 0.0f) what = "score_mods.softcap";
-  if (mods.alibi_slopes != nullptr) what = "score_mods.alibi_slopes";
-  if (mods.relative_bias != nullptr) what = "score_mods.relative_bias";
+  if (const char* mod = changing_mod(mods)) what = mod;
   if (what != nullptr) {
     return fail(error, MHA_ERR_UNSUPPORTED, "%s: not with a layer that has bias_key or add_zero_attn", what);
   }

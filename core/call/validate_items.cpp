@@ -4,6 +4,7 @@
 #include "core/cache/cache.h"
 #include "core/call/checks.h"
 #include "core/call/items.h"
+#include "core/call/score_mods.h"
 
 namespace mha {
 namespace {
@@ -72,8 +73,7 @@ bool looks_at_positions(const Groups& g) {
   const mha_masks& masks = given_or_default(g.masks);
   const mha_score_mods& mods = given_or_default(g.score_mods);
   const bool rotates = g.rope != nullptr && given_or_default(g.positions).query == nullptr;
-  return g.causal || masks.window_left > 0 || masks.window_right > 0 || mods.alibi_slopes != nullptr ||
-         mods.relative_bias != nullptr || rotates;
+  return g.causal || masks.window_left > 0 || masks.window_right > 0 || mods_look_at_positions(mods) || rotates;
 }
 
 namespace {

@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Checks of masks and score modifications.
-#include <cmath>
-
+// Checks of masks.
 #include "core/call/checks.h"
 #include "core/call/items.h"
-#include "core/math/denormal.h"
 
 namespace mha {
 namespace {
@@ -122,23 +119,6 @@ mha_status check_ranges(const mha_masks& m, Check check, const AttentionProblem&
   return check_block_mask(m.block_mask, check, p, error);
 }
 
-mha_status check_relative_bias(const mha_score_mods& m, int64_t heads, mha_error* error) {
-  if (m.relative_bias == nullptr) {
-    if (m.relative_left == 0 && m.relative_right == 0) return MHA_OK;
-    return fail(error, MHA_ERR_ARGUMENT,
-                "score_mods.relative_left is %lld and relative_right %lld, but relative_bias is NULL",
-                ll{m.relative_left}, ll{m.relative_right});
-  }
-  MHA_TRY(check_sizes(
-      {{"score_mods.relative_left", m.relative_left, 0}, {"score_mods.relative_right", m.relative_right, 0}}, error));
-  const Size entries = Size(heads) * (Size(m.relative_left) + Size(m.relative_right) + Size(1));
-  if (entries.ok() && entries.value() <= kMaxBytes) return MHA_OK;
-  return fail(
-      error, MHA_ERR_OVERFLOW,
-      "score_mods.relative_left %lld and relative_right %lld: relative_bias of %lld heads ends beyond 2^63 bytes",
-      ll{m.relative_left}, ll{m.relative_right}, ll{heads});
-}
-
 }  // namespace
 
 mha_status check_masks(const mha_masks& given, Check check, AttentionProblem* p, mha_error* error) {
@@ -149,25 +129,6 @@ mha_status check_masks(const mha_masks& given, Check check, AttentionProblem* p,
   MHA_TRY(check_add_mask("masks.add_mask", check, *p, &m.add_mask, error));
   MHA_TRY(check_add_mask("masks.add_mask2", check, *p, &m.add_mask2, error));
   return check_bit_mask(*p, &m.bit_mask, error);
-}
-
-mha_status check_mods(const mha_score_mods& m, Check check, AttentionProblem* p, mha_error* error) {
-  if (!std::isfinite(m.softcap) || m.softcap < 0.0f) {
-    return fail(error, MHA_ERR_ARGUMENT, "score_mods.softcap is %g: must be finite and >= 0",
-                static_cast<double>(m.softcap));
-  }
-  if (is_denormal(m.softcap)) {
-    return fail(error, MHA_ERR_ARGUMENT, "score_mods.softcap is %g: a denormal would count as 0, no cap",
-                exact_value(m.softcap));
-  }
-  for (int64_t h = 0; h < p->heads && m.alibi_slopes != nullptr && check != Check::kSizesOnly; ++h) {
-    if (std::isfinite(m.alibi_slopes[h])) continue;
-    return fail(error, MHA_ERR_ARGUMENT, "score_mods.alibi_slopes[%lld] is %g: must be finite", ll{h},
-                static_cast<double>(m.alibi_slopes[h]));
-  }
-  MHA_TRY(check_relative_bias(m, p->heads, error));
-  p->mods = m;
-  return MHA_OK;
 }
 
 }  // namespace mha

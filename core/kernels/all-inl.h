@@ -3,6 +3,9 @@
 // simd/targets/<family>/<target>.cpp. Without external symbols but `table`: each function is in an anonymous namespace,
 // so the linker cannot hand one target's code to another.
 #include "core/kernels/kernel_table.h"
+
+#define MHA_KERNELS  // from here on headers with two parts give their functions
+
 #include "core/math/elementary_series.h"
 
 #include "simd/vec-inl.h"
@@ -20,6 +23,8 @@
 #include "core/kernels/gemm-inl.h"
 
 #include "core/kernels/masks-inl.h"
+
+#include "core/kernels/score_mods-inl.h"
 
 #include "core/kernels/softmax-inl.h"
 
@@ -48,35 +53,62 @@ namespace mha::MHA_TARGET_NS {
 #define MHA_STRING_(x) #x
 #define MHA_STRING(x) MHA_STRING_(x)
 
-extern const KernelTable table;
-const KernelTable table = {
-    MHA_STRING(MHA_TARGET_NS),
-    kHasFma,
-    kTileRows,
-    panels_for(kTileRows) * kLanes,
-    kMostTileRows,
-    panels_for(kMostTileRows) * kLanes,
-    kMaxDepth,
-    kAttentionRows,
-    kInPlaceRows,
-    kMaxInPlaceRows,
-    convert,
-    attention,
-    attention_in_place,
-    attention_few_keys,
-    merge,
-    finish_weights,
-    weights,
-    norm_rope_rows,
-    rope_frequencies,
-    rope_angles,
-    exp2_array,
-    tanh_array,
-    attention_scratch,
-    in_place_scratch,
-};
+namespace {
 
-extern const LinearKernels linear_kernels;
-const LinearKernels linear_kernels = {pack_weights, gemm, gemm_scratch};
+constexpr PackedKernels make_packed() {
+  PackedKernels k = {};
+  k.attention = attention, k.scratch = attention_scratch;
+  k.group_rows = kAttentionRows;
+  k.tile_rows = kTileRows, k.tile_columns = panels_for(kTileRows) * kLanes;
+  k.tallest_rows = kMostTileRows, k.tallest_columns = panels_for(kMostTileRows) * kLanes;
+  return k;
+}
+
+constexpr RowKernels make_rows() {
+  RowKernels k = {};
+  k.convert = convert;
+  k.norm_rope = norm_rope_rows, k.rope_frequencies = rope_frequencies, k.rope_angles = rope_angles;
+  k.exp2 = exp2_array, k.tanh = tanh_array;
+  return k;
+}
+
+constexpr LinearKernels make_linear() {
+  LinearKernels k = {};
+  k.pack_weights = pack_weights, k.gemm = gemm, k.gemm_scratch = gemm_scratch;
+  k.tile_rows = kMostTileRows, k.tile_columns = panels_for(kMostTileRows) * kLanes, k.depth = kMaxDepth;
+  return k;
+}
+
+constexpr PackedKernels kPacked = make_packed();
+constexpr InPlaceKernels kInPlace = {attention_in_place, in_place_scratch, kInPlaceRows, kMaxInPlaceRows};
+constexpr FewKeysKernels kFewKeysKernels = {attention_few_keys};
+constexpr ResultKernels kResults = {merge, finish_weights, weights};
+constexpr RowKernels kRows = make_rows();
+constexpr LinearKernels kLinear = make_linear();
+
+// In F32 one kernel reads every element type.
+constexpr KernelTable make_table() {
+  KernelTable t = {};
+  t.name = MHA_STRING(MHA_TARGET_NS), t.has_fma = kHasFma;
+  t.own_rows = &kRows;
+  for (AttentionKernels& k : t.attention[static_cast<int>(Arithmetic::kF32)]) {
+    k = {&kPacked, &kInPlace, &kFewKeysKernels, &kResults};
+  }
+  return t;
+}
+
+constexpr LinearTable make_linear_table() {
+  LinearTable t = {};
+  for (const LinearKernels*& k : t.kernels[static_cast<int>(Arithmetic::kF32)]) k = &kLinear;
+  return t;
+}
+
+}  // namespace
+
+extern const KernelTable table;
+constexpr KernelTable table = make_table();
+
+extern const LinearTable linear_table;
+constexpr LinearTable linear_table = make_linear_table();
 
 }  // namespace mha::MHA_TARGET_NS

@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernels of one target: a table of leaf functions and the tile sizes that the planner needs. The only thing that
-// core/ and simd/ share. Kernels neither allocate nor thread; they take pointers, strides (in floats) and sizes, need
+// The contract of kernels: tables of leaf functions, their arguments, and the tile sizes that the planner needs. The only
+// thing that core/ and simd/ share. Kernels neither allocate nor thread; they take pointers, strides (in floats) and sizes, need
 // no alignment, and touch nothing outside the stated extents.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "core/kernels/score_mods-inl.h"
+
 namespace mha {
 
 constexpr int64_t kPanel = 16;   // columns of a packed panel: one 64-byte line, on every target
 constexpr int64_t kChunk = 256;  // keys whose partial result is one unit of the canonical order
 
-constexpr int64_t kFewKeys = 16;  // up to which KernelTable::attention_few_keys goes
+constexpr int64_t kFewKeys = 16;  // up to which FewKeysKernels go
 
 constexpr int64_t divide_up(int64_t x, int64_t unit) { return x / unit + (x % unit != 0 ? 1 : 0); }
 constexpr int64_t round_up(int64_t x, int64_t unit) { return divide_up(x, unit) * unit; }
@@ -34,6 +36,12 @@ constexpr int64_t bytes_of(Element element) {
   };
   return kBytes[static_cast<int>(element)];
 }
+
+constexpr int kElements = 0
+#define MHA_ELEMENT(name, dtype, type, bytes) +1
+#include "core/kernels/elements.def"
+#undef MHA_ELEMENT
+    ;
 
 // Rows of keys or values where they are stored: in one tensor, in the pages of a cache, or in pages of the caller's.
 // All in bytes. Token t of head h is at
@@ -110,15 +118,12 @@ struct RowExtras {
   int64_t bool_step, add_step, add2_step;  // entries from key to key of the masks; 0: one for all, 1: dense
   const uint8_t* bit_mask;                 // [ceil(key_len / 8)] or null: bit j % 8 of byte j / 8 set = visible
   const int32_t* key_segments;             // [key_len] or null: keys whose segment is `segment` are visible
-  const int64_t* blocks;       // [num_blocks][2]: the second of each pair is a block of key_block visible keys,
-  int64_t num_blocks;          // ascending
-  int64_t key_block;           // 0: no such list
-  int64_t pinned_end;          // keys j < pinned_end <= key_begin are visible beside those from key_begin on
-  int64_t position;            // of the query, in keys: what distances count from
-  const float* relative_bias;  // the bias of distance 0 or null
+  const int64_t* blocks;  // [num_blocks][2]: the second of each pair is a block of key_block visible keys,
+  int64_t num_blocks;     // ascending
+  int64_t key_block;      // 0: no such list
+  int64_t pinned_end;     // keys j < pinned_end <= key_begin are visible beside those from key_begin on
   int32_t segment;
-  float alibi_slope;  // in the unit of scores
-  float sink;         // the logit of the sink, as greatest scores are kept
+  RowMods mods;
 };
 
 // One query row as a kernel sees it: a query of one head, or one of several heads that share keys and values.
@@ -136,22 +141,10 @@ struct AttentionRow {
   RowState state;            // for `weights`: of the whole row
 };
 
-// How the scores of a call change between the product and the softmax, rows giving the rest.
-struct ScoreMods {
-  float rescale;        // first, score *= rescale: a power of two that the queries' scale leaves out; 1: none
-  float softcap;        // the cap, in the unit of scores: score = softcap * tanh(product), where the queries' scale is
-                        // divided by the cap; 0: none
-  float softcap_slope;  // not 0: it is not, and score = softcap * tanh(score * softcap_slope), 1 / cap
-  bool alibi;           // score -= alibi_slope * |position - j|
-  bool relative_bias;   // score += relative_bias[j - position within]
-  int64_t relative_left, relative_right;  // [-relative_left, relative_right]
-  bool sink;                              // the row's sink is merged at the end
-};
-
 struct AttentionArgs {
   const AttentionRow* rows;  // [kv_heads][num_rows / kv_heads]
   int64_t num_rows;
-  int64_t kv_heads;  // 1 for `attention`
+  int64_t kv_heads;  // 1 for PackedKernels
   Element query_element, output_element;
   TokenRows key;    // [key_end, head_dim]
   TokenRows value;  // [key_end, value_head_dim]
@@ -170,7 +163,7 @@ struct AttentionArgs {
   bool finish;       // divide by the sum: output is the result, not a partial one, and so are weights
   float* maxima;     // finish, and rows have weights: [chunks up to key_end][num_rows], of the kernel's own; else null
   int64_t weights_len;  // of a row of weights; what is not visible becomes 0
-  float* scratch;       // KernelTable::attention_scratch or in_place_scratch floats
+  float* scratch;       // PackedKernels::scratch or InPlaceKernels::scratch floats
 };
 
 // Rows that see all of few keys, each of its own key/value head maybe.
@@ -187,7 +180,7 @@ struct FewKeysArgs {
   int64_t head_dim, value_head_dim;
   float query_scale;  // scale in the unit of scores
   RowState* states;   // [num_rows] or null, written
-  float* scratch;     // KernelTable::in_place_scratch floats of one row
+  float* scratch;     // InPlaceKernels::scratch floats of one row
 };
 
 struct MergeArgs {
@@ -200,7 +193,7 @@ struct MergeArgs {
   Element output_element;
   RowState* state;  // of the row, written
   bool has_sink;    // merged at the end:
-  float sink;       // as RowExtras::sink
+  float sink;       // as RowMods::sink
 };
 
 struct FinishWeightsArgs {
@@ -269,52 +262,70 @@ struct AngleArgs {
   float* sin;
 };
 
-struct KernelTable {
-  const char* name;
-  bool has_fma;          // takes part in the same-bits promise
-  int64_t tile_rows;     // rows that attention's products compute together, and
-  int64_t tile_columns;  // columns
-  int64_t
-      gemm_rows;  // the same of a product of large k, as projections are (LinearKernels), and where columns are so few
-  int64_t gemm_columns;       // that it takes no more tiles
-  int64_t gemm_depth;         // k that gemm takes at a time
-  int64_t attention_rows;     // query rows that share one pass over a chunk
-  int64_t in_place_rows;      // query rows of a key/value head up to which attention_in_place is the faster, and
-  int64_t max_in_place_rows;  // the most rows it takes, of all heads
+// How products are computed. The numbers are those of mha_arithmetic.
+enum class Arithmetic : int32_t { kF32 };
+constexpr int kArithmetics = 1;
 
-  // dst[r][c] = src[r][c]: widened exactly, rounded to nearest even (simd/element-inl.h).
-  void (*convert)(const ConvertArgs* args);
-
+// Attention of many query rows: keys and values are packed.
+struct PackedKernels {
   // Attention of the rows over keys [key_begin, key_end), chunk by chunk in the canonical order. Without `finish`,
   // output and states are the partial result of these chunks.
   void (*attention)(const AttentionArgs* args);
+  // Floats of scratch for `attention` and WeightKernels::weights. rows: query rows whose running output is kept in
+  // scratch; 0 if there is one chunk of keys.
+  int64_t (*scratch)(int64_t rows, int64_t head_dim, int64_t value_head_dim, Element output);
+  int64_t group_rows;                     // query rows that share one pass over a chunk
+  int64_t tile_rows, tile_columns;        // that its products compute together, and
+  int64_t tallest_rows, tallest_columns;  // where columns are so few that this takes no more tiles
+};
 
-  // The same for few rows of one or more key/value heads, without packing: for decoding.
-  void (*attention_in_place)(const AttentionArgs* args);
+// The same for few query rows (decoding): keys and values are read where they are stored.
+struct InPlaceKernels {
+  void (*attention)(const AttentionArgs* args);                                // of one or more key/value heads
+  int64_t (*scratch)(int64_t rows, int64_t head_dim, int64_t value_head_dim);  // floats
+  int64_t head_rows;  // query rows of a key/value head up to which this is faster than packing, and
+  int64_t most_rows;  // the most rows it takes, of all heads
+};
 
-  // The same for few keys, all seen by every row: rows side by side, a lane each. Finished results.
-  void (*attention_few_keys)(const FewKeysArgs* args);
+// The same for at most kFewKeys keys that every row sees: a lane for each row. Finished results.
+struct FewKeysKernels {
+  void (*attention)(const FewKeysArgs* args);
+};
 
+// Results that are put together from chunks, and attention weights.
+struct ResultKernels {
   // Merges the partial results of a row's chunks in ascending order and divides by the sum. One attention call over
   // all chunks gives the same bits.
   void (*merge)(const MergeArgs* args);
-
   // In place, where chunks ran apart: weights[j] = 2^(8 (score_j - max of the chunk)) * f for visible keys, 0 for the
   // others, f = 2^(8 (max of the chunk - max)) / sum; in one call `attention` does it.
   void (*finish_weights)(const FinishWeightsArgs* args);
-
   // The same from queries and keys, where they were not left on the way (mean over heads, sums, some rows).
   void (*weights)(const WeightsArgs* args);
+};
+
+// The kernels of attention in one arithmetic over keys of one element type.
+struct AttentionKernels {
+  const PackedKernels* packed;
+  const InPlaceKernels* in_place;
+  const FewKeysKernels* few_keys;
+  const ResultKernels* results;
+};
+
+// What is the same in every arithmetic: rows converted, normed, rotated.
+struct RowKernels {
+  // dst[r][c] = src[r][c]: widened exactly, rounded to nearest even (simd/element-inl.h).
+  void (*convert)(const ConvertArgs* args);
 
   // output = rotate(norm(input)): norm(x) = x * (1 / sqrt(mean(x^2) + epsilon)) * weight, squares summed over 16 lanes
   // and the fixed tree; a pair (x1, x2) becomes (fma(x1, cos, -(x2 * sin)), fma(x2, cos, x1 * sin)).
-  void (*norm_rope_rows)(const NormRopeArgs* args);
+  void (*norm_rope)(const NormRopeArgs* args);
 
   // The angle of each pair at position 1, by FrequencyScaling; dims / 2 of them.
   void (*rope_frequencies)(const FrequencyArgs* args);
 
-  // Cosines and sines of a position, as norm_rope_rows takes them. Both by the operations of elementary.cpp: the same
-  // bits on every target, SSE2 included.
+  // Cosines and sines of a position, as norm_rope takes them. Both by the operations of elementary.cpp: the same bits
+  // on every target, SSE2 included.
   void (*rope_angles)(const AngleArgs* args);
 
   // y[i] = 2^x[i] as the softmax computes it, for x <= 0.
@@ -322,15 +333,34 @@ struct KernelTable {
 
   // y[i] = tanh(x[i]) as the softcap computes it.
   void (*tanh)(const float* x, float* y, int64_t n);
-
-  // Floats of scratch for `attention` and `weights`. rows: query rows whose running output is kept in scratch; 0 if
-  // there is one chunk of keys.
-  int64_t (*attention_scratch)(int64_t rows, int64_t head_dim, int64_t value_head_dim, Element output);
-  // The same for `attention_in_place` of so many rows.
-  int64_t (*in_place_scratch)(int64_t rows, int64_t head_dim, int64_t value_head_dim);
 };
 
-// The kernels of projections, a table of their own: a program that links attention alone does not pay for them.
+// The kernels of one target. A target may have few of its own and take the rest from a base: what is null is looked up
+// there (attention_kernels_of).
+struct KernelTable {
+  const char* name;
+  const KernelTable* base;  // null: complete
+  bool has_fma;             // takes part in the same-bits promise
+  const RowKernels* own_rows;
+  AttentionKernels attention[kArithmetics][kElements];  // [arithmetic][element type of keys]
+
+  const RowKernels& rows() const { return own_rows != nullptr ? *own_rows : base->rows(); }
+};
+
+// The kernels for a pair, each of the target that has one, the best first. Null: the pair is not defined.
+inline AttentionKernels attention_kernels_of(const KernelTable& table, Arithmetic arithmetic, Element keys) {
+  AttentionKernels found = {};
+  for (const KernelTable* t = &table; t != nullptr; t = t->base) {
+    const AttentionKernels& own = t->attention[static_cast<int>(arithmetic)][static_cast<int>(keys)];
+    if (found.packed == nullptr) found.packed = own.packed;
+    if (found.in_place == nullptr) found.in_place = own.in_place;
+    if (found.few_keys == nullptr) found.few_keys = own.few_keys;
+    if (found.results == nullptr) found.results = own.results;
+  }
+  return found;
+}
+
+// The kernels of projections in one arithmetic over panels of one element type.
 struct LinearKernels {
   // Panels dst[p][c][r] = src[p * 16 + r][c] for 16 rows r at a time; rows beyond `rows` become zeros.
   // src [rows, columns]; dst [ceil(rows / 16)][columns][16], without a stride.
@@ -340,8 +370,15 @@ struct LinearKernels {
   // then the bias added.
   void (*gemm)(const GemmArgs* args);
 
-  // Floats of scratch for `gemm` of at most so many rows.
-  int64_t (*gemm_scratch)(int64_t rows, int64_t k);
+  int64_t (*gemm_scratch)(int64_t rows, int64_t k);  // floats, for `gemm` of at most so many rows
+  int64_t tile_rows, tile_columns;                   // that it computes together
+  int64_t depth;                                     // k that it takes at a time
+};
+
+// A table of their own: a program that links attention alone does not pay for projections.
+struct LinearTable {
+  const LinearTable* base;                                // as in KernelTable
+  const LinearKernels* kernels[kArithmetics][kElements];  // [arithmetic][element type of panels]
 };
 
 }  // namespace mha

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a row sees of a run of keys, and how its scores change before the softmax: softcap, biases, masks. Included by
-// all-inl.h, once per target.
+// Masks: what a row sees of a run of keys. Included by all-inl.h, once per target.
 //
 // Most masks are ranges: a row sees the keys of [0, pinned_end) and [key_begin, key_end), and of a list of blocks where
 // there is one. What lies outside is set to -inf, nothing is done to what lies inside. Masks that speak of single keys
@@ -278,83 +277,6 @@ inline void mask_scores(const AttentionRow& row, int64_t begin, int64_t keys, Ch
   if (has_tail(row)) hide_within(scores, padded_keys, row.gap_begin - begin, row.tail_begin - begin);
   const int64_t blocked = has_tail(row) ? least(keys, row.tail_begin - begin) : keys;
   if (has_blocks(row) && blocked > 0) hide_between_blocks(*row.extras, begin, blocked, common.blocks, scores);
-}
-
-// 16 biases, some of them beyond the table.
-MHA_COLD Vec edge_biases(const float* bias, int64_t distance, const ScoreMods& mods) {
-  alignas(64) float buffer[kLanes];
-  for (int i = 0; i < kLanes; ++i) {
-    buffer[i] = bias[least(most(distance + i, -mods.relative_left), mods.relative_right)];
-  }
-  return load(buffer);
-}
-
-// 16 biases from distance `distance` on.
-MHA_INLINE Vec load_biases(const float* bias, int64_t distance, const ScoreMods& mods) {
-  if (distance >= -mods.relative_left && distance <= mods.relative_right - (kLanes - 1)) return load(bias + distance);
-  if (distance > mods.relative_right) return set1(bias[mods.relative_right]);
-  if (distance < -mods.relative_left - (kLanes - 1)) return set1(bias[-mods.relative_left]);
-  return edge_biases(bias, distance, mods);
-}
-
-inline bool changes_scores(const ScoreMods& mods) {
-  return mods.rescale != 1.0f || mods.softcap > 0.0f || mods.softcap_slope > 0.0f || mods.alibi || mods.relative_bias;
-}
-
-// scores[j] = change(scores[j], distance of key begin + j), 16 at a time, j in [from, end). A loop for each kind: with
-// one that asked each time T 2048 took 1.06 (ALiBi) and 1.09 (relative bias) times plain causal, so 1.03 and 1.03.
-template <class Change>
-MHA_INLINE void change_scores(int64_t from, int64_t end, int64_t distance, float* scores, Change change) {
-  for (int64_t j = from; j < end; j += kLanes) store(scores + j, change(load(scores + j), distance + j));
-}
-
-inline void add_relative_biases(const float* bias, const ScoreMods& mods, int64_t from, int64_t end, int64_t distance,
-                                float* scores) {
-  const Vec scale = set1(kToScoreUnit), farthest = set1(bias[-mods.relative_left]);
-  // Up to here all 16 keys of a vector are farther away than the table reaches.
-  const int64_t near = divide_up(most(-mods.relative_left - (kLanes - 1) - distance - from, 0), kLanes) * kLanes + from;
-  const int64_t far_end = least(end, near);
-  change_scores(from, far_end, distance, scores,
-                [&](Vec s, int64_t) MHA_ALWAYS_INLINE { return fma(farthest, scale, s); });
-  change_scores(most(from, far_end), end, distance, scores,
-                [&](Vec s, int64_t at) MHA_ALWAYS_INLINE { return fma(load_biases(bias, at, mods), scale, s); });
-}
-
-// What a scale or a cap of extreme size takes (core/README.md, 2 and 6): the product is a score, except for a power of
-// two. A score that is small beside the cap stays as it is, since tanh x is x there and s / cap may be denormal.
-MHA_COLD void rescale_and_cap(const ScoreMods& mods, int64_t from, int64_t end, float* scores) {
-  const Vec rescale = set1(mods.rescale);
-  if (mods.rescale != 1.0f) {
-    change_scores(from, end, 0, scores, [&](Vec s, int64_t) MHA_ALWAYS_INLINE { return mul(rescale, s); });
-  }
-  if (mods.softcap_slope == 0.0f) return;
-  const Vec cap = set1(mods.softcap), slope = set1(mods.softcap_slope), linear = set1(0x1p-12f);
-  change_scores(from, end, 0, scores, [&](Vec s, int64_t) MHA_ALWAYS_INLINE {
-    const Vec x = mul(s, slope);
-    return select_greater(absolute(x), linear, mul(cap, tanh(x)), s);
-  });
-}
-
-// Softcap and biases of the keys in the row's range; scores of what lies outside are hidden afterwards.
-inline void modify_scores(const AttentionRow& row, const ScoreMods& mods, int64_t begin, int64_t keys, float* scores) {
-  const int64_t seen = row.key_begin - begin;
-  const int64_t from = begin < pinned_end(row) ? 0 : most(seen, 0) / kLanes * kLanes;
-  const int64_t end = least(keys, row.key_end - begin), distance = begin - row.extras->position;
-  if (mods.rescale != 1.0f || mods.softcap_slope != 0.0f) rescale_and_cap(mods, from, end, scores);
-  if (mods.softcap > 0.0f && mods.softcap_slope == 0.0f) {
-    const Vec cap = set1(mods.softcap);
-    change_scores(from, end, distance, scores, [&](Vec s, int64_t) MHA_ALWAYS_INLINE { return mul(cap, tanh(s)); });
-  }
-  if (mods.alibi) {
-    // Distances count on by 16: to compute each from its key costs more than the rest (T 2048: 1.07 times plain causal,
-    // 1.05 so).
-    const Vec slope = set1(-row.extras->alibi_slope), step = set1(kLanes);
-    Vec at = add(set1(static_cast<float>(distance + from)), lane_numbers());
-    for (int64_t j = from; j < end; j += kLanes, at = add(at, step)) {
-      store(scores + j, fma(slope, absolute(at), load(scores + j)));
-    }
-  }
-  if (mods.relative_bias) add_relative_biases(row.extras->relative_bias, mods, from, end, distance, scores);
 }
 
 }  // namespace

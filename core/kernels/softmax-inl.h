@@ -72,7 +72,8 @@ inline void merge_sinks(const float* sinks, RowFactors& f, int64_t rows) {
 
 inline void merge_row_sinks(const AttentionRow* rows, int64_t num_rows, RowFactors& f) {
   alignas(64) float sinks[kMaxGroupRows];
-  for (int64_t r = 0; r < round_up(num_rows, kLanes); ++r) sinks[r] = r < num_rows ? rows[r].extras->sink : -kInfinity;
+  for (int64_t r = 0; r < round_up(num_rows, kLanes); ++r)
+    sinks[r] = r < num_rows ? rows[r].extras->mods.sink : -kInfinity;
   merge_sinks(sinks, f, num_rows);
 }
 

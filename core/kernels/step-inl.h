@@ -87,7 +87,7 @@ struct Group {
 
 // Changes and masks the scores of a group. Returns whether any of the keys is hidden from any row.
 inline bool mask_group(const AttentionRow* rows, const ScoreMods& mods, const Group& g, float* scores) {
-  if (changes_scores(mods)) {
+  if (mods.change_scores()) {
     for (int64_t r = 0; r < g.num_rows; ++r) modify_scores(rows[r], mods, g.begin, g.keys, scores + r * kScoreStride);
   }
   bool hidden = false;
@@ -112,7 +112,7 @@ MHA_NOINLINE bool softmax_step(const AttentionArgs& a, const Group& g, float* sc
   softmax_rows({rows, g.num_rows, g.begin, g.keys}, copies_whole(rows, g.keys, g.last), scores, f);
   merge_states(f, g.num_rows);
   store_states(f, g.num_rows, states);
-  if (g.last && a.mods.sink) merge_row_sinks(rows, g.num_rows, f);
+  if (g.last && a.mods.sinks) merge_row_sinks(rows, g.num_rows, f);
   keep_weights(a, g.row, g.num_rows, g.begin, g.keys, g.last, f, scores);
   return hidden;
 }
@@ -147,7 +147,7 @@ MHA_NOINLINE void attention_step(const AttentionArgs& a, Blocks& blocks, const C
   sums.first = g.first, sums.leaves = g.leaves, sums.last = g.last;
   combine_rows(sums, factors);
   if (g.last) clear_empty_rows(rows, a.states + row, num_rows, a.value_head_dim, a.output_element);
-  if (g.last && a.mods.sink) store_states(factors, num_rows, a.states + row);
+  if (g.last && a.mods.sinks) store_states(factors, num_rows, a.states + row);
 }
 
 template <class Blocks>

@@ -53,7 +53,7 @@ FrequencyArgs frequency_args(const mha_rope& r, double* frequencies) {
 RopeAngles::RopeAngles(const KernelTable& table, const mha_rope& rope) : table_(table), rope_(rope) {
   if (rope.dims == 0 || rope.cos != nullptr) return;
   const FrequencyArgs args = frequency_args(rope, frequencies_);
-  table.rope_frequencies(&args);
+  table.rows().rope_frequencies(&args);
 }
 
 void RopeAngles::turn_to(int64_t position) {
@@ -62,7 +62,7 @@ void RopeAngles::turn_to(int64_t position) {
   if (rope_.cos == nullptr) {
     const double amplitude = rope_.scaling == MHA_ROPE_SCALING_YARN ? rope_.attention_factor : 1;
     const AngleArgs args = {frequencies_, pairs, static_cast<double>(position), amplitude, interleaved, cos_, sin_};
-    return table_.rope_angles(&args);
+    return table_.rows().rope_angles(&args);
   }
   const float *cos = rope_.cos + position * pairs, *sin = rope_.sin + position * pairs;
   for (int64_t d = 0; d < pairs; ++d) {

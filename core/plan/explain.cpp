@@ -71,9 +71,9 @@ void explain_context(const mha_context& context, bool threads_lost, int64_t thre
       work / 1e6, kMultiplyAddsPerThread / 1e6, limit);
 }
 
-void explain_linear_kernel(const KernelTable& table, Text* out) {
+void explain_linear_kernel(const LinearKernels& kernels, Text* out) {
   out->line("linear kernel: packed GEMM, %lld-row x %lld-column tiles, weights in panels of %lld columns",
-            static_cast<ll>(table.gemm_rows), static_cast<ll>(table.gemm_columns), static_cast<ll>(kPanel));
+            static_cast<ll>(kernels.tile_rows), static_cast<ll>(kernels.tile_columns), static_cast<ll>(kPanel));
 }
 
 void explain_linear(const char* name, const LinearProblem& p, const LinearPlan& plan, int64_t threads, Text* out) {

@@ -25,9 +25,9 @@ class Text {
 
 // threads_lost: this process was forked after the context's threads were made, which run/parallel.h knows.
 void explain_context(const mha_context& context, bool threads_lost, int64_t threads, double work, Text* out);
-void explain_linear_kernel(const KernelTable& table, Text* out);
+void explain_linear_kernel(const LinearKernels& kernels, Text* out);
 void explain_linear(const char* name, const LinearProblem& problem, const LinearPlan& plan, int64_t threads, Text* out);
-void explain_attention(const AttentionProblem& problem, const AttentionPlan& plan, const KernelTable& table, Text* out);
+void explain_attention(const AttentionProblem& problem, const AttentionPlan& plan, Text* out);
 // A line of that name with the bytes, and what of them is for what.
 void explain_attention_workspace(const char* name, size_t bytes, const AttentionPlan& plan, Text* out);
 

@@ -12,12 +12,13 @@ using ll = long long;
 
 namespace {
 
-void explain_packed(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable& table, Text* out) {
+void explain_packed(const AttentionProblem& p, const AttentionPlan& plan, Text* out) {
+  const PackedKernels& kernels = *plan.kernels.packed;
   out->line(
       "attention kernel: packed, %lld-row x %lld-column tiles (at most %lld x %lld where that takes no more of them), "
       "%lld rows share a pass over a chunk of %lld keys",
-      static_cast<ll>(table.tile_rows), static_cast<ll>(table.tile_columns), static_cast<ll>(table.gemm_rows),
-      static_cast<ll>(table.gemm_columns), static_cast<ll>(table.attention_rows), static_cast<ll>(kChunk));
+      static_cast<ll>(kernels.tile_rows), static_cast<ll>(kernels.tile_columns), static_cast<ll>(kernels.tallest_rows),
+      static_cast<ll>(kernels.tallest_columns), static_cast<ll>(kernels.group_rows), static_cast<ll>(kChunk));
   out->line(
       "rows: %lld for each of %lld key/value heads (%lld heads share one), in %lld blocks of at most %lld "
       "(a block packs each chunk of keys once)",
@@ -40,11 +41,12 @@ void explain_packed(const AttentionProblem& p, const AttentionPlan& plan, const 
   }
 }
 
-void explain_in_place(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable& table, Text* out) {
+void explain_in_place(const AttentionProblem& p, const AttentionPlan& plan, Text* out) {
   out->line("attention kernel: in place: keys and values are read where they lie, %lld key/value heads together",
             static_cast<ll>(plan.each.heads_per_item));
   out->line("why in place: %lld rows for each key/value head (%lld heads share one); packing pays beyond %lld",
-            static_cast<ll>(group_rows_of(p, 0)), static_cast<ll>(p.group()), static_cast<ll>(table.in_place_rows));
+            static_cast<ll>(group_rows_of(p, 0)), static_cast<ll>(p.group()),
+            static_cast<ll>(plan.kernels.in_place->head_rows));
   const char* why = plan.split > 0 && plan.each.head_groups > 1
                         ? "one per group of heads and chunk, merged afterwards: threads share heads and chunks"
                     : plan.split > 0 ? "one per group of heads and chunk, merged afterwards: threads share the chunks"
@@ -56,7 +58,7 @@ void explain_in_place(const AttentionProblem& p, const AttentionPlan& plan, cons
             why);
 }
 
-void explain_few_keys(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable&, Text* out) {
+void explain_few_keys(const AttentionProblem& p, const AttentionPlan& plan, Text* out) {
   out->line("attention kernel: few keys: keys and values are read where they lie, %lld rows side by side",
             static_cast<ll>(kPanel));
   out->line(
@@ -90,28 +92,30 @@ void explain_flags(const char* key, const NamedFlag (&flags)[kCount], const char
 }
 
 void explain_masks(const AttentionProblem& p, Text* out) {
-  const mha_masks& m = p.masks;
+  const mha_masks& masks = p.masks;
   explain_flags("masks",
                 {{p.causal, "causal"},
                  {p.key_lengths != nullptr, "key lengths"},
-                 {m.window_left > 0, "window left"},
-                 {m.window_right > 0, "window right"},
-                 {m.window_left > 0 && m.sink_tokens > 0, "sink tokens"},
-                 {m.prefix_lengths != nullptr, "prefix lengths"},
-                 {m.key_segments != nullptr, "segments"},
-                 {m.block_mask.pairs != nullptr, "block list"},
-                 {m.bit_mask.data != nullptr, "bits"},
-                 {m.bool_mask.data != nullptr, "bool"},
-                 {m.add_mask.data != nullptr, "additive"},
-                 {m.add_mask2.data != nullptr, "second additive"}},
+                 {masks.window_left > 0, "window left"},
+                 {masks.window_right > 0, "window right"},
+                 {masks.window_left > 0 && masks.sink_tokens > 0, "sink tokens"},
+                 {masks.prefix_lengths != nullptr, "prefix lengths"},
+                 {masks.key_segments != nullptr, "segments"},
+                 {masks.block_mask.pairs != nullptr, "block list"},
+                 {masks.bit_mask.data != nullptr, "bits"},
+                 {masks.bool_mask.data != nullptr, "bool"},
+                 {masks.add_mask.data != nullptr, "additive"},
+                 {masks.add_mask2.data != nullptr, "second additive"}},
                 "in the packed kernel: chunks of 256 keys that no row of a pass sees are skipped (additive: computed), "
                 "others masked in registers",
                 out);
+  const mha_score_mods& m = p.mods;
   explain_flags("score changes",
-                {{p.mods.softcap > 0.0f, "softcap"},
-                 {p.mods.alibi_slopes != nullptr, "ALiBi"},
-                 {p.mods.relative_bias != nullptr, "relative bias"},
-                 {p.mods.sink_logits != nullptr, "sink logits"}},
+                {
+#define MHA_SCORE_MOD(name, field, text, given, positions, changed) {given, text},
+#define MHA_SOFTMAX_MOD(name, field, text, given) {given, text},
+#include "core/kernels/score_mods.def"
+                },
                 "in the packed kernel, in registers", out);
 }
 
@@ -156,16 +160,16 @@ void explain_lengths(const AttentionProblem& p, const AttentionPlan& plan, Text*
             static_cast<ll>(p.batch - plan.in_place - plan.packed));
 }
 
-void explain_unequal(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable& table, Text* out) {
+void explain_unequal(const AttentionProblem& p, const AttentionPlan& plan, Text* out) {
   explain_lengths(p, plan, out);
   explain_keys(p, out);
   out->line(
-      "attention kernel: in place for %lld sequences (keys and values are read where they lie), fused for %lld "
+      "attention kernel: in place for %lld sequences (keys and values are read where they lie), packed for %lld "
       "(%lld-row x %lld-column tiles)",
-      static_cast<ll>(plan.in_place), static_cast<ll>(plan.packed), static_cast<ll>(table.tile_rows),
-      static_cast<ll>(table.tile_columns));
+      static_cast<ll>(plan.in_place), static_cast<ll>(plan.packed), static_cast<ll>(plan.kernels.packed->tile_rows),
+      static_cast<ll>(plan.kernels.packed->tile_columns));
   out->line("why: packing keys pays beyond %lld rows for each key/value head (%lld heads share one)",
-            static_cast<ll>(table.in_place_rows), static_cast<ll>(p.group()));
+            static_cast<ll>(plan.kernels.in_place->head_rows), static_cast<ll>(p.group()));
   if (plan.groups > 0) {
     out->line(
         "shared prefixes: %lld sequences in %lld groups begin with the same pages: the rows of a group meet those "
@@ -213,12 +217,12 @@ void explain_elements(const AttentionProblem& p, Text* out) {
 
 }  // namespace
 
-void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, const KernelTable& table, Text* out) {
+void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, Text* out) {
   if (plan.uniform) {
     const auto explain = plan.few_keys ? explain_few_keys : plan.each.in_place ? explain_in_place : explain_packed;
-    explain(p, plan, table, out);
+    explain(p, plan, out);
   } else {
-    explain_unequal(p, plan, table, out);
+    explain_unequal(p, plan, out);
   }
   explain_elements(p, out);
   explain_masks(p, out);

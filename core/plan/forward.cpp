@@ -93,15 +93,14 @@ mha_status plan_forward(const mha_context& context, PlanFor what, Forward* f, mh
     plan.projected_offset[i] = layout.append(floats * Size(kFloatBytes));
   }
   plan.attention_offset = layout.append(Size(f->attention.plan.bytes));
-  const LinearKernels& kernels = linear_kernels_of(*context.table);
   plan.linear_scratch = 0;
   for (int i = 0; i < kProjections; ++i) {
     if (!f->projects(i)) continue;
     LinearJob& job = plan.linears[i];
-    job.kernels = &kernels;
     set_sizes(*f, i, &job.problem);
+    job.kernels = &linear_kernels_of(*context.table, job.problem.arithmetic, job.problem.panels_element);
     set_tensors(*f, i, &job.problem);
-    job.plan = plan_linear(*context.table, plan.threads, job.problem);
+    job.plan = plan_linear(*job.kernels, plan.threads, job.problem);
     plan.linear_scratch = most(plan.linear_scratch, round_up(job.plan.scratch_floats, kPanel));
   }
   plan.linear_offset = layout.append(Size(plan.threads) * Size(plan.linear_scratch) * Size(kFloatBytes));
@@ -118,7 +117,7 @@ mha_status plan_forward(const mha_context& context, PlanFor what, Forward* f, mh
 void explain_projections(const mha_context& context, const Forward& f, Text* out) {
   static const char* const kNames[kProjections] = {"query projection", "key projection", "value projection",
                                                    "output projection"};
-  explain_linear_kernel(*context.table, out);
+  explain_linear_kernel(*f.plan.linears[kOutput].kernels, out);
   for (int i = 0; i < kProjections; ++i) {
     if (!f.projects(i)) {
       out->line("%s: none, the cache is read as it is", kNames[i]);

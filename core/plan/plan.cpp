@@ -26,38 +26,39 @@ int64_t useful_threads(int64_t num_threads, double work) {
 namespace {
 
 // Rows of a block at most, where rows are many.
-int64_t most_linear_rows(const KernelTable& table, int64_t in_features) {
-  return most(kLeastLinearRows, kLinearBlockFloats / least(in_features, table.gemm_depth));
+int64_t most_linear_rows(const LinearKernels& kernels, int64_t in_features) {
+  return most(kLeastLinearRows, kLinearBlockFloats / least(in_features, kernels.depth));
 }
 
 }  // namespace
 
-LinearPlan plan_linear(const KernelTable& table, int64_t threads, const LinearProblem& p) {
+LinearPlan plan_linear(const LinearKernels& kernels, int64_t threads, const LinearProblem& p) {
   LinearPlan plan = {};
   plan.block_rows = most(p.rows, 1), plan.row_blocks = least(p.rows, 1);
   if (p.rows > kLeastLinearRows) {  // divisions show in small calls
-    plan.block_rows = even_piece(p.rows, most_linear_rows(table, p.in_features), table.gemm_rows);
+    plan.block_rows = even_piece(p.rows, most_linear_rows(kernels, p.in_features), kernels.tile_rows);
     plan.row_blocks = divide_up(p.rows, plan.block_rows);
   }
   plan.block_columns = p.out_features, plan.column_blocks = least(p.out_features, 1);
   if (threads > 1) {
     const int64_t pieces = divide_up(threads * kItemsPerThread, most(p.batch * plan.row_blocks, 1));
     plan.block_columns =
-        even_piece(p.out_features, most(divide_up(p.out_features, pieces), table.gemm_columns), kPanel);
+        even_piece(p.out_features, most(divide_up(p.out_features, pieces), kernels.tile_columns), kPanel);
     plan.column_blocks = divide_up(p.out_features, plan.block_columns);
   }
   plan.items = p.batch * plan.row_blocks * plan.column_blocks;
   if (!p.is_float()) {
     // Of a greater call never less, so that bounds hold.
-    const int64_t rows = least(p.rows, most_linear_rows(table, p.in_features) + table.gemm_rows);
-    plan.scratch_floats = linear_kernels_of(table).gemm_scratch(rows, p.in_features);
+    const int64_t rows = least(p.rows, most_linear_rows(kernels, p.in_features) + kernels.tile_rows);
+    plan.scratch_floats = kernels.gemm_scratch(rows, p.in_features);
   }
   return plan;
 }
 
 LinearJob make_linear_job(const KernelTable& table, int64_t threads, const LinearProblem& problem) {
   LinearJob job = {};
-  job.kernels = &linear_kernels_of(table), job.problem = problem, job.plan = plan_linear(table, threads, problem);
+  job.kernels = &linear_kernels_of(table, problem.arithmetic, problem.panels_element);
+  job.problem = problem, job.plan = plan_linear(*job.kernels, threads, problem);
   return job;
 }
 

@@ -28,7 +28,7 @@ struct LinearPlan {
   int64_t scratch_floats;  // of each thread; 0 where everything is F32
 };
 
-LinearPlan plan_linear(const KernelTable& table, int64_t threads, const LinearProblem& problem);
+LinearPlan plan_linear(const LinearKernels& kernels, int64_t threads, const LinearProblem& problem);
 
 // A planned product.
 struct LinearJob {
@@ -47,7 +47,7 @@ int64_t plan_append(int64_t tokens, int64_t threads);
 // How the rows of one item of the batch are cut into work items. The counts before it (first_*) are over the whole
 // call.
 struct SequencePlan {
-  bool in_place;  // few query rows: KernelTable::attention_in_place, a work item is heads_per_item key/value heads
+  bool in_place;  // few query rows: InPlaceKernels, a work item is heads_per_item key/value heads
   bool split;     // a work item is one chunk of a block, merged afterwards; else all chunks of a block
   int64_t heads_per_item, head_groups;
   int64_t block_rows;  // query rows of a block; in place: of a head
@@ -65,12 +65,13 @@ struct SequencePlan {
 };
 
 struct AttentionPlan {
-  int64_t threads;    // as asked for, and
-  int64_t useful;     // how many of them the work items can occupy, to the call's profit
-  bool few_keys;      // KernelTable::attention_few_keys: a work item is kFewKeysRows rows of any head
-  bool uniform;       // all items of the batch are planned alike:
-  SequencePlan each;  // the first of them; else the longest, and a table of SequencePlan is in the
-                      // workspace
+  AttentionKernels kernels;
+  int64_t threads;                        // as asked for, and
+  int64_t useful;                         // how many of them the work items can occupy, to the call's profit
+  bool few_keys;                          // FewKeysKernels: a work item is kFewKeysRows rows of any head
+  bool uniform;                           // all items of the batch are planned alike:
+  SequencePlan each;                      // the first of them; else the longest, and a table of SequencePlan is in the
+                                          // workspace
   int64_t batch, items, merges, weights;  // in all
   // Of the items of the batch, how many are read where they lie and how many packed; cut in chunks that are merged
   // afterwards; in how many groups with the same first pages, and how many items those have.
@@ -121,8 +122,8 @@ mha_status bound_attention(const KernelTable& table, int64_t threads, const Atte
                            AttentionPlan* plan, mha_error* error);
 
 // The table of a plan that is not uniform, as planned. Needs room for B.
-void plan_sequences(const KernelTable& table, const AttentionProblem& problem, const AttentionPlan& plan,
-                    bool split_all, SequencePlan* sequences);
+void plan_sequences(const AttentionProblem& problem, const AttentionPlan& plan, bool split_all,
+                    SequencePlan* sequences);
 
 // What a caller must give so that `bytes` remain once the start is aligned to 64.
 constexpr size_t workspace_bytes(int64_t bytes) { return static_cast<size_t>(bytes) + 63; }

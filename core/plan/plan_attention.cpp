@@ -35,8 +35,13 @@ int64_t partial_limit(const AttentionProblem& p, int64_t threads) {
 
 class Planner {
  public:
-  Planner(const KernelTable& table, int64_t threads, const AttentionProblem& p, bool split_all)
-      : table_(table), threads_(threads), p_(p), split_all_(split_all), work_(threads > 1 ? work_of_call(p) : 0) {
+  Planner(const AttentionKernels& kernels, int64_t threads, const AttentionProblem& p, bool split_all)
+      : packed_(*kernels.packed),
+        in_place_(*kernels.in_place),
+        threads_(threads),
+        p_(p),
+        split_all_(split_all),
+        work_(threads > 1 ? work_of_call(p) : 0) {
     const Size chunks = Size(most(1, divide_up(p.longest_key_len, kChunk)));
     partials_fit_ =
         (Size(p.heads) * Size(p.total_queries()) * chunks * Size(partial_width(p.value_head_dim)) * Size(sizeof(float)))
@@ -59,7 +64,7 @@ class Planner {
     // A sum over no queries is 0, which somebody must write.
     if (rows == 0 && p_.weights_mode == MHA_WEIGHTS_KEY_SUMS) s.weights = weights_items(b);
     if (rows == 0) return s;
-    if (group_rows_of(p_, b) <= table_.in_place_rows) {
+    if (group_rows_of(p_, b) <= in_place_.head_rows) {
       plan_in_place(b, may_split(b, s), &s);
     } else {
       plan_packed(b, may_split(b, s), &s);
@@ -114,10 +119,10 @@ class Planner {
     Cutting c = {};
     c.threads = threads_;
     c.kv_heads = p_.kv_heads, c.rows = rows, c.keys = keys;
-    c.most_heads = in_place && side_by_side ? most(1, table_.max_in_place_rows / rows) : 1;
-    c.most_rows = in_place ? rows : kMaxBlockRows, c.row_unit = table_.attention_rows;
+    c.most_heads = in_place && side_by_side ? most(1, in_place_.most_rows / rows) : 1;
+    c.most_rows = in_place ? rows : kMaxBlockRows, c.row_unit = packed_.group_rows;
     if (keeps_weights(p_) && !in_place) {
-      c.most_rows = most(4 * table_.attention_rows, least(c.most_rows, kMaxWeights / keys));
+      c.most_rows = most(4 * packed_.group_rows, least(c.most_rows, kMaxWeights / keys));
     }
     if (threads_ <= 1) return c;
     c.work = work_of_item(p_, b), c.call_work = work_;
@@ -135,7 +140,7 @@ class Planner {
   int64_t weights_block_rows() const {
     const int64_t rows = p_.weights_rows != nullptr ? p_.batch * p_.num_weights_rows : p_.total_queries();
     const int64_t share = divide_up(rows, threads_ * kItemsPerThread);
-    return most(table_.attention_rows, round_up(least(kMaxBlockRows, share), table_.attention_rows));
+    return most(packed_.group_rows, round_up(least(kMaxBlockRows, share), packed_.group_rows));
   }
 
  private:
@@ -192,7 +197,8 @@ class Planner {
     return keys.stride_t > keys.stride_h;
   }
 
-  const KernelTable& table_;
+  const PackedKernels& packed_;
+  const InPlaceKernels& in_place_;
   int64_t threads_;
   const AttentionProblem& p_;
   bool split_all_;
@@ -236,17 +242,18 @@ void add_counts(const SequencePlan& s, int64_t alike, AttentionPlan* plan) {
   plan->sharing += s.members;
 }
 
-void add_needs(const KernelTable& table, const AttentionProblem& p, const SequencePlan& s, Needs* needs) {
+void add_needs(const AttentionKernels& kernels, const AttentionProblem& p, const SequencePlan& s, Needs* needs) {
   if (s.items == 0) return;
   int64_t in_place_rows = s.in_place ? s.heads_per_item * s.block_rows : 0;
-  if (s.shared_rows > 0 && s.shared_rows <= table.in_place_rows) in_place_rows = most(in_place_rows, s.shared_rows);
+  if (s.shared_rows > 0 && s.shared_rows <= kernels.in_place->head_rows)
+    in_place_rows = most(in_place_rows, s.shared_rows);
   needs->slot_rows = most(most(needs->slot_rows, s.block_rows * s.heads_per_item), s.shared_rows);
   if (!s.in_place && !s.split && s.chunks > 1) {
     needs->scratch =
-        most(needs->scratch, table.attention_scratch(s.block_rows, p.head_dim, p.value_head_dim, p.output.element));
+        most(needs->scratch, kernels.packed->scratch(s.block_rows, p.head_dim, p.value_head_dim, p.output.element));
   }
   if (in_place_rows > 0) {
-    needs->scratch = most(needs->scratch, table.in_place_scratch(in_place_rows, p.head_dim, p.value_head_dim));
+    needs->scratch = most(needs->scratch, kernels.in_place->scratch(in_place_rows, p.head_dim, p.value_head_dim));
   }
   needs->shared_rows = most(needs->shared_rows, s.shared_rows);
   if (keeps_weights(p) && !s.split) {
@@ -304,28 +311,28 @@ mha_status lay_out_workspace(const AttentionProblem& p, const Needs& needs, int6
 
 }  // namespace
 
-void plan_sequences(const KernelTable& table, const AttentionProblem& p, const AttentionPlan& plan, bool split_all,
-                    SequencePlan* sequences) {
-  walk(Planner(table, plan.threads, p, split_all), p,
+void plan_sequences(const AttentionProblem& p, const AttentionPlan& plan, bool split_all, SequencePlan* sequences) {
+  walk(Planner(plan.kernels, plan.threads, p, split_all), p,
        [sequences](int64_t b, const SequencePlan& s) { sequences[b] = s; });
 }
 
 mha_status plan_attention(const KernelTable& table, int64_t threads, const AttentionProblem& p, bool split_all,
                           AttentionPlan* plan, mha_error* error) {
   *plan = {};
+  plan->kernels = attention_kernels_of(table, p.arithmetic, key_element_of(p));
   plan->threads = threads;
   plan->batch = p.batch;
   plan->uniform = p.uniform();
-  const Planner planner(table, threads, p, split_all);
+  const Planner planner(plan->kernels, threads, p, split_all);
   if (split_all && !planner.partials_fit()) return too_large(p, error);
-  Needs needs = {0, table.attention_scratch(0, p.head_dim, p.value_head_dim, p.output.element), 0, 0};
+  Needs needs = {0, plan->kernels.packed->scratch(0, p.head_dim, p.value_head_dim, p.output.element), 0, 0};
   if (plan->uniform) {
     SequencePlan& s = plan->each;
     s = planner.plan(0, {});
     planner.count(0, &s);
     plan->items = p.batch * s.items, plan->merges = p.batch * s.merges, plan->weights = p.batch * s.weights;
     plan->partial_floats = p.batch * planner.partials(s);
-    add_needs(table, p, s, &needs);
+    add_needs(plan->kernels, p, s, &needs);
     add_counts(s, p.batch, plan);
     plan->few_keys = s.in_place && !split_all && suits_few_keys(p);
     if (plan->few_keys) plan->items = divide_up(p.heads * p.total_queries(), kFewKeysRows);
@@ -334,7 +341,7 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
     int64_t longest = 0;
     const SequencePlan end = walk(planner, p, [&](int64_t b, const SequencePlan& s) {
       if (b == 0 || (threads > 1 && work_of_item(p, b) > work_of_item(p, longest))) longest = b, plan->each = s;
-      add_needs(table, p, s, &needs);
+      add_needs(plan->kernels, p, s, &needs);
       add_counts(s, 1, plan);
     });
     plan->items = end.first_item + end.items, plan->merges = end.first_merge + end.merges;
@@ -363,20 +370,21 @@ mha_status plan_call(const KernelTable& table, int64_t num_threads, const Attent
 mha_status bound_attention(const KernelTable& table, int64_t threads, const AttentionProblem& p, AttentionPlan* plan,
                            mha_error* error) {
   *plan = {};
+  plan->kernels = attention_kernels_of(table, p.arithmetic, key_element_of(p));
   plan->threads = threads, plan->batch = p.batch;  // not uniform: items of any lengths
-  const int64_t unit = table.attention_rows, most_rows = round_up(kMaxBlockRows, unit);
+  const int64_t unit = plan->kernels.packed->group_rows, most_rows = round_up(kMaxBlockRows, unit);
   const int64_t chunks = most(1, divide_up(p.longest_key_len, kChunk));
   // Rows that share key/value heads, of one item and of all, as far as 2^62 goes: more would not fit anyway.
   const int64_t group_rows = p.group() * p.longest_query_len, all_rows = p.heads * p.total_queries();
   const int64_t block_rows = least(group_rows, most_rows);
-  const int64_t in_place_rows = least(p.heads * p.longest_query_len, table.max_in_place_rows);
+  const int64_t in_place_rows = least(p.heads * p.longest_query_len, plan->kernels.in_place->most_rows);
   const int64_t shared_rows = p.shares_pages ? least(kMaxBlockRows, p.group() * p.total_queries()) : 0;
   Needs needs = {};
   needs.slot_rows = most(most(block_rows, in_place_rows), shared_rows);
   needs.shared_rows = shared_rows;
   needs.scratch =
-      most(table.attention_scratch(chunks > 1 ? block_rows : 0, p.head_dim, p.value_head_dim, p.output.element),
-           table.in_place_scratch(in_place_rows, p.head_dim, p.value_head_dim));
+      most(plan->kernels.packed->scratch(chunks > 1 ? block_rows : 0, p.head_dim, p.value_head_dim, p.output.element),
+           plan->kernels.in_place->scratch(in_place_rows, p.head_dim, p.value_head_dim));
   if (keeps_weights(p)) {
     const int64_t fewest = most(4 * unit, in_place_rows) + unit;  // rows of a block, however many keys there are
     needs.maxima = chunks * fewest + kMaxWeights / kChunk + most_rows;

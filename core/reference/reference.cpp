@@ -141,16 +141,13 @@ bool is_visible(const Problem& p, int64_t b, int64_t h, int64_t i, int64_t j) {
   return add_mask_of(m.add_mask, b, h, i, j) != hidden && add_mask_of(m.add_mask2, b, h, i, j) != hidden;
 }
 
-/// The score of key j at `distance` = j - p(i), from scale * <q, k>: softcap, then biases.
+/// The score of key j at `distance` = j - p(i), from scale * <q, k>: each modification as the list defines it.
 template <class T>
 T modified(const Problem& p, int64_t h, int64_t distance, T score) {
   const mha_score_mods& m = p.mods;
-  if (m.softcap > 0) score = T(m.softcap) * std::tanh(score / T(m.softcap));
-  if (m.alibi_slopes) score -= T(m.alibi_slopes[h]) * std::abs(T(distance));
-  if (m.relative_bias) {
-    const int64_t at = std::clamp(distance, -m.relative_left, m.relative_right);
-    score += T(m.relative_bias[h * (m.relative_left + m.relative_right + 1) + m.relative_left + at]);
-  }
+#define MHA_SCORE_MOD(name, field, text, given, positions, changed) \
+  if (given) score = changed;
+#include "core/kernels/score_mods.def"
   return score;
 }
 

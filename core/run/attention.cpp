@@ -9,6 +9,7 @@
 #include "core/base/memory.h"
 #include "core/call/items.h"
 #include "core/call/rows.h"
+#include "core/call/score_mods.h"
 #include "core/math/log_sum_exp.h"
 #include "core/run/norm_rope.h"
 
@@ -147,8 +148,8 @@ AttentionArgs kernel_args(const AttentionProblem& p, const Block& block, const S
   return args;
 }
 
-void run_kernel(const KernelTable& table, bool in_place, const AttentionArgs& args) {
-  (in_place ? table.attention_in_place : table.attention)(&args);
+void run_kernel(const AttentionKernels& kernels, bool in_place, const AttentionArgs& args) {
+  (in_place ? kernels.in_place->attention : kernels.packed->attention)(&args);
 }
 
 // The next item is most likely this thread's too (parallel.cpp): its first chunk, of an in-place item from the first
@@ -184,7 +185,7 @@ void run_block(const AttentionJob& job, const Place& place, int64_t item, const 
   if (keeps_weights(p)) args.maxima = slot.maxima;
   args.weights_len = p.longest_key_len;
   set_next(job, item, place, seen, &args);
-  run_kernel(*job.table, place.plan.in_place, args);
+  run_kernel(job.plan.kernels, place.plan.in_place, args);
   write_log_sum_exp(job, block.b, row, block.count);
 }
 
@@ -209,7 +210,7 @@ void run_chunk(const AttentionJob& job, const Place& place, const Slot& slot) {
   }
   args.output_element = Element::kF32;
   args.states = parts.state(chunk, row);
-  run_kernel(*job.table, s.in_place, args);
+  run_kernel(job.plan.kernels, s.in_place, args);
 }
 
 // One chunk of one key/value head for the rows of all sequences of a group.
@@ -231,7 +232,7 @@ void run_shared(const AttentionJob& job, const Place& place, const Slot& slot) {
   args.output_element = Element::kF32;
   take_chunk(chunk, last_key, &args);
   args.states = slot.states;
-  run_kernel(*job.table, rows <= job.table->in_place_rows, args);
+  run_kernel(job.plan.kernels, rows <= job.plan.kernels.in_place->head_rows, args);
   for (int64_t b = place.b, row = 0; b < place.b + first.members; ++b) {
     const int64_t count = group_rows_of(p, b);
     RowState* states = partials_of(job, job.sequences()[b], b).state(chunk, kv_head * count);
@@ -274,14 +275,14 @@ void run_merge(const void* data, int64_t index, int64_t) {
   args.state = row_states(job, b) + row;
   args.has_sink = p.mods.sink_logits != nullptr;
   args.sink = sink_of(p, h);
-  job.table->merge(&args);
+  job.plan.kernels.results->merge(&args);
   if (keeps_weights(p)) {
     RowExtras extras;
     AttentionRow finished = make_row(p, b, h, i, p.has_extras() ? &extras : nullptr);
     finished.weights = weights_row(p, b, h, i);
     const FinishWeightsArgs weights = {&finished, p.longest_key_len, *args.state, &args.partial_states->max,
                                        args.step, args.num_chunks};
-    job.table->finish_weights(&weights);
+    job.plan.kernels.results->finish_weights(&weights);
   }
   write_log_sum_exp(job, b, row, 1);
 }
@@ -290,7 +291,7 @@ void run_merge(const void* data, int64_t index, int64_t) {
 
 int attention_phases(const AttentionJob& job, Phase* phases) {
   if (!job.plan.uniform) {
-    plan_sequences(*job.table, job.problem, job.plan, job.given_partials != nullptr,
+    plan_sequences(job.problem, job.plan, job.given_partials != nullptr,
                    reinterpret_cast<SequencePlan*>(job.workspace + job.plan.sequences_offset));
   }
   int count = 0;

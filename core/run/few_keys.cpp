@@ -3,6 +3,7 @@
 // any heads and items of the batch, since what costs most here is what is done once for each item.
 #include "core/call/items.h"
 #include "core/call/rows.h"
+#include "core/call/score_mods.h"
 #include "core/run/attention.h"
 
 namespace mha {
@@ -35,7 +36,7 @@ void run_few_keys(const void* data, int64_t item, int64_t slot_index) {
   args.query_scale = query_scale(p);
   if (p.log_sum_exp != nullptr || job.plan.weights > 0) args.states = row_states(job, 0) + begin;
   args.scratch = slot_memory(job, slot_index).scratch;
-  job.table->attention_few_keys(&args);
+  job.plan.kernels.few_keys->attention(&args);
   write_log_sum_exp(job, 0, begin, count);
 }
 

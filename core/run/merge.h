@@ -14,7 +14,7 @@ struct MergeJob {
 Phase merge_phase(const MergeJob& job);
 
 struct MergePartialsJob {
-  const KernelTable* table;
+  AttentionKernels kernels;
   PartialsProblem problem;
 };
 Phase merge_partials_phase(const MergePartialsJob& job);

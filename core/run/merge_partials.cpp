@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Merging partial results of chunks, to the bits of one call: what attention.cpp does between its phases.
 #include "core/call/rows.h"
+#include "core/call/score_mods.h"
 #include "core/kernels/kernel_table.h"
 #include "core/math/log_sum_exp.h"
 #include "core/run/merge.h"
@@ -28,7 +29,7 @@ void run_merge_row(const void* data, int64_t row, int64_t) {
   merge.state = &state;
   merge.has_sink = a.sink_logits != nullptr;
   merge.sink = a.sink_logits != nullptr ? sink_score(a.sink_logits[h]) : 0;
-  job.table->merge(&merge);
+  job.kernels.results->merge(&merge);
   if (a.log_sum_exp != nullptr) a.log_sum_exp[row] = log_sum_exp(state);
 }
 

@@ -69,7 +69,7 @@ void TokenNormRope::run(int64_t position, const ConstTensor& input, const Tensor
   if (args_.dims > 0) angles_.turn_to(position);
   args_.input = input.data, args_.input_stride = input.stride_h, args_.input_element = input.element;
   args_.output = output.data, args_.output_stride = output.stride_h, args_.output_element = output.element;
-  table_.norm_rope_rows(&args_);
+  table_.rows().norm_rope(&args_);
 }
 
 Phase norm_rope_phase(const NormRopePhase& work) {

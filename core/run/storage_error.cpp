@@ -11,7 +11,7 @@ void convert_row(const KernelTable& table, const char* src, Element from, void* 
   args.src = src, args.src_element = from;
   args.dst = static_cast<char*>(dst), args.dst_element = to;
   args.rows = 1, args.columns = columns;
-  table.convert(&args);
+  table.rows().convert(&args);
 }
 
 }  // namespace

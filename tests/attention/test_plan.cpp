@@ -9,6 +9,7 @@
 #include "core/call/validate.h"
 #include "core/plan/explain.h"
 #include "simd/dispatch.h"
+#include "tests/numerics/tables.h"
 #include "tests/support/calls.h"
 #include "tests/support/targets.h"
 
@@ -63,8 +64,7 @@ double busiest(const std::vector<double>& loads, int64_t threads) {
 void for_each_table(const std::function<void(const mha::KernelTable&)>& body) {
   for (const std::string& target : mha::test::supported_targets()) {
     INFO("target " << target);
-    for (int64_t n = 0; n < mha::target_count(); ++n)
-      if (target == mha::target_table(n)->name) body(*mha::target_table(n));
+    body(mha::test::table_of(target));
   }
 }
 
@@ -154,7 +154,7 @@ TEST_CASE("plan: explain prints the plan that it is given, and plans nothing ane
     return std::string(text);
   };
   const auto attention = [&](const mha::AttentionPlan& plan) {
-    return text_of([&](mha::Text* out) { mha::explain_attention(problem_of(z), plan, table, out); });
+    return text_of([&](mha::Text* out) { mha::explain_attention(problem_of(z), plan, out); });
   };
   const mha::AttentionPlan plan = plan_of(table, 2, z);
   const std::vector<std::function<void(mha::AttentionPlan*)>> changes = {
@@ -176,7 +176,8 @@ TEST_CASE("plan: explain prints the plan that it is given, and plans nothing ane
   const auto linear = [&](const mha::LinearPlan& p) {
     return text_of([&](mha::Text* out) { mha::explain_linear("product", product, p, 2, out); });
   };
-  const mha::LinearPlan cut = mha::plan_linear(table, 2, product);
+  const mha::LinearPlan cut =
+      mha::plan_linear(mha::linear_kernels_of(table, product.arithmetic, mha::Element::kF32), 2, product);
   for (int64_t mha::LinearPlan::*field :
        {&mha::LinearPlan::block_rows, &mha::LinearPlan::block_columns, &mha::LinearPlan::items}) {
     mha::LinearPlan other = cut;

@@ -29,8 +29,7 @@ TEST_CASE("reserve: in all caches or in none", "[cache][reserve]") {
     mha_cache* const small = list[static_cast<size_t>(fails_at)];
     // Pages: two of 0 and 1, one of 2; wanted: a copied one and two more of 1, none of 2.
     require_append(small, 2, random_tokens(config_of(small), 16, 320));
-    std::vector<Snapshot> before;
-    for (const mha_cache* cache : list) before.emplace_back(cache);
+    std::vector<Snapshot> before(list.begin(), list.end());
     mha_error error = {};
     CHECK(reserve(list, {1, 2}, {40, 11}, &error) == MHA_ERR_FULL);
     INFO(error.message);

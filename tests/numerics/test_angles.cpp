@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Frequencies and angles of rotary pairs through the kernel table: on every target the bits of core/math/elementary, double
 // by double.
-#include "core/kernels/kernel_table.h"
 #include "core/math/elementary.h"
-#include "simd/dispatch.h"
 #include "simd/float_mode.h"
+#include "tests/numerics/tables.h"
 #include "tests/support/compare.h"
 #include "tests/support/targets.h"
 
@@ -15,12 +14,6 @@ namespace {
 
 constexpr int64_t kUnit = 32;  // pairs, to whose multiple the kernels may write
 constexpr double kSlack = 77;
-
-const mha::KernelTable& table_of(const std::string& target) {
-  for (int64_t n = 0; n < mha::target_count(); ++n)
-    if (target == mha::target_table(n)->name) return *mha::target_table(n);
-  throw std::runtime_error("no target " + target);
-}
 
 uint64_t bits_of_double(double x) {
   uint64_t bits;
@@ -58,7 +51,7 @@ void check_frequencies(mha::FrequencyArgs args) {
   for (const std::string& target : supported_targets()) {
     std::vector<double> got(static_cast<size_t>(room + 1), kSlack);
     args.frequencies = got.data();
-    table_of(target).rope_frequencies(&args);
+    row_kernels_of(target).rope_frequencies(&args);
     for (int64_t d = 0; d < pairs; ++d) {
       INFO(target << " scaling " << static_cast<int>(args.scaling) << " dims " << args.dims << " log " << args.log_base
                   << " pair " << d);
@@ -75,7 +68,7 @@ void check_angles(const std::vector<double>& frequencies, int64_t pairs, double 
       const size_t room = static_cast<size_t>(mha::round_up(pairs, kUnit) * (interleaved ? 2 : 1));
       std::vector<float> cos = poisoned(static_cast<int64_t>(room) + 1), sin = cos;
       const mha::AngleArgs args = {frequencies.data(), pairs, position, amplitude, interleaved, cos.data(), sin.data()};
-      table_of(target).rope_angles(&args);
+      row_kernels_of(target).rope_angles(&args);
       for (size_t d = 0; d < static_cast<size_t>(pairs); ++d) {
         const mha::elementary::SinCos angle = mha::elementary::sin_cos(position * frequencies[d]);
         const float c = static_cast<float>(angle.cos * amplitude), s = static_cast<float>(angle.sin * amplitude);

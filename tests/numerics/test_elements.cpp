@@ -2,9 +2,8 @@
 // The conversions of 16-bit elements, through the kernel table and through mha_rows_prepare: every value widened and
 // back, and rounding, have on every target the bits of conversions one at a time (half_floats.h), in any number of
 // columns and in any floating-point mode of the caller.
-#include "core/kernels/kernel_table.h"
-#include "simd/dispatch.h"
 #include "simd/float_mode.h"
+#include "tests/numerics/tables.h"
 #include "tests/support/float_environment.h"
 #include "tests/support/half_floats.h"
 #include "tests/support/targets.h"
@@ -12,12 +11,6 @@
 using namespace mha::test;
 
 namespace {
-
-const mha::KernelTable& table_of(const std::string& target) {
-  for (int64_t n = 0; n < mha::target_count(); ++n)
-    if (target == mha::target_table(n)->name) return *mha::target_table(n);
-  throw std::runtime_error("no target " + target);
-}
 
 /// Where a value of `from` goes when it is stored as `to`: widened, then rounded once.
 uint32_t convert_one(mha_dtype from, mha_dtype to, uint32_t bits) {
@@ -28,6 +21,7 @@ uint32_t convert_one(mha_dtype from, mha_dtype to, uint32_t bits) {
 
 std::vector<uint32_t> convert_all(mha_dtype from, mha_dtype to, const std::vector<uint32_t>& bits) {
   std::vector<uint32_t> converted;
+  converted.reserve(bits.size());
   for (uint32_t b : bits) converted.push_back(convert_one(from, to, b));
   return converted;
 }
@@ -62,7 +56,7 @@ ElementRows by_kernel(const std::string& target, const ElementRows& src, mha_dty
   args.dst_element = static_cast<mha::Element>(to);
   args.rows = rows, args.columns = columns;
   const mha::FloatMode mode;
-  table_of(target).convert(&args);
+  row_kernels_of(target).convert(&args);
   return dst;
 }
 

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The exp2 of the softmax, through the kernel table: accuracy in ULP against double, ends of the range, the same bits
 // everywhere.
-#include "core/kernels/kernel_table.h"
-#include "simd/dispatch.h"
 #include "simd/float_mode.h"
+#include "tests/numerics/tables.h"
 #include "tests/support/compare.h"
 #include "tests/support/targets.h"
 
@@ -11,16 +10,10 @@ using namespace mha::test;
 
 namespace {
 
-const mha::KernelTable& table_of(const std::string& target) {
-  for (int64_t n = 0; n < mha::target_count(); ++n)
-    if (target == mha::target_table(n)->name) return *mha::target_table(n);
-  throw std::runtime_error("no target " + target);
-}
-
 std::vector<float> run_exp2(const std::string& target, const std::vector<float>& x) {
   std::vector<float> y = poisoned(static_cast<int64_t>(x.size()));
   const mha::FloatMode mode;  // as kernels run
-  table_of(target).exp2(x.data(), y.data(), static_cast<int64_t>(x.size()));
+  row_kernels_of(target).exp2(x.data(), y.data(), static_cast<int64_t>(x.size()));
   return y;
 }
 
@@ -93,7 +86,7 @@ TEST_CASE("exp2: every length, nothing written beyond it", "[exp2]") {
     const std::vector<float> want = run_exp2(target, negative);
     for (int64_t n = 0; n <= 70; ++n) {
       std::vector<float> y = poisoned(71);
-      table_of(target).exp2(negative.data(), y.data(), n);
+      row_kernels_of(target).exp2(negative.data(), y.data(), n);
       INFO("target " << target << " n " << n);
       CHECK(first_bit_difference(y.data(), want.data(), static_cast<size_t>(n)) < 0);
       CHECK(std::all_of(y.begin() + n, y.end(), is_poison));

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The tanh of the softcap, through the kernel table: accuracy against double, odd, never beyond 1, the same bits
 // everywhere.
-#include "core/kernels/kernel_table.h"
-#include "simd/dispatch.h"
+#include "tests/numerics/tables.h"
 #include "tests/support/compare.h"
 #include "tests/support/targets.h"
 
@@ -12,9 +11,7 @@ namespace {
 
 std::vector<float> run_tanh(const std::string& target, const std::vector<float>& x) {
   std::vector<float> y = poisoned(static_cast<int64_t>(x.size()));
-  for (int64_t n = 0; n < mha::target_count(); ++n)
-    if (target == mha::target_table(n)->name)
-      mha::target_table(n)->tanh(x.data(), y.data(), static_cast<int64_t>(x.size()));
+  row_kernels_of(target).tanh(x.data(), y.data(), static_cast<int64_t>(x.size()));
   return y;
 }
 

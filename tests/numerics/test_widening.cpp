@@ -217,6 +217,7 @@ TEST_CASE("widening: conversions of every 16-bit pattern, and of floats around e
       }
       const std::vector<float> values = floats_around(from);
       std::vector<uint32_t> want;
+      want.reserve(values.size());
       for (const float value : values) want.push_back(stored_bits(from, value));
       check_bits("MHA_F32 to " + dtype_name(from), converted(context, Elements(MHA_F32, values), from), want);
     }

@@ -91,10 +91,12 @@ class RandomMasks {
     if (masks_.block_mask.pairs)
       text << " blocks " << masks_.block_mask.query_block << " x " << masks_.block_mask.key_block
            << (masks_.block_mask.pair_offsets ? " of their own" : "");
-    if (mods_.softcap > 0) text << " softcap " << mods_.softcap;
-    if (mods_.alibi_slopes) text << " alibi";
-    if (mods_.relative_bias) text << " relative " << mods_.relative_left << " " << mods_.relative_right;
-    if (mods_.sink_logits) text << " sinks";
+    const mha_score_mods& m = mods_;
+#define MHA_SCORE_MOD(name, field, description, given, positions, changed) \
+  if (given) text << " " << description;
+#define MHA_SOFTMAX_MOD(name, field, description, given) \
+  if (given) text << " " << description;
+#include "core/kernels/score_mods.def"
     return text.str();
   }
 
@@ -187,24 +189,26 @@ class RandomMasks {
     if (own) m.pair_offsets = pair_offsets_.data();
   }
   void draw_mods(Random& random, const Sizes& s) {
-    const auto floats = [&random](int64_t count, float scale) {
-      return random_floats(count, random.bits() >> 8, scale);
-    };
-    if (one_in(random, 3)) mods_.softcap = one_of(random, {0.5f, 5.0f, 30.0f});
-    if (one_in(random, 3)) {
-      slopes_ = floats(s.H, 0.1f);
-      mods_.alibi_slopes = slopes_.data();
-    }
-    if (one_in(random, 3)) {
-      mods_.relative_left = random.below(one_of<int64_t>(random, {1, 20, 300}));
-      mods_.relative_right = random.below(one_of<int64_t>(random, {1, 20, 300}));
-      biases_ = floats(s.H * (mods_.relative_left + mods_.relative_right + 1), 2.0f);
-      mods_.relative_bias = biases_.data();
-    }
-    if (one_in(random, 3)) {
-      sinks_ = floats(s.H, 4.0f);
-      mods_.sink_logits = sinks_.data();
-    }
+#define MHA_SCORE_MOD(name, field, text, given, positions, changed) \
+  if (one_in(random, 3)) draw_##name(random, s);
+#define MHA_SOFTMAX_MOD(name, field, text, given) \
+  if (one_in(random, 3)) draw_##name(random, s);
+#include "core/kernels/score_mods.def"
+  }
+  void draw_softcap(Random& random, const Sizes&) { mods_.softcap = one_of(random, {0.5f, 5.0f, 30.0f}); }
+  void draw_alibi(Random& random, const Sizes& s) {
+    slopes_ = random_floats(s.H, random.bits() >> 8, 0.1f);
+    mods_.alibi_slopes = slopes_.data();
+  }
+  void draw_relative_bias(Random& random, const Sizes& s) {
+    mods_.relative_left = random.below(one_of<int64_t>(random, {1, 20, 300}));
+    mods_.relative_right = random.below(one_of<int64_t>(random, {1, 20, 300}));
+    biases_ = random_floats(s.H * (mods_.relative_left + mods_.relative_right + 1), random.bits() >> 8, 2.0f);
+    mods_.relative_bias = biases_.data();
+  }
+  void draw_sinks(Random& random, const Sizes& s) {
+    sinks_ = random_floats(s.H, random.bits() >> 8, 4.0f);
+    mods_.sink_logits = sinks_.data();
   }
 
   Masks masks_;
@@ -269,11 +273,11 @@ inline Masks masks_from(Masks masks, const MaskPart& part) {
 }
 
 /// The modifications as heads from h on see them.
-inline mha_score_mods mods_from(mha_score_mods mods, int64_t h) {
-  if (mods.alibi_slopes) mods.alibi_slopes += h;
-  if (mods.relative_bias) mods.relative_bias += h * (mods.relative_left + mods.relative_right + 1);
-  if (mods.sink_logits) mods.sink_logits += h;
-  return mods;
+inline mha_score_mods mods_from(mha_score_mods m, int64_t h) {
+#define MHA_HEAD_FLOATS(field, count) \
+  if (m.field) m.field += h * (count);
+#include "core/kernels/score_mods.def"
+  return m;
 }
 
 /// Strides of a layout with the three outer dimensions in any order and gaps after each.

@@ -72,8 +72,12 @@ inline const std::vector<std::string>& supported_targets() {
   return names;
 }
 
-/// sse2 alone has no fused multiply-add and so its own bits.
-inline bool has_fma(const std::string& target) { return target != "sse2"; }
+/// Whether the target has the bits that those with fused multiply-add share.
+inline bool has_fma(const std::string& target) {
+  for (int64_t n = 0; n < mha_target_count(); ++n)
+    if (target == mha_target_name(n)) return mha_target_same_bits(n) == 1;
+  return false;
+}
 
 inline std::vector<std::string> fma_targets() {
   std::vector<std::string> names;

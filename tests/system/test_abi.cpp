@@ -27,7 +27,7 @@ constexpr size_t same() {
 }
 
 // clang-format off
-#define AT(type, field, pinned) Field{#type, #field, same<offsetof(type, field), pinned>(), sizeof(type::field)}
+#define AT(type, field, pinned) Field{#type, #field, same<offsetof(type, field), pinned>(), sizeof(type::field)}  // NOLINT(bugprone-sizeof-expression): the size of pointers is meant
 #define SIZE(type, pinned) Struct{#type, same<sizeof(type), pinned>()}
 // clang-format on
 

@@ -89,6 +89,7 @@ TEST_CASE("context: target names outside the list", "[context]") {
   for (int64_t index : {int64_t{-1}, mha_target_count(), INT64_MAX, INT64_MIN}) {
     CHECK(mha_target_name(index) == nullptr);
     CHECK(mha_target_supported(index) == 0);
+    CHECK(mha_target_same_bits(index) == 0);
   }
   CHECK(mha_target_count() >= 1);
 }

@@ -1,6 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // CPU detection on register values of CPUs that are not at hand, and the quota arithmetic of the default thread count.
 #include "core/run/cpu_count.h"
+
+#include <map>
+#include <set>
+
+#include "core/kernels/kernel_table.h"
 #include "simd/cpu.h"
 #include "simd/dispatch.h"
 #include "tests/support/targets.h"
@@ -82,22 +87,31 @@ TEST_CASE("cpu: detection from register values", "[cpu]") {
   }
 }
 
-TEST_CASE("cpu: the best target that a CPU can run comes first", "[cpu]") {
+TEST_CASE("cpu: targets by what a CPU has", "[cpu]") {
+  // Those that decide on one flag of the table above; a target of other flags brings rows of its own.
+  const std::map<std::string, bool Cpu::*> flags = {
+      {"avx512", &Cpu::avx512}, {"avx2", &Cpu::avx2}, {"sse2", &Cpu::sse2}};
   for (const Cpu& cpu : kCpus) {
     INFO(cpu.name);
     const CpuFeatures features = mha::x86_features(cpu.registers);
     for (int64_t n = 0; n < mha::target_count(); ++n) {
-      const std::string name = mha::target_table(n)->name;
-      const bool want = name == "avx512" ? cpu.avx512 : name == "avx2" ? cpu.avx2 : name == "sse2" ? cpu.sse2 : false;
-      CHECK(mha::target_supported(n, features) == want);
+      const auto flag = flags.find(mha::target_table(n)->name);
+      if (flag != flags.end()) CHECK(mha::target_supported(n, features) == cpu.*flag->second);
     }
   }
-  const std::vector<std::string> best_first = {"avx512", "avx2", "sse2", "neon"};
-  size_t at = 0;
-  for (int64_t n = 0; n < mha_target_count(); ++n) {
-    const auto found = std::find(best_first.begin() + static_cast<int64_t>(at), best_first.end(), mha_target_name(n));
-    REQUIRE(found != best_first.end());
-    at = static_cast<size_t>(found - best_first.begin()) + 1;
+}
+
+TEST_CASE("cpu: no target runs on a CPU that has nothing; each is named once, and its base comes after it", "[cpu]") {
+  std::set<std::string> names;
+  for (int64_t n = 0; n < mha::target_count(); ++n) {
+    const mha::KernelTable& table = *mha::target_table(n);
+    INFO(table.name);
+    CHECK_FALSE(mha::target_supported(n, CpuFeatures{}));
+    CHECK(names.insert(table.name).second);
+    if (table.base == nullptr) continue;
+    bool after = false;
+    for (int64_t other = n + 1; other < mha::target_count(); ++other) after |= mha::target_table(other) == table.base;
+    CHECK(after);
   }
 }
 

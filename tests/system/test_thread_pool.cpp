@@ -205,6 +205,7 @@ TEST_CASE("thread pool: layers and attention of many callers have the bits of on
     const std::vector<float> want = run_layer(shared_context(target, 1), layer.get(), problem.args()).output;
     std::atomic<int> wrong{0};
     std::vector<std::thread> callers;
+    callers.reserve(4);
     for (int n = 0; n < 4; ++n) {
       callers.emplace_back([&] {
         for (int round = 0; round < 10; ++round) {

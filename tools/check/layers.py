@@ -12,21 +12,23 @@ from pathlib import Path
 CHAIN = ["api", "run", "plan", "call", "cache", "math", "base"]
 PUBLIC = ["core/mha.h", "core/mha.hpp"]
 TABLE = "core/kernels/kernel_table.h"
-ELEMENTS = "core/kernels/elements.def"  # the list of element types, which all may import
+MODS = "core/kernels/score_mods-inl.h"
+# The lists of element types and of score modifications, which all may import.
+LISTS = ["core/kernels/elements.def", "core/kernels/score_mods.def"]
 
 # What of simd/ these folders import, and no other of core/.
 SIMD = {"simd/dispatch.h": ["api", "plan"], "simd/float_mode.h": ["api", "run"], "simd/spin_hint.h": ["run"]}
 
 # Folders outside the chain, the longest first: what they import, as files or as folders that end in "/".
 OTHERS = {
-    "core/reference/": ["core/reference/", "core/math/", "core/base/", "core/mha.h"],
+    "core/reference/": ["core/reference/", "core/math/", "core/base/", "core/mha.h", *LISTS],
     "core/kernels/": ["core/kernels/", "core/math/elementary_series.h", "simd/vec-inl.h", "simd/doubles-inl.h",
                       "simd/element-inl.h"],
     "simd/targets/": ["core/kernels/all-inl.h"],
-    "simd/": ["simd/", TABLE, ELEMENTS],
-    "tests/": ["tests/", "core/reference/", TABLE, ELEMENTS, *PUBLIC],
-    "bench/": ["bench/", "core/reference/", ELEMENTS, *PUBLIC],
-    "tools/": ["tools/", "core/reference/", ELEMENTS, *PUBLIC],
+    "simd/": ["simd/", TABLE, *LISTS],
+    "tests/": ["tests/", "core/reference/", TABLE, *LISTS, *PUBLIC],
+    "bench/": ["bench/", "core/reference/", *LISTS, *PUBLIC],
+    "tools/": ["tools/", "core/reference/", *LISTS, *PUBLIC],
 }
 
 # What looks inside besides, and where: white-box tests, each at the part that it tests.
@@ -39,6 +41,7 @@ WHITE_BOX = {
     "tests/numerics/": ["core/math/", "simd/dispatch.h", "simd/float_mode.h"],  # elementary functions, kernels alone
     "tests/system/test_context.cpp": ["core/run/"],
     "tests/system/test_cpu.cpp": ["core/run/", "simd/cpu.h", "simd/dispatch.h"],
+    "tests/system/test_kernel_table.cpp": ["simd/dispatch.h"],
     "tests/system/test_cpu_count.cpp": ["core/run/"],
     "tests/system/test_fork.cpp": ["core/base/"],
     "tests/system/test_team.cpp": ["core/run/", "core/call/", "simd/float_mode.h"],
@@ -63,11 +66,11 @@ def allowed(path):
         simd = [header for header, folders in SIMD.items() if folder in folders]
         table = [] if folder == "base" else [TABLE]
         rule = f"{folder}/ imports {', '.join(right)} of core/" + (f", {', '.join(simd)}" if simd else "")
-        return [f"core/{name}/" for name in right] + ["core/mha.h", ELEMENTS] + table + simd, rule
+        return [f"core/{name}/" for name in right] + ["core/mha.h"] + LISTS + table + simd, rule
     for prefix, imports in OTHERS.items():
         if path.startswith(prefix):
             if path == TABLE:
-                return [ELEMENTS], "the contract of kernels imports the list of elements alone"
+                return [*LISTS, MODS], "the contract of kernels imports the lists, and the arguments of score modifications"
             looks = [to for inside, more in WHITE_BOX.items() if path.startswith(inside) for to in more]
             return imports + looks, f"{prefix} imports {', '.join(imports + looks)}"
     return [], "a file of core/ is in one of its folders"

@@ -16,12 +16,10 @@ namespace {
 
 constexpr std::int64_t kThreadCounts[] = {1, 2, 3, 5};
 
-// The baseline of x86-64 alone has no fused multiply-add, and so its own bits.
-bool has_fma(const std::string& target) { return target != "sse2"; }
-
 // What is known of one target so far.
 struct TargetState {
   std::string name;
+  bool same_bits;                 // as the other targets with fused multiply-add
   std::vector<Context> contexts;  // one for each of kThreadCounts
   std::int64_t cases = 0;
   double worst[3] = {};  // by VerifyKind
@@ -38,6 +36,7 @@ std::vector<TargetState> supported_targets(const std::string& only) {
     const std::string name = mha_target_name(i);
     if (only.empty() ? mha_target_supported(i) == 0 : name != only) continue;
     TargetState state;
+    state.same_bits = mha_target_same_bits(i) == 1;
     state.name = name;
     for (const std::int64_t threads : kThreadCounts) state.contexts.push_back(make_context(name.c_str(), threads));
     targets.push_back(std::move(state));
@@ -66,7 +65,7 @@ void run_case(const VerifyCase& verify_case, std::vector<TargetState>& targets) 
       target.failures.push_back(verify_case.name() + ": other bits with " + std::to_string(kThreadCounts[i]) +
                                 " threads than with 1");
     }
-    if (!has_fma(target.name)) continue;
+    if (!target.same_bits) continue;
     if (first_fma == nullptr) {
       first_fma = &target;
       fma_bits = got;
@@ -80,7 +79,7 @@ void run_case(const VerifyCase& verify_case, std::vector<TargetState>& targets) 
 bool print(const TargetState& target, const std::vector<TargetState>& targets) {
   std::string equal = "same bits with 1, 2, 3 and 5 threads";
   for (const TargetState& other : targets) {
-    if (&other != &target && has_fma(other.name) && has_fma(target.name)) equal += ", as " + other.name;
+    if (&other != &target && other.same_bits && target.same_bits) equal += ", as " + other.name;
   }
   const bool pass = target.failures.empty();
   std::printf("%-8s %s  %lld cases, worst error", target.name.c_str(), pass ? "PASS" : "FAIL",

@@ -43,7 +43,9 @@ struct Call {
   AttentionCall args;  // its pointers are set where it is used
   bool is_packed = false, has_rope = false;
   Sizes sequences, counts, offsets, lengths, first_positions, prefix_lengths, positions;
-  Floats query, alibi, bias, sinks, added;
+  Floats query, added;
+#define MHA_HEAD_FLOATS(field, count) Floats field;
+#include "core/kernels/score_mods.def"
   mha_dtype query_dtype = MHA_F32, output_dtype = MHA_F32, added_dtype = MHA_F32;
   std::vector<std::uint8_t> mask;
   mha_rope rope{};
@@ -67,9 +69,9 @@ struct Call {
     if (!prefix_lengths.empty()) item.masks.prefix_lengths = prefix_lengths.data() + b;
     if (!mask.empty()) item.masks.bool_mask.data = mask.data();
     if (!added.empty()) item.masks.add_mask2.data = added.data();
-    if (!alibi.empty()) item.score_mods.alibi_slopes = alibi.data();
-    if (!bias.empty()) item.score_mods.relative_bias = bias.data();
-    if (!sinks.empty()) item.score_mods.sink_logits = sinks.data();
+#define MHA_HEAD_FLOATS(field, count) \
+  if (!field.empty()) item.score_mods.field = field.data();
+#include "core/kernels/score_mods.def"
     return item;
   }
 };
@@ -94,7 +96,8 @@ inline Called call(const Context& context, const Call& c, bool floats) {
   std::fill_n(results.lse.data(), results.lse.size(), kPoison);
   const Elements query(floats ? MHA_F32 : c.query_dtype, c.query.data(), c.query.size());
   const Elements added(floats ? MHA_F32 : c.added_dtype, c.added.data(), c.added.size());
-  const Buffer<float> alibi = exact(c.alibi), bias = exact(c.bias), sinks = exact(c.sinks);
+#define MHA_HEAD_FLOATS(field, count) const Buffer<float> field = exact(c.field);
+#include "core/kernels/score_mods.def"
   const Buffer<std::int64_t> sequences = exact(c.sequences), offsets = exact(c.offsets), positions = exact(c.positions);
   const Buffer<std::int64_t> firsts = exact(c.first_positions), prefixes = exact(c.prefix_lengths);
   const Buffer<std::uint8_t> mask = exact(c.mask);
@@ -108,9 +111,9 @@ inline Called call(const Context& context, const Call& c, bool floats) {
   if (!c.prefix_lengths.empty()) args.masks.prefix_lengths = prefixes.data();
   if (!c.mask.empty()) args.masks.bool_mask.data = mask.data();
   if (!c.added.empty()) added.read_by(args.masks.add_mask2);
-  if (!c.alibi.empty()) args.score_mods.alibi_slopes = alibi.data();
-  if (!c.bias.empty()) args.score_mods.relative_bias = bias.data();
-  if (!c.sinks.empty()) args.score_mods.sink_logits = sinks.data();
+#define MHA_HEAD_FLOATS(field, count) \
+  if (!c.field.empty()) args.score_mods.field = field.data();
+#include "core/kernels/score_mods.def"
   args.rope = c.has_rope ? &c.rope : nullptr;
   args.query_norm = c.norm.epsilon > 0 ? &c.norm : nullptr;
   auto bytes = context.attention_workspace_bytes(args);
@@ -181,21 +184,35 @@ inline void choose_masks(FuzzedDataProvider& input, std::mt19937& random, Call& 
   }
 }
 
-inline void choose_mods(FuzzedDataProvider& input, std::mt19937& random, Call& c) {
-  const auto some = [&](std::int64_t count, float scale) {
+// A way to choose each modification.
+struct ChosenMods {
+  FuzzedDataProvider& input;
+  std::mt19937& random;
+  Call& c;
+
+  Floats some(std::int64_t count, float scale) {
     Floats values(static_cast<std::size_t>(count));
     for (float& value : values) value = (static_cast<float>(random() >> 8) * 0x1p-23F - 1.0F) * scale;
     return values;
-  };
-  const auto rarely = [&] { return input.ConsumeIntegralInRange<int>(0, 3) == 0; };
-  if (rarely()) c.args.score_mods.softcap = 2.0F;
-  if (rarely()) c.alibi = some(c.args.num_heads, 0.3F);
-  if (rarely()) c.sinks = some(c.args.num_heads, 2);
-  if (rarely()) {
-    c.args.score_mods.relative_left = input.ConsumeIntegralInRange<int>(0, 20);
-    c.args.score_mods.relative_right = input.ConsumeIntegralInRange<int>(0, 20);
-    c.bias = some(c.args.num_heads * (c.args.score_mods.relative_left + c.args.score_mods.relative_right + 1), 2);
   }
+  void softcap() { c.args.score_mods.softcap = 2.0F; }
+  void alibi() { c.alibi_slopes = some(c.args.num_heads, 0.3F); }
+  void relative_bias() {
+    mha_score_mods& m = c.args.score_mods;
+    m.relative_left = input.ConsumeIntegralInRange<int>(0, 20);
+    m.relative_right = input.ConsumeIntegralInRange<int>(0, 20);
+    c.relative_bias = some(c.args.num_heads * (m.relative_left + m.relative_right + 1), 2);
+  }
+  void sinks() { c.sink_logits = some(c.args.num_heads, 2); }
+};
+
+inline void choose_mods(FuzzedDataProvider& input, std::mt19937& random, Call& c) {
+  ChosenMods chosen = {input, random, c};
+#define MHA_SCORE_MOD(name, field, text, given, positions, changed) \
+  if (input.ConsumeIntegralInRange<int>(0, 3) == 0) chosen.name();
+#define MHA_SOFTMAX_MOD(name, field, text, given) \
+  if (input.ConsumeIntegralInRange<int>(0, 3) == 0) chosen.name();
+#include "core/kernels/score_mods.def"
 }
 
 }  // namespace mha::fuzz
