@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// CPU detection. xsimd 8.1 has its own, which does not ask whether the operating system saves the wide registers.
+// CPU detection. The one of xsimd 8.1 does not check whether the operating system saves the wide registers.
 #include "simd/cpu.h"
 
 #if defined(__x86_64__)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What this CPU and operating system can run. Detection is a pure function of register values, so that CPUs which are
-// not at hand can be tested.
+// What this CPU and operating system can run. Detection is a pure function of register values, so that tests can pass
+// the values of any CPU.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ struct CpuRegisters {
 struct CpuFeatures {
   bool sse2;
   bool avx2;    // AVX2, FMA, F16C and POPCNT, with the ymm state saved by the operating system
-  bool avx512;  // F, CD, BW, DQ, VL, all that avx2 is, with the zmm and mask state saved
+  bool avx512;  // F, CD, BW, DQ, VL and everything of avx2, with the zmm and mask state saved
   bool neon;
 };
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The list of targets.def as an array. A list, not self-registration: a linker drops objects of a static library that
-// nothing names.
+// The list of targets.def as an array. Targets do not register themselves: a linker drops objects of a static library
+// that nothing references.
 #include "simd/dispatch.h"
 
 namespace mha {

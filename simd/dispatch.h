@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The targets built into the library. Chosen once per context; the table is then passed down, never looked up again.
+// The targets built into the library. A context chooses one when it is made and passes its table down.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The projections' kernels of each target. A file of its own, so that a program which calls no linear and no layer links
-// none of them.
+// The projections' kernels of each target. They have a file of their own so that a program without linears and layers
+// does not link them.
 #include "simd/dispatch.h"
 
 namespace mha {

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Doubles, for the angles of positions, in the compiler's own vectors, which need no intrinsics. Where there are
-// registers enough, four at a time, so that chains of operations need not wait for themselves (the angles of 64 pairs
-// on AVX-512: 0.76 of the time with one; on AVX2, which has half as many registers, two take 1.8 times). Nothing fuses
-// (-ffp-contract=off): each lane has the bits of the same operations on one double, on every target. Included by
-// all-inl.h, once per target.
+// Vectors of doubles for the angles of positions, in the compiler's own vector types, which need no intrinsics. With 32
+// registers four vectors are computed at a time, so that their independent chains hide the latency of the operations;
+// 16 registers are too few even for two. Nothing is fused (-ffp-contract=off): each lane has the bits of the same
+// operations on one double, on every target. Included by all-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
@@ -68,7 +67,7 @@ MHA_INLINE Doubles select_less(const Doubles& x, const Doubles& y, const Doubles
 MHA_INLINE BitsReg bits_of(DoubleReg x) { return reinterpret_cast<BitsReg>(x); }
 MHA_INLINE DoubleReg double_of(BitsReg bits) { return reinterpret_cast<DoubleReg>(bits); }
 
-// From 2^52 on doubles are the integers: x + kIntegers has a whole x in its low bits.
+// From 2^52 on, doubles are the integers: x + kIntegers holds x, rounded to an integer, in its low bits.
 constexpr double kIntegers = 0x1p52;
 
 // x without its fraction, 0 <= x < 2^51.
@@ -77,18 +76,18 @@ MHA_INLINE Doubles whole(const Doubles& x) {
   return select_less(x, nearest, nearest - all(1), nearest);
 }
 
-// By the integer in the low bits of n: 2^(integer - 1023), as far as it is normal;
+// 2^(i - 1023), i being the integer in the low bits of n; normal results only.
 MHA_INLINE Doubles power_of_two(const Doubles& n) {
   return map_doubles([&](int i) MHA_ALWAYS_INLINE { return double_of(bits_of(n.r[i]) << 52); });
 }
-// x where it is odd, y where it is even;
+// x where the integer in the low bits of n is odd, y where it is even.
 MHA_INLINE Doubles select_odd(const Doubles& n, const Doubles& x, const Doubles& y) {
   return map_doubles([&](int i) MHA_ALWAYS_INLINE {
     const BitsReg odd = -(bits_of(n.r[i]) & 1);
     return double_of((odd & bits_of(x.r[i])) | (~odd & bits_of(y.r[i])));
   });
 }
-// x negated where its bit 1 is set.
+// -x where bit 1 of n is set, else x.
 MHA_INLINE Doubles negate_by_bit_1(const Doubles& n, const Doubles& x) {
   return map_doubles([&](int i)
                          MHA_ALWAYS_INLINE { return double_of(bits_of(x.r[i]) ^ ((bits_of(n.r[i]) & 2) << 62)); });

@@ -2,10 +2,10 @@
 // Element types as kernels read and write them: 16 elements to and from a vector of floats. Included by all-inl.h, once
 // per target.
 //
-// Widening is exact. Rounding is to nearest even; what passes the greatest value becomes an infinity, and denormal
-// results of F16 are kept, as are those of BF16 (which are denormal as floats, so kernels read them as 0). A NaN keeps
-// its sign and the upper bits of its payload, and is quiet afterwards (BF16 widens a signalling NaN as it is). All by
-// integers, or by instructions that give the same bits whatever the modes for denormals: every target agrees.
+// Widening is exact. Rounding is to nearest even. Values beyond the greatest become infinity. Denormal results are
+// kept; those of BF16 are denormal as floats, too, so kernels read them as 0. A NaN keeps its sign and the upper bits
+// of its payload and becomes quiet (widening BF16 keeps a signalling NaN). Only integer operations are used, and
+// instructions whose results do not depend on the modes for denormals, so every target gives the same bits.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
@@ -83,7 +83,7 @@ MHA_INLINE Vec widen_bf16(const Half16& h) {
 MHA_INLINE __m128i select_mask(__m128i mask, __m128i a, __m128i b) {
   return _mm_or_si128(_mm_and_si128(mask, a), _mm_andnot_si128(mask, b));
 }
-// Exponents move by 112; a denormal is normalised by a subtraction of floats that are normal.
+// The exponent's bias grows by 112. A denormal is normalised by subtracting two floats that are normal.
 MHA_INLINE __m128 f16_to_float(__m128i h) {
   const __m128i bits = _mm_slli_epi32(_mm_and_si128(h, _mm_set1_epi32(0x7fff)), 13);
   const __m128i sign = _mm_slli_epi32(_mm_and_si128(h, _mm_set1_epi32(0x8000)), 16);
@@ -104,11 +104,12 @@ MHA_INLINE Vec widen_f16(const Half16& h) {
     return Reg(f16_to_float(i % 2 == 0 ? _mm_unpacklo_epi16(part, none) : _mm_unpackhi_epi16(part, none)));
   });
 }
-// Lower halves of 32 bits: sign extended so that the pack, which saturates, keeps all 16.
+// Packs the lower halves of 32-bit lanes. They are sign extended first, so that the pack, which saturates, keeps all 16
+// bits.
 MHA_INLINE __m128i pack_lower(__m128i a, __m128i b) {
   return _mm_packs_epi32(_mm_srai_epi32(_mm_slli_epi32(a, 16), 16), _mm_srai_epi32(_mm_slli_epi32(b, 16), 16));
 }
-// A denormal result is made by an addition to 1/2, whose unit in the last place is that of f16's denormals.
+// A denormal result is made by adding 1/2: the unit in the last place of the sum is the step of F16's denormals.
 MHA_INLINE __m128i float_to_f16(__m128 x) {
   const __m128i u = _mm_castps_si128(x), sign = _mm_and_si128(u, _mm_set1_epi32(INT32_MIN));
   const __m128i a = _mm_xor_si128(u, sign);
@@ -224,7 +225,7 @@ struct Bf16 {
   }
 };
 
-// Calls take(F32()), take(F16()), ...: a function of a few instructions for each element type, chosen at run time.
+// Calls take(F32()), take(F16()), ... according to `element`, which is known at run time only.
 template <class Take>
 MHA_INLINE auto with_element(Element element, Take take) {
   switch (element) {

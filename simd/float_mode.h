@@ -10,9 +10,8 @@
 
 namespace mha {
 
-// Sets the mode of this thread and gives the caller's back at the end. Without it one denormal
-// product costs an x86 core some hundred cycles (inputs of 1e-39 made a call 160 times slower), and a result would
-// depend on the rounding mode of whoever calls.
+// Sets the mode of this thread and restores the caller's at the end. Without it each product with a denormal costs an
+// x86 core some hundred cycles, and results depend on the caller's rounding mode.
 class FloatMode {
  public:
   FloatMode() { set(); }

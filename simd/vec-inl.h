@@ -11,8 +11,8 @@
 #error "mha must not be built with -ffast-math: masks need infinities and NaN"
 #endif
 
-// Which code a target takes is said by its file (MHA_ISA_*), not by the compiler's macros: those follow the flags of a
-// parent project too (-march=native), and an sse2 target must stay one.
+// The target's file (MHA_ISA_*) chooses the code, not the compiler's macros: those also follow the flags of a parent
+// project (-march=native), and an sse2 target must stay one.
 #if defined(MHA_ISA_AVX512) || defined(MHA_ISA_AVX2) || defined(MHA_ISA_SSE2)
 #define MHA_ISA_X86
 #endif
@@ -43,9 +43,9 @@
 
 #define MHA_ALWAYS_INLINE __attribute__((always_inline))
 #define MHA_INLINE inline MHA_ALWAYS_INLINE
-// For the functions around a register tile: inlined into their callers they run out of integer registers.
+// For the functions around a register tile: inlined into their callers, they would run out of integer registers.
 #define MHA_NOINLINE __attribute__((noinline))
-// What few calls need: compiled for size, once.
+// For code that few calls need: compiled for size, once.
 #define MHA_COLD __attribute__((noinline, cold))
 
 namespace mha::MHA_TARGET_NS {
@@ -117,7 +117,7 @@ MHA_INLINE uint32_t equal_bits(const int32_t* x, int32_t v) {
   const __m256i equal = _mm256_cmpeq_epi32(at, _mm256_set1_epi32(v));
   return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(equal)));
 }
-// Two's complement shift of the bits of a float, read again as a float.
+// The bits of a float, shifted left by 23 and read as a float again.
 MHA_INLINE Reg shift_bits_left_23(Reg a) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a), 23)); }
 MHA_INLINE Reg load_quads(const float* p, int64_t stride) {
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * stride), 1);
@@ -275,8 +275,8 @@ MHA_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
 MHA_INLINE void prefetch_to_write(const void* p) { __builtin_prefetch(p, 1); }
 MHA_INLINE void prefetch_to_l2(const void* p) { __builtin_prefetch(p, 0, 2); }
 
-// 128 bits of which the first `count` (any number; beyond 4 is 4) floats are read or written; read, the rest is zeros.
-// A memcpy of so few is a call, and a load of what it just wrote waits for it.
+// Reads or writes the first `count` of four floats (any number; more than 4 counts as 4). load_quad fills with zeros. A
+// memcpy of so few is a call, and a load of what it just wrote waits for it.
 #if defined(__SSE2__)
 MHA_INLINE __m128 load_quad(const float* p, int count) {
   if (count >= 4) return _mm_loadu_ps(p);
@@ -368,7 +368,7 @@ MHA_INLINE uint32_t equal_bits_first(const int32_t* x, int32_t v, int count) {
 }
 
 // Folds 16 lanes to one by a fixed tree: lanes i and i + 8, then i + 4, i + 2, i + 1. The tree is part of the canonical
-// order, so every register width walks the same one.
+// order, so it is the same for every register width.
 template <class Op128, class OpReg>
 MHA_INLINE float fold(const Vec& v, Op128 op, OpReg op_reg) {
 #if defined(MHA_ISA_X86)
@@ -417,12 +417,12 @@ MHA_INLINE float max(const Vec& v) {
 }
 #endif
 
-// Lane r = the fold of row r of rows[16][16], by the same tree: 16 rows at a time take 45 operations, one by one 128
-// (attention at D 128: 0.79 of the peak one by one, 0.81 so).
+// Lane r = the fold of row r of rows[16][16], by the same tree. On AVX-512 16 rows at once take 45 operations, one by
+// one 128.
 #if defined(MHA_ISA_AVX512)
 template <class Op>
 MHA_INLINE Vec fold_rows(const float* rows, Op op) {
-  // The halves that meet leave lane 4 q + k with the row loaded as slot kSlots[4 q + k].
+  // The shuffles below permute the rows: row r is loaded as v[kSlots[r]], so that its fold ends in lane r.
   constexpr int kSlots[kLanes] = {0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15};
   __m512 v[kLanes];
 #pragma GCC unroll 16
@@ -461,9 +461,10 @@ MHA_INLINE Vec max_rows(const float* rows) {
 #endif
 
 // 2^x for x <= 0 (any x below 126 works), within 2 units in the last place (2.2 without FMA). Exactly 1 at 0, exactly 0
-// below -126 and at -inf; NaN stays NaN. Never denormal: kernels run with those as zero.
-// Method: n = round(x), f = x - n in [-1/2, 1/2]; degree-5 minimax polynomial for 2^f with the constant fixed to 1
-// (relative error 9.4e-8, by Lawson's iteration), here for c 2^f with c a power of two, which changes no bit; times 2^n.
+// below -126 and at -inf; NaN stays NaN. Never denormal: kernels run with denormals as zero.
+// Method: n = round(x), f = x - n in [-1/2, 1/2]. 2^f is a degree-5 minimax polynomial with the constant fixed to 1
+// (relative error 9.4e-8, by Lawson's iteration), evaluated as c 2^f with c a power of two, which changes no bit. The
+// result is 2^f times 2^n.
 MHA_INLINE Reg scaled_exp2(Reg f, float c) {
   Reg p(0.0013269613f * c);
   p = fma(p, f, Reg(0.009671294f * c));
@@ -478,8 +479,8 @@ MHA_INLINE Reg exp2(Reg x) {
   return _mm512_scalef_ps(scaled_exp2(f, 1.0f), x - f);
 }
 #else
-// n by adding 1.5 * 2^23, whose low bits then hold n + 128; the scale 2^(n+1) put together as an integer, zero from
-// n = -128 down. With n = -127 the product is denormal and so zero too.
+// Adding 1.5 * 2^23 + 128 rounds x to n, and the low bits of the sum are n + 128. Shifted into the exponent they are
+// the scale 2^(n+1), zero from n = -128 down. For n = -127 the product is denormal, and so zero too.
 MHA_INLINE Reg exp2(Reg x) {
   const Reg lowest(-128.0f), magic(12582912.0f + 128.0f);
   const Reg t = max_or_second(lowest, x);
@@ -491,9 +492,10 @@ MHA_INLINE Vec exp2(const Vec& x) {
   return map([&](int i) MHA_ALWAYS_INLINE { return exp2(x.r[i]); });
 }
 
-// tanh(x), odd, within 3e-7 of it relative to its value, x itself near 0, never beyond 1; NaN stays NaN.
-// Method: x P(x^2) / Q(x^2), degrees 4 and 4, on x clamped to [-8, 8], where tanh is 1 - 2.3e-7; minimax in relative
-// error (6.5e-9) by Lawson's iteration, so what remains is the rounding of the two polynomials and the quotient.
+// tanh(x): odd, relative error at most 3e-7, x itself near 0, never beyond 1; NaN stays NaN.
+// Method: x P(x^2) / Q(x^2), degrees 4 and 4, on x clamped to [-8, 8], where tanh is 1 - 2.3e-7. The coefficients are
+// minimax in relative error (6.5e-9), by Lawson's iteration; the rest of the error is the rounding of the two
+// polynomials and the quotient.
 MHA_INLINE Vec tanh(const Vec& x) {
   const Reg highest(8.0f), lowest(-8.0f);
   return map([&](int i) MHA_ALWAYS_INLINE {
@@ -521,7 +523,7 @@ MHA_INLINE void transpose_16x4(const float* src, int64_t stride, Vec columns[4])
   }
 }
 
-// The same of 16 rows anywhere, from column d on.
+// The same for 16 rows at any addresses, columns d to d + 3.
 MHA_INLINE void transpose_16x4(const float* const* rows, int64_t d, Vec columns[4]) {
 #pragma GCC unroll 4
   for (int g = 0; g < kRegs; ++g) {

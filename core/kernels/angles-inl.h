@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Frequencies of rotary pairs, and the cosines and sines of a position. In double, operation by operation as
-// elementary.cpp has it, whose branches are selects here: the same bits on every target. Included by all-inl.h, once
-// per target.
+// Frequencies of rotary pairs, and the cosines and sines of a position. Computed in double by the operations of
+// elementary.cpp in the same order (its branches are selects here), so every target gives the same bits. Included by
+// all-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
@@ -33,13 +33,14 @@ MHA_INLINE SinCos sin_cos(const Doubles& x) {
   const Doubles r2 = r * r;
   const Doubles sin = r + r * r2 * polynomial(kSin, r2);
   const Doubles cos = all(1) + r2 * polynomial(kCos, r2);
-  // Quarters of a turn: odd ones exchange the two, the sine is negative in 2 and 3, the cosine in 1 and 2.
+  // In odd quarters of a turn sine and cosine change places. The sine is negative in quarters 2 and 3, the cosine in 1
+  // and 2.
   const Doubles quarter = n + all(kIntegers), next = n + all(kIntegers + 1);
   return {negate_by_bit_1(quarter, select_odd(quarter, cos, sin)),
           negate_by_bit_1(next, select_odd(quarter, sin, cos))};
 }
 
-// Calls change(pair numbers, where their frequencies are) for all pairs.
+// Calls change(pair numbers, pointer to their frequencies) for all pairs, kDoubleLanes at a time.
 template <class Change>
 MHA_INLINE void for_pairs(const FrequencyArgs& a, Change change) {
   double numbers[kDoubleLanes];

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Combining a chunk's sums with the running output, and the kernel that combines chunks that ran apart. Included by
-// all-inl.h, once per target.
+// Combines a chunk's sums with the running output, and the kernel that combines partial results of chunks that separate
+// calls computed (split-K). Included by all-inl.h, once per target.
 //
-// A row: output = output * keep + sums * take; with the last chunk the result is output * inverse + 0, where + 0 turns
-// -0 into 0, so that it cannot show whether a masked key's 0 * value was added.
+// For each row: output = output * keep + sums * take. After the last chunk the result is output * inverse + 0. Adding 0
+// turns -0 into 0, so the sign does not depend on whether a masked key's 0 * value was added.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// How some columns of a row combine. kFirst: there is no output yet. kLast: the result is made.
+// Combines 16 columns of a row. kFirst: there is no running output yet. kLast: also makes the result.
 template <bool kFirst, bool kLast>
 struct RowCombination {
   Vec keep, take, inverse;
@@ -19,7 +19,7 @@ struct RowCombination {
   }
 };
 
-// One row; `before` may be the output.
+// Combines one row. `before` may be `output`.
 template <bool kFirst, bool kLast>
 MHA_INLINE void combine_row(const RowCombination<kFirst, kLast>& combined, const float* sums, const float* before,
                             int64_t width, float* output) {
@@ -44,17 +44,17 @@ MHA_INLINE void combine_row(const RowCombination<kFirst, kLast>& combined, const
   }
 }
 
-// The sums of a chunk for some rows, and where they go.
+// A chunk's sums for some rows, and where the combined output is stored.
 struct ChunkSums {
   const AttentionRow* rows;
   int64_t num_rows, width;
-  float* sums;  // [num_rows][pitch]; where outputs are rounded, overwritten
+  float* sums;  // [num_rows][pitch]; overwritten if outputs are rounded
   int64_t pitch;
-  float* running;   // [num_rows][pitch], the outputs between chunks; null: those are in the output rows
-  Element element;  // of the output rows that are written; F32 where `running` is null and chunks come before or after
-  bool first;       // no chunk came before
-  bool leaves;      // no chunk comes after in this call: the output rows are written
-  bool last;        // nor in another: the result is made
+  float* running;   // [num_rows][pitch], output between chunks; null: it is kept in the output rows
+  Element element;  // of the output rows; F32 if `running` is null and there are chunks before or after
+  bool first;       // there is no earlier chunk
+  bool leaves;      // this call has no later chunk: writes the output rows
+  bool last;        // no call has a later chunk: makes the result
 
   float* output(int64_t r) const { return reinterpret_cast<float*>(rows[r].output); }
   bool rounds() const { return leaves && element != Element::kF32; }
@@ -65,7 +65,8 @@ struct ChunkSums {
   }
 };
 
-// Output rows of one head are far apart ([T, H, D]): each is prefetched this many rows ahead.
+// Output rows of one head are far apart ([T, H, D]), too far for the hardware prefetcher: each is prefetched this many
+// rows ahead.
 constexpr int64_t kRowsToWriteAhead = 4;
 
 template <bool kFirst, bool kLast>
@@ -89,7 +90,7 @@ MHA_NOINLINE void combine_rows(const ChunkSums& c, const RowFactors& f) {
   }
 }
 
-// A row without visible keys is zero whatever the values are (0 * Inf under a score of -inf).
+// Rows without visible keys become zero, whatever the sums are: a probability of 0 times a value of Inf is NaN.
 inline void clear_empty_rows(const AttentionRow* rows, const RowState* states, int64_t num_rows, int64_t width,
                              Element element) {
   for (int64_t r = 0; r < num_rows; ++r) {
@@ -97,10 +98,10 @@ inline void clear_empty_rows(const AttentionRow* rows, const RowState* states, i
   }
 }
 
-// Columns of a row that are combined at a time where the output is rounded.
+// If the output is rounded, this many columns of a row are combined at a time.
 constexpr int64_t kMergeColumns = 16 * kLanes;
 
-// Combines the chunks of one row, `state` with them. Columns [column, column + width) alone are written, at `output`.
+// Combines the chunks of one row and their states. Only columns [column, column + width) are computed, into `output`.
 inline void merge_columns(const MergeArgs& m, int64_t column, int64_t width, float* output, RowFactors& f,
                           RowState* state) {
   const auto state_of = [&m](int64_t c) {
@@ -125,7 +126,7 @@ inline void merge_columns(const MergeArgs& m, int64_t column, int64_t width, flo
     if (last && m.has_sink) merge_one_sink(m.sink, f);
     ChunkSums sums = {};
     sums.rows = &row, sums.num_rows = 1, sums.width = width;
-    sums.sums = const_cast<float*>(m.partial_outputs) + c * m.step + column;  // is not rounded here, so not overwritten
+    sums.sums = const_cast<float*>(m.partial_outputs) + c * m.step + column;  // only read, as nothing is rounded here
     sums.first = c == first, sums.leaves = true, sums.last = last;
     combine_rows(sums, f);
   }

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention over few keys (up to 16) that every row sees, for many short rows: 64 items of 8 heads and one query each,
-// say. Included by all-inl.h, once per target. Same operations and same bits as attention-inl.h, but with a lane for
-// each of 16 rows where those have one for each of 16 keys: no lane is idle however few the keys, and what is done once
-// a row (softmax, merging, the looks at masks) is done once for 16.
+// Attention over few keys (up to 16) that every row sees, for many short rows, e.g. 64 items of 8 heads with one query
+// each. Included by all-inl.h, once per target. Same operations and same bits as the driver in step-inl.h, but the
+// lanes of a vector are 16 rows instead of 16 keys: no lane is idle however few the keys are, and the work per row
+// (softmax, combining, checks of masks) is done once for 16 rows.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// 16 rows; those beyond `count` are the last one again. Pointers of floats where that is what they are.
+// 16 rows; rows beyond `count` repeat the last one. query and key point to the caller's rows if these are floats; for
+// other elements widen_group points them to widened copies.
 struct FewKeysGroup {
   const float* query[kLanes];
   const float* key[kLanes];
@@ -25,7 +26,7 @@ inline FewKeysGroup few_keys_group(const FewKeysArgs& a, int64_t first) {
   return g;
 }
 
-// Rows of other elements, `offset` bytes on, widened to `block` [16][padded(width)]; `rows` are where they are then.
+// Widens 16 rows of another element type, read `offset` bytes on, to `block` [16][padded(width)]; points `rows` there.
 MHA_COLD void widen_group(const FewKeysGroup& g, const char* const* elements, int64_t offset, int64_t width,
                           Element element, float* block, const float** rows) {
   for (int64_t r = 0; r < kLanes; ++r, block += padded(width)) {
@@ -34,7 +35,7 @@ MHA_COLD void widen_group(const FewKeysGroup& g, const char* const* elements, in
   }
 }
 
-// Calls take(d, column d of the 16 rows, `offset` floats further on) for d ascending.
+// Calls take(d, element offset + d of each of the 16 rows) for d ascending.
 template <class Take>
 MHA_INLINE void for_columns(const float* const* rows, int64_t offset, int64_t width, Take take) {
   Vec columns[4];
@@ -45,7 +46,7 @@ MHA_INLINE void for_columns(const float* const* rows, int64_t offset, int64_t wi
     for (int c = 0; c < 4; ++c) take(d + c, columns[c]);
   }
   if (d == width) return;
-  if (width >= 4) {  // the last four, of which some have been taken
+  if (width >= 4) {  // the last four columns, without those already taken
     transpose_16x4(rows, offset + width - 4, columns);
     if (d + 3 == width) take(d++, columns[1]);
     if (d + 2 == width) take(d++, columns[2]);
@@ -66,7 +67,7 @@ inline void transpose_queries(const float* const* rows, int64_t head_dim, float 
               [&](int64_t d, const Vec& q) MHA_ALWAYS_INLINE { store(dst + d * kLanes, mul(q, factor)); });
 }
 
-// The scores of the keys `offset` floats after the first: a chain over d in each lane.
+// The scores of one key of each row, `offset` floats after its first key. Each lane is one chain over d.
 inline Vec few_keys_scores(const float* const* keys, const float* queries, int64_t head_dim, int64_t offset) {
   Vec sum = zero();
   for_columns(keys, offset, head_dim,
@@ -74,7 +75,7 @@ inline Vec few_keys_scores(const float* const* keys, const float* queries, int64
   return sum;
 }
 
-// Rows whose greatest score is huge keep their scores as kHugeScore says: no row here has a mask.
+// Converts rows with a huge maximum to the unit described at kHugeScore. No row here has a mask.
 MHA_COLD void keep_huge_rows(float* scores, int64_t keys, float* most) {
   alignas(64) float factors[kLanes];
   for (int r = 0; r < kLanes; ++r) factors[r] = is_huge_max(most[r]) ? kToHugeUnit : 1.0f;
@@ -83,7 +84,8 @@ MHA_COLD void keep_huge_rows(float* scores, int64_t keys, float* most) {
   store(most, mul(load(most), factor));
 }
 
-// scores [keys][16 rows] become weights. Sums over keys by the tree of `fold`, of which what is missing adds 0.
+// Replaces scores [keys][16 rows] by exponentials and merges the states. Sums over keys follow the tree of `fold`; its
+// missing keys would add 0, so they are left out.
 inline void few_keys_softmax(float* scores, int64_t keys, RowFactors& f) {
   const Vec none = set1(-kInfinity);
   Vec most = none;
@@ -112,7 +114,7 @@ inline void few_keys_softmax(float* scores, int64_t keys, RowFactors& f) {
   merge_states(f, kLanes);
 }
 
-// weights [keys], 16 apart, times values, combined as for the only chunk of a call.
+// The output of one row: exponentials `weights` [keys], 16 apart, times values, combined like the only chunk of a call.
 // value: rows of floats, `stride` floats apart.
 MHA_INLINE void few_keys_values(const FewKeysArgs& a, const float* weights, const float* value, int64_t stride,
                                 float take, float inverse, float* output) {
@@ -133,7 +135,7 @@ MHA_INLINE void few_keys_values(const FewKeysArgs& a, const float* weights, cons
   }
 }
 
-// The same where values or the output are no floats: through `block`, [17][padded(Dv)].
+// The same for values or outputs of other element types: `block` [17][padded(Dv)] holds widened values and the output.
 MHA_COLD void few_keys_any_values(const FewKeysArgs& a, int64_t row, const float* weights, float take, float inverse,
                                   float* block) {
   const int64_t pitch = padded(a.value_head_dim);
@@ -145,7 +147,7 @@ MHA_COLD void few_keys_any_values(const FewKeysArgs& a, int64_t row, const float
   round_row(a.output_element, output, a.value_head_dim, a.output[row]);
 }
 
-// weights [keys], 16 apart, as keep_weights finishes them.
+// Stores a row's attention weights: exponentials [keys], 16 apart, times the row's factor, as keep_weights does.
 inline void few_keys_weights(int64_t keys, const float* weights, float factor, bool nan, float* row) {
   for (int64_t j = 0; j < keys; ++j) row[j] = nan ? __builtin_nanf("") : weights[j * kLanes] * factor;
 }

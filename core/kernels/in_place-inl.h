@@ -2,32 +2,32 @@
 // Attention of few query rows (decoding): keys and values are read once, in place, and nothing is packed. A policy of
 // the driver in step-inl.h. Included by all-inl.h, once per target.
 //
-// For a row or two the time is that of reading K and V (H 32/32, D 128, 1024 keys: 0.94 of a plain read; packed 0.37),
-// so what counts is the order of the reads. A step is 16 keys of one head. Where tokens hold all heads side by side
-// ([T, H, D]) the steps go through the heads of 16 tokens first, so that memory is read in long runs which the hardware
-// prefetches; head by head, runs of D floats are pages apart. Where a head's tokens follow each other ([H, T, D]) the
-// planner gives one head at a time.
+// For one or two rows the time is that of reading K and V, so the order of the reads counts. A step is 16 keys of one
+// head. If a token holds all heads side by side ([T, H, D]), the steps go through all heads of 16 tokens, then to the
+// next 16 tokens: memory is read in long runs, which the hardware prefetcher follows. Head by head it would be runs of
+// D floats, pages apart. If the tokens of a head follow each other ([H, T, D]), the planner passes one head at a time.
 //   scores  16 keys are transposed in registers, 4 columns at a time, and meet all rows of the head; each row and
 //           lane is one chain over d
 //   values  the 16 keys extend the chains of the chunk's sums, kept [rows][Dv] in L1
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// Rows that one pass over 16 keys serves: what registers remain beside four transposed columns and a broadcast.
+// Rows that share one pass over 16 keys. Their sums fill the registers that four transposed columns and a broadcast
+// leave.
 constexpr int kFreeRegs = kVectorRegisters - 4 * kRegs - 2;
 constexpr int kInPlaceTileRows = kFreeRegs < kRegs ? 1 : (kFreeRegs / kRegs < 8 ? kFreeRegs / kRegs : 8);
-// Rows of a head up to which this way is faster than packing.
+// Up to this many rows of a head, reading in place is faster than packing.
 constexpr int kInPlaceRows = 16;
-// Rows of all heads of a call.
+// The most rows of a call, over all heads.
 constexpr int kMaxInPlaceRows = kMaxGroupRows;
 
 struct InPlaceScratch {
   float* scores;   // [rows][kScoreStride]
   float* queries;  // [rows][D], scaled
   float* sums;     // [rows][Dv rounded up to 16]
-  float* running;  // the same: outputs between chunks
-  float* block;    // [16][D or Dv rounded up to 16]: copies where a read would pass the end, or widened; the few keys'
-                   // kernel takes [17][D] more beside it
+  float* running;  // the same: output between chunks
+  float* block;    // [16][D or Dv rounded up to 16]: keys or values that are widened, or copied because a read would
+                   // pass the end; room for 17 rows more is there for few_keys-inl.h
 };
 
 inline int64_t in_place_scratch(int64_t rows, int64_t head_dim, int64_t value_head_dim) {
@@ -45,21 +45,21 @@ inline InPlaceScratch split_in_place_scratch(float* p, int64_t rows, int64_t hea
   return s;
 }
 
-// Rows to be asked for: those of the next 16 tokens, and of 16 tokens some way off, which are to reach the second cache
-// (4096 keys, H 32/8, D 128: 1.33 ms; without the second 1.45). In a cache they may lie in another page: asking beyond
-// the page's end instead takes 1.65 ms with pages of 64 tokens, 2.7 ms with pages of 16.
+// Rows to prefetch: those of the next 16 tokens (near, into L1), and of 16 tokens further on (far, into L2), so that
+// reads from memory start early enough. In a cache these rows may be in another page, so they are looked up: what
+// follows the end of a page is other memory, and prefetching it delays the reads that count.
 struct NextRows {
   const char* near;
   const char* far;
 };
 constexpr int64_t kFarTokens = 48;
-// Where heads lie side by side: so many heads further on, of values alone (of a plain read, 4096 keys: H 32/8 0.905,
-// without 0.88; H 32/32 0.89, without 0.84; of keys too 0.85 and 0.88).
+// If heads are side by side ([T, H, D]), values this many heads further on are prefetched. For keys the hardware
+// prefetcher is enough, and prefetches only slow it down.
 constexpr int64_t kFarHeads = 3;
 
-// scores[r][j] of 16 keys. kAhead: the next 16 rows follow these without a gap and are asked for. The hardware does not
-// foresee 16 rows at a time in one page (H 32/8, D 128, 1024 keys: 407 us without, 319 us with); where tokens lie pages
-// apart it does, and asking slows it down (320 to 400 us).
+// scores[r][j] of 16 keys. kAhead: the next 16 rows follow these without a gap and are prefetched, because the hardware
+// prefetcher does not follow 16 rows that are read side by side within one page. If tokens are pages apart it does
+// follow them, and prefetches only slow it down.
 template <int kRows, bool kAhead>
 MHA_INLINE void key_block_scores(const float* queries, int64_t head_dim, const float* key, int64_t key_stride,
                                  const NextRows& next, float* scores) {
@@ -105,18 +105,18 @@ void block_scores(int64_t rows, const float* queries, int64_t head_dim, const fl
   }
 }
 
-// sums[r][column] continued over some keys.
+// Continues the chains of sums[r][column] over some keys.
 struct InPlaceValueTile {
   const float* probabilities;  // [rows][kScoreStride]
   const float* values;
   int64_t value_stride, keys;
   float* sums;
   int64_t sums_stride;
-  bool first;  // the chains start here
-  // How far the next 16 rows are where rows follow each other without a gap: they are asked for (H 32/32, 4096 keys:
-  // 10.0 ms, without 11.0). Else 0, which asks for what is read anyway.
+  bool first;  // the chains start from zero
+  // Bytes from a row to the one to prefetch into L1: that of the next 16 tokens, if rows follow each other without a
+  // gap. Otherwise 0: the prefetch repeats the line that is read anyway.
   int64_t ahead;
-  int64_t far_ahead;  // the same for the rows some way off, or heads
+  int64_t far_ahead;  // the same into L2: rows of later tokens, or of later heads
 
   template <int kRows, int kPanels>
   MHA_INLINE void run(int64_t row, int64_t column) const {
@@ -154,7 +154,7 @@ MHA_COLD bool all_finite(const TokenRows& tokens, int64_t head, int64_t begin, i
   return sum(probe) == 0.0f;
 }
 
-// The first block of 16 keys that a row sees, as far as ranges go.
+// The first block of 16 keys that a row may see, judged by the key ranges of rows alone.
 inline int64_t first_block_of(const AttentionArgs& a, int64_t begin, int64_t keys) {
   int64_t first = divide_up(keys, kLanes);
   for (int64_t r = 0; r < a.num_rows; ++r) {
@@ -164,7 +164,7 @@ inline int64_t first_block_of(const AttentionArgs& a, int64_t begin, int64_t key
   return first;
 }
 
-// All rows are one group, and the policy goes through a chunk's keys for all heads of the call.
+// All rows of the call are one group. The policy goes through a chunk's keys for all heads.
 struct InPlaceBlocks {
   static constexpr int64_t kGroupRows = kMaxGroupRows;
   const AttentionArgs& a;
@@ -172,7 +172,7 @@ struct InPlaceBlocks {
   bool one_chunk;
   int64_t rows_per_head;
   int64_t chunk_begin, keys;
-  int64_t first_block;  // blocks of 16 keys before this one no row sees
+  int64_t first_block;  // no row sees the blocks of 16 keys before this one
 
   float* scores() const { return scratch.scores; }
   float* sums() const { return scratch.sums; }
@@ -209,7 +209,7 @@ struct InPlaceBlocks {
   int64_t blocks() const { return divide_up(keys, kLanes); }
   int64_t keys_of(int64_t block) const { return least(keys - block * kLanes, kLanes); }
 
-  // Calls step(head, block) for all, 16 tokens at a time.
+  // Calls step(head, block) for all heads of 16 tokens, then for the next 16 tokens.
   template <class Step>
   MHA_INLINE void walk(Step step) const {
     for (int64_t b = first_block; b < blocks(); ++b) {
@@ -217,9 +217,9 @@ struct InPlaceBlocks {
     }
   }
 
-  // The rows of the tokens after those at `token`, which may lie in another page, and where none are left those that
-  // the next call begins with (1024 keys: 0.956 of a plain read; without 0.928); what is read anyway where that is not
-  // known. `run` is where they lie, with what follows in the page: finding a page takes two divisions or three.
+  // The rows to prefetch after those at `token`; they may be in another page. After the last token they are the first
+  // rows of the next call. If that is not known, they are run.row, which is read anyway. `run` begins at `token` and
+  // includes what follows in the page: finding a page again takes two or three divisions.
   NextRows rows_after(const TokenRows& tokens, const TokenRows& next, int64_t head, int64_t token,
                       const TokenRun& run) const {
     const auto rows_at = [&](int64_t further) {
@@ -233,13 +233,13 @@ struct InPlaceBlocks {
     return {rows_at(kLanes), rows_at(kFarTokens)};
   }
 
-  // The values that walk() comes to later, heads being counted on into the next 16 tokens.
+  // Values that walk() reads later. Heads beyond the last are those of the next 16 tokens.
   const char* values_further(int64_t head, int64_t token, const char* row) const {
     for (; head >= a.kv_heads; head -= a.kv_heads) token += kLanes;
     return token < a.key_end ? run_at(a.value, head, token, 1).row : row;
   }
 
-  // A block of 16 keys that are floats side by side in memory is read in place, others are copied and widened first.
+  // 16 float keys in one page are read in place. Other blocks are copied, and widened, first.
   void score(int64_t head, int64_t block) const {
     const int64_t row = head * rows_per_head, token = chunk_begin + block * kLanes;
     const float* queries = scratch.queries + row * a.head_dim;
@@ -264,7 +264,7 @@ struct InPlaceBlocks {
     tile.probabilities = scratch.scores + row * kScoreStride + block * kLanes;
     tile.sums = scratch.sums + row * pitch(), tile.sums_stride = pitch();
     tile.first = block == first_block;
-    // Columns of whole vectors are read in place, if they are floats.
+    // Floats are read in place up to the last whole vector of columns; the rest is copied.
     const int64_t whole = a.value.element == Element::kF32 ? a.value_head_dim / kLanes * kLanes : 0;
     if (whole > 0) add_in_place(tile, head, token, keys_of(block), whole);
     if (whole == a.value_head_dim) return;
@@ -295,12 +295,11 @@ struct InPlaceBlocks {
     return false;
   }
 
-  // A key is hidden from a row of the head, and its value is NaN or Inf: such keys are left out. Blocks that all rows
-  // see whole are not looked at, as a window begins inside of one (1024 keys in a ring: 0.865 of a plain read; with a
-  // look at the whole chunk 0.845).
+  // True if a key is hidden from a row of this head and its value has NaN or Inf: hidden keys must then be skipped.
+  // Only blocks with hidden keys are scanned: a window usually hides part of one block, not of the whole chunk.
   MHA_COLD bool must_skip(int64_t head) const {
     if (!hides_keys(head, chunk_begin, chunk_begin + keys)) return false;
-    for (int64_t b = first_block; b < blocks(); ++b) {  // what lies before may be in pages that a ring gave up
+    for (int64_t b = first_block; b < blocks(); ++b) {  // earlier blocks may be in pages that a ring has dropped
       const int64_t from = chunk_begin + b * kLanes;
       if (hides_keys(head, from, from + keys_of(b)) && !all_finite(a.value, head, from, keys_of(b), a.value_head_dim)) {
         return true;

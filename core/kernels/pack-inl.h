@@ -11,14 +11,14 @@ MHA_INLINE void pack_16x4(const float* src, int64_t stride, float* dst) {
   for (int c = 0; c < 4; ++c) store(dst + c * kLanes, columns[c]);
 }
 
-// Fewer than 16 rows, 16 columns: through a padded block, so that nothing is read beyond the matrix.
+// Fewer than 16 rows of 16 columns: through a padded block, so that nothing is read beyond the matrix.
 MHA_NOINLINE void pack_few_rows(const float* src, int64_t src_stride, int rows, float* dst) {
   alignas(64) float block[kLanes * kLanes] = {};
   for (int r = 0; r < rows; ++r) store(block + r * kLanes, load(src + r * src_stride));
   for (int c = 0; c < kLanes; c += 4) pack_16x4(block + c, kLanes, dst + c * kLanes);
 }
 
-// A corner of few columns, an element at a time.
+// The last few columns, an element at a time.
 MHA_NOINLINE void pack_corner(const float* src, int64_t src_stride, int rows, int columns, float* dst) {
   for (int c = 0; c < columns; ++c) {
     store(dst + c * kLanes, zero());
@@ -33,7 +33,7 @@ inline void pack_panels(const float* src, int64_t src_stride, int64_t rows, int6
     if (count == kLanes) {
       for (; c + 4 <= columns; c += 4) {
         pack_16x4(src + c, src_stride, dst + c * kLanes);
-        if (c % kLanes == 0 && r + 2 * kLanes <= rows) {  // the next 16 rows: too far apart for the hardware to foresee
+        if (c % kLanes == 0 && r + 2 * kLanes <= rows) {  // the next 16 rows: too far apart for the hardware prefetcher
           for (int i = kLanes; i < 2 * kLanes; ++i) prefetch(src + i * src_stride + c);
         }
       }

@@ -3,7 +3,7 @@
 // of the driver in step-inl.h. Included by all-inl.h, once per target.
 //
 // What a chunk of C = 256 keys costs for R rows (up to 1024), in floats moved and vector operations:
-//   pack keys and values     C (D + Dv) read and written, once for all R rows: 4 % of the time at 512 rows
+//   pack keys and values     C (D + Dv) read and written, once for all R rows
 //   queries * keys           R C D / 16 multiply-adds; 4 panels of keys stay in L1 while kAttentionRows rows pass
 //   softmax                  R C scores read and written in L1, 11 (AVX-512) to 14 operations for 16 of them
 //   probabilities * values   R C Dv / 16 multiply-adds; C Dv from L2 for every kTileRows rows
@@ -17,10 +17,9 @@ static_assert(kAttentionRows <= kMaxGroupRows, "a group's factors hold so many r
 // Keys of one head are far apart ([T, H, D]), too far for the hardware prefetcher: rows are prefetched this far ahead.
 constexpr int kRowsAhead = 16;
 
-// Output rows of one head are far apart ([T, H, D]): each is a page of its own, or half of one, and together they fall
-// into few sets of the caches. Up to this width they are kept in scratch between chunks (T 1024 and 2048: 0.735 and
-// 0.725 of the peak in the output rows, 0.754 and 0.751 in scratch). Wider heads would halve the block and repack keys
-// twice as often (D 128: 0.79 and 0.75).
+// Output rows of one head are far apart ([T, H, D]): each is in a page of its own, or in half of one, and together they
+// fall into few cache sets. Up to this width the running output is kept in scratch between chunks. For wider heads
+// scratch would hold half as many rows, so keys would be packed twice as often.
 constexpr int64_t kRunningWidth = 64;
 
 struct PackedScratch {
@@ -28,9 +27,9 @@ struct PackedScratch {
   float* keys;     // panels of a chunk
   float* values;   // panels of a chunk
   float* queries;  // [kAttentionRows][D], scaled
-  float* block;    // [16][D rounded up to 16]: keys that are in more than one page
+  float* block;    // [16][D rounded up to 16]: keys that cross a page, or are widened
   float* sums;     // [kAttentionRows][Dv rounded up to 16]
-  float* running;  // [rows][Dv rounded up to 16]: outputs between chunks; null: those are in the output rows
+  float* running;  // [rows][Dv rounded up to 16]: output between chunks; null: it is kept in the output rows
 };
 
 inline PackedScratch split_scratch(float* p, int64_t head_dim, int64_t value_head_dim, bool keeps_outputs) {
@@ -45,7 +44,7 @@ inline PackedScratch split_scratch(float* p, int64_t head_dim, int64_t value_hea
   return s;
 }
 
-// Outputs that are rounded have no room for floats between chunks.
+// Rounded outputs (16 bits) cannot hold floats between chunks, so these are kept in scratch at any width.
 inline bool keeps_running(int64_t value_head_dim, Element output) {
   return value_head_dim <= kRunningWidth || output != Element::kF32;
 }
@@ -103,8 +102,8 @@ MHA_NOINLINE void scale_queries(const AttentionRow* rows, int64_t num_rows, Elem
   });
 }
 
-// The product of a group's queries and the packed keys of a chunk. Not the GEMM's tile: that one's bias, blocks of k and
-// edges cost a product of 64 steps 4 % (T 1024: 0.77 of the peak through it, 0.79 so).
+// Scores: the product of a group's queries and a chunk's packed keys. The GEMM's tile is not used, because its bias,
+// blocks of k and edges take too large a share of a product of 64 steps.
 struct ScoreTile {
   const float* queries;  // [rows][head_dim]
   const float* keys;     // panels [keys / 16][head_dim][16]
@@ -128,7 +127,7 @@ struct ValueTile {
   const float* values;         // panels [width / 16][keys of the chunk][16]
   int64_t panel_stride;        // from 16 columns to the next
   int64_t begin, keys;
-  bool ends_differ;  // some rows see no key up to there
+  bool ends_differ;  // some row sees fewer keys: its key_end comes before begin + keys
   float* sums;       // [rows][pitch]
   int64_t pitch;
   PrefetchStreams* ahead;
@@ -141,7 +140,7 @@ struct ValueTile {
     const float* a = probabilities + row * kScoreStride;
     const float* b = values + column / kLanes * panel_stride;
     int64_t j = 0;
-    if constexpr (kRows > kTileRows / 2) {  // smaller tiles use their lines too fast to prefetch others
+    if constexpr (kRows > kTileRows / 2) {  // smaller tiles do too little with a line to prefetch others meanwhile
       if (PrefetchRows* rows_ahead = ahead->stream()) {
         const char* line;
         const int64_t lines = rows_ahead->take(seen / 4, &line);
@@ -161,8 +160,8 @@ struct ValueTile {
     store_sums<kRows, kPanels>(s, sums + row * pitch + column, pitch);
   }
 
-  // The keys up to the last that any of these rows sees; the rest has no weight (causal, T 128: 0.475 of the peak with it,
-  // 0.49 without; T 256: 0.606 and 0.617).
+  // The number of keys up to the last one that any of these rows sees. Later probabilities are 0, so their steps are
+  // skipped (causal).
   template <int kRows>
   MHA_INLINE int64_t keys_of(int64_t row) const {
     if (!ends_differ) return keys;
@@ -177,7 +176,7 @@ struct PackedBlocks {
   const AttentionArgs& a;
   PackedScratch scratch;
   Chunk chunk;
-  bool finite;  // all values of the chunk
+  bool finite;  // no value of the chunk is NaN or Inf
   PrefetchStreams ahead;
 
   float* scores() const { return scratch.scores; }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a packed block prefetches while it computes: rows that it, or the thread's next call, reads or writes later.
-// Included by all-inl.h, once per target.
+// Prefetching for the packed policy while it computes: rows that it, or the next call of this thread, reads or writes
+// later. Included by all-inl.h, once per target.
 //
 // Rows of one head are far apart ([T, H, D]), too far for the hardware prefetcher. The value tiles prefetch them line
 // by line, one line with every four steps, spread over all of a block's work: issued at once they would fill the
@@ -14,7 +14,7 @@ struct PrefetchRows {
   const char* row;
   int64_t stride, lines, left;  // bytes; lines of a row; rows left
 
-  // Takes as many whole rows as have about `wanted` lines; returns how many lines that is.
+  // Takes whole rows of about `wanted` lines in all, at least one row. Returns the number of lines.
   int64_t take(int64_t wanted, const char** first) {
     const int64_t few = wanted / lines > 0 ? wanted / lines : 1;
     const int64_t rows = few < left ? few : left;
@@ -27,7 +27,7 @@ struct PrefetchRows {
 // The streams of rows that a group of rows prefetches, one after the other.
 struct PrefetchStreams {
   PrefetchRows next_queries;  // of the next group, or of the next call
-  PrefetchRows next_weights;  // where the next group's weights are left
+  PrefetchRows next_weights;  // the next group's rows of attention weights, to be written
   PrefetchRows next_masks;    // the next group's rows of a mask
   PrefetchRows next_keys;     // of the next chunk, or of the next call
   PrefetchRows next_values;
@@ -47,18 +47,18 @@ inline PrefetchRows rows_ahead(const char* row, int64_t stride, int64_t width, E
   return {row, stride, divide_up(width * bytes_of(element), kLine), count};
 }
 
-// The queries of the group at `row`, or where there is none, of the next call's first.
+// The queries of the group at `row`; after the last group, those of the next call's first group.
 inline PrefetchRows queries_ahead(const AttentionArgs& a, int64_t row, int64_t group_rows, bool last_chunk) {
   const int64_t count = least(a.num_rows - row, group_rows);
   if (count <= 0 && last_chunk && a.next_keys > 0) {
     return rows_ahead(a.next_query, a.next_query_stride, a.head_dim, a.query_element, group_rows);
   }
   if (count < 2) return {};
-  const char* first = a.rows[row].query;  // rows of one head except a few: those elsewhere are not prefetched
+  const char* first = a.rows[row].query;  // one stride for all: nearly all rows are of one head, others are missed
   return rows_ahead(first, a.rows[row + 1].query - first, a.head_dim, a.query_element, count);
 }
 
-// Where the weights of that group are left.
+// That group's rows of attention weights, for these keys.
 inline PrefetchRows weights_ahead(const AttentionArgs& a, int64_t row, int64_t group_rows, int64_t begin,
                                   int64_t keys) {
   const int64_t count = least(a.num_rows - row, group_rows);
@@ -68,7 +68,7 @@ inline PrefetchRows weights_ahead(const AttentionArgs& a, int64_t row, int64_t g
                     Element::kF32, count);
 }
 
-// That group's rows of a mask, for these keys. Bits are few, and near each other.
+// That group's rows of a mask, for these keys. Bit masks are not prefetched: they are small and close together.
 inline PrefetchRows masks_ahead(const AttentionArgs& a, int64_t row, int64_t group_rows, int64_t begin, int64_t keys) {
   const int64_t count = least(a.num_rows - row, group_rows);
   if (count < 2 || keys == 0) return {};

@@ -3,7 +3,7 @@
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// How a row's elements are read and written: floats at once, others through one function.
+// Reads and writes a row's elements: floats directly, other types through a function that tests the type.
 struct FloatElements {
   static MHA_INLINE Vec load(Element, const char* row, int64_t d, int count) {
     const float* at = reinterpret_cast<const float*>(row) + d;
@@ -28,13 +28,13 @@ struct AnyElements {
   }
 };
 
-// The first `count` of 16 floats, mostly all of them.
+// The first `count` of 16 floats; mostly all 16.
 MHA_INLINE Vec load_some(const float* p, int count) { return count == kLanes ? load(p) : load_first(p, count); }
 
 MHA_INLINE int lanes_of(int64_t left) { return static_cast<int>(left < kLanes ? left : kLanes); }
 
-// What multiplies a row's elements: 1 / sqrt(mean of squares + epsilon). Squares are summed lane by lane, 16 elements
-// at a time, then folded.
+// The factor of a row's elements: 1 / sqrt(mean of squares + epsilon). Squares are summed lane by lane, 16 elements at
+// a time, then folded.
 template <class Elements>
 MHA_INLINE float rms_factor(const NormRopeArgs& a, const char* row) {
   Vec squares = zero();
@@ -92,7 +92,7 @@ MHA_COLD void norm_rope_any_row(const NormRopeArgs& a, const char* row, char* ou
 
 inline void norm_rope_rows(const NormRopeArgs* args) {
   const NormRopeArgs& a = *args;
-  if (!a.norm && a.dims == 0) {  // of one type bit by bit, NaNs that signal too
+  if (!a.norm && a.dims == 0) {  // a conversion; within one type a copy of all bits, signalling NaNs too
     if (a.input == a.output) return;
     ConvertArgs rows = {};
     rows.src = a.input, rows.src_stride = a.input_stride, rows.src_element = a.input_element;

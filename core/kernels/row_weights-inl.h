@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention weights that the attention kernels leave in a row on their way: the weight of a key is what the softmax of
-// its chunk made of the score, times the chunk's factor, 2^(maximum of the chunk - maximum of the row) / sum. The last
-// chunk's are finished at once; those before it wait as they are, each with its maximum, for what is one multiplication
-// then (T 512: 0.60 of the peak when scores were kept and took a second exp2, 0.67 so). Included by all-inl.h, once per
-// target.
+// Attention weights that the attention kernels store beside the output. The weight of a key is its exponential in the
+// softmax of its chunk, times the chunk's factor 2^(8 (max of the chunk - max of the row)) / sum. The last chunk's
+// weights are finished at once. Earlier chunks store their exponentials and their maxima, so that one multiplication
+// finishes them; stored scores would need a second exp2. Included by all-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// Factors of a chunk from its maxima, per row of a group whose last chunk has been merged.
+// A chunk's factors from its maxima, for the rows of a group whose last chunk has been combined.
 MHA_NOINLINE void chunk_factors(const float* maxima, int64_t rows, const RowFactors& f, float* factors) {
   const Vec none = set1(-kInfinity);
   for (int64_t r = 0; r < rows; r += kLanes) {
@@ -30,8 +29,8 @@ inline void clear_weights(float* weights, int64_t begin, int64_t end) {
   if (begin < end) memset(weights + begin, 0, static_cast<size_t>(end - begin) * sizeof(float));
 }
 
-// Finishes the weights of keys [begin, end), within one chunk: of a row that was passed over there, or sees none of its
-// keys, the maximum is -inf and nothing has been left.
+// Finishes the weights of keys [begin, end), which are in one chunk. A maximum of -inf: the row skipped this chunk or
+// sees none of its keys, so no exponentials were stored and all weights become 0.
 MHA_NOINLINE void finish_chunk(const AttentionRow& row, int64_t begin, int64_t end, float maximum, float factor) {
   const int64_t visible_end = maximum == -kInfinity ? begin : most(begin, least(row.key_end, end));
   const int64_t pinned = most(begin, least(pinned_end(row), visible_end));
@@ -42,22 +41,23 @@ MHA_NOINLINE void finish_chunk(const AttentionRow& row, int64_t begin, int64_t e
   clear_weights(row.weights, visible_end, end);
 }
 
-// In a row that is NaN what is hidden is still 0.
+// A row whose sum is NaN: visible keys get NaN, hidden keys 0.
 MHA_COLD void leave_nan(const AttentionRow& row, int64_t begin, int64_t end, float* weights) {
   for (int64_t j = begin; j < end; ++j) weights[j - begin] = is_visible(row, j) ? __builtin_nanf("") : 0.0f;
 }
 
-// Whether the softmax copies a chunk's weights to the rows; else, in part of a vector, keep_weights does.
+// Whether the softmax stores a chunk's exponentials in the rows of weights itself: only whole vectors, and not of the
+// last chunk. Otherwise keep_weights does.
 inline bool copies_whole(const AttentionRow* rows, int64_t keys, bool last) {
   return rows[0].weights != nullptr && !last && keys % kLanes == 0;
 }
 
-// A chunk's weights `weights` [num_rows][kScoreStride], of rows from `row` on, left in the rows. `last`: with these the
-// rows are finished, up to the end of the row of weights.
+// Stores a chunk's exponentials `weights` [num_rows][kScoreStride], of rows from `row` on, in the rows of attention
+// weights. `last`: also finishes these rows, up to their end.
 MHA_NOINLINE void keep_weights(const AttentionArgs& a, int64_t row, int64_t num_rows, int64_t begin, int64_t keys,
                                bool last, const RowFactors& f, const float* weights) {
   const AttentionRow* rows = a.rows + row;
-  if (rows[0].weights == nullptr) return;  // all rows keep theirs or none
+  if (rows[0].weights == nullptr) return;  // either all rows want weights or none
   float* maxima = a.maxima != nullptr ? a.maxima + begin / kChunk * a.num_rows + row : nullptr;
   if (!last) {
     const size_t bytes = copies_whole(rows, keys, last) ? 0 : static_cast<size_t>(keys) * sizeof(float);
@@ -81,7 +81,7 @@ MHA_NOINLINE void keep_weights(const AttentionArgs& a, int64_t row, int64_t num_
   }
 }
 
-// No chunk has been looked at yet.
+// Marks all chunks as skipped.
 inline void clear_maxima(const AttentionArgs& a) {
   if (a.maxima == nullptr) return;
   const int64_t count = divide_up(a.key_end, kChunk) * a.num_rows;

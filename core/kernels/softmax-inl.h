@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 // Softmax of one row of scores over one chunk of keys: exact maximum, exp2, sum. Included by all-inl.h, once per
-// target. Scores are in units of 8 in log2 (kScoreUnit; the query carries scale * log2(e) / 8).
+// target. A score x stands for 2^(8 x) (kScoreUnit): the query carries scale * log2(e) / 8.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// Rows of scores lie a line more than a chunk apart: at 1024 bytes the rows of a group would fall into four sets of the
-// nearest cache (the product of 24 rows and 256 keys then reached 0.81 of the peak instead of 0.92).
+// Rows of scores are a chunk and one line apart. At a chunk alone, 1024 bytes, the rows of a group would fall into four
+// sets of L1 and evict each other.
 constexpr int64_t kScoreStride = kChunk + kLanes;
 
-// 2^(8 (x - base)) in full, whatever the size of the two: the difference comes first.
+// 2^(8 (x - base)). The difference is taken first, so that large x and base lose no precision.
 MHA_INLINE Vec exp2_of_difference(const Vec& x, const Vec& base) { return exp2(mul(sub(x, base), set1(kScoreUnit))); }
 
-// -inf stands for "no key yet": 2^(x - 0) is then 0 for every x that can be there.
+// A maximum of -inf means that there is no key yet. Base 0 then avoids -inf minus -inf, and 2^(-inf - 0) is 0.
 MHA_INLINE float exponent_base(float max) { return max == -kInfinity ? 0.0f : max; }
 
-// Query rows that take a step of the online softmax together, at most.
+// The most query rows that take a step of the online softmax together.
 constexpr int64_t kMaxGroupRows = 64;
 
-// Per row of a group, 16 rows to a vector: the softmax of the chunk, the running state, and how the two combine:
-// output = output * keep + chunk * take, in the end times inverse.
+// For each row of a group, 16 rows to a vector: max and sum of the chunk, running max and running sum, and the factors
+// that combine them: output = output * keep + chunk * take, and at the end output * inverse.
 struct RowFactors {
   alignas(64) float chunk_max[kMaxGroupRows];
   alignas(64) float chunk_sum[kMaxGroupRows];
@@ -37,7 +37,7 @@ inline void load_states(const RowState* states, int64_t rows, bool first, RowFac
   for (int64_t r = 0; r < rows && !first; ++r) f.running_max[r] = states[r].max, f.running_sum[r] = states[r].sum;
 }
 
-// Merges chunk into running state, ascending order of chunks being the caller's business.
+// Merges the chunk's max and sum into the running ones. The caller passes chunks in ascending order.
 inline void merge_states(RowFactors& f, int64_t rows) {
   const Vec none = set1(-kInfinity);
   for (int64_t r = 0; r < rows; r += kLanes) {
@@ -54,8 +54,8 @@ inline void merge_states(RowFactors& f, int64_t rows) {
   }
 }
 
-// Merges the sinks [rows padded to 16] of rows whose last chunk is merged, each as a last chunk of one key that has no
-// value. `inverse` then takes the output to the result.
+// Merges sinks [rows padded to 16] into the states of rows after their last chunk. A sink acts as one more chunk, with
+// one key and no value. `inverse` then turns the output into the result.
 inline void merge_sinks(const float* sinks, RowFactors& f, int64_t rows) {
   const Vec none = set1(-kInfinity);
   for (int64_t r = 0; r < rows; r += kLanes) {
@@ -87,7 +87,7 @@ inline void store_states(const RowFactors& f, int64_t rows, RowState* states) {
   for (int64_t r = 0; r < rows; ++r) states[r] = {f.running_max[r], f.running_sum[r]};
 }
 
-// Lane by lane, the exact maximum of a row's panels * 16 scores, NaN left out.
+// Lane by lane, the exact maximum of a row's panels * 16 scores, ignoring NaN.
 MHA_INLINE Vec max_of_row(const float* scores, int64_t panels) {
   Vec most = set1(-kInfinity);
   for (int64_t p = 0; p < panels; ++p) most = max_or_second(load(scores + p * kLanes), most);
@@ -95,8 +95,8 @@ MHA_INLINE Vec max_of_row(const float* scores, int64_t panels) {
 }
 
 // Replaces a row's scores by 2^(8 (score - max)) and returns their sum, lane by lane, panel by panel. Hidden scores are
-// -inf and become 0; a NaN stays NaN and makes the sum NaN. kCopies: they are stored at `copy` too. One operation makes
-// the exponent, with the bits of 8 times the rounded difference: a power of two does not change what is rounded.
+// -inf and become 0; a NaN stays NaN and makes the sum NaN. kCopies: also stores the exponentials at `copy`. One fma
+// makes the exponent. It has the bits of 8 * (rounded difference), because a power of two does not change rounding.
 template <bool kCopies>
 MHA_INLINE Vec exp2_of_row(float* scores, int64_t panels, float row_max, float* copy) {
   const Vec unit = set1(kScoreUnit), base = set1(-kScoreUnit * exponent_base(row_max));
@@ -110,7 +110,7 @@ MHA_INLINE Vec exp2_of_row(float* scores, int64_t panels, float row_max, float* 
   return total;
 }
 
-// What a group's softmax is taken of: keys [begin, begin + keys) of some rows.
+// The input of a group's softmax: keys [begin, begin + keys) of some rows.
 struct ChunkRows {
   const AttentionRow* rows;
   int64_t num_rows, begin, keys;
@@ -120,10 +120,10 @@ struct ChunkRows {
 
 constexpr float kToHugeUnit = 1 / (kHugeUnit * kToScoreUnit);
 
-// Not -inf, which is a row that sees no key. Below, 8 times the maximum does not overflow.
+// -inf, a row that sees no key, is not huge. If a maximum is not huge, 8 times it does not overflow.
 MHA_INLINE bool is_huge_max(float max) { return max >= kHugeScore || (max <= -kHugeScore && max != -kInfinity); }
 
-// What additive masks add to `count` keys from `key` on, times `unit`; zeros beyond.
+// The sum of the additive masks of `count` keys from `key` on, times `unit`; zeros beyond.
 inline Vec masks_of_keys(const AttentionRow& row, int64_t key, int count, const Vec& unit) {
   Vec sum = zero();
   if (count > 0 && row.add_mask != nullptr) sum = mul(mask_entries(first_add_mask(row), key, count), unit);
@@ -133,8 +133,9 @@ inline Vec masks_of_keys(const AttentionRow& row, int64_t key, int count, const 
   return sum;
 }
 
-// The scores of such a row as kHugeScore says, and their maximum, lane by lane. Where masks have absorbed what they were
-// added to, the score is exactly the masks.
+// Converts the scores of a row with a huge maximum to the unit described at kHugeScore. Returns their maximum, lane by
+// lane. If masks are so large that adding them absorbed the score, the new score is made from the masks alone, which is
+// exact.
 MHA_COLD Vec keep_huge_scores(const AttentionRow& row, int64_t begin, int64_t keys, float* scores) {
   const Vec least_normal = set1(1.17549435e-38f), unit = set1(kToScoreUnit), quarter = set1(1 / kHugeUnit);
   const Vec factor = set1(kToHugeUnit);
@@ -152,9 +153,9 @@ MHA_COLD Vec keep_huge_scores(const AttentionRow& row, int64_t begin, int64_t ke
   return most;
 }
 
-// exp2_of_row of such a row: a score weighs 1 where it is the maximum, else nothing. *row_max becomes the maximum as
-// kept. `has_greater`: the row has greater scores in other chunks, so that these have no weight in the end (masks of
-// -FLT_MAX in place of -inf), and need not be kept exactly (T 1024, causal by such a mask: 1.05 times as long if so).
+// exp2_of_row for such a row: the exponential is 1 for scores equal to the maximum, 0 for others. *row_max becomes the
+// maximum in the new unit. `has_greater`: an earlier chunk has greater scores, so these get probability 0 in the end
+// (masks of -FLT_MAX instead of -inf), and their exact conversion is skipped.
 template <bool kCopies>
 MHA_COLD Vec exp2_of_huge_row(const ChunkRows& chunk, int64_t r, bool has_greater, float* scores, float* row_max,
                               float* copy) {
@@ -176,10 +177,10 @@ MHA_COLD Vec exp2_of_huge_row(const ChunkRows& chunk, int64_t r, bool has_greate
   return total;
 }
 
-// Rows that are folded one by one, as 16 at once cost more (notebook_f32: 1.19 us, 1.16 so).
+// Up to this many rows are folded one by one: folding 16 at once costs more than so few.
 constexpr int64_t kFewRows = 4;
 
-// folded[r] = the fold of lanes[r][16]; for rows up to a multiple of 16 that of `none`.
+// folded[r] = the fold of lanes[r][16]. Rows added up to a multiple of 16 hold `none`.
 template <class FoldRow, class FoldRows>
 MHA_INLINE void fold_lanes(float* lanes, int64_t rows, float none, FoldRow fold_row, FoldRows fold_rows,
                            float* folded) {
@@ -193,9 +194,9 @@ MHA_INLINE void fold_lanes(float* lanes, int64_t rows, float none, FoldRow fold_
 }
 
 // Softmax of a group: `scores` holds rows kScoreStride apart, f the running states. All maxima come first, so that no
-// row waits for its own; the lanes of 16 rows are folded together. kCopies: what replaces the scores is left in the
-// rows' weights too (attention_weights_f32/Tq:512 reaches 0.65 of the FMA peak, and 0.63 with copies made afterwards).
-// A function for each case: with both in one, attention_f32/Tq:512 takes 1.05 times as long on avx2.
+// row waits for its own; the lanes of 16 rows are folded together. kCopies: also stores the exponentials in the rows of
+// weights, while they are in registers. Each case is a function of its own: on avx2, both in one function slow the case
+// without copies.
 template <bool kCopies>
 MHA_NOINLINE void softmax_leaving(const ChunkRows& chunk, float* scores, RowFactors& f) {
   alignas(64) float lanes[kMaxGroupRows * kLanes];

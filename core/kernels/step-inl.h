@@ -8,14 +8,14 @@
 //   begin(seen)                       before the first chunk
 //   begin_chunk(chunk)                before the groups of a chunk
 //   multiply_keys(group)              scores() [rows][kScoreStride] = queries * keys
-//   multiply_values(group, hidden)    sums() [rows][pitch()] = probabilities, in scores(), * values. hidden: some row
-//                                     does not see some key, and a NaN or Inf in its value must not reach that row
+//   multiply_values(group, hidden)    sums() [rows][pitch()] = probabilities, in scores(), * values. hidden: some key
+//                                     is hidden from some row; NaN or Inf in its value must not reach that row
 //   scores(), sums(), pitch(), running(row)
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// The chunks that a call looks at: from the first to the last that any row may see, by their first keys. Chunks in
-// between that no row sees are skipped.
+// The first keys of the first and of the last chunk that any row may see. Chunks in between that no row sees are
+// skipped.
 struct SeenChunks {
   int64_t first, last;  // last < first: none
 
@@ -33,7 +33,7 @@ MHA_NOINLINE SeenChunks seen_chunks(const AttentionArgs& a) {
   return seen;
 }
 
-// Keys of the chunk at `begin` up to the last in the range of any row.
+// The number of keys of the chunk at `begin`, up to the last one in any row's range.
 MHA_NOINLINE int64_t keys_of_chunk(const AttentionArgs& a, int64_t begin) {
   const int64_t end = least(begin + kChunk, a.key_end);
   int64_t seen = begin;
@@ -44,15 +44,15 @@ MHA_NOINLINE int64_t keys_of_chunk(const AttentionArgs& a, int64_t begin) {
   return seen - begin;
 }
 
-// A partial result of chunks that no row sees.
+// The partial result if no row sees any chunk of the call.
 inline void leave_unseen(const AttentionArgs& a) {
   for (int64_t r = 0; r < a.num_rows; ++r) a.states[r] = {-kInfinity, kUnseen};
 }
 
-// Keys of the chunk that come before `end`.
+// The number of the chunk's keys that come before `end`.
 inline int64_t keys_before(int64_t end, int64_t begin, int64_t keys) { return least(most(end - begin, 0), keys); }
 
-// Keys [begin, begin + keys), of which `done` says where the chunk before them ended; -1: this is the first.
+// Keys [begin, begin + keys). done: where the chunk before ended; -1 for the first chunk.
 struct Chunk {
   int64_t begin, keys, done;
   bool last;
@@ -60,10 +60,10 @@ struct Chunk {
   bool first() const { return done < 0; }
 };
 
-// What the rows of a group see together: one look at each row instead of several (T 128: 2 % of the time).
+// What the rows of a group see together, collected in one pass over the rows instead of one for each question.
 struct GroupSight {
-  int64_t end, least_end;  // of the rows' key_end
-  bool ends_only;          // nothing but their ends hides keys
+  int64_t end, least_end;  // the greatest and the least key_end of the rows
+  bool ends_only;          // only key_end hides keys
 };
 
 MHA_NOINLINE GroupSight group_sight(const AttentionRow* rows, int64_t num_rows) {
@@ -77,7 +77,7 @@ MHA_NOINLINE GroupSight group_sight(const AttentionRow* rows, int64_t num_rows) 
   return sight;
 }
 
-// Rows [row, row + num_rows) of a call and the keys of a chunk that they look at.
+// Rows [row, row + num_rows) of a call, and the keys of a chunk that they may see.
 struct Group {
   int64_t row, num_rows;
   int64_t begin, keys;
@@ -85,7 +85,7 @@ struct Group {
   GroupSight sight;
 };
 
-// Changes and masks the scores of a group. Returns whether any of the keys is hidden from any row.
+// Applies softcap, biases and masks to a group's scores. Returns whether any key is hidden from any row.
 inline bool mask_group(const AttentionRow* rows, const ScoreMods& mods, const Group& g, float* scores) {
   if (mods.change_scores()) {
     for (int64_t r = 0; r < g.num_rows; ++r) modify_scores(rows[r], mods, g.begin, g.keys, scores + r * kScoreStride);
@@ -102,8 +102,8 @@ inline bool mask_group(const AttentionRow* rows, const ScoreMods& mods, const Gr
   return hidden;
 }
 
-// The step itself between the two products: scores become probabilities of the chunk, states move on, weights are kept.
-// Returns what mask_group does.
+// The online softmax between the two products: scores become probabilities of the chunk, running max and sum are
+// updated, attention weights are stored. Returns the result of mask_group.
 MHA_NOINLINE bool softmax_step(const AttentionArgs& a, const Group& g, float* scores, RowFactors& f) {
   const AttentionRow* rows = a.rows + g.row;
   RowState* states = a.states + g.row;
@@ -122,14 +122,14 @@ MHA_NOINLINE void attention_step(const AttentionArgs& a, Blocks& blocks, const C
                                  int64_t num_rows) {
   const AttentionRow* rows = a.rows + row;
   Group g = {row, num_rows, chunk.begin, 0, chunk.first(), false, false, group_sight(rows, num_rows)};
-  if (g.sight.end <= chunk.done) return;  // finished before
+  if (g.sight.end <= chunk.done) return;  // finished by an earlier chunk
   g.leaves = chunk.last || chunk.begin + kChunk >= g.sight.end, g.last = a.finish && g.leaves;
   g.keys = keys_before(g.sight.end, chunk.begin, chunk.keys);
   const bool sees = g.keys > 0 && (g.sight.ends_only || num_rows == a.num_rows ||
                                    any_may_see(rows, num_rows, chunk.begin, chunk.begin + g.keys));
   if (!sees) {
     if (!g.first && !g.leaves) return;
-    g.keys = 0;  // a row without keys has a result too
+    g.keys = 0;  // rows without visible keys need a result too
   }
   if (g.keys > 0) blocks.multiply_keys(g);
   RowFactors factors;
@@ -157,7 +157,7 @@ inline void run_chunks(const AttentionArgs& a, Blocks& blocks) {
   if (seen.none() && !a.finish) return leave_unseen(a);
   blocks.begin(seen);
   int64_t begin = seen.none() ? a.key_begin : seen.first, done = -1;
-  do {  // once at least: a row without keys has a result too
+  do {  // at least once: rows without visible keys need a result too
     if (done >= 0 && !sees_chunk(a, begin)) {
       begin += kChunk;
       continue;
@@ -171,9 +171,9 @@ inline void run_chunks(const AttentionArgs& a, Blocks& blocks) {
   } while (begin <= seen.last);
 }
 
-// The sums of a chunk where values hold NaN or Inf and some keys are hidden: 0 * NaN would reach rows that do not see
-// the key, so hidden keys are left out of the chain. Same bits as the value tiles for finite values. values_of(j, column,
-// count) are columns of value j.
+// A chunk's sums if values have NaN or Inf and some keys are hidden: 0 * NaN would reach rows that do not see the key,
+// so each row skips its hidden keys. For finite values the bits are those of the value tiles. values_of(j, column,
+// count) loads columns of value j.
 template <class ValuesOf>
 MHA_COLD void sums_of_visible(const AttentionRow* rows, int64_t num_rows, int64_t begin, int64_t keys, int64_t width,
                               const float* probabilities, ValuesOf values_of, float* sums, int64_t pitch) {

@@ -1,24 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-// The register tile under every product in the library: projections, query times key, weights times value.
+// The register tile under every product in the library: projections, queries times keys, probabilities times values.
 // Included by all-inl.h, once per target.
 //
 // Panels: a matrix B [k x n] is stored as [ceil(n / 16)][k][16], so that step k of one panel is one 64-byte line.
 // A tile is kRows rows of A times kPanels panels of B. Per step it loads kPanels vectors of B and broadcasts kRows
-// floats of A for kRows * kPanels multiply-adds: 10 loads for 24 with the 6 x 4 tile of AVX-512, 8 (registers) for 12
-// with 6 x 1 of AVX2. Every element is one chain of fused multiply-adds over k ascending, whatever the tile: the
-// canonical order.
+// floats of A for kRows * kPanels multiply-adds: 10 loads for 24 with the 6 x 4 tile of AVX-512; 8 loads for 12,
+// counted in registers, with the 6 x 1 tile of AVX2. Every element is one chain of fused multiply-adds over k
+// ascending, whatever the size of the tile: the canonical order.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// Registers kept for sums; what is left holds B and the broadcasts. As many rows, up to 6, as then fit at one panel.
+// Registers for sums; the others hold B and the broadcasts. A tile has as many rows as then fit with one panel, at most
+// 6.
 constexpr int kSumRegs = kVectorRegisters * 3 / 4;
 constexpr int kTileRows = kSumRegs / kRegs < 6 ? kSumRegs / kRegs : 6;
-// Up to so many rows go in one tile where there are no more: B is then read once (8 rows, N and K 1024: 181 us as 4 +
-// 4, 146 us as 8, which is the time of reading B).
+// Up to this many rows are one tile if there are no more, so that B is read once: with so few rows most of the time
+// goes into reading B.
 constexpr int kMostTileRows = kSumRegs / kRegs < 8 ? kSumRegs / kRegs : 8;
 
-// The most panels that `rows` rows can sum at once. Four for one row too: its chains are then enough for what L2
-// delivers, and memory is read faster than as 8 streams (N and K 512: 6.4 us, 6.8 with 8).
+// The most panels of a tile of `rows` rows: as many as have registers for their sums, at most four. Four are enough for
+// one row too: their chains keep up with L2, and memory is read faster in four streams than in eight.
 constexpr int panels_for(int rows) {
   const int fit = kSumRegs / (rows * kRegs);
   return fit < 4 ? fit : 4;
@@ -36,7 +37,7 @@ MHA_INLINE void clear(Sums<kRows, kPanels>& sums) {
   }
 }
 
-// Sums kept in memory, rows `stride` apart.
+// Loads sums from memory, rows `stride` apart.
 template <int kRows, int kPanels>
 MHA_INLINE void load_sums(Sums<kRows, kPanels>& sums, const float* at, int64_t stride) {
 #pragma GCC unroll 8
@@ -78,9 +79,9 @@ MHA_INLINE void multiply_add(Sums<kRows, kPanels>& sums, const float* a, int64_t
     multiply_add_step<kRows, kPanels>(sums, a + i, a_stride, b, panel_stride);
 }
 
-// The tiles of one kind by their size: at(rows, panels)(tile, begin, end, column) runs tile.run<rows, panels>(row,
-// column) for one row after the other, `rows` apart. Tiles of equal size in one call: a call for each took a product of
-// 64 steps 3 %.
+// The tiles of one kind by size: at(rows, panels)(tile, begin, end, column) runs tile.run<rows, panels>(row, column)
+// for the rows from begin to end, `rows` apart. One call runs all tiles of one size, because a product of 64 steps is
+// so short that a call for each tile shows.
 template <class Tile>
 struct TileTable {
   using Run = void (*)(const Tile& tile, int64_t begin, int64_t end, int64_t column);
@@ -106,7 +107,7 @@ struct TileTable {
   }
 };
 
-// panels_for of every height.
+// panels_for(rows) for every number of rows.
 struct FittingPanels {
   int64_t panels[kMostTileRows + 1] = {};
   constexpr FittingPanels() {
@@ -114,21 +115,20 @@ struct FittingPanels {
   }
 };
 
-// Covers rows x columns with tiles, rows and panels cut evenly, the greater parts first: 9 rows are 5 + 4, 5 panels
-// 3 + 2, so that no small rest is left. A tile has at most tile_rows rows, or all where they fit in one. Groups of
-// panels outermost: they stay in the nearest cache while all rows pass.
+// Covers rows x columns with tiles. Rows and panels are cut evenly, larger parts first (9 rows are 5 + 4, 5 panels 3 +
+// 2), so that no small rest is left. A tile has at most tile_rows rows, or all rows if they fit in one tile. The outer
+// loop is over groups of panels: a group stays in L1 while all rows pass.
 template <class Tile>
 void cover(const Tile& tile, int64_t rows, int64_t columns, int64_t tile_rows = kTileRows) {
   static constexpr TileTable<Tile> kTable;
   static constexpr FittingPanels kFit;
   if (rows <= 0 || columns <= 0) return;
   const int64_t panels = divide_up(columns, kLanes);
-  // Where taller tiles need no more groups they have more chains to interleave and read B less often (D 40, 48, 96: 0.66,
-  // 0.74, 0.80 of the peak with tile_rows, 0.67, 0.75, 0.81 so).
+  // Taller tiles have more chains to interleave and read B less often. They are used if they need no more groups of
+  // panels.
   const bool tall = divide_up(panels, panels_for(kMostTileRows)) == divide_up(panels, panels_for(kTileRows));
   const int64_t tiles = rows <= kMostTileRows ? 1 : divide_up(rows, tall ? kMostTileRows : tile_rows);
-  // Divisions only where there is something to divide: with all of them small calls took longer (notebook_f32: 1.28 us,
-  // 1.24 so).
+  // Divides only if there is something to divide: four integer divisions show in the time of a small call.
   const int64_t height = tiles == 1 ? rows : rows / tiles, taller = rows - height * tiles;
   const int64_t tall_end = taller * (height + 1), fit = kFit.panels[taller > 0 ? height + 1 : height];
   const int64_t groups = panels <= fit ? 1 : divide_up(panels, fit);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Keys and values where they lie: runs of tokens whose rows follow each other, in a tensor or in a cache's pages.
-// Included by all-inl.h, once per target.
+// Keys and values where they are stored: runs of tokens whose rows are one stride apart, in a tensor or in a cache's
+// pages. Included by all-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
@@ -25,7 +25,7 @@ MHA_INLINE TokenRun run_at(const TokenRows& t, int64_t head, int64_t token, int6
   return {base + t.offset + head * t.stride_h + slot * t.stride_t, t.stride_t, left < most ? left : most};
 }
 
-// Calls take(run, tokens before it) for the runs of tokens [begin, begin + count), in order.
+// Calls take(run, number of tokens before it) for the runs of tokens [begin, begin + count), in order.
 template <class Take>
 MHA_INLINE void for_each_run(const TokenRows& t, int64_t head, int64_t begin, int64_t count, Take take) {
   for (int64_t done = 0; done < count;) {
@@ -38,8 +38,8 @@ MHA_INLINE void for_each_run(const TokenRows& t, int64_t head, int64_t begin, in
 inline int64_t padded(int64_t width) { return round_up(width, kLanes); }
 
 // dst[j][d] = columns [column, column + width) of tokens [begin, begin + count), count <= 16, widened; zeros elsewhere.
-// Rows of dst are padded(width) apart. Less than a vector is copied as one: a memcpy of it took 0.2 us of notebook_f32's
-// 1.7, and 5 to 10 % of a decode with D 72 or 40.
+// Rows of dst are padded(width) apart. The last columns, less than a vector, go through a masked vector: a memcpy of so
+// few is a call, and a load of what it just wrote waits for it.
 MHA_NOINLINE void copy_block(const TokenRows& t, int64_t head, int64_t begin, int64_t count, int64_t column,
                              int64_t width, float* dst) {
   const int64_t pitch = padded(width), whole = width / kLanes * kLanes;
@@ -61,8 +61,8 @@ MHA_NOINLINE void copy_block(const TokenRows& t, int64_t head, int64_t begin, in
   memset(dst + count * pitch, 0, static_cast<size_t>((kLanes - count) * pitch) * sizeof(float));
 }
 
-// Panels of tokens [begin, begin + count); `block` has room for 16 rows of padded(width). Floats are packed where they
-// are, up to 16 tokens that are in more than one page; other elements are widened into the block first.
+// Packs tokens [begin, begin + count) into panels. Floats are packed from where they are stored. 16 tokens that cross a
+// page, and tokens of other element types, are copied and widened to `block` first, 16 rows of padded(width).
 inline void pack_keys(const TokenRows& t, int64_t begin, int64_t count, int64_t width, float* block, float* dst) {
   for (int64_t done = 0; done < count;) {
     const TokenRun run = run_at(t, 0, begin + done, count - done);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention weights by a second pass that computes the scores again, from the final maxima and sums that the attention
-// kernels left in the states: for the mean over heads, sums over queries and single rows. The same operations on a
-// score as row_weights-inl.h, so the same bits. Included by all-inl.h, once per target.
+// Attention weights by a second pass, which computes the scores again and takes the final max and sum of each row from
+// the states: for the mean over heads, sums over queries and single rows. Scores go through the same operations as in
+// row_weights-inl.h, so the bits are the same. Included by all-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// One row of weights over one chunk.
+// Stores the weights of one row and one chunk.
 inline void store_weights(const float* weights, int64_t keys, float chunk_factor, const WeightsArgs& args, float* dst) {
   const Vec by = set1(chunk_factor), factor = set1(args.factor);
   for (int64_t j = 0; j < keys; j += kLanes) {
@@ -16,7 +16,7 @@ inline void store_weights(const float* weights, int64_t keys, float chunk_factor
   }
 }
 
-// Keys that no row of the group sees.
+// The same for keys that no row of the group sees: their weight is 0.
 inline void store_no_weights(const WeightsArgs& args, int64_t keys, float* dst) {
   if (!args.accumulate) {
     memset(dst, 0, static_cast<size_t>(keys) * sizeof(float));
