@@ -104,7 +104,7 @@ extern "C" mha_status mha_layer_explain(const mha_context* context, const mha_la
   if (f.attention.problem.nothing_to_do()) {
     out.line("work: none, a size is 0");
   } else {
-    explain_projections(lent, f, &out);
+    explain_projections(f, &out);
     explain_attention(f.attention.problem, f.attention.plan, &out);
     out.line("workspace: %zu bytes: %lld for q, k, v and the heads' outputs, the rest for attention",
              workspace_bytes(f.plan.bytes), static_cast<long long>(f.plan.attention_offset));

@@ -114,7 +114,7 @@ mha_status plan_forward(const mha_context& context, PlanFor what, Forward* f, mh
   return MHA_OK;
 }
 
-void explain_projections(const mha_context& context, const Forward& f, Text* out) {
+void explain_projections(const Forward& f, Text* out) {
   static const char* const kNames[kProjections] = {"query projection", "key projection", "value projection",
                                                    "output projection"};
   explain_linear_kernel(*f.plan.linears[kOutput].kernels, out);

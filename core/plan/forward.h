@@ -45,6 +45,6 @@ double work_of(const Forward& f);
 // What a projection writes, or the output projection reads: [B, T, heads * dim] dense in the workspace.
 Tensor projected(const Forward& f, int projection, char* workspace);
 
-void explain_projections(const mha_context& context, const Forward& f, Text* out);
+void explain_projections(const Forward& f, Text* out);
 
 }  // namespace mha
