@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// append_f32, append_bf16, append_f16: new tokens into a cache that stores them as they are given, timed in turn with a copy of as many bytes. Both go through some 16 MiB before
-// they begin again, as a cache of many sequences would: where they write is not at hand.
+// append_f32, append_bf16, append_f16: new tokens into a cache that stores them as they are given, timed in turn with a
+// copy of as many bytes. Both go through some 16 MiB before they begin again, so that they write to memory that is not
+// in a core's caches, as in a cache of many sequences.
 #include <cstring>
 
 #include "bench/cache_case.h"

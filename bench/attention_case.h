@@ -22,7 +22,7 @@ constexpr Scales kOrdinary = {1, 1, 1};
 
 class AttentionCase : public Case {
  public:
-  /// Changes arguments before the workspace is asked for; what they point to is kept as long as it.
+  /// Changes the arguments before the size of the workspace is queried. It owns what they point to.
   using Configure = std::function<void(AttentionCall&)>;
 
   AttentionCase(const Context& context, const AttentionShape& shape, const Scales& scales = kOrdinary,
@@ -67,7 +67,7 @@ class AttentionCase : public Case {
   }
 
  private:
-  /// All, or those that the one query's window leaves.
+  /// All keys, or those that the window of the single query leaves.
   Region last_keys(const Floats& rows) const {
     const int64_t width = rows.size() / args_.key_len, window = args_.masks.window_left;
     const int64_t seen = window > 0 && window < args_.key_len ? window : args_.key_len;

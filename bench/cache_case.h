@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A cache in memory of the bench's own, so that it is known where keys and values lie; in such pages as the library
-// would take.
+// A cache in memory of the bench's own, so that it is known where keys and values are stored. The memory has the pages
+// that the library would take.
 #ifndef MHA_BENCH_CACHE_CASE_H
 #define MHA_BENCH_CACHE_CASE_H
 
@@ -19,7 +19,7 @@ class CacheInMemory {
     config.memory_bytes = require(Cache::memory_bytes(config));
     memory_ =
         Floats::as_library(context, static_cast<int64_t>((config.memory_bytes + sizeof(float) - 1) / sizeof(float)));
-    memory_.fill(0);  // so that its pages are there
+    memory_.fill(0);  // so that the kernel provides its pages now
     config.memory = memory_.data();
     cache_ = require(Cache::create(context, config));
   }

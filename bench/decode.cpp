@@ -14,7 +14,7 @@ namespace {
 constexpr int64_t kShift = 64;
 // Tokens that a ring has dropped, so that what it keeps begins in the middle.
 constexpr int64_t kDropped = 100;
-// Tokens appended at once to each sequence in turn: pages of sequences lie mixed.
+// Tokens appended at once to each sequence in turn, so that the pages of sequences are interleaved.
 constexpr int64_t kTurn = 256;
 
 class DecodeCase : public Case {

@@ -71,7 +71,7 @@ struct Stored {
   Elements narrow;
 };
 
-/// What is wrong with a result that was rounded to its element type: it has not the bits of the floats, rounded once.
+/// A result in `dtype` must have the bits of the float result, rounded once. Returns what is wrong, or nothing.
 inline std::string check_rounded(const Context& context, mha_dtype dtype, const Floats& floats,
                                  const Elements& result) {
   return result.same_bits(Elements(context, dtype, floats)) ? "" : "not the result over floats, rounded once";

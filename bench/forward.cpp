@@ -49,7 +49,7 @@ class ForwardCase : public Case {
   std::string check() override {
     std::string verdict = check_forward(config_, layer_weights_, args_, output_.data(), weights_.data());
     if (!verdict.empty() || !has_parts()) return verdict;
-    // What the parts compute must be the same, or their time would say nothing.
+    // The parts must compute the same result, or their time would mean nothing.
     if (run_parts() != MHA_OK) return "a part failed";
     return check_forward(config_, layer_weights_, args_, part_output_.data(), nullptr);
   }
@@ -57,7 +57,7 @@ class ForwardCase : public Case {
     const int64_t E = shape_.embed_dim, rows = shape_.batch * shape_.query_len, key_rows = shape_.batch * key_len_;
     const float* weight = in_weight_.data();
     const float* key = is_self_ ? query_.data() : key_.data();
-    // Which numbers they attend to does not change the time: the inputs stand for the projected ones.
+    // The numbers do not change the time of attention, so the inputs stand for the projected tensors.
     AttentionCall attention;
     attention.batch = shape_.batch;
     attention.num_heads = shape_.num_heads;

@@ -10,7 +10,7 @@
 namespace mha::bench {
 namespace {
 
-// Up to this many rows the weights are read faster than they can be used: reading them is the limit.
+// Up to this many rows, reading the weights takes longer than multiplying with them.
 constexpr int64_t kRowsBoundByReading = 8;
 
 // What the values are multiplied by.
@@ -37,7 +37,7 @@ class LinearCase : public Case {
     args_.output = mut_view(output_.data());
     flops = 2.0 * static_cast<double>(M) * static_cast<double>(N) * static_cast<double>(K);
     bytes = 4.0 * static_cast<double>(M * K + N * K + N + M * N);
-    // The packed weights are the library's; the plain ones are as many bytes.
+    // The packed weights are inside the library; the given ones are as many bytes.
     if (M <= kRowsBoundByReading) streamed = {weight_.region()};
   }
   mha_status run() override { return mha_linear_forward(context_.get(), linear_.get(), &args_, nullptr); }

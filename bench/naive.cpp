@@ -105,7 +105,7 @@ class RowProblem {
     const int64_t head = n / args_.query_len;
     return {head / args_.num_heads, head % args_.num_heads, n % args_.query_len};
   }
-  /// As far as causal goes: what other masks hide the naive loops look at too.
+  /// By causality alone: the naive loops compute keys that other masks hide, too.
   int64_t visible(const Row& row) const {
     if (args_.causal == 0) return args_.key_len;
     return std::clamp<int64_t>(row.i + args_.key_len - args_.query_len + 1, 0, args_.key_len);

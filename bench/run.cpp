@@ -18,9 +18,9 @@ namespace mha::bench {
 namespace {
 
 // A sample is as many calls as fill this time, at least one. A burst takes a third of a sample, within these bounds. A
-// core's frequency follows the load within milliseconds: a long burst of multiply-adds alone, without memory, would run
-// 10 % faster in its second half than any work could just before it (seen on a Xeon: 215 GFLOP/s for 2 to 4 ms after a
-// call, then 240). What moves memory has no such excuse, and of a large read a short burst sees a part only.
+// core's frequency follows the load within milliseconds, so a long burst of multiply-adds without memory would speed up
+// beyond what the call before it could reach (seen on a Xeon: 215 GFLOP/s for 2 to 4 ms after a call, then 240). Bursts
+// of reads may be long: their frequency stays, and a short burst would see only a part of a large read.
 constexpr double kSampleSeconds = 2e-3;
 constexpr double kShortestBurst = 0.5e-3, kLongestBurst = 20e-3, kLongestFlopBurst = 1e-3;
 
@@ -93,7 +93,7 @@ struct Burst {
 Burst burst(const Prepared& p, int threads) {
   Burst result;
   result.flops = measure_flops(*p.loops, threads, std::min(p.burst_seconds, kLongestFlopBurst));
-  // Last, so that a case bound by reading finds the caches as its own reading leaves them.
+  // Last, so that a case bound by reading finds in the caches what reading its data leaves there.
   if (!p.work->streamed.empty()) result.bytes = measure_read(*p.loops, p.work->streamed, threads, p.burst_seconds);
   return result;
 }
@@ -121,7 +121,8 @@ class Sampler {
     const Burst mean = {(before_.flops + after.flops) / 2, (before_.bytes + after.bytes) / 2};
     samples_.push_back({seconds_, 0, mean, is_clean});
     if (p_.work->has_parts()) {
-      // As the burst before run() reads what that streams: else one of two finds it in a cache and the other does not.
+      // The burst before run() reads what run() streams. Without the same here, only one of the two would find its data
+      // in a cache.
       if (!p_.work->parts_streamed.empty())
         (void)measure_read(*p_.loops, p_.work->parts_streamed, threads_, p_.burst_seconds);
       samples_.back().part_seconds = time_calls(&Case::run_parts);
@@ -242,7 +243,7 @@ void register_machine(const std::string& target, int threads) {
     state.SetLabel(loops->vectors);
   };
   benchmark::RegisterBenchmark(("machine_fma" + suffix).c_str(), fma)->Unit(benchmark::kMicrosecond);
-  // In the caches of a core, in the one shared by all, in none (or in one of a server's that is larger still).
+  // Sizes that fit in a core's two caches, in the shared cache, and in none (except a server's largest).
   for (int64_t kilobytes : {16, 512, 16 << 10, 512 << 10}) {
     const auto read = [=](benchmark::State& state) {
       const Floats data(kilobytes * 256, 1, 1);

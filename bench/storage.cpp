@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // attention_bf16_storage, attention_f16_storage, linear_bf16_storage: the calls of attention_f32 and linear_f32 over
-// tensors of 16 bits, computed in floats. Checked are the same call over the widened numbers, against the reference, and
-// that the result is that one, rounded once.
+// tensors of 16 bits, computed in floats. The same call over the widened numbers is checked against the reference, and
+// the result must be that one, rounded once.
 #include <cmath>
 
 #include "bench/case.h"
@@ -94,7 +94,7 @@ class LinearStorageCase : public Case {
     flops = 2.0 * static_cast<double>(M) * static_cast<double>(N) * static_cast<double>(K);
     bytes = static_cast<double>(bytes_of(dtype)) * static_cast<double>(M * K + N * K + M * N) +
             4.0 * static_cast<double>(N);
-    // The packed weights are the library's; the plain ones are as many bytes.
+    // The packed weights are inside the library; the given ones are as many bytes.
     if (M <= kRowsBoundByReading) streamed = {weight_.narrow.region()};
   }
   mha_status run() override { return mha_linear_forward(context_.get(), linear_.get(), &args_, nullptr); }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // mha_threads: what the choice of threads costs and gains, OpenMP's beside the pool's. From which size on a second
-// thread pays, beside the cost model (useful_threads of core/plan/plan.h); two processes at once; calls inside the host's own
-// parallel region; more threads than CPUs. mha_threads [sizes | sharing], two minutes.
+// thread pays, compared with the cost model (useful_threads of core/plan/plan.h); two processes at once; calls inside
+// the host's own parallel region; more threads than CPUs. mha_threads [sizes | sharing], two minutes.
 #include <omp.h>
 
 #include <algorithm>
@@ -128,7 +128,7 @@ std::vector<double> times_of(Call& call, const mha_context& context, int64_t thr
   return times;
 }
 
-/// Seconds a call takes on the whole: where CPUs are shared, a few calls bear the cost of all.
+/// The mean time of a call: where CPUs are shared, a few slow calls hold most of the cost, so a median would miss it.
 double mean_seconds(Call& call, const mha_context& context, int64_t threads, double budget, int pause_ms = 0) {
   const std::vector<double> times = times_of(call, context, threads, budget, pause_ms);
   return std::accumulate(times.begin(), times.end(), 0.0) / static_cast<double>(times.size());
@@ -145,7 +145,7 @@ Context make_threads(const std::string& target, int64_t threads, mha_threading t
   return bench::require(Context::create(options));
 }
 
-/// OpenMP's threads spin for some milliseconds after a call: what is measured next is to be alone.
+/// OpenMP's threads spin for some milliseconds after a call; the next measurement must not share CPUs with them.
 void let_threads_sleep() { std::this_thread::sleep_for(std::chrono::milliseconds(15)); }
 
 /// Ways to make a call: on one thread, on two of each runtime; the same after 3 ms of sleep.

@@ -24,7 +24,7 @@ class TwinCase : public Case {
   }
   mha_status run() override { return work_->run(); }
   std::string check() override { return work_->check(); }
-  /// Of the plain one: how slow other loops are on the unusual is not asked.
+  /// Of the plain one: the naive loops are compared on ordinary calls.
   double naive_seconds(int threads) override { return plain_->naive_seconds(threads); }
   mha_status run_parts() override { return plain_->run(); }
   bool has_parts() const override { return true; }

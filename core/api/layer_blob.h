@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The packed form of a layer: a header of 256 bytes followed by the packed weights and biases, each on a 64-byte line;
-// where they are follows from the header's configuration alone. A layer in memory is such a blob, too.
+// their offsets follow from the header's configuration alone. A layer in memory is such a blob, too.
 #pragma once
 
 #include "core/cache/blob.h"
@@ -19,9 +19,9 @@ struct LayerLayout {
   Size bytes = Size(0);
 };
 
-// Heads times head dims, and all of them together, must be sizes before anything else is computed from them.
+// Whether heads times head dims, and the sum of all, are valid sizes: to be checked before computing with them.
 bool widths_fit(const mha_layer_config& config);
-// elements: [kProjections], how the weights are kept.
+// elements [kProjections]: how the weights are stored.
 LayerLayout lay_out_layer(const mha_layer_config& config, uint32_t parts, const Element* elements);
 void write_layer_header(const mha_layer& layer, uint32_t parts, int64_t bytes, void* blob);
 // Sets the pointers of *layer to the parts of a blob.

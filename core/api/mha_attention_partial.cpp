@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Partial results of attention, one for each chunk of keys: a context split over calls, processes or machines. What
-// run/attention.cpp keeps in the workspace between its phases, handed out.
+// Partial results of attention, one for each chunk of keys: a context split over calls, processes or machines. They are
+// what run/attention.cpp has in the workspace between its phases.
 #include "core/base/fields.h"
 #include "core/call/merge.h"
 #include "core/plan/plan.h"
@@ -51,7 +51,7 @@ extern "C" mha_status mha_attention_partial(const mha_context* context, const mh
   }
   job.table = context->table;
   job.given_partials = static_cast<float*>(partials);
-  // A row's output is set to its place there, chunk by chunk.
+  // Only a base: each chunk of a row sets the row's output to its place in `partials`.
   job.problem.output = {static_cast<char*>(partials), 0, 0, 0, Element::kF32};
   MHA_TRY(plan_call(*context->table, lent.num_threads, job.problem, true, &job.plan, error));
   return run_attention(lent, args->resources, &job, error);

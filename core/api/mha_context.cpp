@@ -23,7 +23,7 @@ mha_status choose_target(const char* name, const KernelTable** table, mha_error*
   if (name == nullptr) {
     name = getenv("MHA_TARGET");
     source = "the environment's MHA_TARGET";
-    if (name != nullptr && *name == 0) name = nullptr;  // set to nothing: unset
+    if (name != nullptr && *name == 0) name = nullptr;  // an empty text: as if unset
   }
   const CpuFeatures cpu = cpu_features();
   const bool any = name == nullptr;
@@ -40,7 +40,7 @@ mha_status choose_target(const char* name, const KernelTable** table, mha_error*
   return fail(error, MHA_ERR_TARGET, "%s is \"%.40s\", which is not a target of this library", source, name);
 }
 
-// DEFAULT of a context without a host's parallel-for.
+// What MHA_THREADING_DEFAULT means without a host's parallel-for.
 mha_threading default_threading() { return has_openmp() ? MHA_THREADING_OPENMP : MHA_THREADING_POOL; }
 
 mha_status choose_threading(const mha_context_options& o, mha_threading* threading, mha_error* error) {
@@ -60,7 +60,7 @@ mha_status choose_threading(const mha_context_options& o, mha_threading* threadi
   return MHA_OK;
 }
 
-// What a context of several threads has beside its sizes.
+// Opens the process id and makes the pool, if the context has several threads.
 mha_status start_threads(mha_context* context, mha_error* error) {
   if (context->num_threads <= 1 || context->parallel_for.run != nullptr) return MHA_OK;
   context->process.open();

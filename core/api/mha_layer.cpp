@@ -76,7 +76,7 @@ extern "C" mha_status mha_layer_create(const mha_context* context, const mha_lay
   pack(*context->table, sources, layout, made, blob);
   if (weights->bias_key != nullptr) {
     const size_t heads = static_cast<size_t>(c.num_kv_heads) * sizeof(float);
-    // What fills up their last lines is saved, too: zeros, not what the memory held before.
+    // The rest of their last lines is saved, too, so it must not hold what was in memory before.
     memset(blob + layout.bias_key, 0, made.blob_bytes - static_cast<size_t>(layout.bias_key));
     memcpy(blob + layout.bias_key, weights->bias_key, heads * static_cast<size_t>(c.head_dim));
     memcpy(blob + layout.bias_value, weights->bias_value, heads * static_cast<size_t>(c.value_head_dim));

@@ -19,7 +19,7 @@ struct LayerHeader {
   uint32_t parts;
   uint32_t arithmetic;  // of the projections
   int64_t sizes[8];     // embed_dim, num_heads, num_kv_heads, head_dim, value_head_dim, kdim, vdim, out_dim
-  float scale;          // as it is
+  float scale;          // used as given, also if it is 0
   uint32_t reserved_word;
   BlobStorage storage[kProjections];
   uint64_t reserved[10];
@@ -29,7 +29,7 @@ static_assert(sizeof(LayerHeader) == 256, "the blob's header is part of its form
 
 constexpr BlobFormat kFormat = {{'m', 'h', 'a', 'l', 'a', 'y', 'e', 'r'}, "a packed mha layer", 3, sizeof(LayerHeader)};
 
-// The configuration of a header, which need not be sound.
+// The configuration in a header, not checked yet.
 mha_layer_config config_of(const LayerHeader& h) {
   mha_layer_config c = {};
   c.embed_dim = h.sizes[0], c.num_heads = h.sizes[1], c.num_kv_heads = h.sizes[2], c.head_dim = h.sizes[3];
@@ -48,7 +48,7 @@ mha_status check_reserved(const LayerHeader& h, mha_error* error) {
   return MHA_OK;
 }
 
-// Reads and checks the header; *layer, *parts and *layout are what it says.
+// Reads and checks the header, and fills *layer, *parts and *layout from it.
 mha_status read_header(const void* blob, size_t bytes, mha_layer* layer, uint32_t* parts, LayerLayout* layout,
                        mha_error* error) {
   mha_layer_config* config = &layer->config;

@@ -22,13 +22,12 @@ mha_status validate_and_plan(const mha_context* context, const mha_layer* layer,
   MHA_TRY(validate_forward(layer->config, args, check, &f->views, &f->attention.problem, error));
   if (f->attention.problem.appends) {
     f->cache = args->cache;
-    if (check == Check::kAll) MHA_TRY(check_batch(f->cache, growth_of(*f), error));  // which marks sequences
+    if (check == Check::kAll) MHA_TRY(check_batch(f->cache, growth_of(*f), error));  // changes marks in the cache
   }
   return f->attention.problem.nothing_to_do() ? MHA_OK : plan_forward(*lent, PlanFor::kCall, f, error);
 }
 
-// The greatest call that a bound is for: its items and positions are not looked at, and keys of a cache are as many as
-// there can be.
+// Plans the greatest call that a bound is for: items and positions are left out, and a cache counts as full.
 mha_status validate_and_bound(const mha_context* context, const mha_layer* layer, const mha_layer_args* args,
                               mha_context* lent, Forward* f, mha_error* error) {
   if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Linear: the public calls. A packed linear is a blob: a header of 128 bytes, then the packed weights and the bias, each
-// on a 64-byte line.
+// Linear: the public calls. A packed linear is a blob: a header of 128 bytes, then the packed weights and the bias,
+// each on a 64-byte line.
 #include <cstring>
 
 #include "core/base/fields.h"
@@ -46,7 +46,7 @@ LinearLayout lay_out(int64_t in_features, int64_t out_features, Element element,
   return {panels, bias, layout.bytes()};
 }
 
-// The handle for a blob; the rest of it is for the caller to fill.
+// A handle that points into a blob; the caller fills in its other fields.
 mha_linear point_into(const char* blob, const LinearLayout& layout, const LinearHeader& header) {
   mha_linear linear = {};
   linear.in_features = header.in_features, linear.out_features = header.out_features;
@@ -78,12 +78,12 @@ mha_status read_header(const void* blob, size_t bytes, LinearHeader* header, Lin
 
 int64_t scratch_bytes(const LinearPlan& plan, int64_t threads) { return threads * plan.scratch_floats * kFloatBytes; }
 
-// Of the workspace: where all is F32, weights were packed once and the output is written in place.
+// The bytes of the workspace: none if all is F32, since weights are packed already and gemm writes the output itself.
 size_t needed_bytes(const LinearPlan& plan, int64_t threads) {
   return plan.scratch_floats == 0 ? 0 : workspace_bytes(scratch_bytes(plan, threads));
 }
 
-// The arguments of a call, checked, and what the host lends to it.
+// Checks the arguments of a call, and applies its `resources` to a copy of the context.
 mha_status validate_call(const mha_context* context, const mha_linear* linear, const mha_linear_args* args, Check check,
                          mha_context* lent, LinearProblem* problem, mha_error* error) {
   if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// mha_rows_prepare: rows that the caller keeps, normed, rotated and stored in tensors or pages of its own; and the table
-// of rope's angles.
+// mha_rows_prepare: the caller's rows normed, rotated and stored in tensors or pages of its own; and the table of
+// rope's angles.
 #include <cstring>
 
 #include "core/base/fields.h"
@@ -14,7 +14,7 @@
 namespace mha {
 namespace {
 
-// A row of floats, for measuring what rounding costs.
+// The bytes of the workspace: a row of floats for measuring the error of rounding.
 size_t needed_bytes(const mha_rows_args& args, const NormRopeProblem& p) {
   return args.storage_error != nullptr ? workspace_bytes(p.width * kFloatBytes) : 0;
 }

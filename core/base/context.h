@@ -13,9 +13,9 @@ struct ThreadPool;
 struct mha_context {
   const mha::KernelTable* table;
   int64_t num_threads;
-  mha_threading threading;        // never DEFAULT, but where parallel_for is given
-  mha_parallel_for parallel_for;  // run null: as `threading` says
-  mha::ThreadPool* pool;          // the one part that changes, see thread_pool.h; null: one thread, or not POOL
-  mha::ProcessId process;         // open where num_threads > 1
-  mha_allocator allocator;        // complete
+  mha_threading threading;        // not DEFAULT, unless parallel_for is given
+  mha_parallel_for parallel_for;  // if its run is null, `threading` decides
+  mha::ThreadPool* pool;          // the only part that changes (thread_pool.h); null: one thread, or not POOL
+  mha::ProcessId process;         // open if num_threads > 1
+  mha_allocator allocator;        // both functions are set
 };

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Checks of single fields and their messages.
 #include "core/base/fields.h"
 
 #include <cstdio>

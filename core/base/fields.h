@@ -12,7 +12,7 @@ namespace mha {
 constexpr int64_t kMaxSize = int64_t{1} << 62;
 constexpr int64_t kMaxBytes = INT64_MAX / static_cast<int64_t>(sizeof(float));
 
-// A group that is not given is one of zeros.
+// A group that is not given counts as zeroed.
 template <class Group>
 constexpr Group kNotGiven = {};
 template <class Group>
@@ -20,7 +20,7 @@ const Group& given_or_default(const Group* group) {
   return group != nullptr ? *group : kNotGiven<Group>;
 }
 
-// What a caller put into an enum, which may be no value of it: reading that as the enum is undefined.
+// The number in a caller's enum. It may be no value of the enum; reading it as the enum would then be undefined.
 template <class Enum>
 int enum_value(const Enum& e) {
   static_assert(sizeof(Enum) == sizeof(int), "enums of the interface are ints");
@@ -29,7 +29,7 @@ int enum_value(const Enum& e) {
   return value;
 }
 
-// Fields of later versions, of the struct that messages call `name`, must be zero.
+// Reserved fields must be zero. `name` is the name of their struct in messages.
 mha_status fail_reserved(const char* name, const char* field, int64_t index, mha_error* error);
 template <int kWords>
 mha_status check_reserved(const char* name, const uint64_t (&words)[kWords], mha_error* error) {
@@ -44,20 +44,20 @@ mha_status check_reserved(const char* name, int word, const uint64_t (&words)[kW
   return check_reserved(name, words, error);
 }
 
-// A field that the call would not look at, since `why`.
+// Refuses a field that the call would ignore; `why` is the reason.
 mha_status fail_unused(const char* field, const char* why, mha_error* error);
 
-// "MHA_F16" of MHA_F16; null for a number that is no mha_dtype.
+// "MHA_F16" for MHA_F16; null for a number that is no mha_dtype.
 const char* dtype_name(int dtype);
 // The element types that this version has (kernels/elements.def). A number that is no mha_dtype is MHA_ERR_ARGUMENT.
 mha_status check_dtype(const char* name, const mha_dtype& dtype, mha_error* error);
-// Floats alone.
+// MHA_F32 only.
 mha_status check_float(const char* name, const mha_dtype& dtype, mha_error* error);
 mha_status check_arithmetic(const char* name, const mha_arithmetic& arithmetic, mha_error* error);
 mha_status check_storage(const char* name, const mha_storage& storage, mha_error* error);
 mha_status check_layout(const mha_weight_layout& layout, mha_error* error);
 
-// A pointer that is given stands at a multiple of the element's bytes, of floats by default.
+// `data` must be aligned to `bytes`, the size of its elements. A null pointer passes.
 mha_status check_aligned(const char* name, const void* data, mha_error* error, size_t bytes = sizeof(float));
 
 // value in [least, 2^62], else MHA_ERR_ARGUMENT or MHA_ERR_OVERFLOW naming it.
@@ -74,7 +74,7 @@ mha_status check_sizes(const NamedSize (&sizes)[kCount], mha_error* error) {
   return MHA_OK;
 }
 
-// offsets[0] == 0, ascending, offsets[count] == total, which is called total_name.
+// offsets[0] == 0, ascending, offsets[count] == total. total_name is the name of the total in messages.
 mha_status check_offsets(const char* name, const int64_t* offsets, int64_t count, const char* total_name, int64_t total,
                          mha_error* error);
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where the parts of a block of memory are: of a workspace, a handle, a saved block.
+// The offsets of the parts of a block of memory: a workspace, a handle or a saved block.
 #pragma once
 
 #include "core/base/status.h"
 
 namespace mha {
 
-// Lays out parts of a block of memory one after the other, each from a 64-byte line on.
+// Lays out parts of a block of memory one after the other, each at the start of a 64-byte line.
 class Layout {
  public:
   // Returns the offset of a part of `bytes`.

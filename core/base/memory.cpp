@@ -13,9 +13,8 @@
 namespace mha {
 namespace {
 
-// Blocks from kHugeFrom on (caches, packed weights, large workspaces) ask for huge pages: decoding from beyond a core's
-// caches waits for the tables of 4 KiB pages (H 32/8, 4096 and 16384 keys, of a plain read: contiguous 0.80 and 0.76,
-// with huge pages 0.95 and 0.83; paged 0.79 and 0.66, now 0.92 and 0.77).
+// Blocks from kHugeFrom on (caches, packed weights, large workspaces) are in huge pages. They have too many pages of
+// 4 KiB for the TLB: decoding from beyond a core's caches would wait for page tables as well as for keys and values.
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kHugeFrom = 2 * kHugePage;
 
@@ -24,7 +23,7 @@ void* default_allocate(void*, size_t bytes, size_t alignment) {
   void* block = nullptr;
   if (posix_memalign(&block, huge ? kHugePage : alignment, bytes) != 0) return nullptr;
 #if defined(__linux__)
-  if (huge) (void)madvise(block, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);  // a wish: nothing depends on it
+  if (huge) (void)madvise(block, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);  // advice: nothing depends on it
 #endif
   return block;
 }

@@ -8,7 +8,7 @@ namespace mha {
 
 constexpr size_t kAlignment = 64;
 
-// posix_memalign, and huge pages for large blocks.
+// posix_memalign, with huge pages for large blocks.
 mha_allocator default_allocator();
 
 inline void* allocate(const mha_allocator& allocator, size_t bytes) {

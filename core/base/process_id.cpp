@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The process's number, kept in a page that a fork empties.
+// The process id, stored in a page that the kernel zeroes in a forked child.
 #include "core/base/process_id.h"
 
 #include <unistd.h>
@@ -14,7 +14,7 @@ namespace mha {
 namespace {
 
 constexpr size_t kBytes = sizeof(int64_t);  // the kernel rounds up to a page
-constexpr int kNoAdvice = 12345;            // no kernel has it; qemu's user emulation accepts any and does nothing
+constexpr int kNoAdvice = 12345;            // no kernel knows it; qemu's user emulation accepts any and does nothing
 
 }  // namespace
 

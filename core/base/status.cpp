@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Messages.
+// Error messages.
 #include "core/base/status.h"
 
 #include <cstdarg>

@@ -12,7 +12,7 @@ namespace mha {
 // Fills *error (if given) and returns status.
 __attribute__((format(printf, 3, 4))) mha_status fail(mha_error* error, mha_status status, const char* format, ...);
 
-// Returns from the calling function what `call` came to, unless it succeeded.
+// If `call` fails, returns its status from the calling function.
 #define MHA_TRY(call)                                    \
   do {                                                   \
     const mha_status mha_try_status = (call);            \

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Caches: appending, in three steps. Reserving decides everything that can fail, for all sequences at once, before
-// anything is changed; writing is independent for every token; committing sets the lengths. And reading, which is
-// writing the other way.
+// Caches: appending, in three steps. Reserving does everything that can fail, for all sequences at once, before
+// anything is changed; writing is independent for every token; committing sets the lengths. Also reading, which copies
+// the same rows in the other direction.
 #include <cstring>
 
 #include "core/base/fields.h"
@@ -22,14 +22,14 @@ void copy_shared_page(mha_cache* cache, CacheSequence* s) {
 
 }  // namespace
 
-// Holders of this batch that were found to leave the page do not count.
+// Sequences of this batch that will copy the page (`leaving`) will no longer hold it, so they do not count.
 int64_t page_to_copy(const mha_cache& cache, const CacheSequence& s) {
   if (cache.config.kind != MHA_CACHE_PAGED || s.length % cache.page_size == 0) return -1;
   const int64_t page = page_number(cache.pool, s.pages[s.length / cache.page_size]);
   return cache.pool.holders[page] - cache.pool.leaving[page] > 1 ? page : -1;
 }
 
-// Those copied included; `leaving` is zeros again afterwards.
+// Pages for copies count, too. `leaving` is zeros again on return.
 int64_t pages_needed(mha_cache* cache, const CacheBatch& batch) {
   int64_t needed = 0;
   for (int64_t b = 0; b < batch.batch; ++b) {
@@ -50,7 +50,7 @@ int64_t pages_needed(mha_cache* cache, const CacheBatch& batch) {
 }
 
 void take_room(mha_cache* cache, CacheSequence* s, int64_t end) {
-  // Under the lock: two writers at once would both copy the page, which takes one more than there may be.
+  // Under the lock: two writers at once would both copy the page, and take one page more than was counted.
   if (page_to_copy(*cache, *s) >= 0) copy_shared_page(cache, s);
   take_pages(cache, s, s->length, end);
 }
@@ -123,7 +123,7 @@ inline void copy_rows(const KernelTable& table, const ConvertArgs& rows) {
   for (int64_t r = 0; r < rows.rows; ++r) memcpy(rows.dst + r * rows.dst_stride, rows.src + r * rows.src_stride, bytes);
 }
 
-// Calls use(first token, count, its page) for the runs of tokens [first, first + count) that are in one page.
+// Cuts tokens [first, first + count) into runs that are in one page each; calls use(first token, count, page).
 template <class Use>
 void for_each_run(const mha_cache& cache, int64_t first, int64_t count, Use use) {
   for (int64_t token = first; token < first + count;) {
@@ -136,7 +136,7 @@ void for_each_run(const mha_cache& cache, int64_t first, int64_t count, Use use)
 
 }  // namespace
 
-// Head by head, keys and values in turn: each is in a page of memory of its own, and so the misses overlap.
+// Head by head, keys and values in turn: they are in different pages of memory, so their cache misses overlap.
 void cache_write(const mha_cache& cache, int64_t sequence, int64_t first, int64_t count, const PartRows* rows) {
   const CacheSequence& s = cache.sequences[sequence];
   const int64_t kept = first_page_kept(cache, s);

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The header of saved blocks: written and checked.
 #include "core/cache/blob.h"
 
 #include <cstring>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every saved block of bytes begins with, and how elements are kept in it. A header ends with a checksum of all
-// before it; its other fields are those of the kind of block.
+// What every saved block of bytes begins with, and how its elements are stored. A header begins with BlobHead and ends
+// with a checksum of all bytes before it; each kind of block has its own fields between.
 #pragma once
 
 #include "core/base/status.h"
@@ -14,7 +14,7 @@ struct BlobHead {
   uint64_t bytes;  // of the whole blob
 };
 
-// How elements are kept: mha_storage in fixed widths. Zeros: floats.
+// How elements are stored: mha_storage in fixed widths. Zeros: floats.
 struct BlobStorage {
   uint32_t dtype, scale_dtype;
   uint32_t flags;  // 1: zero points, 2: hadamard
@@ -31,13 +31,13 @@ struct BlobFormat {
 // Fills the head, whose `bytes` must be set, and the checksum at the end of the header.
 void seal_blob(const BlobFormat& format, void* header);
 
-// Checks length, magic, version, byte order and checksum of the header. Its sizes are for the caller to check.
+// Checks length, magic, version, byte order and checksum of the header. The caller checks the sizes in it.
 mha_status check_blob(const BlobFormat& format, const void* blob, size_t bytes, mha_error* error);
 
-// Blobs of later versions may keep codes.
+// Refuses quantised codes, which blobs of later versions may have.
 mha_status check_blob_storage(const char* name, const BlobStorage& storage, mha_error* error);
 
-// A pointer to a blob that is given: not null, aligned to 4 bytes.
+// The caller's pointer to a blob: not null, aligned to 4 bytes.
 mha_status check_blob_pointer(const void* blob, mha_error* error);
 
 }  // namespace mha

@@ -72,7 +72,7 @@ void lay_out_pages(CacheLayout* l) {
       l->pinned_pages = l->table_size = divide_up(c.capacity, c.page_size);
       break;
     case MHA_CACHE_RING:
-      // One page more than the capacity takes, as the newest is seldom full.
+      // One page more than the capacity fills, because the newest page is seldom full.
       l->page_size = least(kDefaultPage, round_up(c.capacity, kPanel));
       l->pinned_pages = divide_up(c.sink_tokens, l->page_size);
       l->ring_pages = divide_up(c.capacity, l->page_size) + 1;
@@ -127,7 +127,7 @@ mha_status lay_out(const mha_cache_config& config, CacheLayout* layout, mha_erro
   return MHA_OK;
 }
 
-// Fills the handle in its block; the tokens are at `memory`.
+// Makes the handle in `block`; `memory` is for the tokens.
 mha_cache* make_cache(const CacheLayout& l, char* block, char* memory) {
   mha_cache* cache = reinterpret_cast<mha_cache*>(block);
   *cache = {};

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Caches: sequences copied out, saved and loaded. A saved sequence is a header of 192 bytes, then the tokens that are
-// kept as export gives them: keys [n, Hkv, D], values [n, Hkv, Dv]. The layout of pages does not show, so any kind of
-// cache can load it.
+// Caches: sequences copied out, saved and loaded. A saved sequence is a header of 192 bytes, then the tokens that the
+// cache keeps, as export lays them out: keys [n, Hkv, D], values [n, Hkv, Dv]. It does not depend on the layout of
+// pages, so any kind of cache can load it.
 #include <cstring>
 #include <initializer_list>
 
@@ -19,7 +19,7 @@ using ull = unsigned long long;
 struct BlobHeader {
   BlobHead head;
   int64_t length;      // tokens so far, dropped ones too
-  int64_t leading;     // kept are [0, leading) and [first_kept, length)
+  int64_t leading;     // tokens [0, leading) and [first_kept, length) are kept
   int64_t first_kept;  // 0: nothing was dropped, leading is 0 too
   int64_t num_kv_heads, head_dim, value_head_dim;
   BlobStorage key, value;
@@ -34,7 +34,7 @@ constexpr BlobFormat kFormat = {{'m', 'h', 'a', 'c', 'a', 'c', 'h', 'e'}, "a sav
 
 int64_t tokens_in(const BlobHeader& h) { return h.leading + (h.length - h.first_kept); }
 
-// Of a blob with so many tokens; the header's sizes and types are sound.
+// The bytes of one part. The header's sizes and types must be valid.
 Size part_bytes(const BlobHeader& h, CachePart part) {
   const int64_t width = part == kKeys ? h.head_dim : h.value_head_dim;
   const Element element = static_cast<Element>((part == kKeys ? h.key : h.value).dtype);
@@ -56,7 +56,7 @@ BlobHeader describe(const mha_cache& cache, const CacheSequence& s) {
   return h;
 }
 
-// Where the rows of the parts are in a blob, from token `index` of those that are kept on. Types are the cache's.
+// Where the rows of each part begin in a blob, from the index-th kept token on. Element types are the cache's.
 struct BlobRows {
   PartRowsOut parts[kCacheParts];
 };
@@ -71,7 +71,7 @@ BlobRows blob_rows(const mha_cache& cache, const BlobHeader& h, char* blob, int6
   return rows;
 }
 
-// Reads the header and checks all of the blob; what passes can be loaded into a cache of these sizes.
+// Reads the header and checks the whole blob. A blob that passes has the sizes and types of this cache.
 mha_status read_header(const mha_cache& cache, const void* blob, size_t bytes, BlobHeader* header, mha_error* error) {
   const mha_cache_config& c = cache.config;
   MHA_TRY(check_blob(kFormat, blob, bytes, error));
@@ -110,7 +110,7 @@ mha_status read_header(const mha_cache& cache, const void* blob, size_t bytes, B
   return MHA_OK;
 }
 
-// Takes the pages, all or nothing. A blob without its middle fits rings only, which always have room.
+// Takes the pages, all or nothing. A blob that lacks its middle tokens fits only rings, which always have room.
 mha_status reserve_blob(mha_cache* cache, int64_t sequence, const BlobHeader& h, mha_error* error) {
   if (h.first_kept == 0) return cache_reserve(cache, {1, &sequence, h.length, nullptr, nullptr}, error);
   const mha_cache_config& c = cache->config;

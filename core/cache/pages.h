@@ -9,12 +9,12 @@
 
 namespace mha {
 
-// Held for some counting, and for the copy of a page once after each fork.
+// Held for a short count, and while a page that sequences share is copied.
 class SpinLock {
  public:
   void lock() {
     while (__atomic_test_and_set(&taken_, __ATOMIC_ACQUIRE)) {
-      // The holder may wait for this very CPU.
+      // The holder may be waiting for this CPU.
       for (int spins = 0; __atomic_load_n(&taken_, __ATOMIC_RELAXED); ++spins) {
         if (spins % kSpins == kSpins - 1) sched_yield();
       }
@@ -43,16 +43,16 @@ struct PagePool {
   int64_t page_bytes;
   int64_t count;
   int64_t* holders;     // [count]: sequences that hold the page
-  int64_t* leaving;     // [count]: zeros, but while a reservation is counted
+  int64_t* leaving;     // [count]: sequences of a batch that will copy the page; zeros outside pages_needed
   int64_t* free_pages;  // [count]: a stack of free_count page numbers
   int64_t free_count;
 };
 
 inline int64_t page_number(const PagePool& pool, const char* page) { return (page - pool.base) / pool.page_bytes; }
 
-// All pages are free; the first ones are taken first.
+// Makes all pages free; they are then taken in order.
 void empty_pool(PagePool* pool);
-// There must be a free one.
+// A page must be free.
 char* take_page(PagePool* pool);
 void share_page(PagePool* pool, const char* page);
 void release_page(PagePool* pool, const char* page);

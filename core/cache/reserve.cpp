@@ -30,7 +30,8 @@ mha_status check_caches(const mha_reserve_args& a, mha_error* error) {
   return MHA_OK;
 }
 
-// The cache whose address is the next after `last`; null: none. Whoever locks several caches does so in this order.
+// The cache with the next address after `last`; null: none. All who lock several caches lock them in this order, so
+// that no two wait for each other.
 mha_cache* next_by_address(const mha_reserve_args& a, const mha_cache* last) {
   mha_cache* next = nullptr;
   for (int64_t n = 0; n < a.num_caches; ++n) {
@@ -58,7 +59,7 @@ class AllLocked {
   const mha_reserve_args& args_;
 };
 
-// Only pages are held for tokens to come: other kinds have a place for each token already.
+// Only paged caches hold pages for tokens to come: other kinds have a place for each token already.
 bool has_pages_to_hold(const mha_cache& cache) { return cache.config.kind == MHA_CACHE_PAGED; }
 
 void hold_pages(mha_cache* cache, const CacheBatch& batch) {
@@ -75,7 +76,7 @@ void hold_pages(mha_cache* cache, const CacheBatch& batch) {
 int64_t paged_room(const mha_cache& cache, const CacheSequence& s) {
   const int64_t size = cache.page_size, held = round_up(s.held_end(), size);
   int64_t free = cache.pool.free_count;
-  if (page_to_copy(cache, s) >= 0 && free-- == 0) return 0;  // it cannot be written before it is copied
+  if (page_to_copy(cache, s) >= 0 && free-- == 0) return 0;  // a shared page takes a free page for its copy
   return least(held + free * size, cache.config.capacity) - s.length;
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Caches: one sequence, where its rows are and all that is done to it but appending and saving.
+// Caches: where the rows of a sequence are, and all changes of a sequence except appending and loading.
 #include <cstring>
 
 #include "core/base/status.h"
@@ -16,12 +16,12 @@ void empty_sequence(mha_cache* cache, CacheSequence* s) {
   s->length = s->reserved = s->promised = s->first_kept = 0;
 }
 
-// Whether a sequence can be cut to `length`: its end is kept then.
+// Whether a sequence can be cut to `length`: not among the tokens that a ring has dropped.
 bool can_end_at(const mha_cache& cache, const CacheSequence& s, int64_t length) {
   return length <= cache.config.sink_tokens || length >= s.first_kept;
 }
 
-// What it keeps first then.
+// first_kept after such a cut.
 int64_t first_kept_after(const mha_cache& cache, const CacheSequence& s, int64_t length) {
   return length > cache.config.sink_tokens ? s.first_kept : 0;
 }
@@ -74,7 +74,7 @@ void take_pages(mha_cache* cache, CacheSequence* s, int64_t begin, int64_t end) 
 void release_pages(mha_cache* cache, CacheSequence* s, int64_t length, int64_t end) {
   const int64_t size = cache->page_size, kept_end = divide_up(length, size), kept_begin = s->first_kept / size;
   for_each_page(*cache, kept_end, divide_up(end, size), [&](int64_t n) {
-    // The newest page of the same entry that is not behind `length`; pinned pages have entries of their own.
+    // The newest page up to `length` that shares the entry of page n. Pinned pages have entries of their own.
     const int64_t older = n - divide_up(n - kept_end + 1, cache->ring_pages) * cache->ring_pages;
     if (older >= cache->pinned_pages && older >= kept_begin) return;
     char*& page = s->pages[page_entry(*cache, n)];
@@ -138,11 +138,11 @@ mha_status cache_fork(mha_cache* cache, int64_t source, int64_t destination, int
   }
   const bool share = cache->config.kind == MHA_CACHE_PAGED;
   const int64_t pages = divide_up(length, cache->page_size);
-  // A ring that was cut may have an older page's entry in use by a newer one.
+  // In a ring that was cut, the entry of a dropped page may hold a newer page.
   const auto kept = [&](int64_t n) { return n < cache->pinned_pages || n >= from.first_kept / cache->page_size; };
   {
     const Locked locked(cache->lock);
-    empty_sequence(cache, &to);  // of what is reserved for it
+    empty_sequence(cache, &to);  // it may hold reserved pages
     to.first_kept = first_kept_after(*cache, from, length);
     to.length = to.reserved = length;
     for_each_page(*cache, 0, pages, [&](int64_t n) {

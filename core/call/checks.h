@@ -14,27 +14,27 @@ struct Dimensions {
   int64_t b, t, h, d;
 };
 
-// What a view must satisfy, and its strides with the default filled in.
+// The strides of a view in elements, with defaults filled in.
 struct ElementStrides {
   int64_t b, t, h;
 };
 
 enum class Order { kBthd, kBhtd };
 
-// The last element is stored below 2^63 bytes.
+// The last element must be stored below 2^63 bytes.
 mha_status check_extent(const char* name, const Dimensions& n, const ElementStrides& s, mha_error* error);
 mha_status check_input(const char* name, const mha_view& v, const Dimensions& n, Check check, ConstTensor* out,
                        mha_error* error);
-// Also that distinct elements do not overlap.
+// As check_input; distinct elements must not overlap either.
 mha_status check_result(const char* name, const mha_mut_view& v, const Dimensions& n, Order order, Check check,
                         Tensor* out, mha_error* error);
-// Views that have no such dimension.
+// For a view without that dimension: the stride must be 0.
 mha_status check_no_stride(const char* name, const char* dimension, int64_t stride, mha_error* error);
 
-// The memory of a tensor, to tell whether two of them certainly overlap.
+// The memory of a tensor, to find out whether two tensors certainly overlap.
 struct Extent {
-  const char *begin, *end;  // both null: none
-  bool gapless;             // every byte is an element's
+  const char *begin, *end;  // both null: no memory
+  bool gapless;             // every byte belongs to an element
   int64_t last;             // bytes of the last row, which ends at `end`
 };
 Extent extent_of(const ConstTensor& t, const Dimensions& n);
@@ -53,7 +53,7 @@ mha_status check_overlaps(const NamedExtent* results, int num_results, const Nam
 
 // --- Groups ----------------------------------------------------------------------------------------------------------
 
-// Groups as a call points to them.
+// The groups of arguments that a call points to.
 struct Groups {
   const mha_items* items;
   const mha_positions* positions;
@@ -73,47 +73,46 @@ struct Groups {
 Groups groups_of(const mha_attention_args& args);
 Groups groups_of(const mha_layer_args& args);
 
-// The fields of later versions in every group that is given.
+// Reserved fields must be zero in every given group.
 mha_status check_reserved(const Groups& groups, mha_error* error);
 
-// The greatest sizes of all calls that a bound is for: without items, and with keys in a tensor as long as any sequence
-// of the cache can be.
+// The greatest sizes of the calls that a bound covers. Items are left out; instead of a cache there is a tensor of keys
+// as long as the longest sequence that the cache can hold.
 struct BoundSizes {
   int64_t key_len;
   bool packed_queries, packed_keys, shares_pages;
   int64_t ring_tokens;
 };
 mha_status bound_sizes(const Groups& groups, int64_t key_len, BoundSizes* sizes, mha_error* error);
-// Tells a problem that was checked with those sizes what it stands for.
+// Adds to a problem that was checked with those sizes what was left out: packed items, shared pages, the ring.
 void set_bound(const BoundSizes& sizes, AttentionProblem* p);
 
-// How long the items are and where their queries stand, into *p, whose sizes must be set.
+// Writes how long the items are and where their keys are into *p, whose sizes must be set.
 mha_status check_items(const Groups& groups, AttentionProblem* p, mha_error* error);
-// Whether anything of the call looks at p(i).
+// Whether anything in the call depends on the positions p(i).
 bool looks_at_positions(const Groups& groups);
 mha_status check_positions(const Groups& groups, AttentionProblem* p, mha_error* error);
-// The table of pages; entries are read with Check::kAll.
+// Checks the table of pages; its entries are read only with Check::kAll.
 mha_status check_pages(const mha_pages& pages, Check check, AttentionProblem* p, mha_error* error);
-// Whether a ring still keeps what the masks show.
+// A ring must still keep all keys that the masks leave visible.
 mha_status check_ring(const AttentionProblem& p, mha_error* error);
 
 // The masks and score modifications of a call, checked into *p, whose sizes and items must be set.
 mha_status check_masks(const mha_masks& m, Check check, AttentionProblem* p, mha_error* error);
 mha_status check_mods(const mha_score_mods& m, Check check, AttentionProblem* p, mha_error* error);
-// The results besides the output.
+// The results other than the output.
 mha_status check_results(const mha_results& r, Check check, AttentionProblem* p, mha_error* error);
 
 mha_status check_scale(float scale, int is_exact, int64_t head_dim, float* out, mha_error* error);
 mha_status check_norm(const char* name, const mha_norm& norm, mha_error* error);
 mha_status check_heads(int64_t heads, int64_t kv_heads, int64_t* out, mha_error* error);
-// Rows of attention over the whole call, and scores of one row, must be countable.
+// The number of rows in the whole call, and of scores in a row, must not overflow.
 mha_status check_products(const AttentionProblem& p, mha_error* error);
 
-// What an attention or layer call wants done, checked into problem->norm_rope; its sizes, items and positions must be
-// set.
+// How a call norms and rotates, checked into problem->norm_rope; the problem's sizes, items and positions must be set.
 mha_status check_norm_rope(const Groups& groups, Check check, AttentionProblem* problem, mha_error* error);
 
-// Adds the results besides the output, and where they are in memory.
+// Lists the memory of the results other than the output; returns how many there are.
 int result_extents(const AttentionProblem& p, NamedExtent* results);
 
 }  // namespace mha

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Lengths, rows and costs of the items of a batch.
 #include "core/call/items.h"
 
 #include "core/cache/cache.h"
@@ -9,7 +10,7 @@ namespace {
 TokenRows rows_in_tensor(const AttentionProblem& p, const ConstTensor& t, int64_t b, int64_t kv_head) {
   TokenRows rows = {};
   const int64_t item = p.key_offsets != nullptr ? p.key_offsets[b] * t.stride_t : b * t.stride_b;
-  // Where there are no keys the pointer may be null, and is not moved.
+  // Without keys the pointer may be null; it is not moved then.
   rows.base = t.data == nullptr ? nullptr : t.data + item + kv_head * t.stride_h;
   rows.stride_t = t.stride_t, rows.stride_h = t.stride_h, rows.element = t.element;
   return rows;
@@ -98,7 +99,7 @@ float* weights_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t r) {
 
 namespace {
 
-// Keys that a query of item b sees at most, as far as a window limits them.
+// The most keys that a query of item b can see. Only causal masks and windows with sinks are taken into account.
 int64_t most_visible_keys(const AttentionProblem& p, int64_t b) {
   const mha_masks& m = p.masks;
   const int64_t keys = key_len_of(p, b);
@@ -109,7 +110,7 @@ int64_t most_visible_keys(const AttentionProblem& p, int64_t b) {
   return seen.ok() ? least(keys, seen.value()) : keys;
 }
 
-// Keys that some query may see: all, but where few queries have a window.
+// The keys that at least one query may see: all, unless few queries have a window.
 int64_t keys_read(const AttentionProblem& p, int64_t b) {
   return least(most_visible_keys(p, b) + query_len_of(p, b), key_len_of(p, b));
 }

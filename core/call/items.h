@@ -20,7 +20,7 @@ inline int64_t query_len_of(const AttentionProblem& p, int64_t b) {
 }
 // Keys of item b, those that the layer adds included.
 int64_t key_len_of(const AttentionProblem& p, int64_t b);
-// Keys that masks and positions speak of: without those that the layer adds.
+// Keys of item b that masks and positions count: without those that the layer adds.
 inline int64_t masked_len_of(const AttentionProblem& p, int64_t b) {
   return p.key_lengths != nullptr ? p.key_lengths[b] : key_len_of(p, b) - p.tail;
 }
@@ -53,7 +53,7 @@ auto* query_row(const AttentionProblem& p, const AnyTensor& t, int64_t b, int64_
 // The first key of item b, counted over all items, as the caller gave them.
 int64_t key_begin_of(const AttentionProblem& p, int64_t b);
 
-// Leading tokens that two items of the batch have in the same memory.
+// How many leading tokens two items of the batch have in the same memory.
 int64_t shared_tokens_of(const AttentionProblem& p, int64_t a, int64_t b);
 
 // Keys and values of item b from key/value head `kv_head` on.
@@ -64,19 +64,19 @@ Element value_element_of(const AttentionProblem& p);
 // Bytes of a token's key and value of one head.
 int64_t token_bytes_of(const AttentionProblem& p);
 
-// Weights are returned for so many queries of item b; row r of them is the query, and where it is written.
+// How many queries of item b get attention weights returned; the query of row r of them, and where row r is written.
 int64_t weight_rows_of(const AttentionProblem& p, int64_t b);
 inline int64_t weight_query(const AttentionProblem& p, int64_t r) {
   return p.weights_rows != nullptr ? p.weights_rows[r] : r;
 }
 float* weights_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t r);
-// Whether attention leaves the weights on its way, and not a second pass.
+// Whether the attention pass itself writes the attention weights; otherwise a second pass does.
 inline bool keeps_weights(const AttentionProblem& p) {
   return p.weights_mode == MHA_WEIGHTS_PER_HEAD && p.weights_rows == nullptr;
 }
 
 double multiply_adds_of(const AttentionProblem& p, int64_t b);
-// What an item and a call cost, in multiply-adds: computing, or reading keys and values.
+// The cost of an item and of a call in multiply-adds: computing, or reading keys and values if that takes longer.
 double work_of_item(const AttentionProblem& p, int64_t b);
 double work_of_call(const AttentionProblem& p);
 

@@ -28,7 +28,7 @@ inline Size packed_bias_bytes(int64_t out_features) {
   return Size(divide_up(out_features, kPanel)) * Size(kPanel) * Size(kFloatBytes);
 }
 
-// How weights given with this type are kept: as `packed` says, NULL: as they are given.
+// The element type of the packed weights: that of `packed`, or the given type if `packed` is NULL.
 inline Element packed_element(const mha_storage* packed, Element given) {
   return packed != nullptr ? static_cast<Element>(enum_value(packed->dtype)) : given;
 }

@@ -13,7 +13,7 @@ struct PartialsProblem {
   int64_t rows;
 };
 
-// As validate_attention, for partial results; *floats is what those of all chunks take.
+// As validate_attention, for partial results; *floats is the size of the partial results of all chunks.
 mha_status validate_partial(const mha_attention_args* args, Check check, AttentionProblem* problem, int64_t* floats,
                             mha_error* error);
 mha_status validate_merge_partials(const mha_merge_partials_args& args, PartialsProblem* problem, mha_error* error);

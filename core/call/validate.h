@@ -9,8 +9,8 @@
 
 namespace mha {
 
-// Size queries and explain pass kSizesOnly: data pointers may be null and are not read through. Partial results go
-// elsewhere than results: kNoResults does not want those.
+// Size queries and explain pass kSizesOnly: data pointers may be null and are not followed. kNoResults is for partial
+// results: the inputs must be there, the results need not, since a merge makes them.
 enum class Check { kSizesOnly, kNoResults, kAll };
 
 mha_status validate_attention(const mha_attention_args* args, Check check, AttentionProblem* problem, mha_error* error);
@@ -28,7 +28,7 @@ mha_status validate_layer_config(const mha_layer_config* config, mha_layer_confi
 
 mha_status validate_rows(const mha_rows_args& args, Check check, NormRopeProblem* problem, mha_error* error);
 
-// The context as one call sees it: with what the host lends to it.
+// Copies the context for one call and applies the call's `resources` to the copy: threads and the host's `user`.
 mha_status lend(const mha_context& context, const mha_resources* resources, mha_context* lent, mha_error* error);
 
 }  // namespace mha

@@ -9,7 +9,7 @@ namespace {
 
 using ll = long long;
 
-// The tokens to be exported are there.
+// The cache must keep the tokens to be exported.
 mha_status check_exported(const mha_cache& cache, const mha_export_args& a, mha_error* error) {
   MHA_TRY(check_sequence(cache, "sequence", a.sequence, error));
   MHA_TRY(check_sizes({{"begin", a.begin, 0}, {"count", a.count, 0}}, error));
@@ -31,7 +31,7 @@ mha_status check_exported(const mha_cache& cache, const mha_export_args& a, mha_
   return MHA_OK;
 }
 
-// Norm and rotation of the keys on the way in; the sequences must have been checked.
+// Norm and rotation of appended keys; the sequences must have been checked.
 mha_status check_key_norm_rope(const mha_append_args& a, AppendProblem* problem, mha_error* error) {
   MHA_TRY(validate_rope(a.rope, problem->cache->config.head_dim, &problem->rope, error));
   if (a.key_norm != nullptr) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Checks of what says how long the items of a batch are, where their keys are and where their queries stand: offsets,
+// Checks of how long the items of a batch are, where their keys are stored and where their queries stand: offsets,
 // lengths, sequences of a cache, pages, positions.
 #include "core/cache/cache.h"
 #include "core/call/checks.h"
@@ -122,7 +122,7 @@ mha_status check_items(const Groups& g, AttentionProblem* p, mha_error* error) {
   if (p->cache != nullptr) MHA_TRY(check_cache(*p, error));
   p->longest_query_len = p->query_offsets != nullptr ? 0 : p->query_len;
   p->longest_key_len = p->key_offsets != nullptr || p->cache != nullptr ? 0 : p->key_len;
-  // Items of the same length need no look at each: there may be 2^62 of them.
+  // Items of equal length are not visited one by one: there may be 2^62 of them.
   const int64_t differ = p->query_offsets != nullptr || p->key_offsets != nullptr || p->cache != nullptr ? p->batch : 0;
   for (int64_t b = 0; b < differ; ++b) {
     if (p->query_offsets != nullptr) p->longest_query_len = most(p->longest_query_len, query_len_of(*p, b));
@@ -206,7 +206,7 @@ mha_status bound_sizes(const Groups& g, int64_t key_len, BoundSizes* sizes, mha_
 }
 
 void set_bound(const BoundSizes& sizes, AttentionProblem* p) {
-  static const int64_t kPacked[1] = {0};  // that queries are packed is all that is looked at
+  static const int64_t kPacked[1] = {0};  // not read: it only says that items are packed
   if (sizes.packed_queries) p->query_offsets = kPacked;
   if (sizes.packed_keys) p->key_offsets = kPacked;
   p->longest_query_len = p->query_len, p->longest_key_len = sizes.key_len + p->tail;

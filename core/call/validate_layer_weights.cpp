@@ -13,7 +13,7 @@ using ll = long long;
 
 const char* const kNames[kProjections] = {"query", "key", "value", "output"};
 
-// The in_proj weight or bias beside the one of a projection.
+// Refuses in_proj_weight beside the weight of a single projection, and in_proj_bias likewise.
 mha_status check_alternatives(const mha_layer_weights& w, const mha_view* const* weights, const float* const* biases,
                               mha_error* error) {
   for (int i = 0; i < 3; ++i) {

@@ -9,7 +9,7 @@ namespace {
 
 using ll = long long;
 
-// Partial results go into the caller's partials, and a sink into their merge.
+// Refuses results and sink logits: partial results go into the caller's partials, and the merge applies the sinks.
 mha_status check_no_results(const mha_attention_args& a, mha_error* error) {
   const char* what = nullptr;
   if (a.output.data != nullptr) what = "output.data";
@@ -41,7 +41,7 @@ mha_status validate_partial(const mha_attention_args* args, Check check, Attenti
                 "batch is %lld: partial results of items that differ in length or position come one by one",
                 ll{p->batch});
   }
-  // One item may be shorter than key_len (items.key_lengths); the batch of several is uniform.
+  // A single item may be shorter than key_len (items.key_lengths); the items of a larger batch are equally long.
   const int64_t keys = p->batch == 1 ? key_len_of(*p, 0) : p->longest_key_len;
   const Size chunks = Size(most(1, divide_up(keys, kChunk)));
   const Size all = chunks * Size(p->heads) * Size(p->total_queries()) * Size(partial_width(p->value_head_dim));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Checks of the results besides the output: weights, the rows they are wanted of, the log-sum-exp.
+// Checks of the results other than the output: attention weights, the queries chosen for them, the log-sum-exp.
 #include "core/call/checks.h"
 #include "core/call/items.h"
 
@@ -33,7 +33,7 @@ mha_status check_weights_rows(const mha_results& r, AttentionProblem* p, mha_err
   return MHA_OK;
 }
 
-// Of the weights, in the order [B, H, Tq, Tk].
+// The sizes of the attention weights, which are stored as [B, H, Tq, Tk].
 Dimensions weights_dimensions(const AttentionProblem& p) {
   Dimensions n = {p.batch, p.query_len, p.heads, p.longest_key_len};
   if (p.query_offsets != nullptr && p.weights_rows == nullptr) n.b = least(n.b, 1);  // packed as the queries are

@@ -15,7 +15,7 @@ namespace {
 
 using ll = long long;
 
-// In a call a denormal compares equal to 0, which means the default: it is left to be refused.
+// 0 means the default. In a call a denormal compares equal to 0, too, but it must be refused.
 bool is_not_given(double value) { return value == 0 && !is_denormal(value); }
 
 bool is_finite_from(double value, double least) { return std::isfinite(value) && value >= least; }
@@ -89,7 +89,7 @@ mha_status check_table(const mha_rope& r, int scaling, mha_error* error) {
   return MHA_OK;
 }
 
-// Refuses what neither the scaling nor the table would use: forgotten `scaling` must not rotate by other angles.
+// Refuses fields that neither the scaling nor the table uses: whoever forgets `scaling` must not get other angles.
 mha_status check_unused(const mha_rope& r, int scaling, bool table, mha_error* error) {
   const bool scaled = scaling != MHA_ROPE_SCALING_NONE;
   const bool llama3 = scaling == MHA_ROPE_SCALING_LLAMA3, yarn = scaling == MHA_ROPE_SCALING_YARN;

@@ -28,7 +28,7 @@ mha_status check_slots(const mha_rows_args& a, Check check, mha_error* error) {
   return MHA_OK;
 }
 
-// Fields that speak of codes, of which this version has none.
+// Refuses the fields for quantised codes, which this version does not have.
 mha_status check_no_codes(const mha_rows_args& a, mha_error* error) {
   if (a.storage != nullptr) MHA_TRY(check_storage("storage", *a.storage, error));
   if (a.scales == nullptr && a.zeros == nullptr) return MHA_OK;

@@ -22,8 +22,8 @@ Size span_of(const Dimensions& n, const ElementStrides& s) {
 
 bool is_empty(const Dimensions& n) { return n.b == 0 || n.t == 0 || n.h == 0 || n.d == 0; }
 
-// Whether distinct elements share a place, or cannot be told not to: from the innermost dimension on, each stride must
-// pass what is below it.
+// Whether distinct elements may share memory. They certainly do not if each stride, from the smallest up, steps over
+// all that the smaller ones span.
 bool overlaps(const Dimensions& n, const ElementStrides& s) {
   int64_t sizes[3] = {n.b, n.t, n.h}, strides[3] = {s.b, s.t, s.h};
   int64_t below = n.d;
@@ -65,7 +65,7 @@ mha_status resolve_strides(const char* name, const Dimensions& n, Order order, c
     MHA_TRY(dense_strides(name, n, order, out, error));
   } else {
     const int64_t sizes[] = {n.b, n.t, n.h};
-    for (int i = 0; least < 0 && i < 3; ++i) {  // of a result, elements that overlap are refused
+    for (int i = 0; least < 0 && i < 3; ++i) {  // inputs; a result's elements must not overlap at all
       if (strides[i].value != 0 || sizes[i] <= 1 || is_empty(n)) continue;
       return fail(error, MHA_ERR_STRIDE, "%s.stride_%s is 0 beside other strides: give it, or MHA_BROADCAST to repeat",
                   name, strides[i].suffix);
@@ -94,10 +94,10 @@ mha_status check_no_stride(const char* name, const char* dimension, int64_t stri
 
 namespace {
 
-// A stride in bytes. Where there is nothing to step to it may be anything and is 0.
+// A stride in bytes. With a single element it may be anything and becomes 0.
 int64_t byte_stride(int64_t stride, int64_t size, int64_t bytes) { return size > 1 ? stride * bytes : 0; }
 
-// A type for each pointer to data, of which there are two kinds.
+// AnyTensor: ConstTensor for const data, else Tensor.
 template <class AnyTensor, class Data>
 AnyTensor tensor_of(Data* data, const mha_dtype& dtype, const Dimensions& n, const ElementStrides& s) {
   const Element element = static_cast<Element>(enum_value(dtype));
@@ -148,7 +148,7 @@ mha_status check_result(const char* name, const mha_mut_view& v, const Dimension
 
 Extent extent_of(const ConstTensor& t, const Dimensions& n) {
   if (t.data == nullptr || is_empty(n)) return {nullptr, nullptr, false, 0};
-  // In bytes; what repeats is one element.
+  // Sizes in bytes. Elements that a stride of 0 repeats count once.
   const ElementStrides s = {t.stride_b, t.stride_t, t.stride_h};
   const int64_t row = n.d * bytes_of(t.element);
   const Dimensions distinct = {s.b == 0 ? 1 : n.b, s.t == 0 ? 1 : n.t, s.h == 0 ? 1 : n.h, row};

@@ -11,7 +11,7 @@ constexpr uint64_t kBasis = 0xcbf29ce484222325u, kPrime = 0x100000001b3u;
 constexpr int kChains = 8;
 constexpr size_t kBlock = kChains * sizeof(uint64_t);
 
-// The multiplication spreads a bit upwards only; the rotation brings it round.
+// The multiplication carries a bit to higher bits only; the rotation brings high bits back to the low end.
 uint64_t step(uint64_t hash, uint64_t word) {
   hash = (hash ^ word) * kPrime;
   return hash << 29 | hash >> 35;

@@ -10,8 +10,8 @@ namespace mha {
 // FNV-1a: of headers.
 uint64_t header_checksum(const void* bytes, size_t count);
 
-// Of what follows a header, at the speed of memory: alike, over words of 8 bytes, by 8 chains in turn. Every step can
-// be undone, so a change of one word always changes the result.
+// Of what follows a header. Like FNV-1a, but over words of 8 bytes in 8 independent chains, so that it runs at the
+// speed of memory. Every step is invertible, so a change of one word always changes the result.
 uint64_t payload_checksum(const void* bytes, size_t count);
 
 }  // namespace mha

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Denormal arguments by their bits: inside a call every comparison and conversion takes them for zero (float_mode.h).
+// Finds denormal arguments by their bits: inside a call every comparison and conversion treats them as zero
+// (float_mode.h).
 #pragma once
 
 #include <cstdint>
@@ -19,7 +20,7 @@ inline bool is_denormal(double x) {
   return (bits & 0x7ff0000000000000u) == 0 && (bits & 0x000fffffffffffffu) != 0;
 }
 
-// For messages: the value that a conversion would take for 0.
+// The value for messages; a plain conversion of a denormal would give 0.
 inline double exact_value(float x) {
   if (!is_denormal(x)) return static_cast<double>(x);
   uint32_t bits = 0;

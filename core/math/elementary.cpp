@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Argument reduction by constants in parts whose products with a small integer are exact, then series.
+// Argument reduction, then a series. The constants of the reduction are split into parts whose products with a small
+// integer are exact.
 #include "core/math/elementary.h"
 
 #include <cstdint>

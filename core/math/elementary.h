@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Elementary functions in double from +, -, * and / alone. Those are exact everywhere; libm's functions round
-// differently from one system to the next, and what is computed with them would too.
+// Elementary functions in double from +, -, * and / alone, which round the same on every machine. libm's functions
+// round differently from one system to the next, and so would results computed with them.
 #pragma once
 
 namespace mha::elementary {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The constants of elementary.cpp, and of the kernel that does the same on vectors (kernels/angles-inl.h).
+// The constants of elementary.cpp and of kernels/angles-inl.h, which computes the same functions on vectors.
 #pragma once
 
 namespace mha::elementary {
@@ -9,7 +9,7 @@ constexpr double kLn2Low = 0x1.9ef35793c7673p-41;
 constexpr double kLog2e = 1.44269504088896340736;
 constexpr double kLowestExponent = -708;  // below this exp is 0
 
-// pi / 2 in three parts of 22 bits, each times an integer below 2^31 exact, and the rest.
+// pi / 2 as three parts of 22 bits, whose products with an integer below 2^31 are exact, and the rest.
 constexpr double kHalfPi1 = 0x1.921fb00000000p+0;
 constexpr double kHalfPi2 = 0x1.5110b00000000p-22;
 constexpr double kHalfPi3 = 0x1.1846980000000p-44;

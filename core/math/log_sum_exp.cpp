@@ -10,7 +10,7 @@ namespace {
 constexpr double kLn2 = 0.693147180559945309417;
 constexpr double kMost = 3.4028234663852886e38;  // FLT_MAX
 
-// A sum of finite scores is finite, and -inf says that there is none.
+// The log-sum-exp of finite scores stays finite: -inf means that the row sees no key.
 float clamped(double x) { return static_cast<float>(x > kMost ? kMost : (x < -kMost ? -kMost : x)); }
 
 }  // namespace

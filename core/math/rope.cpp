@@ -11,13 +11,13 @@ namespace {
 
 constexpr double kTwoPi = 6.28318530717958647693;
 
-// The pair that turns `rotations` times over the length trained on.
+// The pair that makes `rotations` turns over the length that the model was trained on.
 double yarn_pair(const mha_rope& r, double rotations) {
   const double dims = static_cast<double>(r.dims), length = static_cast<double>(r.original_positions);
   return dims * (elementary::log(length) - elementary::log(rotations * kTwoPi)) / (2 * elementary::log(r.base));
 }
 
-// Pairs below `low` stay, those from `high` on are stretched, in between a ramp.
+// Pairs below `low` keep their frequency, pairs from `high` on have it divided by the factor; a ramp joins the two.
 struct Ramp {
   double low, high;
 };

@@ -10,12 +10,12 @@ namespace mha {
 constexpr int64_t kMaxRopeDims = 1024;                    // so that one row's angles fit on the stack
 constexpr int64_t kMaxPosition = (int64_t{1} << 31) - 1;  // up to which sin_cos is accurate
 
-// The angles of a position, one after the other: for a thread's run of tokens.
+// Computes the angles of one position after another, for a thread's run of tokens.
 class RopeAngles {
  public:
   RopeAngles(const KernelTable& table, const mha_rope& rope);
-  // Computes those of `position`, which NormRopeArgs then points to: dims / 2 of each, or where pairs are interleaved
-  // dims of each: both elements' cosine, and the sine as it multiplies the other element (-sin, sin).
+  // Computes the angles of `position`, for NormRopeArgs to point to: dims / 2 cosines and sines, or dims of each if
+  // pairs are interleaved: the cosine for both elements, and the sine as it multiplies the other element (-sin, sin).
   void turn_to(int64_t position);
   const float* cosines() const { return cos_; }
   const float* sines() const { return sin_; }

@@ -7,28 +7,27 @@
 namespace mha {
 namespace {
 
-// What a second phase costs, and what waking threads for the first, in multiply-adds: a microsecond.
+// The cost of a second phase, and of waking threads for the first: a microsecond, in multiply-adds.
 constexpr double kMeeting = 0.1e6;
 // Threads do not begin and end together: the last to finish is late by a part of a work item.
 constexpr double kLateItem = 0.25;
-// Where heads lie side by side, a work item reads as many bytes at a time as its heads have of a token. Short runs are
-// slow: runs of this many bytes take twice the time of endless ones. Measured like attention_f32/Tq:1/Tk:4096/H:32/Hkv:32
-// with D 64, on two threads, the cut given by hand: runs of 4 KiB take 1.03 times as long as runs of 8 KiB, 2 KiB 1.15
-// times, 1 KiB 1.36 times.
+// Where the heads of a token are stored side by side, a work item reads its heads of a token as one run and then jumps
+// to the next token. The hardware prefetcher does not follow the jump, so short runs are slow: runs of this many bytes
+// take twice the time of endless ones.
 constexpr double kShortRun = 300;
-// A split takes memory for its partial results: it must be so much faster than cutting the rows.
+// A split takes memory for its partial results, so it must be this much faster than cutting the rows.
 constexpr double kSplitGain = 1.15;
-// Threads must be so much faster than one, as the estimate is not exact.
+// The estimate is not exact, so threads must be this much faster than one.
 constexpr double kThreadsGain = 1.15;
-// Turns beyond which a part of one does not count.
+// Beyond this many turns, a part of a turn does not matter.
 constexpr double kManyTurns = 1e6;
 
 double ratio(int64_t a, int64_t b) { return static_cast<double>(a) / static_cast<double>(b); }
 
-// Items of the batch like this one that would be as much work as the call.
+// How many items of the batch like this one are as much work as the call.
 double alike(const Cutting& c) { return c.call_work / c.work; }
 
-// Work items of the call if all of it were cut so, the rests of divisions among them or not.
+// Work items of the call if all of it is cut this way: with the remainders of divisions, and without them.
 double items_of(const Cutting& c, const Cut& cut) {
   const int64_t pieces = divide_up(c.kv_heads, cut.heads) * divide_up(c.rows, cut.block_rows);
   return alike(c) * static_cast<double>(pieces) * static_cast<double>(cut.split ? divide_up(c.keys, kChunk) : 1);
@@ -38,7 +37,7 @@ double whole_items_of(const Cutting& c, const Cut& cut) {
   return alike(c) * static_cast<double>(pieces) * static_cast<double>(cut.split ? c.keys / kChunk : 1);
 }
 
-// The longest rest, as a part of a whole item.
+// The largest remainder, as a part of a whole work item.
 double rest_of(const Cutting& c, const Cut& cut) {
   double rest = ratio(c.kv_heads % cut.heads, cut.heads);
   const double rows = ratio(c.rows % cut.block_rows, cut.block_rows), keys = ratio(c.keys % kChunk, kChunk);
@@ -46,7 +45,7 @@ double rest_of(const Cutting& c, const Cut& cut) {
   return cut.split && keys > rest ? keys : rest;
 }
 
-// Turns of all threads that so many items take.
+// How many turns of all threads so many work items take.
 double turns_of(const Cutting& c, double items) {
   const double turns = items / static_cast<double>(c.threads);
   if (turns >= kManyTurns) return turns;
@@ -61,13 +60,14 @@ double merging_time(const Cutting& c) {
   return kMeeting + 2 * floats * sizeof(float) * kMultiplyAddsPerByte * alike(c) / static_cast<double>(c.threads);
 }
 
-// Blocks of rows for each key/value head, so that a thread has so many items or more of those that `cut` makes of one.
+// Blocks of rows for each key/value head that give each thread at least items_per_thread work items. cut.split: keys
+// are cut into chunks, too.
 int64_t pieces_for(const Cutting& c, const Cut& cut, int64_t items_per_thread) {
   const double heads = alike(c) * static_cast<double>(c.kv_heads) * (cut.split ? ratio(c.keys, kChunk) : 1.0);
   return static_cast<int64_t>(static_cast<double>(c.threads * items_per_thread) / heads * (1 - 1e-9)) + 1;
 }
 
-// So many work items for each thread that nothing is gained by cutting more.
+// Whether each thread has so many work items that cutting more gains nothing.
 bool has_enough(const Cutting& c, const Cut& cut) {
   return whole_items_of(c, cut) * (1 + 1e-9) >= static_cast<double>(c.threads * kItemsPerThread);
 }
@@ -82,7 +82,7 @@ double time_alone(const Cutting& c, const Cut& cut) {
   return alike(c) * time_of_rows(c, cut, c.rows, divide_up(c.rows, cut.block_rows), c.kv_heads);
 }
 
-// On all threads, merging included. Equal items take turns; rests fill a turn that is not full, or come last.
+// The time on all threads, merging included. Whole work items take turns; remainders fill the last turn or follow it.
 double time_of(const Cutting& c, const Cut& cut) {
   double item = time_of_rows(c, cut, cut.block_rows, 1, cut.heads);
   if (cut.split && c.keys > kChunk) item *= ratio(kChunk, c.keys);
@@ -97,7 +97,7 @@ double time_of(const Cutting& c, const Cut& cut) {
   return time + (cut.split ? merging_time(c) : 0);
 }
 
-// Rows of a block where there are so many or, if they are too short or too long for that, about as many.
+// Rows of a block if there are `blocks` of them, or about as many if their rows would be too few or too many.
 int64_t block_rows(const Cutting& c, int64_t blocks) {
   return even_piece(c.rows, least(c.most_rows, most(c.row_unit, divide_up(c.rows, blocks))), c.row_unit);
 }
@@ -124,7 +124,7 @@ Cut cut_in_place(const Cutting& c) {
   Best best = {whole, time_of(c, whole)};
   const bool may_split = c.may_split && c.keys > kChunk;
   if (may_split) best.consider(c, {whole.heads, c.rows, true});
-  // As many heads together as leave a group for each thread, then half of that, and so on.
+  // First as many heads together as leave a group for each thread, then half as many, and so on.
   const int64_t share = divide_up(c.kv_heads, c.threads);
   for (int64_t heads = whole.heads; heads > 1;) {
     heads = even_piece(c.kv_heads, share < heads ? share : heads / 2, 1);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// How threads share one item of the batch: its key/value heads, its rows, or its chunks of keys. A pure function of
-// sizes, by an estimate of the time of each way to cut it.
+// How threads share one item of the batch: its key/value heads, its rows, or its chunks of keys. Pure functions of
+// sizes that estimate the time of each way to cut it.
 #pragma once
 
 #include <cstdint>
@@ -10,19 +10,19 @@ namespace mha {
 // What is to be cut, and for whom. Times are in multiply-adds, as all work is (problem.h).
 struct Cutting {
   int64_t threads;
-  double work;                   // of the item, and
+  double work;                   // of the item
   double call_work;              // of the call
   int64_t kv_heads, rows, keys;  // rows of each key/value head; one key at least
-  // A work item has so many key/value heads at most. Where the heads of a token lie side by side, each is run_bytes
-  // long; 0: a head's tokens follow each other.
+  // most_heads: the most key/value heads of a work item. run_bytes: bytes of one head of a token where the heads of a
+  // token are stored side by side; 0 where the tokens of a head follow each other.
   int64_t most_heads, run_bytes;
-  // A block of rows is so long at most and, if it is not all rows, a multiple of row_unit. Packing a chunk of keys for
-  // it costs what packing_rows rows cost; 0: nothing is packed.
+  // most_rows: the most rows of a block. A block of less than all rows is a multiple of row_unit. packing_rows: packing
+  // a chunk of keys costs as much as so many rows; 0: nothing is packed.
   int64_t most_rows, row_unit, packing_rows;
   int64_t query_len, value_head_dim;
-  // Of a head's queries. 0: all see as many keys; 1: from one to all of them, as under a causal mask.
+  // 0: all queries of a head see equally many keys; 1: from one key to all, as under a causal mask.
   double unevenness;
-  bool may_split;  // partial results of all chunks have a size that can be said
+  bool may_split;  // the keys may be cut into chunks
 };
 
 struct Cut {
@@ -31,14 +31,14 @@ struct Cut {
   bool split;          // a work item is one chunk of keys, else all of them
 };
 
-// Cut as little as can be: one thread's way.
+// As few work items as possible: for one thread.
 Cut cut_least(const Cutting& c);
 
-// For several threads. Where nothing is packed they share heads and chunks; else rows, in blocks, and chunks.
+// For several threads. In place, they share heads and chunks of keys; packed, they share blocks of rows and chunks.
 Cut cut_in_place(const Cutting& c);
 Cut cut_packed(const Cutting& c);
 
-// Whether threads are done with the call, which is as many such items as its work says, sooner than one would be.
+// Whether several threads finish the call sooner than one. The call counts as call_work / work such items.
 bool threads_pay(const Cutting& c, const Cut& cut);
 
 }  // namespace mha

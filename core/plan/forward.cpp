@@ -9,8 +9,8 @@
 namespace mha {
 namespace {
 
-// The tokens that a projection reads or writes: [batch, rows]. With a cache keys are projected from the new tokens,
-// which the queries are.
+// The tokens that a projection reads or writes: [batch, rows]. With a cache, keys are projected from the new tokens
+// only, which are those of the queries.
 struct Tokens {
   int64_t batch, rows;
 };
@@ -20,7 +20,7 @@ Tokens tokens_of(const AttentionProblem& p, int projection) {
   return {packed ? 1 : p.batch, keys ? p.key_len : p.query_len};
 }
 
-// Sizes of a projection, written where it is: a copy shows in small calls.
+// Writes the sizes of a projection into *p. Returning a problem would copy it, which costs too much in a small call.
 void set_sizes(const Forward& f, int projection, LinearProblem* p) {
   if (!f.projects(projection)) return;
   const ProjectionSize size = projection_size(f.layer->config, projection);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The layer's forward: its projections, the workspace that they and attention share, and what that comes to in words.
+// The plan of the layer's forward: its projections, the workspace that they share with attention, and both in words.
 #pragma once
 
 #include "core/base/context.h"
@@ -16,7 +16,7 @@ struct ForwardPlan {
   int64_t projected_offset[kProjections];
   int64_t attention_offset;
   LinearJob linears[kProjections];        // of those that are projected
-  int64_t linear_offset, linear_scratch;  // where projections are not all F32; floats of each thread
+  int64_t linear_offset, linear_scratch;  // unless all is F32: scratch, and its floats for each thread
   int64_t bytes;
 };
 
@@ -24,7 +24,7 @@ struct Forward {
   const mha_layer* layer;
   ForwardViews views;
   AttentionJob attention;
-  mha_cache* cache;  // that grows, or null
+  mha_cache* cache;  // the cache that grows, or null
   ForwardPlan plan;
 
   // Keys and values are projected unless they are in a cache already.
@@ -39,7 +39,7 @@ enum class PlanFor { kCall, kBound };
 
 mha_status plan_forward(const mha_context& context, PlanFor what, Forward* f, mha_error* error);
 
-// What the call costs, in multiply-adds: the stages' work, each bound by computing or by reading.
+// The cost of the call in multiply-adds: the sum over its stages, each bound by computing or by reading.
 double work_of(const Forward& f);
 
 // What a projection writes, or the output projection reads: [B, T, heads * dim] dense in the workspace.

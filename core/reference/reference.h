@@ -31,15 +31,15 @@ template <class T>
 void linear(const float* input, int64_t input_stride, int64_t rows, int64_t in_features, const float* weight,
             const float* bias, int64_t out_features, T* output);
 
-/// What mha_layer_forward must compute: three projections, attention, output projection, nothing rounded to float
-/// between.
+/// What mha_layer_forward must compute: three projections, attention, output projection, with nothing rounded to float
+/// in between.
 ///   output [B, Tq, out_dim] dense; weights_out as `weights` of attention, with a column more for each key that the
 ///   layer adds (bias_key, add_zero_attn).
 template <class T>
 void forward(const mha_layer_config& config, const mha_layer_weights& weights, const mha_layer_args& args, T* output,
              T* weights_out);
 
-/// What mha_rows_prepare must compute: output [B, T, heads, D] dense, slots left aside.
+/// What mha_rows_prepare must compute: output [B, T, heads, D] dense; slots are ignored.
 template <class T>
 void norm_rope_rows(const mha_rows_args& args, T* output);
 

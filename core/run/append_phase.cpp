@@ -8,7 +8,7 @@
 namespace mha {
 namespace {
 
-// The item of the batch that token `t` of all is of, and its first token. Items without tokens are passed over.
+// The item of the batch that token `t` belongs to, and the first token of that item. Items without tokens are skipped.
 int64_t item_at(const CacheBatch& batch, int64_t t, int64_t* begin) {
   if (batch.offsets == nullptr) {
     *begin = t / batch.length * batch.length;
@@ -19,7 +19,7 @@ int64_t item_at(const CacheBatch& batch, int64_t t, int64_t* begin) {
   return b;
 }
 
-// Stores keys normed and rotated. `positions` of the tokens, or null: their numbers.
+// Norms, rotates and stores keys. positions null: the tokens' numbers.
 void norm_rope_keys(const AppendProblem& p, TokenNormRope* norm_rope, int64_t sequence, int64_t first, int64_t count,
                     ConstTensor keys, const int64_t* positions) {
   const mha_cache& cache = *p.cache;
@@ -38,7 +38,7 @@ PartRows rows_from(const ConstTensor& t, int64_t b, int64_t row) {
   return {t.data + b * t.stride_b + row * t.stride_t, t.stride_t, t.stride_h, t.element};
 }
 
-// Work item `item`; norm_rope null: keys are stored as they are.
+// Runs work item `item`; norm_rope null: keys are stored as they are.
 void append_range(const AppendJob& job, int64_t item, TokenNormRope* norm_rope) {
   const AppendProblem& p = job.problem;
   const bool packed = p.batch.offsets != nullptr;

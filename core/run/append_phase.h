@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Storing the reserved tokens of a batch in a cache as one phase: a work item is a range of all tokens, whichever
-// sequences they belong to.
+// Storing the reserved tokens of a batch in a cache as one phase. A work item is a range of the tokens of all
+// sequences.
 #pragma once
 
 #include "core/call/cache_calls.h"
@@ -14,7 +14,7 @@ struct AppendJob {
   AppendProblem problem;
   int64_t item_tokens;  // of a work item: plan_append
 };
-// A work item, of `job`, an AppendJob.
+// Runs a work item; `job` is an AppendJob.
 void run_append(const void* job, int64_t item, int64_t slot);
 Phase append_phase(const AppendJob& job);
 

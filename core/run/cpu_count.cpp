@@ -35,12 +35,12 @@ int64_t whole_cpus(long long quota, long long period) {
   return quota > 0 && period > 0 ? quota / period + (quota % period != 0 ? 1 : 0) : 0;
 }
 
-// The smaller of two limits, of which 0 is none.
+// The smaller of two limits; 0: no limit.
 int64_t least_limit(int64_t a, int64_t b) { return a == 0 || (b != 0 && b < a) ? b : a; }
 
 constexpr size_t kPathBytes = 4096, kNameBytes = 32;
 
-// The quota of the cgroup at `folder`, which has kNameBytes to spare; 0: none.
+// The quota of the cgroup at `folder`, whose buffer has kNameBytes to spare; 0: none.
 int64_t folder_cpus(const FileReader& files, char* folder) {
   char* name = folder + strlen(folder);
   char text[96];
@@ -61,7 +61,7 @@ int64_t folder_cpus(const FileReader& files, char* folder) {
 }
 
 // The least quota of the cgroup at `path` below `mount` and of all above it. In a container `path` may be the host's,
-// of which only a part is mounted: what is not there has no quota.
+// and only a part of it is mounted: folders that do not exist have no quota.
 int64_t path_cpus(const FileReader& files, const char* mount, const char* path, size_t length) {
   char folder[kPathBytes + kNameBytes];
   const size_t top = strlen(mount);

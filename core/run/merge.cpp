@@ -11,12 +11,12 @@ namespace {
 
 constexpr double kInfinity = __builtin_inf();
 
-// Of a row: the greatest log-sum-exp of its parts, the sum of e^(lse - most), and ln of the sum of e^lse: -inf where no
-// part saw a key, NaN where one is NaN, +inf where one is.
+// Over the parts of a row: the greatest log-sum-exp, the sum of e^(lse - most), and the ln of the sum of e^lse, which
+// is -inf if no part saw a key, NaN if one part is NaN, +inf if one is +inf.
 struct Total {
   double most, sum, log_sum_exp;
 
-  // A greater one absorbs ln(sum), so that shares by it would not add up to 1.
+  // Adding ln(sum) to a greater `most` rounds it away, so that shares by log_sum_exp would not add up to 1.
   bool absorbs() const { return most > 0x1p16 || most < -0x1p16; }
   double share(double lse) const {
     return absorbs() ? elementary::exp(lse - most) / sum : elementary::exp(lse - log_sum_exp);
@@ -38,7 +38,7 @@ Total total_of(const MergeJob& job, int64_t row) {
   return {most, sum, most + elementary::log(sum)};
 }
 
-// Columns that are summed up side by side.
+// Columns that are summed at a time.
 constexpr int64_t kColumns = 64;
 
 void merge_row(const MergeJob& job, int64_t row) {

@@ -26,7 +26,7 @@ int64_t position_of(const NormRopeProblem& p, int64_t token, const Token& at) {
   return (p.first_positions != nullptr ? p.first_positions[at.batch] : p.first_position) + at.index;
 }
 
-// Where a token goes, which is token t of item b where there are no slots; null: nowhere.
+// Where a token is written: to its slot, or without slots as token t of item b; null: nowhere.
 char* output_row(const NormRopeProblem& p, int64_t token, int64_t b, int64_t t) {
   if (p.slots != nullptr) {
     const int64_t slot = p.slots[token];
@@ -126,7 +126,7 @@ NormRopeJob key_job(const KernelTable& table, const AttentionProblem& p, int64_t
   tokens.heads = p.kv_heads, tokens.width = p.head_dim;
   tokens.rope = r.rope, tokens.epsilon = r.key_epsilon, tokens.weight = r.key_weight,
   tokens.positions = r.key_positions;
-  if (p.cache != nullptr) {  // the new tokens, which follow those that are there
+  if (p.cache != nullptr) {  // the new tokens, which follow those in the cache
     tokens.length = p.query_len, tokens.offsets = p.query_offsets;
     for (int64_t b = 0; b < p.batch; ++b) first_positions[b] = key_len_of(p, b) - query_len_of(p, b);
     tokens.first_positions = first_positions;

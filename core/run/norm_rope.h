@@ -8,7 +8,7 @@
 
 namespace mha {
 
-// Norms and rotates single tokens: one of these for a thread's run of them.
+// Norms and rotates one token after another. Each work item makes its own.
 class TokenNormRope {
  public:
   // epsilon 0: no norm; weight [width] may be null; rope.dims 0: no rotation.
@@ -38,11 +38,12 @@ struct NormRopePhase {
 
 Phase norm_rope_phase(const NormRopePhase& work);
 
-// What rounding the results of a job costs; before it runs, since its output may be its input. row [width] is scratch.
+// The error of rounding the results of a job. To be called before the job runs, since its output may be its input.
+// row [width] is scratch.
 mha_storage_error measure_rounding(const NormRopeJob& job, float* row);
 
-// The queries of a call, and keys in a tensor; block_tokens is planned. Where items differ in length, first_positions
-// has room for one each, which are written now.
+// The jobs for the queries of a call and for its keys in a tensor, with block_tokens planned. If items differ in
+// length, the first position of each item is written to first_positions [batch].
 NormRopeJob query_job(const KernelTable& table, const AttentionProblem& problem, int64_t threads, const Tensor& output,
                       int64_t* first_positions);
 NormRopeJob key_job(const KernelTable& table, const AttentionProblem& problem, int64_t threads, const Tensor& keys,

@@ -66,7 +66,7 @@ int64_t drain_timed(const Phase& phase, const Ranges& ranges, CallerTimes* times
   const int64_t done = drain(phase, ranges, 0);
   const double worked = clock_seconds() - begin;
   times->worked += worked;
-  // Where the others did all of it nothing is known: as long as it took them.
+  // If other threads ran every item, the elapsed time is the estimate.
   if (times->suspects) {
     times->alone +=
         done > 0 ? (cpu_time() - cpu_begin) * static_cast<double>(phase.count) / static_cast<double>(done) : worked;
@@ -115,29 +115,27 @@ void run_by_host(const mha_parallel_for& host, int64_t threads, const Phase* pha
 }
 
 #if defined(MHA_OPENMP) && MHA_OPENMP
-// Teams belong to the thread that calls, and so does what it knows of them.
+// OpenMP has a team for each calling thread, so each calling thread has its own of these.
 thread_local TeamPatience patience;
-thread_local int64_t cpus = 0;          // 0: not asked yet
-thread_local int64_t team_process = 0;  // where this thread first called a team; 0: nowhere yet
+thread_local int64_t cpus = 0;          // 0: not known yet
+thread_local int64_t team_process = 0;  // the process in which this thread first called a team; 0: none yet
 
 // After a fork libgomp would wait for ever for the threads that its parent had.
 bool lost_team(const ProcessId& process) { return team_process != 0 && team_process != process.get(); }
 
-// How many of `threads` a call gets now.
+// How many threads a call gets now, at most `threads`.
 int64_t team_size(const mha_context& context, int64_t threads) {
   if (lost_team(context.process)) return 1;
-  // More threads than CPUs only take turns: without this 16 threads on 2 CPUs took 1.1 to 2.8 times as long as 2.
+  // More threads than CPUs only take turns, and the end of each phase waits for threads that have no CPU.
   if (cpus == 0) cpus = omp_get_num_procs();
   if (threads > cpus) threads = cpus;
-  // The host's own region has its threads: a team in each of them would take turns, too.
+  // In a region of the host its threads have the CPUs already: a team for each of them would only take turns, too.
   return omp_in_parallel() || patience.alone(clock_seconds) ? 1 : threads;
 }
 
-// A thread that slept is often woken on the caller's CPU though others are idle: the caller would keep it from running
-// until the scheduler's next tick, some milliseconds, and share the CPU with it for some more. So the caller, its work
-// done, makes way, for so long at most, and the thread, once it runs, moves.
-// Measured with `mha_threads sharing`, two threads after 50 ms of sleep: a linear of 0.15 ms takes 0.4 ms, and 3.1 ms
-// without this; an attention of 1 ms takes 1.0 ms, and 3.2 ms without.
+// A thread that slept is often woken on the caller's CPU although others are idle. The caller would keep it from
+// running until the scheduler's next tick, some milliseconds later, and then share the CPU with it. So a caller without
+// items left yields its CPU, for so long at most, and the thread, once it runs, moves to another CPU.
 constexpr double kMakingWay = 0.3e-3;
 
 void make_way(const int64_t* came, int64_t others) {
@@ -146,7 +144,8 @@ void make_way(const int64_t* came, int64_t others) {
   while (__atomic_load_n(came, __ATOMIC_RELAXED) < others && clock_seconds() < end) sched_yield();
 }
 
-// A function of its own: clang calls the runtime on entry of whatever function holds a region, and one thread must not.
+// A function of its own: clang calls the OpenMP runtime on entry to any function that has a parallel region, and calls
+// on one thread must not do that.
 __attribute__((noinline)) void run_team(int threads, const Phase* phases, int count) {
   Counter counters[kMaxPhases * kMaxRanges];
   Ranges ranges[kMaxPhases];

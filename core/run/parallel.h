@@ -19,12 +19,12 @@ constexpr int kMaxPhases = 7;
 // Whether this library was built with OpenMP.
 bool has_openmp();
 
-// Whether this process was forked after the threads that a call of this thread would use were made: fork leaves its
-// child none of them, so the call works alone.
+// Whether the threads that a call of this thread would use were made before this process was forked: a child has none
+// of its parent's threads, so the call works alone.
 bool lost_threads(const mha_context& context);
 
 // Runs the phases one after the other, the items of each on up to `threads` threads in any order. The caller has set
-// the floating-point mode (float_mode.h): it is set once a call, as it waits for whatever is under way.
+// the floating-point mode (float_mode.h), once for the call: setting it waits for all instructions under way.
 void run_phases(const mha_context& context, int64_t threads, const Phase* phases, int count);
 
 // The same in the calling thread.

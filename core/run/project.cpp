@@ -9,8 +9,8 @@
 namespace mha {
 namespace {
 
-// Weights from here on (32 MiB) come from memory, or the far end of the outermost cache, in each call: gemm then asks
-// for them further ahead. Below it is of no use (M 1 and 4, N and K 1024: 1 % slower; M 1, N and K 2048: as fast).
+// Weights of this size or more (32 MiB) come from memory, or the far end of the outermost cache, in each call, so gemm
+// prefetches them further ahead. Smaller ones come soon enough without, and the prefetches would only take time.
 constexpr int64_t kFarFloats = 8 * 1024 * 1024;
 
 void run_linear(const void* data, int64_t item, int64_t slot) {
@@ -56,7 +56,7 @@ void pack_weight(const LinearKernels& kernels, const ConstTensor& weight, int64_
   args.dst = panels, args.dst_element = element;
   args.rows = rows, args.columns = columns;
   kernels.pack_weights(&args);
-  // What fills up the last line is saved, too: zeros, not what the memory held before.
+  // The rest of the last line is saved, too, so it must not hold what was in memory before.
   const int64_t bytes = round_up(rows, kPanel) * columns * bytes_of(element);
   memset(panels + bytes, 0, static_cast<size_t>(round_up(bytes, 64) - bytes));
 }

@@ -20,7 +20,7 @@ struct LinearPhase {
 void pack_weight(const LinearKernels& kernels, const ConstTensor& weight, int64_t rows, int64_t columns,
                  Element element, char* panels);
 
-// What keeping [rows, columns], rows stride_t apart, as such elements costs.
+// The error of storing [rows, columns], rows stride_t apart, as elements of type `kept`.
 mha_storage_error measure_storage(const KernelTable& table, const ConstTensor& given, int64_t rows, int64_t columns,
                                   Element kept);
 

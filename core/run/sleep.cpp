@@ -56,7 +56,7 @@ void Sleep::wait(const uint32_t* word, uint32_t seen, uint32_t) {
   pthread_mutex_unlock(&mutex_);
 }
 
-// The word changed before the mutex is taken, so a sleeper either sees that or is asleep by now.
+// The word changed before the mutex is taken, so a sleeper either sees the change or is asleep by now.
 void Sleep::wake(const uint32_t*, uint32_t) {
   pthread_mutex_lock(&mutex_);
   pthread_mutex_unlock(&mutex_);

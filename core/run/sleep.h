@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Waiting for a word in memory to change: a while awake, then asleep until whoever changed it wakes its sleepers.
+// Waiting for a word in memory to change: awake for a while, then asleep until the thread that changed it wakes it up.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ double clock_seconds();
 void spin_briefly();    // 0.3 us
 void let_others_run();  // gives the CPU to whoever else wants it
 
-// Spins until ready() or until the clock shows `end`, letting others run every 10 us; whether it got ready.
+// Spins until ready() or until the clock shows `end`, and lets others run every 10 us. Returns whether it is ready.
 template <typename Ready>
 bool spin_until(double end, Ready ready) {
   for (;;) {
@@ -39,9 +39,9 @@ class Sleep {
 
   void open();
   void close();
-  // Returns when *word is no longer `seen`, or sooner. `group`: bits, of which wake names one at least.
+  // Returns when *word is no longer `seen`, or sooner. wake() wakes sleepers whose `group` has a bit of its `groups`.
   void wait(const uint32_t* word, uint32_t seen, uint32_t group = kAnyone);
-  // After *word was changed.
+  // To be called after *word was changed.
   void wake(const uint32_t* word, uint32_t groups = kAnyone);
 
  private:

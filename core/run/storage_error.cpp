@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The greatest and the root mean square error of stored rows.
 #include "core/run/storage_error.h"
 
 namespace mha {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What storing values as other elements costs: the error of what is kept against what was given.
+// The error of storing values as other elements: stored against given values.
 #pragma once
 
 #include "core/call/problem.h"
@@ -10,7 +10,7 @@ class StorageErrorSum {
  public:
   explicit StorageErrorSum(const KernelTable& table) : table_(table) {}
 
-  // Adds a row of `given` elements that is kept as `kept`.
+  // Adds a row of `given` elements that is stored as `kept`.
   void add(const char* row, Element given, int64_t columns, Element kept);
   mha_storage_error error() const;
 

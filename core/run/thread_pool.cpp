@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The pool. A thread that has nothing to do waits for `generation` to change, awake for a while, then asleep. `gate`
 // says whether a job is open, and how many threads are inside it: they may read the job, which does not change before
-// all have left. The last thread to finish an item of a phase says so, and all go on to the next phase.
+// all have left. The thread that finishes the last item of a phase sets `finished`, and all go on to the next phase.
 #include "core/run/thread_pool.h"
 
 #include <errno.h>
@@ -34,18 +34,18 @@ constexpr size_t kStack = size_t{1} << 20;
 constexpr size_t kStack = size_t{256} << 10;
 #endif
 
-// How long a thread stays awake after its last work: longer where the last pause would have been survived by that. To
-// wake a thread costs its caller 3 to 50 us: two threads each 3 ms (mha_threads sizes) took 1.01 to 7 times as long as
-// one when they slept, 0.5 to 0.9 times awake. One that is awake lets others run.
+// How long a thread stays awake after its last work: kLongAwake if its last pause was shorter than that. To wake a
+// thread takes a system call and a wait for the scheduler. Where calls come often, that costs more than the thread
+// gains. A thread that is awake lets others run.
 constexpr double kAwake = 50e-6, kLongAwake = 5e-3;
-// How long one that needs the others' items waits awake.
+// How long a thread stays awake while it waits for the items of others.
 constexpr double kAwakeInJob = 50e-6;
-// How long a caller makes way for threads that it woke.
+// How long a caller yields its CPU at most to threads that it woke.
 constexpr double kMakingWay = 0.3e-3;
 
 constexpr uint32_t kOpen = 1, kInside = 2;  // of the gate
 
-// How far a phase is, on a line of its own.
+// How far a phase is, on a cache line of its own.
 struct alignas(64) Progress {
   int64_t left;       // items that are not finished
   uint32_t finished;  // whether all are
@@ -73,7 +73,7 @@ struct ThreadPool {
   Worker* workers;  // options.threads - 1
   int64_t made;
   Sleep sleep;
-  TeamPatience patience;  // of the one who holds the pool
+  TeamPatience patience;  // of the caller that holds the pool
   Job job;
   alignas(64) Counter counters[kMaxPhases * kMaxRanges];
   Progress progress[kMaxPhases];
@@ -83,7 +83,7 @@ struct ThreadPool {
   alignas(64) int64_t sleepers;  // threads that sleep for a job
   int64_t waiting;               // threads that sleep for a phase to finish
   alignas(64) int64_t callers;   // calls under way
-  uint32_t held;                 // whether one of them has the threads
+  uint32_t held;                 // 1: one of them has the threads
   alignas(64) int64_t came;      // threads that have joined the job
 };
 
@@ -96,13 +96,13 @@ uint32_t groups_below(int64_t threads) { return threads >= 32 ? Sleep::kAnyone :
 void wait_until_finished(ThreadPool* pool, Progress* progress) {
   const auto finished = [progress] { return __atomic_load_n(&progress->finished, __ATOMIC_ACQUIRE) != 0; };
   if (finished() || spin_until(clock_seconds() + kAwakeInJob, finished)) return;
-  // Asleep, it leaves its CPU to the thread that it waits for, should that have none.
+  // Asleep, it leaves its CPU to the thread that it waits for, which may have none.
   __atomic_fetch_add(&pool->waiting, 1, __ATOMIC_SEQ_CST);
   while (__atomic_load_n(&progress->finished, __ATOMIC_SEQ_CST) == 0) pool->sleep.wait(&progress->finished, 0);
   __atomic_fetch_sub(&pool->waiting, 1, __ATOMIC_RELAXED);
 }
 
-// After `done` items of a phase.
+// To be called after `done` items of a phase.
 void count_finished(ThreadPool* pool, Progress* progress, int64_t done) {
   if (done == 0 || __atomic_sub_fetch(&progress->left, done, __ATOMIC_ACQ_REL) > 0) return;
   __atomic_store_n(&progress->finished, 1, __ATOMIC_SEQ_CST);
@@ -151,11 +151,11 @@ void* work(void* data) {
   }
 }
 
-// Tells all threads that there is something new; whether some of those below `threads` may have slept.
+// Tells all threads that there is a new job. Returns whether some of those below `threads` may have slept.
 bool call_threads(ThreadPool* pool, int64_t threads) {
   __atomic_fetch_add(&pool->generation, 1, __ATOMIC_SEQ_CST);
   const int64_t asleep = __atomic_load_n(&pool->sleepers, __ATOMIC_SEQ_CST);
-  // As many as the job has no slots for may sleep on.
+  // Threads for which the job has no slot may sleep on.
   if (asleep <= pool->options.threads - threads) return false;
   pool->sleep.wake(&pool->generation, groups_below(threads));
   return true;
@@ -181,7 +181,8 @@ void set_job(ThreadPool* pool, int64_t threads, const Phase* phases, int count) 
   pool->came = 0;
 }
 
-// Whether it ran: not if a thread is still inside the job before, all of whose items are finished, and off its CPU.
+// Returns whether it ran the job. It does not while the caller is to work alone, or while a thread that has no CPU is
+// still inside the job before, whose items are all finished.
 bool run_held(ThreadPool* pool, int64_t threads, const Phase* phases, int count) {
   if (pool->patience.alone(clock_seconds)) return false;
   const auto empty = [pool] { return __atomic_load_n(&pool->gate, __ATOMIC_ACQUIRE) == 0; };
@@ -202,7 +203,7 @@ bool run_held(ThreadPool* pool, int64_t threads, const Phase* phases, int count)
   return true;
 }
 
-// pthread_create's answer. Signals are the host's threads' business, so its threads start with all blocked.
+// Returns pthread_create's answer. Signals are for the host's threads, so the pool's threads start with all blocked.
 int start(Worker* worker) {
   sigset_t all, before;
   sigfillset(&all);
@@ -211,7 +212,8 @@ int start(Worker* worker) {
   pthread_attr_init(&attributes);
   pthread_attr_setstacksize(&attributes, kStack);
   int failed = pthread_create(&worker->thread, &attributes, work, worker);
-  // Large thread-local variables of the host take their place from the stack: then the system's usual size.
+  // The host's thread-local variables take their place from the stack. If they are too large for ours, the system's
+  // usual stack is used.
   if (failed == EINVAL) failed = pthread_create(&worker->thread, nullptr, work, worker);
   pthread_attr_destroy(&attributes);
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
@@ -255,7 +257,7 @@ mha_status pool_create(const mha_allocator& allocator, const PoolOptions& option
 
 void pool_destroy(const mha_allocator& allocator, ThreadPool* pool, const ProcessId& process) {
   if (pool == nullptr) return;
-  // In a child there is nobody to join, and a condition would wait for its sleepers of the parent.
+  // In a forked child there are no threads to join, and closing a condition would wait for the parent's sleepers.
   if (!pool_lost(pool, process)) join_all_and_close(pool);
   release(allocator, pool, pool->bytes);
 }
@@ -266,7 +268,7 @@ bool pool_lost(const ThreadPool* pool, const ProcessId& process) {
 
 void pool_run(ThreadPool* pool, const ProcessId& process, int64_t threads, const Phase* phases, int count) {
   if (pool == nullptr || pool_lost(pool, process)) return run_serially(phases, count);
-  // Other callers have a CPU each, at least.
+  // Each of the other callers has at least one CPU.
   const int64_t others = __atomic_fetch_add(&pool->callers, 1, __ATOMIC_RELAXED);
   if (threads > pool->options.threads) threads = pool->options.threads;
   if (threads > pool->options.cpus - others) threads = pool->options.cpus - others;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The second pass over the scores, for weights that attention does not keep on its way: of some queries, averaged over
-// heads, summed over queries.
+// The second pass over the scores, for attention weights that the first pass does not write: of chosen queries,
+// averaged over heads, or summed over queries.
 #include <cstring>
 
 #include "core/call/items.h"
@@ -11,7 +11,7 @@
 namespace mha {
 namespace {
 
-// Rows [begin, begin + count) of the weights wanted of head h.
+// Rows [begin, begin + count) of the attention weights of head h.
 struct WeightsBlock {
   int64_t b, h, begin, count;
 };
@@ -59,7 +59,7 @@ void run_weights_block(const AttentionJob& job, int64_t b, int64_t block, int64_
   }
 }
 
-// The weights of a head summed over queries, in ascending order.
+// The attention weights of a head, summed over queries in ascending order.
 void run_key_sums(const AttentionJob& job, int64_t b, int64_t h, const Slot& slot) {
   const AttentionProblem& p = job.problem;
   clear_floats(weights_row(p, b, h, 0), p.longest_key_len);

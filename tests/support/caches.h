@@ -18,7 +18,7 @@ inline const char* kind_name(mha_cache_kind kind) {
   return kind == MHA_CACHE_CONTIGUOUS ? "contiguous" : kind == MHA_CACHE_RING ? "ring" : "paged";
 }
 
-/// Sizes that most tests want, of which a kind takes those that it has; the rest is set on the result.
+/// Sizes that most tests want. A kind takes those that it has; tests set the other fields on the result.
 inline mha_cache_config cache_config(mha_cache_kind kind, int64_t capacity, int64_t max_sequences = 1,
                                      int64_t page_size = 0, int64_t sink_tokens = 0) {
   mha_cache_config config = {};

@@ -9,7 +9,7 @@
 
 namespace mha::test {
 
-/// How a random cache stores its tokens, and where these come from. Other storages leave the draw as it is.
+/// How a random cache stores its tokens, and where they come from. The storage does not change what is drawn.
 struct RandomStorage {
   mha_dtype key = MHA_F32, value = MHA_F32;
   uint64_t given = 0;    // not 0: tokens are given in types drawn from this seed; 0: as floats

@@ -227,7 +227,7 @@ struct MaskPart {
   int64_t b, B, h, H, q, count, of_heads, Tq, Tk;
 };
 
-/// The masks as a part of a call sees them, whose queries stand at offsets of their own. What it points to is valid until
+/// The masks of a part of a call, whose queries stand at offsets of their own. What the result points to is valid until
 /// the next call of this function.
 inline Masks masks_from(Masks masks, const MaskPart& part) {
   static std::vector<int32_t> segments;

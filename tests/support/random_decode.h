@@ -54,7 +54,7 @@ class RandomDecode {
   bool rows_chosen() const { return args_.results.weights_rows != nullptr; }
   bool with_window() const { return args_.masks.window_left > 0; }
 
-  /// Whether a ring still has what the call would look at.
+  /// Whether a ring still has all keys that the call would read.
   bool refused() const {
     for (int64_t b = 0; b < B; ++b) {
       const int64_t kept = cache.first_kept(sequences_[b]);
@@ -128,7 +128,7 @@ class RandomDecode {
       query_segments_.push_back(0), key_segments_.push_back(0);  // never empty
       m.query_segments = query_segments_.data(), m.key_segments = key_segments_.data();
     }
-    // A window that rings bear, but now and then.
+    // Mostly a window within what rings keep.
     int64_t room = INT64_MAX;
     for (int64_t b = 0; b < B; ++b) {
       const int64_t kept = cache.first_kept(sequences_[b]);

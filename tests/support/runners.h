@@ -32,8 +32,8 @@ inline int64_t num_tasks_soon(int64_t expected) {
 /// CPUs that this process may use.
 inline int64_t num_cpus() { return static_cast<int64_t>(std::thread::hardware_concurrency()); }
 
-/// A host's parallel-for with a new thread for every task but the first; of the usual floating-point mode, where it
-/// would have its maker's.
+/// A host's parallel-for with a new thread for every task but the first. The new thread gets the usual floating-point
+/// mode instead of its maker's.
 inline void run_on_new_threads(void*, int64_t count, void (*task)(void*, int64_t), void* data) {
   std::vector<std::thread> threads;
   threads.reserve(static_cast<size_t>(count));
