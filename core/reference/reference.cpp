@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <vector>
 
+#include "core/reference/elements.h"
 #include "core/reference/reference_rope.h"
 
 namespace mha::reference {
@@ -20,6 +22,7 @@ struct Tensor {
   int64_t stride_b, stride_t, stride_h;
   const mha_pages* pages = nullptr;  // stride_b steps these
   int64_t pages_stride = 0;
+  std::shared_ptr<const std::vector<S>> widened = nullptr;  // what `data` points into where the caller's are no floats
 
   const S* row(int64_t b, int64_t t, int64_t h) const {
     if (pages) b = pages->table[b * pages_stride + t / pages->page_size], t %= pages->page_size;
@@ -34,8 +37,29 @@ Tensor<S> dense_tensor(const S* data, int64_t length, int64_t heads, int64_t wid
 
 int64_t stride_or_repeat(int64_t stride) { return stride == MHA_BROADCAST ? 0 : stride; }
 
+int64_t stride_or_dense(const mha_view& view, int64_t stride, int64_t dense) {
+  return view.stride_b == 0 && view.stride_t == 0 && view.stride_h == 0 ? dense : stride_or_repeat(stride);
+}
+
+/// A tensor of other elements as dense floats.
+Tensor<float> widened_tensor(const mha_view& view, int64_t B, int64_t length, int64_t heads, int64_t width) {
+  const int64_t stride_h = stride_or_dense(view, view.stride_h, width);
+  const int64_t stride_t = stride_or_dense(view, view.stride_t, heads * width);
+  const int64_t stride_b = stride_or_dense(view, view.stride_b, length * heads * width);
+  auto values = std::make_shared<std::vector<float>>();
+  for (int64_t b = 0; b < B; ++b)
+    for (int64_t t = 0; t < length; ++t)
+      for (int64_t h = 0; h < heads; ++h)
+        for (int64_t d = 0; d < width; ++d)
+          values->push_back(element_at(view.dtype, view.data, b * stride_b + t * stride_t + h * stride_h + d));
+  Tensor<float> tensor = dense_tensor<float>(values->data(), length, heads, width);
+  tensor.widened = values;
+  return tensor;
+}
+
 /// The tensor of a view, where strides that are all 0 mean dense [B, T, heads, width].
-Tensor<float> tensor_of(const mha_view& view, int64_t length, int64_t heads, int64_t width) {
+Tensor<float> tensor_of(const mha_view& view, int64_t B, int64_t length, int64_t heads, int64_t width) {
+  if (view.dtype != MHA_F32) return widened_tensor(view, B, length, heads, width);
   const float* data = static_cast<const float*>(view.data);
   if (view.stride_b == 0 && view.stride_t == 0 && view.stride_h == 0) return dense_tensor(data, length, heads, width);
   return {data, stride_or_repeat(view.stride_b), stride_or_repeat(view.stride_t), stride_or_repeat(view.stride_h)};
@@ -115,7 +139,7 @@ int64_t entry_of(const Mask& m, int64_t b, int64_t h, int64_t i, int64_t j) {
 
 /// What a mask adds to a score; 0 where there is none.
 float add_mask_of(const mha_add_mask& m, int64_t b, int64_t h, int64_t i, int64_t j) {
-  return m.data ? static_cast<const float*>(m.data)[entry_of(m, b, h, i, j)] : 0.0f;
+  return m.data ? element_at(m.dtype, m.data, entry_of(m, b, h, i, j)) : 0.0f;
 }
 
 /// Whether query i of head h of item b may attend to key j.
@@ -234,6 +258,7 @@ void attend(const Problem& p, const Tensor<Q>& query, const Tensor<S>& key, cons
 struct Weight {
   const float* data;
   int64_t stride;
+  std::shared_ptr<const std::vector<float>> widened = nullptr;  // as in Tensor
 };
 
 template <class S, class T>
@@ -253,7 +278,7 @@ void multiply(const S* input, int64_t input_stride, int64_t rows, int64_t in_fea
 template <class T>
 std::vector<T> project(const mha_view& view, int64_t batch, int64_t length, int64_t in_features, const Weight& weight,
                        const float* bias, int64_t out_features) {
-  const Tensor<float> input = tensor_of(view, length, 1, in_features);
+  const Tensor<float> input = tensor_of(view, batch, length, 1, in_features);
   std::vector<T> output(batch * length * out_features);
   for (int64_t b = 0; b < batch; ++b) {
     multiply(input.row(b, 0, 0), input.stride_t, length, in_features, weight, bias, out_features,
@@ -272,15 +297,21 @@ double scale_or_default(float scale, int is_exact, int64_t head_dim) {
   return is_exact || scale != 0 ? scale : 1 / std::sqrt(double(head_dim));
 }
 
-Weight weight_of(const mha_view& view, int64_t in_features) {
-  return {static_cast<const float*>(view.data), view.stride_t ? view.stride_t : in_features};
+/// Weights [rows, in_features] of a view.
+Weight weight_of(const mha_view& view, int64_t rows, int64_t in_features) {
+  const int64_t stride = view.stride_t ? view.stride_t : in_features;
+  if (view.dtype == MHA_F32) return {static_cast<const float*>(view.data), stride};
+  auto values = std::make_shared<std::vector<float>>();
+  for (int64_t n = 0; n < rows; ++n)
+    for (int64_t k = 0; k < in_features; ++k) values->push_back(element_at(view.dtype, view.data, n * stride + k));
+  return {values->data(), in_features, values};
 }
 
-/// The part of the fused in-projection that starts at output row `first`, if there is one; else the separate one.
-Weight pick(const mha_view& fused, int64_t first, const mha_view& separate, int64_t in_features) {
-  if (!fused.data) return weight_of(separate, in_features);
-  const Weight all = weight_of(fused, in_features);
-  return {all.data + first * all.stride, all.stride};
+/// `rows` rows of the fused in-projection from output row `first` on, if there is one; else the separate ones.
+Weight pick(const mha_view& fused, int64_t first, const mha_view& separate, int64_t rows, int64_t in_features) {
+  if (!fused.data) return weight_of(separate, rows, in_features);
+  const Weight all = weight_of(fused, first + rows, in_features);
+  return {all.data + first * all.stride, all.stride, all.widened};
 }
 const float* pick(const float* fused, int64_t first, const float* separate) { return fused ? fused + first : separate; }
 
@@ -296,13 +327,15 @@ void attention(const mha_attention_args& args, T* output, T* weights, T* log_sum
   p.items = given_or_default(args.items), p.positions = given_or_default(args.positions);
   p.masks = given_or_default(args.masks), p.mods = given_or_default(args.score_mods);
   p.weights_mode = given_or_default(args.results).weights_mode;
-  std::vector<T> query = copy_of<T>(tensor_of(args.query, p.Tq, p.H, p.D), p.B, p.Tq, p.H, p.D);
+  std::vector<T> query = copy_of<T>(tensor_of(args.query, p.B, p.Tq, p.H, p.D), p.B, p.Tq, p.H, p.D);
   const int64_t* positions = p.positions.query;
   norm_rope(
       args.rope, args.query_norm, p.B, p.Tq, p.H, p.D,
       [&](int64_t b, int64_t i) { return positions ? positions[b * p.Tq + i] : position_of(p, b, i); }, query.data());
   const int64_t tokens = args.pages ? args.pages->page_size : p.Tk;
-  Tensor<float> key = tensor_of(args.key, tokens, p.Hkv, p.D), value = tensor_of(args.value, tokens, p.Hkv, p.Dv);
+  const int64_t items = args.pages ? args.pages->num_pages : p.B;
+  Tensor<float> key = tensor_of(args.key, items, tokens, p.Hkv, p.D);
+  Tensor<float> value = tensor_of(args.value, items, tokens, p.Hkv, p.Dv);
   if (args.pages) {
     key.pages = value.pages = args.pages;
     const int64_t each = (p.Tk + tokens - 1) / tokens;
@@ -314,7 +347,7 @@ void attention(const mha_attention_args& args, T* output, T* weights, T* log_sum
 template <class T>
 void linear(const float* input, int64_t input_stride, int64_t rows, int64_t in_features, const float* weight,
             const float* bias, int64_t out_features, T* output) {
-  multiply(input, input_stride ? input_stride : in_features, rows, in_features, {weight, in_features}, bias,
+  multiply(input, input_stride ? input_stride : in_features, rows, in_features, {weight, in_features, nullptr}, bias,
            out_features, output);
 }
 
@@ -333,12 +366,13 @@ void forward(const mha_layer_config& config, const mha_layer_weights& w, const m
 
   // Rows of the fused in-projection: H*D of query, Hkv*D of key, Hkv*Dv of value.
   const int64_t first_k = H * D, first_v = first_k + Hkv * D;
-  std::vector<T> q = project<T>(args.query, B, Tq, E, pick(w.in_proj_weight, 0, w.query_weight, E),
+  std::vector<T> q = project<T>(args.query, B, Tq, E, pick(w.in_proj_weight, 0, w.query_weight, H * D, E),
                                 pick(w.in_proj_bias, 0, w.query_bias), H * D);
-  std::vector<T> k = project<T>(key_view, B, Tk, kdim, pick(w.in_proj_weight, first_k, w.key_weight, kdim),
+  std::vector<T> k = project<T>(key_view, B, Tk, kdim, pick(w.in_proj_weight, first_k, w.key_weight, Hkv * D, kdim),
                                 pick(w.in_proj_bias, first_k, w.key_bias), Hkv * D);
-  std::vector<T> v = project<T>(value_view, B, Tk, vdim, pick(w.in_proj_weight, first_v, w.value_weight, vdim),
-                                pick(w.in_proj_bias, first_v, w.value_bias), Hkv * Dv);
+  std::vector<T> v =
+      project<T>(value_view, B, Tk, vdim, pick(w.in_proj_weight, first_v, w.value_weight, Hkv * Dv, vdim),
+                 pick(w.in_proj_bias, first_v, w.value_bias), Hkv * Dv);
 
   Problem p = {};
   p.B = B, p.H = H, p.Hkv = Hkv, p.Tq = Tq, p.Tk = Tk, p.D = D, p.Dv = Dv;
@@ -367,7 +401,8 @@ void forward(const mha_layer_config& config, const mha_layer_weights& w, const m
   std::vector<T> heads(B * Tq * H * Dv);
   attend(p, dense_tensor(q.data(), Tq, H, D), dense_tensor(k.data(), p.Tk, Hkv, D),
          dense_tensor(v.data(), p.Tk, Hkv, Dv), heads.data(), weights_out, static_cast<T*>(nullptr));
-  multiply(heads.data(), H * Dv, B * Tq, H * Dv, weight_of(w.output_weight, H * Dv), w.output_bias, out_dim, output);
+  multiply(heads.data(), H * Dv, B * Tq, H * Dv, weight_of(w.output_weight, out_dim, H * Dv), w.output_bias, out_dim,
+           output);
 }
 
 #define MHA_INSTANTIATE(T)                                                                                   \

@@ -20,7 +20,7 @@ namespace mha::reference {
 ///   log_sum_exp [B, H, Tq], dense; nullptr: not wanted
 /// A key that is not visible is skipped, so nothing in it matters. A row with no visible key, or with only -inf visible
 /// scores, is zeros (weights too) and has log-sum-exp -inf. A visible NaN, or a score of +inf, makes the row NaN.
-/// The arguments are not validated.
+/// The arguments are not validated. Tensors, weights and additive masks may be of any element type.
 template <class T>
 void attention(const mha_attention_args& args, T* output, T* weights, T* log_sum_exp);
 

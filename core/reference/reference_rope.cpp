@@ -7,6 +7,7 @@
 #include <cmath>
 #include <vector>
 
+#include "core/reference/elements.h"
 #include "core/reference/reference.h"
 
 namespace mha::reference {
@@ -79,7 +80,6 @@ template <class T>
 void norm_rope_rows(const mha_rows_args& a, T* output) {
   const int64_t D = a.head_dim;
   const bool dense = a.input.stride_b == 0 && a.input.stride_t == 0 && a.input.stride_h == 0;
-  const float* input = static_cast<const float*>(a.input.data);
   const auto stride = [&](int64_t given, int64_t if_dense) { return dense ? if_dense : std::max<int64_t>(given, 0); };
   const int64_t stride_h = stride(a.input.stride_h, D), stride_t = stride(a.input.stride_t, a.num_heads * D);
   const int64_t stride_b = stride(a.input.stride_b, a.length * a.num_heads * D);
@@ -87,8 +87,10 @@ void norm_rope_rows(const mha_rows_args& a, T* output) {
     for (int64_t t = 0; t < a.length; ++t) {
       const int64_t position = a.positions ? a.positions[b * a.length + t] : a.first_position + t;
       for (int64_t h = 0; h < a.num_heads; ++h) {
-        const float* x = input + b * stride_b + t * stride_t + h * stride_h;
-        std::vector<T> row(x, x + D);
+        std::vector<T> row(D);
+        for (int64_t d = 0; d < D; ++d) {
+          row[d] = T(element_at(a.input.dtype, a.input.data, b * stride_b + t * stride_t + h * stride_h + d));
+        }
         norm_rope_row(a.rope, a.norm, position, D, row.data());
         std::copy(row.begin(), row.end(), output + ((b * a.length + t) * a.num_heads + h) * D);
       }

@@ -7,6 +7,7 @@
 #include "core/run/attention.h"
 
 #include "core/base/memory.h"
+#include "core/base/search.h"
 #include "core/call/items.h"
 #include "core/call/rows.h"
 #include "core/call/score_mods.h"
@@ -34,12 +35,9 @@ Place find_place(const AttentionJob& job, int64_t index, int64_t SequencePlan::*
     return {job.plan.each, index / each, index % each};
   }
   const SequencePlan* sequences = job.sequences();
-  int64_t low = 0, high = job.plan.batch;  // the last item that begins at or before index, and has any
-  while (high - low > 1) {
-    const int64_t middle = low + (high - low) / 2;
-    (sequences[middle].*first <= index ? low : high) = middle;
-  }
-  return {sequences[low], low, index - sequences[low].*first};
+  // The last item that begins at or before index, and has any.
+  const int64_t b = partition_point(1, job.plan.batch, [&](int64_t n) { return sequences[n].*first <= index; }) - 1;
+  return {sequences[b], b, index - sequences[b].*first};
 }
 
 void write_log_sum_exp(const AttentionJob& job, int64_t b, int64_t row, int64_t count) {

@@ -2,6 +2,7 @@
 // The widening law of attention on random problems: a call over tensors and masks of any types has the bits of the same
 // call over the widened ones, a 16-bit output being that result rounded once. And the conversions, one by one.
 #include "tests/support/random_typed.h"
+#include "tests/support/shapes.h"
 
 using namespace mha::test;
 
@@ -117,6 +118,25 @@ TEST_CASE("widening: attention over any types is the call over floats, rounded o
     for (const std::string& target : supported_targets()) check_on(target, random, call, output_in_place);
   }
   ways.check();
+}
+
+TEST_CASE("widening: the reference over any types is the reference over floats", "[widening][reference]") {
+  int64_t cases = 0;
+  for (uint64_t seed = 505000; seed < 505060; ++seed) {
+    Random random(seed);
+    TypedCall call(random);
+    if (call.ragged() || call.wide.results.weights_mode == MHA_WEIGHTS_KEY_SUMS) continue;
+    INFO("seed " << seed << ": " << call.describe());
+    const AttentionReference want = reference_attention(call.wide), got = reference_attention(call.stored);
+    for (const auto part :
+         {&AttentionReference::output, &AttentionReference::weights, &AttentionReference::log_sum_exp}) {
+      REQUIRE((want.*part).size() == (got.*part).size());
+      const size_t bytes = (want.*part).size() * sizeof(double);
+      CHECK((bytes == 0 || std::memcmp((want.*part).data(), (got.*part).data(), bytes) == 0));
+    }
+    cases += call.query->dtype() != MHA_F32 && call.value->dtype() != MHA_F32 && !want.output.empty();
+  }
+  CHECK(cases > 10);
 }
 
 TEST_CASE("widening: query, key, value, output, masks, one type at a time", "[widening][bits]") {
