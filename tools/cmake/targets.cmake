@@ -31,9 +31,10 @@ endif()
 list(APPEND mha_baseline_flags -fno-fast-math -fno-rounding-math -ffp-contract=off -fno-math-errno -fno-lto
   $<$<CXX_COMPILER_ID:GNU>:-fno-single-precision-constant>)
 
-# Adds the target sources named in `wanted` (empty: all) to `library`, and defines MHA_HAVE_<NAME>=1 for each on all its
-# sources, from which simd/dispatch.cpp makes its table.
+# Adds the target sources named in `wanted` (empty: all) to `library`, and defines MHA_HAVE_<NAME> for all its sources: 1
+# for these, 0 for the others of any family. simd/targets.def makes its list of that.
 function(mha_add_targets library wanted)
+  file(GLOB every CONFIGURE_DEPENDS simd/targets/*/*.cpp)
   file(GLOB sources CONFIGURE_DEPENDS simd/targets/${mha_family}/*.cpp)
   set(known "")
   foreach(source IN LISTS sources)
@@ -61,10 +62,17 @@ function(mha_add_targets library wanted)
       list(APPEND flags $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized> $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
       set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS "${flags}")
       set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${source}")
-      string(TOUPPER ${name} upper)
       target_sources(${library} PRIVATE "${source}")
-      target_compile_definitions(${library} PRIVATE MHA_HAVE_${upper}=1)
     endif()
+  endforeach()
+  foreach(source IN LISTS every)
+    get_filename_component(name "${source}" NAME_WE)
+    string(TOUPPER ${name} upper)
+    set(built 0)
+    if(name IN_LIST wanted)
+      set(built 1)
+    endif()
+    target_compile_definitions(${library} PRIVATE MHA_HAVE_${upper}=${built})
   endforeach()
   message(STATUS "mha targets: ${wanted}")
 endfunction()
