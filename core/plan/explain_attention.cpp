@@ -106,7 +106,7 @@ void explain_masks(const AttentionProblem& p, Text* out) {
                  {masks.bool_mask.data != nullptr, "bool"},
                  {masks.add_mask.data != nullptr, "additive"},
                  {masks.add_mask2.data != nullptr, "second additive"}},
-                "in the packed kernel: chunks of 256 keys that no row of a pass sees are skipped (additive: computed), "
+                "in the attention kernel: chunks of 256 keys that no row of a pass sees are skipped (additive: computed), "
                 "others masked in registers",
                 out);
   const mha_score_mods& m = p.mods;
@@ -116,7 +116,7 @@ void explain_masks(const AttentionProblem& p, Text* out) {
 #define MHA_SOFTMAX_MOD(name, field, text, given) {given, text},
 #include "core/kernels/score_mods.def"
                 },
-                "in the packed kernel, in registers", out);
+                "in the attention kernel, in registers", out);
 }
 
 // --- Items of unequal length ---------------------------------------------------------------------------------------

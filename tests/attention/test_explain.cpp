@@ -287,7 +287,7 @@ TEST_CASE("explain: masks and score modifications by name, no combination falls 
         AttentionCall args = problem->args();
         options[n].set(args);
         const std::string key = n < 11 ? "masks: " : "score changes: ";
-        check_has(text_of(context, args), key + options[n].name + "; in the packed kernel");
+        check_has(text_of(context, args), key + options[n].name + "; in the attention kernel");
       }
       // Every subset that a bit pattern of the options names.
       for (uint32_t set = 0; set < 1u << options.size(); set += 37) {
@@ -567,7 +567,7 @@ TEST_CASE("explain: sequences of a cache by number, their groups, and a layer th
   check_has(text, "sequences: 4, of 0 to 40 queries and 0 to 600 keys; 1 have no queries");
   check_has(text, "keys and values: in a paged cache, pages of 64 tokens\n");
   check_has(text, "attention kernel: in place for 2 sequences");
-  check_has(text, "fused for 1 (");
+  check_has(text, "packed for 1 (");
   check_has(text, "shared prefixes: 2 sequences in 1 groups");
   check_has(text, "2 sequences are cut in chunks of 256 keys");
   args.results.weights_mode = MHA_WEIGHTS_KEY_SUMS;
