@@ -58,7 +58,7 @@ extern "C" mha_status mha_layer_forward(const mha_context* context, const mha_la
   using namespace mha;
   const FloatMode mode;  // from here on: the default scale is rounded too
   mha_context lent;
-  Forward f = {};
+  Forward f;
   MHA_TRY(validate_and_plan(context, layer, args, Check::kAll, &lent, &f, error));
   if (f.attention.problem.nothing_to_do()) return MHA_OK;
   Workspace workspace(lent, args->resources);
@@ -72,7 +72,7 @@ extern "C" mha_status mha_layer_workspace_bytes(const mha_context* context, cons
   if (bytes == nullptr) return fail(error, MHA_ERR_NULL, "bytes is NULL");
   const FloatMode mode;
   mha_context lent;
-  Forward f = {};
+  Forward f;
   MHA_TRY(validate_and_plan(context, layer, args, Check::kSizesOnly, &lent, &f, error));
   *bytes = f.attention.problem.nothing_to_do() ? 0 : workspace_bytes(f.plan.bytes);
   return MHA_OK;
@@ -84,7 +84,7 @@ extern "C" mha_status mha_layer_workspace_bound(const mha_context* context, cons
   if (bytes == nullptr) return fail(error, MHA_ERR_NULL, "bytes is NULL");
   const FloatMode mode;
   mha_context lent;
-  Forward f = {};
+  Forward f;
   MHA_TRY(validate_and_bound(context, layer, args, &lent, &f, error));
   *bytes = f.attention.problem.nothing_to_do() ? 0 : workspace_bytes(f.plan.bytes);
   return MHA_OK;
@@ -95,7 +95,7 @@ extern "C" mha_status mha_layer_explain(const mha_context* context, const mha_la
   using namespace mha;
   const FloatMode mode;
   mha_context lent;
-  Forward f = {};
+  Forward f;
   MHA_TRY(validate_and_plan(context, layer, args, Check::kSizesOnly, &lent, &f, error));
   if (text == nullptr && capacity > 0) return fail(error, MHA_ERR_NULL, "text is NULL, but capacity is %zu", capacity);
   Text out(text, capacity);

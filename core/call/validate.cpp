@@ -266,16 +266,15 @@ mha_status check_layer_views(const mha_layer_config& c, const mha_layer_args& a,
   if (check == Check::kSizesOnly) return MHA_OK;
   const bool in_place = same_place(views->query, views->output);
   // Query first: in self-attention it stands for the others, which were not given.
-  const NamedExtent inputs[] = {
-      {"query", in_place ? Extent{} : extent_of(views->query, query)},
-      {"key", in_place && source.are_queries ? Extent{} : extent_of(views->key, key)},
-      {"value", in_place && source.are_queries && a.value.data == nullptr ? Extent{} : extent_of(views->value, value)}};
+  NamedExtent inputs[] = {{"query", extent_of(views->query, query)},
+                          {"key", extent_of(views->key, key)},
+                          {"value", extent_of(views->value, value)}};
   NamedExtent results[3] = {{"output", extent_of(views->output, output)}};
   const int count = 1 + result_extents(p, results + 1);
-  const NamedExtent all[] = {{"query", extent_of(views->query, query)},
-                             {"key", extent_of(views->key, key)},
-                             {"value", extent_of(views->value, value)}};
-  MHA_TRY(check_overlaps(results + 1, count - 1, all, 3, error));
+  if (count > 1) MHA_TRY(check_overlaps(results + 1, count - 1, inputs, 3, error));
+  if (in_place) inputs[0].extent = {};  // what the output may lie over
+  if (in_place && source.are_queries) inputs[1].extent = {};
+  if (in_place && source.are_queries && a.value.data == nullptr) inputs[2].extent = {};
   return check_overlaps(results, count, inputs, 3, error);
 }
 

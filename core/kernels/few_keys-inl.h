@@ -20,8 +20,8 @@ inline FewKeysGroup few_keys_group(const FewKeysArgs& a, int64_t first) {
   FewKeysGroup g;
   g.first = first, g.count = least(a.num_rows - first, kLanes);
   for (int64_t r = 0; r < kLanes; ++r) {
-    g.query[r] = reinterpret_cast<const float*>(a.query[g.row(r)]);
-    g.key[r] = reinterpret_cast<const float*>(a.key[g.row(r)]);
+    const int64_t row = g.row(r);
+    g.query[r] = reinterpret_cast<const float*>(a.query[row]), g.key[r] = reinterpret_cast<const float*>(a.key[row]);
   }
   return g;
 }
@@ -135,16 +135,30 @@ MHA_INLINE void few_keys_values(const FewKeysArgs& a, const float* weights, cons
   }
 }
 
-// The same for values or outputs of other element types: `block` [17][padded(Dv)] holds widened values and the output.
-MHA_COLD void few_keys_any_values(const FewKeysArgs& a, int64_t row, const float* weights, float take, float inverse,
-                                  float* block) {
-  const int64_t pitch = padded(a.value_head_dim);
-  for (int64_t j = 0; j < a.keys; ++j) {
-    widen_row(a.value_element, a.value[row] + j * a.value_stride, a.value_head_dim, block + j * pitch);
+// Outputs of the rows of a group, scores [keys][16 rows] being their exponentials.
+inline void few_keys_float_outputs(const FewKeysArgs& a, const FewKeysGroup& g, const float* scores,
+                                   const RowFactors& f) {
+  const int64_t stride = a.value_stride / kFloatBytes;
+  for (int64_t r = 0; r < g.count; ++r) {
+    const float* value = reinterpret_cast<const float*>(a.value[g.first + r]);
+    float* output = reinterpret_cast<float*>(a.output[g.first + r]);
+    few_keys_values(a, scores + r, value, stride, f.take[r], f.inverse[r], output);
   }
+}
+
+// The same for values or outputs of other element types: `block` [17][padded(Dv)] holds widened values and the output.
+MHA_COLD void few_keys_any_outputs(const FewKeysArgs& a, const FewKeysGroup& g, const float* scores,
+                                   const RowFactors& f, float* block) {
+  const int64_t pitch = padded(a.value_head_dim);
   float* output = block + kFewKeys * pitch;
-  few_keys_values(a, weights, block, pitch, take, inverse, output);
-  round_row(a.output_element, output, a.value_head_dim, a.output[row]);
+  for (int64_t r = 0; r < g.count; ++r) {
+    for (int64_t j = 0; j < a.keys; ++j) {
+      const char* value = a.value[g.first + r] + j * a.value_stride;
+      widen_row(a.value_element, value, a.value_head_dim, block + j * pitch);
+    }
+    few_keys_values(a, scores + r, block, pitch, f.take[r], f.inverse[r], output);
+    round_row(a.output_element, output, a.value_head_dim, a.output[g.first + r]);
+  }
 }
 
 // Stores a row's attention weights: exponentials [keys], 16 apart, times the row's factor, as keep_weights does.
@@ -170,16 +184,14 @@ inline void attention_few_keys(const FewKeysArgs* args) {
       store(scores + j * kLanes, few_keys_scores(g.key, queries, a.head_dim, offset));
     }
     few_keys_softmax(scores, a.keys, f);
+    if (floats) {
+      few_keys_float_outputs(a, g, scores, f);
+    } else {
+      few_keys_any_outputs(a, g, scores, f, block);
+    }
     for (int64_t r = 0; r < g.count; ++r) {
-      const int64_t row = first + r;
-      if (floats) {
-        few_keys_values(a, scores + r, reinterpret_cast<const float*>(a.value[row]), a.value_stride / kFloatBytes,
-                        f.take[r], f.inverse[r], reinterpret_cast<float*>(a.output[row]));
-      } else {
-        few_keys_any_values(a, row, scores + r, f.take[r], f.inverse[r], block);
-      }
       if (f.running_sum[r] != 0.0f) continue;
-      memset(a.output[row], 0, static_cast<size_t>(a.value_head_dim * bytes_of(a.output_element)));
+      memset(a.output[first + r], 0, static_cast<size_t>(a.value_head_dim * bytes_of(a.output_element)));
     }
     for (int64_t r = 0; r < g.count && a.weights != nullptr; ++r) {
       const bool nan = f.running_sum[r] != f.running_sum[r];

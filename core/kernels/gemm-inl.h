@@ -237,11 +237,11 @@ inline void gemm(const GemmArgs* args) {
   if (g.a_element != Element::kF32 || g.panels_element != Element::kF32 || g.c_element != Element::kF32) {
     return widening_gemm(g);
   }
-  FloatGemm f = {};
+  FloatGemm f;  // not cleared: every field follows
   f.a = reinterpret_cast<const float*>(g.a), f.a_stride = g.a_stride / kFloatBytes;
   f.panels = reinterpret_cast<const float*>(g.panels), f.bias = g.bias;
   f.c = reinterpret_cast<float*>(g.c), f.c_stride = g.c_stride / kFloatBytes;
-  f.m = g.m, f.n = g.n, f.k = g.k, f.far = g.far, f.ends = true;
+  f.m = g.m, f.n = g.n, f.k = g.k, f.far = g.far, f.goes_on = false, f.ends = true;
   float_gemm(f);
 }
 

@@ -27,6 +27,13 @@ struct Forward {
   mha_cache* cache;  // the cache that grows, or null
   ForwardPlan plan;
 
+  // The plans are left as they are: plan_forward writes them, and clearing them first shows in a small call.
+  Forward() : layer(nullptr), views{}, cache(nullptr) {
+    attention.problem = {};
+    attention.given_partials = nullptr;
+    plan.threads = 0;
+  }
+
   // Keys and values are projected unless they are in a cache already.
   bool projects(int projection) const {
     const AttentionProblem& p = attention.problem;

@@ -15,20 +15,25 @@ void run_few_keys(const void* data, int64_t item, int64_t slot_index) {
   const char *query[kFewKeysRows], *key[kFewKeysRows], *value[kFewKeysRows];
   char* output[kFewKeysRows];
   float* weights[kFewKeysRows];
+  const bool keeps = keeps_weights(p);
   int64_t i = begin % p.query_len, h = begin / p.query_len % p.heads, b = begin / p.query_len / p.heads;
-  for (int64_t r = 0; r < count; ++r) {
-    const int64_t kv_head = p.heads == p.kv_heads ? h : h / p.group();
-    query[r] = query_row(p, p.query, b, h, i), output[r] = query_row(p, p.output, b, h, i);
-    key[r] = p.key.data + b * p.key.stride_b + kv_head * p.key.stride_h;
-    value[r] = p.value.data + b * p.value.stride_b + kv_head * p.value.stride_h;
-    weights[r] = keeps_weights(p) ? weights_row(p, b, h, i) : nullptr;
-    if (++i < p.query_len) continue;
-    i = 0;
-    if (++h == p.heads) h = 0, ++b;
+  for (int64_t r = 0; r < count; ++b, h = 0) {
+    const char *queries = p.query.data + b * p.query.stride_b, *keys = p.key.data + b * p.key.stride_b;
+    const char* values = p.value.data + b * p.value.stride_b;
+    char* outputs = p.output.data + b * p.output.stride_b;
+    for (; h < p.heads && r < count; ++h, i = 0) {
+      const int64_t kv_head = p.heads == p.kv_heads ? h : h / p.group();
+      for (; i < p.query_len && r < count; ++i, ++r) {
+        query[r] = queries + h * p.query.stride_h + i * p.query.stride_t;
+        output[r] = outputs + h * p.output.stride_h + i * p.output.stride_t;
+        key[r] = keys + kv_head * p.key.stride_h, value[r] = values + kv_head * p.value.stride_h;
+        if (keeps) weights[r] = weights_row(p, b, h, i);
+      }
+    }
   }
   FewKeysArgs args = {};
   args.query = query, args.key = key, args.value = value, args.output = output, args.num_rows = count;
-  args.weights = keeps_weights(p) ? weights : nullptr;
+  args.weights = keeps ? weights : nullptr;
   args.keys = p.key_len, args.key_stride = p.key.stride_t, args.value_stride = p.value.stride_t;
   args.head_dim = p.head_dim, args.value_head_dim = p.value_head_dim;
   args.query_element = p.query.element, args.output_element = p.output.element;

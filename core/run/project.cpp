@@ -26,7 +26,7 @@ void run_linear(const void* data, int64_t item, int64_t slot) {
     batch = item / job->plan.row_blocks % p.batch;
     column = item / (job->plan.row_blocks * p.batch) * job->plan.block_columns;
   }
-  GemmArgs args = {};
+  GemmArgs args;  // not cleared: every field follows
   args.a = p.input.data + batch * p.input.stride_b + row * p.input.stride_t;
   args.a_stride = p.input.stride_t, args.a_element = p.input.element;
   args.panels = p.panels + column * p.in_features * bytes_of(p.panels_element), args.panels_element = p.panels_element;

@@ -149,7 +149,7 @@ void check_projections_apart(const mha_context* context, const mha_layer* layer,
   LayerCall args = call.args;
   LayerResults got(call, &args);
   const mha_layer_args raw = args.raw();
-  mha::Forward f = {};
+  mha::Forward f;
   mha_error error = {};
   f.layer = layer;
   require_ok(mha::validate_forward(layer->config, &raw, mha::Check::kAll, &f.views, &f.attention.problem, &error),
