@@ -93,22 +93,23 @@ void explain_flags(const char* key, const NamedFlag (&flags)[kCount], const char
 
 void explain_masks(const AttentionProblem& p, Text* out) {
   const mha_masks& masks = p.masks;
-  explain_flags("masks",
-                {{p.causal, "causal"},
-                 {p.key_lengths != nullptr, "key lengths"},
-                 {masks.window_left > 0, "window left"},
-                 {masks.window_right > 0, "window right"},
-                 {masks.window_left > 0 && masks.sink_tokens > 0, "sink tokens"},
-                 {masks.prefix_lengths != nullptr, "prefix lengths"},
-                 {masks.key_segments != nullptr, "segments"},
-                 {masks.block_mask.pairs != nullptr, "block list"},
-                 {masks.bit_mask.data != nullptr, "bits"},
-                 {masks.bool_mask.data != nullptr, "bool"},
-                 {masks.add_mask.data != nullptr, "additive"},
-                 {masks.add_mask2.data != nullptr, "second additive"}},
-                "in the attention kernel: chunks of 256 keys that no row of a pass sees are skipped (additive: computed), "
-                "others masked in registers",
-                out);
+  explain_flags(
+      "masks",
+      {{p.causal, "causal"},
+       {p.key_lengths != nullptr, "key lengths"},
+       {masks.window_left > 0, "window left"},
+       {masks.window_right > 0, "window right"},
+       {masks.window_left > 0 && masks.sink_tokens > 0, "sink tokens"},
+       {masks.prefix_lengths != nullptr, "prefix lengths"},
+       {masks.key_segments != nullptr, "segments"},
+       {masks.block_mask.pairs != nullptr, "block list"},
+       {masks.bit_mask.data != nullptr, "bits"},
+       {masks.bool_mask.data != nullptr, "bool"},
+       {masks.add_mask.data != nullptr, "additive"},
+       {masks.add_mask2.data != nullptr, "second additive"}},
+      "in the attention kernel: chunks of 256 keys that no row of a pass sees are skipped (additive: computed), "
+      "others masked in registers",
+      out);
   const mha_score_mods& m = p.mods;
   explain_flags("score changes",
                 {
