@@ -6,8 +6,8 @@
  *     leaves all sequences of a cache as they were.
  *   - A call on one thread uses no thread runtime. A call that is given its workspace allocates nothing.
  *   - A result is a pure function of the values of its inputs: the same bits for any thread count, batch, split of the
- *     queries, strides, cache or pages (kind, page size, history), and FMA target (avx512, avx2, neon; the sse2
- *     baseline has no fused multiply-add).
+ *     queries, strides, cache or pages (kind, page size, history), and FMA target (avx512, avx2, neon: mha_target_same_bits;
+ *     the sse2 baseline has no fused multiply-add).
  *   - Masks, positions and score changes combine freely and run in the packed kernels, without a Tq x Tk matrix. A
  *     combination that is not implemented returns MHA_ERR_UNSUPPORTED; there is no silent slow path (mha_*_explain).
  *   - No call reads or writes outside the stated extents. No alignment is needed beyond that of the element type.
@@ -188,7 +188,8 @@ typedef struct mha_resources {
  * widened to F32, which is exact; a result of 16 bits is that result rounded once. Any mix of types is allowed. Rounding
  * is to nearest even; beyond the greatest value it gives an infinity (F16: from 65520 on). Denormals of F16 are numbers
  * like others (normal as floats) and are rounded to; those of BF16 are denormal as floats, so calls read them as 0, but
- * storing keeps them. A NaN keeps its sign and the upper bits of its payload, and is quiet. */
+ * storing keeps them. A NaN keeps its sign and the upper bits of its payload; rounding makes it quiet, widening that of an
+ * F16 too. */
 typedef enum mha_dtype {
   MHA_F32 = 0,
   MHA_F16 = 1,   /* IEEE binary16 */

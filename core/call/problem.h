@@ -151,7 +151,7 @@ constexpr int64_t partial_width(int64_t value_head_dim) { return value_head_dim 
 // What the sine and cosine of a pair cost, in multiply-adds of a vector kernel.
 constexpr double kWorkOfAngle = 500;
 
-// Tokens of one tensor to be normed and rotated. Items of a batch have `length` tokens each, or with `offsets` lie
+// Tokens of one tensor to be normed and rotated. Items of a batch have `length` tokens each, or with `offsets` are
 // packed one after the other (stride_b unused). What becomes of a token depends on it and its position alone.
 struct NormRopeProblem {
   ConstTensor input;  // [batch, length, heads, width]

@@ -12,7 +12,7 @@ namespace mha {
 AttentionRow make_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t i, RowExtras* extras);
 
 // Whether rows of one head differ in their place and in the end of what they see alone: no masks but causality and
-// lengths. Then a row is made from the one before it, which counts where keys are few (T 128: 3 % of the time).
+// lengths. Then a row is made from the first row of its head, which is quicker than from the call.
 bool rows_are_alike(const AttentionProblem& p);
 
 // Keys [begin, end).

@@ -120,7 +120,7 @@ mha_status validate_attention(const mha_attention_args* args, Check check, Atten
   if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
   const mha_attention_args& a = *args;
   const Groups groups = groups_of(a);
-  AttentionProblem& p = *problem;  // written where it is, since copying it shows in notebook_f32
+  AttentionProblem& p = *problem;  // written in place: a copy costs too much in a small call
   MHA_TRY(check_reserved("args", a.reserved, error));
   MHA_TRY(check_reserved(groups, error));
   MHA_TRY(check_attention_sizes(a, &p, error));
@@ -272,7 +272,7 @@ mha_status check_layer_views(const mha_layer_config& c, const mha_layer_args& a,
   NamedExtent results[3] = {{"output", extent_of(views->output, output)}};
   const int count = 1 + result_extents(p, results + 1);
   if (count > 1) MHA_TRY(check_overlaps(results + 1, count - 1, inputs, 3, error));
-  if (in_place) inputs[0].extent = {};  // what the output may lie over
+  if (in_place) inputs[0].extent = {};  // the output may have their place
   if (in_place && source.are_queries) inputs[1].extent = {};
   if (in_place && source.are_queries && a.value.data == nullptr) inputs[2].extent = {};
   return check_overlaps(results, count, inputs, 3, error);
@@ -284,7 +284,7 @@ mha_status validate_forward(const mha_layer_config& c, const mha_layer_args* arg
                             AttentionProblem* problem, mha_error* error) {
   if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
   const mha_layer_args& a = *args;
-  AttentionProblem& p = *problem;  // written where it is, since copying it shows in notebook_f32
+  AttentionProblem& p = *problem;  // written in place: a copy costs too much in a small call
   const int64_t tail = p.tail;
   p.tail = 0;
   MHA_TRY(check_reserved("args", a.reserved_int, a.reserved, error));

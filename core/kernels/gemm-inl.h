@@ -4,18 +4,18 @@
 // Order of the loops, outermost first: blocks of k (kMaxDepth; only where k is larger), groups of columns (kPanels
 // panels), row tiles. A block of rows (the planner's) stays in L2 while all columns pass, a group of panels while all
 // rows pass; A is read in place. Per tile and step k: 3 lines of B from L1/L2 and 8 broadcasts for 24 multiply-adds of
-// 16 (AVX-512), so B needs 16 bytes a cycle at two multiply-adds a cycle, which L2 delivers (with 4 lines and 6 rows,
-// 21 bytes: M 32, N and K 1024 0.91 of the peak, 0.93 so; M 16 0.72 and 0.75). Each block of k reads and writes C once
-// more, which pays once a block of rows would not stay in L2 otherwise.
+// 16 (AVX-512), so B needs 16 bytes a cycle at two multiply-adds a cycle, which L2 delivers; tiles of 6 rows and 4 lines
+// would need 21. Each block of k reads and writes C once more, which pays once a block of rows would not stay in L2
+// otherwise.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// Panels from this depth on are asked for ahead of time, and tiles are as tall as they get. A group of less is in L2
-// anyway, as the keys of a chunk are.
+// Panels of this depth or more are prefetched, and their tiles are as tall as they get. A group of smaller panels is in
+// L2 anyway, like the keys of a chunk.
 constexpr int64_t kAheadDepth = 256;
 
-// How many steps ahead the first tile over a group of panels asks for its lines; where the weights are far it also asks
-// the outer caches for lines further ahead.
+// How many steps ahead the first tile over a group of panels prefetches its lines; where the weights are far it also
+// prefetches lines further ahead into L2.
 constexpr int64_t kNearSteps = 16, kFarSteps = 48;
 
 // A product of floats: c = a * panels, or c + a * panels where the chains go on.
@@ -72,7 +72,7 @@ struct GemmTile {
     int64_t k = k_begin;
     if (reads_first(row)) {
       if (k_end - k_begin >= kAheadDepth) k = run_once<kRows, kPanels>(sums, a, b, column);
-    } else if constexpr (kRows > kTileRows / 2) {  // smaller tiles use their lines too fast to ask for others
+    } else if constexpr (kRows > kTileRows / 2) {  // smaller tiles use their lines too fast to prefetch others
       const Ahead ahead = ahead_of(tile_number<kRows>(row), column / kLanes + kPanels);
       if (ahead.lines == 1) k = run_ahead<kRows, kPanels, 1>(sums, a, b, ahead.line);
       if (ahead.lines == 2) k = run_ahead<kRows, kPanels, 2>(sums, a, b, ahead.line);
@@ -82,17 +82,16 @@ struct GemmTile {
     store_sums<kRows, kPanels>(sums, c, c_stride);
   }
 
-  // Whether a tile is the first to read much of its panels: the only one over them, or where the weights are far the
-  // first of so few that those over the group before could not ask for all (N and K 4096, 16 rows: 1.20 times as fast,
-  // 1.37 on two threads; 32 rows 1.08 and 1.11. N and K 1024 to 2048: 0.97 to 0.99, so not there).
+  // Whether a tile is the first to read much of its panels. It is if it is the only one over them. Where the weights are
+  // far, the first of few tiles is too: the few tiles over the group before could not prefetch all of this one. Weights
+  // that are near come fast enough without.
   bool reads_first(int64_t row) const {
     return g.m <= kMostTileRows || (row == 0 && g.far && g.m <= 4 * kMostTileRows);
   }
 
-  // All steps of such a tile, which reads as fast as its lines come. It asks for them ahead of time, at the end for the
-  // first of the next group (of its own where there is none). N and K 4096 (64 MiB), one thread: 1 row 1.09 to 1.16
-  // times as fast, 4 rows 1.20, 8 rows 1.27; N and K 1024, two threads: 8 rows 1.10, 1 row as fast. One row of weights
-  // that are near is left alone: out of L2 it would be 0.94 times as fast.
+  // All steps of such a tile, which is as fast as its lines come. It prefetches them, at the end the first lines of the
+  // next group (of its own where there is none). One row over weights that are near does not: out of L2 the prefetches
+  // would take load slots from a tile that has a load for each multiply-add.
   template <int kRows, int kPanels>
   MHA_INLINE int64_t run_once(Sums<kRows, kPanels>& sums, const float* a, const float* b, int64_t column) const {
     const int64_t next = least(column / kLanes + kPanels, divide_up(g.n, kLanes) - kPanels);
@@ -119,7 +118,7 @@ struct GemmTile {
     return k;
   }
 
-  // Whole steps of 4, with each of which the tile asks for kLines lines. Returns the k reached.
+  // Whole groups of 4 steps; with each the tile prefetches kLines lines. Returns the k reached.
   template <int kRows, int kPanels, int kLines>
   MHA_INLINE int64_t run_ahead(Sums<kRows, kPanels>& sums, const float* a, const float* b, const float* line) const {
     int64_t k = k_begin;
@@ -133,7 +132,7 @@ struct GemmTile {
     return k;
   }
 
-  // What a tile asks for: `lines` lines, 0 to 2, with every 4 steps, from `line` on.
+  // What a tile prefetches: `lines` lines, 0 to 2, with every 4 steps, from `line` on.
   struct Ahead {
     const float* line;
     int64_t lines;
@@ -147,10 +146,9 @@ struct GemmTile {
     return kRows * row_tiles() > g.m ? row / kRows : row_tiles() - (g.m - row) / kRows;
   }
 
-  // While row tiles pass over a group of panels they ask for the next group, a quarter or a half of a panel each; else
-  // the first of them would wait for the outer caches (M 32, N and K 1024: 0.77 of the peak without, 0.92 with; M 128:
-  // 0.90 and 0.96). More lines at a time take the tile's own loads their place (M 32: 0.88), and so does a line asked
-  // for twice (M 128, N and K 4096: 0.77 of the peak for 0.81).
+  // While row tiles pass over a group of panels they prefetch the next group, a quarter or a half of a panel each;
+  // otherwise its first tile would wait for the outer caches. More lines at a time, or a line twice, would use up fill
+  // buffers that the tile's own loads need.
   Ahead ahead_of(int64_t tile, int64_t next_panel) const {
     const int64_t left = divide_up(g.n, kLanes) - next_panel, depth = k_end - k_begin;
     if (left <= 0 || depth < kAheadDepth) return {nullptr, 0};

@@ -2,7 +2,7 @@
 // Masks: what a row sees of a run of keys. Included by all-inl.h, once per target.
 //
 // Most masks are ranges: a row sees the keys of [0, pinned_end) and [key_begin, key_end), and of a list of blocks where
-// there is one. What lies outside is set to -inf, nothing is done to what lies inside. Masks that speak of single keys
+// there is one. Scores outside are set to -inf, scores inside stay as they are. Masks of single keys
 // (bool, bits, segments) become 16 bits for 16 keys.
 namespace mha::MHA_TARGET_NS {
 namespace {
@@ -173,8 +173,7 @@ inline void hide_within(float* scores, int64_t keys, int64_t from, int64_t to) {
   if (from < to) hide(scores, from, to);
 }
 
-// Which blocks of a row's list meet a chunk: rows of a group mostly have the same list (T 2048: 1.08 times plain causal
-// when each row looked for itself, 1.06 so).
+// Which blocks of a row's list meet a chunk. Rows of a group mostly have the same list, so it is searched once for them.
 struct ChunkBlocks {
   const int64_t* list = nullptr;
   int64_t listed = -1, from = 0, to = 0;  // numbers in the list: [from, to)
@@ -209,8 +208,8 @@ inline void add_mask_scores(const AddMask& mask, int64_t begin, int64_t keys, fl
   }
 }
 
-// Which keys of a chunk are of one segment: rows of a group mostly ask for the same (one segment, T 2048: 1.09 times
-// plain causal when each row compared them itself, 1.05 so).
+// Which keys of a chunk are of one segment. Rows of a group mostly are of the same, so the keys are compared once for
+// them.
 struct SegmentBits {
   const int32_t* keys = nullptr;  // of the chunk
   int32_t segment = 0;

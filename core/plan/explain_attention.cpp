@@ -42,7 +42,7 @@ void explain_packed(const AttentionProblem& p, const AttentionPlan& plan, Text* 
 }
 
 void explain_in_place(const AttentionProblem& p, const AttentionPlan& plan, Text* out) {
-  out->line("attention kernel: in place: keys and values are read where they lie, %lld key/value heads together",
+  out->line("attention kernel: in place: keys and values are read where they are stored, %lld key/value heads together",
             static_cast<ll>(plan.each.heads_per_item));
   out->line("why in place: %lld rows for each key/value head (%lld heads share one); packing pays beyond %lld",
             static_cast<ll>(group_rows_of(p, 0)), static_cast<ll>(p.group()),
@@ -59,7 +59,7 @@ void explain_in_place(const AttentionProblem& p, const AttentionPlan& plan, Text
 }
 
 void explain_few_keys(const AttentionProblem& p, const AttentionPlan& plan, Text* out) {
-  out->line("attention kernel: few keys: keys and values are read where they lie, %lld rows side by side",
+  out->line("attention kernel: few keys: keys and values are read where they are stored, %lld rows side by side",
             static_cast<ll>(kPanel));
   out->line(
       "why few keys: all %lld rows for each key/value head (%lld heads share one) see all %lld keys, of at most %lld",
@@ -165,7 +165,7 @@ void explain_unequal(const AttentionProblem& p, const AttentionPlan& plan, Text*
   explain_lengths(p, plan, out);
   explain_keys(p, out);
   out->line(
-      "attention kernel: in place for %lld sequences (keys and values are read where they lie), packed for %lld "
+      "attention kernel: in place for %lld sequences (keys and values are read where they are stored), packed for %lld "
       "(%lld-row x %lld-column tiles)",
       static_cast<ll>(plan.in_place), static_cast<ll>(plan.packed), static_cast<ll>(plan.kernels.packed->tile_rows),
       static_cast<ll>(plan.kernels.packed->tile_columns));

@@ -27,7 +27,7 @@ struct Forward {
   mha_cache* cache;  // the cache that grows, or null
   ForwardPlan plan;
 
-  // The plans are left as they are: plan_forward writes them, and clearing them first shows in a small call.
+  // The plans are not cleared: plan_forward writes them, and clearing them first costs too much in a small call.
   Forward() : layer(nullptr), views{}, cache(nullptr) {
     attention.problem = {};
     attention.given_partials = nullptr;

@@ -8,8 +8,7 @@ namespace mha {
 namespace {
 
 // Rows of A that pass over all columns of B: a block of so many floats (of one block of k) stays in L2 beside the
-// groups of B's columns, which come from the outer caches once per block of rows, ahead of time (gemm-inl.h). At M, N
-// and K 1024 blocks of 128 rows reach 0.92 of the peak, of 512 rows 0.87.
+// groups of B's columns, which are prefetched from the outer caches once per block of rows (gemm-inl.h).
 constexpr int64_t kLinearBlockFloats = 128 * 1024;
 constexpr int64_t kLeastLinearRows = 96;
 

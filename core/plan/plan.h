@@ -73,7 +73,7 @@ struct AttentionPlan {
   SequencePlan each;                      // the first of them; else the longest, and a table of SequencePlan is in the
                                           // workspace
   int64_t batch, items, merges, weights;  // in all
-  // Of the items of the batch, how many are read where they lie and how many packed; cut in chunks that are merged
+  // Of the items of the batch, how many are read where they are stored and how many packed; cut in chunks that are merged
   // afterwards; in how many groups with the same first pages, and how many items those have.
   int64_t in_place, packed, split, groups, sharing;
   int64_t weights_block_rows;  // queries of an item of the second pass
@@ -129,8 +129,7 @@ void plan_sequences(const AttentionProblem& problem, const AttentionPlan& plan, 
 constexpr size_t workspace_bytes(int64_t bytes) { return static_cast<size_t>(bytes) + 63; }
 
 // The cost model: waking a thread costs a microsecond or two while it spins, some more when it sleeps; half a million
-// multiply-adds take 5 on one AVX-512 core. Measured with mha_threads: two threads pay from 0.13 (linear) to 0.3
-// million multiply-adds on, and at one million are 1.5 times as fast as one.
+// multiply-adds take 5 us on one AVX-512 core.
 constexpr double kMultiplyAddsPerThread = 0.5e6;
 
 // Threads worth waking for a call of so much work (problem.h: work()), at most num_threads. Decided once for all stages

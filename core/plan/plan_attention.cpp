@@ -144,9 +144,8 @@ class Planner {
   }
 
  private:
-  // Few rows. Where a token holds all heads side by side, as many of them as the kernel takes make an item, so that
-  // memory is read in long runs; where a head's tokens follow each other, one head (1024 keys, H 32: 1.23 ms instead of
-  // 1.34).
+  // Few rows. Where a token holds all heads side by side, an item is as many of them as the kernel takes, so that
+  // memory is read in long runs; where a head's tokens follow each other, one head.
   void plan_in_place(int64_t b, bool may_split, SequencePlan* s) const {
     s->in_place = true;
     const Cutting c = cutting(b, true, may_split);
@@ -261,11 +260,9 @@ void add_needs(const AttentionKernels& kernels, const AttentionProblem& p, const
   }
 }
 
-// attention_few_keys reads the keys anew for each row, the in-place kernel reads them once: so rows * keys * D of a
-// key/value head must be less than this. 16 keys count twice: the in-place kernel copies fewer of them, but 16 it reads
-// in place. One thread, a sweep of rows, keys and D with the cost of a call left out (mha_bench has the shapes of
-// attention_f32/B:64), time beside the in-place kernel's: 8 keys, D 128: 0.35 for one row, 1.1 for 8; 8 keys, D 20: 0.22
-// for one row, 0.76 for 16; 4 rows, D 32: 0.74 for 12 keys, 1.07 for 16.
+// The kernel for few keys reads the keys again for each row, the in-place kernel reads them once: so rows * keys * D of a
+// key/value head must be less than this. 16 keys count twice: the in-place kernel reads a full 16 in place, fewer it
+// copies first.
 constexpr int64_t kMaxFewKeysWork = 4096;
 constexpr int64_t kLeastFewKeysDim = 32;  // a lesser D counts as this
 
@@ -360,7 +357,7 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
 
 mha_status plan_call(const KernelTable& table, int64_t num_threads, const AttentionProblem& p, bool split_all,
                      AttentionPlan* plan, mha_error* error) {
-  // One thread needs no cost model: with the rest 0.05 us of notebook_f32.
+  // One thread needs no cost model.
   const int64_t threads = num_threads > 1 ? useful_threads(num_threads, work_of_call(p)) : 1;
   const mha_status status = plan_attention(table, threads, p, false, plan, error);
   if (status != MHA_OK || (plan->useful >= threads && !split_all)) return status;

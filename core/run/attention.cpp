@@ -103,8 +103,8 @@ KeyRange fill_rows(const AttentionProblem& p, const Block& block, const Slot& sl
   const bool alike = rows_are_alike(p), causal = p.causal;
   const int64_t position = position_of(p, block.b, 0);
   int64_t h = block.kv_head * p.group() + block.row / query_len, i = block.row % query_len;
-  // The first row of a head, and what changes from row to row: a copy of the row before would wait for what was just
-  // stored there (T 128: 0.704 of the peak, 0.720 so).
+  // The first row of a head, and what changes from row to row. A copy of the row before would wait for the stores that
+  // made it.
   const AttentionRow* like = nullptr;
   const char* query = nullptr;
   char* output = nullptr;

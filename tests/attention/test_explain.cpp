@@ -139,7 +139,7 @@ TEST_CASE("explain: attention tells whether the chunks of a row are shared among
         check_has(one, "more threads would each get less");
         check_has(one, "one thread needs no split");
         const std::string rows = text_of(context, few.args());
-        check_has(rows, "\nattention kernel: few keys: keys and values are read where they lie, 16 rows side by side");
+        check_has(rows, "\nattention kernel: few keys: keys and values are read where they are stored, 16 rows side by side");
         check_has(rows, "\nwhy few keys: all 2 rows for each key/value head (2 heads share one) see all 3 keys, of at");
         check_has(rows, "\nitems: 8 of at most 64 rows, of any heads");
       },
@@ -156,7 +156,7 @@ TEST_CASE("explain: heads, chunks or both are shared, and where neither can be o
   for_each_target(
       [&](const std::string&, const mha_context* context) {
         const std::string halves = text(context, 32, 8, 257, 128);
-        check_has(halves, "keys and values are read where they lie, 4 key/value heads together");
+        check_has(halves, "keys and values are read where they are stored, 4 key/value heads together");
         check_has(halves, "items: 2 of 2 chunks of keys, one per group of heads: threads share the heads\n");
         check_has(halves, "threads: 2 of 2, ");
         check_has(text(context, 32, 8, 10000, 128), "items: 40 of 40 chunks of keys, one per group of heads and chunk");

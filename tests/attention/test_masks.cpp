@@ -127,7 +127,7 @@ TEST_CASE("masks: what each shows, drawn", "[masks]") {
 
 TEST_CASE("masks: a NaN in one value reaches the queries that see its key, and no others", "[masks][edges]") {
   constexpr int64_t Tk = 50;
-  for (const int64_t Tq : {3, 40}) {  // read where they lie, and packed
+  for (const int64_t Tq : {3, 40}) {  // read where they are stored, and packed
     const AttentionShape shape = {1, 2, 1, Tq, Tk, 8, 8};
     const AttentionProblem problem(shape, MaskKind::kNone, 20);
     std::vector<int32_t> queries, keys;

@@ -182,7 +182,7 @@ TEST_CASE("weights: a NaN key is NaN in every chunk of the rows that see it, whi
   for (float& value : problem.query) value *= 40;  // most weights are 0 beside the greatest
   problem.key[300 * 8 + 3] = kNan;
   AttentionCall args = problem.args();
-  for (int64_t queries : {3, 20}) {  // read where they lie, and packed
+  for (int64_t queries : {3, 20}) {  // read where they are stored, and packed
     args.query_len = queries;
     args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
     const AttentionReference want = reference_attention(args);
