@@ -284,6 +284,26 @@ TEST_CASE("edges: denormal inputs count as zeros, in calls on one thread and on 
   }
 }
 
+TEST_CASE("edges: denormal inputs count as zeros also in products that are no denormals", "[edges][property]") {
+  for (const bool in_query : {true, false}) {
+    AttentionProblem tiny({1, 2, 2, 5, 300, 20, 20}, MaskKind::kNone, 84500);
+    std::vector<float>& denormal = in_query ? tiny.query : tiny.key;
+    for (float& value : denormal) value *= 1e-39f;
+    for (float& value : in_query ? tiny.key : tiny.query) value *= 1e30f;
+    tiny.scale = 1e10f;
+    const std::vector<float> zeros(denormal.size(), 0.0f);
+    AttentionCall zero = tiny.args();
+    (in_query ? zero.query : zero.key) = view(zeros.data());
+    for (int64_t threads : {1, 3}) {
+      for_each_target(
+          [&](const std::string&, const mha_context* context) {
+            check_same_results("result", run_attention(context, tiny.args()), run_attention(context, zero));
+          },
+          threads);
+    }
+  }
+}
+
 TEST_CASE("edges: the caller's rounding mode does not matter", "[edges][property]") {
   const AttentionProblem problem({1, 4, 2, 30, 300, 40, 40}, MaskKind::kNone, 85000);
   for_each_target([&](const std::string&, const mha_context* context) {

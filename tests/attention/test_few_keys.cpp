@@ -2,6 +2,7 @@
 // Attention over few keys that all rows see has a kernel of its own. A bool mask that shows every key is not for that
 // kernel, and must not change a bit.
 #include "tests/support/guard.h"
+#include "tests/support/random_typed.h"
 #include "tests/support/shapes.h"
 
 using namespace mha::test;
@@ -134,5 +135,20 @@ TEST_CASE("few keys: views apart, heads before tokens, nothing touched beyond", 
         CHECK(o.gaps_intact());
       });
     }
+  }
+}
+
+TEST_CASE("few keys: a row whose scores are all -inf is zeros of its type, nothing behind it", "[few_keys][widening]") {
+  const AttentionShape s = {1, 3, 3, 1, 4, 8, 8};
+  AttentionProblem problem(s, MaskKind::kNone, 185000);
+  std::fill(problem.query.begin(), problem.query.end(), 1.0f);
+  std::fill(problem.key.begin(), problem.key.end(), -kInf);
+  for (const ElementType& type : kElementTypes) {
+    for_each_target([&](const std::string&, const mha_context* context) {
+      REQUIRE(is_few_keys(context, problem.args()));
+      const Typed output(type.dtype, s.output(), dense_bthd(s.output()));
+      const TypedResult got = run_typed(context, problem.args(), output, s.Tk);
+      check_rounded("output", got.output, std::vector<float>(3 * 8, 0.0f));
+    });
   }
 }

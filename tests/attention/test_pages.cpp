@@ -87,7 +87,7 @@ TEST_CASE("pages: the bits of plain tensors in any page size, order and layout",
           one_of(random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED});
       const AttentionResult want = run_attention(one_thread, call);
 
-      const int64_t size = one_of<int64_t>(random, {1, 3, 16, 24, 64, 256, 300});
+      const int64_t size = one_of<int64_t>(random, {1, 3, 15, 16, 24, 64, 256, 300});
       const PageOrder order = one_of(random, {PageOrder::kTokens, PageOrder::kHeads});
       Pages key(random, size, order, s, lengths, s.D);
       Pages value = key;
@@ -163,31 +163,35 @@ TEST_CASE("pages: the bits of a paged cache, and rows_prepare fills them like ap
 
 TEST_CASE("pages: items that begin with the same pages meet them once", "[pages]") {
   for_each_target([](const std::string&, const mha_context* context) {
-    const AttentionShape s = {3, 4, 2, 1, 700, 16, 16};
-    AttentionProblem p(s, MaskKind::kNone, 5);
-    for (int64_t b = 1; b < 3; ++b) {  // the first 512 tokens of all items are those of the first
-      std::copy_n(p.key.begin(), 512 * 32, p.key.begin() + b * 700 * 32);
-      std::copy_n(p.value.begin(), 512 * 32, p.value.begin() + b * 700 * 32);
+    for (const int64_t of_last : {512, 256}) {
+      INFO("the last item shares " << of_last);
+      const AttentionShape s = {3, 4, 2, 1, 700, 16, 16};
+      AttentionProblem p(s, MaskKind::kNone, 5);
+      const int64_t shared[] = {0, 512, of_last};  // the first tokens of an item are those of the first
+      for (int64_t b = 1; b < 3; ++b) {
+        std::copy_n(p.key.begin(), shared[b] * 32, p.key.begin() + b * 700 * 32);
+        std::copy_n(p.value.begin(), shared[b] * 32, p.value.begin() + b * 700 * 32);
+      }
+      const std::vector<int64_t> lengths = {700, 600, 513};
+      Random random(6);
+      Pages key(random, 64, PageOrder::kTokens, s, lengths, s.D), value = key;
+      value.data = poisoned(value.num_pages * value.page_floats() + 1);
+      for (int64_t b = 1; b < 3; ++b)
+        for (int64_t n = 0; n < shared[b] / 64; ++n) key.table[b * key.stride + n] = key.table[n];
+      value.table = key.table;
+      key.fill(p.key, lengths, s.Tk), value.fill(p.value, lengths, s.Tk);
+      AttentionCall call = p.args();
+      call.items.key_lengths = lengths.data(), call.causal = 1, call.positions.align = MHA_ALIGN_END;
+      const AttentionResult want = run_attention(context, call);
+      const mha_pages pages = key.pages();
+      call.pages = &pages, call.key = key.view(), call.value = value.view();
+      check_same_results("shared", run_attention(context, call), want);
+      std::vector<char> text(8192);
+      mha_error error = {};
+      require_ok(attention_explain(context, call, text.data(), text.size(), nullptr, &error), error);
+      CHECK(std::string(text.data()).find("shared prefixes: 3 sequences in 1 groups") != std::string::npos);
+      CHECK(std::string(text.data()).find("in the caller's pages of 64 tokens") != std::string::npos);
     }
-    const std::vector<int64_t> lengths = {700, 600, 513};
-    Random random(6);
-    Pages key(random, 64, PageOrder::kTokens, s, lengths, s.D), value = key;
-    value.data = poisoned(value.num_pages * value.page_floats() + 1);
-    for (int64_t b = 1; b < 3; ++b)
-      for (int64_t n = 0; n < 8; ++n) key.table[b * key.stride + n] = key.table[n];
-    value.table = key.table;
-    key.fill(p.key, lengths, s.Tk), value.fill(p.value, lengths, s.Tk);
-    AttentionCall call = p.args();
-    call.items.key_lengths = lengths.data(), call.causal = 1, call.positions.align = MHA_ALIGN_END;
-    const AttentionResult want = run_attention(context, call);
-    const mha_pages pages = key.pages();
-    call.pages = &pages, call.key = key.view(), call.value = value.view();
-    check_same_results("shared", run_attention(context, call), want);
-    std::vector<char> text(8192);
-    mha_error error = {};
-    require_ok(attention_explain(context, call, text.data(), text.size(), nullptr, &error), error);
-    CHECK(std::string(text.data()).find("shared prefixes: 3 sequences in 1 groups") != std::string::npos);
-    CHECK(std::string(text.data()).find("in the caller's pages of 64 tokens") != std::string::npos);
   });
 }
 
@@ -231,10 +235,10 @@ TEST_CASE("pages: tables and slots that are refused, nothing written", "[pages]"
   pages.reserved[1] = 0;
 
   int64_t slots[] = {3, -1, 80};
-  std::vector<float> pool = poisoned(5 * 16 * 2 * 8);
+  std::vector<float> pool = poisoned((1 + 5) * 16 * 2 * 8);  // a page before the first, where slot -1 would be
   mha_rows_args rows = {};
   rows.batch = 1, rows.length = 3, rows.num_heads = 2, rows.head_dim = 8;
-  rows.input = view(p.key.data()), rows.output = mut_view(pool.data());
+  rows.input = view(p.key.data()), rows.output = mut_view(pool.data() + 16 * 2 * 8);
   rows.slots = slots, rows.page_size = 16, rows.num_pages = 5;
   CHECK(mha_rows_prepare(context, &rows, &error) == MHA_ERR_ARGUMENT);
   CHECK(mentions(error, "slots[2] is 80: must be < num_pages * page_size (80)"));

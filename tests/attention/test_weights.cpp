@@ -162,19 +162,23 @@ TEST_CASE("weights: a head or a block of queries that sees nothing of a chunk ta
 }
 
 TEST_CASE("weights: a NaN row is NaN where visible and 0 where masked", "[weights][edges]") {
-  AttentionProblem problem({1, 2, 2, 6, 40, 8, 8}, MaskKind::kCausal, 55000);
-  problem.query[2 * 2 * 8 + 3] = kNan;  // query 2 of head 0
-  AttentionCall args = problem.args();
-  args.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
-  const AttentionReference want = reference_attention(args);
-  for_each_target([&](const std::string&, const mha_context* context) {
-    const std::vector<float> got = run_attention(context, args).weights;
-    for (size_t n = 0; n < got.size(); ++n) {
-      INFO("element " << n);
-      CHECK(std::isnan(got[n]) == std::isnan(want.weights[n]));
-      if (want.weights[n] == 0) CHECK(bits_of(got[n]) == 0);
+  for (const size_t query : {0, 2}) {
+    AttentionProblem problem({1, 2, 2, 6, 40, 8, 8}, MaskKind::kCausal, 55000);
+    problem.query[query * 2 * 8 + 3] = kNan;  // of head 0
+    for (const mha_weights_mode mode : kModes) {
+      AttentionCall args = problem.args();
+      args.results.weights_mode = mode;
+      const AttentionReference want = reference_attention(args);
+      for_each_target([&](const std::string&, const mha_context* context) {
+        const std::vector<float> got = run_attention(context, args).weights;
+        for (size_t n = 0; n < got.size(); ++n) {
+          INFO("query " << query << " mode " << mode << " element " << n);
+          CHECK(std::isnan(got[n]) == std::isnan(want.weights[n]));
+          if (want.weights[n] == 0) CHECK(bits_of(got[n]) == 0);
+        }
+      });
     }
-  });
+  }
 }
 
 TEST_CASE("weights: a NaN key is NaN in every chunk of the rows that see it, whichever way", "[weights][edges]") {

@@ -207,7 +207,8 @@ TEST_CASE("cache: a fork is a copy, and shares memory until one of the two write
   for (mha_cache_kind kind : kCacheKinds) {
     for (int64_t length : {-1, 0, 1, 15, 16, 17, 39}) {
       INFO(kind_name(kind) << " length " << length);
-      const mha_cache_config config = cache_config(kind, 160, 3, 16);
+      mha_cache_config config = cache_config(kind, 160, 3, 16);
+      config.value_head_dim = 9;  // more than of a key
       CachePtr cache = make_cache(cache_context(), config);
       const Tokens tokens = random_tokens(config, 40, 215000), a = random_tokens(config, 5, 215001),
                    b = random_tokens(config, 7, 215002);

@@ -181,6 +181,20 @@ TEST_CASE("linear elements: a mapped blob gives the same bits; a damaged element
   }
 }
 
+TEST_CASE("linear elements: a NaN among the weights is in the error of packing, wherever it is", "[linear][elements]") {
+  for (const int64_t column : {0, 150, 299}) {
+    ElementLinear p(1, 3, 300, {MHA_F32, MHA_F32, MHA_F32, MHA_BF16}, false, 436500);
+    p.weight.set(1, column, bits_of(kNan));
+    for_each_target([&](const std::string&, const mha_context* context) {
+      mha_storage_error got = {};
+      p.make(context, &got);
+      CHECK(std::isnan(got.max));
+      CHECK(std::isnan(got.rms));
+      CHECK(std::isnan(got.rms_given));
+    });
+  }
+}
+
 TEST_CASE("linear elements: the error of packing", "[linear][elements]") {
   for (mha_dtype given : kDtypes) {
     for (int packed : kPacked) {

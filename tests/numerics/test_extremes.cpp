@@ -93,6 +93,45 @@ TEST_CASE("extremes: a row of one mask value shares its weight; the log-sum-exp 
   }
 }
 
+TEST_CASE("extremes: the sum of two additive masks counts exactly, also beyond FLT_MAX", "[extremes]") {
+  // Multiples of 2^120, whose sums are exact. Of a row all sums are `most` or 2^120 less, each of other terms.
+  const float unit = 0x1p120f;
+  for (const AttentionShape& s : kShapes) {
+    for (uint64_t seed = 0; seed < 4; ++seed) {
+      Random random(350 + seed);
+      AttentionProblem p(s, MaskKind::kNone, 360 + seed);
+      p.set_add_mask(1);
+      std::vector<float> second = p.add_mask;
+      for (int64_t row = 0; row < s.B * s.Tq; ++row) {
+        const int64_t most = (8 + random.below(503)) * (random.below(2) == 0 ? 1 : -1);  // all of it huge
+        for (int64_t j = 0; j < s.Tk; ++j) {
+          const int64_t sum = std::max<int64_t>(most - random.below(2), -510);
+          const int64_t least = std::max<int64_t>(-255, sum - 255), greatest = std::min<int64_t>(255, sum + 255);
+          const int64_t first = least + random.below(greatest - least + 1);
+          const size_t at = static_cast<size_t>(row * s.Tk + j);
+          p.add_mask[at] = static_cast<float>(first) * unit, second[at] = static_cast<float>(sum - first) * unit;
+        }
+      }
+      AttentionCall args = p.args();
+      args.masks.add_mask2 = args.masks.add_mask, args.masks.add_mask2.data = second.data();
+      const AttentionReference want = reference_attention(args);
+      for (const int64_t threads : {1, 3}) {
+        for_each_target(
+            [&](const std::string& target, const mha_context* context) {
+              INFO(target << " " << describe(s) << " seed " << seed);
+              const AttentionResult got = run_attention(context, args);
+              check_close("output", got.output, want.output, {kOrdinary.values, kOrdinary.values});
+              for (size_t row = 0; row < got.log_sum_exp.size(); ++row) {
+                const double lse = within_float(want.log_sum_exp[row]);
+                CHECK(std::fabs(static_cast<double>(got.log_sum_exp[row]) - lse) <= 2e-7 * std::fabs(lse));
+              }
+            },
+            threads);
+      }
+    }
+  }
+}
+
 TEST_CASE("extremes: neighbours among masks do not tie", "[extremes]") {
   Random random(320);
   for (int n = 0; n < 200; ++n) {

@@ -169,6 +169,25 @@ TEST_CASE("widening: query, key, value, output, masks, one type at a time", "[wi
   }
 }
 
+TEST_CASE("widening: wide outputs of a call that threads share", "[widening][bits]") {
+  for (const int64_t Dv : {255, 256, 257, 300, 513}) {
+    const AttentionShape s = {1, 1, 1, 2, 3000, 20, Dv};
+    const AttentionProblem p(s, MaskKind::kNone, 511000);
+    const Extent e = s.output();
+    for_each_target([&](const std::string& target, const mha_context* one) {
+      INFO(target << " Dv " << Dv);
+      const mha_context* three = shared_context(target, 3);
+      char text[4096];
+      mha_error error = {};
+      require_ok(attention_explain(three, p.args(), text, sizeof(text), nullptr, &error), error);
+      REQUIRE(std::string(text).find("merged afterwards") != std::string::npos);
+      const TypedResult want = run_typed(one, p.args(), Typed(MHA_F32, e, dense_bthd(e)), s.Tk);
+      for (const ElementType& type : kElementTypes)
+        check_widened(type.name, run_typed(three, p.args(), Typed(type.dtype, e, dense_bthd(e)), s.Tk), want);
+    });
+  }
+}
+
 namespace {
 
 /// mha_rows_prepare as a copy of elements from one type to another.

@@ -100,6 +100,27 @@ TEST_CASE("bounds: no call of smaller sizes needs more", "[bounds]") {
   }
 }
 
+TEST_CASE("bounds: the call of just these sizes, with weights, needs no more", "[bounds]") {
+  for (const int64_t threads : {1, 3}) {
+    for_each_target(
+        [&](const std::string&, const mha_context* context) {
+          for (const int64_t Tq : {1, 30, 400, 1024, 3000}) {
+            for (const int64_t Tk : {16, 200, 256, 257, 2000, 20000}) {
+              for (const mha_weights_mode mode : {MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED, MHA_WEIGHTS_KEY_SUMS}) {
+                INFO(threads << " threads, Tq " << Tq << " Tk " << Tk << " weights " << mode);
+                AttentionCall call;
+                call.batch = 1, call.num_heads = 2, call.query_len = Tq, call.key_len = Tk, call.head_dim = 64;
+                call.query = view(kSome), call.key = view(kSome), call.value = view(kSome);
+                call.results.weights_mode = mode;
+                CHECK(bytes_of(context, call) <= bound_of(context, call));
+              }
+            }
+          }
+        },
+        threads);
+  }
+}
+
 TEST_CASE("bounds: allocated once, decoded to the end of the cache", "[bounds]") {
   for_each_target([](const std::string& target, const mha_context*) {
     for (const int64_t threads : {1, 3}) {

@@ -323,25 +323,33 @@ TEST_CASE("memory: workspace is not a matter of Tq x Tk", "[memory]") {
 }
 
 TEST_CASE("memory: what the workspace held before changes nothing", "[memory]") {
-  const AttentionProblem problem({1, 2, 2, 9, 7000, 20, 12}, MaskKind::kBool, 102000);
+  const AttentionProblem any({1, 2, 2, 9, 7000, 20, 12}, MaskKind::kBool, 102000);
+  const AttentionProblem causal({1, 2, 2, 9, 7000, 20, 28}, MaskKind::kCausal, 102001);
+  const std::vector<int64_t> pairs = {0, 0, 0, 9, 0, 27};  // chunks between them that nobody sees
   for (int64_t threads : {1, 4}) {
-    for_each_target(
-        [&](const std::string&, const mha_context* context) {
-          const AttentionResult want = run_attention(context, problem.args());
-          size_t bytes = 0;
-          AttentionCall args = problem.args();
-          REQUIRE(attention_workspace_bytes(context, args, &bytes, nullptr) == MHA_OK);
-          for (unsigned char filler : {0x00, 0x7f, 0xff}) {
-            std::vector<unsigned char> workspace(bytes + 1, filler);
-            std::vector<float> output = poisoned(problem.shape.output().count());
-            args.output = mut_view(output.data());
-            args.resources.workspace = workspace.data();
-            args.resources.workspace_bytes = bytes;
-            REQUIRE(attention(context, args, nullptr) == MHA_OK);
-            check_same_bits("output", output, want.output);
-          }
-        },
-        threads);
+    for (int kind = 0; kind < 3; ++kind) {
+      const AttentionProblem& problem = kind == 0 ? any : causal;
+      for_each_target(
+          [&](const std::string&, const mha_context* context) {
+            AttentionCall args = problem.args();
+            if (kind == 1) args.masks.window_left = 300;  // begins within a chunk
+            if (kind == 2) args.masks.block_mask = {1000, 256, pairs.data(), 3};
+            const AttentionResult want = run_attention(context, args);
+            size_t bytes = 0;
+            REQUIRE(attention_workspace_bytes(context, args, &bytes, nullptr) == MHA_OK);
+            for (unsigned char filler : {0x00, 0x7f, 0xff}) {
+              INFO("threads " << threads << " kind " << kind << " filler " << int{filler});
+              std::vector<unsigned char> workspace(bytes + 1, filler);
+              std::vector<float> output = poisoned(problem.shape.output().count());
+              args.output = mut_view(output.data());
+              args.resources.workspace = workspace.data();
+              args.resources.workspace_bytes = bytes;
+              REQUIRE(attention(context, args, nullptr) == MHA_OK);
+              check_same_bits("output", output, want.output);
+            }
+          },
+          threads);
+    }
   }
 }
 

@@ -123,6 +123,28 @@ TEST_CASE("thread pool: every item runs once, phase after phase, on any number o
   }
 }
 
+TEST_CASE("thread pool: a phase ends with its slowest item", "[threads]") {
+  // The thread of the first item does nothing else meanwhile, the others do all the rest.
+  struct Job {
+    std::atomic<int> done{0}, early{0};
+    static void slow_first(const void* data, int64_t item, int64_t) {
+      if (item == 0) pause_ms(5);
+      ++const_cast<Job*>(static_cast<const Job*>(data))->done;
+    }
+    static void after(const void* data, int64_t, int64_t) {
+      Job& self = *const_cast<Job*>(static_cast<const Job*>(data));
+      if (self.done != 30) ++self.early;
+    }
+  };
+  const Pool pool(3);
+  for (int round = 0; round < 20; ++round) {
+    Job job;
+    const mha::Phase phases[] = {{Job::slow_first, &job, 30}, {Job::after, &job, 3}};
+    pool.run(3, phases, 2);
+    CHECK(job.early == 0);
+  }
+}
+
 TEST_CASE("thread pool: threads that sleep are woken, those that are not needed are not waited for", "[threads]") {
   const Pool pool(4);
   for (int64_t threads : {2, 4, 3}) {

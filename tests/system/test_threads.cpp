@@ -159,6 +159,28 @@ TEST_CASE("threads: a host's parallel-for is asked for at most num_threads tasks
   }
 }
 
+TEST_CASE("threads: a call uses at most its max_threads of the context's", "[threads]") {
+  mha_context_options options = {};
+  options.num_threads = 4;
+  int64_t most = 0;
+  options.parallel_for = {&most, [](void* user, int64_t count, void (*task)(void*, int64_t), void* data) {
+                            int64_t* seen = static_cast<int64_t*>(user);
+                            *seen = std::max(*seen, count);
+                            for (int64_t i = 0; i < count; ++i) task(data, i);
+                          }};
+  const ContextPtr context = make_context(options);
+  const AttentionProblem problem({1, 1, 1, 9, 5000, 64, 64}, MaskKind::kNone, 118000);
+  for (const int64_t limit : {0, 1, 2, 3, 4, 9}) {
+    INFO("max_threads " << limit);
+    AttentionCall args = problem.args();
+    args.resources.max_threads = limit;
+    most = 0;
+    run_attention(context.get(), args);
+    CHECK(most <= (limit == 0 ? 4 : std::min<int64_t>(limit, 4)));
+    CHECK((most >= 2) == (limit != 1));  // one thread does not ask the host
+  }
+}
+
 TEST_CASE("threads: one thread never calls the host's parallel-for", "[threads]") {
   mha_context_options options = {};
   options.num_threads = 1;

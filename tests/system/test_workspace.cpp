@@ -45,6 +45,8 @@ class Apart {
 
  private:
   void place(const char* name, int64_t* offset, int64_t bytes) {
+    if (*offset < planned_end_) FAIL_CHECK("planned inside the part before: " << name);
+    planned_end_ = *offset + bytes;
     *offset = end_;
     const int64_t next = up_to_line(end_ + bytes) + kCanary;
     gaps_.push_back({name, end_ + bytes, next});
@@ -53,9 +55,10 @@ class Apart {
   void place_slots(const mha::AttentionProblem& p, const mha::AttentionPlan& was) {
     const int64_t after_rows = p.has_extras() ? was.slot_extras_offset : was.slot_states_offset;
     const int64_t begin = end_;
+    if (was.slots_offset < planned_end_) FAIL_CHECK("planned inside the part before: slots");
     plan_.slots_offset = begin;
     int64_t scratch = 0;
-    end_ = 0;
+    end_ = planned_end_ = 0;
     const size_t first = gaps_.size();
     place("scratch", &scratch, was.slot_rows_offset);
     place("rows", &plan_.slot_rows_offset, after_rows - was.slot_rows_offset);
@@ -75,6 +78,7 @@ class Apart {
   mha::AttentionPlan plan_;
   std::vector<Gap> gaps_;
   int64_t end_ = 0;
+  int64_t planned_end_ = 0;  // of the part before, where the plan has it
 };
 
 /// Runs every thread's share on the calling thread, under the number of that thread: all slots are used.
@@ -209,6 +213,24 @@ TEST_CASE("workspace: canaries between the parts of a call on tensors", "[memory
     in_parts += parts;
   }
   CHECK(in_parts > 60);
+}
+
+TEST_CASE("workspace: canaries behind the scratch of many rows that read keys in place", "[memory][workspace]") {
+  // Narrow heads, of which an item takes so many that their rows decide how large the scratch is.
+  for (const int64_t D : {4, 20}) {
+    for (const int64_t Dv : {4, 20, 40}) {
+      const AttentionShape s = {2, 16, 4, 4, 40, D, Dv};
+      const AttentionProblem p(s, MaskKind::kCausal, 425000);
+      for (const mha_dtype dtype : {MHA_F32, MHA_BF16}) {
+        const Elements key(dtype, p.key), value(dtype, p.value);
+        AttentionCall args = p.args();
+        args.key = key.view(), args.value = value.view();
+        INFO(describe(s) << " " << dtype_name(dtype));
+        const Typed output(dtype, s.output(), dense_bthd(s.output()));
+        for (const std::string& target : supported_targets()) check_apart(target, args, output, s.Tk);
+      }
+    }
+  }
 }
 
 TEST_CASE("workspace: canaries between the parts of a call over a cache", "[memory][workspace][cache]") {
