@@ -192,13 +192,4 @@ void cache_commit(mha_cache* cache, const CacheBatch& batch) {
   }
 }
 
-void cache_rollback(mha_cache* cache, const CacheBatch& batch) {
-  const Locked locked(cache->lock);
-  for (int64_t b = 0; b < batch.batch; ++b) {
-    CacheSequence& s = cache->sequences[batch.sequence(b)];
-    release_pages(cache, &s, most(s.length, s.promised), s.reserved);
-    s.reserved = s.length;
-  }
-}
-
 }  // namespace mha

@@ -157,17 +157,14 @@ void take_room(mha_cache* cache, CacheSequence* s, int64_t end);
 int64_t page_to_copy(const mha_cache& cache, const CacheSequence& s);
 
 // Takes the pages that a checked batch needs, and copies the shared pages that it will write to: all or nothing. Must
-// be followed by cache_commit or cache_rollback.
+// be followed by cache_commit: nothing that comes between can fail.
 mha_status cache_reserve(mha_cache* cache, const CacheBatch& batch, mha_error* error);
 // Stores tokens [first, first + count) of a sequence, which must be reserved. Different tokens may be written at once.
-// Tokens that a ring will have dropped by the end of the reservation are skipped. In a ring the new tokens overwrite
-// those that it drops, so it can be rolled back only before this.
+// Tokens that a ring will have dropped by the end of the reservation are skipped.
 // rows [kCacheParts]; a part without data is left as it is.
 void cache_write(const mha_cache& cache, int64_t sequence, int64_t first, int64_t count, const PartRows* rows);
 // Sets the new lengths of the batch's sequences.
 void cache_commit(mha_cache* cache, const CacheBatch& batch);
-// Gives the pages back; pages that were copied stay copied.
-void cache_rollback(mha_cache* cache, const CacheBatch& batch);
 
 // --- Room for tokens to come (reserve.cpp) ---------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@
 #include <atomic>
 #include <thread>
 
-#include "core/cache/cache.h"
 #include "tests/support/cache_layouts.h"
 #include "tests/support/reserve.h"
 
@@ -105,24 +104,6 @@ TEST_CASE("reserve: appending so many never fails, whoever takes the rest", "[ca
       }
     }
   }
-}
-
-TEST_CASE("reserve: a call that is rolled back leaves it as it was", "[cache][reserve]") {
-  const mha_cache_config config = cache_config(MHA_CACHE_PAGED, 160, 2, 16);
-  const size_t page = page_bytes(config);
-  CachePtr cache = make_cache(cache_context(), config);
-  require_append(cache.get(), 0, random_tokens(config, 20, 610));
-  must_reserve({cache.get()}, {0}, {40});
-  CHECK(mha_cache_used_bytes(cache.get()) == 4 * page);
-  for (const int64_t count : {1, 40, 90}) {  // as the first step of appending
-    const mha::CacheBatch batch = {1, nullptr, count, nullptr};
-    REQUIRE(mha::cache_reserve(cache.get(), batch, nullptr) == MHA_OK);
-    CHECK(mha_cache_used_bytes(cache.get()) == (count == 90 ? 7 : 4) * page);
-    mha::cache_rollback(cache.get(), batch);
-    CHECK(mha_cache_used_bytes(cache.get()) == 4 * page);
-  }
-  eat(cache.get(), 1);
-  require_append(cache.get(), 0, random_tokens(config, 40, 611));
 }
 
 TEST_CASE("reserve: truncate, remove and reset give it back", "[cache][reserve]") {
