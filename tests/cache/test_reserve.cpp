@@ -4,6 +4,7 @@
 #include <atomic>
 #include <thread>
 
+#include "core/cache/cache.h"
 #include "tests/support/cache_layouts.h"
 #include "tests/support/reserve.h"
 
