@@ -139,7 +139,8 @@ TEST_CASE("explain: attention tells whether the chunks of a row are shared among
         check_has(one, "more threads would each get less");
         check_has(one, "one thread needs no split");
         const std::string rows = text_of(context, few.args());
-        check_has(rows, "\nattention kernel: few keys: keys and values are read where they are stored, 16 rows side by side");
+        check_has(rows,
+                  "\nattention kernel: few keys: keys and values are read where they are stored, 16 rows side by side");
         check_has(rows, "\nwhy few keys: all 2 rows for each key/value head (2 heads share one) see all 3 keys, of at");
         check_has(rows, "\nitems: 8 of at most 64 rows, of any heads");
       },
