@@ -25,7 +25,7 @@ const LinearTable* const kTables[] = {
 
 const LinearKernels& linear_kernels_of(const KernelTable& table, Arithmetic arithmetic, Element panels) {
   int64_t index = 0;
-  while (target_table(index) != &table) ++index;
+  while (index + 1 < target_count() && target_table(index) != &table) ++index;
   const LinearTable* t = kTables[index];
   while (t->kernels[static_cast<int>(arithmetic)][static_cast<int>(panels)] == nullptr) t = t->base;
   return *t->kernels[static_cast<int>(arithmetic)][static_cast<int>(panels)];

@@ -52,7 +52,8 @@ extern "C" mha_status mha_attention_partial(const mha_context* context, const mh
   job.table = context->table;
   job.given_partials = static_cast<float*>(partials);
   // Only a base: each chunk of a row sets the row's output to its place in `partials`.
-  job.problem.output = {static_cast<char*>(partials), 0, 0, 0, Element::kF32};
+  job.problem.output = {};
+  job.problem.output.data = static_cast<char*>(partials), job.problem.output.element = Element::kF32;
   MHA_TRY(plan_call(*context->table, lent.num_threads, job.problem, true, &job.plan, error));
   return run_attention(lent, args->resources, &job, error);
 }

@@ -138,7 +138,8 @@ mha_cache* make_cache(const CacheLayout& l, char* block, char* memory) {
   cache->sequences = reinterpret_cast<CacheSequence*>(block + l.sequences_at);
   char** tables = reinterpret_cast<char**>(block + l.tables_at);
   for (int64_t s = 0; s < l.config.max_sequences; ++s) {
-    cache->sequences[s] = {0, 0, 0, 0, false, tables + s * l.table_size};
+    cache->sequences[s] = {};
+    cache->sequences[s].pages = tables + s * l.table_size;
     for (int64_t n = 0; n < l.table_size; ++n) cache->sequences[s].pages[n] = nullptr;
   }
   memory += (kAlignment - reinterpret_cast<uintptr_t>(memory) % kAlignment) % kAlignment;

@@ -84,7 +84,8 @@ int64_t paged_room(const mha_cache& cache, const CacheSequence& s) {
 
 mha_status cache_promise(const mha_reserve_args& a, mha_error* error) {
   MHA_TRY(check_caches(a, error));
-  const CacheBatch batch = {a.batch, a.sequences, 0, nullptr, a.tokens};
+  CacheBatch batch = {};
+  batch.batch = a.batch, batch.sequences = a.sequences, batch.counts = a.tokens;
   for (int64_t n = 0; n < a.num_caches; ++n) {
     MHA_TRY(check_batch(a.caches[n], batch, error));
     MHA_TRY(check_growth(*a.caches[n], batch, error));

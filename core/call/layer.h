@@ -43,6 +43,16 @@ struct mha_layer {
 
 namespace mha {
 
+// The tokens that a projection reads or writes: [batch, rows]. With a cache keys are projected from the new tokens,
+// which the queries are.
+struct ProjectedTokens {
+  int64_t batch, rows;
+};
+ProjectedTokens projected_tokens(const AttentionProblem& p, int projection);
+
+// What a projection writes, or the output projection reads: [B, T, heads * dim], dense floats in the workspace.
+Tensor projected_tensor(const mha_layer_config& config, const AttentionProblem& p, int projection, char* data);
+
 // Keys that the layer adds to those of each item.
 inline int64_t tail_keys(const mha_layer& layer) {
   return (layer.bias_key != nullptr ? 1 : 0) + (layer.config.add_zero_attn != 0 ? 1 : 0);

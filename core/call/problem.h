@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A call after validation: defaults filled in, every size and stride known to be sound. What plan and run work on.
+// A call after validation: defaults filled in, every size and stride known to be sound. What plan and run work on. Run
+// sets the addresses of tensors that are in the workspace; nothing else changes.
 #pragma once
 
 #include "core/base/status.h"
@@ -30,14 +31,21 @@ struct Tensor {
   Element element;
 };
 
-inline ConstTensor as_const(const Tensor& t) { return {t.data, t.stride_b, t.stride_t, t.stride_h, t.element}; }
+inline ConstTensor as_const(const Tensor& t) {
+  ConstTensor made;
+  made.data = t.data, made.element = t.element;
+  made.stride_b = t.stride_b, made.stride_t = t.stride_t, made.stride_h = t.stride_h;
+  return made;
+}
 
 constexpr int64_t kFloatBytes = sizeof(float);
 
 // Floats [B, T, H, width] in a workspace, dense.
 inline Tensor dense_floats(void* data, int64_t tokens, int64_t heads, int64_t width) {
-  const int64_t row = width * kFloatBytes;
-  return {static_cast<char*>(data), tokens * heads * row, heads * row, row, Element::kF32};
+  Tensor made;
+  made.data = static_cast<char*>(data), made.element = Element::kF32;
+  made.stride_h = width * kFloatBytes, made.stride_t = heads * made.stride_h, made.stride_b = tokens * made.stride_t;
+  return made;
 }
 
 // What happens to queries (and in the layer to keys) before attention: core/run/norm_rope.h.
@@ -77,6 +85,8 @@ struct AttentionProblem {
   int64_t head_dim, value_head_dim;
   float scale;
   ConstTensor query, key, value;
+  // The queries as attention reads them: `query`, or normed and rotated floats in the workspace.
+  ConstTensor ready_query;
   bool causal;
   Alignment alignment;
   mha_masks masks;  // strides resolved: a stride_k of 0 repeats

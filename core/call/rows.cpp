@@ -87,7 +87,7 @@ void add_tail(int64_t key_len, int64_t tail, AttentionRow* row, RowExtras* extra
 AttentionRow make_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t i, RowExtras* extras) {
   const mha_masks& m = p.masks;
   AttentionRow row = {};
-  row.query = query_row(p, p.query, b, h, i);
+  row.query = query_row(p, p.ready_query, b, h, i);
   const mha_bool_mask& bm = m.bool_mask;
   if (bm.data != nullptr) row.bool_mask = bm.data + b * bm.stride_b + h * bm.stride_h + i * bm.stride_q;
   row.add_mask = add_mask_row(m.add_mask, b, h, i);

@@ -2,6 +2,7 @@
 // The arguments of attention and of the layer, checked as a whole.
 #include "core/call/checks.h"
 #include "core/call/items.h"
+#include "core/call/layer.h"
 #include "core/call/score_mods.h"
 
 namespace mha {
@@ -20,18 +21,30 @@ bool same_place(const ConstTensor& in, const Tensor& out) {
          in.stride_h == out.stride_h && in.element == out.element;
 }
 
+// The groups that attention and layer share.
+template <class Args>
+Groups groups_in_common(const Args& a) {
+  Groups g = {};
+  g.items = a.items, g.positions = a.positions, g.masks = a.masks, g.score_mods = a.score_mods;
+  g.query_norm = a.query_norm, g.rope = a.rope, g.cache = a.cache, g.results = a.results;
+  g.causal = a.causal != 0;
+  return g;
+}
+
 }  // namespace
 
 Groups groups_of(const mha_attention_args& a) {
-  return {a.items, a.positions, a.masks,   a.score_mods,  a.query_norm, nullptr, a.rope,
-          a.cache, a.pages,     a.results, a.causal != 0, false,        false};
+  Groups g = groups_in_common(a);
+  g.pages = a.pages;
+  return g;
 }
 
 Groups groups_of(const mha_layer_args& a) {
   const bool reads = a.cache != nullptr && enum_value(a.cache_use) == MHA_CACHE_READ;
-  return {a.items, a.positions, a.masks, a.score_mods, a.query_norm,  a.key_norm,
-          a.rope,  a.cache,     nullptr, a.results,    a.causal != 0, a.key.data == nullptr && !reads,
-          !reads};
+  Groups g = groups_in_common(a);
+  g.key_norm = a.key_norm;
+  g.keys_are_queries = a.key.data == nullptr && !reads, g.changes_keys = !reads;
+  return g;
 }
 
 mha_status check_reserved(const Groups& g, mha_error* error) {
@@ -146,6 +159,8 @@ mha_status validate_attention(const mha_attention_args* args, Check check, Atten
   // A second pass over the scores needs queries after the output is written.
   const bool in_place = p.query.data != nullptr && same_place(p.query, p.output);
   if (in_place && p.weights_mode != MHA_WEIGHTS_NONE && !keeps_weights(p)) p.norm_rope.copy = true;
+  p.ready_query = p.query;
+  if (p.norm_rope.wanted()) p.ready_query = as_const(dense_floats(nullptr, p.query_len, p.heads, p.head_dim));
   return check != Check::kSizesOnly ? check_attention_overlaps(p, sizes, error) : MHA_OK;
 }
 
@@ -310,6 +325,9 @@ mha_status validate_forward(const mha_layer_config& c, const mha_layer_args* arg
   // From here on the keys that the layer adds count as well.
   MHA_TRY(add_tail(a, tail, &p, error));
   if (a.results != nullptr) MHA_TRY(check_results(*a.results, check, &p, error));
+  p.query = p.ready_query = as_const(projected_tensor(c, p, kQuery, nullptr));
+  p.key = as_const(projected_tensor(c, p, kKey, nullptr)), p.value = as_const(projected_tensor(c, p, kValue, nullptr));
+  p.output = projected_tensor(c, p, kOutput, nullptr);
   return check_layer_views(c, a, source, check, p, views, error);
 }
 

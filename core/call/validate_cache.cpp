@@ -60,7 +60,9 @@ mha_status check_key_norm_rope(const mha_append_args& a, AppendProblem* problem,
 mha_status validate_append(const mha_append_args& a, mha_cache* cache, AppendProblem* problem, mha_error* error) {
   MHA_TRY(check_reserved("args", a.reserved, error));
   problem->cache = cache;
-  problem->batch = {a.batch, a.sequences, a.length, a.offsets, nullptr};
+  problem->batch = {};
+  problem->batch.batch = a.batch, problem->batch.sequences = a.sequences;
+  problem->batch.length = a.length, problem->batch.offsets = a.offsets;
   MHA_TRY(check_batch(cache, problem->batch, error));
   const mha_cache_config& c = cache->config;
   MHA_TRY(check_key_norm_rope(a, problem, error));

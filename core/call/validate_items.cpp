@@ -191,7 +191,9 @@ mha_status check_pages(const mha_pages& pages, Check check, AttentionProblem* p,
 
 mha_status bound_sizes(const Groups& g, int64_t key_len, BoundSizes* sizes, mha_error* error) {
   const mha_items& items = given_or_default(g.items);
-  *sizes = {key_len, items.query_offsets != nullptr, items.key_offsets != nullptr, g.pages != nullptr, 0};
+  *sizes = {};
+  sizes->key_len = key_len, sizes->shares_pages = g.pages != nullptr;
+  sizes->packed_queries = items.query_offsets != nullptr, sizes->packed_keys = items.key_offsets != nullptr;
   if (g.cache == nullptr) {
     sizes->packed_keys |= g.keys_are_queries && sizes->packed_queries;
     return MHA_OK;

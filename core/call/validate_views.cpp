@@ -102,7 +102,11 @@ template <class AnyTensor, class Data>
 AnyTensor tensor_of(Data* data, const mha_dtype& dtype, const Dimensions& n, const ElementStrides& s) {
   const Element element = static_cast<Element>(enum_value(dtype));
   const int64_t bytes = bytes_of(element);
-  return {data, byte_stride(s.b, n.b, bytes), byte_stride(s.t, n.t, bytes), byte_stride(s.h, n.h, bytes), element};
+  AnyTensor t;
+  t.data = data, t.element = element;
+  t.stride_b = byte_stride(s.b, n.b, bytes), t.stride_t = byte_stride(s.t, n.t, bytes);
+  t.stride_h = byte_stride(s.h, n.h, bytes);
+  return t;
 }
 
 }  // namespace
@@ -159,7 +163,8 @@ Extent extent_of(const ConstTensor& t, const Dimensions& n) {
 }
 
 Extent extent_of(const float* data, int64_t count) {
-  const ConstTensor floats = {reinterpret_cast<const char*>(data), 0, 0, 0, Element::kF32};
+  ConstTensor floats = {};
+  floats.data = reinterpret_cast<const char*>(data), floats.element = Element::kF32;
   return extent_of(floats, {1, 1, 1, count});
 }
 

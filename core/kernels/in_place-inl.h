@@ -174,6 +174,7 @@ struct InPlaceBlocks {
   int64_t chunk_begin, keys;
   int64_t first_block;  // no row sees the blocks of 16 keys before this one
 
+  explicit InPlaceBlocks(const AttentionArgs& args) : a(args) {}
   float* scores() const { return scratch.scores; }
   float* sums() const { return scratch.sums; }
   int64_t pitch() const { return padded(a.value_head_dim); }
@@ -311,8 +312,9 @@ struct InPlaceBlocks {
 
 inline void attention_in_place(const AttentionArgs* args) {
   const AttentionArgs& a = *args;
-  const InPlaceScratch scratch = split_in_place_scratch(a.scratch, a.num_rows, a.head_dim, a.value_head_dim);
-  InPlaceBlocks blocks = {a, scratch, false, a.num_rows / a.kv_heads, 0, 0, 0};
+  InPlaceBlocks blocks(a);
+  blocks.scratch = split_in_place_scratch(a.scratch, a.num_rows, a.head_dim, a.value_head_dim);
+  blocks.rows_per_head = a.num_rows / a.kv_heads;
   run_chunks(a, blocks);
 }
 

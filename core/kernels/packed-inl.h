@@ -179,6 +179,7 @@ struct PackedBlocks {
   bool finite;  // no value of the chunk is NaN or Inf
   PrefetchStreams ahead;
 
+  explicit PackedBlocks(const AttentionArgs& args) : a(args) {}
   float* scores() const { return scratch.scores; }
   float* sums() const { return scratch.sums; }
   int64_t pitch() const { return padded(a.value_head_dim); }
@@ -231,7 +232,7 @@ struct PackedBlocks {
 };
 
 inline void attention(const AttentionArgs* args) {
-  PackedBlocks blocks = {*args, {}, {}, false, {}};
+  PackedBlocks blocks(*args);
   run_chunks(*args, blocks);
 }
 

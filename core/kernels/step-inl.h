@@ -85,6 +85,13 @@ struct Group {
   GroupSight sight;
 };
 
+// A group that looks at no keys yet.
+inline Group group_at(const AttentionRow* rows, int64_t row, int64_t num_rows, int64_t begin) {
+  Group g = {};
+  g.row = row, g.num_rows = num_rows, g.begin = begin, g.sight = group_sight(rows + row, num_rows);
+  return g;
+}
+
 // Applies softcap, biases and masks to a group's scores. Returns whether any key is hidden from any row.
 inline bool mask_group(const AttentionRow* rows, const ScoreMods& mods, const Group& g, float* scores) {
   if (mods.change_scores()) {
@@ -121,7 +128,8 @@ template <class Blocks>
 MHA_NOINLINE void attention_step(const AttentionArgs& a, Blocks& blocks, const Chunk& chunk, int64_t row,
                                  int64_t num_rows) {
   const AttentionRow* rows = a.rows + row;
-  Group g = {row, num_rows, chunk.begin, 0, chunk.first(), false, false, group_sight(rows, num_rows)};
+  Group g = group_at(a.rows, row, num_rows, chunk.begin);
+  g.first = chunk.first();
   if (g.sight.end <= chunk.done) return;  // finished by an earlier chunk
   g.leaves = chunk.last || chunk.begin + kChunk >= g.sight.end, g.last = a.finish && g.leaves;
   g.keys = keys_before(g.sight.end, chunk.begin, chunk.keys);

@@ -32,7 +32,7 @@ inline void store_no_weights(const WeightsArgs& args, int64_t keys, float* dst) 
 inline void weights_group(const WeightsArgs& args, int64_t row, int64_t num_rows, int64_t begin, int64_t chunk_keys,
                           const PackedScratch& scratch) {
   const AttentionRow* rows = args.rows + row;
-  Group g = {row, num_rows, begin, 0, false, false, false, group_sight(rows, num_rows)};
+  Group g = group_at(args.rows, row, num_rows, begin);
   g.keys = keys_before(g.sight.end, begin, chunk_keys);
   if (!any_may_see(rows, num_rows, begin, begin + g.keys)) g.keys = 0;
   if (g.keys > 0) {

@@ -61,7 +61,10 @@ void RopeAngles::turn_to(int64_t position) {
   const int64_t pairs = rope_.dims / 2;
   if (rope_.cos == nullptr) {
     const double amplitude = rope_.scaling == MHA_ROPE_SCALING_YARN ? rope_.attention_factor : 1;
-    const AngleArgs args = {frequencies_, pairs, static_cast<double>(position), amplitude, interleaved, cos_, sin_};
+    AngleArgs args = {};
+    args.frequencies = frequencies_, args.pairs = pairs, args.interleaved = interleaved;
+    args.position = static_cast<double>(position), args.amplitude = amplitude;
+    args.cos = cos_, args.sin = sin_;
     return table_.rows().rope_angles(&args);
   }
   const float *cos = rope_.cos + position * pairs, *sin = rope_.sin + position * pairs;

@@ -9,23 +9,12 @@
 namespace mha {
 namespace {
 
-// The tokens that a projection reads or writes: [batch, rows]. With a cache, keys are projected from the new tokens
-// only, which are those of the queries.
-struct Tokens {
-  int64_t batch, rows;
-};
-Tokens tokens_of(const AttentionProblem& p, int projection) {
-  const bool keys = (projection == kKey || projection == kValue) && p.cache == nullptr;
-  const bool packed = (keys ? p.key_offsets : p.query_offsets) != nullptr;
-  return {packed ? 1 : p.batch, keys ? p.key_len : p.query_len};
-}
-
 // Writes the sizes of a projection into *p. Returning a problem would copy it, which costs too much in a small call.
 void set_sizes(const Forward& f, int projection, LinearProblem* p) {
   if (!f.projects(projection)) return;
   p->arithmetic = Arithmetic::kF32;
   const ProjectionSize size = projection_size(f.layer->config, projection);
-  const Tokens tokens = tokens_of(f.attention.problem, projection);
+  const ProjectedTokens tokens = projected_tokens(f.attention.problem, projection);
   p->in_features = size.in_features, p->out_features = size.out_features;
   p->batch = tokens.batch, p->rows = tokens.rows;
   p->panels = f.layer->panels[projection], p->panels_element = f.layer->element[projection];
@@ -54,12 +43,8 @@ void set_tensors(const Forward& f, int projection, LinearProblem* p) {
 }  // namespace
 
 Tensor projected(const Forward& f, int projection, char* workspace) {
-  const mha_layer_config& c = f.layer->config;
-  const bool keys = projection == kKey || projection == kValue;
-  const int64_t head_dim = projection == kQuery || projection == kKey ? c.head_dim : c.value_head_dim;
   char* data = workspace != nullptr ? workspace + f.plan.projected_offset[projection] : nullptr;
-  return dense_floats(data, tokens_of(f.attention.problem, projection).rows, keys ? c.num_kv_heads : c.num_heads,
-                      head_dim);
+  return projected_tensor(f.layer->config, f.attention.problem, projection, data);
 }
 
 double work_of(const Forward& f) {
@@ -75,10 +60,6 @@ double work_of(const Forward& f) {
 mha_status plan_forward(const mha_context& context, PlanFor what, Forward* f, mha_error* error) {
   const mha_layer_config& c = f->layer->config;
   ForwardPlan& plan = f->plan;
-  // The planner looks at strides.
-  f->attention.problem.query = as_const(projected(*f, kQuery, nullptr));
-  f->attention.problem.key = as_const(projected(*f, kKey, nullptr));
-  f->attention.problem.value = as_const(projected(*f, kValue, nullptr));
   if (what == PlanFor::kBound) {
     plan.threads = context.num_threads;
     MHA_TRY(bound_attention(*context.table, plan.threads, f->attention.problem, &f->attention.plan, error));
@@ -89,7 +70,7 @@ mha_status plan_forward(const mha_context& context, PlanFor what, Forward* f, mh
   Layout layout;
   for (int i = 0; i < kProjections; ++i) {
     const int64_t width = i == kOutput ? c.num_heads * c.value_head_dim : projection_size(c, i).out_features;
-    const Tokens tokens = tokens_of(f->attention.problem, i);
+    const ProjectedTokens tokens = projected_tokens(f->attention.problem, i);
     const Size floats = f->projects(i) ? Size(tokens.batch) * Size(tokens.rows) * Size(width) : Size(0);
     plan.projected_offset[i] = layout.append(floats * Size(kFloatBytes));
   }

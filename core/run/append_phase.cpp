@@ -25,7 +25,8 @@ void norm_rope_keys(const AppendProblem& p, TokenNormRope* norm_rope, int64_t se
   const mha_cache& cache = *p.cache;
   const PartLayout& part = cache.parts[kKeys];
   const int64_t kept = first_page_kept(cache, cache.sequences[sequence]);
-  Tensor stored = {nullptr, 0, part.row_bytes, cache.page_size * part.row_bytes, part.element};
+  Tensor stored = {};
+  stored.stride_t = part.row_bytes, stored.stride_h = cache.page_size * part.row_bytes, stored.element = part.element;
   for (int64_t t = first; t < first + count; ++t, keys.data += keys.stride_t) {
     const int64_t page = t / cache.page_size;
     if (page >= cache.pinned_pages && page < kept) continue;
@@ -52,7 +53,9 @@ void append_range(const AppendJob& job, int64_t item, TokenNormRope* norm_rope) 
     PartRows rows[kCacheParts] = {rows_from(p.key, outer, row), rows_from(p.value, outer, row)};
     if (norm_rope != nullptr) {
       const PartRows& keys = rows[kKeys];
-      const ConstTensor source = {keys.data, 0, keys.stride_t, keys.stride_h, keys.element};
+      ConstTensor source = {};
+      source.data = keys.data, source.element = keys.element;
+      source.stride_t = keys.stride_t, source.stride_h = keys.stride_h;
       norm_rope_keys(p, norm_rope, sequence, first, count, source, p.positions != nullptr ? p.positions + t : nullptr);
       rows[kKeys].data = nullptr;
     }

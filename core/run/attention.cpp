@@ -18,10 +18,13 @@ namespace mha {
 
 Slot slot_memory(const AttentionJob& job, int64_t slot) {
   char* base = job.workspace + job.plan.slots_offset + slot * job.plan.slot_bytes;
-  return {reinterpret_cast<float*>(base), reinterpret_cast<AttentionRow*>(base + job.plan.slot_rows_offset),
-          job.problem.has_extras() ? reinterpret_cast<RowExtras*>(base + job.plan.slot_extras_offset) : nullptr,
-          reinterpret_cast<RowState*>(base + job.plan.slot_states_offset),
-          reinterpret_cast<float*>(base + job.plan.slot_maxima_offset)};
+  Slot s = {};
+  s.scratch = reinterpret_cast<float*>(base);
+  s.rows = reinterpret_cast<AttentionRow*>(base + job.plan.slot_rows_offset);
+  if (job.problem.has_extras()) s.extras = reinterpret_cast<RowExtras*>(base + job.plan.slot_extras_offset);
+  s.states = reinterpret_cast<RowState*>(base + job.plan.slot_states_offset);
+  s.maxima = reinterpret_cast<float*>(base + job.plan.slot_maxima_offset);
+  return s;
 }
 
 RowState* row_states(const AttentionJob& job, int64_t b) {
@@ -82,13 +85,18 @@ struct Block {
 
 Block block_of(const AttentionProblem& p, const SequencePlan& s, int64_t b, int64_t index) {
   const int64_t group_rows = group_rows_of(p, b);
+  Block block = {};
+  block.b = b;
   if (s.in_place) {
-    const int64_t kv_head = index * s.heads_per_item, heads = least(s.heads_per_item, p.kv_heads - kv_head);
-    return {b, kv_head, heads, 0, heads * group_rows};
+    block.kv_head = index * s.heads_per_item, block.heads = least(s.heads_per_item, p.kv_heads - block.kv_head);
+    block.count = block.heads * group_rows;
+    return block;
   }
   // Last blocks first: under a causal mask they see the most keys, and long items should not come last.
-  const int64_t row = (s.blocks - 1 - index % s.blocks) * s.block_rows;
-  return {b, index / s.blocks, 1, row, least(s.block_rows, group_rows - row)};
+  block.kv_head = index / s.blocks, block.heads = 1;
+  block.row = (s.blocks - 1 - index % s.blocks) * s.block_rows;
+  block.count = least(s.block_rows, group_rows - block.row);
+  return block;
 }
 
 // The block's first row among all rows of its item.
@@ -113,7 +121,7 @@ KeyRange fill_rows(const AttentionProblem& p, const Block& block, const Slot& sl
     AttentionRow& row = slot.rows[r];
     if (alike && r > first && i > 0) {
       row = *like;
-      row.query = query += p.query.stride_t;
+      row.query = query += p.ready_query.stride_t;
       row.output = output += p.output.stride_t;
       if (weights != nullptr) row.weights = weights += p.weights.stride_t / kFloatBytes;
       if (causal) row.key_end = most(0, least(position + i + 1, key_len));
@@ -135,7 +143,7 @@ AttentionArgs kernel_args(const AttentionProblem& p, const Block& block, const S
   args.rows = slot.rows;
   args.num_rows = block.count;
   args.kv_heads = block.heads;
-  args.query_element = p.query.element, args.output_element = p.output.element;
+  args.query_element = p.ready_query.element, args.output_element = p.output.element;
   args.key = keys_of(p, block.b, block.kv_head);
   args.value = values_of(p, block.b, block.kv_head);
   args.head_dim = p.head_dim;
@@ -166,8 +174,8 @@ void set_next(const AttentionJob& job, int64_t item, const Place& place, KeyRang
   args->next_keys = least(key_len_of(p, block.b) - args->next_begin, kChunk);
   const int64_t query_len = query_len_of(p, block.b);
   args->next_query =
-      query_row(p, p.query, block.b, block.kv_head * p.group() + block.row / query_len, block.row % query_len);
-  args->next_query_stride = p.query.stride_t;
+      query_row(p, p.ready_query, block.b, block.kv_head * p.group() + block.row / query_len, block.row % query_len);
+  args->next_query_stride = p.ready_query.stride_t;
 }
 
 void run_block(const AttentionJob& job, const Place& place, int64_t item, const Slot& slot) {
@@ -211,6 +219,13 @@ void run_chunk(const AttentionJob& job, const Place& place, const Slot& slot) {
   run_kernel(job.plan.kernels, s.in_place, args);
 }
 
+// The rows of one key/value head.
+Block all_rows_of(int64_t b, int64_t kv_head, int64_t count) {
+  Block block = {};
+  block.b = b, block.kv_head = kv_head, block.heads = 1, block.count = count;
+  return block;
+}
+
 // One chunk of one key/value head for the rows of all sequences of a group.
 void run_shared(const AttentionJob& job, const Place& place, const Slot& slot) {
   const AttentionProblem& p = job.problem;
@@ -218,7 +233,7 @@ void run_shared(const AttentionJob& job, const Place& place, const Slot& slot) {
   const int64_t kv_head = place.index / first.shared_chunks, chunk = place.index % first.shared_chunks;
   int64_t rows = 0, last_key = 0;
   for (int64_t b = place.b; b < place.b + first.members; ++b) {
-    const Block block = {b, kv_head, 1, 0, group_rows_of(p, b)};
+    const Block block = all_rows_of(b, kv_head, group_rows_of(p, b));
     last_key = most(last_key, fill_rows(p, block, slot, rows).end);
     const Partials parts = partials_of(job, job.sequences()[b], b);
     for (int64_t r = 0; r < block.count; ++r) {
@@ -226,7 +241,7 @@ void run_shared(const AttentionJob& job, const Place& place, const Slot& slot) {
     }
     rows += block.count;
   }
-  AttentionArgs args = kernel_args(p, {place.b, kv_head, 1, 0, rows}, slot);
+  AttentionArgs args = kernel_args(p, all_rows_of(place.b, kv_head, rows), slot);
   args.output_element = Element::kF32;
   take_chunk(chunk, last_key, &args);
   args.states = slot.states;
@@ -278,8 +293,9 @@ void run_merge(const void* data, int64_t index, int64_t) {
     RowExtras extras;
     AttentionRow finished = make_row(p, b, h, i, p.has_extras() ? &extras : nullptr);
     finished.weights = weights_row(p, b, h, i);
-    const FinishWeightsArgs weights = {&finished, p.longest_key_len, *args.state, &args.partial_states->max,
-                                       args.step, args.num_chunks};
+    FinishWeightsArgs weights = {};
+    weights.row = &finished, weights.weights_len = p.longest_key_len, weights.state = *args.state;
+    weights.maxima = &args.partial_states->max, weights.step = args.step, weights.num_chunks = args.num_chunks;
     job.plan.kernels.results->finish_weights(&weights);
   }
   write_log_sum_exp(job, b, row, 1);
@@ -307,9 +323,8 @@ NormRopeJob query_norm_rope(AttentionJob* job) {
   AttentionProblem& p = job->problem;
   const Tensor dense = dense_floats(job->workspace + job->plan.queries_offset, p.query_len, p.heads, p.head_dim);
   int64_t* first_positions = reinterpret_cast<int64_t*>(job->workspace + job->plan.positions_offset);
-  const NormRopeJob norm_rope = query_job(*job->table, p, job->plan.threads, dense, first_positions);
-  p.query = as_const(dense);
-  return norm_rope;
+  p.ready_query.data = dense.data;
+  return query_job(*job->table, p, job->plan.threads, dense, first_positions);
 }
 
 }  // namespace

@@ -42,21 +42,24 @@ const LinearJob* bound_projection(Forward& f, int projection, const Tensor& own,
 
 CacheBatch growth_of(const Forward& f) {
   const AttentionProblem& p = f.attention.problem;
-  return {p.batch, p.sequences, p.query_len, p.query_offsets, nullptr};
+  CacheBatch batch = {};
+  batch.batch = p.batch, batch.sequences = p.sequences, batch.length = p.query_len, batch.offsets = p.query_offsets;
+  return batch;
 }
 
 mha_status run_forward(const mha_context& context, Forward& f, char* workspace, mha_error* error) {
   const Tensor heads_out = projected(f, kOutput, workspace);
   LinearPhase in;  // not cleared, here and below: clearing what nobody reads costs too much in a small call
   in.count = 0;
-  ConstTensor* outputs[3] = {&f.attention.problem.query, &f.attention.problem.key, &f.attention.problem.value};
+  AttentionProblem& p = f.attention.problem;
+  ConstTensor* outputs[3] = {&p.ready_query, &p.key, &p.value};
   for (int i = 0; i < 3; ++i) {
     if (!f.projects(i)) continue;
     const Tensor out = projected(f, i, workspace);
-    *outputs[i] = as_const(out);
+    outputs[i]->data = out.data;
     in.jobs[in.count++] = bound_projection(f, i, out, workspace);
   }
-  f.attention.problem.output = heads_out;
+  p.query.data = p.ready_query.data, p.output.data = heads_out.data;
   const mha_layer_config& c = f.layer->config;
   write_tail(f, projected(f, kKey, workspace), f.layer->bias_key, c.num_kv_heads * c.head_dim);
   write_tail(f, projected(f, kValue, workspace), f.layer->bias_value, c.num_kv_heads * c.value_head_dim);
@@ -84,10 +87,10 @@ mha_status run_forward(const mha_context& context, Forward& f, char* workspace, 
   if (norm_rope.count > 0) phases[count++] = norm_rope_phase(norm_rope);
   AppendJob append = {};
   if (f.cache != nullptr) {
-    AppendProblem& p = append.problem;
-    p.cache = f.cache, p.batch = growth_of(f), p.tokens = f.attention.problem.total_queries();
-    p.key = f.attention.problem.key, p.value = f.attention.problem.value;
-    append.table = context.table, append.item_tokens = plan_append(p.tokens, f.plan.threads);
+    AppendProblem& tokens = append.problem;
+    tokens.cache = f.cache, tokens.batch = growth_of(f), tokens.tokens = p.total_queries();
+    tokens.key = p.key, tokens.value = p.value;
+    append.table = context.table, append.item_tokens = plan_append(tokens.tokens, f.plan.threads);
     phases[count++] = append_phase(append);
   }
   count += attention_phases(f.attention, phases + count);

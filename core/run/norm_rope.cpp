@@ -82,7 +82,7 @@ mha_storage_error measure_rounding(const NormRopeJob& job, float* row) {
   const NormRopeProblem& p = job.problem;
   TokenNormRope norm_rope(*job.table, p.rope, p.epsilon, p.weight, 1, p.width);
   StorageErrorSum sum(*job.table);
-  const Tensor floats = {reinterpret_cast<char*>(row), 0, 0, 0, Element::kF32};
+  const Tensor floats = dense_floats(row, 1, 1, p.width);
   for (int64_t token = 0; token < p.tokens(); ++token) {
     const Token at = token_at(p, token);
     if (output_row(p, token, at.batch, at.index) == nullptr) continue;

@@ -28,7 +28,7 @@ WeightsArgs weights_args(const AttentionJob& job, const WeightsBlock& block, con
   WeightsArgs args = {};
   args.rows = slot.rows;
   args.num_rows = block.count;
-  args.query_element = p.query.element;
+  args.query_element = p.ready_query.element;
   args.key = keys_of(p, block.b, block.h / p.group());
   args.head_dim = p.head_dim;
   args.key_len = key_len_of(p, block.b);

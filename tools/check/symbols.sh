@@ -15,7 +15,7 @@ for object in "$objects"/simd/targets/*/*.o; do
   # Upper-case types are external; 'u' (unique) and lower-case 'v', 'w' (weak) are external too.
   external=$(nm --defined-only --demangle "$object" | awk '$2 ~ /^[A-Zuvw]$/')
   # The table of attention's kernels and that of the projections', so that a program may link the first alone.
-  [ "$(printf '%s\n' "$external" | grep -cE ' [DRB] mha::([a-z0-9_]+::)*(table|linear_kernels)$')" -eq 2 ] &&
+  [ "$(printf '%s\n' "$external" | grep -cE ' [DRB] mha::([a-z0-9_]+::)*(table|linear_table)$')" -eq 2 ] &&
     [ "$(printf '%s\n' "$external" | wc -l)" -eq 2 ] ||
     fail "$name: only its two tables may be external, but there is:"$'\n'"$external"
   checked=$((checked + 1))
