@@ -13,9 +13,11 @@ namespace mha {
 namespace {
 
 // The keys and values that the layer adds to those of each item: bias_key and bias_value, then zeros.
-void write_tail(const Forward& f, const Tensor& tokens, const float* bias, int64_t width) {
+void write_tail(const Forward& f, int projection, char* workspace, const float* bias) {
   const AttentionProblem& p = f.attention.problem;
-  for (int64_t b = 0; b < p.batch && p.tail > 0; ++b) {
+  const Tensor tokens = projected(f, projection, workspace);
+  const int64_t width = tokens.stride_t / kFloatBytes;
+  for (int64_t b = 0; b < p.batch; ++b) {
     char* row = tokens.data + b * tokens.stride_b + (p.key_len - p.tail) * tokens.stride_t;
     const size_t bytes = static_cast<size_t>(width * kFloatBytes);
     if (bias != nullptr) {
@@ -26,13 +28,13 @@ void write_tail(const Forward& f, const Tensor& tokens, const float* bias, int64
   }
 }
 
-// Sets the workspace of a planned projection. `own` is the tensor that it writes there, or the output projection reads.
-const LinearJob* bound_projection(Forward& f, int projection, const Tensor& own, char* workspace) {
+// Sets the addresses of a planned projection. `data` is what it writes in the workspace, or the output projection reads.
+const LinearJob* bound_projection(Forward& f, int projection, char* data, char* workspace) {
   LinearJob& job = f.plan.linears[projection];
   if (projection == kOutput) {
-    job.problem.input.data = own.data;
+    job.problem.input.data = data;
   } else {
-    job.problem.output.data = own.data;
+    job.problem.output.data = data;
   }
   job.scratch = reinterpret_cast<float*>(workspace + f.plan.linear_offset), job.scratch_step = f.plan.linear_scratch;
   return &job;
@@ -48,21 +50,21 @@ CacheBatch growth_of(const Forward& f) {
 }
 
 mha_status run_forward(const mha_context& context, Forward& f, char* workspace, mha_error* error) {
-  const Tensor heads_out = projected(f, kOutput, workspace);
   LinearPhase in;  // not cleared, here and below: clearing what nobody reads costs too much in a small call
   in.count = 0;
   AttentionProblem& p = f.attention.problem;
   ConstTensor* outputs[3] = {&p.ready_query, &p.key, &p.value};
   for (int i = 0; i < 3; ++i) {
     if (!f.projects(i)) continue;
-    const Tensor out = projected(f, i, workspace);
-    outputs[i]->data = out.data;
-    in.jobs[in.count++] = bound_projection(f, i, out, workspace);
+    char* data = workspace + f.plan.projected_offset[i];
+    outputs[i]->data = data;
+    in.jobs[in.count++] = bound_projection(f, i, data, workspace);
   }
-  p.query.data = p.ready_query.data, p.output.data = heads_out.data;
-  const mha_layer_config& c = f.layer->config;
-  write_tail(f, projected(f, kKey, workspace), f.layer->bias_key, c.num_kv_heads * c.head_dim);
-  write_tail(f, projected(f, kValue, workspace), f.layer->bias_value, c.num_kv_heads * c.value_head_dim);
+  p.query.data = p.ready_query.data, p.output.data = workspace + f.plan.projected_offset[kOutput];
+  if (p.tail > 0) {
+    write_tail(f, kKey, workspace, f.layer->bias_key);
+    write_tail(f, kValue, workspace, f.layer->bias_value);
+  }
   NormRopePhase norm_rope;
   norm_rope.count = 0;
   if (f.attention.problem.norm_rope.wanted()) {
@@ -80,7 +82,7 @@ mha_status run_forward(const mha_context& context, Forward& f, char* workspace, 
   f.attention.table = context.table, f.attention.workspace = workspace + f.plan.attention_offset;
   LinearPhase out;
   out.count = 0;
-  out.jobs[out.count++] = bound_projection(f, kOutput, heads_out, workspace);
+  out.jobs[out.count++] = bound_projection(f, kOutput, p.output.data, workspace);
   Phase phases[kMaxPhases];
   int count = 0;
   phases[count++] = linear_phase(in);
