@@ -24,9 +24,10 @@ const LinearTable* const kTables[] = {
 }  // namespace
 
 const LinearKernels& linear_kernels_of(const KernelTable& table, Arithmetic arithmetic, Element panels) {
-  int64_t index = 0;
-  while (index + 1 < target_count() && target_table(index) != &table) ++index;
-  const LinearTable* t = kTables[index];
+  const LinearTable* t = kTables[0];
+  for (size_t n = 1; n < sizeof(kTables) / sizeof(kTables[0]); ++n) {
+    if (target_table(static_cast<int64_t>(n)) == &table) t = kTables[n];
+  }
   while (t->kernels[static_cast<int>(arithmetic)][static_cast<int>(panels)] == nullptr) t = t->base;
   return *t->kernels[static_cast<int>(arithmetic)][static_cast<int>(panels)];
 }
