@@ -4,8 +4,8 @@
 // Order of the loops, outermost first: blocks of k (kMaxDepth; only where k is larger), groups of columns (kPanels
 // panels), row tiles. A block of rows (the planner's) stays in L2 while all columns pass, a group of panels while all
 // rows pass; A is read in place. Per tile and step k: 3 lines of B from L1/L2 and 8 broadcasts for 24 multiply-adds of
-// 16 (AVX-512), so B needs 16 bytes a cycle at two multiply-adds a cycle, which L2 delivers; tiles of 6 rows and 4 lines
-// would need 21. Each block of k reads and writes C once more, which pays once a block of rows would not stay in L2
+// 16 (AVX-512), so B needs 16 bytes a cycle at two multiply-adds a cycle, which L2 delivers; tiles of 6 rows and 4
+// lines would need 21. Each block of k reads and writes C once more, which pays once a block of rows would not stay in L2
 // otherwise.
 namespace mha::MHA_TARGET_NS {
 namespace {
@@ -82,9 +82,9 @@ struct GemmTile {
     store_sums<kRows, kPanels>(sums, c, c_stride);
   }
 
-  // Whether a tile is the first to read much of its panels. It is if it is the only one over them. Where the weights are
-  // far, the first of few tiles is too: the few tiles over the group before could not prefetch all of this one. Weights
-  // that are near come fast enough without.
+  // Whether a tile is the first to read much of its panels. It is if it is the only one over them. Where the weights
+  // are far, the first of few tiles is too: the few tiles over the group before could not prefetch all of this one.
+  // Weights that are near come fast enough without.
   bool reads_first(int64_t row) const {
     return g.m <= kMostTileRows || (row == 0 && g.far && g.m <= 4 * kMostTileRows);
   }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The contract of kernels: tables of leaf functions, their arguments, and the tile sizes that the planner needs. The only
-// thing that core/ and simd/ share. Kernels neither allocate nor thread; they take pointers, strides (in floats) and sizes, need
-// no alignment, and touch nothing outside the stated extents.
+// The contract of kernels: tables of leaf functions, their arguments, and the tile sizes that the planner needs. The
+// only thing that core/ and simd/ share. Kernels neither allocate nor thread; they take pointers, strides and sizes,
+// need no alignment, and touch nothing outside the stated extents.
 #pragma once
 
 #include <cstddef>
@@ -271,7 +271,7 @@ struct PackedKernels {
   // Attention of the rows over keys [key_begin, key_end), chunk by chunk in the canonical order. Without `finish`,
   // output and states are the partial result of these chunks.
   void (*attention)(const AttentionArgs* args);
-  // Floats of scratch for `attention` and WeightKernels::weights. rows: query rows whose running output is kept in
+  // Floats of scratch for `attention` and ResultKernels::weights. rows: query rows whose running output is kept in
   // scratch; 0 if there is one chunk of keys.
   int64_t (*scratch)(int64_t rows, int64_t head_dim, int64_t value_head_dim, Element output);
   int64_t group_rows;                     // query rows that share one pass over a chunk

@@ -173,7 +173,8 @@ inline void hide_within(float* scores, int64_t keys, int64_t from, int64_t to) {
   if (from < to) hide(scores, from, to);
 }
 
-// Which blocks of a row's list meet a chunk. Rows of a group mostly have the same list, so it is searched once for them.
+// Which blocks of a row's list meet a chunk. Rows of a group mostly have the same list, so it is searched once for
+// them.
 struct ChunkBlocks {
   const int64_t* list = nullptr;
   int64_t listed = -1, from = 0, to = 0;  // numbers in the list: [from, to)

@@ -50,8 +50,8 @@ struct ScoreRange {
   int64_t from, end, distance;
 };
 
-// scores[j] = change(scores[j], distance of j), 16 at a time. A loop for each modification: one loop that asked for each
-// 16 scores what is to be done would spend more on the questions.
+// scores[j] = change(scores[j], distance of j), 16 at a time. Each modification has a loop of its own: one loop for all
+// would test for every vector which of them apply.
 template <class Change>
 MHA_INLINE void change_scores(const ScoreRange& range, float* scores, Change change) {
   for (int64_t j = range.from; j < range.end; j += kLanes) {
