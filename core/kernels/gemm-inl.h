@@ -5,8 +5,8 @@
 // panels), row tiles. A block of rows (the planner's) stays in L2 while all columns pass, a group of panels while all
 // rows pass; A is read in place. Per tile and step k: 3 lines of B from L1/L2 and 8 broadcasts for 24 multiply-adds of
 // 16 (AVX-512), so B needs 16 bytes a cycle at two multiply-adds a cycle, which L2 delivers; tiles of 6 rows and 4
-// lines would need 21. Each block of k reads and writes C once more, which pays once a block of rows would not stay in L2
-// otherwise.
+// lines would need 21. Each block of k reads and writes C once more, which pays once a block of rows would not stay in
+// L2 otherwise.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
