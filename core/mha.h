@@ -186,10 +186,10 @@ typedef struct mha_resources {
  *
  * The widening law: a call over F16 or BF16 tensors has, in every bit, the results of the same call over the tensors
  * widened to F32, which is exact; a result of 16 bits is that result rounded once. Any mix of types is allowed.
- * Rounding is to nearest even; beyond the greatest value it gives an infinity (F16: from 65520 on). Denormals of F16 are numbers
- * like others (normal as floats) and are rounded to; those of BF16 are denormal as floats, so calls read them as 0, but
- * storing keeps them. A NaN keeps its sign and the upper bits of its payload; rounding makes it quiet, and so does
- * widening from F16. */
+ * Rounding is to nearest even; beyond the greatest value it gives an infinity (F16: from 65520 on). Denormals of F16
+ * are numbers like others (normal as floats) and are rounded to; those of BF16 are denormal as floats, so calls read
+ * them as 0, but storing keeps them. A NaN keeps its sign and the upper bits of its payload; rounding makes it quiet,
+ * and so does widening from F16. */
 typedef enum mha_dtype {
   MHA_F32 = 0,
   MHA_F16 = 1,   /* IEEE binary16 */
