@@ -152,15 +152,16 @@ typedef struct mha_context_options {
   const char* target;         /* NULL: the environment's MHA_TARGET if set, else the best supported target */
   mha_threading threading;    /* refused together with parallel_for, unless DEFAULT */
   int no_process_permissions; /* not 0: never request a permission for the whole process (AMX's tiles) from the kernel;
-                                 targets that need one are skipped */
+                                 targets that need one are skipped. None of this version does */
   mha_parallel_for parallel_for;
   mha_allocator allocator;
   uint64_t reserved[8];
 } mha_context_options;
 
 /* Makes a context. options NULL: all defaults. On failure *context is NULL and no thread is left.
- * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (num_threads outside [0, 1024], half an allocator, an unknown
- *          threading, or one given with parallel_for.run); MHA_ERR_TARGET; MHA_ERR_THREAD; MHA_ERR_OUT_OF_MEMORY. */
+ * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (num_threads outside [0, 1024], half an allocator, a user
+ *          pointer without its function, an unknown threading, or one given with parallel_for.run; reserved);
+ *          MHA_ERR_TARGET; MHA_ERR_THREAD; MHA_ERR_OUT_OF_MEMORY. */
 MHA_API mha_status mha_context_create(const mha_context_options* options, mha_context** context, mha_error* error);
 /* Frees the context; NULL is allowed. No call that uses it may be running. Handles made with it may outlive it. */
 MHA_API void mha_context_destroy(mha_context* context);
@@ -587,12 +588,14 @@ MHA_API mha_status mha_attention_workspace_bytes(const mha_context* context, con
 /* Bytes that are enough for every call with at most this batch, query_len and key_len, with any offsets, lengths and
  * sequences, and with any subset of the groups given here (so give each group that a later call may have; what `items`
  * points to is not read). With a cache: for any length that its sequences can reach. The max_threads of the calls must
- * not be greater than here. */
+ * not be greater than here.
+ * Returns: as the call; MHA_ERR_NULL also for bytes NULL; MHA_ERR_UNSUPPORTED for attention weights over a ring, which
+ *          grow with its sequences. */
 MHA_API mha_status mha_attention_workspace_bound(const mha_context* context, const mha_attention_args* args,
                                                  size_t* bytes, mha_error* error);
 
 /* Writes how mha_attention would run with these arguments, and why (target, threads by the cost model, kernel, tiles,
- * tasks, split, workspace): lines of "key: value", zero-terminated, cut at `capacity` (0: text may be NULL). *needed
+ * items, split, workspace): lines of "key: value", zero-terminated, cut at `capacity` (0: text may be NULL). *needed
  * (may be NULL) gets the full length with the zero. Pointers are as in the size query.
  * Returns: as mha_attention_workspace_bytes; MHA_ERR_NULL also for text NULL with a capacity. */
 MHA_API mha_status mha_attention_explain(const mha_context* context, const mha_attention_args* args, char* text,
@@ -835,7 +838,7 @@ MHA_API size_t mha_cache_used_bytes(const mha_cache* cache);
 
 typedef struct mha_export_args {
   int64_t sequence, begin, count; /* tokens [begin, begin + count) */
-  mha_mut_view key;   /* [count, Hkv, D]; stride_b 0. MHA_F32: the values; the cache's own dtype: the bits or codes */
+  mha_mut_view key;   /* [count, Hkv, D]; stride_b 0. MHA_F32, MHA_F16 or MHA_BF16, converted as mha_dtype says */
   mha_mut_view value; /* [count, Hkv, Dv] */
   void *key_scales, *key_zeros; /* of codes that are exported as codes: [count, Hkv, groups of a row]; otherwise NULL */
   void *value_scales, *value_zeros;
@@ -862,7 +865,8 @@ MHA_API mha_status mha_cache_load(mha_cache* cache, int64_t sequence, const void
  * Linear: the packed GEMM on its own
  */
 
-/* The layout of the given weights. All layouts are packed into one form, the same on every target. */
+/* The layout of the given weights. All layouts are packed into one form, the same on every target. This version has
+ * MHA_WEIGHT_ROWS; any other is MHA_ERR_UNSUPPORTED. */
 typedef enum mha_weight_layout {
   MHA_WEIGHT_ROWS = 0, /* [out, in] in rows: torch's nn.Linear, MatMulNBits, Q8_0, Q4_0 */
   MHA_WEIGHT_GPTQ = 1, /* GPTQ v1: qweight int32 [in/8, out], qzeros int32 [groups, out/8] that store zero - 1, scales

@@ -101,8 +101,8 @@ struct AttentionProblem {
   const int64_t* query_offsets;  // [B + 1]: queries, or
   const int64_t* key_offsets;    // keys are packed; null: as many in each item
   const int64_t* key_lengths;    // [B]: keys that an item has of key_len; null: all
-  PageTable pages;               // where keys and values are; or
-  const mha_cache* cache;        // where they are, of
+  PageTable pages;               // the caller's pages that hold keys and values, or
+  const mha_cache* cache;        // the cache that holds them, of
   const int64_t* sequences;      // [B]; null: 0, 1, ...
   bool appends;                  // the cache will have as many more tokens as there are queries
   int64_t longest_key_len;       // of any item, with key_lengths key_len, and

@@ -71,7 +71,7 @@ void fill_extras(const AttentionProblem& p, int64_t b, int64_t h, int64_t i, Row
   fill_row_mods(p, h, &extras->mods);
 }
 
-// The row sees what it sees of the keys before the last `tail`, and those whatever the masks.
+// Masks apply to the keys before the last `tail`; the row always sees those last keys.
 void add_tail(int64_t key_len, int64_t tail, AttentionRow* row, RowExtras* extras) {
   row->gap_begin = row->key_end;
   row->tail_begin = key_len - tail;

@@ -11,8 +11,8 @@ namespace mha {
 // is filled where the problem has any, else null.
 AttentionRow make_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t i, RowExtras* extras);
 
-// Whether rows of one head differ in their place and in the end of what they see alone: no masks but causality and
-// lengths. Then a row is made from the first row of its head, which is quicker than from the call.
+// Whether rows of one head differ only in their place and in the last key they see: no masks but causality and lengths.
+// Then a row is made from the first row of its head, which is quicker than from the call.
 bool rows_are_alike(const AttentionProblem& p);
 
 // Keys [begin, end).

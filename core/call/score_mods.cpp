@@ -109,8 +109,8 @@ using none::set;
 void fill(const AttentionProblem& p, int64_t h, RowMods* row) { row->sink = sink_of(p, h); }
 }  // namespace sinks
 
-// What the queries' scale leaves to the scores: a query times a scale near FLT_MAX overflows where keys are small, and
-// one near FLT_MIN must not be divided by the unit.
+// The power of two by which scores are multiplied instead of queries. A query times a scale near FLT_MAX would overflow
+// even if keys are small; a scale near FLT_MIN divided by the unit would be denormal.
 double rescale_of(const AttentionProblem& p) {
   if (!p.rescales_scores()) return 1;
   return p.scale > 1.0f || p.scale < -1.0f ? 0x1p64 : 1 / static_cast<double>(kScoreUnit);

@@ -89,8 +89,8 @@ struct GemmTile {
     return g.m <= kMostTileRows || (row == 0 && g.far && g.m <= 4 * kMostTileRows);
   }
 
-  // All steps of such a tile, which is as fast as its lines come. It prefetches them, at the end the first lines of the
-  // next group (of its own where there is none). One row over weights that are near does not: out of L2 the prefetches
+  // Runs all steps of such a tile, whose lines limit its speed. It prefetches them, then the first lines of the next
+  // group (or of its own, if it is the last). One row over weights that are near does not prefetch: out of L2 that
   // would take load slots from a tile that has a load for each multiply-add.
   template <int kRows, int kPanels>
   MHA_INLINE int64_t run_once(Sums<kRows, kPanels>& sums, const float* a, const float* b, int64_t column) const {
@@ -181,9 +181,9 @@ inline void float_gemm(const FloatGemm& g) {
   }
 }
 
-// Where something is no float: a block of rows is widened once, then for each group of columns each block of k of the
-// panels, which all rows pass over; the outputs of a group are rounded from a block of floats. So every element is the
-// same chain as that of the float product.
+// If an operand is not float: a block of rows is widened once. Then, for each group of columns, the panels are widened
+// one block of k at a time, and all rows pass over it; the outputs of a group are rounded from a block of floats. So
+// every element is the same chain as that of the float product.
 constexpr int64_t kWidenedPanels = 4;
 // Depth of a block of panels: few rows pass over it once and find it in L1, many in L2.
 constexpr int64_t kWidenedDepth = 512, kShallowDepth = 64;

@@ -49,8 +49,8 @@ constexpr int kElements = 0
 //   page(t / page_size) + h * stride_h + t % page_size * stride_t,
 //   page(n) = base + table[n] * stride_page                               where table is given, else
 //   page(n) = pages[n < pinned_pages ? n : pinned_pages + (n - pinned_pages) % ring_pages] + offset.
-// A ring may hold no page for tokens that it dropped, which no row sees but whose chunk is looked at: `spare`, any page
-// of the sequence, is read instead.
+// A ring may hold no page for tokens that it dropped. No row sees them, but their chunk may be read; then `spare`, any
+// page of the sequence, is read.
 struct TokenRows {
   const char* base;
   int64_t stride_t, stride_h;
@@ -111,7 +111,7 @@ struct RowState {
 };
 constexpr float kUnseen = -1.0f;
 
-// What else decides what a query row sees and how its scores change; only where a call has any of it.
+// The rest of what decides which keys a row sees and how its scores change. Only calls that need it have it.
 struct RowExtras {
   const char* add_mask2;                   // [key_len] or null: added after AttentionRow::add_mask
   Element add_element, add2_element;       // of the additive masks
@@ -134,8 +134,8 @@ struct AttentionRow {
   const char* add_mask;      // [key_len] or null; -inf = not visible. RowExtras says the same and the type, or F32
   int64_t key_begin;         // keys j < key_begin are not visible, but those that extras pins
   int64_t key_end;           // keys j >= key_end are not visible
-  int64_t gap_begin;         // nor are keys [gap_begin, tail_begin); those from tail_begin on are, whatever the masks,
-  int64_t tail_begin;        // which end there. 0, 0: no gap
+  int64_t gap_begin;         // keys [gap_begin, tail_begin) are not visible. Masks end at gap_begin; keys from
+  int64_t tail_begin;        // tail_begin on are always visible. 0, 0: no gap
   float* weights;            // [key_len] or null: the row of attention weights, wanted beside the output
   const RowExtras* extras;   // or null
   RowState state;            // for `weights`: of the whole row
@@ -275,8 +275,8 @@ struct PackedKernels {
   // scratch; 0 if there is one chunk of keys.
   int64_t (*scratch)(int64_t rows, int64_t head_dim, int64_t value_head_dim, Element output);
   int64_t group_rows;                     // query rows that share one pass over a chunk
-  int64_t tile_rows, tile_columns;        // that its products compute together, and
-  int64_t tallest_rows, tallest_columns;  // where columns are so few that this takes no more tiles
+  int64_t tile_rows, tile_columns;        // the tile of its products, and
+  int64_t tallest_rows, tallest_columns;  // a taller one, used if columns are so few that it takes no more tiles
 };
 
 // The same for few query rows (decoding): keys and values are read where they are stored.
@@ -297,10 +297,11 @@ struct ResultKernels {
   // Merges the partial results of a row's chunks in ascending order and divides by the sum. One attention call over
   // all chunks gives the same bits.
   void (*merge)(const MergeArgs* args);
-  // In place, where chunks ran apart: weights[j] = 2^(8 (score_j - max of the chunk)) * f for visible keys, 0 for the
-  // others, f = 2^(8 (max of the chunk - max)) / sum; in one call `attention` does it.
+  // Finishes stored weights in place, if chunks ran in separate calls (in one call `attention` does it):
+  // weights[j] = 2^(8 (score_j - max of the chunk)) * f for visible keys, 0 for the others,
+  // f = 2^(8 (max of the chunk - max)) / sum.
   void (*finish_weights)(const FinishWeightsArgs* args);
-  // The same from queries and keys, where they were not left on the way (mean over heads, sums, some rows).
+  // Computes weights from queries and keys, if attention did not store them (mean over heads, sums, some rows).
   void (*weights)(const WeightsArgs* args);
 };
 

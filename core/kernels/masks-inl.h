@@ -12,7 +12,7 @@ constexpr float kInfinity = __builtin_inff();
 
 inline int64_t pinned_end(const AttentionRow& row) { return row.extras != nullptr ? row.extras->pinned_end : 0; }
 
-// Where the keys end that ranges and masks speak of; in a row with a tail there is a gap after them.
+// The end of the keys that ranges and masks apply to; in a row with a tail a gap follows.
 inline bool has_tail(const AttentionRow& row) { return row.tail_begin > 0; }
 inline int64_t masked_end(const AttentionRow& row) { return has_tail(row) ? row.gap_begin : row.key_end; }
 
@@ -255,7 +255,7 @@ inline void hide_single_keys(const AttentionRow& row, int64_t begin, int64_t key
   if (vectors > whole) {
     const int count = static_cast<int>(keys - whole * kLanes);
     bits[whole] = key_bits(row, begin + whole * kLanes, count);
-    if (has_tail(row)) bits[whole] |= 0xffffu << count & 0xffffu;  // is not theirs to hide
+    if (has_tail(row)) bits[whole] |= 0xffffu << count & 0xffffu;  // masks must not hide the tail
   }
   const Vec hidden = set1(-kInfinity);
   for (int64_t v = all ? whole : 0; v < vectors; ++v) {

@@ -66,15 +66,15 @@ struct SequencePlan {
 
 struct AttentionPlan {
   AttentionKernels kernels;
-  int64_t threads;                        // as asked for, and
-  int64_t useful;                         // how many of them the work items can occupy, to the call's profit
+  int64_t threads;                        // threads asked for
+  int64_t useful;                         // threads that make the call faster
   bool few_keys;                          // FewKeysKernels: a work item is kFewKeysRows rows of any head
   bool uniform;                           // all items of the batch are planned alike:
   SequencePlan each;                      // the first of them; else the longest, and a table of SequencePlan is in the
                                           // workspace
   int64_t batch, items, merges, weights;  // in all
-  // Of the items of the batch, how many are read where they are stored and how many packed; cut in chunks that are merged
-  // afterwards; in how many groups with the same first pages, and how many items those have.
+  // How many items of the batch are read in place, and how many packed; how many are cut in chunks that are merged
+  // afterwards; how many groups begin with the same pages, and how many items those have.
   int64_t in_place, packed, split, groups, sharing;
   int64_t weights_block_rows;  // queries of an item of the second pass
   int64_t partial_floats;      // of all partial results
@@ -96,7 +96,7 @@ struct AttentionJob {
   AttentionProblem problem;
   AttentionPlan plan;
   char* workspace;        // plan.bytes, aligned to 64
-  float* given_partials;  // where every chunk's partial result is wanted, and nothing else; null: in the workspace
+  float* given_partials;  // the caller's buffer, if the call is to give partial results alone; null: in the workspace
 
   const SequencePlan* sequences() const {
     return reinterpret_cast<const SequencePlan*>(workspace + plan.sequences_offset);
@@ -116,8 +116,8 @@ mha_status plan_call(const KernelTable& table, int64_t num_threads, const Attent
                      AttentionPlan* plan, mha_error* error);
 
 // The workspace of every call of at most these sizes, on at most so many threads: of *plan only `bytes` has a meaning.
-// problem.longest_query_len and longest_key_len are the greatest of any item; whether queries are packed, pages shared,
-// weights wanted, rows have extras and queries are normed or rotated is what the problem says.
+// problem.longest_query_len and longest_key_len are the greatest of any item. The problem says whether queries are
+// packed, pages are shared, weights are wanted, rows have extras, and queries are normed or rotated.
 mha_status bound_attention(const KernelTable& table, int64_t threads, const AttentionProblem& problem,
                            AttentionPlan* plan, mha_error* error);
 

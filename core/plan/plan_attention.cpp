@@ -16,8 +16,8 @@ constexpr int64_t kPackingRows = 16;
 // Weights of a block, so that those of its first chunks are still in L2 when it is done.
 constexpr int64_t kMaxWeights = 256 * 1024;
 
-// Rows whose partial results of all chunks a thread's share of the workspace may have: splits are for calls of few rows,
-// which could not occupy the threads otherwise.
+// For each thread the workspace has room for the partial results of all chunks of so many rows: splits are for calls of
+// few rows, which could not occupy the threads otherwise.
 constexpr int64_t kSplitRows = 512;
 // Floats of the partial results that sharing pages may take beside these.
 constexpr int64_t kSharedPartials = 64 * 1024 * 1024;
@@ -260,9 +260,9 @@ void add_needs(const AttentionKernels& kernels, const AttentionProblem& p, const
   }
 }
 
-// The kernel for few keys reads the keys again for each row, the in-place kernel reads them once: so rows * keys * D of a
-// key/value head must be less than this. 16 keys count twice: the in-place kernel reads a full 16 in place, fewer it
-// copies first.
+// The kernel for few keys reads the keys again for each row, the in-place kernel reads them once: so rows * keys * D of
+// a key/value head must be less than this. 16 keys count twice, because the in-place kernel reads 16 keys without a copy
+// but copies fewer keys first.
 constexpr int64_t kMaxFewKeysWork = 4096;
 constexpr int64_t kLeastFewKeysDim = 32;  // a lesser D counts as this
 

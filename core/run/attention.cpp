@@ -158,8 +158,9 @@ void run_kernel(const AttentionKernels& kernels, bool in_place, const AttentionA
   (in_place ? kernels.in_place->attention : kernels.packed->attention)(&args);
 }
 
-// The next item is most likely this thread's too (parallel.cpp): its first chunk, of an in-place item from the first
-// token that it sees, as far as that is known: heads of one item of the batch see the same.
+// The next item is most likely run by this thread, too (parallel.cpp), so its first chunk is named for prefetching. An
+// in-place item begins with the first token that it sees, if that is known: heads of one item of the batch see the
+// same.
 void set_next(const AttentionJob& job, int64_t item, const Place& place, KeyRange seen, AttentionArgs* args) {
   if (item + 1 >= job.plan.items) return;
   const AttentionProblem& p = job.problem;

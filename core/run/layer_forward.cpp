@@ -28,7 +28,8 @@ void write_tail(const Forward& f, int projection, char* workspace, const float* 
   }
 }
 
-// Sets the addresses of a planned projection. `data` is what it writes in the workspace, or the output projection reads.
+// Sets the addresses of a planned projection. `data` is what it writes in the workspace, or the output projection
+// reads.
 const LinearJob* bound_projection(Forward& f, int projection, char* data, char* workspace) {
   LinearJob& job = f.plan.linears[projection];
   if (projection == kOutput) {

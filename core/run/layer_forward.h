@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The layer's forward as one run of phases: query, key and value projections side by side, keys and values appended to a
-// cache where there is one, attention, output projection.
+// The layer's forward as one run of phases: query, key and value projections side by side, keys and values appended to
+// a cache if there is one, attention, output projection.
 #pragma once
 
 #include "core/cache/cache.h"

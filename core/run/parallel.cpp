@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Who runs a phase; with thread_pool.cpp, the only files that know a thread runtime. The items of a phase are cut into
-// as many ranges as there are slots. A thread takes those of its own range first, so that from call to call it meets
-// the same weights and keys, which its caches may still hold; then it helps the others, so any team size works: OpenMP
-// may give fewer threads than asked for (OMP_THREAD_LIMIT, nested regions), a thread of the pool may come late or not
-// at all, a host may run its tasks one after the other. Results do not depend on who runs an item.
+// Who runs a phase. Beside thread_pool.cpp and sleep.cpp the only file that knows a thread runtime. The items of a phase
+// are cut into as many ranges as there are slots. A thread takes those of its own range first, so that from call to
+// call it meets the same weights and keys, which its caches may still hold. Then it helps the others, so any team size
+// works: OpenMP may give fewer threads than asked for (OMP_THREAD_LIMIT, nested regions), a thread of the pool may come
+// late or not at all, a host may run its tasks one after the other. Results do not depend on who runs an item.
 #include "core/run/parallel.h"
 
 #include <sched.h>
