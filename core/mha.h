@@ -8,7 +8,7 @@
  *   - A result is a pure function of the values of its inputs: the same bits for any thread count, batch, split of the
  *     queries, strides, cache or pages (kind, page size, history), and FMA target (avx512, avx2, neon; see
  *     mha_target_same_bits: the sse2 baseline has no fused multiply-add).
- *   - Masks, positions and score changes combine freely and run in the packed kernels, without a Tq x Tk matrix. A
+ *   - Masks, positions and score changes combine freely and run in the attention kernels, without a Tq x Tk matrix. A
  *     combination that is not implemented returns MHA_ERR_UNSUPPORTED; there is no silent slow path (mha_*_explain).
  *   - No call reads or writes outside the stated extents. No alignment is needed beyond that of the element type.
  *

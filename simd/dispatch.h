@@ -13,7 +13,8 @@ int64_t target_count();
 const KernelTable* target_table(int64_t index);  // best first; index in [0, target_count())
 bool target_supported(int64_t index, const CpuFeatures& cpu);
 
-// The projections' kernels of the same target or its base (dispatch_linear.cpp).
+// The projections' kernels of the same target or its base (dispatch_linear.cpp). The table must be one of the targets';
+// the pair must be defined.
 const LinearKernels& linear_kernels_of(const KernelTable& table, Arithmetic arithmetic, Element panels);
 
 }  // namespace mha

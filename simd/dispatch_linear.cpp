@@ -24,9 +24,10 @@ const LinearTable* const kTables[] = {
 }  // namespace
 
 const LinearKernels& linear_kernels_of(const KernelTable& table, Arithmetic arithmetic, Element panels) {
-  const LinearTable* t = kTables[0];
-  for (size_t n = 1; n < sizeof(kTables) / sizeof(kTables[0]); ++n) {
-    if (target_table(static_cast<int64_t>(n)) == &table) t = kTables[n];
+  constexpr int64_t kCount = sizeof(kTables) / sizeof(kTables[0]);
+  const LinearTable* t = kTables[kCount - 1];
+  for (int64_t n = 0; n < kCount; ++n) {
+    if (target_table(n) == &table) t = kTables[n];
   }
   while (t->kernels[static_cast<int>(arithmetic)][static_cast<int>(panels)] == nullptr) t = t->base;
   return *t->kernels[static_cast<int>(arithmetic)][static_cast<int>(panels)];

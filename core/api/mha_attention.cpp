@@ -61,6 +61,7 @@ extern "C" mha_status mha_attention_workspace_bound(const mha_context* context, 
   greatest.items = nullptr, greatest.positions = nullptr, greatest.cache = nullptr, greatest.pages = nullptr;
   AttentionProblem problem = {};
   MHA_TRY(validate_attention(&greatest, Check::kSizesOnly, &problem, error));
+  problem.cache = args->cache;  // the type of its keys chooses kernels
   set_bound(sizes, &problem);
   AttentionPlan plan = {};
   if (!problem.nothing_to_do()) MHA_TRY(bound_attention(*context->table, lent.num_threads, problem, &plan, error));

@@ -26,7 +26,7 @@ extern "C" mha_status mha_cache_append(const mha_context* context, mha_cache* ca
       static_cast<double>(p.tokens) * static_cast<double>(cache->config.num_kv_heads) * static_cast<double>(token);
   const int64_t threads = useful_threads(lent.num_threads, work_of(0, bytes));
   job.table = context->table, job.item_tokens = plan_append(p.tokens, threads);
-  const bool copies = !p.norm_rope && p.key.element == keys.element && p.value.element == values.element;
+  const bool copies = !p.changes_keys && p.key.element == keys.element && p.value.element == values.element;
   if (threads <= 1 && copies) {
     run_append(&job, 0, 0);  // plain copies need no floating-point mode, which takes long to set for one token
   } else {

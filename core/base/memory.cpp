@@ -13,7 +13,7 @@
 namespace mha {
 namespace {
 
-// Blocks from kHugeFrom on (caches, packed weights, large workspaces) are in huge pages. They have too many pages of
+// Blocks from kHugeFrom on (caches, packed weights, large workspaces) ask for huge pages. They have too many pages of
 // 4 KiB for the TLB: decoding from beyond a core's caches would wait for page tables as well as for keys and values.
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kHugeFrom = 2 * kHugePage;

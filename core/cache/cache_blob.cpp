@@ -111,15 +111,15 @@ mha_status read_header(const mha_cache& cache, const void* blob, size_t bytes, B
 }
 
 // `length` tokens of one sequence.
-CacheBatch batch_of(const int64_t& sequence, int64_t length) {
+CacheBatch batch_of(const int64_t* sequence, int64_t length) {
   CacheBatch batch = {};
-  batch.batch = 1, batch.sequences = &sequence, batch.length = length;
+  batch.batch = 1, batch.sequences = sequence, batch.length = length;
   return batch;
 }
 
 // Takes the pages, all or nothing. A blob that lacks its middle tokens fits only rings, which always have room.
 mha_status reserve_blob(mha_cache* cache, int64_t sequence, const BlobHeader& h, mha_error* error) {
-  if (h.first_kept == 0) return cache_reserve(cache, batch_of(sequence, h.length), error);
+  if (h.first_kept == 0) return cache_reserve(cache, batch_of(&sequence, h.length), error);
   const mha_cache_config& c = cache->config;
   if (c.kind != MHA_CACHE_RING || c.sink_tokens > h.leading) {
     return fail(error, MHA_ERR_UNSUPPORTED,
@@ -147,7 +147,7 @@ void write_blob(mha_cache* cache, int64_t sequence, const BlobHeader& h, const v
   };
   if (h.first_kept != 0) write(0, cache->config.sink_tokens, 0);
   write(h.first_kept, h.length - h.first_kept, h.leading);
-  cache_commit(cache, batch_of(sequence, h.length));
+  cache_commit(cache, batch_of(&sequence, h.length));
 }
 
 }  // namespace

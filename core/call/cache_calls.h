@@ -14,7 +14,7 @@ struct AppendProblem {
   ConstTensor key, value;
   int64_t tokens;  // of all sequences
 
-  bool norm_rope;  // keys are normed and rotated as in core/run/norm_rope.h
+  bool changes_keys;  // keys are normed and rotated as in core/run/norm_rope.h
   mha_rope rope;
   float epsilon;
   const float* weight;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A call after validation: defaults filled in, every size and stride known to be sound. What plan and run work on. Run
-// sets the addresses of tensors that are in the workspace; nothing else changes.
+// sets the addresses of tensors that are in the workspace; otherwise a validated call does not change.
 #pragma once
 
 #include "core/base/status.h"
@@ -85,7 +85,7 @@ struct AttentionProblem {
   int64_t head_dim, value_head_dim;
   float scale;
   ConstTensor query, key, value;
-  // The queries as attention reads them: `query`, or normed and rotated floats in the workspace.
+  // The queries as attention reads them: `query`, or floats in the workspace, normed and rotated as the call says.
   ConstTensor ready_query;
   bool causal;
   Alignment alignment;

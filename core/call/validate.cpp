@@ -88,6 +88,7 @@ mha_status check_attention_sizes(const mha_attention_args& a, AttentionProblem* 
   MHA_TRY(check_heads(a.num_heads, a.num_kv_heads, &p->kv_heads, error));
   MHA_TRY(check_scale(a.scale, a.scale_is_exact, a.head_dim, &p->scale, error));
   MHA_TRY(check_arithmetic("arithmetic", a.arithmetic, error));
+  p->arithmetic = static_cast<Arithmetic>(enum_value(a.arithmetic));
   p->batch = a.batch, p->heads = a.num_heads, p->query_len = a.query_len, p->key_len = a.key_len;
   p->head_dim = a.head_dim, p->value_head_dim = a.value_head_dim != 0 ? a.value_head_dim : a.head_dim;
   if (a.cache == nullptr) return MHA_OK;
@@ -160,7 +161,8 @@ mha_status validate_attention(const mha_attention_args* args, Check check, Atten
   const bool in_place = p.query.data != nullptr && same_place(p.query, p.output);
   if (in_place && p.weights_mode != MHA_WEIGHTS_NONE && !keeps_weights(p)) p.norm_rope.copy = true;
   p.ready_query = p.query;
-  if (p.norm_rope.wanted()) p.ready_query = as_const(dense_floats(nullptr, p.query_len, p.heads, p.head_dim));
+  if (p.norm_rope.wanted() && !p.nothing_to_do())
+    p.ready_query = as_const(dense_floats(nullptr, p.query_len, p.heads, p.head_dim));
   return check != Check::kSizesOnly ? check_attention_overlaps(p, sizes, error) : MHA_OK;
 }
 
@@ -305,6 +307,7 @@ mha_status validate_forward(const mha_layer_config& c, const mha_layer_args* arg
   MHA_TRY(check_reserved("args", a.reserved_int, a.reserved, error));
   MHA_TRY(check_sizes({{"batch", a.batch, 0}, {"query_len", a.query_len, 0}, {"key_len", a.key_len, 0}}, error));
   MHA_TRY(check_arithmetic("arithmetic", a.arithmetic, error));
+  p.arithmetic = static_cast<Arithmetic>(enum_value(a.arithmetic));
   KeySource source = {};
   MHA_TRY(check_key_source(c, a, &source, error));
   const Groups groups = groups_of(a);
@@ -325,9 +328,12 @@ mha_status validate_forward(const mha_layer_config& c, const mha_layer_args* arg
   // From here on the keys that the layer adds count as well.
   MHA_TRY(add_tail(a, tail, &p, error));
   if (a.results != nullptr) MHA_TRY(check_results(*a.results, check, &p, error));
-  p.query = p.ready_query = as_const(projected_tensor(c, p, kQuery, nullptr));
-  p.key = as_const(projected_tensor(c, p, kKey, nullptr)), p.value = as_const(projected_tensor(c, p, kValue, nullptr));
-  p.output = projected_tensor(c, p, kOutput, nullptr);
+  if (!p.nothing_to_do()) {  // else sizes may be too large for strides
+    p.query = p.ready_query = as_const(projected_tensor(c, p, kQuery, nullptr));
+    p.key = as_const(projected_tensor(c, p, kKey, nullptr)),
+    p.value = as_const(projected_tensor(c, p, kValue, nullptr));
+    p.output = projected_tensor(c, p, kOutput, nullptr);
+  }
   return check_layer_views(c, a, source, check, p, views, error);
 }
 

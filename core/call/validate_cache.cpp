@@ -42,7 +42,7 @@ mha_status check_key_norm_rope(const mha_append_args& a, AppendProblem* problem,
     return fail(error, MHA_ERR_ARGUMENT, "positions is given, but there is no rope, which alone looks at it");
   }
   problem->positions = a.positions;
-  problem->norm_rope = a.key_norm != nullptr || problem->rope.dims > 0;
+  problem->changes_keys = a.key_norm != nullptr || problem->rope.dims > 0;
   for (int64_t b = 0, token = 0; b < a.batch && problem->rope.dims > 0; ++b) {
     const int64_t count = problem->batch.count(b), first = problem->cache->sequences[problem->batch.sequence(b)].length;
     for (int64_t t = 0; t < count && a.positions != nullptr; ++t, ++token) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Everything one target compiles, and its kernel table. Included once, at the end of
-// simd/targets/<family>/<target>.cpp. Without external symbols but `table`: each function is in an anonymous namespace,
+// simd/targets/<family>/<target>.cpp. Its only external symbols are `table` and `linear_table`: each function is in an anonymous namespace,
 // so the linker cannot hand one target's code to another.
 #include "core/kernels/kernel_table.h"
 
@@ -57,7 +57,7 @@ namespace {
 
 constexpr PackedKernels make_packed() {
   PackedKernels k = {};
-  k.attention = attention, k.scratch = attention_scratch;
+  k.attention = attention, k.weights = weights, k.scratch = attention_scratch;
   k.group_rows = kAttentionRows;
   k.tile_rows = kTileRows, k.tile_columns = panels_for(kTileRows) * kLanes;
   k.tallest_rows = kMostTileRows, k.tallest_columns = panels_for(kMostTileRows) * kLanes;
@@ -81,8 +81,8 @@ constexpr LinearKernels make_linear() {
 
 constexpr PackedKernels kPacked = make_packed();
 constexpr InPlaceKernels kInPlace = {attention_in_place, in_place_scratch, kInPlaceRows, kMaxInPlaceRows};
-constexpr FewKeysKernels kFewKeysKernels = {attention_few_keys};
-constexpr ResultKernels kResults = {merge, finish_weights, weights};
+constexpr FewKeysKernels kFewKeysKernels = {attention_few_keys, few_keys_scratch};
+constexpr ResultKernels kResults = {merge, finish_weights};
 constexpr RowKernels kRows = make_rows();
 constexpr LinearKernels kLinear = make_linear();
 

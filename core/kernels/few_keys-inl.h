@@ -166,6 +166,10 @@ inline void few_keys_weights(int64_t keys, const float* weights, float factor, b
   for (int64_t j = 0; j < keys; ++j) row[j] = nan ? __builtin_nanf("") : weights[j * kLanes] * factor;
 }
 
+inline int64_t few_keys_scratch(int64_t head_dim, int64_t value_head_dim) {
+  return padded(head_dim) * kLanes + (kFewKeys + 1) * padded(most(head_dim, value_head_dim));
+}
+
 inline void attention_few_keys(const FewKeysArgs* args) {
   const FewKeysArgs& a = *args;
   alignas(64) float scores[kFewKeys * kLanes];

@@ -27,12 +27,12 @@ struct InPlaceScratch {
   float* sums;     // [rows][Dv rounded up to 16]
   float* running;  // the same: output between chunks
   float* block;    // [16][D or Dv rounded up to 16]: keys or values that are widened, or copied because a read would
-                   // pass the end; room for 17 rows more is there for few_keys-inl.h
+                   // pass the end
 };
 
 inline int64_t in_place_scratch(int64_t rows, int64_t head_dim, int64_t value_head_dim) {
   return rows * (kScoreStride + padded(head_dim) + 2 * padded(value_head_dim)) +
-         (2 * kLanes + 1) * padded(most(head_dim, value_head_dim));
+         kLanes * padded(most(head_dim, value_head_dim));
 }
 
 inline InPlaceScratch split_in_place_scratch(float* p, int64_t rows, int64_t head_dim, int64_t value_head_dim) {

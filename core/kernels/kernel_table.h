@@ -180,7 +180,7 @@ struct FewKeysArgs {
   int64_t head_dim, value_head_dim;
   float query_scale;  // scale in the unit of scores
   RowState* states;   // [num_rows] or null, written
-  float* scratch;     // InPlaceKernels::scratch floats of one row
+  float* scratch;     // FewKeysKernels::scratch floats
 };
 
 struct MergeArgs {
@@ -271,7 +271,10 @@ struct PackedKernels {
   // Attention of the rows over keys [key_begin, key_end), chunk by chunk in the canonical order. Without `finish`,
   // output and states are the partial result of these chunks.
   void (*attention)(const AttentionArgs* args);
-  // Floats of scratch for `attention` and ResultKernels::weights. rows: query rows whose running output is kept in
+  // Weights from queries and keys, if attention did not store them (mean over heads, sums, some rows): as
+  // ResultKernels::finish_weights gives them.
+  void (*weights)(const WeightsArgs* args);
+  // Floats of scratch for both. rows: query rows whose running output is kept in
   // scratch; 0 if there is one chunk of keys.
   int64_t (*scratch)(int64_t rows, int64_t head_dim, int64_t value_head_dim, Element output);
   int64_t group_rows;                     // query rows that share one pass over a chunk
@@ -290,9 +293,10 @@ struct InPlaceKernels {
 // The same for at most kFewKeys keys that every row sees: a lane for each row. Finished results.
 struct FewKeysKernels {
   void (*attention)(const FewKeysArgs* args);
+  int64_t (*scratch)(int64_t head_dim, int64_t value_head_dim);  // floats
 };
 
-// Results that are put together from chunks, and attention weights.
+// Results that are put together from chunks.
 struct ResultKernels {
   // Merges the partial results of a row's chunks in ascending order and divides by the sum. One attention call over
   // all chunks gives the same bits.
@@ -301,8 +305,6 @@ struct ResultKernels {
   // weights[j] = 2^(8 (score_j - max of the chunk)) * f for visible keys, 0 for the others,
   // f = 2^(8 (max of the chunk - max)) / sum.
   void (*finish_weights)(const FinishWeightsArgs* args);
-  // Computes weights from queries and keys, if attention did not store them (mean over heads, sums, some rows).
-  void (*weights)(const WeightsArgs* args);
 };
 
 // The kernels of attention in one arithmetic over keys of one element type.
@@ -348,7 +350,8 @@ struct KernelTable {
   const RowKernels& rows() const { return own_rows != nullptr ? *own_rows : base->rows(); }
 };
 
-// The kernels for a pair, each of the target that has one, the best first. Null: the pair is not defined.
+// The kernels for a pair, each of the target that has one, the best first. The pair must be
+// defined: validation refuses the others.
 inline AttentionKernels attention_kernels_of(const KernelTable& table, Arithmetic arithmetic, Element keys) {
   AttentionKernels found = {};
   for (const KernelTable* t = &table; t != nullptr; t = t->base) {

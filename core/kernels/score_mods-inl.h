@@ -20,13 +20,6 @@ struct ScoreMods {
   float cap;        // in the unit of scores: score = cap * tanh(product), where the queries' scale is divided by it;
   float cap_slope;  // not 0: it is not, and score = cap * tanh(score * cap_slope)
   int64_t relative_left, relative_right;  // the distances that relative_bias has: [-relative_left, relative_right]
-
-  bool change_scores() const {
-    return rescale != 1.0f
-#define MHA_SCORE_MOD(name, field, text, given, positions, changed) || name
-#include "core/kernels/score_mods.def"
-        ;
-  }
 };
 
 // Of a query row.
@@ -44,6 +37,14 @@ struct RowMods {
 #ifdef MHA_KERNELS
 namespace mha::MHA_TARGET_NS {
 namespace {
+
+// Not a member of ScoreMods: an inline function outside the target's namespace would be one symbol for all targets.
+inline bool changes_scores(const ScoreMods& mods) {
+  return mods.rescale != 1.0f
+#define MHA_SCORE_MOD(name, field, text, given, positions, changed) || mods.name
+#include "core/kernels/score_mods.def"
+      ;
+}
 
 // Scores [from, end) of a chunk, `from` a multiple of 16; `distance` is that of score 0.
 struct ScoreRange {

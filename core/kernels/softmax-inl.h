@@ -154,7 +154,7 @@ MHA_COLD Vec keep_huge_scores(const AttentionRow& row, int64_t begin, int64_t ke
 }
 
 // exp2_of_row for such a row: the exponential is 1 for scores equal to the maximum, 0 for others. *row_max becomes the
-// maximum in the new unit. `has_greater`: an earlier chunk has greater scores, so these get probability 0 in the end
+// maximum in the new unit. `has_greater`: the row has greater scores in other chunks, so these get probability 0 in the end
 // (masks of -FLT_MAX instead of -inf), and their exact conversion is skipped.
 template <bool kCopies>
 MHA_COLD Vec exp2_of_huge_row(const ChunkRows& chunk, int64_t r, bool has_greater, float* scores, float* row_max,

@@ -94,7 +94,7 @@ inline Group group_at(const AttentionRow* rows, int64_t row, int64_t num_rows, i
 
 // Applies softcap, biases and masks to a group's scores. Returns whether any key is hidden from any row.
 inline bool mask_group(const AttentionRow* rows, const ScoreMods& mods, const Group& g, float* scores) {
-  if (mods.change_scores()) {
+  if (changes_scores(mods)) {
     for (int64_t r = 0; r < g.num_rows; ++r) modify_scores(rows[r], mods, g.begin, g.keys, scores + r * kScoreStride);
   }
   bool hidden = false;

@@ -12,7 +12,7 @@ namespace {
 // Writes the sizes of a projection into *p. Returning a problem would copy it, which costs too much in a small call.
 void set_sizes(const Forward& f, int projection, LinearProblem* p) {
   if (!f.projects(projection)) return;
-  p->arithmetic = Arithmetic::kF32;
+  p->arithmetic = static_cast<Arithmetic>(f.layer->config.arithmetic);
   const ProjectionSize size = projection_size(f.layer->config, projection);
   const ProjectedTokens tokens = projected_tokens(f.attention.problem, projection);
   p->in_features = size.in_features, p->out_features = size.out_features;

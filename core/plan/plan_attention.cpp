@@ -332,7 +332,10 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
     add_needs(plan->kernels, p, s, &needs);
     add_counts(s, p.batch, plan);
     plan->few_keys = s.in_place && !split_all && suits_few_keys(p);
-    if (plan->few_keys) plan->items = divide_up(p.heads * p.total_queries(), kFewKeysRows);
+    if (plan->few_keys) {
+      plan->items = divide_up(p.heads * p.total_queries(), kFewKeysRows);
+      needs.scratch = most(needs.scratch, plan->kernels.few_keys->scratch(p.head_dim, p.value_head_dim));
+    }
     plan->useful = planner.useful_threads(0, s, plan->items);
   } else {
     int64_t longest = 0;
@@ -382,6 +385,7 @@ mha_status bound_attention(const KernelTable& table, int64_t threads, const Atte
   needs.scratch =
       most(plan->kernels.packed->scratch(chunks > 1 ? block_rows : 0, p.head_dim, p.value_head_dim, p.output.element),
            plan->kernels.in_place->scratch(in_place_rows, p.head_dim, p.value_head_dim));
+  needs.scratch = most(needs.scratch, plan->kernels.few_keys->scratch(p.head_dim, p.value_head_dim));
   if (keeps_weights(p)) {
     const int64_t fewest = most(4 * unit, in_place_rows) + unit;  // rows of a block, however many keys there are
     needs.maxima = chunks * fewest + kMaxWeights / kChunk + most_rows;

@@ -69,7 +69,7 @@ void append_range(const AppendJob& job, int64_t item, TokenNormRope* norm_rope) 
 void run_append(const void* data, int64_t item, int64_t) {
   const AppendJob& job = *static_cast<const AppendJob*>(data);
   const AppendProblem& p = job.problem;
-  if (!p.norm_rope) return append_range(job, item, nullptr);
+  if (!p.changes_keys) return append_range(job, item, nullptr);
   const mha_cache_config& c = p.cache->config;
   TokenNormRope norm_rope(*job.table, p.rope, p.epsilon, p.weight, c.num_kv_heads, c.head_dim);
   append_range(job, item, &norm_rope);

@@ -2,7 +2,6 @@
 // Attention over few keys that all rows see. A work item is a run of rows in the order of the states, [B][H][Tq],
 // across heads and items of the batch: a row takes so little time that the cost of a work item would outweigh few rows.
 #include "core/call/items.h"
-#include "core/call/rows.h"
 #include "core/call/score_mods.h"
 #include "core/run/attention.h"
 

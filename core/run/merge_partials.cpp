@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Merging partial results of chunks, to the bits of one call: what attention.cpp does between its phases.
-#include "core/call/rows.h"
 #include "core/call/score_mods.h"
 #include "core/kernels/kernel_table.h"
 #include "core/math/log_sum_exp.h"

@@ -53,7 +53,7 @@ void run_weights_block(const AttentionJob& job, int64_t b, int64_t block, int64_
     WeightsArgs args = weights_args(job, {b, h, begin, count}, slot);
     args.accumulate = h > first_head;
     args.factor = end_head - first_head > 1 && h + 1 == end_head ? 1.0f / static_cast<float>(p.heads) : 1.0f;
-    job.plan.kernels.results->weights(&args);
+    job.plan.kernels.packed->weights(&args);
     for (int64_t r = 0; r < count; ++r)
       clear_floats(reinterpret_cast<float*>(slot.rows[r].output) + args.key_len, p.longest_key_len - args.key_len);
   }
@@ -67,7 +67,7 @@ void run_key_sums(const AttentionJob& job, int64_t b, int64_t h, const Slot& slo
   for (int64_t begin = 0; begin < rows; begin += block_rows) {
     WeightsArgs args = weights_args(job, {b, h, begin, least(block_rows, rows - begin)}, slot);
     args.accumulate = true;
-    job.plan.kernels.results->weights(&args);
+    job.plan.kernels.packed->weights(&args);
   }
 }
 

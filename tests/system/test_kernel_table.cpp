@@ -67,6 +67,7 @@ TEST_CASE("kernel table: every target has kernels of F32 for every element type"
       CHECK(found.packed->attention != nullptr);
       CHECK(found.in_place->attention != nullptr);
       CHECK(found.few_keys->attention != nullptr);
+      CHECK(found.packed->weights != nullptr);
       CHECK(found.results->merge != nullptr);
       CHECK(mha::linear_kernels_of(table, kF32, element).gemm != nullptr);
     }

@@ -120,6 +120,40 @@ TEST_CASE("overflow: what is not cut in chunks has no partial results that could
   }
 }
 
+TEST_CASE("overflow: calls of nothing, whose other sizes are the greatest", "[overflow]") {
+  mha_rope rope = {};
+  rope.base = 10000;
+  float unused = 0;
+  for_each_target([&](const std::string&, const mha_context* context) {
+    for (const bool rotated : {false, true}) {
+      AttentionCall args;  // no items of very many queries; then no queries of very many heads
+      args.batch = 0, args.num_heads = 1, args.query_len = k62, args.key_len = 8, args.head_dim = 8;
+      args.query = view(&unused), args.output = mut_view(&unused);
+      args.query.stride_b = args.query.stride_t = args.query.stride_h = 1;
+      args.output.stride_b = args.output.stride_t = args.output.stride_h = 1;
+      args.key = args.value = view(&unused);
+      if (rotated) args.rope = &rope;
+      mha_error error = {};
+      require_ok(attention(context, args, &error), error);
+      args.batch = 1, args.query_len = 0, args.num_heads = k62, args.num_kv_heads = 1;
+      require_ok(attention(context, args, &error), error);
+    }
+    mha_layer_config config = {};
+    config.embed_dim = 8, config.num_heads = 2;
+    const LayerProblem problem(config, 1, 1, 1, Biases::kAll, 0);
+    const LayerPtr layer = problem.make(context);
+    for (const bool queries : {true, false}) {
+      LayerCall args;
+      args.batch = 0, args.query_len = queries ? k62 : 1, args.key_len = queries ? 1 : k62;
+      args.query = args.key = args.value = view(&unused), args.output = mut_view(&unused);
+      for (mha_view* v : {&args.query, &args.key, &args.value}) v->stride_b = v->stride_t = 1;
+      args.output.stride_b = args.output.stride_t = 1;
+      mha_error error = {};
+      require_ok(layer_forward(context, layer.get(), args, &error), error);
+    }
+  });
+}
+
 TEST_CASE("overflow: strides that lead beyond 2^63 bytes", "[overflow][status]") {
   AttentionProblem problem({2, 2, 2, 3, 4, 8, 8}, MaskKind::kNone, 160000);
   std::vector<float> output = poisoned(96), weights = poisoned(2 * 2 * 3 * 4);
