@@ -174,6 +174,29 @@ TEST_CASE("thread pool: several callers at once, one has the threads and the oth
   CHECK(wrong == 0);
 }
 
+TEST_CASE("thread pool: a second caller leaves the first one's items alone", "[threads]") {
+  const Pool pool(3);
+  struct Job {
+    std::atomic<int> started{0}, runs[40] = {};
+    std::atomic<bool> open{false};
+    static void run(const void* data, int64_t item, int64_t) {
+      Job& self = *const_cast<Job*>(static_cast<const Job*>(data));
+      ++self.started;
+      while (!self.open) std::this_thread::yield();
+      ++self.runs[item];
+    }
+  } job;
+  const mha::Phase phase = {Job::run, &job, 40};
+  std::thread first([&] { pool.run(3, &phase, 1); });
+  while (job.started == 0) std::this_thread::yield();
+  Counted counted({9, 2, 17});
+  pool.run(3, counted.phases.data(), 3);
+  job.open = true;
+  first.join();
+  CHECK(counted.once());
+  for (const std::atomic<int>& runs : job.runs) CHECK(runs == 1);
+}
+
 TEST_CASE("thread pool: a call from inside an item runs alone", "[threads]") {
   const Pool pool(3);
   struct Job {
