@@ -90,8 +90,7 @@ void fill_softcap(MaskData&, AttentionCall& args) { args.score_mods.softcap = 30
 constexpr std::pair<const char*, Fill> kMasks[] = {
     {"bits", fill_bits},     {"bool", fill_bools},    {"segments:4", fill_documents}, {"segments:1", fill_one_document},
     {"blocks", fill_blocks}, {"window", fill_window}, {"prefix", fill_prefix},
-#define MHA_SCORE_MOD(name, field, text, given, positions, changed) {#name, fill_##name},
-#define MHA_SOFTMAX_MOD(name, field, text, given) {#name, fill_##name},
+#define MHA_MOD(name, field, text, given) {#name, fill_##name},
 #include "core/kernels/score_mods.def"
 };
 

@@ -125,8 +125,7 @@ struct AttentionProblem {
   bool has_mods() const {
     const mha_score_mods& m = mods;
     return rescales_scores()
-#define MHA_SCORE_MOD(name, field, text, given, positions, changed) || (given)
-#define MHA_SOFTMAX_MOD(name, field, text, given) || (given)
+#define MHA_MOD(name, field, text, given) || (given)
 #include "core/kernels/score_mods.def"
         ;
   }

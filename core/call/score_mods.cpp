@@ -120,8 +120,7 @@ double rescale_of(const AttentionProblem& p) {
 
 mha_status check_mods(const mha_score_mods& m, Check check, AttentionProblem* p, mha_error* error) {
   const GivenMods given = {m, p->heads, check != Check::kSizesOnly};
-#define MHA_SCORE_MOD(name, field, text, is_given, positions, changed) MHA_TRY(name::check(given, error));
-#define MHA_SOFTMAX_MOD(name, field, text, is_given) MHA_TRY(name::check(given, error));
+#define MHA_MOD(name, field, text, is_given) MHA_TRY(name::check(given, error));
 #include "core/kernels/score_mods.def"
   p->mods = m;
   return MHA_OK;
@@ -152,9 +151,7 @@ ScoreMods kernel_mods(const AttentionProblem& p) {
   const mha_score_mods& m = p.mods;
   ScoreMods mods = {};
   mods.rescale = m.softcap > 0.0f && !caps_apart(p) ? 1.0f : static_cast<float>(rescale_of(p));
-#define MHA_SCORE_MOD(name, field, text, given, positions, changed) \
-  if (given) mods.name = true, name::set(p, &mods);
-#define MHA_SOFTMAX_MOD(name, field, text, given) \
+#define MHA_MOD(name, field, text, given) \
   if (given) mods.name = true, name::set(p, &mods);
 #include "core/kernels/score_mods.def"
   return mods;
@@ -162,9 +159,7 @@ ScoreMods kernel_mods(const AttentionProblem& p) {
 
 void fill_row_mods(const AttentionProblem& p, int64_t h, RowMods* row) {
   const mha_score_mods& m = p.mods;
-#define MHA_SCORE_MOD(name, field, text, given, positions, changed) \
-  if (given) name::fill(p, h, row);
-#define MHA_SOFTMAX_MOD(name, field, text, given) \
+#define MHA_MOD(name, field, text, given) \
   if (given) name::fill(p, h, row);
 #include "core/kernels/score_mods.def"
 }

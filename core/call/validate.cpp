@@ -161,8 +161,9 @@ mha_status validate_attention(const mha_attention_args* args, Check check, Atten
   const bool in_place = p.query.data != nullptr && same_place(p.query, p.output);
   if (in_place && p.weights_mode != MHA_WEIGHTS_NONE && !keeps_weights(p)) p.norm_rope.copy = true;
   p.ready_query = p.query;
-  if (p.norm_rope.wanted() && !p.nothing_to_do())
+  if (p.norm_rope.wanted() && !p.nothing_to_do()) {
     p.ready_query = as_const(dense_floats(nullptr, p.query_len, p.heads, p.head_dim));
+  }
   return check != Check::kSizesOnly ? check_attention_overlaps(p, sizes, error) : MHA_OK;
 }
 

@@ -10,6 +10,8 @@
 
 #include "simd/vec-inl.h"
 
+#include "simd/functions-inl.h"
+
 #include "simd/element-inl.h"
 
 #include "simd/doubles-inl.h"

@@ -2,8 +2,8 @@
 // Masks: what a row sees of a run of keys. Included by all-inl.h, once per target.
 //
 // Most masks are ranges: a row sees the keys of [0, pinned_end) and [key_begin, key_end), and of a list of blocks where
-// there is one. Scores outside are set to -inf, scores inside stay as they are. Masks of single keys
-// (bool, bits, segments) become 16 bits for 16 keys.
+// there is one. Scores outside are set to -inf, scores inside stay as they are. Masks of single keys (bool, bits,
+// segments) become 16 bits for 16 keys.
 namespace mha::MHA_TARGET_NS {
 namespace {
 

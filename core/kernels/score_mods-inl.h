@@ -12,8 +12,7 @@ namespace mha {
 // Of a call.
 struct ScoreMods {
   // Whether the call has it, for each of the list: softcap, alibi, ...
-#define MHA_SCORE_MOD(name, field, text, given, positions, changed) bool name;
-#define MHA_SOFTMAX_MOD(name, field, text, given) bool name;
+#define MHA_MOD(name, field, text, given) bool name;
 #include "core/kernels/score_mods.def"
 
   float rescale;    // first, score *= rescale: a power of two that the queries' scale leaves out; 1: none

@@ -113,8 +113,7 @@ void explain_masks(const AttentionProblem& p, Text* out) {
   const mha_score_mods& m = p.mods;
   explain_flags("score changes",
                 {
-#define MHA_SCORE_MOD(name, field, text, given, positions, changed) {given, text},
-#define MHA_SOFTMAX_MOD(name, field, text, given) {given, text},
+#define MHA_MOD(name, field, text, given) {given, text},
 #include "core/kernels/score_mods.def"
                 },
                 "in the attention kernel, in registers", out);

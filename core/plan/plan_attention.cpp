@@ -16,8 +16,8 @@ constexpr int64_t kPackingRows = 16;
 // Weights of a block, so that those of its first chunks are still in L2 when it is done.
 constexpr int64_t kMaxWeights = 256 * 1024;
 
-// For each thread the workspace has room for the partial results of all chunks of so many rows: splits are for calls of
-// few rows, which could not occupy the threads otherwise.
+// The workspace can hold all partial results of this many rows for each thread. Calls with more rows are not split:
+// their rows occupy the threads.
 constexpr int64_t kSplitRows = 512;
 // Floats of the partial results that sharing pages may take beside these.
 constexpr int64_t kSharedPartials = 64 * 1024 * 1024;

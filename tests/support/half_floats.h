@@ -24,7 +24,7 @@ inline constexpr mha_dtype kDtypes[] = {
 inline constexpr mha_dtype kHalfDtypes[] = {MHA_F16, MHA_BF16};
 
 inline const char* name_of(mha_dtype dtype) { return dtype == MHA_F32 ? "f32" : dtype == MHA_F16 ? "f16" : "bf16"; }
-inline int64_t bytes_of(mha_dtype dtype) { return dtype == MHA_F32 ? 4 : 2; }
+inline int64_t bytes_of(mha_dtype dtype) { return element_bytes(dtype); }
 
 /// The bits of the float that this element is. A NaN keeps its payload; of f16 it becomes quiet.
 inline uint32_t widen_one(mha_dtype dtype, uint16_t h) {

@@ -92,9 +92,7 @@ class RandomMasks {
       text << " blocks " << masks_.block_mask.query_block << " x " << masks_.block_mask.key_block
            << (masks_.block_mask.pair_offsets ? " of their own" : "");
     const mha_score_mods& m = mods_;
-#define MHA_SCORE_MOD(name, field, description, given, positions, changed) \
-  if (given) text << " " << description;
-#define MHA_SOFTMAX_MOD(name, field, description, given) \
+#define MHA_MOD(name, field, description, given) \
   if (given) text << " " << description;
 #include "core/kernels/score_mods.def"
     return text.str();
@@ -189,9 +187,7 @@ class RandomMasks {
     if (own) m.pair_offsets = pair_offsets_.data();
   }
   void draw_mods(Random& random, const Sizes& s) {
-#define MHA_SCORE_MOD(name, field, text, given, positions, changed) \
-  if (one_in(random, 3)) draw_##name(random, s);
-#define MHA_SOFTMAX_MOD(name, field, text, given) \
+#define MHA_MOD(name, field, text, given) \
   if (one_in(random, 3)) draw_##name(random, s);
 #include "core/kernels/score_mods.def"
   }

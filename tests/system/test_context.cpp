@@ -94,6 +94,19 @@ TEST_CASE("context: target names outside the list", "[context]") {
   CHECK(mha_target_count() >= 1);
 }
 
+TEST_CASE("context: the targets with fused multiply-add say that they share their bits", "[context]") {
+  const std::map<std::string, int> known = {{"avx512", 1}, {"avx2", 1}, {"neon", 1}, {"sse2", 0}};
+  int64_t found = 0;
+  for (int64_t n = 0; n < mha_target_count(); ++n) {
+    const auto target = known.find(mha_target_name(n));
+    if (target == known.end()) continue;
+    INFO(target->first);
+    CHECK(mha_target_same_bits(n) == target->second);
+    ++found;
+  }
+  CHECK(found > 0);
+}
+
 TEST_CASE("context: thread counts", "[context]") {
   mha_context_options options = {};
   for (int64_t threads : {int64_t{-1}, int64_t{1025}, INT64_MIN, INT64_MAX}) {

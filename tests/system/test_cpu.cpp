@@ -2,6 +2,7 @@
 // CPU detection on register values of CPUs that are not at hand, and the quota arithmetic of the default thread count.
 #include "core/run/cpu_count.h"
 
+#include <algorithm>
 #include <map>
 #include <set>
 
@@ -98,6 +99,18 @@ TEST_CASE("cpu: targets by what a CPU has", "[cpu]") {
       const auto flag = flags.find(mha::target_table(n)->name);
       if (flag != flags.end()) CHECK(mha::target_supported(n, features) == cpu.*flag->second);
     }
+  }
+}
+
+TEST_CASE("cpu: the best target comes first", "[cpu]") {
+  // A target that runs on fewer of these CPUs needs more instructions.
+  const auto cpus_of = [](int64_t n) {
+    return std::count_if(std::begin(kCpus), std::end(kCpus),
+                         [n](const Cpu& cpu) { return mha::target_supported(n, mha::x86_features(cpu.registers)); });
+  };
+  for (int64_t n = 1; n < mha::target_count(); ++n) {
+    INFO(mha::target_table(n - 1)->name << " before " << mha::target_table(n)->name);
+    CHECK(cpus_of(n - 1) <= cpus_of(n));
   }
 }
 

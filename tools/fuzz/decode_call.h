@@ -208,9 +208,7 @@ struct ChosenMods {
 
 inline void choose_mods(FuzzedDataProvider& input, std::mt19937& random, Call& c) {
   ChosenMods chosen = {input, random, c};
-#define MHA_SCORE_MOD(name, field, text, given, positions, changed) \
-  if (input.ConsumeIntegralInRange<int>(0, 3) == 0) chosen.name();
-#define MHA_SOFTMAX_MOD(name, field, text, given) \
+#define MHA_MOD(name, field, text, given) \
   if (input.ConsumeIntegralInRange<int>(0, 3) == 0) chosen.name();
 #include "core/kernels/score_mods.def"
 }
