@@ -244,8 +244,9 @@ void add_counts(const SequencePlan& s, int64_t alike, AttentionPlan* plan) {
 void add_needs(const AttentionKernels& kernels, const AttentionProblem& p, const SequencePlan& s, Needs* needs) {
   if (s.items == 0) return;
   int64_t in_place_rows = s.in_place ? s.heads_per_item * s.block_rows : 0;
-  if (s.shared_rows > 0 && s.shared_rows <= kernels.in_place->head_rows)
+  if (s.shared_rows > 0 && s.shared_rows <= kernels.in_place->head_rows) {
     in_place_rows = most(in_place_rows, s.shared_rows);
+  }
   needs->slot_rows = most(most(needs->slot_rows, s.block_rows * s.heads_per_item), s.shared_rows);
   if (!s.in_place && !s.split && s.chunks > 1) {
     needs->scratch =

@@ -2,6 +2,9 @@
 // The conversions of 16-bit elements, through the kernel table and through mha_rows_prepare: every value widened and
 // back, and rounding, have on every target the bits of conversions one at a time (half_floats.h), in any number of
 // columns and in any floating-point mode of the caller.
+#include <cmath>
+
+#include "core/reference/elements.h"
 #include "simd/float_mode.h"
 #include "tests/numerics/tables.h"
 #include "tests/support/float_environment.h"
@@ -135,6 +138,18 @@ TEST_CASE("elements: conversions one at a time agree with known values", "[eleme
   CHECK(round_one(MHA_BF16, 0x7f7fffffu) == 0x7f80);
   CHECK(round_one(MHA_BF16, 0x00008001u) == 0x0001);
   CHECK(round_one(MHA_BF16, 0x7f800001u) == 0x7fc0);
+}
+
+TEST_CASE("elements: every value of 16 bits, as the reference reads it", "[elements][reference]") {
+  for (const mha_dtype dtype : kHalfDtypes) {
+    for (uint32_t bits = 0; bits < 65536; ++bits) {
+      const uint16_t element = static_cast<uint16_t>(bits);
+      const float want = float_of_bits(widen_one(dtype, element)), got = mha::reference::element_at(dtype, &element, 0);
+      if (bits_of(want) == bits_of(got) || (std::isnan(want) && std::isnan(got))) continue;
+      INFO(name_of(dtype) << " " << bits);
+      CHECK(bits_of(got) == bits_of(want));
+    }
+  }
 }
 
 TEST_CASE("elements: every value of 16 bits, widened and back, by the kernel", "[elements]") {
