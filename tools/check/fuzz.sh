@@ -6,15 +6,21 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 seconds=${FUZZ_SECONDS:-25}
 make_build fuzz -DCMAKE_CXX_COMPILER=clang++ -DMHA_BUILD_FUZZERS=ON -DMHA_BUILD_TESTS=OFF -DMHA_WERROR=OFF
 build_targets fuzz
-count=0
+targets=()
 for target in "$out"/fuzz/tools/fuzz/fuzz_*; do
-  [ -x "$target" ] && [ -f "$target" ] || continue
-  name=$(basename "$target")
+  [ -x "$target" ] && [ -f "$target" ] && targets+=("$target")
+done
+[ ${#targets[@]} -gt 0 ] || fail "no fuzz targets were built"
+# As many at once as there are CPUs; xargs fails when one of them does.
+run_target() {
+  local name
+  name=$(basename "$1")
   mkdir -p "$out/fuzz/corpus/$name"
   echo "$name: $seconds s"
-  (cd "$out/fuzz" && "$target" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+  (cd "$out/fuzz" && "$1" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
     -artifact_prefix="$out/fuzz/$name-" "$out/fuzz/corpus/$name")
-  count=$((count + 1))
-done
-[ $count -gt 0 ] || fail "no fuzz targets were built"
-echo "$count fuzz targets, $seconds s each, nothing found"
+}
+export -f run_target
+export out seconds
+printf '%s\0' "${targets[@]}" | xargs -0 -P "$jobs" -I{} bash -ec 'run_target {}'
+echo "${#targets[@]} fuzz targets, $seconds s each, nothing found"
