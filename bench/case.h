@@ -67,6 +67,9 @@ CaseSpec ragged_case(int threads);
 struct DecodeShape {
   int64_t batch, key_len, num_heads, num_kv_heads, head_dim;
   mha_cache_kind kind;
+  mha_dtype dtype = MHA_F32;  ///< of keys and values; other types are timed in turn with floats
+  int64_t query_len = 1;      ///< of each sequence; more than one is timed in turn with one
+  int64_t page_size = 0;      ///< of a paged cache; 0: its default
 };
 CaseSpec decode_case(const DecodeShape& shape, int threads);
 struct AppendShape {

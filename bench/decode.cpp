@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// decode_f32: one call of attention for the newest token of each sequence in a cache.
+// decode_f32, decode_bf16, decode_f16: one call of attention for the newest token, or the newest few, of each sequence in
+// a cache that stores keys and values as the name says.
 #include <algorithm>
 #include <cmath>
 
 #include "bench/cache_case.h"
+#include "bench/elements.h"
 #include "bench/naive.h"
 #include "bench/twin.h"
 
@@ -23,9 +25,10 @@ class DecodeCase : public Case {
       : context_(context),
         shape_(shape),
         dropped_(shape.kind == MHA_CACHE_RING ? kDropped : 0),
-        query_(shape.batch * shape.num_heads * shape.head_dim, kUnitVariance, 1),
-        key_((shape.key_len + dropped_ + kShift * shape.batch) * token_floats(), kUnitVariance, 2),
-        value_(key_.size(), kUnitVariance, 3),
+        query_(shape.batch * query_floats(), kUnitVariance, 1),
+        key_(context, shape.dtype, (shape.key_len + dropped_ + kShift * shape.batch) * token_floats(), kUnitVariance,
+             2),
+        value_(context, shape.dtype, key_.wide.size(), kUnitVariance, 3),
         output_(query_.size()),
         cache_(context, config_of(shape)) {
     output_.fill(std::nanf(""));
@@ -33,13 +36,13 @@ class DecodeCase : public Case {
     args_.batch = shape.batch;
     args_.num_heads = shape.num_heads;
     args_.num_kv_heads = shape.num_kv_heads;
-    args_.query_len = 1;
+    args_.query_len = shape.query_len;
     args_.head_dim = shape.head_dim;
     args_.query = view(query_.data());
     args_.output = mut_view(output_.data());
     args_.cache = cache_->get();
     args_.causal = 1;
-    if (shape.kind == MHA_CACHE_RING) args_.masks.window_left = shape.key_len;
+    if (shape.kind == MHA_CACHE_RING) args_.masks.window_left = shape.key_len - shape.query_len + 1;
     workspace_.resize(require(context.attention_workspace_bytes(args_)));
     args_.resources.workspace = workspace_.data();
     args_.resources.workspace_bytes = workspace_.size();
@@ -47,9 +50,10 @@ class DecodeCase : public Case {
 
     const int64_t kept = shape.batch * shape.key_len * token_floats() * 2;  // of keys and values
     const int64_t group = shape.num_heads / shape.num_kv_heads;
-    flops = 2.0 * static_cast<double>(kept * group);
-    bytes = 4.0 * static_cast<double>(kept + query_.size() + output_.size());
-    streamed = {cache_.region(static_cast<size_t>(kept) * sizeof(float))};
+    flops = 2.0 * static_cast<double>(kept * group * shape.query_len);
+    const int64_t kept_bytes = kept * bytes_of(shape.dtype);
+    bytes = static_cast<double>(kept_bytes) + 4.0 * static_cast<double>(query_.size() + output_.size());
+    streamed = {cache_.region(static_cast<size_t>(kept_bytes))};
   }
   mha_status run() override { return mha_attention(context_.get(), &ready_, nullptr); }
   /// The first and the last sequence, against what was appended.
@@ -71,11 +75,13 @@ class DecodeCase : public Case {
     config.num_kv_heads = shape.num_kv_heads;
     config.head_dim = shape.head_dim;
     config.max_sequences = shape.batch;
+    config.key.dtype = config.value.dtype = shape.dtype;
+    config.page_size = shape.page_size;
     config.capacity = shape.kind == MHA_CACHE_PAGED ? shape.batch * shape.key_len : shape.key_len;
     return config;
   }
   int64_t token_floats() const { return shape_.num_kv_heads * shape_.head_dim; }
-  int64_t query_floats() const { return shape_.num_heads * shape_.head_dim; }
+  int64_t query_floats() const { return shape_.query_len * shape_.num_heads * shape_.head_dim; }
 
   void fill() {
     const int64_t tokens = shape_.key_len + dropped_;
@@ -85,8 +91,11 @@ class DecodeCase : public Case {
         append.batch = 1;
         append.sequences = &b;
         append.length = std::min(kTurn, tokens - t);
-        append.key = view(key_.data() + (kShift * b + t) * token_floats());
-        append.value = view(value_.data() + (kShift * b + t) * token_floats());
+        append.key = key_.narrow.view(), append.value = value_.narrow.view();
+        for (mha_view* from : {&append.key, &append.value}) {
+          from->data =
+              static_cast<const char*>(from->data) + (kShift * b + t) * token_floats() * bytes_of(shape_.dtype);
+        }
         require(cache_->append(context_, append));
       }
     }
@@ -97,8 +106,8 @@ class DecodeCase : public Case {
     args.batch = 1;
     args.key_len = shape_.key_len;
     args.query = view(query_.data() + b * query_floats());
-    args.key = view(key_.data() + (kShift * b + dropped_) * token_floats());
-    args.value = view(value_.data() + (kShift * b + dropped_) * token_floats());
+    args.key = view(key_.wide.data() + (kShift * b + dropped_) * token_floats());
+    args.value = view(value_.wide.data() + (kShift * b + dropped_) * token_floats());
     args.cache = nullptr;
     args.masks = {};
     return args;
@@ -107,7 +116,9 @@ class DecodeCase : public Case {
   const Context& context_;
   DecodeShape shape_;
   int64_t dropped_;
-  Floats query_, key_, value_, output_;
+  Floats query_;
+  Stored key_, value_;
+  Floats output_;
   CacheInMemory cache_;
   std::vector<unsigned char> workspace_;
   AttentionCall args_;
@@ -116,18 +127,34 @@ class DecodeCase : public Case {
 
 }  // namespace
 
+namespace {
+
+// The twin of a case, and the counter that gets the ratio of their times; null: it has none.
+const char* twin_of(DecodeShape& shape) {
+  const DecodeShape given = shape;
+  if (given.query_len > 1) return shape.query_len = 1, "one_query_ratio";
+  if (given.kind == MHA_CACHE_PAGED) return shape.kind = MHA_CACHE_CONTIGUOUS, "contiguous_ratio";
+  if (given.dtype != MHA_F32) return shape.dtype = MHA_F32, "f32_ratio";
+  return nullptr;
+}
+
+}  // namespace
+
 CaseSpec decode_case(const DecodeShape& shape, int threads) {
-  std::string name = "decode_f32/B:" + std::to_string(shape.batch) + "/Tk:" + std::to_string(shape.key_len) +
-                     "/H:" + std::to_string(shape.num_heads) + "/Hkv:" + std::to_string(shape.num_kv_heads) +
-                     "/D:" + std::to_string(shape.head_dim) + "/cache:" + name_of(shape.kind) +
-                     "/threads:" + std::to_string(threads);
+  std::string name = std::string("decode_") + name_of(shape.dtype) + "/B:" + std::to_string(shape.batch) +
+                     "/Tk:" + std::to_string(shape.key_len) + "/H:" + std::to_string(shape.num_heads) +
+                     "/Hkv:" + std::to_string(shape.num_kv_heads) + "/D:" + std::to_string(shape.head_dim);
+  if (shape.query_len > 1) name += "/Tq:" + std::to_string(shape.query_len);
+  name += std::string("/cache:") + name_of(shape.kind);
+  if (shape.page_size > 0) name += "/page:" + std::to_string(shape.page_size);
+  name += "/threads:" + std::to_string(threads);
   return {name, "", threads, [=](const Context& context) -> std::unique_ptr<Case> {
             auto work = std::make_unique<DecodeCase>(context, shape);
-            if (shape.kind != MHA_CACHE_PAGED) return work;
-            DecodeShape contiguous = shape;
-            contiguous.kind = MHA_CACHE_CONTIGUOUS;
-            auto plain = std::make_unique<DecodeCase>(context, contiguous);
-            return std::make_unique<TwinCase>(std::move(work), std::move(plain), "contiguous_ratio");
+            DecodeShape like = shape;
+            const char* counter = twin_of(like);
+            if (counter == nullptr) return work;
+            if (like.kind != MHA_CACHE_PAGED) like.page_size = 0;
+            return std::make_unique<TwinCase>(std::move(work), std::make_unique<DecodeCase>(context, like), counter);
           }};
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <numeric>
 
 namespace mha::bench {
@@ -63,14 +64,15 @@ double measure_flops(const MachineLoops& loops, int threads, double seconds) {
   return std::accumulate(rates.begin(), rates.end(), 0.0);
 }
 
-double measure_read(const MachineLoops& loops, const std::vector<Region>& regions, int threads, double seconds) {
+double measure_read(const MachineLoops& loops, int loop, const std::vector<Region>& regions, int threads,
+                    double seconds) {
   std::vector<double> rates(threads);
   auto body = [&](int thread) {
     rates[thread] = rate_of(seconds, [&] {
       double bytes = 0;
       for (const Region& region : regions) {
         const Share share = share_of(region, thread, threads);
-        loops.read(share.data, share.kilobytes);
+        loops.read[loop](share.data, share.kilobytes);
         bytes += 1024.0 * static_cast<double>(share.kilobytes);
       }
       return bytes;
@@ -78,6 +80,18 @@ double measure_read(const MachineLoops& loops, const std::vector<Region>& region
   };
   on_threads(threads, body);
   return std::accumulate(rates.begin(), rates.end(), 0.0);
+}
+
+int fastest_read(const MachineLoops& loops, const std::vector<Region>& regions, int threads, double seconds) {
+  constexpr int kTurns = 5;
+  constexpr int kLoops = static_cast<int>(std::size(kReadStreams));
+  double best[kLoops] = {};
+  for (int turn = 0; turn < kTurns; ++turn) {
+    for (int loop = 0; loop < kLoops; ++loop) {
+      best[loop] = std::max(best[loop], measure_read(loops, loop, regions, threads, seconds));
+    }
+  }
+  return static_cast<int>(std::max_element(best, best + kLoops) - best);
 }
 
 }  // namespace mha::bench

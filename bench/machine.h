@@ -11,15 +11,18 @@
 
 namespace mha::bench {
 
-/// The two loops of one kind of vectors, in assembly so that no compiler merges, reorders or drops any of it.
+/// Parts of a region that the loops read in turn.
+constexpr int kReadStreams[3] = {1, 2, 4};
+
+/// The loops of one kind of vectors, in assembly so that no compiler merges, reorders or drops any of it.
 struct MachineLoops {
   const char* vectors;  ///< the target that brought them
   double flops_per_turn;
   /// Independent chains of multiply-adds in registers, more of them than two units of latency 4 can hold.
   void (*multiply_add)(int64_t turns);
-  /// Reads `kilobytes` * 1024 bytes as four streams with plain loads. Of one stream and four, with and without
-  /// prefetch, four plain ones were the fastest or equal to it at every size from 16 KiB to 512 MiB.
-  void (*read)(const char* data, int64_t kilobytes);
+  /// Reads `kilobytes` * 1024 bytes with plain loads, in as many streams as kReadStreams says. Which number is the
+  /// fastest depends on the memory.
+  void (*read[3])(const char* data, int64_t kilobytes);
 };
 
 /// The loops of the vectors that a target has: those its name begins with (avx512_bf16: avx512), else the widest of
@@ -34,8 +37,12 @@ struct Region {
 /// FLOP/s of `threads` threads together, each busy for `seconds`.
 double measure_flops(const MachineLoops& loops, int threads, double seconds);
 
-/// Bytes/s of `threads` threads that read the regions over and over, a share each: for `seconds`, at least once.
-double measure_read(const MachineLoops& loops, const std::vector<Region>& regions, int threads, double seconds);
+/// Bytes/s of `threads` threads that read the regions over and over with one of the loops, a share each: for `seconds`,
+/// at least once.
+double measure_read(const MachineLoops& loops, int loop, const std::vector<Region>& regions, int threads,
+                    double seconds);
+/// The fastest of the loops for these regions: the best of a few turns of each.
+int fastest_read(const MachineLoops& loops, const std::vector<Region>& regions, int threads, double seconds);
 
 /// Seconds on a clock that only goes forward.
 double now();

@@ -25,30 +25,24 @@ void multiply_add_128(int64_t turns) {
         "v16", "v17", "v18", "v19", "v20", "v21", "v22", "v23", "v30", "v31");
 }
 
-// 256 bytes of each of four streams a turn.
+// 256 bytes of each stream in turn.
+template <int kStreams>
 void read_128(const char* data, int64_t kilobytes) {
-  if (kilobytes == 0) return;
-  const char* stream[4] = {data, data + kilobytes * 256, data + kilobytes * 512, data + kilobytes * 768};
-  asm volatile(
-      "1:\n"
-      ".irp offset,0,32,64,96,128,160,192,224\n"
-      "ldp q0, q1, [%[a], #\\offset]\n"
-      "ldp q2, q3, [%[b], #\\offset]\n"
-      "ldp q4, q5, [%[c], #\\offset]\n"
-      "ldp q6, q7, [%[d], #\\offset]\n"
-      ".endr\n"
-      "add %[a], %[a], #256\n"
-      "add %[b], %[b], #256\n"
-      "add %[c], %[c], #256\n"
-      "add %[d], %[d], #256\n"
-      "subs %[turns], %[turns], #1\n"
-      "b.ne 1b\n"
-      : [a] "+&r"(stream[0]), [b] "+&r"(stream[1]), [c] "+&r"(stream[2]), [d] "+&r"(stream[3]), [turns] "+&r"(kilobytes)
-      :
-      : "cc", "memory", "v0", "v1", "v2", "v3", "v4", "v5", "v6", "v7");
+  const int64_t bytes = kilobytes * 1024 / kStreams;
+  for (int64_t at = 0; at < bytes; at += 256) {
+    for (int stream = 0; stream < kStreams; ++stream) {
+      asm volatile(
+          ".irp offset,0,32,64,96,128,160,192,224\n"
+          "ldp q0, q1, [%[from], #\\offset]\n"
+          ".endr\n"
+          :
+          : [from] "r"(data + stream * bytes + at)
+          : "memory", "v0", "v1");
+    }
+  }
 }
 
-const MachineLoops kNeon = {"neon", 24 * 4 * 2, multiply_add_128, read_128};
+const MachineLoops kNeon = {"neon", 24 * 4 * 2, multiply_add_128, {read_128<1>, read_128<2>, read_128<4>}};
 
 }  // namespace
 

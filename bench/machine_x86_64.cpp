@@ -80,46 +80,42 @@ void multiply_add_128(int64_t turns) {
         "xmm13", "xmm14", "xmm15");
 }
 
-// 256 bytes of each of four streams a turn.
-#define MHA_READ_FOUR_STREAMS(load, vector, offsets, finish)                                                           \
-  if (kilobytes == 0) return;                                                                                          \
-  const char* stream[4] = {data, data + kilobytes * 256, data + kilobytes * 512, data + kilobytes * 768};              \
-  asm volatile(                                                                                                        \
-      "1:\n"                                                                                                           \
-      ".irp offset," offsets "\n" load " \\offset(%[a]), %%" vector "0\n" load " \\offset(%[b]), %%" vector "1\n" load \
-      " \\offset(%[c]), %%" vector "2\n" load " \\offset(%[d]), %%" vector                                             \
-      "3\n"                                                                                                            \
-      ".endr\n"                                                                                                        \
-      "add $256, %[a]\n"                                                                                               \
-      "add $256, %[b]\n"                                                                                               \
-      "add $256, %[c]\n"                                                                                               \
-      "add $256, %[d]\n"                                                                                               \
-      "dec %[turns]\n"                                                                                                 \
-      "jnz 1b\n" finish                                                                                                \
-      :                                                                                                                \
-      [a] "+&r"(stream[0]), [b] "+&r"(stream[1]), [c] "+&r"(stream[2]), [d] "+&r"(stream[3]), [turns] "+&r"(kilobytes) \
-      :                                                                                                                \
-      : "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3")
+// 256 bytes of each stream in turn.
+#define MHA_READ_STREAMS(load, vector, offsets)                                                  \
+  const int64_t bytes = kilobytes * 1024 / kStreams;                                             \
+  for (int64_t at = 0; at < bytes; at += 256) {                                                  \
+    for (int stream = 0; stream < kStreams; ++stream) {                                          \
+      asm volatile(".irp offset," offsets "\n" load " \\offset(%[from]), %%" vector "0\n.endr\n" \
+                   :                                                                             \
+                   : [from] "r"(data + stream * bytes + at)                                      \
+                   : "memory", "xmm0");                                                          \
+    }                                                                                            \
+  }
 
+template <int kStreams>
 __attribute__((target("avx512f"))) void read_512(const char* data, int64_t kilobytes) {
-  MHA_READ_FOUR_STREAMS("vmovups", "zmm", "0,64,128,192", "vzeroupper\n");
+  MHA_READ_STREAMS("vmovups", "zmm", "0,64,128,192")
+  asm volatile("vzeroupper");
 }
 
+template <int kStreams>
 __attribute__((target("avx2"))) void read_256(const char* data, int64_t kilobytes) {
-  MHA_READ_FOUR_STREAMS("vmovups", "ymm", "0,32,64,96,128,160,192,224", "vzeroupper\n");
+  MHA_READ_STREAMS("vmovups", "ymm", "0,32,64,96,128,160,192,224")
+  asm volatile("vzeroupper");
 }
 
+template <int kStreams>
 void read_128(const char* data, int64_t kilobytes) {
-  MHA_READ_FOUR_STREAMS("movups", "xmm", "0,16,32,48,64,80,96,112,128,144,160,176,192,208,224,240", "");
+  MHA_READ_STREAMS("movups", "xmm", "0,16,32,48,64,80,96,112,128,144,160,176,192,208,224,240")
 }
 
-#undef MHA_READ_FOUR_STREAMS
+#undef MHA_READ_STREAMS
 
 // The widest first.
 const MachineLoops kLoops[] = {
-    {"avx512", 24 * 16 * 2, multiply_add_512, read_512},
-    {"avx2", 24 * 8 * 2, multiply_add_256, read_256},
-    {"sse2", 14 * 4, multiply_add_128, read_128},
+    {"avx512", 24 * 16 * 2, multiply_add_512, {read_512<1>, read_512<2>, read_512<4>}},
+    {"avx2", 24 * 8 * 2, multiply_add_256, {read_256<1>, read_256<2>, read_256<4>}},
+    {"sse2", 14 * 4, multiply_add_128, {read_128<1>, read_128<2>, read_128<4>}},
 };
 
 }  // namespace

@@ -82,6 +82,35 @@ void add_decode(int threads, std::vector<CaseSpec>& cases) {
     for (int64_t Tk : {1024, 4096, 16384})
       for (mha_cache_kind kind : {MHA_CACHE_CONTIGUOUS, MHA_CACHE_RING, MHA_CACHE_PAGED})
         cases.push_back(decode_case({B, Tk, 32, 8, 128, kind}, threads));
+  struct Heads {
+    int64_t query, key;
+  };
+  for (mha_dtype dtype : {MHA_F32, MHA_BF16, MHA_F16}) {
+    for (const Heads& heads : {Heads{32, 8}, Heads{28, 4}, Heads{32, 32}}) {
+      for (int64_t D : {128, 64}) {
+        for (int64_t Tk : {1024, 4096, 16384}) {
+          DecodeShape shape = {1, Tk, heads.query, heads.key, D, MHA_CACHE_CONTIGUOUS};
+          shape.dtype = dtype;
+          const bool listed = dtype == MHA_F32 && heads.key == 8 && D == 128;  // above
+          if (!listed) cases.push_back(decode_case(shape, threads));
+        }
+      }
+    }
+    for (mha_cache_kind kind : {MHA_CACHE_RING, MHA_CACHE_PAGED}) {
+      DecodeShape shape = {1, 4096, 32, 8, 128, kind};
+      shape.dtype = dtype;
+      if (dtype != MHA_F32) cases.push_back(decode_case(shape, threads));
+    }
+    if (threads > 1) continue;
+    for (int64_t page_size : {8, 16, 32}) {
+      DecodeShape shape = {1, 4096, 32, 8, 128, MHA_CACHE_PAGED};
+      shape.dtype = dtype, shape.page_size = page_size;
+      cases.push_back(decode_case(shape, threads));
+    }
+    DecodeShape drafted = {1, 4096, 32, 8, 128, MHA_CACHE_CONTIGUOUS};
+    drafted.dtype = dtype, drafted.query_len = 4;
+    cases.push_back(decode_case(drafted, threads));
+  }
   if (threads > 1) return;
   cases.push_back(decode_case({1, 1024, 12, 12, 64, MHA_CACHE_CONTIGUOUS}, threads));
   for (int64_t length : {1, 512})

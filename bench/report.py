@@ -32,6 +32,8 @@ TWINS = {
     "parts_ratio": "parts",
     "plain_ratio": "plain",
     "contiguous_ratio": "contiguous",
+    "f32_ratio": "f32",
+    "one_query_ratio": "one query",
     "copy_ratio": "copy",
     "denormal_ratio": "ordinary",
     "table_ratio": "table",

@@ -41,6 +41,7 @@ struct Prepared {
   const MachineLoops* loops = nullptr;
   int64_t calls = 1;  // of a sample
   double naive_seconds = 0, burst_seconds = 0;
+  int read_loop = 0;  // of `loops`, the fastest for what the case reads
 };
 
 void prepare(const CaseSpec& spec, Prepared& p) {
@@ -63,6 +64,9 @@ void prepare(const CaseSpec& spec, Prepared& p) {
   }
   p.calls = std::max<int64_t>(1, std::llround(kSampleSeconds / seconds));
   p.burst_seconds = std::clamp(seconds * static_cast<double>(p.calls) / 3, kShortestBurst, kLongestBurst);
+  if (!p.work->streamed.empty()) {
+    p.read_loop = fastest_read(*p.loops, p.work->streamed, spec.threads, p.burst_seconds);
+  }
 }
 
 Prepared& prepared(const CaseSpec& spec) {
@@ -94,7 +98,8 @@ Burst burst(const Prepared& p, int threads) {
   Burst result;
   result.flops = measure_flops(*p.loops, threads, std::min(p.burst_seconds, kLongestFlopBurst));
   // Last, so that a case bound by reading finds in the caches what reading its data leaves there.
-  if (!p.work->streamed.empty()) result.bytes = measure_read(*p.loops, p.work->streamed, threads, p.burst_seconds);
+  if (!p.work->streamed.empty())
+    result.bytes = measure_read(*p.loops, p.read_loop, p.work->streamed, threads, p.burst_seconds);
   return result;
 }
 
@@ -124,7 +129,7 @@ class Sampler {
       // The burst before run() reads what run() streams. Without the same here, only one of the two would find its data
       // in a cache.
       if (!p_.work->parts_streamed.empty())
-        (void)measure_read(*p_.loops, p_.work->parts_streamed, threads_, p_.burst_seconds);
+        (void)measure_read(*p_.loops, p_.read_loop, p_.work->parts_streamed, threads_, p_.burst_seconds);
       samples_.back().part_seconds = time_calls(&Case::run_parts);
       samples_.back().is_clean = interruptions() == interruptions_;
     }
@@ -194,6 +199,7 @@ void set_counters(benchmark::State& state, const Prepared& p, std::vector<Sample
     double bytes = 0;
     for (const Region& region : work.streamed) bytes += static_cast<double>(region.bytes);
     counters["GBps"] = bytes / seconds * 1e-9;
+    counters["read_streams"] = kReadStreams[p.read_loop];
     counters["read_GBps"] = median_of(samples, [](const Sample& s) { return s.machine.bytes * 1e-9; });
     counters["bandwidth_fraction"] =
         median_of(samples, [&](const Sample& s) { return bytes / s.seconds / s.machine.bytes; });
@@ -247,11 +253,12 @@ void register_machine(const std::string& target, int threads) {
   for (int64_t kilobytes : {16, 512, 16 << 10, 512 << 10}) {
     const auto read = [=](benchmark::State& state) {
       const Floats data(kilobytes * 256, 1, 1);
-      (void)measure_read(*loops, {data.region()}, threads, 0);
+      const int loop = fastest_read(*loops, {data.region()}, threads, 0);
       std::vector<double> rates;
       for ([[maybe_unused]] auto _ : state)
-        rates.push_back(measure_read(*loops, {data.region()}, threads, kSampleSeconds));
+        rates.push_back(measure_read(*loops, loop, {data.region()}, threads, kSampleSeconds));
       state.counters["GBps"] = median(rates) * 1e-9;
+      state.counters["read_streams"] = kReadStreams[loop];
       state.SetLabel(loops->vectors);
     };
     benchmark::RegisterBenchmark(("machine_read/KiB:" + std::to_string(kilobytes) + suffix).c_str(), read)

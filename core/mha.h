@@ -186,7 +186,8 @@ typedef struct mha_resources {
 /* How an element is stored. 0 is float, so a zeroed view is a view of floats.
  *
  * The widening law: a call over F16 or BF16 tensors has, in every bit, the results of the same call over the tensors
- * widened to F32, which is exact; a result of 16 bits is that result rounded once. Any mix of types is allowed.
+ * widened to F32, which is exact; a result of 16 bits is that result rounded once. Codes are widened to the values that
+ * mha_quant defines. Any mix of types is allowed.
  * Rounding is to nearest even; beyond the greatest value it gives an infinity (F16: from 65520 on). Denormals of F16
  * are numbers like others (normal as floats) and are rounded to; those of BF16 are denormal as floats, so calls read
  * them as 0, but storing keeps them. A NaN keeps its sign and the upper bits of its payload; rounding makes it quiet,
@@ -199,7 +200,8 @@ typedef enum mha_dtype {
   MHA_U8 = 4,    /* codes: 0 .. 255 */
   MHA_I4 = 5,    /* codes -8 .. 7 stored as 0 .. 15, two in a byte, lower nibble first; rows begin at a byte */
   MHA_U4 = 6,    /* codes 0 .. 15, stored in the same way */
-  MHA_Q8_0 = 16, /* ggml's blocks of 32 codes with their f16 scale inside; strides are multiples of 32 elements */
+  MHA_Q8_0 = 16, /* ggml's blocks of 32 codes with their f16 scale inside, aligned to 2 bytes; strides are multiples of
+                    32 elements */
   MHA_Q4_0 = 17  /* the same with 4-bit codes */
 } mha_dtype;
 
@@ -214,7 +216,9 @@ typedef struct mha_bf16 {
  *   scales[b * stride_b + t / group_tokens * stride_t + h * stride_h + d / group * stride_d]
  * and the zero at the same place. Here a stride of 0 repeats. So a struct with nothing but `scales` is one scale for
  * the whole tensor; stride_b, _t and _h alone give each token and head a scale; group 1 and stride_d 1 give each
- * channel a scale. */
+ * channel a scale. Scales may be negative; one that is denormal as a float counts as 0; NaN and infinities go into the
+ * values. In the caller's pages b is the page and t the token's place in it; with packed keys b is 0 and t counts all.
+ * MHA_Q8_0 and MHA_Q4_0 have their scales inside the rows and no mha_quant; rows are whole blocks. */
 typedef struct mha_quant {
   const void* scales;
   const void* zeros;          /* in the layout of scales; NULL: 0 (MHA_U8: 128, MHA_U4: 8) */
@@ -237,7 +241,7 @@ typedef struct mha_quant {
  * element. `const void*` takes every element type, so the compiler cannot check it: make views with MHA_VIEW (C) or
  * mha::view (C++), which take the dtype from the pointer and do not compile for other types. */
 typedef struct mha_view {
-  const void* data; /* aligned to the element type: float 4 bytes, f16 and bf16 2, others 1 */
+  const void* data; /* aligned to the element type: float 4 bytes, f16, bf16 and ggml's blocks 2, others 1 */
   mha_dtype dtype;
   int reserved;
   int64_t stride_b, stride_t, stride_h; /* >= 0 or MHA_BROADCAST */
@@ -277,7 +281,8 @@ typedef struct mha_mut_view {
  * MHA_ERR_UNSUPPORTED:
  *
  *   arithmetic | keys, values: any pair of                                       | in this version
- *   F32        | F32, F16, BF16, I8, U8, I4, U4, Q8_0, Q4_0 (mha_quant: any)     | F32, F16, BF16
+ *   F32        | F32, F16, BF16, I8, U8, I4, U4, Q8_0, Q4_0 (mha_quant: any)     | tensors and pages: all, but not
+ *              |                                                                 | rotated; caches: F32, F16, BF16
  *   BF16       | F32, F16, BF16, I8 (at most one scale for each row)             | none
  *   INT8       | I8 (at most one scale for each row; zeros NULL)                 | none
  *

@@ -192,8 +192,62 @@ MHA_INLINE void store_halves_first(void* p, const Half16& h, int count) {
 }
 #endif
 
-// The element types of elements.def.
+// The two 16-bit elements in each 32 bits of a register, widened: the lower ones, then the upper ones.
+#if defined(MHA_ISA_AVX512)
+MHA_INLINE void split_bf16(Reg words, Reg parts[2]) {
+  const __m512i w = _mm512_castps_si512(words);
+  parts[0] = _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
+  parts[1] = _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32(INT32_MIN >> 15)));
+}
+MHA_INLINE void split_f16(Reg words, Reg parts[2]) {
+  alignas(64) static constexpr uint16_t kLowerThenUpper[32] = {0,  2,  4,  6,  8,  10, 12, 14, 16, 18, 20,
+                                                               22, 24, 26, 28, 30, 1,  3,  5,  7,  9,  11,
+                                                               13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
+  const __m512i halves = _mm512_permutexvar_epi16(_mm512_load_si512(kLowerThenUpper), _mm512_castps_si512(words));
+  parts[0] = _mm512_cvtph_ps(_mm512_castsi512_si256(halves));
+  parts[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1));
+}
+#elif defined(MHA_ISA_AVX2)
+MHA_INLINE void split_bf16(Reg words, Reg parts[2]) {
+  const __m256i w = _mm256_castps_si256(words);
+  parts[0] = _mm256_castsi256_ps(_mm256_slli_epi32(w, 16));
+  parts[1] = _mm256_castsi256_ps(_mm256_and_si256(w, _mm256_set1_epi32(INT32_MIN >> 15)));
+}
+MHA_INLINE void split_f16(Reg words, Reg parts[2]) {
+  const __m256i w = _mm256_castps_si256(words), lower = _mm256_and_si256(w, _mm256_set1_epi32(0xffff));
+  const __m256i packed = _mm256_packus_epi32(lower, _mm256_srli_epi32(w, 16));  // within halves of 128 bits
+  const __m256i halves = _mm256_permute4x64_epi64(packed, 0xd8);
+  parts[0] = _mm256_cvtph_ps(_mm256_castsi256_si128(halves));
+  parts[1] = _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1));
+}
+#elif defined(MHA_ISA_SSE2)
+MHA_INLINE void split_bf16(Reg words, Reg parts[2]) {
+  const __m128i w = _mm_castps_si128(words);
+  parts[0] = _mm_castsi128_ps(_mm_slli_epi32(w, 16));
+  parts[1] = _mm_castsi128_ps(_mm_and_si128(w, _mm_set1_epi32(INT32_MIN >> 15)));
+}
+MHA_INLINE void split_f16(Reg words, Reg parts[2]) {
+  const __m128i w = _mm_castps_si128(words);
+  parts[0] = f16_to_float(_mm_and_si128(w, _mm_set1_epi32(0xffff)));
+  parts[1] = f16_to_float(_mm_srli_epi32(w, 16));
+}
+#elif defined(MHA_ISA_NEON)
+MHA_INLINE void split_bf16(Reg words, Reg parts[2]) {
+  const uint32x4_t w = vreinterpretq_u32_f32(words);
+  parts[0] = vreinterpretq_f32_u32(vshlq_n_u32(w, 16));
+  parts[1] = vreinterpretq_f32_u32(vandq_u32(w, vdupq_n_u32(0xffff0000u)));
+}
+MHA_INLINE void split_f16(Reg words, Reg parts[2]) {
+  const uint32x4_t w = vreinterpretq_u32_f32(words);
+  parts[0] = vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32(w)));
+  parts[1] = vcvt_f32_f16(vreinterpret_f16_u16(vshrn_n_u32(w, 16)));
+}
+#endif
+
+// The element types of elements.def. kPerWord elements share 32 bits; split() gives them one by one, each for all lanes.
 struct F32 {
+  static constexpr int kPerWord = 1;
+  static MHA_INLINE void split(Reg words, Reg parts[1]) { parts[0] = words; }
   static constexpr int64_t kBytes = 4;
   static MHA_INLINE Vec load(const char* p) { return MHA_TARGET_NS::load(reinterpret_cast<const float*>(p)); }
   static MHA_INLINE Vec load_first(const char* p, int count) {
@@ -206,6 +260,8 @@ struct F32 {
 };
 
 struct F16 {
+  static constexpr int kPerWord = 2;
+  static MHA_INLINE void split(Reg words, Reg parts[2]) { split_f16(words, parts); }
   static constexpr int64_t kBytes = 2;
   static MHA_INLINE Vec load(const char* p) { return widen_f16(load_halves(p)); }
   static MHA_INLINE Vec load_first(const char* p, int count) { return widen_f16(load_halves_first(p, count)); }
@@ -216,6 +272,8 @@ struct F16 {
 };
 
 struct Bf16 {
+  static constexpr int kPerWord = 2;
+  static MHA_INLINE void split(Reg words, Reg parts[2]) { split_bf16(words, parts); }
   static constexpr int64_t kBytes = 2;
   static MHA_INLINE Vec load(const char* p) { return widen_bf16(load_halves(p)); }
   static MHA_INLINE Vec load_first(const char* p, int count) { return widen_bf16(load_halves_first(p, count)); }
@@ -233,7 +291,8 @@ MHA_INLINE auto with_element(Element element, Take take) {
   case Element::name:                         \
     return take(Type());
 #include "core/kernels/elements.def"
-#undef MHA_ELEMENT
+    default:
+      break;
   }
   __builtin_unreachable();
 }

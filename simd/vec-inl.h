@@ -70,6 +70,13 @@ struct Vec {
 
 // --- Per register: what xsimd lacks, or does differently from version to version -------------------------------------
 
+#if defined(MHA_ISA_X86)
+// Any 16 bytes as the bits of four floats.
+MHA_INLINE __m128 load_16_bytes(const char* p) {
+  return _mm_castsi128_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+#endif
+
 #if defined(MHA_ISA_AVX512)
 constexpr bool kHasFma = true;
 MHA_INLINE Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }  // xsimd 8.1 multiplies, then adds
@@ -123,6 +130,9 @@ MHA_INLINE Reg shift_bits_left_23(Reg a) { return _mm256_castsi256_ps(_mm256_sll
 MHA_INLINE Reg load_quads(const float* p, int64_t stride) {
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + 4 * stride), 1);
 }
+MHA_INLINE Reg load_quads(const char* p, int64_t stride) {
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(load_16_bytes(p)), load_16_bytes(p + 4 * stride), 1);
+}
 MHA_INLINE Reg load_quads(const float* const* rows, int64_t d) {
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(rows[0] + d)), _mm_loadu_ps(rows[4] + d), 1);
 }
@@ -150,6 +160,7 @@ MHA_INLINE uint32_t equal_bits(const int32_t* x, int32_t v) {
 }
 MHA_INLINE Reg shift_bits_left_23(Reg a) { return _mm_castsi128_ps(_mm_slli_epi32(_mm_castps_si128(a), 23)); }
 MHA_INLINE Reg load_quads(const float* p, int64_t) { return _mm_loadu_ps(p); }
+MHA_INLINE Reg load_quads(const char* p, int64_t) { return load_16_bytes(p); }
 MHA_INLINE Reg load_quads(const float* const* rows, int64_t d) { return _mm_loadu_ps(rows[0] + d); }
 MHA_INLINE Reg swap_pairs(Reg a) { return _mm_shuffle_ps(a, a, 0xb1); }
 MHA_INLINE void transpose_quads(Reg r[4]) {
@@ -179,6 +190,9 @@ MHA_INLINE uint32_t equal_bits(const int32_t* x, int32_t v) {
 MHA_INLINE Reg shift_bits_left_23(Reg a) { return vreinterpretq_f32_s32(vshlq_n_s32(vreinterpretq_s32_f32(a), 23)); }
 MHA_INLINE Reg divide(Reg a, Reg b) { return vdivq_f32(a, b); }  // xsimd 8.1 estimates the reciprocal
 MHA_INLINE Reg load_quads(const float* p, int64_t) { return vld1q_f32(p); }
+MHA_INLINE Reg load_quads(const char* p, int64_t) {
+  return vreinterpretq_f32_u8(vld1q_u8(reinterpret_cast<const uint8_t*>(p)));
+}
 MHA_INLINE Reg load_quads(const float* const* rows, int64_t d) { return vld1q_f32(rows[0] + d); }
 MHA_INLINE Reg swap_pairs(Reg a) { return vrev64q_f32(a); }
 MHA_INLINE void transpose_quads(Reg r[4]) {
@@ -474,7 +488,50 @@ MHA_INLINE void transpose_16x4(const float* src, int64_t stride, Vec columns[4])
   }
 }
 
-// The same for 16 rows at any addresses, columns d to d + 3.
+// words[c] lane r = the c-th 32 bits of row r, for kRegLanes rows, `stride` bytes apart: rows 0 to 7 from `low` on, rows
+// 8 to 15, where a register holds so many, from `high` on. Words come from as many bytes of a row at once as pay: loads
+// of 16 bytes from rows that are a power of two apart meet in one bank of L1.
+#if defined(MHA_ISA_AVX512)
+constexpr int kWords = 8;
+MHA_INLINE void transpose_words(const char* low, const char* high, int64_t stride, Reg words[kWords]) {
+  __m512 rows[8], pairs[8];
+#pragma GCC unroll 8
+  for (int r = 0; r < 8; ++r) {  // row r, row r + 8
+    const __m256i second = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(high + r * stride));
+    const __m256i first = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(low + r * stride));
+    rows[r] = _mm512_castsi512_ps(_mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1));
+  }
+#pragma GCC unroll 4
+  for (int r = 0; r < 8; r += 2) {
+    pairs[r] = _mm512_unpacklo_ps(rows[r], rows[r + 1]), pairs[r + 1] = _mm512_unpackhi_ps(rows[r], rows[r + 1]);
+  }
+  // Lanes of 128 bits: rows 0 to 3, the same 4 words on, rows 8 to 11, the same 4 words on; then rows 4 to 7, 12 to 15.
+  __m512 upper[4], lower[4];
+#pragma GCC unroll 2
+  for (int c = 0; c < 4; c += 2) {
+    upper[c] = _mm512_shuffle_ps(pairs[c / 2], pairs[c / 2 + 2], 0x44);
+    upper[c + 1] = _mm512_shuffle_ps(pairs[c / 2], pairs[c / 2 + 2], 0xee);
+    lower[c] = _mm512_shuffle_ps(pairs[c / 2 + 4], pairs[c / 2 + 6], 0x44);
+    lower[c + 1] = _mm512_shuffle_ps(pairs[c / 2 + 4], pairs[c / 2 + 6], 0xee);
+  }
+  const __m512i near = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13), far = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; ++c) {
+    const __m512d a = _mm512_castps_pd(upper[c]), b = _mm512_castps_pd(lower[c]);
+    words[c] = _mm512_castpd_ps(_mm512_permutex2var_pd(a, near, b));
+    words[c + 4] = _mm512_castpd_ps(_mm512_permutex2var_pd(a, far, b));
+  }
+}
+#else
+constexpr int kWords = 4;
+MHA_INLINE void transpose_words(const char* low, const char*, int64_t stride, Reg words[kWords]) {
+#pragma GCC unroll 4
+  for (int q = 0; q < 4; ++q) words[q] = load_quads(low + q * stride, stride);
+  transpose_quads(words);
+}
+#endif
+
+// transpose_16x4 for 16 rows at any addresses, columns d to d + 3.
 MHA_INLINE void transpose_16x4(const float* const* rows, int64_t d, Vec columns[4]) {
 #pragma GCC unroll 4
   for (int g = 0; g < kRegs; ++g) {

@@ -130,6 +130,7 @@ group_check() {
   want_command clang-format clang-format
   want_command aarch64-linux-gnu-g++ g++-aarch64-linux-gnu
   want_command qemu-aarch64 qemu-user
+  want_command ccache ccache
   want_command objdump binutils
   want_command python3 python3
   there python3 -c 'import ensurepip, venv' || missing+=(python3-venv)

@@ -21,20 +21,11 @@ const char* dtype_name(int dtype) {
 #define MHA_ELEMENT(name, dtype, type, bytes) \
   case dtype:                                 \
     return #dtype;
+#define MHA_CODE(name, dtype, number, type, units, bytes)                             \
+  case dtype:                                                                         \
+    static_assert((dtype) == (number), "numbers of elements are those of mha_dtype"); \
+    return #dtype;
 #include "core/kernels/elements.def"
-#undef MHA_ELEMENT
-    case MHA_I8:
-      return "MHA_I8";
-    case MHA_U8:
-      return "MHA_U8";
-    case MHA_I4:
-      return "MHA_I4";
-    case MHA_U4:
-      return "MHA_U4";
-    case MHA_Q8_0:
-      return "MHA_Q8_0";
-    case MHA_Q4_0:
-      return "MHA_Q4_0";
     default:
       return nullptr;
   }
@@ -45,11 +36,11 @@ mha_status check_dtype(const char* name, const mha_dtype& dtype, mha_error* erro
 #define MHA_ELEMENT(name, dtype, type, bytes) \
   if (value == (dtype)) return MHA_OK;
 #include "core/kernels/elements.def"
-#undef MHA_ELEMENT
   if (dtype_name(value) == nullptr) {
     return fail(error, MHA_ERR_ARGUMENT, "%s.dtype is %d: not a value of mha_dtype", name, value);
   }
-  return fail(error, MHA_ERR_UNSUPPORTED, "%s.dtype is %s: this version has no codes", name, dtype_name(value));
+  return fail(error, MHA_ERR_UNSUPPORTED, "%s.dtype is %s: must be MHA_F32, MHA_F16 or MHA_BF16", name,
+              dtype_name(value));
 }
 
 mha_status check_float(const char* name, const mha_dtype& dtype, mha_error* error) {

@@ -51,7 +51,6 @@ mha_status check_blob_storage(const char* name, const BlobStorage& s, mha_error*
   bool known = false;
 #define MHA_ELEMENT(name, constant, type, bytes) known = known || s.dtype == (constant);
 #include "core/kernels/elements.def"
-#undef MHA_ELEMENT
   if (known && s.scale_dtype == 0 && s.flags == 0 && s.group == 0) return MHA_OK;
   return fail(error, MHA_ERR_BLOB, "blob keeps its %s as dtype %u in groups of %u: this library reads no codes", name,
               s.dtype, s.group);

@@ -21,10 +21,16 @@ struct ElementStrides {
 
 enum class Order { kBthd, kBhtd };
 
+// The strides of a tensor to read, checked, with defaults filled in.
+mha_status check_input_strides(const char* name, const mha_view& v, const Dimensions& n, ElementStrides* out,
+                               mha_error* error);
 // The last element must be stored below 2^63 bytes.
 mha_status check_extent(const char* name, const Dimensions& n, const ElementStrides& s, mha_error* error);
 mha_status check_input(const char* name, const mha_view& v, const Dimensions& n, Check check, ConstTensor* out,
                        mha_error* error);
+// The same for keys or values, which may be codes.
+mha_status check_tokens(const char* name, const mha_view& v, const Dimensions& n, Check check, ConstTensor* out,
+                        CodeRows* codes, mha_error* error);
 // As check_input; distinct elements must not overlap either.
 mha_status check_result(const char* name, const mha_mut_view& v, const Dimensions& n, Order order, Check check,
                         Tensor* out, mha_error* error);

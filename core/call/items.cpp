@@ -7,21 +7,33 @@
 namespace mha {
 namespace {
 
-TokenRows rows_in_tensor(const AttentionProblem& p, const ConstTensor& t, int64_t b, int64_t kv_head) {
+// Scales and zeros of codes from token `token` of item b on.
+void set_codes(const ConstTensor& t, const CodeRows& codes, int64_t b, int64_t token, int64_t kv_head,
+               TokenRows* rows) {
+  if (!is_code(t.element)) return;
+  rows->codes = &codes, rows->code_b = b, rows->code_t = token, rows->code_h = kv_head;
+}
+
+TokenRows rows_in_tensor(const AttentionProblem& p, const ConstTensor& t, const CodeRows& codes, int64_t b,
+                         int64_t kv_head) {
   TokenRows rows = {};
-  const int64_t item = p.key_offsets != nullptr ? p.key_offsets[b] * t.stride_t : b * t.stride_b;
+  const bool packed = p.key_offsets != nullptr;
+  const int64_t item = packed ? p.key_offsets[b] * t.stride_t : b * t.stride_b;
   // Without keys the pointer may be null; it is not moved then.
   rows.base = t.data == nullptr ? nullptr : t.data + item + kv_head * t.stride_h;
   rows.stride_t = t.stride_t, rows.stride_h = t.stride_h, rows.element = t.element;
+  set_codes(t, codes, packed ? 0 : b, packed ? p.key_offsets[b] : 0, kv_head, &rows);
   return rows;
 }
 
-TokenRows rows_in_pages(const AttentionProblem& p, const ConstTensor& t, int64_t b, int64_t kv_head) {
+TokenRows rows_in_pages(const AttentionProblem& p, const ConstTensor& t, const CodeRows& codes, int64_t b,
+                        int64_t kv_head) {
   TokenRows rows = {};
   rows.base = t.data == nullptr ? nullptr : t.data + kv_head * t.stride_h;
   rows.stride_t = t.stride_t, rows.stride_h = t.stride_h, rows.element = t.element;
   rows.table = p.pages.table + b * p.pages.stride, rows.stride_page = t.stride_b;
   rows.page_size = p.pages.page_size;
+  set_codes(t, codes, 0, 0, kv_head, &rows);
   return rows;
 }
 
@@ -66,14 +78,14 @@ int64_t first_kept_of(const AttentionProblem& p, int64_t b) {
 }
 
 TokenRows keys_of(const AttentionProblem& p, int64_t b, int64_t kv_head) {
-  if (p.pages.table != nullptr) return rows_in_pages(p, p.key, b, kv_head);
-  if (p.cache == nullptr) return rows_in_tensor(p, p.key, b, kv_head);
+  if (p.pages.table != nullptr) return rows_in_pages(p, p.key, p.key_codes, b, kv_head);
+  if (p.cache == nullptr) return rows_in_tensor(p, p.key, p.key_codes, b, kv_head);
   return from_head(cache_rows(*p.cache, kKeys, sequence_of(p, b)), kv_head);
 }
 
 TokenRows values_of(const AttentionProblem& p, int64_t b, int64_t kv_head) {
-  if (p.pages.table != nullptr) return rows_in_pages(p, p.value, b, kv_head);
-  if (p.cache == nullptr) return rows_in_tensor(p, p.value, b, kv_head);
+  if (p.pages.table != nullptr) return rows_in_pages(p, p.value, p.value_codes, b, kv_head);
+  if (p.cache == nullptr) return rows_in_tensor(p, p.value, p.value_codes, b, kv_head);
   return from_head(cache_rows(*p.cache, kValues, sequence_of(p, b)), kv_head);
 }
 
@@ -123,7 +135,7 @@ double multiply_adds_of(const AttentionProblem& p, int64_t b) {
 }
 
 int64_t token_bytes_of(const AttentionProblem& p) {
-  return p.head_dim * bytes_of(key_element_of(p)) + p.value_head_dim * bytes_of(value_element_of(p));
+  return row_bytes(key_element_of(p), p.head_dim) + row_bytes(value_element_of(p), p.value_head_dim);
 }
 
 double work_of_item(const AttentionProblem& p, int64_t b) {

@@ -85,6 +85,7 @@ struct AttentionProblem {
   int64_t head_dim, value_head_dim;
   float scale;
   ConstTensor query, key, value;
+  CodeRows key_codes, value_codes;  // where keys or values are codes
   // The queries as attention reads them: `query`, or floats in the workspace, normed and rotated as the call says.
   ConstTensor ready_query;
   bool causal;

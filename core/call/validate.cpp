@@ -146,8 +146,8 @@ mha_status validate_attention(const mha_attention_args* args, Check check, Atten
   const AttentionViews sizes = view_sizes(p, a.pages);
   MHA_TRY(check_input("query", a.query, sizes.query, check, &p.query, error));
   if (p.cache == nullptr) {
-    MHA_TRY(check_input("key", a.key, sizes.key, keys, &p.key, error));
-    MHA_TRY(check_input("value", a.value, sizes.value, keys, &p.value, error));
+    MHA_TRY(check_tokens("key", a.key, sizes.key, keys, &p.key, &p.key_codes, error));
+    MHA_TRY(check_tokens("value", a.value, sizes.value, keys, &p.value, &p.value_codes, error));
   }
   MHA_TRY(check_result("output", a.output, sizes.output, Order::kBthd, check, &p.output, error));
   if (a.masks != nullptr) MHA_TRY(check_masks(*a.masks, keys, &p, error));

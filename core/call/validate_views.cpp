@@ -111,6 +111,11 @@ AnyTensor tensor_of(Data* data, const mha_dtype& dtype, const Dimensions& n, con
 
 }  // namespace
 
+mha_status check_input_strides(const char* name, const mha_view& v, const Dimensions& n, ElementStrides* out,
+                               mha_error* error) {
+  return resolve_strides(name, n, Order::kBthd, {v.stride_b, v.stride_t, v.stride_h}, MHA_BROADCAST, out, error);
+}
+
 mha_status check_input(const char* name, const mha_view& v, const Dimensions& n, Check check, ConstTensor* out,
                        mha_error* error) {
   if (v.reserved != 0) return fail_reserved(name, "reserved", -1, error);
@@ -120,7 +125,7 @@ mha_status check_input(const char* name, const mha_view& v, const Dimensions& n,
                 dtype_name(enum_value(v.dtype)));
   }
   ElementStrides s = {};
-  MHA_TRY(resolve_strides(name, n, Order::kBthd, {v.stride_b, v.stride_t, v.stride_h}, MHA_BROADCAST, &s, error));
+  MHA_TRY(check_input_strides(name, v, n, &s, error));
   const bool empty = n.b == 0 || n.t == 0 || n.h == 0;
   if (check != Check::kSizesOnly && v.data == nullptr && !empty) {
     return fail(error, MHA_ERR_NULL, "%s.data is NULL", name);
@@ -154,7 +159,7 @@ Extent extent_of(const ConstTensor& t, const Dimensions& n) {
   if (t.data == nullptr || is_empty(n)) return {nullptr, nullptr, false, 0};
   // Sizes in bytes. Elements that a stride of 0 repeats count once.
   const ElementStrides s = {t.stride_b, t.stride_t, t.stride_h};
-  const int64_t row = n.d * bytes_of(t.element);
+  const int64_t row = row_bytes(t.element, n.d);
   const Dimensions distinct = {s.b == 0 ? 1 : n.b, s.t == 0 ? 1 : n.t, s.h == 0 ? 1 : n.h, row};
   const int64_t span = span_of({n.b, n.t, n.h, row}, s).value();
   const Size bytes = Size(distinct.b) * Size(distinct.t) * Size(distinct.h) * Size(row);

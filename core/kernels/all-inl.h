@@ -20,6 +20,8 @@
 
 #include "core/kernels/pack-inl.h"
 
+#include "core/kernels/codes-inl.h"
+
 #include "core/kernels/tokens-inl.h"
 
 #include "core/kernels/gemm-inl.h"
@@ -39,6 +41,8 @@
 #include "core/kernels/step-inl.h"
 
 #include "core/kernels/packed-inl.h"
+
+#include "core/kernels/key_scores-inl.h"
 
 #include "core/kernels/in_place-inl.h"
 

@@ -2,28 +2,26 @@
 // Attention of few query rows (decoding): keys and values are read once, in place, and nothing is packed. A policy of
 // the driver in step-inl.h. Included by all-inl.h, once per target.
 //
-// For one or two rows the time is that of reading K and V, so the order of the reads counts. A step is 16 keys of one
-// head. If a token holds all heads side by side ([T, H, D]), the steps go through all heads of 16 tokens, then to the
-// next 16 tokens: memory is read in long runs, which the hardware prefetcher follows. Head by head it would be runs of
-// D floats, pages apart. If the tokens of a head follow each other ([H, T, D]), the planner passes one head at a time.
-//   scores  16 keys are transposed in registers, 4 columns at a time, and meet all rows of the head; each row and
-//           lane is one chain over d
+// For few rows the time is that of reading K and V, so the order of the reads counts. A step is 16 keys of one head. If
+// a token holds all heads side by side ([T, H, D]), the steps go through all heads of 16 tokens, then to the next 16
+// tokens: memory is read in long runs, which the hardware prefetcher follows. Head by head it would be runs of D
+// elements, pages apart. If the tokens of a head follow each other ([H, T, D]), the planner passes one head at a time.
+//   scores  key_scores-inl.h
 //   values  the 16 keys extend the chains of the chunk's sums, kept [rows][Dv] in L1
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// Rows that share one pass over 16 keys. Their sums fill the registers that four transposed columns and a broadcast
-// leave.
-constexpr int kFreeRegs = kVectorRegisters - 4 * kRegs - 2;
-constexpr int kInPlaceTileRows = kFreeRegs < kRegs ? 1 : (kFreeRegs / kRegs < 8 ? kFreeRegs / kRegs : 8);
 // Up to this many rows of a head, reading in place is faster than packing.
 constexpr int kInPlaceRows = 16;
 // The most rows of a call, over all heads.
 constexpr int kMaxInPlaceRows = kMaxGroupRows;
 
+// The most rows of tiles for each row: 5 rows are a tile of 8.
+constexpr int64_t kMostTiled = 2;
+
 struct InPlaceScratch {
   float* scores;   // [rows][kScoreStride]
-  float* queries;  // [rows][D], scaled
+  float* queries;  // of each head as tile_queries leaves them
   float* sums;     // [rows][Dv rounded up to 16]
   float* running;  // the same: output between chunks
   float* block;    // [16][D or Dv rounded up to 16]: keys or values that are widened, or copied because a read would
@@ -31,7 +29,7 @@ struct InPlaceScratch {
 };
 
 inline int64_t in_place_scratch(int64_t rows, int64_t head_dim, int64_t value_head_dim) {
-  return rows * (kScoreStride + padded(head_dim) + 2 * padded(value_head_dim)) +
+  return rows * (kScoreStride + kMostTiled * padded(head_dim) + 2 * padded(value_head_dim)) +
          kLanes * padded(most(head_dim, value_head_dim));
 }
 
@@ -39,84 +37,46 @@ inline InPlaceScratch split_in_place_scratch(float* p, int64_t rows, int64_t hea
   InPlaceScratch s;
   s.scores = p;
   s.queries = s.scores + rows * kScoreStride;
-  s.sums = s.queries + rows * padded(head_dim);
+  s.sums = s.queries + rows * kMostTiled * padded(head_dim);
   s.running = s.sums + rows * padded(value_head_dim);
   s.block = s.running + rows * padded(value_head_dim);
   return s;
 }
 
-// Rows to prefetch: those of the next 16 tokens (near, into L1), and of 16 tokens further on (far, into L2), so that
+// Elements that are read in place; others are widened to floats first. Without FMA (SSE2) widening takes most of the
+// time either way.
+constexpr bool reads_in_place(Element element) { return element == Element::kF32 || (kHasFma && !is_code(element)); }
+
+template <class Take>
+MHA_INLINE void with_in_place_element(Element element, Take take) {
+  if constexpr (kHasFma) {
+    with_element(element, take);
+  } else {
+    take(F32());
+  }
+}
+
+// Rows that follow each other without gaps are prefetched into L1 some rows ahead, and into L2 some bytes ahead, so that
 // reads from memory start early enough. In a cache these rows may be in another page, so they are looked up: what
 // follows the end of a page is other memory, and prefetching it delays the reads that count.
-struct NextRows {
-  const char* near;
-  const char* far;
-};
-constexpr int64_t kFarTokens = 48;
+constexpr int64_t kNearTokens = 8;
+constexpr int64_t kFarBytes = 24 * 1024;
 // If heads are side by side ([T, H, D]), values this many heads further on are prefetched. For keys the hardware
 // prefetcher is enough, and prefetches only slow it down.
 constexpr int64_t kFarHeads = 3;
 
-// scores[r][j] of 16 keys. kAhead: the next 16 rows follow these without a gap and are prefetched, because the hardware
-// prefetcher does not follow 16 rows that are read side by side within one page. If tokens are pages apart it does
-// follow them, and prefetches only slow it down.
-template <int kRows, bool kAhead>
-MHA_INLINE void key_block_scores(const float* queries, int64_t head_dim, const float* key, int64_t key_stride,
-                                 const NextRows& next, float* scores) {
-  Vec sums[kRows];
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) sums[r] = zero();
-  int64_t d = 0;
-  for (; d + 4 <= head_dim; d += 4) {
-    Vec columns[4];
-    transpose_16x4(key + d, key_stride, columns);
-    if (kAhead) {
-#pragma GCC unroll 4
-      for (int line = 0; line < 4; ++line) {
-        prefetch(next.near + (d + line) * kLine);
-        prefetch_to_l2(next.far + (d + line) * kLine);
-      }
-    }
-#pragma GCC unroll 4
-    for (int c = 0; c < 4; ++c) {
-#pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) sums[r] = fma(set1(queries[r * head_dim + d + c]), columns[c], sums[r]);
-    }
-  }
-  for (; d < head_dim; ++d) {
-    alignas(64) float column[kLanes];
-    for (int j = 0; j < kLanes; ++j) column[j] = key[j * key_stride + d];
-    const Vec v = load(column);
-#pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) sums[r] = fma(set1(queries[r * head_dim + d]), v, sums[r]);
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) store(scores + r * kScoreStride, sums[r]);
-}
-
-template <bool kAhead, int kRows = kInPlaceTileRows>
-void block_scores(int64_t rows, const float* queries, int64_t head_dim, const float* key, int64_t key_stride,
-                  const NextRows& next, float* scores) {
-  for (; rows >= kRows; rows -= kRows, queries += kRows * head_dim, scores += kRows * kScoreStride) {
-    key_block_scores<kRows, kAhead>(queries, head_dim, key, key_stride, next, scores);
-  }
-  if constexpr (kRows > 1) {
-    if (rows > 0) block_scores<kAhead, kRows - 1>(rows, queries, head_dim, key, key_stride, next, scores);
-  }
-}
-
-// Continues the chains of sums[r][column] over some keys.
+// Continues the chains of sums[r][column] over some keys, whose values are elements of type E.
+template <class E>
 struct InPlaceValueTile {
   const float* probabilities;  // [rows][kScoreStride]
-  const float* values;
-  int64_t value_stride, keys;
+  const char* values;
+  int64_t value_stride, keys;  // the stride in bytes
   float* sums;
   int64_t sums_stride;
   bool first;  // the chains start from zero
-  // Bytes from a row to the one to prefetch into L1: that of the next 16 tokens, if rows follow each other without a
-  // gap. Otherwise 0: the prefetch repeats the line that is read anyway.
-  int64_t ahead;
-  int64_t far_ahead;  // the same into L2: rows of later tokens, or of later heads
+  // Bytes from a row to the ones to prefetch into L1 and into L2: rows of later tokens, or of later heads. 0: repeats the
+  // line that is read anyway.
+  int64_t near, far;
 
   template <int kRows, int kPanels>
   MHA_INLINE void run(int64_t row, int64_t column) const {
@@ -128,26 +88,60 @@ struct InPlaceValueTile {
       load_sums<kRows, kPanels>(s, at, sums_stride);
     }
     const float* a = probabilities + row * kScoreStride;
-    const float* b = values + column;
+    const char* b = values + column * E::kBytes;
+    constexpr int kLines = (kPanels * kLanes * E::kBytes + kLine - 1) / kLine;
     for (int64_t j = 0; j < keys; ++j, b += value_stride) {
 #pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) prefetch(reinterpret_cast<const char*>(b + p * kLanes) + ahead);
+      for (int line = 0; line < kLines; ++line) prefetch(b + line * kLine + near);
 #pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) prefetch_to_l2(reinterpret_cast<const char*>(b + p * kLanes) + far_ahead);
-      multiply_add_step<kRows, kPanels>(s, a + j, kScoreStride, b, kLanes);
+      for (int line = 0; line < kLines; ++line) prefetch_to_l2(b + line * kLine + far);
+      Vec column_values[kPanels];
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) column_values[p] = E::load(b + p * kLanes * E::kBytes);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const Vec x = set1(a[r * kScoreStride + j]);
+#pragma GCC unroll 8
+        for (int p = 0; p < kPanels; ++p) s[r][p] = fma(x, column_values[p], s[r][p]);
+      }
     }
     store_sums<kRows, kPanels>(s, at, sums_stride);
   }
 };
 
+// Tiles of values are 4, 2 or 1 rows high and as wide as there are registers for, up to 8 panels: 1 or 2 rows take whole
+// rows of 128 values at once, so that memory is read in one long run.
+constexpr int value_panels(int rows) {
+  int panels = 8;
+  while (panels > 1 && panels * rows * kRegs > kSumRegs) panels /= 2;
+  return panels;
+}
+
+template <class E, int kRows, int kPanels = value_panels(kRows)>
+MHA_INLINE void cover_values(const InPlaceValueTile<E>& tile, int64_t row, int64_t column, int64_t columns) {
+  for (; column + kPanels * kLanes <= columns; column += kPanels * kLanes)
+    tile.template run<kRows, kPanels>(row, column);
+  if constexpr (kPanels > 1) {
+    if (column < columns) cover_values<E, kRows, kPanels / 2>(tile, row, column, columns);
+  }
+}
+
+template <class E>
+MHA_NOINLINE void add_values_of(const InPlaceValueTile<E>& tile, int64_t rows, int64_t columns) {
+  int64_t row = 0;
+  for (; row + 4 <= rows; row += 4) cover_values<E, 4>(tile, row, 0, columns);
+  if (row + 2 <= rows) cover_values<E, 2>(tile, row, 0, columns), row += 2;
+  if (row < rows) cover_values<E, 1>(tile, row, 0, columns);
+}
+
 MHA_COLD bool all_finite(const TokenRows& tokens, int64_t head, int64_t begin, int64_t keys, int64_t width) {
   Vec probe = zero();  // 0 * NaN and 0 * Inf are NaN
-  for_each_run(tokens, head, begin, keys, [&](const TokenRun& run, int64_t) {
+  for_each_run(tokens, head, begin, keys, [&](const TokenRun& run, int64_t done) {
     const char* row = run.row;
     for (int64_t j = 0; j < run.count; ++j, row += run.stride) {
       for (int64_t d = 0; d < width; d += kLanes) {
         const int count = static_cast<int>(least(width - d, kLanes));
-        probe = fma(load_elements(tokens.element, row, d, count), zero(), probe);
+        probe = fma(load_token(tokens, head, begin + done + j, row, d, count), zero(), probe);
       }
     }
   });
@@ -172,7 +166,8 @@ struct InPlaceBlocks {
   bool one_chunk;
   int64_t rows_per_head;
   int64_t chunk_begin, keys;
-  int64_t first_block;  // no row sees the blocks of 16 keys before this one
+  int64_t first_block;           // no row sees the blocks of 16 keys before this one
+  int64_t far_keys, far_values;  // tokens that kFarBytes hold
 
   explicit InPlaceBlocks(const AttentionArgs& args) : a(args) {}
   float* scores() const { return scratch.scores; }
@@ -182,11 +177,20 @@ struct InPlaceBlocks {
 
   void begin(const SeenChunks& seen) {
     one_chunk = seen.first >= seen.last;
-    scale_queries(a.rows, a.num_rows, a.query_element, a.head_dim, a.query_scale, scratch.queries);
+    far_keys = most(kLanes, kFarBytes / row_bytes(a.key.element, a.head_dim));
+    far_values = most(kLanes, kFarBytes / row_bytes(a.value.element, a.value_head_dim));
+    for (int64_t h = 0; h < a.kv_heads; ++h) {
+      tile_queries(a.rows + h * rows_per_head, rows_per_head, a.query_element, a.head_dim, a.query_scale, scratch.block,
+                   queries_of(h));
+    }
   }
   void begin_chunk(const Chunk& chunk) {
     chunk_begin = chunk.begin, keys = chunk.keys;
     first_block = first_block_of(a, chunk.begin, chunk.keys);
+  }
+
+  float* queries_of(int64_t head) const {
+    return scratch.queries + head * tiled_rows(rows_per_head) * padded(a.head_dim);
   }
 
   void multiply_keys(const Group&) const {
@@ -201,7 +205,7 @@ struct InPlaceBlocks {
       sums_of_visible(
           a.rows + row, rows_per_head, chunk_begin, keys, a.value_head_dim, scratch.scores + row * kScoreStride,
           [&](int64_t j, int64_t column, int count) {
-            return load_elements(a.value.element, run_at(a.value, h, chunk_begin + j, 1).row, column, count);
+            return load_token(a.value, h, chunk_begin + j, run_at(a.value, h, chunk_begin + j, 1).row, column, count);
           },
           scratch.sums + row * pitch(), pitch());
     }
@@ -218,20 +222,18 @@ struct InPlaceBlocks {
     }
   }
 
-  // The rows to prefetch after those at `token`; they may be in another page. After the last token they are the first
-  // rows of the next call. If that is not known, they are run.row, which is read anyway. `run` begins at `token` and
-  // includes what follows in the page: finding a page again takes two or three divisions.
-  NextRows rows_after(const TokenRows& tokens, const TokenRows& next, int64_t head, int64_t token,
-                      const TokenRun& run) const {
-    const auto rows_at = [&](int64_t further) {
-      const int64_t beyond = (token + further - a.key_end) / kLanes * kLanes;
-      if (token + further >= a.key_end) {
-        return beyond < a.next_keys ? run_at(next, head, a.next_begin + beyond, 1).row : run.row;
-      }
-      if (further < run.count) return run.row + further * run.stride;
-      return run_at(tokens, head, token + further, 1).row;
-    };
-    return {rows_at(kLanes), rows_at(kFarTokens)};
+  // The rows so many tokens after those at `token`; they may be in another page, and then begin there. After the last
+  // token they are the first rows of the next call, if these are known, else null. `run` begins at `token` and includes
+  // what follows in the page: finding a page again takes two or three divisions.
+  MHA_NOINLINE const char* rows_ahead(const TokenRows& tokens, const TokenRows& next, int64_t head, int64_t token,
+                                      const TokenRun& run, int64_t further) const {
+    if (further < kLanes && run.count < 2 * kLanes) further = kLanes;
+    const int64_t at = token + further;
+    if (at >= a.key_end) {
+      const int64_t beyond = (at - a.key_end) / kLanes * kLanes;
+      return beyond < a.next_keys ? run_at(next, head, a.next_begin + beyond, 1).row : nullptr;
+    }
+    return further < run.count ? run.row + further * run.stride : run_at(tokens, head, at, 1).row;
   }
 
   // Values that walk() reads later. Heads beyond the last are those of the next 16 tokens.
@@ -240,51 +242,76 @@ struct InPlaceBlocks {
     return token < a.key_end ? run_at(a.value, head, token, 1).row : row;
   }
 
-  // 16 float keys in one page are read in place. Other blocks are copied, and widened, first.
+  // 16 keys in one page are read in place. Other blocks are copied, and widened, first.
   void score(int64_t head, int64_t block) const {
-    const int64_t row = head * rows_per_head, token = chunk_begin + block * kLanes;
-    const float* queries = scratch.queries + row * a.head_dim;
-    float* scores = scratch.scores + row * kScoreStride + block * kLanes;
-    const TokenRun run = run_at(a.key, head, token, kFarTokens + 1);
-    NextRows next = {run.row, run.row};
-    const bool follow = a.key.stride_t == a.head_dim * kFloatBytes && a.key.element == Element::kF32;
-    if (follow) next = rows_after(a.key, a.next_key, head, token, run);
-    const auto multiply = follow ? &block_scores<true> : &block_scores<false>;
-    if (a.key.element == Element::kF32 && keys_of(block) == kLanes && run.count >= kLanes) {
-      multiply(rows_per_head, queries, a.head_dim, reinterpret_cast<const float*>(run.row), run.stride / kFloatBytes,
-               next, scores);
-    } else {
-      copy_block(a.key, head, token, keys_of(block), 0, a.head_dim, scratch.block);
-      multiply(rows_per_head, queries, a.head_dim, scratch.block, padded(a.head_dim), next, scores);
+    const int64_t token = chunk_begin + block * kLanes;
+    const TokenRun run = run_at(a.key, head, token, a.key_end - token);
+    KeyBlock k;
+    k.near = k.far = nullptr;
+    k.head_dim = a.head_dim, k.queries = queries_of(head), k.rows = rows_per_head;
+    k.scores = scratch.scores + head * rows_per_head * kScoreStride + block * kLanes;
+    if (keys_of(block) == kLanes && run.count >= kLanes && reads_in_place(a.key.element)) {
+      k.low = run.row, k.high = run.row + 8 * run.stride, k.stride = run.stride;
+      if (run.stride == row_bytes(a.key.element, a.head_dim)) {
+        k.near = rows_ahead(a.key, a.next_key, head, token, run, kNearTokens);
+        k.far = rows_ahead(a.key, a.next_key, head, token, run, far_keys);
+      }
+      with_in_place_element(a.key.element, [&](auto e) MHA_ALWAYS_INLINE { key_scores<decltype(e)>(k); });
+      return;
     }
+    copy_block(a.key, head, token, keys_of(block), 0, a.head_dim, scratch.block);
+    k.stride = padded(a.head_dim) * kFloatBytes;
+    k.low = reinterpret_cast<const char*>(scratch.block), k.high = k.low + 8 * k.stride;
+    key_scores<F32>(k);
   }
 
+  // Values are read in place up to the last whole vector of columns; the rest is copied.
   void add_values(int64_t head, int64_t block) const {
-    const int64_t row = head * rows_per_head, token = chunk_begin + block * kLanes;
-    InPlaceValueTile tile = {};
-    tile.probabilities = scratch.scores + row * kScoreStride + block * kLanes;
-    tile.sums = scratch.sums + row * pitch(), tile.sums_stride = pitch();
-    tile.first = block == first_block;
-    // Floats are read in place up to the last whole vector of columns; the rest is copied.
-    const int64_t whole = a.value.element == Element::kF32 ? a.value_head_dim / kLanes * kLanes : 0;
-    if (whole > 0) add_in_place(tile, head, token, keys_of(block), whole);
+    const int64_t whole = reads_in_place(a.value.element) ? a.value_head_dim / kLanes * kLanes : 0;
+    if (whole > 0) {
+      with_in_place_element(a.value.element,
+                            [&](auto e) MHA_ALWAYS_INLINE { add_in_place<decltype(e)>(head, block, whole); });
+    }
     if (whole == a.value_head_dim) return;
     const int64_t rest = a.value_head_dim - whole;
-    copy_block(a.value, head, token, keys_of(block), whole, rest, scratch.block);
-    tile.values = scratch.block, tile.value_stride = padded(rest), tile.keys = keys_of(block), tile.sums += whole;
-    cover(tile, rows_per_head, padded(rest));
+    copy_block(a.value, head, chunk_begin + block * kLanes, keys_of(block), whole, rest, scratch.block);
+    InPlaceValueTile<F32> tile;
+    start_tile(head, block, &tile);
+    tile.values = reinterpret_cast<const char*>(scratch.block), tile.value_stride = padded(rest) * kFloatBytes;
+    tile.keys = keys_of(block), tile.sums += whole;
+    add_values_of(tile, rows_per_head, padded(rest));
   }
 
-  MHA_INLINE void add_in_place(InPlaceValueTile tile, int64_t head, int64_t token, int64_t count, int64_t whole) const {
-    const TokenRun values = run_at(a.value, head, token, kFarTokens + 1);
-    const NextRows next = values.stride == a.value_head_dim * kFloatBytes
-                              ? rows_after(a.value, a.next_value, head, token, values)
-                              : NextRows{values.row, values_further(head + kFarHeads, token, values.row)};
-    tile.ahead = next.near - values.row, tile.far_ahead = next.far - values.row;
-    for_each_run(a.value, head, token, count, [&](const TokenRun& run, int64_t) MHA_ALWAYS_INLINE {
-      tile.values = reinterpret_cast<const float*>(run.row), tile.value_stride = run.stride / kFloatBytes;
-      tile.keys = run.count;
-      cover(tile, rows_per_head, whole);
+  // Sets all but the values. (One field after the other: a load of a field from a wide store that filled the struct with
+  // zeros may have to wait until everything before it is done, as in key_scores.)
+  template <class E>
+  MHA_INLINE void start_tile(int64_t head, int64_t block, InPlaceValueTile<E>* tile) const {
+    const int64_t row = head * rows_per_head;
+    tile->probabilities = scratch.scores + row * kScoreStride + block * kLanes;
+    tile->sums = scratch.sums + row * pitch(), tile->sums_stride = pitch();
+    tile->first = block == first_block;
+    tile->near = tile->far = 0;
+  }
+
+  template <class E>
+  MHA_NOINLINE void add_in_place(int64_t head, int64_t block, int64_t whole) const {
+    InPlaceValueTile<E> tile;
+    start_tile(head, block, &tile);
+    const int64_t token = chunk_begin + block * kLanes;
+    const TokenRun values = run_at(a.value, head, token, a.key_end - token);
+    const bool follow = values.stride == a.value_head_dim * E::kBytes;
+    const char *near = nullptr, *far = nullptr;
+    if (follow) {
+      near = rows_ahead(a.value, a.next_value, head, token, values, kNearTokens);
+      far = rows_ahead(a.value, a.next_value, head, token, values, far_values);
+    } else {
+      far = values_further(head + kFarHeads, token, values.row);
+    }
+    if (near != nullptr) tile.near = near - values.row;
+    if (far != nullptr) tile.far = far - values.row;
+    for_each_run(a.value, head, token, keys_of(block), [&](const TokenRun& run, int64_t) MHA_ALWAYS_INLINE {
+      tile.values = run.row, tile.value_stride = run.stride, tile.keys = run.count;
+      add_values_of(tile, rows_per_head, whole);
       tile.probabilities += run.count, tile.first = false;
     });
   }

@@ -24,24 +24,57 @@ constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 // How an element is stored. The numbers are those of mha_dtype.
 enum class Element : int32_t {
 #define MHA_ELEMENT(name, dtype, type, bytes) name,
+#define MHA_CODE(name, dtype, number, type, units, bytes) name = (number),
 #include "core/kernels/elements.def"
-#undef MHA_ELEMENT
 };
+constexpr int kElements = 18;  // one more than the greatest number
 
-constexpr int64_t bytes_of(Element element) {
-  constexpr int64_t kBytes[] = {
-#define MHA_ELEMENT(name, dtype, type, bytes) bytes,
+// Codes are integers with scales; others are floats.
+constexpr bool is_code(Element element) {
+  switch (element) {
+#define MHA_CODE(name, dtype, number, type, units, bytes) case Element::name:
 #include "core/kernels/elements.def"
-#undef MHA_ELEMENT
-  };
-  return kBytes[static_cast<int>(element)];
+    return true;
+    default:
+      return false;
+  }
 }
 
-constexpr int kElements = 0
-#define MHA_ELEMENT(name, dtype, type, bytes) +1
+constexpr bool has_scales_inside(Element element) { return element == Element::kQ8_0 || element == Element::kQ4_0; }
+
+// Bytes of so many elements of a row. Elements that share bytes, or a scale inside the row, are counted together.
+constexpr int64_t row_bytes(Element element, int64_t width) {
+  switch (element) {
+#define MHA_ELEMENT(name, dtype, type, bytes) \
+  case Element::name:                         \
+    return width * (bytes);
+#define MHA_CODE(name, dtype, number, type, units, bytes) \
+  case Element::name:                                     \
+    return divide_up(width, units) * (bytes);
 #include "core/kernels/elements.def"
-#undef MHA_ELEMENT
-    ;
+  }
+  return 0;
+}
+
+// Bytes of an element of a type of floats.
+constexpr int64_t bytes_of(Element element) { return row_bytes(element, 1); }
+
+// Scales or zeros of codes: that of item (or page) b, token t, head h, element d is at
+//   data + b * stride_b + t / group_tokens * stride_t + h * stride_h + d / group * stride_d
+// with strides in bytes.
+struct CodeScales {
+  const char* data;
+  Element element;  // a type of floats; of zeros: also kI8, kU8
+  int64_t stride_b, stride_t, stride_h, stride_d;
+};
+
+// What codes stand for: value = scale * (code - zero), both operations rounded to float.
+struct CodeRows {
+  CodeScales scales;            // no data: inside the rows
+  CodeScales zeros;             // no data:
+  float zero;                   // the same for all
+  int64_t group, group_tokens;  // elements of a row, and tokens, that share a scale
+};
 
 // Rows of keys or values where they are stored: in one tensor, in the pages of a cache, or in pages of the caller's.
 // All in bytes. Token t of head h is at
@@ -60,6 +93,8 @@ struct TokenRows {
   int64_t stride_page;
   const char* spare;
   int64_t page_size, offset, pinned_pages, ring_pages;
+  const CodeRows* codes;           // where elements are codes; those of token t of head h are those of
+  int64_t code_b, code_t, code_h;  // item code_b, or of its page, token code_t + t, head code_h + h
 };
 
 // Rows of elements, widened or rounded from one type to another.

@@ -44,7 +44,7 @@ struct PrefetchStreams {
 
 // `count` rows of `width` elements, `stride` bytes apart.
 inline PrefetchRows rows_ahead(const char* row, int64_t stride, int64_t width, Element element, int64_t count) {
-  return {row, stride, divide_up(width * bytes_of(element), kLine), count};
+  return {row, stride, divide_up(row_bytes(element, width), kLine), count};
 }
 
 // The queries of the group at `row`; after the last group, those of the next call's first group.

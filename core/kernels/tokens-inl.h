@@ -37,7 +37,7 @@ MHA_INLINE void for_each_run(const TokenRows& t, int64_t head, int64_t begin, in
 
 inline int64_t padded(int64_t width) { return round_up(width, kLanes); }
 
-// dst[j][d] = columns [column, column + width) of tokens [begin, begin + count), count <= 16, widened; zeros elsewhere.
+// dst[j][d] = columns [column, column + width), `column` a multiple of 16, of tokens [begin, begin + count), count <= 16, widened; zeros elsewhere.
 // Rows of dst are padded(width) apart. The last columns, less than a vector, go through a masked vector: a memcpy of so
 // few is a call, and a load of what it just wrote waits for it.
 MHA_NOINLINE void copy_block(const TokenRows& t, int64_t head, int64_t begin, int64_t count, int64_t column,
@@ -45,9 +45,13 @@ MHA_NOINLINE void copy_block(const TokenRows& t, int64_t head, int64_t begin, in
   const int64_t pitch = padded(width), whole = width / kLanes * kLanes;
   const int rest = static_cast<int>(width - whole);
   for_each_run(t, head, begin, count, [&](const TokenRun& run, int64_t done) {
-    const char* src = run.row + column * bytes_of(t.element);
+    const char* src = run.row + (is_code(t.element) ? 0 : column * bytes_of(t.element));
     float* at = dst + done * pitch;
     for (int64_t j = 0; j < run.count; ++j, src += run.stride, at += pitch) {
+      if (is_code(t.element)) {
+        widen_codes(t, code_row(t, head, begin + done + j, src), column, width, at);
+        continue;
+      }
       if (t.element != Element::kF32) {
         if (rest > 0) store(at + whole, zero());
         widen_row(t.element, src, width, at);

@@ -215,6 +215,22 @@ void explain_elements(const AttentionProblem& p, Text* out) {
             name_of(all[0]), name_of(all[1]), name_of(all[2]), name_of(all[3]));
 }
 
+// Scales and zeros of keys or values that are codes.
+void explain_codes(const char* name, Element element, const CodeRows& codes, int64_t width, Text* out) {
+  if (!is_code(element)) return;
+  if (has_scales_inside(element)) {
+    out->line("codes of %s: in blocks of %lld with their scale", name, static_cast<ll>(codes.group));
+    return;
+  }
+  const char* zeros = codes.zeros.data != nullptr ? name_of(codes.zeros.element) : "the type's own";
+  if (codes.group >= width) {
+    out->line("codes of %s: %s scales of whole rows, zeros: %s", name, name_of(codes.scales.element), zeros);
+  } else {
+    out->line("codes of %s: %s scales of %lld elements of a row, zeros: %s", name, name_of(codes.scales.element),
+              static_cast<ll>(codes.group), zeros);
+  }
+}
+
 }  // namespace
 
 void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, Text* out) {
@@ -225,6 +241,8 @@ void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, Tex
     explain_unequal(p, plan, out);
   }
   explain_elements(p, out);
+  explain_codes("keys", p.key.element, p.key_codes, p.head_dim, out);
+  explain_codes("values", p.value.element, p.value_codes, p.value_head_dim, out);
   explain_masks(p, out);
   explain_weights(p, out);
   if (p.tail > 0)

@@ -127,7 +127,7 @@ class Planner {
     if (threads_ <= 1) return c;
     c.work = work_of_item(p_, b), c.call_work = work_;
     c.packing_rows = in_place ? 0 : kPackingRows;
-    c.run_bytes = in_place && side_by_side ? p_.head_dim * bytes_of(key_element_of(p_)) : 0;
+    c.run_bytes = in_place && side_by_side ? row_bytes(key_element_of(p_), p_.head_dim) : 0;
     c.value_head_dim = p_.value_head_dim;
     c.query_len = query_len_of(p_, b);
     if (p_.causal) {
@@ -270,6 +270,7 @@ constexpr int64_t kLeastFewKeysDim = 32;  // a lesser D counts as this
 // Whether the rows, which are few, see all of few keys, and do nothing else with them.
 bool suits_few_keys(const AttentionProblem& p) {
   if (p.key_len < 1 || p.key_len > kFewKeys || !rows_are_alike(p)) return false;
+  if (is_code(p.key.element) || is_code(p.value.element)) return false;
   if (p.causal && position_of(p, 0, 0) < p.key_len - 1) return false;
   const int64_t rows = group_rows_of(p, 0);
   const int64_t keys = p.key_len == kFewKeys ? 2 * p.key_len : p.key_len;

@@ -41,17 +41,21 @@ int64_t stride_or_dense(const mha_view& view, int64_t stride, int64_t dense) {
   return view.stride_b == 0 && view.stride_t == 0 && view.stride_h == 0 ? dense : stride_or_repeat(stride);
 }
 
-/// A tensor of other elements as dense floats.
+/// A tensor of other elements, or of codes, as dense floats.
 Tensor<float> widened_tensor(const mha_view& view, int64_t B, int64_t length, int64_t heads, int64_t width) {
-  const int64_t stride_h = stride_or_dense(view, view.stride_h, width);
-  const int64_t stride_t = stride_or_dense(view, view.stride_t, heads * width);
-  const int64_t stride_b = stride_or_dense(view, view.stride_b, length * heads * width);
+  const int64_t row = is_code(view.dtype) ? dense_code_row(view.dtype, width) : width;
+  const int64_t stride_h = stride_or_dense(view, view.stride_h, row);
+  const int64_t stride_t = stride_or_dense(view, view.stride_t, heads * row);
+  const int64_t stride_b = stride_or_dense(view, view.stride_b, length * heads * row);
   auto values = std::make_shared<std::vector<float>>();
   for (int64_t b = 0; b < B; ++b)
     for (int64_t t = 0; t < length; ++t)
       for (int64_t h = 0; h < heads; ++h)
-        for (int64_t d = 0; d < width; ++d)
-          values->push_back(element_at(view.dtype, view.data, b * stride_b + t * stride_t + h * stride_h + d));
+        for (int64_t d = 0; d < width; ++d) {
+          const int64_t offset = b * stride_b + t * stride_t + h * stride_h;
+          values->push_back(is_code(view.dtype) ? code_value(view, offset, b, t, h, d)
+                                                : element_at(view.dtype, view.data, offset + d));
+        }
   Tensor<float> tensor = dense_tensor<float>(values->data(), length, heads, width);
   tensor.widened = values;
   return tensor;

@@ -131,7 +131,7 @@ void fill(const mha_context* context, const Typed& from, const Preparation& p, c
 
 }  // namespace
 
-TEST_CASE("widening: the caller's pages in any types, filled from any types", "[widening][pages][bits]") {
+TEST_CASE("widening: the caller's pages in any types, filled from any types", "[widening][properties][pages][bits]") {
   int64_t prepared = 0;
   for (uint64_t seed = 700000; seed < 700400; ++seed) {
     Random random(seed);

@@ -95,7 +95,8 @@ void check_saved(Random& random, const RandomCache& from, int64_t sequence) {
 
 }  // namespace
 
-TEST_CASE("widening: caches of any types after any history hold the tokens, rounded once", "[widening][cache]") {
+TEST_CASE("widening: caches of any types after any history hold the tokens, rounded once",
+          "[widening][properties][cache]") {
   int64_t dropped = 0, forked = 0, half = 0;
   for (uint64_t seed = 600000; seed < 600250; ++seed) {
     Random random(seed), draw(seed + 50000), twin_draw(seed + 50000), storage(seed), twin_storage(seed);

@@ -64,7 +64,8 @@ struct TwinDecode {
 
 }  // namespace
 
-TEST_CASE("widening: attention over caches of any types is the f32 call over their tokens", "[widening][cache][bits]") {
+TEST_CASE("widening: attention over caches of any types is the f32 call over their tokens",
+          "[widening][properties][cache][bits]") {
   int64_t rings = 0, shared = 0, ragged = 0, run = 0;
   for (uint64_t seed = 620000; seed < 620450; ++seed) {
     Random random(seed);

@@ -22,7 +22,6 @@ struct ElementType {
 inline constexpr ElementType kElementTypes[] = {
 #define MHA_ELEMENT(name, dtype, Type, bytes) {dtype, bytes, #dtype},
 #include "core/kernels/elements.def"
-#undef MHA_ELEMENT
 };
 inline constexpr int64_t kNumElementTypes = sizeof kElementTypes / sizeof *kElementTypes;
 

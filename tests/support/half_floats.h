@@ -19,7 +19,6 @@ namespace mha::test {
 inline constexpr mha_dtype kDtypes[] = {
 #define MHA_ELEMENT(name, dtype, type, bytes) dtype,
 #include "core/kernels/elements.def"
-#undef MHA_ELEMENT
 };
 inline constexpr mha_dtype kHalfDtypes[] = {MHA_F16, MHA_BF16};
 

@@ -129,13 +129,17 @@ TEST_CASE("hpp: codes carry their scales", "[hpp]") {
   const mha_view h = half;
   CHECK(h.dtype == MHA_U8);
   CHECK(h.quant->scale_dtype == MHA_F16);
-  // This version refuses them by name.
+  // A single value is the result, whatever its weight.
+  const std::int8_t value[4] = {1, 2, -3, 4};
+  const mha::Codes<std::int8_t, float> values(value, scales, layout, {4, 4, 4});
   const AttentionProblem problem({1, 1, 1, 1, 1, 4, 4}, MaskKind::kNone, 179000);
   AttentionCall args = problem.args();
   float output[4] = {};
   args.output = mut_view(output);
   args.key = with_groups;
-  CHECK(make_own_context().attention(args).code() == MHA_ERR_UNSUPPORTED);
+  args.value = values;
+  CHECK(make_own_context().attention(args).code() == MHA_OK);
+  CHECK((output[0] == 1 && output[1] == 2 && output[2] == -6 && output[3] == 8));
 }
 
 TEST_CASE("hpp: calls own their groups, copies too", "[hpp]") {

@@ -4,7 +4,8 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 out=${MHA_CHECK_DIR:-$root/build/check}  # every step builds below this folder
 jobs=${JOBS:-$(nproc)}
-export CCACHE_BASEDIR=$out  # lets ccache, where there is one, share objects between the builds
+# ccache, where there is one, shares objects between the builds and with the projects that the consumers build.
+export CCACHE_BASEDIR=$out CCACHE_DIR=$out/ccache CCACHE_NOHASHDIR=1
 mkdir -p "$out"
 
 fail() {

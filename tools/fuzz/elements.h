@@ -18,7 +18,6 @@ namespace mha::fuzz {
 inline constexpr mha_dtype kDtypes[] = {
 #define MHA_ELEMENT(name, dtype, type, bytes) dtype,
 #include "core/kernels/elements.def"
-#undef MHA_ELEMENT
 };
 
 // Mostly the first, which is MHA_F32.

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+// Checks of keys and values that are codes: how they are laid out, and where their scales and zeros are.
+#include <cstdio>
+
+#include "core/call/checks.h"
+
+namespace mha {
+namespace {
+
+using ll = long long;
+
+// Elements that share bytes, or a scale inside the row: rows and strides are multiples of it.
+int64_t units_of(Element element) {
+  switch (element) {
+#define MHA_CODE(name, dtype, number, type, units, bytes) \
+  case Element::name:                                     \
+    return units;
+#include "core/kernels/elements.def"
+    default:
+      return 1;
+  }
+}
+
+// The zero that codes have where none are given.
+float zero_of(Element element) { return element == Element::kU8 ? 128.0f : element == Element::kU4 ? 8.0f : 0.0f; }
+
+// "key.quant.scales"
+struct FieldName {
+  char text[48];
+  FieldName(const char* name, const char* field) { snprintf(text, sizeof(text), "%s.quant.%s", name, field); }
+};
+
+mha_status check_code_strides(const char* name, Element element, const Dimensions& n, const ElementStrides& s,
+                              mha_error* error) {
+  const int64_t units = units_of(element);
+  const struct {
+    const char* suffix;
+    int64_t size, stride;
+  } strides[] = {{"b", n.b, s.b}, {"t", n.t, s.t}, {"h", n.h, s.h}};
+  for (const auto& stride : strides) {
+    if (stride.size <= 1 || stride.stride % units == 0) continue;
+    return fail(error, MHA_ERR_STRIDE,
+                "%s.stride_%s is %lld: must be a multiple of %lld, the elements of %s that share "
+                "bytes",
+                name, stride.suffix, ll{stride.stride}, ll{units}, dtype_name(static_cast<int>(element)));
+  }
+  return MHA_OK;
+}
+
+mha_status check_used_fields(const char* name, const mha_quant& q, mha_error* error) {
+  if (q.reserved_int != 0) return fail_reserved(name, "quant.reserved_int", -1, error);
+  for (int i = 0; i < 2; ++i) {
+    if (q.reserved[i] != 0) return fail_reserved(name, "quant.reserved", i, error);
+  }
+  if (q.group_index != nullptr) {
+    return fail(error, MHA_ERR_UNSUPPORTED, "%s.quant.group_index is given: only weights could have it", name);
+  }
+  if (q.hadamard != 0) {
+    return fail(error, MHA_ERR_UNSUPPORTED, "%s.quant.hadamard is %d: this version does not rotate", name, q.hadamard);
+  }
+  const struct {
+    const char* field;
+    int64_t value;
+  } sizes[] = {{"group", q.group},       {"group_tokens", q.group_tokens}, {"stride_b", q.stride_b},
+               {"stride_t", q.stride_t}, {"stride_h", q.stride_h},         {"stride_d", q.stride_d}};
+  for (const auto& size : sizes) MHA_TRY(check_size(FieldName(name, size.field).text, size.value, 0, error));
+  if (q.group == 0 && q.stride_d != 0) {
+    return fail(error, MHA_ERR_ARGUMENT, "%s.quant.stride_d is %lld, but group is 0: a row has one scale", name,
+                ll{q.stride_d});
+  }
+  if (q.zeros == nullptr && enum_value(q.zero_dtype) != 0) {
+    return fail(error, MHA_ERR_ARGUMENT, "%s.quant.zero_dtype is %s, but zeros is NULL", name,
+                dtype_name(enum_value(q.zero_dtype)) != nullptr ? dtype_name(enum_value(q.zero_dtype)) : "no dtype");
+  }
+  return MHA_OK;
+}
+
+// Scales or zeros of a type that has been checked.
+mha_status check_places(const char* name, const char* field, const void* data, Element element, const mha_quant& q,
+                        const Dimensions& n, Check check, CodeScales* out, mha_error* error) {
+  const int64_t bytes = row_bytes(element, 1);
+  out->data = static_cast<const char*>(data), out->element = element;
+  out->stride_b = n.b > 1 ? q.stride_b * bytes : 0, out->stride_t = n.t > 1 ? q.stride_t * bytes : 0;
+  out->stride_h = n.h > 1 ? q.stride_h * bytes : 0, out->stride_d = q.stride_d * bytes;
+  const int64_t tokens = most(q.group_tokens, 1), group = q.group != 0 ? q.group : n.d;
+  const Size last = Size(n.b - 1) * Size(q.stride_b) + Size((n.t - 1) / tokens) * Size(q.stride_t) +
+                    Size(n.h - 1) * Size(q.stride_h) + Size((n.d - 1) / group) * Size(q.stride_d) + Size(1);
+  const bool empty = n.b == 0 || n.t == 0 || n.h == 0;
+  if (!empty && (!last.ok() || last.value() > kMaxBytes)) {
+    return fail(error, MHA_ERR_OVERFLOW, "%s.quant.%s with strides %lld, %lld, %lld, %lld end beyond 2^63 bytes", name,
+                field, ll{q.stride_b}, ll{q.stride_t}, ll{q.stride_h}, ll{q.stride_d});
+  }
+  if (check == Check::kSizesOnly) return MHA_OK;
+  return check_aligned(FieldName(name, field).text, data, error, static_cast<size_t>(bytes));
+}
+
+mha_status check_quant(const char* name, const mha_quant& q, Element element, const Dimensions& n, Check check,
+                       CodeRows* out, mha_error* error) {
+  MHA_TRY(check_used_fields(name, q, error));
+  const int scale_dtype = enum_value(q.scale_dtype);
+  if (scale_dtype != MHA_F32 && scale_dtype != MHA_F16 && scale_dtype != MHA_BF16) {
+    return fail(error, MHA_ERR_ARGUMENT, "%s.quant.scale_dtype is %d: must be MHA_F32, MHA_F16 or MHA_BF16", name,
+                scale_dtype);
+  }
+  const bool empty = n.b == 0 || n.t == 0 || n.h == 0;
+  if (check != Check::kSizesOnly && q.scales == nullptr && !empty) {
+    return fail(error, MHA_ERR_NULL, "%s.quant.scales is NULL", name);
+  }
+  MHA_TRY(check_places(name, "scales", q.scales, static_cast<Element>(scale_dtype), q, n, check, &out->scales, error));
+  out->zero = zero_of(element);
+  if (q.zeros != nullptr) {
+    const int dtype = enum_value(q.zero_dtype);
+    if (dtype != MHA_F32 && dtype != MHA_F16 && dtype != MHA_I8 && dtype != MHA_U8) {
+      return fail(error, dtype_name(dtype) == nullptr ? MHA_ERR_ARGUMENT : MHA_ERR_UNSUPPORTED,
+                  "%s.quant.zero_dtype is %d: must be MHA_F32, MHA_F16, MHA_I8 or MHA_U8", name, dtype);
+    }
+    MHA_TRY(check_places(name, "zeros", q.zeros, static_cast<Element>(dtype), q, n, check, &out->zeros, error));
+  }
+  // One scale for the row: a group that no vector leaves.
+  out->group = q.group == 0 || q.group >= n.d ? round_up(n.d, kPanel) : q.group;
+  out->group_tokens = most(q.group_tokens, 1);
+  return MHA_OK;
+}
+
+}  // namespace
+
+mha_status check_tokens(const char* name, const mha_view& v, const Dimensions& n, Check check, ConstTensor* out,
+                        CodeRows* codes, mha_error* error) {
+  const Element element = static_cast<Element>(enum_value(v.dtype));
+  if (!is_code(element)) return check_input(name, v, n, check, out, error);
+  if (v.reserved != 0) return fail_reserved(name, "reserved", -1, error);
+  const int64_t units = units_of(element);
+  const bool inside = has_scales_inside(element);
+  if (inside && n.d % units != 0) {
+    return fail(error, MHA_ERR_SHAPE, "%s.dtype is %s, but its rows have %lld elements: must be a multiple of %lld",
+                name, dtype_name(enum_value(v.dtype)), ll{n.d}, ll{units});
+  }
+  Dimensions padded = n;  // rows begin at a byte
+  padded.d = round_up(n.d, units);
+  ElementStrides s = {};
+  MHA_TRY(check_input_strides(name, v, padded, &s, error));
+  MHA_TRY(check_code_strides(name, element, n, s, error));
+  const bool empty = n.b == 0 || n.t == 0 || n.h == 0;
+  if (check != Check::kSizesOnly && v.data == nullptr && !empty) {
+    return fail(error, MHA_ERR_NULL, "%s.data is NULL", name);
+  }
+  out->data = static_cast<const char*>(v.data), out->element = element;
+  out->stride_b = n.b > 1 ? row_bytes(element, s.b) : 0, out->stride_t = n.t > 1 ? row_bytes(element, s.t) : 0;
+  out->stride_h = n.h > 1 ? row_bytes(element, s.h) : 0;
+  if (inside) {
+    if (v.quant != nullptr) {
+      return fail(error, MHA_ERR_ARGUMENT, "%s.quant is given, but %s has its scales inside the rows", name,
+                  dtype_name(enum_value(v.dtype)));
+    }
+    codes->group = units, codes->group_tokens = 1;
+    return check == Check::kSizesOnly ? MHA_OK : check_aligned(name, v.data, error, 2);
+  }
+  if (v.quant == nullptr) {
+    return fail(error, MHA_ERR_NULL, "%s.quant is NULL, but %s.dtype is %s: codes need scales", name, name,
+                dtype_name(enum_value(v.dtype)));
+  }
+  return check_quant(name, *v.quant, element, n, check, codes, error);
+}
+
+}  // namespace mha

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+// Codes: integers with scales, which keys and values may be. 16 of them to a vector of the floats that they stand for,
+//   value = scale * (code - zero), both operations rounded to float,
+// the same bits on every target. Included by all-inl.h, once per target.
+namespace mha::MHA_TARGET_NS {
+namespace {
+
+// 16 bytes as floats: signed, unsigned.
+#if defined(MHA_ISA_X86)
+using Bytes16 = __m128i;
+MHA_INLINE Bytes16 load_bytes(const char* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+// The nibbles of 8 bytes, a lower one before the upper one of its byte.
+MHA_INLINE Bytes16 load_nibbles(const char* p) {
+  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)), low = _mm_set1_epi8(15);
+  return _mm_unpacklo_epi8(_mm_and_si128(bytes, low), _mm_and_si128(_mm_srli_epi16(bytes, 4), low));
+}
+MHA_INLINE Bytes16 lower_nibbles(Bytes16 bytes) { return _mm_and_si128(bytes, _mm_set1_epi8(15)); }
+MHA_INLINE Bytes16 upper_nibbles(Bytes16 bytes) { return lower_nibbles(_mm_srli_epi16(bytes, 4)); }
+#else
+using Bytes16 = uint8x16_t;
+MHA_INLINE Bytes16 load_bytes(const char* p) { return vld1q_u8(reinterpret_cast<const uint8_t*>(p)); }
+MHA_INLINE Bytes16 load_nibbles(const char* p) {
+  const uint8x8_t bytes = vld1_u8(reinterpret_cast<const uint8_t*>(p));
+  const uint8x8x2_t pairs = vzip_u8(vand_u8(bytes, vdup_n_u8(15)), vshr_n_u8(bytes, 4));
+  return vcombine_u8(pairs.val[0], pairs.val[1]);
+}
+MHA_INLINE Bytes16 lower_nibbles(Bytes16 bytes) { return vandq_u8(bytes, vdupq_n_u8(15)); }
+MHA_INLINE Bytes16 upper_nibbles(Bytes16 bytes) { return vshrq_n_u8(bytes, 4); }
+#endif
+
+#if defined(MHA_ISA_AVX512)
+MHA_INLINE Vec signed_floats(Bytes16 b) { return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(b))}; }
+MHA_INLINE Vec unsigned_floats(Bytes16 b) { return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(b))}; }
+#elif defined(MHA_ISA_AVX2)
+MHA_INLINE Vec signed_floats(Bytes16 b) {
+  return {{_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b)),
+           _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(b, b)))}};
+}
+MHA_INLINE Vec unsigned_floats(Bytes16 b) {
+  return {{_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(b)),
+           _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(b, b)))}};
+}
+#elif defined(MHA_ISA_SSE2)
+// `upper`: the bytes that extend each byte to 16 bits, or each 16 bits to 32.
+MHA_INLINE Vec floats_of(Bytes16 b, bool is_signed) {
+  const __m128i none = _mm_setzero_si128();
+  const __m128i upper = is_signed ? _mm_cmpgt_epi8(none, b) : none;
+  const __m128i halves[2] = {_mm_unpacklo_epi8(b, upper), _mm_unpackhi_epi8(b, upper)};
+  return map([&](int i) MHA_ALWAYS_INLINE {
+    const __m128i half = halves[i / 2], sign = _mm_srai_epi16(half, 15);
+    return Reg(_mm_cvtepi32_ps(i % 2 == 0 ? _mm_unpacklo_epi16(half, sign) : _mm_unpackhi_epi16(half, sign)));
+  });
+}
+MHA_INLINE Vec signed_floats(Bytes16 b) { return floats_of(b, true); }
+MHA_INLINE Vec unsigned_floats(Bytes16 b) { return floats_of(b, false); }
+#elif defined(MHA_ISA_NEON)
+MHA_INLINE Vec signed_floats(Bytes16 b) {
+  const int8x16_t s = vreinterpretq_s8_u8(b);
+  const int16x8_t halves[2] = {vmovl_s8(vget_low_s8(s)), vmovl_s8(vget_high_s8(s))};
+  return map([&](int i) MHA_ALWAYS_INLINE {
+    const int16x8_t half = halves[i / 2];
+    return Reg(vcvtq_f32_s32(vmovl_s16(i % 2 == 0 ? vget_low_s16(half) : vget_high_s16(half))));
+  });
+}
+MHA_INLINE Vec unsigned_floats(Bytes16 b) {
+  const uint16x8_t halves[2] = {vmovl_u8(vget_low_u8(b)), vmovl_u8(vget_high_u8(b))};
+  return map([&](int i) MHA_ALWAYS_INLINE {
+    const uint16x8_t half = halves[i / 2];
+    return Reg(vcvtq_f32_u32(vmovl_u16(i % 2 == 0 ? vget_low_u16(half) : vget_high_u16(half))));
+  });
+}
+#endif
+
+// The code types of elements.def. codes(row, index, count) gives the codes from `index`, a multiple of 16, on; those
+// beyond `count` (1 to 16) are 0 or any code.
+struct I8 {
+  static MHA_INLINE Bytes16 bytes(const char* row, int64_t index, int count) {
+    if (count == kLanes) return load_bytes(row + index);
+    alignas(16) char first[kLanes] = {};
+    memcpy(first, row + index, static_cast<size_t>(count));
+    return load_bytes(first);
+  }
+  static MHA_INLINE Vec codes(const char* row, int64_t index, int count) {
+    return signed_floats(bytes(row, index, count));
+  }
+};
+
+struct U8 {
+  static MHA_INLINE Vec codes(const char* row, int64_t index, int count) {
+    return unsigned_floats(I8::bytes(row, index, count));
+  }
+};
+
+struct U4 {
+  static MHA_INLINE Vec codes(const char* row, int64_t index, int count) {
+    if (count == kLanes) return unsigned_floats(load_nibbles(row + index / 2));
+    char first[kLanes / 2] = {};
+    memcpy(first, row + index / 2, static_cast<size_t>(divide_up(count, 2)));
+    return unsigned_floats(load_nibbles(first));
+  }
+};
+
+struct I4 {
+  static MHA_INLINE Vec codes(const char* row, int64_t index, int count) {
+    return sub(U4::codes(row, index, count), set1(8.0f));
+  }
+};
+
+// ggml's blocks of 32: an F16, which is their scale, then 32 codes of 8 bits.
+struct Q8 {
+  static MHA_INLINE Vec codes(const char* row, int64_t index, int) {
+    return signed_floats(load_bytes(row + row_bytes(Element::kQ8_0, index / 32 * 32) + 2 + index % 32));
+  }
+};
+
+// The same with 16 bytes of two codes each: code n and code 16 + n, stored as code + 8.
+struct Q4 {
+  static MHA_INLINE Vec codes(const char* row, int64_t index, int) {
+    const Bytes16 pairs = load_bytes(row + row_bytes(Element::kQ4_0, index / 32 * 32) + 2);
+    const Bytes16 nibbles = index % 32 == 0 ? lower_nibbles(pairs) : upper_nibbles(pairs);
+    return sub(unsigned_floats(nibbles), set1(8.0f));
+  }
+};
+
+MHA_NOINLINE Vec load_codes(Element element, const char* row, int64_t index, int count) {
+  switch (element) {
+#define MHA_CODE(name, dtype, number, Type, units, bytes) \
+  case Element::name:                                     \
+    return Type::codes(row, index, count);
+#include "core/kernels/elements.def"
+    default:
+      break;
+  }
+  __builtin_unreachable();
+}
+
+// A scale or a zero as float.
+inline float scale_at(Element element, const char* p) {
+  if (element == Element::kI8) return *reinterpret_cast<const int8_t*>(p);
+  if (element == Element::kU8) return *reinterpret_cast<const uint8_t*>(p);
+  alignas(64) float lanes[kLanes];
+  store(lanes, load_elements(element, p, 0, 1));
+  return lanes[0];
+}
+
+// Those of the codes from `index` on, `row` being where the row's are.
+MHA_NOINLINE Vec scales_at(const CodeScales& s, int64_t group, const char* row, int64_t index, int count) {
+  if (group % kLanes == 0) return set1(scale_at(s.element, row + index / group * s.stride_d));
+  alignas(64) float lanes[kLanes] = {};
+  for (int l = 0; l < count; ++l) lanes[l] = scale_at(s.element, row + (index + l) / group * s.stride_d);
+  return load(lanes);
+}
+
+inline const char* row_of_scales(const CodeScales& s, const TokenRows& t, int64_t head, int64_t token) {
+  int64_t b = t.code_b;
+  if (t.table != nullptr) b = t.table[token / t.page_size], token %= t.page_size;
+  return s.data + b * s.stride_b + (t.code_t + token) / t.codes->group_tokens * s.stride_t +
+         (t.code_h + head) * s.stride_h;
+}
+
+// The row of a token of codes, and where its scales and zeros are.
+struct CodeRow {
+  const char *row, *scales, *zeros;
+};
+
+inline CodeRow code_row(const TokenRows& t, int64_t head, int64_t token, const char* row) {
+  const CodeRows& c = *t.codes;
+  CodeRow found = {row, nullptr, nullptr};
+  if (c.scales.data != nullptr) found.scales = row_of_scales(c.scales, t, head, token);
+  if (c.zeros.data != nullptr) found.zeros = row_of_scales(c.zeros, t, head, token);
+  return found;
+}
+
+// The values of codes [index, index + count), count <= 16, index a multiple of 16.
+inline Vec code_values(const TokenRows& t, const CodeRow& r, int64_t index, int count) {
+  const Vec codes = load_codes(t.element, r.row, index, count);
+  if (has_scales_inside(t.element)) {
+    const char* scale = r.row + row_bytes(t.element, index / 32 * 32);
+    return mul(set1(scale_at(Element::kF16, scale)), codes);
+  }
+  const CodeRows& c = *t.codes;
+  const Vec zeros = r.zeros != nullptr ? scales_at(c.zeros, c.group, r.zeros, index, count) : set1(c.zero);
+  return mul(scales_at(c.scales, c.group, r.scales, index, count), sub(codes, zeros));
+}
+
+// dst = the values of codes [column, column + width) of a token, zeros up to a whole vector.
+MHA_NOINLINE void widen_codes(const TokenRows& t, const CodeRow& r, int64_t column, int64_t width, float* dst) {
+  for (int64_t c = 0; c < width; c += kLanes) {
+    const int count = static_cast<int>(least(width - c, kLanes));
+    const Vec values = code_values(t, r, column + c, count);
+    if (count < kLanes) store(dst + c, zero());
+    store_first(dst + c, values, count);
+  }
+}
+
+// `count` elements of a token from number `column`, a multiple of 16, on, as floats; zeros beyond.
+MHA_NOINLINE Vec load_token(const TokenRows& t, int64_t head, int64_t token, const char* row, int64_t column,
+                            int count) {
+  if (!is_code(t.element)) return load_elements(t.element, row, column, count);
+  alignas(64) float values[kLanes];
+  widen_codes(t, code_row(t, head, token, row), column, count, values);
+  return load(values);
+}
+
+}  // namespace
+}  // namespace mha::MHA_TARGET_NS

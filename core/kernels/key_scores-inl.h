@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+// Scores of keys that are read where they are stored: a block of 16 keys of one head meets all query rows of the head.
+// Included by all-inl.h, once per target.
+//
+// A register holds kRegLanes keys, a lane for each; each row and lane is one chain over d. A step takes kWords words of
+// 32 bits of each key: they are transposed, and each word is split into its elements, which are widened. Per word of
+// AVX-512 that is 2 loads of 32 bytes (one a merge), 3 shuffles, the operations that widen, and a broadcast and a
+// multiply-add for each row and element.
+//
+// 16 rows that are read side by side are no pattern that a hardware prefetcher follows, so each step prefetches some
+// lines of the next rows into L1, and of later ones into L2.
+namespace mha::MHA_TARGET_NS {
+namespace {
+
+// Query rows are taken in tiles of 8, 4, 2 or 1; a tile may have rows of zeros at its end, whose scores are not stored.
+constexpr int64_t kScoreTile = 8;
+
+constexpr int64_t score_tile(int64_t rows) { return rows > 4 ? kScoreTile : rows > 2 ? 4 : rows; }
+
+// The rows of all tiles for so many rows.
+constexpr int64_t tiled_rows(int64_t rows) { return rows / kScoreTile * kScoreTile + score_tile(rows % kScoreTile); }
+
+// Registers of keys that a tile takes at once, so that enough chains are under way, and words that it transposes: as
+// many as there are registers for.
+constexpr int groups_at_once(int64_t rows) {
+  const int fit = (kVectorRegisters == 32 ? 16 : 8) / static_cast<int>(rows);
+  return fit < kRegs ? (fit > 0 ? fit : 1) : kRegs;
+}
+
+// dst[d][r] = src[r][d], r < tile, for d below `padded`; src has rows padded(head_dim) apart.
+inline void interleave_rows(const float* src, int64_t tile, int64_t head_dim, float* dst) {
+  const int64_t pitch = padded(head_dim);
+  if (tile == 1) {
+    memcpy(dst, src, static_cast<size_t>(pitch) * sizeof(float));
+    return;
+  }
+  for (int64_t d = 0; d < pitch; d += kRegLanes) {
+    for (int64_t r = 0; r < tile; r += 4) {
+      Reg quads[4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        const int64_t row = r + i < tile ? r + i : r;
+        quads[i] = Reg::load_unaligned(src + row * pitch + d);
+      }
+      transpose_quads(quads);  // register c: the four rows' columns d + c, d + 4 + c, ...
+      alignas(64) float columns[4][kRegLanes];
+#pragma GCC unroll 4
+      for (int c = 0; c < 4; ++c) quads[c].store_unaligned(columns[c]);
+      const size_t bytes = static_cast<size_t>(least(tile, 4)) * sizeof(float);
+      for (int i = 0; i < kRegLanes; ++i) memcpy(dst + (d + i) * tile + r, columns[i % 4] + i / 4 * 4, bytes);
+    }
+  }
+}
+
+// A head's queries, scaled, as score tiles read them: for each tile [padded(D)][rows of the tile]. Columns beyond D are
+// -0: a multiply-add with them leaves the bits of a sum as they are. `rows` [8][padded(D)] is scratch.
+inline void tile_queries(const AttentionRow* from, int64_t num_rows, Element element, int64_t head_dim, float scale,
+                         float* rows, float* dst) {
+  const int64_t pitch = padded(head_dim);
+  for (int64_t first = 0; first < num_rows; first += kScoreTile) {
+    const int64_t count = least(num_rows - first, kScoreTile), tile = score_tile(count);
+    for (int64_t r = 0; r < tile; ++r) {
+      float* row = rows + r * pitch;
+      if (head_dim < pitch) store(row + pitch - kLanes, set1(-0.0f));
+      if (r < count) {
+        scale_queries(from + first + r, 1, element, head_dim, scale, row);
+      } else {
+        memset(row, 0, static_cast<size_t>(head_dim) * sizeof(float));
+      }
+    }
+    interleave_rows(rows, tile, head_dim, dst);
+    dst += tile * pitch;
+  }
+}
+
+// 16 keys: rows 0 to 7 from `low` on, rows 8 to 15 from `high` on.
+struct KeyBlock {
+  const char *low, *high;
+  int64_t stride;  // bytes from key to key
+  // As many bytes as the block has, of later rows, to be prefetched into L1 and into L2. Null: none.
+  const char *near, *far;
+  float* scores;  // [rows][kScoreStride]
+  const float* queries;
+  int64_t rows, head_dim;
+};
+
+// The last elements of each key of a register, fewer than a step takes, followed by zeros: rows of kWords words.
+MHA_COLD void copy_last(const char* low, const char* high, int64_t stride, int64_t bytes, char* dst) {
+  memset(dst, 0, kWords * 4 * kRegLanes);
+  for (int r = 0; r < kRegLanes; ++r, dst += kWords * 4) {
+    const char* row = r < 8 ? low + r * stride : high + (r - 8) * stride;
+    memcpy(dst, row, static_cast<size_t>(bytes));
+  }
+}
+
+// The first `rows` rows of a tile's scores for kGroups registers of keys, from number first_group on.
+template <class E, int kRows, int kGroups>
+MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_group, int64_t rows, float* scores) {
+  constexpr int kStep = kWords * E::kPerWord;
+  constexpr int kLines = kGroups * kRegLanes * kWords * 4 / static_cast<int>(kLine);  // that a step reads
+  const char *low[kGroups], *high[kGroups];
+  alignas(64) char last[kGroups][kRegLanes * kWords * 4];
+  int64_t stride = k.stride;
+  const int64_t first_row = first_group * kRegLanes;
+#pragma GCC unroll 4
+  for (int g = 0; g < kGroups; ++g) {
+    const int64_t row = first_row + g * kRegLanes;
+    low[g] = row < 8 ? k.low + row * stride : k.high + (row - 8) * stride, high[g] = k.high;
+  }
+  const char* near = k.near != nullptr ? k.near + first_row * stride : nullptr;
+  const char* far = k.far != nullptr ? k.far + first_row * stride : nullptr;
+  Reg sums[kGroups][kRows];
+#pragma GCC unroll 4
+  for (int g = 0; g < kGroups; ++g) {
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) sums[g][r] = Reg(0.0f);
+  }
+  for (int64_t d = 0; d < k.head_dim; d += kStep, queries += kStep * kRows) {
+    if (__builtin_expect(d + kStep > k.head_dim, 0)) {
+#pragma GCC unroll 4
+      for (int g = 0; g < kGroups; ++g) {
+        copy_last(low[g], high[g], stride, (k.head_dim - d) * E::kBytes, last[g]);
+        low[g] = last[g], high[g] = last[g] + (kRegLanes > 8 ? 8 * kWords * 4 : 0);
+      }
+      stride = kWords * 4;
+    }
+    if (near != nullptr) {
+#pragma GCC unroll 8
+      for (int line = 0; line < kLines; ++line) prefetch(near + line * kLine);
+      near += kLines * kLine;
+    }
+    if (far != nullptr) {
+#pragma GCC unroll 8
+      for (int line = 0; line < kLines; ++line) prefetch_to_l2(far + line * kLine);
+      far += kLines * kLine;
+    }
+#pragma GCC unroll 4
+    for (int g = 0; g < kGroups; ++g) {
+      Reg words[kWords];
+      transpose_words(low[g], high[g], stride, words);
+#pragma GCC unroll 8
+      for (int c = 0; c < kWords; ++c) {
+        Reg parts[E::kPerWord];
+        E::split(words[c], parts);
+#pragma GCC unroll 4
+        for (int s = 0; s < E::kPerWord; ++s) {
+#pragma GCC unroll 8
+          for (int r = 0; r < kRows; ++r) {
+            sums[g][r] = fma(Reg(queries[(c * E::kPerWord + s) * kRows + r]), parts[s], sums[g][r]);
+          }
+        }
+      }
+      low[g] += kWords * 4, high[g] += kWords * 4;
+    }
+  }
+#pragma GCC unroll 4
+  for (int g = 0; g < kGroups; ++g) {
+    float* at = scores + first_row + g * kRegLanes;
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      if (r < rows) sums[g][r].store_unaligned(at + r * kScoreStride);
+    }
+  }
+}
+
+// A tile of rows over the block.
+template <class E, int kRows>
+MHA_NOINLINE void tile_scores(const KeyBlock& k, const float* queries, int64_t rows, float* scores) {
+  constexpr int kGroups = groups_at_once(kRows);
+  for (int g = 0; g < kRegs; g += kGroups) group_scores<E, kRows, kGroups>(k, queries, g, rows, scores);
+}
+
+// The scores of all rows of the head. (The block is not copied: wide loads of what was just stored in parts would wait
+// until everything before them is done, and no read of the next block would begin meanwhile.)
+template <class E>
+MHA_NOINLINE void key_scores(const KeyBlock& k) {
+  const float* queries = k.queries;
+  float* scores = k.scores;
+  for (int64_t left = k.rows; left > 0;) {
+    const int64_t rows = least(left, kScoreTile), tile = score_tile(rows);
+    switch (tile) {
+      case 1:
+        tile_scores<E, 1>(k, queries, rows, scores);
+        break;
+      case 2:
+        tile_scores<E, 2>(k, queries, rows, scores);
+        break;
+      case 4:
+        tile_scores<E, 4>(k, queries, rows, scores);
+        break;
+      default:
+        tile_scores<E, kScoreTile>(k, queries, rows, scores);
+    }
+    queries += tile * padded(k.head_dim), left -= rows, scores += rows * kScoreStride;
+  }
+}
+
+}  // namespace
+}  // namespace mha::MHA_TARGET_NS

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// Refusals of keys and values that are codes: their layout, their scales and zeros.
+#include "tests/support/watched_call.h"
+
+using namespace mha::test;
+
+namespace {
+
+/// Makes the keys codes, with a scale for the whole tensor; the view has room for them.
+void use_codes(WatchedCall& call, mha_dtype dtype) {
+  call.quant.scales = call.floats.data();
+  call.args.key.data = call.open.data(), call.args.key.dtype = dtype, call.args.key.quant = &call.quant;
+}
+
+#define MISTAKE(...)           \
+  [](WatchedCall& call) {      \
+    use_codes(call, MHA_I8);   \
+    mha_quant& q = call.quant; \
+    (void)q;                   \
+    __VA_ARGS__;               \
+  }
+
+const AttentionMistake kMistakes[] = {
+    {MHA_ERR_NULL, {"key.quant is NULL, but key.dtype is MHA_I8"}, MISTAKE(call.args.key.quant = nullptr)},
+    {MHA_ERR_NULL, {"value.quant is NULL, but value.dtype is MHA_U4"}, MISTAKE(call.args.value.dtype = MHA_U4)},
+    {MHA_ERR_NULL, {"key.quant.scales is NULL"}, MISTAKE(q.scales = nullptr), By::kTheCallAlone},
+    {MHA_ERR_NULL, {"key.data is NULL"}, MISTAKE(call.args.key.data = nullptr), By::kTheCallAlone},
+    {MHA_ERR_ARGUMENT, {"key.reserved is not 0"}, MISTAKE(call.args.key.reserved = 1)},
+    {MHA_ERR_ARGUMENT, {"key.quant.reserved_int is not 0", "newer mha"}, MISTAKE(q.reserved_int = 1)},
+    {MHA_ERR_ARGUMENT, {"key.quant.reserved[1] is not 0", "newer mha"}, MISTAKE(q.reserved[1] = 1)},
+    {MHA_ERR_UNSUPPORTED, {"key.quant.group_index is given"}, MISTAKE(q.group_index = call.table.data() + 1)},
+    {MHA_ERR_UNSUPPORTED, {"key.quant.hadamard is 1"}, MISTAKE(q.hadamard = 1)},
+    {MHA_ERR_ARGUMENT, {"key.quant.group is -1: must be >= 0"}, MISTAKE(q.group = -1)},
+    {MHA_ERR_ARGUMENT, {"key.quant.group_tokens is -2: must be >= 0"}, MISTAKE(q.group_tokens = -2)},
+    {MHA_ERR_ARGUMENT, {"key.quant.stride_b is -3: must be >= 0"}, MISTAKE(q.stride_b = -3)},
+    {MHA_ERR_ARGUMENT, {"key.quant.stride_t is -4: must be >= 0"}, MISTAKE(q.stride_t = -4)},
+    {MHA_ERR_ARGUMENT, {"key.quant.stride_h is -5: must be >= 0"}, MISTAKE(q.stride_h = -5)},
+    {MHA_ERR_ARGUMENT, {"key.quant.stride_d is -6: must be >= 0"}, MISTAKE(q.stride_d = -6)},
+    {MHA_ERR_ARGUMENT, {"key.quant.stride_d is 1, but group is 0"}, MISTAKE(q.stride_d = 1)},
+    {MHA_ERR_ARGUMENT, {"key.quant.zero_dtype is MHA_F16, but zeros is NULL"}, MISTAKE(q.zero_dtype = MHA_F16)},
+    {MHA_ERR_UNSUPPORTED,
+     {"key.quant.zero_dtype is 6: must be"},
+     MISTAKE(q.zeros = call.open.data(); q.zero_dtype = MHA_U4)},
+    {MHA_ERR_ARGUMENT,
+     {"key.quant.zero_dtype is 77: must be"},
+     MISTAKE(q.zeros = call.open.data(); q.zero_dtype = no_value<mha_dtype>(77))},
+    {MHA_ERR_ARGUMENT, {"key.quant.scale_dtype is 3: must be MHA_F32"}, MISTAKE(q.scale_dtype = MHA_I8)},
+    {MHA_ERR_ARGUMENT, {"key.quant.scale_dtype is 78: must be"}, MISTAKE(q.scale_dtype = no_value<mha_dtype>(78))},
+    {MHA_ERR_OVERFLOW, {"key.quant.scales with strides", "beyond 2^63"}, MISTAKE(q.stride_t = int64_t{1} << 62)},
+    {MHA_ERR_ARGUMENT,
+     {"key.quant.scales is at 0x", "aligned to 4 bytes"},
+     MISTAKE(q.scales = call.odd()),
+     By::kTheCallAlone},
+    {MHA_ERR_ARGUMENT,
+     {"key.quant.zeros is at 0x", "aligned to 2 bytes"},
+     MISTAKE(q.zeros = call.odd(); q.zero_dtype = MHA_F16),
+     By::kTheCallAlone},
+    {MHA_ERR_STRIDE,
+     {"key.stride_h is 9: must be a multiple of 2", "MHA_I4"},
+     MISTAKE(call.args.key.dtype = MHA_I4; call.args.key.stride_b = 200; call.args.key.stride_t = 40;
+             call.args.key.stride_h = 9)},
+    {MHA_ERR_SHAPE,
+     {"key.dtype is MHA_Q8_0, but its rows have 8 elements: must be a multiple of 32"},
+     MISTAKE(call.args.key.dtype = MHA_Q8_0; call.args.key.quant = nullptr)},
+    {MHA_ERR_ARGUMENT,
+     {"key.quant is given, but MHA_Q4_0 has its scales inside"},
+     MISTAKE(call.args.key.dtype = MHA_Q4_0; call.args.head_dim = 32)},
+    {MHA_ERR_STRIDE, {"key.stride_t is -7: must be >= 0"}, MISTAKE(call.args.key.stride_t = -7)},
+};
+
+}  // namespace
+
+TEST_CASE("status: codes that a call refuses", "[status][codes]") { check_mistakes(kMistakes); }

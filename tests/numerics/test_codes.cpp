@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+// The widening law of codes: attention over keys and values that are integers with scales has the bits of the call over
+// the floats that they stand for.
+#include "tests/support/codes.h"
+#include "tests/support/random_typed.h"
+#include "tests/support/shapes.h"
+
+using namespace mha::test;
+
+namespace {
+
+/// A random call whose keys or values are codes, and the same over floats.
+struct CodeCall {
+  explicit CodeCall(Random& random) : call(random) {
+    const AttentionShape& s = call.shape;
+    key = draw_codes_for(random, call.ragged() ? Extent{1, s.Tk, s.Hkv, s.D} : s.key());
+    value = draw_codes_for(random, call.ragged() ? Extent{1, s.Tk, s.Hkv, s.Dv} : s.value());
+    if (key) call.stored.key = key->view(), call.wide.key = key->wide_view();
+    if (value) call.stored.value = value->view(), call.wide.value = value->wide_view();
+  }
+  std::string describe() const {
+    return call.describe() + ", key " + (key ? key->describe() : "as is") + ", value " +
+           (value ? value->describe() : "as is");
+  }
+
+  TypedCall call;
+  std::unique_ptr<CodeTensor> key, value;
+};
+
+/// Views whose strides are all 0 are dense; packed items have no stride_b.
+TypedResult run(const mha_context* context, const CodeCall& c, const AttentionCall& args, Typed output) {
+  return run_typed(context, args, std::move(output), c.call.longest_key);
+}
+
+}  // namespace
+
+TEST_CASE("codes: attention over any codes is the call over what they stand for", "[codes][properties][bits]") {
+  int64_t keys = 0, values = 0, both = 0, in_place = 0, packed = 0, weights = 0, ragged = 0;
+  for (uint64_t seed = 530000; seed < 530300; ++seed) {
+    Random random(seed);
+    CodeCall c(random);
+    INFO("seed " << seed << ": " << c.describe());
+    keys += c.key != nullptr, values += c.value != nullptr, both += c.key && c.value;
+    in_place += c.call.shape.Tq * c.call.shape.H / c.call.shape.Hkv <= 16, packed += c.call.shape.Tq > 16;
+    weights += c.call.wide.results.weights_mode > MHA_WEIGHTS_PER_HEAD, ragged += c.call.ragged();
+    for (const std::string& target : supported_targets()) {
+      const TypedResult want = run(shared_context(target, 1), c, c.call.wide, c.call.wide_output());
+      for (const int64_t threads : {int64_t{1}, one_of<int64_t>(random, {2, 3, 5})}) {
+        INFO(target << ", " << threads << " threads");
+        check_widened("codes", run(shared_context(target, threads), c, c.call.stored, c.call.output()), want);
+      }
+    }
+  }
+  for (const int64_t cases : {keys, values, both, in_place, packed, weights, ragged}) CHECK(cases > 20);
+}
+
+TEST_CASE("codes: the reference reads them as they are defined", "[codes][reference]") {
+  int64_t cases = 0;
+  for (uint64_t seed = 531000; seed < 531080; ++seed) {
+    Random random(seed);
+    CodeCall c(random);
+    if (c.call.ragged() || c.call.wide.results.weights_mode == MHA_WEIGHTS_KEY_SUMS) continue;
+    INFO("seed " << seed << ": " << c.describe());
+    const AttentionReference want = reference_attention(c.call.wide), got = reference_attention(c.call.stored);
+    for (const auto part : {&AttentionReference::output, &AttentionReference::weights}) {
+      REQUIRE((want.*part).size() == (got.*part).size());
+      CHECK(std::equal((want.*part).begin(), (want.*part).end(), (got.*part).begin(),
+                       [](double x, double y) { return x == y || (std::isnan(x) && std::isnan(y)); }));
+    }
+    cases += c.key && c.value && !want.output.empty();
+  }
+  CHECK(cases > 10);
+}
+
+TEST_CASE("codes: every type alone, few rows and many, one head and several", "[codes][bits]") {
+  for (const CodeType& type : kCodeTypes) {
+    for (const AttentionShape& s :
+         {AttentionShape{1, 4, 1, 1, 300, 128, 128}, AttentionShape{2, 8, 2, 1, 700, 64, 64},
+          AttentionShape{1, 2, 2, 1, 513, 32, 96}, AttentionShape{1, 3, 1, 40, 290, 64, 32}}) {
+      for (uint64_t seed = 532000; seed < 532006; ++seed) {
+        Random random(seed);
+        const AttentionProblem p(s, MaskKind::kNone, seed);
+        const CodeTensor key(random, type, s.key()), value(random, type, s.value());
+        AttentionCall stored = p.args(), wide = stored;
+        stored.key = key.view(), stored.value = value.view();
+        wide.key = key.wide_view(), wide.value = value.wide_view();
+        INFO(describe(s) << " key " << key.describe() << ", value " << value.describe());
+        const Extent e = s.output();
+        for_each_target([&](const std::string& target, const mha_context* context) {
+          INFO(target);
+          const TypedResult want = run_typed(context, wide, Typed(MHA_F32, e, dense_bthd(e)), s.Tk);
+          check_widened("codes", run_typed(context, stored, Typed(MHA_F32, e, dense_bthd(e)), s.Tk), want);
+        });
+      }
+    }
+  }
+}
+
+TEST_CASE("codes: in the caller's pages", "[codes][pages][bits]") {
+  for (uint64_t seed = 533000; seed < 533040; ++seed) {
+    Random random(seed);
+    const int64_t page_size = one_of<int64_t>(random, {1, 5, 8, 16, 64}), Tk = between(random, 1, 400);
+    const int64_t width = one_of<int64_t>(random, {32, 64, 20}), entries = (Tk + page_size - 1) / page_size;
+    const AttentionShape s = {2, 4, 2, between(random, 1, 12), Tk, width, width};
+    const int64_t num_pages = entries + 3;
+    const Extent pages_of = {num_pages, page_size, s.Hkv, width};
+    const AttentionProblem p(s, MaskKind::kNone, seed);
+    const CodeTensor key(random, CodeTensor::draw_type(random, width), pages_of);
+    const CodeTensor value(random, CodeTensor::draw_type(random, width), pages_of);
+    std::vector<int32_t> table;
+    for (int64_t n = 0; n < s.B * entries; ++n) table.push_back(static_cast<int32_t>(random.below(num_pages)));
+    const std::vector<int64_t> lengths = {Tk, random.below(Tk + 1)};
+    mha_pages pages = {};
+    pages.table = table.data(), pages.page_size = page_size, pages.num_pages = num_pages;
+    AttentionCall stored = p.args();
+    stored.pages = &pages, stored.items.key_lengths = lengths.data();
+    AttentionCall wide = stored;
+    stored.key = key.view(), stored.value = value.view();
+    wide.key = key.wide_view(), wide.value = value.wide_view();
+    INFO("seed " << seed << " " << describe(s) << " pages of " << page_size << ", key " << key.describe() << ", value "
+                 << value.describe());
+    const Extent e = s.output();
+    for_each_target([&](const std::string& target, const mha_context* context) {
+      INFO(target);
+      const TypedResult want = run_typed(context, wide, Typed(MHA_F32, e, dense_bthd(e)), s.Tk);
+      check_widened("codes", run_typed(context, stored, Typed(MHA_F32, e, dense_bthd(e)), s.Tk), want);
+    });
+  }
+}
