@@ -28,7 +28,7 @@ const AttentionMistake kMistakes[] = {
     {MHA_ERR_ARGUMENT, {"key.reserved is not 0"}, MISTAKE(call.args.key.reserved = 1)},
     {MHA_ERR_ARGUMENT, {"key.quant.reserved_int is not 0", "newer mha"}, MISTAKE(q.reserved_int = 1)},
     {MHA_ERR_ARGUMENT, {"key.quant.reserved[1] is not 0", "newer mha"}, MISTAKE(q.reserved[1] = 1)},
-    {MHA_ERR_UNSUPPORTED, {"key.quant.group_index is given"}, MISTAKE(q.group_index = call.table.data() + 1)},
+    {MHA_ERR_UNSUPPORTED, {"key.quant.group_index is given"}, MISTAKE(call.table = {0}; q.group_index = call.table.data())},
     {MHA_ERR_UNSUPPORTED, {"key.quant.hadamard is 1"}, MISTAKE(q.hadamard = 1)},
     {MHA_ERR_ARGUMENT, {"key.quant.group is -1: must be >= 0"}, MISTAKE(q.group = -1)},
     {MHA_ERR_ARGUMENT, {"key.quant.group_tokens is -2: must be >= 0"}, MISTAKE(q.group_tokens = -2)},

@@ -41,6 +41,22 @@ run_ctest() {
   grep 'tests passed' "$out/$name/ctest.txt"
 }
 
+# run_files <tags> <command>...: the test files but test_cli and test_cli_run, which start the command as a process of its
+# own, and without the tests that <tags> leave out. <command> is the test program, or what runs it. Files go in groups, as
+# many at once as there are CPUs. The last line says how many cases passed.
+run_files() {
+  local tags=$1 groups=$((12 * jobs)) group n spec
+  local -a files
+  shift
+  mapfile -t files < <(cd "$root/tests" && basename -s .cpp */test_*.cpp | grep -vxE 'test_cli|test_cli_run')
+  for ((group = 0; group < groups; ++group)); do
+    spec=
+    for ((n = group; n < ${#files[@]}; n += groups)); do spec+="${spec:+,}[#${files[n]}]$tags"; done
+    [ -z "$spec" ] || echo "$spec"
+  done | xargs -P "$jobs" -d '\n' -n 1 "$@" --filenames-as-tags | tee "$out/files.txt"
+  awk '/^All tests passed/ { cases += $7 } END { print cases, "test cases passed" }' "$out/files.txt"
+}
+
 # The plain build that the steps which only look at files share.
 release_build() {
   make_build release

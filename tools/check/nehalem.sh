@@ -14,14 +14,5 @@ picked() {
 [ "$(picked Haswell 2>/dev/null)" = avx2 ] || fail "Haswell does not pick avx2"
 qemu-x86_64 -cpu Haswell "$mha" verify --quick
 qemu-x86_64 -cpu Nehalem "$mha" verify --quick
-# test_cli and test_cli_run start the command as a process of its own, which the emulator would not follow. The other files
-# go in groups, as many at once as there are CPUs; their random problems by the hundred show nothing more of the CPU.
-mapfile -t files < <(cd "$root/tests" && basename -s .cpp */test_*.cpp | grep -vxE 'test_cli|test_cli_run')
-groups=$((4 * jobs))
-for ((group = 0; group < groups; ++group)); do
-  spec=
-  for ((n = group; n < ${#files[@]}; n += groups)); do spec+="${spec:+,}[#${files[n]}]~[not_emulated]~[properties]"; done
-  echo "$spec"
-done | xargs -P "$jobs" -d '\n' -n 1 qemu-x86_64 -cpu Nehalem "$out/release/tests/mha_tests" --filenames-as-tags |
-  tee "$out/nehalem.txt"
-awk '/^All tests passed/ { cases += $7 } END { print cases, "test cases passed" }' "$out/nehalem.txt"
+# Random problems by the hundred show nothing more of the CPU.
+run_files '~[not_emulated]~[properties]' qemu-x86_64 -cpu Nehalem "$out/release/tests/mha_tests"
