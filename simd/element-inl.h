@@ -246,6 +246,7 @@ MHA_INLINE void split_f16(Reg words, Reg parts[2]) {
 
 // The element types of elements.def. kPerWord elements share 32 bits; split() gives them one by one, each for all lanes.
 struct F32 {
+  static constexpr bool kIsCode = false;
   static constexpr int kPerWord = 1;
   static MHA_INLINE void split(Reg words, Reg parts[1]) { parts[0] = words; }
   static constexpr int64_t kBytes = 4;
@@ -260,6 +261,7 @@ struct F32 {
 };
 
 struct F16 {
+  static constexpr bool kIsCode = false;
   static constexpr int kPerWord = 2;
   static MHA_INLINE void split(Reg words, Reg parts[2]) { split_f16(words, parts); }
   static constexpr int64_t kBytes = 2;
@@ -272,6 +274,7 @@ struct F16 {
 };
 
 struct Bf16 {
+  static constexpr bool kIsCode = false;
   static constexpr int kPerWord = 2;
   static MHA_INLINE void split(Reg words, Reg parts[2]) { split_bf16(words, parts); }
   static constexpr int64_t kBytes = 2;

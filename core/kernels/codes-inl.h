@@ -134,6 +134,61 @@ MHA_NOINLINE Vec load_codes(Element element, const char* row, int64_t index, int
   __builtin_unreachable();
 }
 
+// Codes of 8 bits as decoding reads them in place: the four of each 32 bits of a register, as floats. Unsigned ones have
+// their upper bit flipped before, which takes 128 from them: their zero, where none is given.
+#if defined(MHA_ISA_AVX512)
+MHA_INLINE Reg flip_codes(Reg words, uint32_t bits) {
+  return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(words), _mm512_set1_epi32(static_cast<int>(bits))));
+}
+template <int kLeft>
+MHA_INLINE Reg signed_byte(Reg words) {
+  return _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(_mm512_castps_si512(words), kLeft), 24));
+}
+#elif defined(MHA_ISA_AVX2)
+MHA_INLINE Reg flip_codes(Reg words, uint32_t bits) {
+  return _mm256_castsi256_ps(_mm256_xor_si256(_mm256_castps_si256(words), _mm256_set1_epi32(static_cast<int>(bits))));
+}
+template <int kLeft>
+MHA_INLINE Reg signed_byte(Reg words) {
+  return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(_mm256_castps_si256(words), kLeft), 24));
+}
+#elif defined(MHA_ISA_SSE2)
+MHA_INLINE Reg flip_codes(Reg words, uint32_t bits) {
+  return _mm_castsi128_ps(_mm_xor_si128(_mm_castps_si128(words), _mm_set1_epi32(static_cast<int>(bits))));
+}
+template <int kLeft>
+MHA_INLINE Reg signed_byte(Reg words) {
+  return _mm_cvtepi32_ps(_mm_srai_epi32(_mm_slli_epi32(_mm_castps_si128(words), kLeft), 24));
+}
+#elif defined(MHA_ISA_NEON)
+MHA_INLINE Reg flip_codes(Reg words, uint32_t bits) {
+  return vreinterpretq_f32_u32(veorq_u32(vreinterpretq_u32_f32(words), vdupq_n_u32(bits)));
+}
+template <int kLeft>
+MHA_INLINE Reg signed_byte(Reg words) {
+  return vcvtq_f32_s32(vshrq_n_s32(vshlq_n_s32(vreinterpretq_s32_f32(words), kLeft), 24));
+}
+#endif
+
+struct Codes8 {
+  static constexpr bool kIsCode = true;
+  static constexpr int64_t kBytes = 1;
+  static constexpr int kPerWord = 4;
+  static MHA_INLINE void split(Reg words, Reg parts[4]) {
+    parts[0] = signed_byte<24>(words), parts[1] = signed_byte<16>(words);
+    parts[2] = signed_byte<8>(words), parts[3] = signed_byte<0>(words);
+  }
+  static MHA_INLINE Vec load(const char* p, uint32_t flip) {
+#if defined(MHA_ISA_X86)
+    return signed_floats(_mm_xor_si128(load_bytes(p), _mm_set1_epi32(static_cast<int>(flip))));
+#else
+    return signed_floats(veorq_u8(load_bytes(p), vreinterpretq_u8_u32(vdupq_n_u32(flip))));
+#endif
+  }
+};
+
+constexpr uint32_t flip_of(Element element) { return element == Element::kU8 ? 0x80808080u : 0; }
+
 // A scale or a zero as float.
 inline float scale_at(Element element, const char* p) {
   if (element == Element::kI8) return *reinterpret_cast<const int8_t*>(p);
@@ -191,6 +246,23 @@ MHA_NOINLINE void widen_codes(const TokenRows& t, const CodeRow& r, int64_t colu
     if (count < kLanes) store(dst + c, zero());
     store_first(dst + c, values, count);
   }
+}
+
+// Whether these are codes of 8 bits with one scale for each token's row and no zeros.
+inline bool has_row_scales(const TokenRows& t, int64_t width) {
+  return (t.element == Element::kI8 || t.element == Element::kU8) && t.codes->zeros.data == nullptr &&
+         t.codes->group >= width && t.codes->group_tokens == 1;
+}
+
+// Their scales, of `count` tokens (1 to 16) of one page.
+MHA_NOINLINE void load_row_scales(const TokenRows& t, int64_t head, int64_t token, int count, float* scales) {
+  const CodeScales& s = t.codes->scales;
+  const char* first = row_of_scales(s, t, head, token);
+  if (s.stride_t == bytes_of(s.element)) {
+    store(scales, load_elements(s.element, first, 0, count));
+    return;
+  }
+  for (int j = 0; j < count; ++j) scales[j] = scale_at(s.element, first + j * s.stride_t);
 }
 
 // `count` elements of a token from number `column`, a multiple of 16, on, as floats; zeros beyond.

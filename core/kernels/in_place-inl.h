@@ -45,11 +45,15 @@ inline InPlaceScratch split_in_place_scratch(float* p, int64_t rows, int64_t hea
 
 // Elements that are read in place; others are widened to floats first. Without FMA (SSE2) widening takes most of the
 // time either way.
-constexpr bool reads_in_place(Element element) { return element == Element::kF32 || (kHasFma && !is_code(element)); }
+inline bool reads_in_place(const TokenRows& t, int64_t width) {
+  if (t.element == Element::kF32) return true;
+  return kHasFma && (!is_code(t.element) || has_row_scales(t, width));
+}
 
 template <class Take>
 MHA_INLINE void with_in_place_element(Element element, Take take) {
   if constexpr (kHasFma) {
+    if (is_code(element)) return take(Codes8());
     with_element(element, take);
   } else {
     take(F32());
@@ -77,6 +81,16 @@ struct InPlaceValueTile {
   // Bytes from a row to the ones to prefetch into L1 and into L2: rows of later tokens, or of later heads. 0: repeats the
   // line that is read anyway.
   int64_t near, far;
+  const float* scales;  // of the keys, where the values are codes
+  uint32_t flip;        // of each word of codes
+
+  MHA_INLINE Vec load(const char* p, int64_t key) const {
+    if constexpr (E::kIsCode) {
+      return mul(E::load(p, flip), set1(scales[key]));
+    } else {
+      return E::load(p);
+    }
+  }
 
   template <int kRows, int kPanels>
   MHA_INLINE void run(int64_t row, int64_t column) const {
@@ -97,7 +111,7 @@ struct InPlaceValueTile {
       for (int line = 0; line < kLines; ++line) prefetch_to_l2(b + line * kLine + far);
       Vec column_values[kPanels];
 #pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) column_values[p] = E::load(b + p * kLanes * E::kBytes);
+      for (int p = 0; p < kPanels; ++p) column_values[p] = load(b + p * kLanes * E::kBytes, j);
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
         const Vec x = set1(a[r * kScoreStride + j]);
@@ -242,6 +256,9 @@ struct InPlaceBlocks {
     return token < a.key_end ? run_at(a.value, head, token, 1).row : row;
   }
 
+  // Codes are taken in whole steps: 0 times a scale of infinity beyond the last column would be NaN.
+  bool whole_steps() const { return !is_code(a.key.element) || a.head_dim % (kWords * Codes8::kPerWord) == 0; }
+
   // 16 keys in one page are read in place. Other blocks are copied, and widened, first.
   void score(int64_t head, int64_t block) const {
     const int64_t token = chunk_begin + block * kLanes;
@@ -250,11 +267,16 @@ struct InPlaceBlocks {
     k.near = k.far = nullptr;
     k.head_dim = a.head_dim, k.queries = queries_of(head), k.rows = rows_per_head;
     k.scores = scratch.scores + head * rows_per_head * kScoreStride + block * kLanes;
-    if (keys_of(block) == kLanes && run.count >= kLanes && reads_in_place(a.key.element)) {
+    alignas(64) float scales[kLanes];
+    if (keys_of(block) == kLanes && run.count >= kLanes && reads_in_place(a.key, a.head_dim) && whole_steps()) {
       k.low = run.row, k.high = run.row + 8 * run.stride, k.stride = run.stride;
       if (run.stride == row_bytes(a.key.element, a.head_dim)) {
         k.near = rows_ahead(a.key, a.next_key, head, token, run, kNearTokens);
         k.far = rows_ahead(a.key, a.next_key, head, token, run, far_keys);
+      }
+      if (is_code(a.key.element)) {
+        load_row_scales(a.key, head, token, kLanes, scales);
+        k.scales = scales, k.flip = flip_of(a.key.element);
       }
       with_in_place_element(a.key.element, [&](auto e) MHA_ALWAYS_INLINE { key_scores<decltype(e)>(k); });
       return;
@@ -267,7 +289,7 @@ struct InPlaceBlocks {
 
   // Values are read in place up to the last whole vector of columns; the rest is copied.
   void add_values(int64_t head, int64_t block) const {
-    const int64_t whole = reads_in_place(a.value.element) ? a.value_head_dim / kLanes * kLanes : 0;
+    const int64_t whole = reads_in_place(a.value, a.value_head_dim) ? a.value_head_dim / kLanes * kLanes : 0;
     if (whole > 0) {
       with_in_place_element(a.value.element,
                             [&](auto e) MHA_ALWAYS_INLINE { add_in_place<decltype(e)>(head, block, whole); });
@@ -309,8 +331,13 @@ struct InPlaceBlocks {
     }
     if (near != nullptr) tile.near = near - values.row;
     if (far != nullptr) tile.far = far - values.row;
-    for_each_run(a.value, head, token, keys_of(block), [&](const TokenRun& run, int64_t) MHA_ALWAYS_INLINE {
+    alignas(64) float scales[kLanes];
+    for_each_run(a.value, head, token, keys_of(block), [&](const TokenRun& run, int64_t done) MHA_ALWAYS_INLINE {
       tile.values = run.row, tile.value_stride = run.stride, tile.keys = run.count;
+      if constexpr (E::kIsCode) {
+        load_row_scales(a.value, head, token + done, static_cast<int>(run.count), scales);
+        tile.scales = scales, tile.flip = flip_of(a.value.element);
+      }
       add_values_of(tile, rows_per_head, whole);
       tile.probabilities += run.count, tile.first = false;
     });

@@ -82,6 +82,8 @@ struct KeyBlock {
   float* scores;  // [rows][kScoreStride]
   const float* queries;
   int64_t rows, head_dim;
+  const float* scales;  // of the 16 keys, where they are codes
+  uint32_t flip;        // of each word of codes
 };
 
 // The last elements of each key of a register, fewer than a step takes, followed by zeros: rows of kWords words.
@@ -136,14 +138,17 @@ MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_
     }
 #pragma GCC unroll 4
     for (int g = 0; g < kGroups; ++g) {
-      Reg words[kWords];
+      Reg words[kWords], scale(0.0f);
       transpose_words(low[g], high[g], stride, words);
+      if constexpr (E::kIsCode) scale = Reg::load_unaligned(k.scales + first_row + g * kRegLanes);
 #pragma GCC unroll 8
       for (int c = 0; c < kWords; ++c) {
         Reg parts[E::kPerWord];
+        if constexpr (E::kIsCode) words[c] = flip_codes(words[c], k.flip);
         E::split(words[c], parts);
 #pragma GCC unroll 4
         for (int s = 0; s < E::kPerWord; ++s) {
+          if constexpr (E::kIsCode) parts[s] = parts[s] * scale;
 #pragma GCC unroll 8
           for (int r = 0; r < kRows; ++r) {
             sums[g][r] = fma(Reg(queries[(c * E::kPerWord + s) * kRows + r]), parts[s], sums[g][r]);
