@@ -6,6 +6,7 @@
 #include "core/call/validate.h"
 #include "core/run/attention.h"
 #include "simd/float_mode.h"
+#include "tests/support/codes.h"
 #include "tests/support/guard.h"
 #include "tests/support/random_typed.h"
 
@@ -229,6 +230,13 @@ TEST_CASE("workspace: canaries behind the scratch of many rows that read keys in
         const Typed output(dtype, s.output(), dense_bthd(s.output()));
         for (const std::string& target : supported_targets()) check_apart(target, args, output, s.Tk);
       }
+      Random random(425001);
+      const CodeTensor key(random, kCodeTypes[2], s.key()), value(random, kCodeTypes[2], s.value());  // widened first
+      AttentionCall args = p.args();
+      args.key = key.view(), args.value = value.view();
+      INFO(describe(s) << " " << key.describe());
+      const Typed output(MHA_F32, s.output(), dense_bthd(s.output()));
+      for (const std::string& target : supported_targets()) check_apart(target, args, output, s.Tk);
     }
   }
 }
