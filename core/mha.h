@@ -198,7 +198,8 @@ typedef enum mha_dtype {
   MHA_BF16 = 2,  /* the upper half of a float */
   MHA_I8 = 3,    /* codes, see mha_quant: -128 .. 127 */
   MHA_U8 = 4,    /* codes: 0 .. 255 */
-  MHA_I4 = 5,    /* codes -8 .. 7 stored as 0 .. 15, two in a byte, lower nibble first; rows begin at a byte */
+  MHA_I4 = 5,    /* codes -8 .. 7 stored as 0 .. 15, two in a byte, lower nibble first; rows begin at a byte, so
+                    strides are even */
   MHA_U4 = 6,    /* codes 0 .. 15, stored in the same way */
   MHA_Q8_0 = 16, /* ggml's blocks of 32 codes with their f16 scale inside, aligned to 2 bytes; strides are multiples of
                     32 elements */

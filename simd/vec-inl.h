@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The vector type of the kernels: 16 floats on every target, as one, two or four registers of xsimd::batch. The only
-// file that knows xsimd and its versions (8.1 to 14.x); it, functions-inl.h and element-inl.h branch on the instruction set. Compiled
-// once per target, see targets/.
+// file that knows xsimd and its versions (8.1 to 14.x). It, functions-inl.h, element-inl.h and bytes-inl.h branch on the
+// instruction set. Compiled once per target, see targets/.
 //
 // A fixed width of 16 is what makes results equal on every target: a reduction over the 16 lanes has one fixed tree,
 // and a packed panel (16 columns wide) is the same bytes everywhere.

@@ -14,6 +14,8 @@
 
 #include "simd/element-inl.h"
 
+#include "simd/bytes-inl.h"
+
 #include "simd/doubles-inl.h"
 
 #include "core/kernels/tile-inl.h"

@@ -5,72 +5,6 @@
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// 16 bytes as floats: signed, unsigned.
-#if defined(MHA_ISA_X86)
-using Bytes16 = __m128i;
-MHA_INLINE Bytes16 load_bytes(const char* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
-// The nibbles of 8 bytes, a lower one before the upper one of its byte.
-MHA_INLINE Bytes16 load_nibbles(const char* p) {
-  const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)), low = _mm_set1_epi8(15);
-  return _mm_unpacklo_epi8(_mm_and_si128(bytes, low), _mm_and_si128(_mm_srli_epi16(bytes, 4), low));
-}
-MHA_INLINE Bytes16 lower_nibbles(Bytes16 bytes) { return _mm_and_si128(bytes, _mm_set1_epi8(15)); }
-MHA_INLINE Bytes16 upper_nibbles(Bytes16 bytes) { return lower_nibbles(_mm_srli_epi16(bytes, 4)); }
-#else
-using Bytes16 = uint8x16_t;
-MHA_INLINE Bytes16 load_bytes(const char* p) { return vld1q_u8(reinterpret_cast<const uint8_t*>(p)); }
-MHA_INLINE Bytes16 load_nibbles(const char* p) {
-  const uint8x8_t bytes = vld1_u8(reinterpret_cast<const uint8_t*>(p));
-  const uint8x8x2_t pairs = vzip_u8(vand_u8(bytes, vdup_n_u8(15)), vshr_n_u8(bytes, 4));
-  return vcombine_u8(pairs.val[0], pairs.val[1]);
-}
-MHA_INLINE Bytes16 lower_nibbles(Bytes16 bytes) { return vandq_u8(bytes, vdupq_n_u8(15)); }
-MHA_INLINE Bytes16 upper_nibbles(Bytes16 bytes) { return vshrq_n_u8(bytes, 4); }
-#endif
-
-#if defined(MHA_ISA_AVX512)
-MHA_INLINE Vec signed_floats(Bytes16 b) { return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(b))}; }
-MHA_INLINE Vec unsigned_floats(Bytes16 b) { return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(b))}; }
-#elif defined(MHA_ISA_AVX2)
-MHA_INLINE Vec signed_floats(Bytes16 b) {
-  return {{_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b)),
-           _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_unpackhi_epi64(b, b)))}};
-}
-MHA_INLINE Vec unsigned_floats(Bytes16 b) {
-  return {{_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(b)),
-           _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(b, b)))}};
-}
-#elif defined(MHA_ISA_SSE2)
-// `upper`: the bytes that extend each byte to 16 bits, or each 16 bits to 32.
-MHA_INLINE Vec floats_of(Bytes16 b, bool is_signed) {
-  const __m128i none = _mm_setzero_si128();
-  const __m128i upper = is_signed ? _mm_cmpgt_epi8(none, b) : none;
-  const __m128i halves[2] = {_mm_unpacklo_epi8(b, upper), _mm_unpackhi_epi8(b, upper)};
-  return map([&](int i) MHA_ALWAYS_INLINE {
-    const __m128i half = halves[i / 2], sign = _mm_srai_epi16(half, 15);
-    return Reg(_mm_cvtepi32_ps(i % 2 == 0 ? _mm_unpacklo_epi16(half, sign) : _mm_unpackhi_epi16(half, sign)));
-  });
-}
-MHA_INLINE Vec signed_floats(Bytes16 b) { return floats_of(b, true); }
-MHA_INLINE Vec unsigned_floats(Bytes16 b) { return floats_of(b, false); }
-#elif defined(MHA_ISA_NEON)
-MHA_INLINE Vec signed_floats(Bytes16 b) {
-  const int8x16_t s = vreinterpretq_s8_u8(b);
-  const int16x8_t halves[2] = {vmovl_s8(vget_low_s8(s)), vmovl_s8(vget_high_s8(s))};
-  return map([&](int i) MHA_ALWAYS_INLINE {
-    const int16x8_t half = halves[i / 2];
-    return Reg(vcvtq_f32_s32(vmovl_s16(i % 2 == 0 ? vget_low_s16(half) : vget_high_s16(half))));
-  });
-}
-MHA_INLINE Vec unsigned_floats(Bytes16 b) {
-  const uint16x8_t halves[2] = {vmovl_u8(vget_low_u8(b)), vmovl_u8(vget_high_u8(b))};
-  return map([&](int i) MHA_ALWAYS_INLINE {
-    const uint16x8_t half = halves[i / 2];
-    return Reg(vcvtq_f32_u32(vmovl_u16(i % 2 == 0 ? vget_low_u16(half) : vget_high_u16(half))));
-  });
-}
-#endif
-
 // The code types of elements.def. codes(row, index, count) gives the codes from `index`, a multiple of 16, on; those
 // beyond `count` (1 to 16) are 0 or any code.
 struct I8 {
@@ -136,40 +70,6 @@ MHA_NOINLINE Vec load_codes(Element element, const char* row, int64_t index, int
 
 // Codes of 8 bits as decoding reads them in place: the four of each 32 bits of a register, as floats. Unsigned ones have
 // their upper bit flipped before, which takes 128 from them: their zero, where none is given.
-#if defined(MHA_ISA_AVX512)
-MHA_INLINE Reg flip_codes(Reg words, uint32_t bits) {
-  return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(words), _mm512_set1_epi32(static_cast<int>(bits))));
-}
-template <int kLeft>
-MHA_INLINE Reg signed_byte(Reg words) {
-  return _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(_mm512_castps_si512(words), kLeft), 24));
-}
-#elif defined(MHA_ISA_AVX2)
-MHA_INLINE Reg flip_codes(Reg words, uint32_t bits) {
-  return _mm256_castsi256_ps(_mm256_xor_si256(_mm256_castps_si256(words), _mm256_set1_epi32(static_cast<int>(bits))));
-}
-template <int kLeft>
-MHA_INLINE Reg signed_byte(Reg words) {
-  return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(_mm256_castps_si256(words), kLeft), 24));
-}
-#elif defined(MHA_ISA_SSE2)
-MHA_INLINE Reg flip_codes(Reg words, uint32_t bits) {
-  return _mm_castsi128_ps(_mm_xor_si128(_mm_castps_si128(words), _mm_set1_epi32(static_cast<int>(bits))));
-}
-template <int kLeft>
-MHA_INLINE Reg signed_byte(Reg words) {
-  return _mm_cvtepi32_ps(_mm_srai_epi32(_mm_slli_epi32(_mm_castps_si128(words), kLeft), 24));
-}
-#elif defined(MHA_ISA_NEON)
-MHA_INLINE Reg flip_codes(Reg words, uint32_t bits) {
-  return vreinterpretq_f32_u32(veorq_u32(vreinterpretq_u32_f32(words), vdupq_n_u32(bits)));
-}
-template <int kLeft>
-MHA_INLINE Reg signed_byte(Reg words) {
-  return vcvtq_f32_s32(vshrq_n_s32(vshlq_n_s32(vreinterpretq_s32_f32(words), kLeft), 24));
-}
-#endif
-
 struct Codes8 {
   static constexpr bool kIsCode = true;
   static constexpr int64_t kBytes = 1;
@@ -178,13 +78,7 @@ struct Codes8 {
     parts[0] = signed_byte<24>(words), parts[1] = signed_byte<16>(words);
     parts[2] = signed_byte<8>(words), parts[3] = signed_byte<0>(words);
   }
-  static MHA_INLINE Vec load(const char* p, uint32_t flip) {
-#if defined(MHA_ISA_X86)
-    return signed_floats(_mm_xor_si128(load_bytes(p), _mm_set1_epi32(static_cast<int>(flip))));
-#else
-    return signed_floats(veorq_u8(load_bytes(p), vreinterpretq_u8_u32(vdupq_n_u32(flip))));
-#endif
-  }
+  static MHA_INLINE Vec load(const char* p, uint32_t flip) { return signed_floats(flip_bytes(load_bytes(p), flip)); }
 };
 
 constexpr uint32_t flip_of(Element element) { return element == Element::kU8 ? 0x80808080u : 0; }

@@ -42,7 +42,7 @@ constexpr bool is_code(Element element) {
 
 constexpr bool has_scales_inside(Element element) { return element == Element::kQ8_0 || element == Element::kQ4_0; }
 
-// Bytes of so many elements of a row. Elements that share bytes, or a scale inside the row, are counted together.
+// Bytes of the first `width` elements of a row. The last byte, or block with a scale, counts whole.
 constexpr int64_t row_bytes(Element element, int64_t width) {
   switch (element) {
 #define MHA_ELEMENT(name, dtype, type, bytes) \

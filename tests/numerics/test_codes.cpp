@@ -27,7 +27,6 @@ struct CodeCall {
   std::unique_ptr<CodeTensor> key, value;
 };
 
-/// Views whose strides are all 0 are dense; packed items have no stride_b.
 TypedResult run(const mha_context* context, const CodeCall& c, const AttentionCall& args, Typed output) {
   return run_typed(context, args, std::move(output), c.call.longest_key);
 }
@@ -126,4 +125,27 @@ TEST_CASE("codes: in the caller's pages", "[codes][pages][bits]") {
       check_widened("codes", run_typed(context, stored, Typed(MHA_F32, e, dense_bthd(e)), s.Tk), want);
     });
   }
+}
+
+TEST_CASE("codes: explain says where their scales are", "[codes][explain]") {
+  const AttentionShape s = {1, 2, 1, 1, 40, 64, 64};
+  const AttentionProblem p(s, MaskKind::kNone, 534000);
+  const std::vector<float> scales(40 * 2, 1.0f);
+  const std::vector<unsigned char> codes(40 * 68, 1);
+  mha_quant quant = {};
+  quant.scales = scales.data(), quant.stride_t = 2, quant.group = 32, quant.stride_d = 1;
+  AttentionCall args = p.args();
+  std::vector<float> output(2 * 64);
+  args.output = mut_view(output.data());
+  args.key.data = args.value.data = codes.data();
+  args.key.dtype = MHA_I8, args.key.quant = &quant;
+  args.value.dtype = MHA_Q8_0;
+  char text[4096];
+  mha_error error = {};
+  require_ok(attention_explain(shared_context(supported_targets()[0], 1), args, text, sizeof text, nullptr, &error),
+             error);
+  CHECK(std::string(text).find("codes of keys: MHA_F32 scales of 32 elements of a row, zeros: the type's own") !=
+        std::string::npos);
+  CHECK(std::string(text).find("codes of values: in blocks of 32 with their scale") != std::string::npos);
+  CHECK(std::string(text).find("keys MHA_I8, values MHA_Q8_0") != std::string::npos);
 }

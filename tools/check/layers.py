@@ -23,7 +23,7 @@ SIMD = {"simd/dispatch.h": ["api", "plan"], "simd/float_mode.h": ["api", "run"],
 OTHERS = {
     "core/reference/": ["core/reference/", "core/math/", "core/base/", "core/mha.h", *LISTS],
     "core/kernels/": ["core/kernels/", "core/math/elementary_series.h", "simd/vec-inl.h", "simd/functions-inl.h",
-                      "simd/doubles-inl.h", "simd/element-inl.h"],
+                      "simd/doubles-inl.h", "simd/element-inl.h", "simd/bytes-inl.h"],
     "simd/targets/": ["core/kernels/all-inl.h"],
     "simd/": ["simd/", TABLE, *LISTS],
     "tests/": ["tests/", "core/reference/", TABLE, *LISTS, *PUBLIC],

@@ -10,4 +10,5 @@ make_build tsan -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_CXX_FLAGS="-fsanitize=threa
 build_targets tsan
 # Random problems by the hundred show no more races than those that other tests solve on several threads.
 run_ctest tsan -LE 'consumer|unit'
+run_ctest tsan -R '^test_cli'
 run_files '~[properties]' "$out/tsan/tests/mha_tests"
