@@ -4,6 +4,7 @@
 #include "tests/support/catch.h"
 #include "tests/support/layers.h"
 #include "tests/support/random_cases.h"
+#include "tests/support/seeds.h"
 
 using namespace mha::test;
 
@@ -192,7 +193,7 @@ TEST_CASE("alignment: a padded item gives the bits of the item alone", "[alignme
 
 TEST_CASE("alignment: every way agrees with double", "[alignment]") {
   for_each_target([](const std::string& target, const mha_context* context) {
-    for (uint64_t seed = 0; seed < 60; ++seed) {
+    for (const uint64_t seed : seeds(0, 60)) {
       Random random(seed * 7 + 3);
       const AttentionShape shape = {between(random, 1, 3),
                                     4,

@@ -9,6 +9,7 @@
 #include "tests/support/layers.h"
 #include "tests/support/ragged.h"
 #include "tests/support/random_decode.h"
+#include "tests/support/seeds.h"
 
 using namespace mha::test;
 
@@ -491,7 +492,7 @@ void check_supported(const Explain& explain, size_t bytes) {
 }  // namespace
 
 TEST_CASE("explain: random calls over caches, whatever is asked of them, never fall back", "[explain][cache]") {
-  for (uint64_t seed = 155000; seed < 155300; ++seed) {
+  for (const uint64_t seed : seeds(155000, 300)) {
     Random random(seed);
     const RandomDecode d(random);
     INFO("seed " << seed << ": " << d.describe());
@@ -517,7 +518,7 @@ TEST_CASE("explain: random plain calls never fall back", "[explain]") {
   mha_norm norm = {};
   norm.epsilon = 1e-5f;
   const int64_t rows[] = {0};
-  for (uint64_t seed = 156000; seed < 156300; ++seed) {
+  for (const uint64_t seed : seeds(156000, 300)) {
     Random random(seed);
     const bool packs_queries = one_in(random, 4), packs_keys = one_in(random, 4);
     const int64_t B = packs_queries || packs_keys ? 2 : between(random, 1, 3);

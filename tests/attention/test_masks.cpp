@@ -4,6 +4,7 @@
 #include <functional>
 
 #include "tests/support/random_cases.h"
+#include "tests/support/seeds.h"
 
 using namespace mha::test;
 
@@ -25,7 +26,7 @@ AttentionShape small_shape(Random& random) {
 
 TEST_CASE("masks and score modifications: values of random combinations", "[masks][mods]") {
   int64_t some_seen = 0;
-  for (uint64_t seed = 1; seed <= 400; ++seed) {
+  for (const uint64_t seed : seeds(1, 400)) {
     Random random(seed);
     const AttentionShape s = small_shape(random);
     AttentionProblem problem(s, MaskKind::kNone, seed);

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "tests/support/random_typed.h"
+#include "tests/support/seeds.h"
 
 using namespace mha::test;
 
@@ -133,7 +134,7 @@ void fill(const mha_context* context, const Typed& from, const Preparation& p, c
 
 TEST_CASE("widening: the caller's pages in any types, filled from any types", "[widening][properties][pages][bits]") {
   int64_t prepared = 0;
-  for (uint64_t seed = 700000; seed < 700400; ++seed) {
+  for (const uint64_t seed : seeds(700000, 400)) {
     Random random(seed);
     AttentionShape s = {between(random, 1, 3),   0,
                         between(random, 1, 2),   one_of<int64_t>(random, {1, 1, 2, 5, 40}),
@@ -183,7 +184,7 @@ TEST_CASE("widening: the caller's pages in any types, filled from any types", "[
 }
 
 TEST_CASE("widening: rows in order from any type to any type, in place too", "[widening][prepare][bits]") {
-  for (uint64_t seed = 710000; seed < 710200; ++seed) {
+  for (const uint64_t seed : seeds(710000, 200)) {
     Random random(seed);
     const Extent e = {between(random, 1, 3), between(random, 1, 30), between(random, 1, 3), between(random, 1, 70)};
     Typed from(random_dtype(random), e, random_strides(random, e), random.below(4));

@@ -2,6 +2,7 @@
 // Caches that store keys and values in types of their own: after any history they hold the tokens given, widened from
 // any type and rounded once; exported, saved and loaded bit by bit; keys normed and rotated in f32 before the rounding.
 #include "tests/support/random_cache.h"
+#include "tests/support/seeds.h"
 
 using namespace mha::test;
 
@@ -98,7 +99,7 @@ void check_saved(Random& random, const RandomCache& from, int64_t sequence) {
 TEST_CASE("widening: caches of any types after any history hold the tokens, rounded once",
           "[widening][properties][cache]") {
   int64_t dropped = 0, forked = 0, half = 0;
-  for (uint64_t seed = 600000; seed < 600250; ++seed) {
+  for (const uint64_t seed : seeds(600000, 250)) {
     Random random(seed), draw(seed + 50000), twin_draw(seed + 50000), storage(seed), twin_storage(seed);
     const RandomCache typed(draw, random_storage(storage, false)), twin(twin_draw, random_storage(twin_storage, true));
     INFO("seed " << seed << ": " << describe(typed.config));
@@ -190,7 +191,7 @@ struct Prepared {
 }  // namespace
 
 TEST_CASE("widening: keys are normed and rotated in f32, then rounded once to the cache's type", "[widening][cache]") {
-  for (uint64_t seed = 610000; seed < 610200; ++seed) {
+  for (const uint64_t seed : seeds(610000, 200)) {
     Random random(seed);
     const Prepared p(random);
     mha_cache_config config =

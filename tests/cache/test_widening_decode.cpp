@@ -2,6 +2,7 @@
 // Attention over caches of any types: the bits of the f32 call over a cache of floats that holds the same tokens widened,
 // and of a plain call over them; layers that append to such caches: f32 attention over keys and values as stored.
 #include "tests/support/random_typed.h"
+#include "tests/support/seeds.h"
 
 using namespace mha::test;
 
@@ -67,7 +68,7 @@ struct TwinDecode {
 TEST_CASE("widening: attention over caches of any types is the f32 call over their tokens",
           "[widening][properties][cache][bits]") {
   int64_t rings = 0, shared = 0, ragged = 0, run = 0;
-  for (uint64_t seed = 620000; seed < 620450; ++seed) {
+  for (const uint64_t seed : seeds(620000, 450)) {
     Random random(seed);
     TwinDecode d(random, seed + 7000);
     INFO("seed " << seed << ": " << d.describe());
@@ -163,7 +164,7 @@ struct TwinLayers {
 }  // namespace
 
 TEST_CASE("widening: a layer appends to caches of any types and sees what they store", "[widening][cache][bits]") {
-  for (uint64_t seed = 630000; seed < 630060; ++seed) {
+  for (const uint64_t seed : seeds(630000, 60)) {
     for (const std::string& target : supported_targets()) {
       Random random(seed);
       TwinLayers layers(random, shared_context(target, 1));

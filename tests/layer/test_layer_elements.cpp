@@ -4,6 +4,7 @@
 #include "tests/support/counting.h"
 #include "tests/support/element_linears.h"
 #include "tests/support/float_environment.h"
+#include "tests/support/seeds.h"
 
 using namespace mha::test;
 
@@ -275,7 +276,7 @@ TEST_CASE("layer elements: packed weights in any mode of the caller, mapped, and
 }
 
 TEST_CASE("properties: layers over 16-bit elements obey the widening law", "[properties][layer][elements]") {
-  for (uint64_t seed = 460000; seed < 460110; ++seed) {
+  for (const uint64_t seed : seeds(460000, 110)) {
     Random random(seed);
     const int64_t groups = between(random, 1, 3);
     mha_layer_config config =

@@ -4,6 +4,7 @@
 #include "tests/support/counting.h"
 #include "tests/support/element_linears.h"
 #include "tests/support/float_environment.h"
+#include "tests/support/seeds.h"
 
 using namespace mha::test;
 
@@ -246,7 +247,7 @@ TEST_CASE("linear elements: explain says the workspace, and no fallback", "[line
 }
 
 TEST_CASE("properties: linears over 16-bit elements obey the widening law", "[properties][linear][elements]") {
-  for (uint64_t seed = 440000; seed < 440200; ++seed) {
+  for (const uint64_t seed : seeds(440000, 200)) {
     Random random(seed);
     const int64_t M = random_length(random, 300), N = std::max<int64_t>(random_length(random, 300), 1);
     const int64_t K = std::min(std::max<int64_t>(random_length(random, 1300), 1),

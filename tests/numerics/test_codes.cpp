@@ -3,6 +3,7 @@
 // the floats that they stand for.
 #include "tests/support/codes.h"
 #include "tests/support/random_typed.h"
+#include "tests/support/seeds.h"
 #include "tests/support/shapes.h"
 
 using namespace mha::test;
@@ -35,7 +36,7 @@ TypedResult run(const mha_context* context, const CodeCall& c, const AttentionCa
 
 TEST_CASE("codes: attention over any codes is the call over what they stand for", "[codes][properties][bits]") {
   int64_t keys = 0, values = 0, both = 0, in_place = 0, packed = 0, weights = 0, ragged = 0;
-  for (uint64_t seed = 530000; seed < 530300; ++seed) {
+  for (const uint64_t seed : seeds(530000, 300)) {
     Random random(seed);
     CodeCall c(random);
     INFO("seed " << seed << ": " << c.describe());
@@ -55,7 +56,7 @@ TEST_CASE("codes: attention over any codes is the call over what they stand for"
 
 TEST_CASE("codes: the reference reads them as they are defined", "[codes][reference]") {
   int64_t cases = 0;
-  for (uint64_t seed = 531000; seed < 531080; ++seed) {
+  for (const uint64_t seed : seeds(531000, 80)) {
     Random random(seed);
     CodeCall c(random);
     if (c.call.ragged() || c.call.wide.results.weights_mode == MHA_WEIGHTS_KEY_SUMS) continue;

@@ -3,6 +3,7 @@
 // same numbers come another way (threads, targets, batch items, heads and queries on their own, other strides) to equal
 // bits.
 #include "tests/support/random_cases.h"
+#include "tests/support/seeds.h"
 
 using namespace mha::test;
 
@@ -232,7 +233,7 @@ class Property {
 
 TEST_CASE("properties: attention comes to the same bits by every way", "[properties][bits]") {
   int64_t nothing = 0, no_keys = 0, many_rows = 0, many_chunks = 0, few_rows_many_chunks = 0, five_threads = 0;
-  for (uint64_t seed = 200000; seed < 200300; ++seed) {
+  for (const uint64_t seed : seeds(200000, 300)) {
     Random random(seed);
     Property property(random);
     INFO("seed " << seed << ": " << property.describe());

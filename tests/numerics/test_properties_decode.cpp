@@ -3,6 +3,7 @@
 // the bits of one plain call a sequence; so is a layer that decodes in any pieces, and so are partial results merged.
 #include "tests/support/layers.h"
 #include "tests/support/random_decode.h"
+#include "tests/support/seeds.h"
 
 using namespace mha::test;
 
@@ -79,7 +80,7 @@ void check_reference(RandomDecode& d, int64_t b, const AttentionResult& own) {
 
 TEST_CASE("decode properties: attention over a cache is one plain call a sequence", "[properties][cache][bits]") {
   int64_t refused = 0, rings = 0, shared = 0, closely = 0;
-  for (uint64_t seed = 310000; seed < 310400; ++seed) {
+  for (const uint64_t seed : seeds(310000, 400)) {
     Random random(seed);
     RandomDecode d(random);
     INFO("seed " << seed << ": " << d.describe());
@@ -198,7 +199,7 @@ struct Decoding {
 
 TEST_CASE("decode properties: a layer decodes in any pieces to the bits of one call", "[properties][cache][bits]") {
   int64_t refused = 0, dropped = 0;
-  for (uint64_t seed = 320000; seed < 320120; ++seed) {
+  for (const uint64_t seed : seeds(320000, 120)) {
     Random random(seed);
     const RandomContext first = random_context(random);
     Decoding d(random, shared_context(first.target, 1));
@@ -331,7 +332,7 @@ std::vector<float> partial_of(const mha_context* context, AttentionCall args) {
 TEST_CASE("decode properties: partial results of any parts merge to the bits of one call",
           "[properties][partial][bits]") {
   int64_t one_by_one = 0;
-  for (uint64_t seed = 330000; seed < 330200; ++seed) {
+  for (const uint64_t seed : seeds(330000, 200)) {
     Random random(seed);
     AttentionShape s = {between(random, 1, 3),     0, between(random, 1, 3),
                         random_length(random, 60), 0, between(random, 1, 40),
@@ -399,7 +400,7 @@ TEST_CASE("decode: numbers at the ends of their ranges, over a cache as over ten
   constexpr int64_t kMost = int64_t{1} << 62;
   const float slopes[] = {0.5f, 0.0f}, biases[] = {1, 2};
   const int64_t prefixes[] = {kMost, 0}, pairs[] = {0, 0, 0, INT64_MAX};
-  for (uint64_t seed = 340000; seed < 340200; ++seed) {
+  for (const uint64_t seed : seeds(340000, 200)) {
     Random random(seed);
     RandomDecode d(random);
     AttentionCall args = d.args();

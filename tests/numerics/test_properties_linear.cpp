@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The canonical order on random linear maps and layers, as test_properties.cpp has it for attention.
 #include "tests/support/random_cases.h"
+#include "tests/support/seeds.h"
 
 using namespace mha::test;
 
@@ -191,7 +192,7 @@ void check_layer(Random& random, const LayerCase& c) {
 }  // namespace
 
 TEST_CASE("properties: linear comes to the same bits by every way", "[properties][bits][linear]") {
-  for (uint64_t seed = 210000; seed < 210200; ++seed) {
+  for (const uint64_t seed : seeds(210000, 200)) {
     Random random(seed);
     const LinearCase c(random);
     INFO("seed " << seed << ": " << c.describe());
@@ -200,7 +201,7 @@ TEST_CASE("properties: linear comes to the same bits by every way", "[properties
 }
 
 TEST_CASE("properties: a layer comes to the same bits by every way", "[properties][bits][layer]") {
-  for (uint64_t seed = 220000; seed < 220200; ++seed) {
+  for (const uint64_t seed : seeds(220000, 200)) {
     Random random(seed);
     const LayerCase c(random);
     INFO("seed " << seed << ": " << c.describe());

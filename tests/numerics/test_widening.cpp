@@ -2,6 +2,7 @@
 // The widening law of attention on random problems: a call over tensors and masks of any types has the bits of the same
 // call over the widened ones, a 16-bit output being that result rounded once. And the conversions, one by one.
 #include "tests/support/random_typed.h"
+#include "tests/support/seeds.h"
 #include "tests/support/shapes.h"
 
 using namespace mha::test;
@@ -108,7 +109,7 @@ void check_on(const std::string& target, Random& random, TypedCall& call, bool o
 
 TEST_CASE("widening: attention over any types is the call over floats, rounded once", "[widening][properties][bits]") {
   Ways ways;
-  for (uint64_t seed = 500000; seed < 500420; ++seed) {
+  for (const uint64_t seed : seeds(500000, 420)) {
     Random random(seed);
     TypedCall call(random);
     INFO("seed " << seed << ": " << call.describe());
@@ -122,7 +123,7 @@ TEST_CASE("widening: attention over any types is the call over floats, rounded o
 
 TEST_CASE("widening: the reference over any types is the reference over floats", "[widening][reference]") {
   int64_t cases = 0;
-  for (uint64_t seed = 505000; seed < 505060; ++seed) {
+  for (const uint64_t seed : seeds(505000, 60)) {
     Random random(seed);
     TypedCall call(random);
     if (call.ragged() || call.wide.results.weights_mode == MHA_WEIGHTS_KEY_SUMS) continue;

@@ -6,6 +6,7 @@
 #include "tests/support/dtypes.h"
 #include "tests/support/layers.h"
 #include "tests/support/random_cases.h"
+#include "tests/support/seeds.h"
 
 using namespace mha::test;
 
@@ -40,7 +41,7 @@ const float kSome[64] = {};
 }  // namespace
 
 TEST_CASE("bounds: no call of smaller sizes needs more", "[bounds]") {
-  for (uint64_t seed = 0; seed < 3000; ++seed) {
+  for (const uint64_t seed : seeds(0, 3000)) {
     Random random(seed * 13 + 1);
     const RandomContext context = random_context(random);
     AttentionCall greatest;

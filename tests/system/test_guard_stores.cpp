@@ -4,6 +4,7 @@
 #include "tests/support/guard.h"
 #include "tests/support/layers.h"
 #include "tests/support/random_typed.h"
+#include "tests/support/seeds.h"
 
 using namespace mha::test;
 
@@ -14,7 +15,7 @@ const Guard kSides[] = {Guard::kAfter, Guard::kBefore};
 }  // namespace
 
 TEST_CASE("guard stores: rows of any types between pages without access", "[widening][memory][guard]") {
-  for (uint64_t seed = 810000; seed < 810150; ++seed) {
+  for (const uint64_t seed : seeds(810000, 150)) {
     Random random(seed);
     const int64_t length = between(random, 1, 9), heads = between(random, 1, 3), width = between(random, 1, 70);
     const Elements input(random_dtype(random), random_floats(length * heads * width, random.bits() >> 8));
@@ -138,7 +139,7 @@ void check_layer(Random& random, const mha_context* context, Guard side) {
 }  // namespace
 
 TEST_CASE("guard stores: caches of any types in guarded memory", "[widening][memory][guard][cache]") {
-  for (uint64_t seed = 820000; seed < 820060; ++seed) {
+  for (const uint64_t seed : seeds(820000, 60)) {
     INFO("seed " << seed);
     for (const mha_cache_kind kind : kCacheKinds)
       for (const Guard side : kSides)

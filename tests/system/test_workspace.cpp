@@ -9,6 +9,7 @@
 #include "tests/support/codes.h"
 #include "tests/support/guard.h"
 #include "tests/support/random_typed.h"
+#include "tests/support/seeds.h"
 
 using namespace mha::test;
 
@@ -201,8 +202,9 @@ void check_partial_apart(const std::string& target, AttentionCall args) {
 }  // namespace
 
 TEST_CASE("workspace: canaries between the parts of a call on tensors", "[memory][workspace]") {
-  int64_t in_parts = 0;
-  for (uint64_t seed = 410000; seed < 410150; ++seed) {
+  const std::vector<uint64_t> problems = seeds(410000, 150);
+  size_t in_parts = 0;
+  for (const uint64_t seed : problems) {
     Random random(seed);
     const TypedCall call(random);
     INFO("seed " << seed << ": " << call.describe());
@@ -213,7 +215,7 @@ TEST_CASE("workspace: canaries between the parts of a call on tensors", "[memory
     }
     in_parts += parts;
   }
-  CHECK(in_parts > 60);
+  CHECK(in_parts > problems.size() / 3);
 }
 
 TEST_CASE("workspace: canaries behind the scratch of many rows that read keys in place", "[memory][workspace]") {
@@ -242,8 +244,9 @@ TEST_CASE("workspace: canaries behind the scratch of many rows that read keys in
 }
 
 TEST_CASE("workspace: canaries between the parts of a call over a cache", "[memory][workspace][cache]") {
-  int64_t run = 0, one = 0;
-  for (uint64_t seed = 420000; seed < 420200; ++seed) {
+  const std::vector<uint64_t> problems = seeds(420000, 200);
+  size_t run = 0, one = 0;
+  for (const uint64_t seed : problems) {
     Random random(seed), types(seed);
     const RandomStorage storage = {random_dtype(types), random_dtype(types), seed, false};
     const RandomDecode d(random, storage);
@@ -261,6 +264,6 @@ TEST_CASE("workspace: canaries between the parts of a call over a cache", "[memo
     ++one;
     for (const std::string& target : supported_targets()) check_partial_apart(target, args);
   }
-  CHECK(run > 100);
-  CHECK(one > 10);
+  CHECK(run > problems.size() / 3);
+  CHECK(one > problems.size() / 20);
 }

@@ -10,6 +10,7 @@
 #include "simd/float_mode.h"
 #include "tests/support/guard.h"
 #include "tests/support/random_typed.h"
+#include "tests/support/seeds.h"
 
 using namespace mha::test;
 
@@ -171,7 +172,7 @@ void check_projections_apart(const mha_context* context, const mha_layer* layer,
 }  // namespace
 
 TEST_CASE("workspace: a layer's parts, nothing behind them", "[memory][workspace]") {
-  for (uint64_t seed = 430000; seed < 430150; ++seed) {
+  for (const uint64_t seed : seeds(430000, 150)) {
     Random random(seed);
     const TypedLayerCall call(random);
     INFO("seed " << seed);
@@ -228,7 +229,7 @@ void check_linear_apart(Random& random, const std::string& target) {
 }  // namespace
 
 TEST_CASE("workspace: canaries behind the floats of a linear's threads", "[memory][workspace]") {
-  for (uint64_t seed = 440000; seed < 440200; ++seed) {
+  for (const uint64_t seed : seeds(440000, 200)) {
     INFO("seed " << seed);
     for (const std::string& target : supported_targets()) {
       Random random(seed);
