@@ -282,8 +282,8 @@ typedef struct mha_mut_view {
  * MHA_ERR_UNSUPPORTED:
  *
  *   arithmetic | keys, values: any pair of                                       | in this version
- *   F32        | F32, F16, BF16, I8, U8, I4, U4, Q8_0, Q4_0 (mha_quant: any)     | tensors and pages: all, but not
- *              |                                                                 | rotated; caches: F32, F16, BF16
+ *   F32        | F32, F16, BF16, I8, U8, I4, U4, Q8_0, Q4_0 (mha_quant: any)     | all, but not rotated; caches do not
+ *              |                                                                 | store Q8_0 and Q4_0
  *   BF16       | F32, F16, BF16, I8 (at most one scale for each row)             | none
  *   INT8       | I8 (at most one scale for each row; zeros NULL)                 | none
  *
@@ -295,15 +295,30 @@ typedef enum mha_arithmetic {
   MHA_ARITHMETIC_INT8 = 2  /* operands rounded to integers, exact products: the same bits on every target */
 } mha_arithmetic;
 
-/* How the library stores values (caches, packed weights, rows). Zeroed: as floats. This version supports MHA_F32,
- * MHA_F16 and MHA_BF16; any other is MHA_ERR_UNSUPPORTED. */
+/* How the library stores values (caches, packed weights, rows). Zeroed: as floats. In this version packed weights are
+ * floats (codes: MHA_ERR_UNSUPPORTED).
+ *
+ * Rounding to codes has the same bits on every target. x are the elements that share a scale; denormals count as 0.
+ *   symmetric:         8 bits: scale = max |x| / 127; 4 bits: scale = m / -8, m the x of greatest magnitude (of m and -m
+ *                      the positive one), as ggml does. Zeros are those that mha_quant has by default
+ *   with zero_points:  scale = (max(x, 0) / 2 - min(x, 0) / 2) / (n / 2), n = 255 or 15; zero = the least code +
+ *                      nearest(-min(x, 0) * inverse), an integer of the codes' range
+ *   all:               scale is rounded to scale_dtype, but is not 0 unless all x are: at least 2^-24 (MHA_F16) or
+ *                      2^-126 in magnitude. inverse = 1 / scale as stored; code = nearest(x * inverse) + zero, clamped
+ * nearest is to even. If an x is a NaN or an infinity, or scale_dtype does not reach as far as the scale, the scale is a
+ * NaN and so are all values that share it. With fixed scales a NaN becomes 0, an infinity the last code; where a fixed
+ * zero is not whole, its fraction is added before rounding, its nearest integer after. */
 typedef struct mha_storage {
   mha_dtype dtype;        /* MHA_F32, MHA_F16, MHA_BF16, MHA_I8, MHA_U8, MHA_I4, MHA_U4 */
   mha_dtype scale_dtype;  /* of codes: MHA_F32, MHA_F16, MHA_BF16 */
-  int64_t group;          /* elements that share a scale; 0: the row of a token and head, or of an output channel */
-  int zero_points;        /* not 0: every scale has a zero; 0: codes are symmetric */
-  int hadamard;           /* not 0: rows are rotated by a Walsh-Hadamard matrix before they are rounded */
-  const mha_quant* fixed; /* scales known in advance (per tensor, per channel), copied; NULL: computed from each row */
+  int64_t group;          /* elements that share a scale, a multiple of 16; 0: the row of a token and head, or of an
+                             output channel */
+  int zero_points;        /* not 0: every scale has a zero, MHA_I8 for signed codes, else MHA_U8; 0: symmetric */
+  int hadamard;           /* not 0: rows are rotated by a Walsh-Hadamard matrix before they are rounded;
+                             MHA_ERR_UNSUPPORTED in this version */
+  const mha_quant* fixed; /* scales, and zeros if any, known in advance: per tensor, or by stride_h, group and stride_d
+                             per head and channel; copied by mha_cache_create. The other fields but dtype are then 0,
+                             and no scales are stored. NULL: computed from each row */
   uint64_t reserved[2];
 } mha_storage;
 
@@ -687,9 +702,9 @@ typedef struct mha_rows_args {
                                                  strides. With slots: [num_pages, page_size, heads, D], stride_b steps
                                                  pages */
   const mha_storage* storage;                 /* how output is rounded to codes; NULL: output.dtype has no codes */
-  void* scales;                               /* of codes, written: [B, T, heads, D / group]; with slots in the order of
-                                                 output */
-  void* zeros;                                /* as scales, where storage has zero_points */
+  void* scales;                               /* of codes, written: [B, T, heads, groups of a row] dense; with slots
+                                                 [num_pages, page_size, heads, groups]. NULL where they are fixed */
+  void* zeros;                                /* as scales, where storage has zero_points; else NULL */
   mha_storage_error* storage_error;           /* the error of rounding, written; NULL: not computed */
   const int64_t* slots;     /* [B, T] dense: a token with slot s is stored in page s / page_size at place s % page_size;
                                with s < 0 it is not stored. Slots >= 0 must be distinct (not checked: of two tokens with
@@ -709,10 +724,13 @@ typedef struct mha_rows_args {
  * Numerics: a row's bits depend only on the row and its position. Rows are normed and rotated in f32, then rounded
  *           once. Denormals count as zero where rows are normed or rotated; otherwise rows are copied bit by bit, or
  *           converted as mha_dtype says.
- * Threads:  at most the context's. Needs a workspace only for storage_error.
+ *           Codes are rounded as mha_storage says. With the scales as mha_quant (stride_d 1, stride_h = groups,
+ *           stride_t = heads * groups, ...) the output is a tensor, or pages, that mha_attention reads.
+ * Threads:  at most the context's. Needs a workspace only for storage_error, and for codes of rows that are normed or
+ *           rotated.
  * Returns:  MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (dims odd or > D, a position < 0, > 2^31 - 1 or beyond the table,
  *           ...); MHA_ERR_SHAPE (a table with base or scaling, half a table); MHA_ERR_STRIDE; MHA_ERR_OVERFLOW;
- *           MHA_ERR_BUFFER; MHA_ERR_OUT_OF_MEMORY; MHA_ERR_UNSUPPORTED (codes; dims > 1024). */
+ *           MHA_ERR_BUFFER; MHA_ERR_OUT_OF_MEMORY; MHA_ERR_UNSUPPORTED (MHA_Q8_0, MHA_Q4_0; dims > 1024). */
 MHA_API mha_status mha_rows_prepare(const mha_context* context, const mha_rows_args* args, mha_error* error);
 /* As mha_attention_workspace_bytes. The bytes are also enough for fewer tokens. */
 MHA_API mha_status mha_rows_workspace_bytes(const mha_context* context, const mha_rows_args* args, size_t* bytes,
@@ -748,7 +766,7 @@ typedef struct mha_cache_config {
   int64_t page_size; /* paged: tokens in a page, any size >= 1 (multiples of 16 are fastest); 0: 64. Others: refused */
   int64_t sink_tokens; /* ring: first tokens kept with the last `capacity`, see mha_masks.sink_tokens; 0: none. Others:
                           refused */
-  mha_storage key, value; /* how keys and values are stored */
+  mha_storage key, value; /* how keys and values are stored; a page holds their scales and zeros, too */
   void* memory;        /* memory for the tokens, any alignment, to be kept until mha_cache_destroy; NULL: allocated */
   size_t memory_bytes; /* of `memory`: at least mha_cache_memory_bytes. Refused without memory */
   uint64_t reserved[8];
@@ -788,8 +806,10 @@ typedef struct mha_append_args {
 } mha_append_args;
 
 /* Appends tokens to sequences, all or nothing: on failure the cache is as it was. A ring drops tokens that are older
- * than its capacity, page by page. Values, and keys without norm and rope, are stored bit by bit.
- * Threads: at most the context's. Needs no workspace in this version, never allocates.
+ * than its capacity, page by page. Values, and keys without norm and rope, are stored bit by bit, converted as mha_dtype
+ * says, or rounded to codes as mha_storage says.
+ * Threads: at most the context's. Needs a workspace only where keys are normed or rotated and stored as codes; never
+ *          allocates otherwise.
  * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (a sequence out of range or twice, ...); MHA_ERR_SHAPE;
  *          MHA_ERR_STRIDE; MHA_ERR_OVERFLOW; MHA_ERR_UNSUPPORTED (as mha_rows_prepare); MHA_ERR_FULL. */
 MHA_API mha_status mha_cache_append(const mha_context* context, mha_cache* cache, const mha_append_args* args,
@@ -844,15 +864,17 @@ MHA_API size_t mha_cache_used_bytes(const mha_cache* cache);
 
 typedef struct mha_export_args {
   int64_t sequence, begin, count; /* tokens [begin, begin + count) */
-  mha_mut_view key;   /* [count, Hkv, D]; stride_b 0. MHA_F32, MHA_F16 or MHA_BF16, converted as mha_dtype says */
+  mha_mut_view key;   /* [count, Hkv, D]; stride_b 0. MHA_F32, MHA_F16 or MHA_BF16, converted as mha_dtype says; or the
+                         codes that the cache keeps, of its type */
   mha_mut_view value; /* [count, Hkv, Dv] */
-  void *key_scales, *key_zeros; /* of codes that are exported as codes: [count, Hkv, groups of a row]; otherwise NULL */
+  void *key_scales, *key_zeros; /* of codes that are exported as codes: [count, Hkv, groups of a row] dense; otherwise,
+                                   and where the cache has none of its own, NULL */
   void *value_scales, *value_zeros;
   uint64_t reserved[4];
 } mha_export_args;
 
-/* Copies tokens of a sequence out of the cache, as they are stored (rotated). To import them, append them without norm
- * and rope. Never allocates. Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (tokens beyond the length or no longer
+/* Copies tokens of a sequence out of the cache, as they are stored (rotated), or the values of codes. To import them,
+ * append them without norm and rope (codes, bit by bit: mha_cache_save and _load). Never allocates. Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (tokens beyond the length or no longer
  * kept); MHA_ERR_STRIDE; MHA_ERR_OVERFLOW; MHA_ERR_UNSUPPORTED. */
 MHA_API mha_status mha_cache_export(const mha_cache* cache, const mha_export_args* args, mha_error* error);
 

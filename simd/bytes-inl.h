@@ -3,7 +3,8 @@
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// flip_bytes: each 32 bits with some of them inverted. signed_floats, unsigned_floats: 16 bytes as floats.
+// flip_bytes: each 32 bits with some of them inverted. signed_floats, unsigned_floats: 16 bytes as floats; round_to_bytes:
+// whole floats of -128 .. 127 as bytes. store_nibbles: bytes of 0 .. 15, the first of two in the lower half of its byte.
 #if defined(MHA_ISA_X86)
 using Bytes16 = __m128i;
 MHA_INLINE Bytes16 load_bytes(const char* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
@@ -16,6 +17,11 @@ MHA_INLINE Bytes16 lower_nibbles(Bytes16 bytes) { return _mm_and_si128(bytes, _m
 MHA_INLINE Bytes16 upper_nibbles(Bytes16 bytes) { return lower_nibbles(_mm_srli_epi16(bytes, 4)); }
 MHA_INLINE Bytes16 flip_bytes(Bytes16 bytes, uint32_t bits) {
   return _mm_xor_si128(bytes, _mm_set1_epi32(static_cast<int>(bits)));
+}
+MHA_INLINE void store_bytes(char* p, Bytes16 bytes) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes); }
+MHA_INLINE void store_nibbles(char* p, Bytes16 bytes) {
+  const __m128i pairs = _mm_and_si128(_mm_or_si128(bytes, _mm_srli_epi16(bytes, 4)), _mm_set1_epi16(255));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(pairs, pairs));
 }
 #else
 using Bytes16 = uint8x16_t;
@@ -30,11 +36,17 @@ MHA_INLINE Bytes16 upper_nibbles(Bytes16 bytes) { return vshrq_n_u8(bytes, 4); }
 MHA_INLINE Bytes16 flip_bytes(Bytes16 bytes, uint32_t bits) {
   return veorq_u8(bytes, vreinterpretq_u8_u32(vdupq_n_u32(bits)));
 }
+MHA_INLINE void store_bytes(char* p, Bytes16 bytes) { vst1q_u8(reinterpret_cast<uint8_t*>(p), bytes); }
+MHA_INLINE void store_nibbles(char* p, Bytes16 bytes) {
+  const uint8x16_t pairs = vorrq_u8(vuzp1q_u8(bytes, bytes), vshlq_n_u8(vuzp2q_u8(bytes, bytes), 4));
+  vst1_u8(reinterpret_cast<uint8_t*>(p), vget_low_u8(pairs));
+}
 #endif
 
 #if defined(MHA_ISA_AVX512)
 MHA_INLINE Vec signed_floats(Bytes16 b) { return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(b))}; }
 MHA_INLINE Vec unsigned_floats(Bytes16 b) { return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(b))}; }
+MHA_INLINE Bytes16 round_to_bytes(const Vec& v) { return _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v.r[0])); }
 #elif defined(MHA_ISA_AVX2)
 MHA_INLINE Vec signed_floats(Bytes16 b) {
   return {{_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(b)),
@@ -43,6 +55,11 @@ MHA_INLINE Vec signed_floats(Bytes16 b) {
 MHA_INLINE Vec unsigned_floats(Bytes16 b) {
   return {{_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(b)),
            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpackhi_epi64(b, b)))}};
+}
+MHA_INLINE Bytes16 round_to_bytes(const Vec& v) {
+  const __m256i words = _mm256_permute4x64_epi64(
+      _mm256_packs_epi32(_mm256_cvtps_epi32(v.r[0]), _mm256_cvtps_epi32(v.r[1])), 0xd8);  // halves back in order
+  return _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
 }
 #elif defined(MHA_ISA_SSE2)
 // `upper`: the bytes that extend each byte to 16 bits, or each 16 bits to 32.
@@ -57,6 +74,10 @@ MHA_INLINE Vec floats_of(Bytes16 b, bool is_signed) {
 }
 MHA_INLINE Vec signed_floats(Bytes16 b) { return floats_of(b, true); }
 MHA_INLINE Vec unsigned_floats(Bytes16 b) { return floats_of(b, false); }
+MHA_INLINE Bytes16 round_to_bytes(const Vec& v) {
+  return _mm_packs_epi16(_mm_packs_epi32(_mm_cvtps_epi32(v.r[0]), _mm_cvtps_epi32(v.r[1])),
+                         _mm_packs_epi32(_mm_cvtps_epi32(v.r[2]), _mm_cvtps_epi32(v.r[3])));
+}
 #elif defined(MHA_ISA_NEON)
 MHA_INLINE Vec signed_floats(Bytes16 b) {
   const int8x16_t s = vreinterpretq_s8_u8(b);
@@ -72,6 +93,12 @@ MHA_INLINE Vec unsigned_floats(Bytes16 b) {
     const uint16x8_t half = halves[i / 2];
     return Reg(vcvtq_f32_u32(vmovl_u16(i % 2 == 0 ? vget_low_u16(half) : vget_high_u16(half))));
   });
+}
+MHA_INLINE Bytes16 round_to_bytes(const Vec& v) {
+  int16x4_t quads[4];
+  for (int i = 0; i < 4; ++i) quads[i] = vqmovn_s32(vcvtnq_s32_f32(v.r[i]));
+  return vreinterpretq_u8_s8(
+      vcombine_s8(vqmovn_s16(vcombine_s16(quads[0], quads[1])), vqmovn_s16(vcombine_s16(quads[2], quads[3]))));
 }
 #endif
 

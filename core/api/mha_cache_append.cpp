@@ -1,10 +1,27 @@
 // SPDX-License-Identifier: Apache-2.0
 // Caches: appending, as a call of its own.
+#include "core/base/memory.h"
 #include "core/call/cache_calls.h"
 #include "core/call/validate.h"
 #include "core/plan/plan.h"
 #include "core/run/append_phase.h"
 #include "simd/float_mode.h"
+
+namespace mha {
+namespace {
+
+// Floats for the keys of a token, of each thread; 0: keys are stored from where they are.
+int64_t floats_of_token(const mha_cache& cache, bool changes_keys) {
+  if (!changes_keys || !is_code(cache.parts[kKeys].element)) return 0;
+  return round_up(cache.config.num_kv_heads * cache.config.head_dim, kPanel);
+}
+
+size_t needed_bytes(const mha_context& context, int64_t floats) {
+  return floats > 0 ? workspace_bytes(context.num_threads * floats * kFloatBytes) : 0;
+}
+
+}  // namespace
+}  // namespace mha
 
 extern "C" mha_status mha_cache_append(const mha_context* context, mha_cache* cache, const mha_append_args* args,
                                        mha_error* error) {
@@ -18,6 +35,10 @@ extern "C" mha_status mha_cache_append(const mha_context* context, mha_cache* ca
   AppendProblem& p = job.problem;
   MHA_TRY(validate_append(*args, cache, &p, error));
   if (p.tokens == 0) return MHA_OK;
+  const int64_t floats = floats_of_token(*cache, p.changes_keys);
+  Workspace workspace(lent, args->resources);
+  if (floats > 0) MHA_TRY(workspace.reserve(needed_bytes(lent, floats), error));
+  job.floats = reinterpret_cast<float*>(workspace.data()), job.floats_step = floats;
   MHA_TRY(cache_reserve(cache, p.batch, error));
   const PartLayout &keys = cache->parts[kKeys], &values = cache->parts[kValues];
   const int64_t token = keys.width * bytes_of(p.key.element) + keys.row_bytes +
@@ -48,6 +69,7 @@ extern "C" mha_status mha_cache_append_workspace_bytes(const mha_context* contex
   mha_context lent;
   MHA_TRY(lend(*context, args->resources, &lent, error));
   MHA_TRY(validate_append_sizes(*args, *cache, error));
-  *bytes = 0;  // tokens are copied into pages, keys normed and rotated on the way
+  const bool changes_keys = args->key_norm != nullptr || (args->rope != nullptr && args->rope->dims > 0);
+  *bytes = needed_bytes(lent, floats_of_token(*cache, changes_keys));
   return MHA_OK;
 }

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/base/fields.h"
+#include "core/base/layout.h"
 #include "core/base/memory.h"
 #include "core/call/rope.h"
 #include "core/call/validate.h"
@@ -14,9 +15,36 @@
 namespace mha {
 namespace {
 
-// The bytes of the workspace: a row of floats for measuring the error of rounding.
-size_t needed_bytes(const mha_rows_args& args, const NormRopeProblem& p) {
-  return args.storage_error != nullptr ? workspace_bytes(p.width * kFloatBytes) : 0;
+// The workspace, in bytes from its start: what measuring the error of rounding needs, then floats of each thread.
+struct RowsLayout {
+  int64_t measuring = 0, floats = 0, floats_step = 0;  // the step in floats
+  Size bytes = Size(0);
+
+  RowsLayout() = default;
+  RowsLayout(const mha_rows_args& args, const NormRopeProblem& p, int64_t threads) {
+    Layout all;
+    if (args.storage_error != nullptr) measuring = all.append(measuring_bytes(p));
+    if (p.needs_floats()) {
+      const Size row = Size(p.heads) * Size(p.width) + Size(kPanel);
+      floats_step = row.ok() ? row.value() / kPanel * kPanel : 0;
+      floats = all.append(Size(threads) * Size(floats_step) * Size(kFloatBytes));
+      if (!row.ok()) all.append(row);
+    }
+    bytes = all.bytes();
+  }
+};
+
+mha_status plan_rows(const mha_context& context, const mha_rows_args& args, const NormRopeProblem& p,
+                     RowsLayout* layout, mha_error* error) {
+  *layout = RowsLayout(args, p, context.num_threads);
+  if (layout->bytes.ok()) return MHA_OK;
+  return fail(error, MHA_ERR_OVERFLOW, "num_heads %lld of head_dim %lld: the workspace exceeds 2^63 bytes",
+              static_cast<long long>(p.heads), static_cast<long long>(p.width));
+}
+
+// 0 where none is needed.
+size_t needed_bytes(const RowsLayout& layout) {
+  return layout.bytes.value() > 0 ? workspace_bytes(layout.bytes.value()) : 0;
 }
 
 }  // namespace
@@ -34,10 +62,13 @@ extern "C" mha_status mha_rows_prepare(const mha_context* context, const mha_row
   NormRopeProblem& p = job.problem;
   MHA_TRY(validate_rows(*args, Check::kAll, &p, error));
   job.table = context->table;
+  RowsLayout layout;
+  MHA_TRY(plan_rows(lent, *args, p, &layout, error));
   Workspace workspace(lent, args->resources);
+  if (needed_bytes(layout) > 0) MHA_TRY(workspace.reserve(needed_bytes(layout), error));
+  job.floats = reinterpret_cast<float*>(workspace.data() + layout.floats), job.floats_step = layout.floats_step;
   if (args->storage_error != nullptr) {
-    MHA_TRY(workspace.reserve(needed_bytes(*args, p), error));
-    *args->storage_error = measure_rounding(job, reinterpret_cast<float*>(workspace.data()));
+    *args->storage_error = measure_rounding(job, workspace.data() + layout.measuring);
   }
   if (p.tokens() == 0 || p.heads == 0) return MHA_OK;
   const int64_t threads = useful_threads(lent.num_threads, p.work());
@@ -58,7 +89,9 @@ extern "C" mha_status mha_rows_workspace_bytes(const mha_context* context, const
   NormRopeProblem problem = {};
   MHA_TRY(lend(*context, args->resources, &lent, error));
   MHA_TRY(validate_rows(*args, Check::kSizesOnly, &problem, error));
-  *bytes = needed_bytes(*args, problem);
+  RowsLayout layout;
+  MHA_TRY(plan_rows(lent, *args, problem, &layout, error));
+  *bytes = needed_bytes(layout);
   return MHA_OK;
 }
 

@@ -116,13 +116,6 @@ mha_status cache_reserve(mha_cache* cache, const CacheBatch& batch, mha_error* e
 
 namespace {
 
-// Rows of one element type are copied, others converted.
-inline void copy_rows(const KernelTable& table, const ConvertArgs& rows) {
-  if (rows.src_element != rows.dst_element) return table.rows().convert(&rows);
-  const size_t bytes = static_cast<size_t>(rows.columns * bytes_of(rows.src_element));
-  for (int64_t r = 0; r < rows.rows; ++r) memcpy(rows.dst + r * rows.dst_stride, rows.src + r * rows.src_stride, bytes);
-}
-
 // Cuts tokens [first, first + count) into runs that are in one page each; calls use(first token, count, page).
 template <class Use>
 void for_each_run(const mha_cache& cache, int64_t first, int64_t count, Use use) {
@@ -131,6 +124,87 @@ void for_each_run(const mha_cache& cache, int64_t first, int64_t count, Use use)
     const int64_t run = least(least(left, kRunTokens), first + count - token);
     use(token, run, page);
     token += run;
+  }
+}
+
+// `count` pieces of `bytes` each, for example rows.
+void copy_pieces(char* dst, int64_t dst_stride, const char* src, int64_t src_stride, int64_t count, int64_t bytes) {
+  for (int64_t n = 0; n < count; ++n) memcpy(dst + n * dst_stride, src + n * src_stride, static_cast<size_t>(bytes));
+}
+
+// Some tokens of one head of a part, where they are stored: in a page.
+struct StoredRows {
+  char *rows, *scales, *zeros;
+};
+
+StoredRows stored_rows(const mha_cache& cache, const PartLayout& p, char* page, int64_t slot, int64_t head) {
+  const int64_t row = head * cache.page_size + slot;
+  return {page + p.offset + row * p.row_bytes, page + p.scales_offset + row * p.scale_bytes,
+          page + p.zeros_offset + row * p.zero_bytes};
+}
+
+// Stores `run` tokens of head `head`, of which `from` begins with `token`: copied, converted or rounded to codes.
+void write_rows(const mha_cache& cache, const PartLayout& p, const PartRows& from, int64_t token, int64_t run,
+                int64_t head, const StoredRows& to) {
+  const char* src = from.data + token * from.stride_t + head * from.stride_h;
+  if (from.element == p.element) {
+    copy_pieces(to.rows, p.row_bytes, src, from.stride_t, run, p.row_bytes);
+    const int64_t heads = cache.config.num_kv_heads, row = token * heads + head;
+    if (p.scale_bytes > 0) {
+      copy_pieces(to.scales, p.scale_bytes, from.scales + row * p.scale_bytes, heads * p.scale_bytes, run,
+                  p.scale_bytes);
+    }
+    if (p.zero_bytes > 0) {
+      copy_pieces(to.zeros, p.zero_bytes, from.zeros + row * p.zero_bytes, heads * p.zero_bytes, run, p.zero_bytes);
+    }
+  } else if (is_code(p.element)) {
+    QuantiseArgs args = quantise_args(p, head, run);
+    args.src = src, args.src_stride = from.stride_t, args.src_element = from.element;
+    args.dst = to.rows, args.dst_stride = p.row_bytes;
+    args.scales = to.scales, args.scale_stride = p.scale_bytes;
+    if (p.zero_bytes > 0) args.zeros = to.zeros, args.zero_stride = p.zero_bytes;
+    cache.table->rows().quantise(&args);
+  } else {
+    ConvertArgs args = {};
+    args.src = src, args.src_stride = from.stride_t, args.src_element = from.element;
+    args.dst = to.rows, args.dst_stride = p.row_bytes, args.dst_element = p.element;
+    args.rows = run, args.columns = p.width;
+    cache.table->rows().convert(&args);
+  }
+}
+
+// The same in the other direction.
+void read_rows(const mha_cache& cache, const PartLayout& p, const StoredRows& from, int64_t token, int64_t run,
+               int64_t head, const PartRowsOut& to) {
+  char* dst = to.data + token * to.stride_t + head * to.stride_h;
+  if (to.element == p.element) {
+    copy_pieces(dst, to.stride_t, from.rows, p.row_bytes, run, p.row_bytes);
+    const int64_t heads = cache.config.num_kv_heads, row = token * heads + head;
+    if (p.scale_bytes > 0) {
+      copy_pieces(to.scales + row * p.scale_bytes, heads * p.scale_bytes, from.scales, p.scale_bytes, run,
+                  p.scale_bytes);
+    }
+    if (p.zero_bytes > 0) {
+      copy_pieces(to.zeros + row * p.zero_bytes, heads * p.zero_bytes, from.zeros, p.zero_bytes, run, p.zero_bytes);
+    }
+    return;
+  }
+  if (is_code(p.element)) {
+    TokenRows rows = {};  // of this run alone
+    CodeRows codes = p.codes;
+    codes.scales.offset = from.scales - from.rows, codes.zeros.offset = from.zeros - from.rows;
+    rows.base = from.rows, rows.stride_t = p.row_bytes, rows.stride_h = cache.page_size * p.row_bytes;
+    rows.element = p.element, rows.codes = &codes, rows.code_h = p.is_fixed() ? head : 0;
+    WidenArgs args = {};
+    args.rows = &rows, args.count = run, args.columns = p.width;
+    args.dst = dst, args.dst_stride = to.stride_t, args.dst_element = to.element;
+    cache.table->rows().widen(&args);
+  } else {
+    ConvertArgs args = {};
+    args.src = from.rows, args.src_stride = p.row_bytes, args.src_element = p.element;
+    args.dst = dst, args.dst_stride = to.stride_t, args.dst_element = to.element;
+    args.rows = run, args.columns = p.width;
+    cache.table->rows().convert(&args);
   }
 }
 
@@ -143,22 +217,12 @@ void cache_write(const mha_cache& cache, int64_t sequence, int64_t first, int64_
   for_each_run(cache, first, count, [&](int64_t token, int64_t run, int64_t page) {
     if (page >= cache.pinned_pages && page < kept) return;
     char* base = s.pages[page_entry(cache, page)];
-    ConvertArgs copies[kCacheParts] = {};
-    for (int part = 0; part < kCacheParts; ++part) {
-      if (rows[part].data == nullptr) continue;
-      const PartLayout& p = cache.parts[part];
-      ConvertArgs& copy = copies[part];
-      copy.src_stride = rows[part].stride_t, copy.src_element = rows[part].element;
-      copy.dst_stride = p.row_bytes, copy.dst_element = p.element;
-      copy.rows = run, copy.columns = p.width;
-      copy.src = rows[part].data + (token - first) * copy.src_stride;
-      copy.dst = base + p.offset + (token - page * cache.page_size) * p.row_bytes;
-    }
     for (int64_t h = 0; h < cache.config.num_kv_heads; ++h) {
       for (int part = 0; part < kCacheParts; ++part) {
+        const PartLayout& p = cache.parts[part];
         if (rows[part].data == nullptr) continue;
-        copy_rows(*cache.table, copies[part]);
-        copies[part].src += rows[part].stride_h, copies[part].dst += cache.page_size * copies[part].dst_stride;
+        write_rows(cache, p, rows[part], token - first, run, h,
+                   stored_rows(cache, p, base, token - page * cache.page_size, h));
       }
     }
   });
@@ -166,18 +230,12 @@ void cache_write(const mha_cache& cache, int64_t sequence, int64_t first, int64_
 
 void cache_read(const mha_cache& cache, int64_t sequence, int64_t first, int64_t count, const PartRowsOut* rows) {
   for_each_run(cache, first, count, [&](int64_t token, int64_t run, int64_t page) {
-    const char* base = cache.sequences[sequence].pages[page_entry(cache, page)];
+    char* base = cache.sequences[sequence].pages[page_entry(cache, page)];
     for (int part = 0; part < kCacheParts; ++part) {
       const PartLayout& p = cache.parts[part];
-      ConvertArgs copy = {};
-      copy.src_stride = p.row_bytes, copy.src_element = p.element;
-      copy.dst_stride = rows[part].stride_t, copy.dst_element = rows[part].element;
-      copy.rows = run, copy.columns = p.width;
-      copy.src = base + p.offset + (token - page * cache.page_size) * p.row_bytes;
-      copy.dst = rows[part].data + (token - first) * copy.dst_stride;
       for (int64_t h = 0; h < cache.config.num_kv_heads; ++h) {
-        copy_rows(*cache.table, copy);
-        copy.src += cache.page_size * p.row_bytes, copy.dst += rows[part].stride_h;
+        read_rows(cache, p, stored_rows(cache, p, base, token - page * cache.page_size, h), token - first, run, h,
+                  rows[part]);
       }
     }
   });

@@ -17,9 +17,10 @@ struct BlobHead {
 // How elements are stored: mha_storage in fixed widths. Zeros: floats.
 struct BlobStorage {
   uint32_t dtype, scale_dtype;
-  uint32_t flags;  // 1: zero points, 2: hadamard
+  uint32_t flags;  // kBlobZeroPoints, kBlobHadamard
   uint32_t group;
 };
+constexpr uint32_t kBlobZeroPoints = 1, kBlobHadamard = 2;
 
 struct BlobFormat {
   char magic[8];

@@ -23,7 +23,8 @@ struct CacheLayout {
   int64_t pinned_pages, ring_pages, table_size, num_pages;
   int64_t memory_bytes;  // with the slack for alignment
   int64_t sequences_at, tables_at, holders_at, leaving_at, free_at;
-  int64_t bytes;  // of the handle
+  int64_t scales_at[kCacheParts], zeros_at[kCacheParts];  // fixed ones
+  int64_t bytes;                                          // of the handle
 };
 
 mha_status check_config(const mha_cache_config& config, mha_cache_config* resolved, mha_error* error) {
@@ -40,8 +41,6 @@ mha_status check_config(const mha_cache_config& config, mha_cache_config* resolv
                        {"page_size", config.page_size, 0},
                        {"sink_tokens", config.sink_tokens, 0}},
                       error));
-  MHA_TRY(check_storage("key", config.key, error));
-  MHA_TRY(check_storage("value", config.value, error));
   if (config.value_in_key != 0) {
     return fail(error, MHA_ERR_UNSUPPORTED, "value_in_key is %d: this version keeps values apart", config.value_in_key);
   }
@@ -81,10 +80,21 @@ void lay_out_pages(CacheLayout* l) {
   }
 }
 
-PartLayout part_of(const mha_storage& storage, int64_t width) {
-  PartLayout part = {};
-  part.element = static_cast<Element>(enum_value(storage.dtype)), part.width = width;
-  return part;
+// Places a part in a page behind what is in it.
+void lay_out_part(const mha_cache_config& c, int64_t page_size, Layout* page, PartLayout* part) {
+  const Size rows = Size(c.num_kv_heads) * Size(page_size);
+  const Size row = is_code(part->element) ? Size(part->row_bytes) : Size(part->width) * Size(bytes_of(part->element));
+  part->offset = page->append(rows * row);
+  part->row_bytes = row.ok() ? row.value() : 0;
+  const auto place = [&](int64_t row_bytes, int64_t* offset, CodeScales* s) {
+    if (row_bytes == 0) return;
+    *offset = page->append(rows * Size(row_bytes));
+    s->place = ScalePlace::kPages, s->offset = *offset - part->offset;
+    s->stride_d = mha::row_bytes(s->element, 1), s->stride_t = row_bytes;
+    s->stride_h = (Size(page_size) * Size(row_bytes)).ok() ? page_size * row_bytes : 0;
+  };
+  place(part->scale_bytes, &part->scales_offset, &part->codes.scales);
+  place(part->zero_bytes, &part->zeros_offset, &part->codes.zeros);
 }
 
 mha_status lay_out(const mha_cache_config& config, CacheLayout* layout, mha_error* error) {
@@ -96,13 +106,10 @@ mha_status lay_out(const mha_cache_config& config, CacheLayout* layout, mha_erro
   const bool paged = c.kind == MHA_CACHE_PAGED;
   const Size num_pages = paged ? Size(l.table_size) : Size(c.max_sequences) * Size(l.table_size);
   const Size capacity = paged ? Size(l.table_size) * Size(l.page_size) : Size(c.capacity);
-  l.parts[kKeys] = part_of(c.key, c.head_dim), l.parts[kValues] = part_of(c.value, c.value_head_dim);
+  MHA_TRY(resolve_storage("key", c.key, c.num_kv_heads, c.head_dim, &l.parts[kKeys], error));
+  MHA_TRY(resolve_storage("value", c.value, c.num_kv_heads, c.value_head_dim, &l.parts[kValues], error));
   Layout page;
-  for (PartLayout& part : l.parts) {
-    const Size row = Size(part.width) * Size(bytes_of(part.element));
-    part.offset = page.append(Size(c.num_kv_heads) * Size(l.page_size) * row);
-    part.row_bytes = row.ok() ? row.value() : 0;
-  }
+  for (PartLayout& part : l.parts) lay_out_part(c, l.page_size, &page, &part);
   const Size memory = num_pages * page.bytes() + Size(kAlignment - 1);
   Layout handle;
   handle.append(Size(sizeof(mha_cache)));
@@ -111,6 +118,10 @@ mha_status lay_out(const mha_cache_config& config, CacheLayout* layout, mha_erro
   l.holders_at = handle.append(num_pages * Size(sizeof(int64_t)));
   l.leaving_at = handle.append(num_pages * Size(sizeof(int64_t)));
   l.free_at = handle.append(num_pages * Size(sizeof(int64_t)));
+  for (int part = 0; part < kCacheParts; ++part) {
+    l.scales_at[part] = handle.append(fixed_scale_bytes(l.parts[part], c.num_kv_heads));
+    l.zeros_at[part] = handle.append(fixed_zero_bytes(l.parts[part], c.num_kv_heads));
+  }
   if (!memory.ok() || !handle.bytes().ok() || !capacity.ok()) {
     return fail(error, MHA_ERR_OVERFLOW,
                 "capacity %lld, sink_tokens %lld, max_sequences %lld, num_kv_heads %lld, head_dim %lld, value_head_dim "
@@ -132,7 +143,14 @@ mha_cache* make_cache(const CacheLayout& l, char* block, char* memory) {
   mha_cache* cache = reinterpret_cast<mha_cache*>(block);
   *cache = {};
   cache->config = l.config;
-  for (int part = 0; part < kCacheParts; ++part) cache->parts[part] = l.parts[part];
+  mha_storage* storages[kCacheParts] = {&cache->config.key, &cache->config.value};
+  for (int n = 0; n < kCacheParts; ++n) {
+    PartLayout& part = cache->parts[n];
+    part = l.parts[n];
+    if (!part.is_fixed()) continue;
+    copy_fixed(l.config.num_kv_heads, block + l.scales_at[n], block + l.zeros_at[n], &part, &cache->fixed[n]);
+    storages[n]->fixed = &cache->fixed[n];
+  }
   cache->page_size = l.page_size;
   cache->pinned_pages = l.pinned_pages, cache->ring_pages = l.ring_pages, cache->table_size = l.table_size;
   cache->sequences = reinterpret_cast<CacheSequence*>(block + l.sequences_at);

@@ -5,7 +5,8 @@
 // Every kind is a pool of pages (pages.h) and a table of pages for each sequence. A page holds keys
 // [Hkv][page_size][D], then values [Hkv][page_size][Dv], each part with its own element type: the rows of a head follow
 // each other, so decoding reads them in place, and rollback, forks and saving are plain copies of bytes. So are
-// appending and exporting if the types are the same.
+// appending and exporting if the types are the same. Rows of codes are followed by their scales [Hkv][page_size][groups]
+// and zeros, if they have any.
 //   contiguous  one page of `capacity` tokens
 //   paged       page n of a sequence is entry n of its table; sequences that were forked share pages
 //   ring        the pages of the first sink_tokens are pinned; later pages take turns on ring_pages entries, enough to
@@ -14,6 +15,7 @@
 
 #include "core/base/status.h"
 #include "core/cache/pages.h"
+#include "core/cache/row_storage.h"
 #include "core/kernels/kernel_table.h"
 #include "core/mha.h"
 
@@ -36,11 +38,10 @@ struct CacheSequence {
 // Keys and values are treated alike: two parts of a page.
 enum CachePart { kKeys = 0, kValues = 1, kCacheParts = 2 };
 
-struct PartLayout {
-  Element element;
-  int64_t width;      // elements of a row
-  int64_t row_bytes;  // bytes of a row; rows of a head follow each other, heads are page_size rows apart
-  int64_t offset;     // of the part in a page, in bytes
+// Rows of a head follow each other, heads are page_size rows apart; so are scales and zeros.
+struct PartLayout : RowStorage {
+  int64_t offset;  // of the part in a page, in bytes,
+  int64_t scales_offset, zeros_offset;
 };
 
 }  // namespace mha
@@ -49,10 +50,11 @@ struct mha_cache {
   mha_cache_config config;  // defaults filled in
   const mha::KernelTable* table;
   mha::PartLayout parts[mha::kCacheParts];
-  int64_t page_size;     // tokens
-  int64_t pinned_pages;  // entries of a table that keep their page: all, except in a ring
-  int64_t ring_pages;    // the entries after them, on which pages take turns; 1 if there are none
-  int64_t table_size;    // entries
+  mha_quant fixed[mha::kCacheParts];  // what config.key.fixed and config.value.fixed point to
+  int64_t page_size;                  // tokens
+  int64_t pinned_pages;               // entries of a table that keep their page: all, except in a ring
+  int64_t ring_pages;                 // the entries after them, on which pages take turns; 1 if there are none
+  int64_t table_size;                 // entries
   mha::CacheSequence* sequences;
   mutable mha::SpinLock lock;  // of `pool`
   mha::PagePool pool;
@@ -88,16 +90,19 @@ struct CacheBatch {
   }
 };
 
-// Rows of one part of some tokens, [count, Hkv, width], in the caller's memory; strides in bytes.
+// Rows of one part of some tokens, [count, Hkv, width], in the caller's memory; strides in bytes. Floats, or what the
+// part stores; scales and zeros of codes, [count, Hkv, groups], are dense.
 struct PartRows {
   const char* data;
   int64_t stride_t, stride_h;
   Element element;
+  const char *scales, *zeros;
 };
 struct PartRowsOut {
   char* data;
   int64_t stride_t, stride_h;
   Element element;
+  char *scales, *zeros;
 };
 
 // So many tokens are copied at a time, head by head: few enough that a token's rows, which the caller usually stores

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Caches: sequences copied out, saved and loaded. A saved sequence is a header of 192 bytes, then the tokens that the
-// cache keeps, as export lays them out: keys [n, Hkv, D], values [n, Hkv, Dv]. It does not depend on the layout of
-// pages, so any kind of cache can load it.
+// cache keeps, as export lays them out: keys [n, Hkv, D], values [n, Hkv, Dv]. Codes are followed by their scales
+// [n, Hkv, groups], by their zeros, and by zeros up to a multiple of 8 bytes. It does not depend on the layout of pages,
+// so any kind of cache can load it.
+#include <cstdio>
 #include <cstring>
 #include <initializer_list>
 
@@ -24,8 +26,9 @@ struct BlobHeader {
   int64_t num_kv_heads, head_dim, value_head_dim;
   BlobStorage key, value;
   uint64_t value_in_key;
-  uint64_t payload;  // checksum of all after the header
-  uint64_t reserved[8];
+  uint64_t payload;                    // checksum of all after the header
+  uint64_t fixed_scales[kCacheParts];  // checksums of scales and zeros that are fixed, which are not saved; else 0
+  uint64_t reserved[6];
   uint64_t checksum;  // of all before
 };
 static_assert(sizeof(BlobHeader) == 192, "the blob's header is part of its format");
@@ -34,25 +37,48 @@ constexpr BlobFormat kFormat = {{'m', 'h', 'a', 'c', 'a', 'c', 'h', 'e'}, "a sav
 
 int64_t tokens_in(const BlobHeader& h) { return h.leading + (h.length - h.first_kept); }
 
-// The bytes of one part. The header's sizes and types must be valid.
-Size part_bytes(const BlobHeader& h, CachePart part) {
-  const int64_t width = part == kKeys ? h.head_dim : h.value_head_dim;
-  const Element element = static_cast<Element>((part == kKeys ? h.key : h.value).dtype);
-  return Size(tokens_in(h)) * Size(h.num_kv_heads) * Size(width) * Size(bytes_of(element));
+// The bytes of one part. The header's sizes must be valid.
+Size part_bytes(const mha_cache& cache, const BlobHeader& h, CachePart part) {
+  const PartLayout& p = cache.parts[part];
+  const Size rows = Size(tokens_in(h)) * Size(h.num_kv_heads);
+  const Size bytes = rows * (Size(p.row_bytes) + Size(p.scale_bytes) + Size(p.zero_bytes));
+  if (!is_code(p.element) || !(bytes + Size(8)).ok()) return bytes;
+  return Size(round_up(bytes.value(), 8));
 }
 
-Size blob_bytes(const BlobHeader& h) {
-  return part_bytes(h, kKeys) + part_bytes(h, kValues) + Size(sizeof(BlobHeader));
+Size blob_bytes(const mha_cache& cache, const BlobHeader& h) {
+  return part_bytes(cache, h, kKeys) + part_bytes(cache, h, kValues) + Size(sizeof(BlobHeader));
+}
+
+BlobStorage storage_of(const PartLayout& p) {
+  BlobStorage s = {};
+  s.dtype = static_cast<uint32_t>(p.element);
+  if (!is_code(p.element)) return s;
+  const CodeRows& c = p.codes;
+  s.scale_dtype = static_cast<uint32_t>(c.scales.element);
+  s.flags = c.zeros.place != ScalePlace::kNone ? kBlobZeroPoints : 0;
+  s.group = p.groups > 1 ? static_cast<uint32_t>(c.group) : 0;
+  return s;
+}
+
+// Of the fixed scales and zeros of a part, which lie one after the other in the handle.
+uint64_t fixed_checksum(const mha_cache& cache, const PartLayout& p) {
+  if (!p.is_fixed()) return 0;
+  const int64_t heads = cache.config.num_kv_heads;
+  uint64_t sum = header_checksum(p.codes.scales.data, static_cast<size_t>(fixed_scale_bytes(p, heads).value()));
+  if (p.codes.zeros.place == ScalePlace::kNone) return sum;
+  sum ^= 31 * header_checksum(p.codes.zeros.data, static_cast<size_t>(fixed_zero_bytes(p, heads).value()));
+  return sum;
 }
 
 BlobHeader describe(const mha_cache& cache, const CacheSequence& s) {
   const mha_cache_config& c = cache.config;
   BlobHeader h = {};
   h.num_kv_heads = c.num_kv_heads, h.head_dim = c.head_dim, h.value_head_dim = c.value_head_dim;
-  h.key.dtype = static_cast<uint32_t>(cache.parts[kKeys].element);
-  h.value.dtype = static_cast<uint32_t>(cache.parts[kValues].element);
+  h.key = storage_of(cache.parts[kKeys]), h.value = storage_of(cache.parts[kValues]);
+  for (int part = 0; part < kCacheParts; ++part) h.fixed_scales[part] = fixed_checksum(cache, cache.parts[part]);
   h.length = s.length, h.leading = leading_kept(cache, s), h.first_kept = s.first_kept;
-  h.head.bytes = static_cast<uint64_t>(blob_bytes(h).value());
+  h.head.bytes = static_cast<uint64_t>(blob_bytes(cache, h).value());
   return h;
 }
 
@@ -64,11 +90,37 @@ BlobRows blob_rows(const mha_cache& cache, const BlobHeader& h, char* blob, int6
   BlobRows rows = {};
   char* begin = blob + sizeof(BlobHeader);
   for (CachePart part : {kKeys, kValues}) {
-    const int64_t row = cache.parts[part].row_bytes, token = h.num_kv_heads * row;
-    rows.parts[part] = {begin + index * token, token, row, cache.parts[part].element};
-    begin += part_bytes(h, part).value();
+    const PartLayout& p = cache.parts[part];
+    const int64_t row = p.row_bytes, token = h.num_kv_heads * row, count = tokens_in(h) * h.num_kv_heads;
+    PartRowsOut& r = rows.parts[part];
+    r.data = begin + index * token, r.stride_t = token, r.stride_h = row, r.element = p.element;
+    r.scales = begin + count * row + index * h.num_kv_heads * p.scale_bytes;
+    r.zeros = begin + count * (row + p.scale_bytes) + index * h.num_kv_heads * p.zero_bytes;
+    begin += part_bytes(cache, h, part).value();
   }
   return rows;
+}
+
+// "MHA_I8 with MHA_F32 scales of 32 elements"
+struct StorageName {
+  char text[96];
+  explicit StorageName(const BlobStorage& s) {
+    const char* dtype = dtype_name(static_cast<int>(s.dtype));
+    const char* scales = dtype_name(static_cast<int>(s.scale_dtype));
+    if (dtype == nullptr || scales == nullptr || !is_code(static_cast<Element>(s.dtype))) {
+      snprintf(text, sizeof(text), "%s", dtype != nullptr ? dtype : "an unknown dtype");
+    } else {
+      snprintf(text, sizeof(text), "%s with %s scales of %u elements (0: rows)%s", dtype, scales, s.group,
+               s.flags != 0 ? " and zeros" : "");
+    }
+  }
+};
+
+mha_status check_storage_of_blob(const char* name, const BlobStorage& blob, const PartLayout& part, mha_error* error) {
+  const BlobStorage own = storage_of(part);
+  if (memcmp(&blob, &own, sizeof(own)) == 0) return MHA_OK;
+  return fail(error, MHA_ERR_BLOB, "blob keeps %s as %s: the cache has %s", name, StorageName(blob).text,
+              StorageName(own).text);
 }
 
 // Reads the header and checks the whole blob. A blob that passes has the sizes and types of this cache.
@@ -80,24 +132,22 @@ mha_status read_header(const mha_cache& cache, const void* blob, size_t bytes, B
   bool known = h.value_in_key == 0;
   for (uint64_t word : h.reserved) known = known && word == 0;
   if (!known) return fail(error, MHA_ERR_BLOB, "blob has fields that this library does not know");
-  MHA_TRY(check_blob_storage("keys", h.key, error));
-  MHA_TRY(check_blob_storage("values", h.value, error));
   if (h.num_kv_heads != c.num_kv_heads || h.head_dim != c.head_dim || h.value_head_dim != c.value_head_dim) {
     return fail(error, MHA_ERR_BLOB,
                 "blob has %lld key/value heads of %lld and %lld: those of the cache are %lld of %lld and %lld",
                 ll{h.num_kv_heads}, ll{h.head_dim}, ll{h.value_head_dim}, ll{c.num_kv_heads}, ll{c.head_dim},
                 ll{c.value_head_dim});
   }
-  if (h.key.dtype != static_cast<uint32_t>(cache.parts[kKeys].element) ||
-      h.value.dtype != static_cast<uint32_t>(cache.parts[kValues].element)) {
-    return fail(error, MHA_ERR_BLOB, "blob keeps keys as %s and values as %s: the cache has %s and %s",
-                dtype_name(static_cast<int>(h.key.dtype)), dtype_name(static_cast<int>(h.value.dtype)),
-                dtype_name(static_cast<int>(cache.parts[kKeys].element)),
-                dtype_name(static_cast<int>(cache.parts[kValues].element)));
+  MHA_TRY(check_storage_of_blob("keys", h.key, cache.parts[kKeys], error));
+  MHA_TRY(check_storage_of_blob("values", h.value, cache.parts[kValues], error));
+  for (CachePart part : {kKeys, kValues}) {
+    if (h.fixed_scales[part] == fixed_checksum(cache, cache.parts[part])) continue;
+    return fail(error, MHA_ERR_BLOB, "blob's %s were rounded with other fixed scales than those of the cache",
+                part == kKeys ? "keys" : "values");
   }
   const bool sound = check_size("length", h.length, 0, nullptr) == MHA_OK && h.first_kept <= h.length &&
                      h.leading >= 0 && (h.first_kept == 0 ? h.leading == 0 : h.leading < h.first_kept);
-  if (!sound || !blob_bytes(h).ok() || static_cast<uint64_t>(blob_bytes(h).value()) != h.head.bytes) {
+  if (!sound || !blob_bytes(cache, h).ok() || static_cast<uint64_t>(blob_bytes(cache, h).value()) != h.head.bytes) {
     return fail(error, MHA_ERR_BLOB, "blob's header is unsound: length %lld, kept [0, %lld) and from %lld, bytes %llu",
                 ll{h.length}, ll{h.leading}, ll{h.first_kept}, ull{h.head.bytes});
   }
@@ -141,7 +191,7 @@ void write_blob(mha_cache* cache, int64_t sequence, const BlobHeader& h, const v
     PartRows rows[kCacheParts];
     for (int part = 0; part < kCacheParts; ++part) {
       const PartRowsOut& r = from.parts[part];
-      rows[part] = {r.data, r.stride_t, r.stride_h, r.element};
+      rows[part] = {r.data, r.stride_t, r.stride_h, r.element, r.scales, r.zeros};
     }
     cache_write(*cache, sequence, first, count, rows);
   };
@@ -168,6 +218,11 @@ mha_status cache_save(const mha_cache& cache, int64_t sequence, void* blob, size
                 ull{h.head.bytes});
   }
   char* out = static_cast<char*>(blob);
+  char* end = out + sizeof(h);
+  for (CachePart part : {kKeys, kValues}) {  // what follows the codes of a part
+    end += part_bytes(cache, h, part).value();
+    if (is_code(cache.parts[part].element) && tokens_in(h) > 0) memset(end - 8, 0, 8);
+  }
   cache_read(cache, sequence, 0, h.leading, blob_rows(cache, h, out, 0).parts);
   cache_read(cache, sequence, h.first_kept, h.length - h.first_kept, blob_rows(cache, h, out, h.leading).parts);
   h.payload = payload_checksum(out + sizeof(h), h.head.bytes - sizeof(h));

@@ -36,6 +36,7 @@ TokenRows cache_rows(const mha_cache& cache, CachePart part, int64_t sequence) {
   rows.stride_t = p.row_bytes;
   rows.stride_h = cache.page_size * p.row_bytes;
   rows.element = p.element;
+  if (is_code(p.element)) rows.codes = &p.codes;
   if (cache.config.kind == MHA_CACHE_CONTIGUOUS) {
     rows.base = pages[0] != nullptr ? pages[0] + p.offset : nullptr;
   } else {
@@ -90,9 +91,15 @@ int64_t first_kept_at(const mha_cache& cache, int64_t length) {
 
 void copy_page(const mha_cache& cache, const char* from, char* to, int64_t count) {
   for (const PartLayout& part : cache.parts) {
-    for (int64_t h = 0; h < cache.config.num_kv_heads; ++h) {
-      const int64_t at = part.offset + h * cache.page_size * part.row_bytes;
-      memcpy(to + at, from + at, static_cast<size_t>(count * part.row_bytes));
+    const struct {
+      int64_t offset, row_bytes;
+    } stored[] = {
+        {part.offset, part.row_bytes}, {part.scales_offset, part.scale_bytes}, {part.zeros_offset, part.zero_bytes}};
+    for (const auto& s : stored) {
+      for (int64_t h = 0; h < cache.config.num_kv_heads; ++h) {
+        const int64_t at = s.offset + h * cache.page_size * s.row_bytes;
+        memcpy(to + at, from + at, static_cast<size_t>(count * s.row_bytes));
+      }
     }
   }
 }

@@ -34,6 +34,21 @@ mha_status check_tokens(const char* name, const mha_view& v, const Dimensions& n
 // As check_input; distinct elements must not overlap either.
 mha_status check_result(const char* name, const mha_mut_view& v, const Dimensions& n, Order order, Check check,
                         Tensor* out, mha_error* error);
+// The same for a type that has been checked.
+mha_status check_result_place(const char* name, const mha_mut_view& v, const Dimensions& n, Order order, Check check,
+                              Tensor* out, mha_error* error);
+// The same for rows [B, T, H, width] of floats, or of codes whose scales are apart.
+mha_status check_stored_result(const char* name, const mha_mut_view& v, const Dimensions& n, Check check, Tensor* out,
+                               mha_error* error);
+// Scales and zeros of codes that a call writes: `bytes` of each, 0: none, which must not be given.
+struct ScaleResults {
+  const char *scales_name, *zeros_name;
+  void *scales, *zeros;
+  int64_t scale_bytes, zero_bytes;  // a row; `rows` rows
+  int64_t rows;
+  Element element;  // of scales
+};
+mha_status check_scale_results(const ScaleResults& r, const char* why_not, Check check, mha_error* error);
 // For a view without that dimension: the stride must be 0.
 mha_status check_no_stride(const char* name, const char* dimension, int64_t stride, mha_error* error);
 
@@ -45,8 +60,9 @@ struct Extent {
 };
 Extent extent_of(const ConstTensor& t, const Dimensions& n);
 inline Extent extent_of(const Tensor& t, const Dimensions& n) { return extent_of(as_const(t), n); }
-// Of `count` floats.
+// Of `count` floats; of bytes.
 Extent extent_of(const float* data, int64_t count);
+Extent extent_of_bytes(const void* data, int64_t count);
 bool certainly_overlap(const Extent& a, const Extent& b);
 
 struct NamedExtent {

@@ -40,6 +40,7 @@ TokenRows rows_in_pages(const AttentionProblem& p, const ConstTensor& t, const C
 TokenRows from_head(TokenRows rows, int64_t kv_head) {
   if (rows.base != nullptr) rows.base += kv_head * rows.stride_h;
   rows.offset += kv_head * rows.stride_h;
+  rows.code_h = kv_head;
   return rows;
 }
 
@@ -95,6 +96,14 @@ Element key_element_of(const AttentionProblem& p) {
 
 Element value_element_of(const AttentionProblem& p) {
   return p.cache != nullptr ? p.cache->parts[kValues].element : p.value.element;
+}
+
+const CodeRows& key_codes_of(const AttentionProblem& p) {
+  return p.cache != nullptr ? p.cache->parts[kKeys].codes : p.key_codes;
+}
+
+const CodeRows& value_codes_of(const AttentionProblem& p) {
+  return p.cache != nullptr ? p.cache->parts[kValues].codes : p.value_codes;
 }
 
 int64_t weight_rows_of(const AttentionProblem& p, int64_t b) {

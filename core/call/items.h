@@ -60,6 +60,9 @@ int64_t shared_tokens_of(const AttentionProblem& p, int64_t a, int64_t b);
 TokenRows keys_of(const AttentionProblem& p, int64_t b, int64_t kv_head);
 TokenRows values_of(const AttentionProblem& p, int64_t b, int64_t kv_head);
 Element key_element_of(const AttentionProblem& p);
+// Where they are codes.
+const CodeRows& key_codes_of(const AttentionProblem& p);
+const CodeRows& value_codes_of(const AttentionProblem& p);
 Element value_element_of(const AttentionProblem& p);
 // Bytes of a token's key and value of one head.
 int64_t token_bytes_of(const AttentionProblem& p);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "core/base/status.h"
+#include "core/cache/row_storage.h"
 #include "core/kernels/kernel_table.h"
 #include "core/mha.h"
 
@@ -178,7 +179,12 @@ struct NormRopeProblem {
   int64_t first_position;          // the same for all
   const int64_t* slots;            // [batch, length]: where in output a token goes, < 0: nowhere; null: to its place
   int64_t page_size;               // slot s is token s % page_size of output's item s / page_size
+  RowStorage storage;              // where output is codes, and where their scales and zeros go:
+  char *scales, *zeros;            // [batch, length, heads] as output, rows of storage.scale_bytes and zero_bytes
 
+  bool changes_rows() const { return epsilon > 0 || rope.dims > 0; }
+  // Whether rows go through floats of a thread's own: codes of rows that are normed or rotated.
+  bool needs_floats() const { return is_code(output.element) && changes_rows(); }
   int64_t tokens() const { return offsets != nullptr ? length : batch * length; }
   double work() const {
     const double rows = static_cast<double>(tokens()) * static_cast<double>(heads);

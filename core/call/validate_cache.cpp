@@ -13,11 +13,6 @@ using ll = long long;
 mha_status check_exported(const mha_cache& cache, const mha_export_args& a, mha_error* error) {
   MHA_TRY(check_sequence(cache, "sequence", a.sequence, error));
   MHA_TRY(check_sizes({{"begin", a.begin, 0}, {"count", a.count, 0}}, error));
-  if (a.key_scales != nullptr || a.key_zeros != nullptr || a.value_scales != nullptr || a.value_zeros != nullptr) {
-    return fail(
-        error, MHA_ERR_ARGUMENT, "%s is given, but the cache keeps no codes, which alone have them",
-        a.key_scales != nullptr || a.key_zeros != nullptr ? "key_scales or key_zeros" : "value_scales or value_zeros");
-  }
   const CacheSequence& s = cache.sequences[a.sequence];
   if (a.begin > s.length || a.count > s.length - a.begin) {
     return fail(error, MHA_ERR_ARGUMENT, "begin %lld and count %lld: sequence %lld has %lld tokens", ll{a.begin},
@@ -28,6 +23,27 @@ mha_status check_exported(const mha_cache& cache, const mha_export_args& a, mha_
                 "begin %lld and count %lld: sequence %lld keeps its first %lld tokens and those from %lld on",
                 ll{a.begin}, ll{a.count}, ll{a.sequence}, ll{leading_kept(cache, s)}, ll{s.first_kept});
   }
+  return MHA_OK;
+}
+
+// A part that is exported: as floats, or codes of the cache as they are, with their scales and zeros.
+mha_status check_exported_part(const char* name, const PartLayout& part, const mha_mut_view& v, const Dimensions& n,
+                               const ScaleResults& scales, PartRowsOut* rows, mha_error* error) {
+  Tensor t = {};
+  MHA_TRY(check_stored_result(name, v, n, Check::kAll, &t, error));
+  const bool codes = is_code(t.element);
+  if (codes && t.element != part.element) {
+    return fail(error, MHA_ERR_UNSUPPORTED, "%s.dtype is %s: the cache keeps %s, which alone it exports beside floats",
+                name, dtype_name(enum_value(v.dtype)), dtype_name(static_cast<int>(part.element)));
+  }
+  ScaleResults wanted = scales;
+  wanted.rows = n.t * n.h, wanted.element = part.codes.scales.element;
+  if (codes) wanted.scale_bytes = part.scale_bytes, wanted.zero_bytes = part.zero_bytes;
+  MHA_TRY(check_scale_results(
+      wanted, codes ? "the cache has the same for all tokens" : "no codes are exported, which alone have them",
+      Check::kAll, error));
+  rows->data = t.data, rows->stride_t = t.stride_t, rows->stride_h = t.stride_h, rows->element = t.element;
+  rows->scales = static_cast<char*>(scales.scales), rows->zeros = static_cast<char*>(scales.zeros);
   return MHA_OK;
 }
 
@@ -91,16 +107,32 @@ mha_status validate_export(const mha_cache& cache, const mha_export_args& a, Par
   MHA_TRY(check_reserved("args", a.reserved, error));
   MHA_TRY(check_exported(cache, a, error));
   const mha_cache_config& c = cache.config;
-  Tensor k = {}, v = {};
-  const Dimensions key = {1, a.count, c.num_kv_heads, c.head_dim},
-                   value = {1, a.count, c.num_kv_heads, c.value_head_dim};
-  MHA_TRY(check_result("key", a.key, key, Order::kBthd, Check::kAll, &k, error));
-  MHA_TRY(check_result("value", a.value, value, Order::kBthd, Check::kAll, &v, error));
-  const NamedExtent results[] = {{"key", extent_of(k, key)}, {"value", extent_of(v, value)}};
-  MHA_TRY(check_overlaps(results, 2, nullptr, 0, error));
-  rows[kKeys] = {k.data, k.stride_t, k.stride_h, k.element};
-  rows[kValues] = {v.data, v.stride_t, v.stride_h, v.element};
-  return MHA_OK;
+  const struct {
+    const char* name;
+    const mha_mut_view& view;
+    int64_t width;
+    ScaleResults scales;
+  } parts[kCacheParts] = {
+      {"key", a.key, c.head_dim, {"key_scales", "key_zeros", a.key_scales, a.key_zeros, 0, 0, 0, Element::kF32}},
+      {"value",
+       a.value,
+       c.value_head_dim,
+       {"value_scales", "value_zeros", a.value_scales, a.value_zeros, 0, 0, 0, Element::kF32}}};
+  NamedExtent results[3 * kCacheParts] = {};
+  for (int n = 0; n < kCacheParts; ++n) {
+    const auto& part = parts[n];
+    const PartLayout& stored = cache.parts[n];
+    const Dimensions size = {1, a.count, c.num_kv_heads, part.width};
+    PartRowsOut* out = &rows[n];
+    MHA_TRY(check_exported_part(part.name, stored, part.view, size, part.scales, out, error));
+    ConstTensor t = {};
+    t.data = out->data, t.stride_t = out->stride_t, t.stride_h = out->stride_h, t.element = out->element;
+    const int64_t count = a.count * c.num_kv_heads;
+    results[3 * n] = {part.name, extent_of(t, size)};
+    results[3 * n + 1] = {part.scales.scales_name, extent_of_bytes(out->scales, count * stored.scale_bytes)};
+    results[3 * n + 2] = {part.scales.zeros_name, extent_of_bytes(out->zeros, count * stored.zero_bytes)};
+  }
+  return check_overlaps(results, 3 * kCacheParts, nullptr, 0, error);
 }
 
 }  // namespace mha

@@ -79,9 +79,6 @@ mha_status check_used_fields(const char* name, const mha_quant& q, mha_error* er
 mha_status check_places(const char* name, const char* field, const void* data, Element element, const mha_quant& q,
                         const Dimensions& n, Check check, CodeScales* out, mha_error* error) {
   const int64_t bytes = row_bytes(element, 1);
-  out->data = static_cast<const char*>(data), out->element = element;
-  out->stride_b = n.b > 1 ? q.stride_b * bytes : 0, out->stride_t = n.t > 1 ? q.stride_t * bytes : 0;
-  out->stride_h = n.h > 1 ? q.stride_h * bytes : 0, out->stride_d = q.stride_d * bytes;
   const int64_t tokens = most(q.group_tokens, 1), group = q.group != 0 ? q.group : n.d;
   const Size last = Size(n.b - 1) * Size(q.stride_b) + Size((n.t - 1) / tokens) * Size(q.stride_t) +
                     Size(n.h - 1) * Size(q.stride_h) + Size((n.d - 1) / group) * Size(q.stride_d) + Size(1);
@@ -90,6 +87,9 @@ mha_status check_places(const char* name, const char* field, const void* data, E
     return fail(error, MHA_ERR_OVERFLOW, "%s.quant.%s with strides %lld, %lld, %lld, %lld end beyond 2^63 bytes", name,
                 field, ll{q.stride_b}, ll{q.stride_t}, ll{q.stride_h}, ll{q.stride_d});
   }
+  out->place = ScalePlace::kTensor, out->data = static_cast<const char*>(data), out->element = element;
+  out->stride_b = n.b > 1 ? q.stride_b * bytes : 0, out->stride_t = (n.t - 1) / tokens > 0 ? q.stride_t * bytes : 0;
+  out->stride_h = n.h > 1 ? q.stride_h * bytes : 0, out->stride_d = (n.d - 1) / group > 0 ? q.stride_d * bytes : 0;
   if (check == Check::kSizesOnly) return MHA_OK;
   return check_aligned(FieldName(name, field).text, data, error, static_cast<size_t>(bytes));
 }
@@ -123,6 +123,36 @@ mha_status check_quant(const char* name, const mha_quant& q, Element element, co
 }
 
 }  // namespace
+
+mha_status check_stored_result(const char* name, const mha_mut_view& v, const Dimensions& n, Check check, Tensor* out,
+                               mha_error* error) {
+  const Element element = static_cast<Element>(enum_value(v.dtype));
+  if (!is_code(element) || has_scales_inside(element)) {
+    return check_result(name, v, n, Order::kBthd, check, out, error);
+  }
+  if (v.reserved != 0) return fail_reserved(name, "reserved", -1, error);
+  Dimensions padded = n;  // rows begin at a byte
+  padded.d = round_up(n.d, units_of(element));
+  MHA_TRY(check_code_strides(name, element, n, {v.stride_b, v.stride_t, v.stride_h}, error));
+  return check_result_place(name, v, padded, Order::kBthd, check, out, error);
+}
+
+mha_status check_scale_results(const ScaleResults& r, const char* why_not, Check check, mha_error* error) {
+  const struct {
+    const char* name;
+    void* data;
+    int64_t bytes;
+    size_t alignment;
+  } results[] = {{r.scales_name, r.scales, r.scale_bytes, static_cast<size_t>(row_bytes(r.element, 1))},
+                 {r.zeros_name, r.zeros, r.zero_bytes, 1}};
+  for (const auto& result : results) {
+    if (result.bytes == 0 && result.data != nullptr) return fail_unused(result.name, why_not, error);
+    if (result.bytes == 0 || r.rows == 0 || check == Check::kSizesOnly) continue;
+    if (result.data == nullptr) return fail(error, MHA_ERR_NULL, "%s is NULL", result.name);
+    MHA_TRY(check_aligned(result.name, result.data, error, result.alignment));
+  }
+  return MHA_OK;
+}
 
 mha_status check_tokens(const char* name, const mha_view& v, const Dimensions& n, Check check, ConstTensor* out,
                         CodeRows* codes, mha_error* error) {

@@ -28,19 +28,41 @@ mha_status check_slots(const mha_rows_args& a, Check check, mha_error* error) {
   return MHA_OK;
 }
 
-// Refuses the fields for quantised codes, which this version does not have.
-mha_status check_no_codes(const mha_rows_args& a, mha_error* error) {
-  if (a.storage != nullptr) MHA_TRY(check_storage("storage", *a.storage, error));
-  if (a.scales == nullptr && a.zeros == nullptr) return MHA_OK;
-  return fail(error, MHA_ERR_ARGUMENT, "%s is given, but output.dtype is no code, which alone has them",
-              a.scales != nullptr ? "scales" : "zeros");
+// How output is stored, with the scales of codes.
+mha_status check_row_storage(const mha_rows_args& a, Check check, NormRopeProblem* p, mha_error* error) {
+  const int dtype = enum_value(a.output.dtype);
+  const bool codes = is_code(static_cast<Element>(dtype));
+  if (a.storage != nullptr) {
+    MHA_TRY(resolve_storage("storage", *a.storage, a.num_heads, a.head_dim, &p->storage, error));
+    if ((codes || is_code(p->storage.element)) && p->storage.element != static_cast<Element>(dtype)) {
+      return fail(error, MHA_ERR_ARGUMENT, "storage.dtype is %s, but output.dtype is %s",
+                  dtype_name(enum_value(a.storage->dtype)),
+                  dtype_name(dtype) != nullptr ? dtype_name(dtype) : "no dtype");
+    }
+  } else if (codes && !has_scales_inside(static_cast<Element>(dtype))) {
+    return fail(error, MHA_ERR_NULL, "storage is NULL, but output.dtype is %s: codes need scales", dtype_name(dtype));
+  }
+  const int64_t tokens = a.slots != nullptr ? (Size(a.num_pages) * Size(a.page_size)).value() : a.batch * a.length;
+  const RowStorage& s = p->storage;
+  if (!(Size(tokens) * Size(a.num_heads) * (Size(s.scale_bytes) + Size(s.zero_bytes))).ok()) {
+    return fail(error, MHA_ERR_OVERFLOW, "scales of %lld tokens of %lld heads exceed 2^63 bytes", ll{tokens},
+                ll{a.num_heads});
+  }
+  p->scales = static_cast<char*>(a.scales), p->zeros = static_cast<char*>(a.zeros);
+  const ScaleResults results = {
+      "scales", "zeros", a.scales, a.zeros, s.scale_bytes, s.zero_bytes, tokens * a.num_heads, s.codes.scales.element};
+  return check_scale_results(results,
+                             !codes         ? "output.dtype is no code, which alone has them"
+                             : s.is_fixed() ? "storage.fixed has them"
+                                            : "storage has no zero_points",
+                             check, error);
 }
 
 mha_status check_row_views(const mha_rows_args& a, Check check, NormRopeProblem* p, mha_error* error) {
   const Dimensions input = {a.batch, a.length, a.num_heads, a.head_dim};
   const Dimensions output = a.slots != nullptr ? Dimensions{a.num_pages, a.page_size, a.num_heads, a.head_dim} : input;
   MHA_TRY(check_input("input", a.input, input, check, &p->input, error));
-  MHA_TRY(check_result("output", a.output, output, Order::kBthd, check, &p->output, error));
+  MHA_TRY(check_stored_result("output", a.output, output, check, &p->output, error));
   const ConstTensor& in = p->input;
   const Tensor& out = p->output;
   const bool in_place = in.data == out.data && a.slots == nullptr;
@@ -49,6 +71,12 @@ mha_status check_row_views(const mha_rows_args& a, Check check, NormRopeProblem*
     return MHA_OK;
   }
   const Extent read = extent_of(in, input), written = extent_of(out, output);
+  const int64_t rows = output.b * output.t * output.h;
+  const NamedExtent results[] = {{"output", written},
+                                 {"scales", extent_of_bytes(a.scales, rows * p->storage.scale_bytes)},
+                                 {"zeros", extent_of_bytes(a.zeros, rows * p->storage.zero_bytes)}};
+  const NamedExtent inputs[] = {{"input", read}};
+  if (is_code(out.element)) return check_overlaps(results, 3, inputs, 1, error);
   if (!certainly_overlap(read, written)) return MHA_OK;
   return fail(error, MHA_ERR_STRIDE,
               "output overlaps input%s: strides in bytes are (%lld, %lld, %lld) and (%lld, %lld, %lld)",
@@ -82,8 +110,8 @@ mha_status validate_rows(const mha_rows_args& a, Check check, NormRopeProblem* p
     return fail(error, MHA_ERR_OVERFLOW, "batch %lld, length %lld, num_heads %lld, head_dim %lld: too large",
                 ll{a.batch}, ll{a.length}, ll{a.num_heads}, ll{a.head_dim});
   }
-  MHA_TRY(check_no_codes(a, error));
   MHA_TRY(check_slots(a, check, error));
+  MHA_TRY(check_row_storage(a, check, p, error));
   MHA_TRY(check_row_views(a, check, p, error));
   MHA_TRY(validate_rope(a.rope, a.head_dim, &p->rope, error));
   if (a.norm != nullptr) {

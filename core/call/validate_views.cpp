@@ -95,17 +95,16 @@ mha_status check_no_stride(const char* name, const char* dimension, int64_t stri
 namespace {
 
 // A stride in bytes. With a single element it may be anything and becomes 0.
-int64_t byte_stride(int64_t stride, int64_t size, int64_t bytes) { return size > 1 ? stride * bytes : 0; }
+int64_t byte_stride(Element element, int64_t stride, int64_t size) { return size > 1 ? row_bytes(element, stride) : 0; }
 
 // AnyTensor: ConstTensor for const data, else Tensor.
 template <class AnyTensor, class Data>
 AnyTensor tensor_of(Data* data, const mha_dtype& dtype, const Dimensions& n, const ElementStrides& s) {
   const Element element = static_cast<Element>(enum_value(dtype));
-  const int64_t bytes = bytes_of(element);
   AnyTensor t;
   t.data = data, t.element = element;
-  t.stride_b = byte_stride(s.b, n.b, bytes), t.stride_t = byte_stride(s.t, n.t, bytes);
-  t.stride_h = byte_stride(s.h, n.h, bytes);
+  t.stride_b = byte_stride(element, s.b, n.b), t.stride_t = byte_stride(element, s.t, n.t);
+  t.stride_h = byte_stride(element, s.h, n.h);
   return t;
 }
 
@@ -139,6 +138,11 @@ mha_status check_result(const char* name, const mha_mut_view& v, const Dimension
                         Tensor* out, mha_error* error) {
   if (v.reserved != 0) return fail_reserved(name, "reserved", -1, error);
   MHA_TRY(check_dtype(name, v.dtype, error));
+  return check_result_place(name, v, n, order, check, out, error);
+}
+
+mha_status check_result_place(const char* name, const mha_mut_view& v, const Dimensions& n, Order order, Check check,
+                              Tensor* out, mha_error* error) {
   ElementStrides s = {};
   MHA_TRY(resolve_strides(name, n, order, {v.stride_b, v.stride_t, v.stride_h}, 0, &s, error));
   if (!is_empty(n) && overlaps(n, s)) {
@@ -171,6 +175,12 @@ Extent extent_of(const float* data, int64_t count) {
   ConstTensor floats = {};
   floats.data = reinterpret_cast<const char*>(data), floats.element = Element::kF32;
   return extent_of(floats, {1, 1, 1, count});
+}
+
+Extent extent_of_bytes(const void* data, int64_t count) {
+  ConstTensor bytes = {};
+  bytes.data = static_cast<const char*>(data), bytes.element = Element::kI8;
+  return extent_of(bytes, {1, 1, 1, count});
 }
 
 namespace {

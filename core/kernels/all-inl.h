@@ -22,9 +22,15 @@
 
 #include "core/kernels/pack-inl.h"
 
+#include "core/kernels/rows-inl.h"
+
+#include "core/kernels/runs-inl.h"
+
 #include "core/kernels/codes-inl.h"
 
 #include "core/kernels/tokens-inl.h"
+
+#include "core/kernels/quantise-inl.h"
 
 #include "core/kernels/gemm-inl.h"
 
@@ -74,7 +80,7 @@ constexpr PackedKernels make_packed() {
 
 constexpr RowKernels make_rows() {
   RowKernels k = {};
-  k.convert = convert;
+  k.convert = convert, k.quantise = quantise, k.widen = widen;
   k.norm_rope = norm_rope_rows, k.rope_frequencies = rope_frequencies, k.rope_angles = rope_angles;
   k.exp2 = exp2_array, k.tanh = tanh_array;
   return k;

@@ -101,6 +101,12 @@ MHA_NOINLINE Vec scales_at(const CodeScales& s, int64_t group, const char* row, 
 }
 
 inline const char* row_of_scales(const CodeScales& s, const TokenRows& t, int64_t head, int64_t token) {
+  if (s.place == ScalePlace::kPages) {
+    const char* rows = t.base;
+    if (t.page_size != 0) rows = cached_page(t, token / t.page_size), token %= t.page_size;
+    const int64_t code_head = t.code_h + head;
+    return rows - t.code_h * t.stride_h + s.offset + token * s.stride_t + code_head * s.stride_h;
+  }
   int64_t b = t.code_b;
   if (t.table != nullptr) b = t.table[token / t.page_size], token %= t.page_size;
   return s.data + b * s.stride_b + (t.code_t + token) / t.codes->group_tokens * s.stride_t +
@@ -115,8 +121,8 @@ struct CodeRow {
 inline CodeRow code_row(const TokenRows& t, int64_t head, int64_t token, const char* row) {
   const CodeRows& c = *t.codes;
   CodeRow found = {row, nullptr, nullptr};
-  if (c.scales.data != nullptr) found.scales = row_of_scales(c.scales, t, head, token);
-  if (c.zeros.data != nullptr) found.zeros = row_of_scales(c.zeros, t, head, token);
+  if (c.scales.place != ScalePlace::kNone) found.scales = row_of_scales(c.scales, t, head, token);
+  if (c.zeros.place != ScalePlace::kNone) found.zeros = row_of_scales(c.zeros, t, head, token);
   return found;
 }
 
@@ -144,7 +150,7 @@ MHA_NOINLINE void widen_codes(const TokenRows& t, const CodeRow& r, int64_t colu
 
 // Whether these are codes of 8 bits with one scale for each token's row and no zeros.
 inline bool has_row_scales(const TokenRows& t, int64_t width) {
-  return (t.element == Element::kI8 || t.element == Element::kU8) && t.codes->zeros.data == nullptr &&
+  return (t.element == Element::kI8 || t.element == Element::kU8) && t.codes->zeros.place == ScalePlace::kNone &&
          t.codes->group >= width && t.codes->group_tokens == 1;
 }
 

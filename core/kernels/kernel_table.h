@@ -59,20 +59,28 @@ constexpr int64_t row_bytes(Element element, int64_t width) {
 // Bytes of an element of a type of floats.
 constexpr int64_t bytes_of(Element element) { return row_bytes(element, 1); }
 
+// Where scales or zeros of codes are.
+enum class ScalePlace : int32_t {
+  kNone,    // scales are inside the rows; all zeros are the same
+  kTensor,  // a tensor's own: `data` is where they begin
+  kPages,  // in the page of their rows (in a contiguous cache: behind the rows), `offset` bytes after the first of these
+};
+
 // Scales or zeros of codes: that of item (or page) b, token t, head h, element d is at
-//   data + b * stride_b + t / group_tokens * stride_t + h * stride_h + d / group * stride_d
-// with strides in bytes.
+//   begin + b * stride_b + t / group_tokens * stride_t + h * stride_h + d / group * stride_d
+// with strides in bytes; in pages b is 0 and t the token's place in its page.
 struct CodeScales {
-  const char* data;
+  ScalePlace place;
   Element element;  // a type of floats; of zeros: also kI8, kU8
+  const char* data;
+  int64_t offset;
   int64_t stride_b, stride_t, stride_h, stride_d;
 };
 
 // What codes stand for: value = scale * (code - zero), both operations rounded to float.
 struct CodeRows {
-  CodeScales scales;            // no data: inside the rows
-  CodeScales zeros;             // no data:
-  float zero;                   // the same for all
+  CodeScales scales, zeros;
+  float zero;                   // where there are no zeros
   int64_t group, group_tokens;  // elements of a row, and tokens, that share a scale
 };
 
@@ -95,6 +103,46 @@ struct TokenRows {
   int64_t page_size, offset, pinned_pages, ring_pages;
   const CodeRows* codes;           // where elements are codes; those of token t of head h are those of
   int64_t code_b, code_t, code_h;  // item code_b, or of its page, token code_t + t, head code_h + h
+};
+
+// Rows of floats rounded to codes of any type without scales inside, each group of a row with its scale. What is stored:
+//   bytes b = -128 .. 127 (I8), or b + 128 (U8); nibbles b = -8 .. 7 as b + 8 (I4, U4), 0 behind the last of an odd row
+//   symmetric      8 bits: scale = max |x| / 127; 4 bits: scale = x / -8 of the greatest |x| (of two the positive one)
+//   with zeros     scale = (max(x, 0) / 2 - min(x, 0) / 2) / (n / 2), n = 255 or 15; zero = nearest(-min(x, 0) * inverse)
+//                  + the least code, not above the greatest
+//   scale          rounded to its type, to nearest even; not 0 unless all x are: at least the type's least positive
+//                  number, of F32 and BF16 2^-126. A NaN, with codes of zero, where an x is not finite or the type
+//                  does not reach so far
+//   inverse        1 / scale as stored, rounded to float
+//   code           nearest(x * inverse, rounded, + fraction of the zero) + the zero's nearest integer, within the type's
+//                  range; nearest: to even
+// Denormal x count as 0. The same bits on every target.
+struct QuantiseArgs {
+  const char* src;     // rows of floats
+  int64_t src_stride;  // bytes from row to row
+  Element src_element;
+  char* dst;  // rows of codes
+  int64_t dst_stride;
+  Element dst_element;
+  char* scales;  // [groups] of each row, written; null where they are fixed
+  int64_t scale_stride;
+  Element scale_element;
+  char* zeros;  // the same, integers of 8 bits, signed or not as the codes are; null: symmetric
+  int64_t zero_stride;
+  int64_t group;          // elements of a row that share a scale: a multiple of 16, or at least the row
+  const CodeRows* fixed;  // scales and zeros known in advance, those of item and token 0; null: computed. A NaN x then
+                          // counts as 0
+  int64_t head, head_step;  // row r is of head `head + r * head_step`, which the fixed scales depend on
+  int64_t rows, columns;
+};
+
+// Tokens of one head of codes, as floats or rounded once from these.
+struct WidenArgs {
+  const TokenRows* rows;
+  int64_t head, begin, count, columns;
+  char* dst;
+  int64_t dst_stride;
+  Element dst_element;
 };
 
 // Rows of elements, widened or rounded from one type to another.
@@ -354,6 +402,10 @@ struct AttentionKernels {
 struct RowKernels {
   // dst[r][c] = src[r][c]: widened exactly, rounded to nearest even (simd/element-inl.h).
   void (*convert)(const ConvertArgs* args);
+
+  // Floats to codes, and codes to floats.
+  void (*quantise)(const QuantiseArgs* args);
+  void (*widen)(const WidenArgs* args);
 
   // output = rotate(norm(input)): norm(x) = x * (1 / sqrt(mean(x^2) + epsilon)) * weight, squares summed over 16 lanes
   // and the fixed tree; a pair (x1, x2) becomes (fma(x1, cos, -(x2 * sin)), fma(x2, cos, x1 * sin)).

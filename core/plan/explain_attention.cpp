@@ -222,7 +222,7 @@ void explain_codes(const char* name, Element element, const CodeRows& codes, int
     out->line("codes of %s: in blocks of %lld with their scale", name, static_cast<ll>(codes.group));
     return;
   }
-  const char* zeros = codes.zeros.data != nullptr ? name_of(codes.zeros.element) : "the type's own";
+  const char* zeros = codes.zeros.place != ScalePlace::kNone ? name_of(codes.zeros.element) : "the type's own";
   if (codes.group >= width) {
     out->line("codes of %s: %s scales of whole rows, zeros: %s", name, name_of(codes.scales.element), zeros);
   } else {
@@ -241,8 +241,8 @@ void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, Tex
     explain_unequal(p, plan, out);
   }
   explain_elements(p, out);
-  explain_codes("keys", p.key.element, p.key_codes, p.head_dim, out);
-  explain_codes("values", p.value.element, p.value_codes, p.value_head_dim, out);
+  explain_codes("keys", key_element_of(p), key_codes_of(p), p.head_dim, out);
+  explain_codes("values", value_element_of(p), value_codes_of(p), p.value_head_dim, out);
   explain_masks(p, out);
   explain_weights(p, out);
   if (p.tail > 0)

@@ -13,6 +13,9 @@ struct AppendJob {
   const KernelTable* table;
   AppendProblem problem;
   int64_t item_tokens;  // of a work item: plan_append
+  // Where keys are normed or rotated, then rounded to codes: floats [Hkv, D] of each thread, so many apart.
+  float* floats;
+  int64_t floats_step;
 };
 // Runs a work item; `job` is an AppendJob.
 void run_append(const void* job, int64_t item, int64_t slot);

@@ -2,6 +2,7 @@
 // Norm and rotation of tokens. A work item is a run of tokens, each with all its heads, whose angles are computed once.
 #include "core/run/norm_rope.h"
 
+#include "core/base/layout.h"
 #include "core/base/search.h"
 #include "core/call/items.h"
 #include "core/run/storage_error.h"
@@ -26,17 +27,35 @@ int64_t position_of(const NormRopeProblem& p, int64_t token, const Token& at) {
   return (p.first_positions != nullptr ? p.first_positions[at.batch] : p.first_position) + at.index;
 }
 
-// Where a token is written: to its slot, or without slots as token t of item b; null: nowhere.
-char* output_row(const NormRopeProblem& p, int64_t token, int64_t b, int64_t t) {
-  if (p.slots != nullptr) {
-    const int64_t slot = p.slots[token];
-    if (slot < 0) return nullptr;
-    b = slot / p.page_size, t = slot % p.page_size;
-  }
-  return p.output.data + b * p.output.stride_b + t * p.output.stride_t;
+// Where a token is written: in its slot, or without slots as token t of item b.
+struct Place {
+  bool stored;
+  int64_t index;  // of all places of the output
+  char* row;
+};
+
+Place place_of(const NormRopeProblem& p, int64_t token, int64_t b, int64_t t) {
+  if (p.slots == nullptr) return {true, token, p.output.data + b * p.output.stride_b + t * p.output.stride_t};
+  const int64_t slot = p.slots[token];
+  if (slot < 0) return {false, 0, nullptr};
+  b = slot / p.page_size, t = slot % p.page_size;
+  return {true, slot, p.output.data + b * p.output.stride_b + t * p.output.stride_t};
 }
 
-void run_norm_rope(const void* data, int64_t item, int64_t) {
+// Rounds the heads of a token, `from` [heads, width], to codes.
+void store_codes(const KernelTable& table, const NormRopeProblem& p, const ConstTensor& from, const Place& to) {
+  QuantiseArgs args = quantise_args(p.storage, 0, p.heads);
+  args.head_step = 1;
+  args.src = from.data, args.src_stride = from.stride_h, args.src_element = from.element;
+  args.dst = to.row, args.dst_stride = p.output.stride_h;
+  const int64_t row = to.index * p.heads;
+  if (p.storage.scale_bytes > 0) args.scales = p.scales + row * p.storage.scale_bytes;
+  if (p.storage.zero_bytes > 0) args.zeros = p.zeros + row * p.storage.zero_bytes;
+  args.scale_stride = p.storage.scale_bytes, args.zero_stride = p.storage.zero_bytes;
+  table.rows().quantise(&args);
+}
+
+void run_norm_rope(const void* data, int64_t item, int64_t slot) {
   const NormRopeJob* job = static_cast<const NormRopePhase*>(data)->jobs;
   for (; item >= items(*job); ++job) item -= items(*job);
   const NormRopeProblem& p = job->problem;
@@ -45,12 +64,21 @@ void run_norm_rope(const void* data, int64_t item, int64_t) {
   for (int64_t token = begin; token < end; ++token) {
     const Token at = token_at(p, token);
     const int64_t b = p.offsets != nullptr ? 0 : at.batch, t = p.offsets != nullptr ? token : at.index;
-    Tensor output = p.output;
-    output.data = output_row(p, token, b, t);
-    if (output.data == nullptr) continue;
+    const Place place = place_of(p, token, b, t);
+    if (!place.stored) continue;
     ConstTensor input = p.input;
     input.data += b * input.stride_b + t * input.stride_t;
-    norm_rope.run(position_of(p, token, at), input, output);
+    Tensor output = p.output;
+    output.data = place.row;
+    if (!is_code(output.element)) {
+      norm_rope.run(position_of(p, token, at), input, output);
+    } else if (!p.changes_rows()) {
+      store_codes(*job->table, p, input, place);
+    } else {
+      const Tensor floats = dense_floats(job->floats + slot * job->floats_step, 1, p.heads, p.width);
+      norm_rope.run(position_of(p, token, at), input, floats);
+      store_codes(*job->table, p, as_const(floats), place);
+    }
   }
 }
 
@@ -78,19 +106,46 @@ Phase norm_rope_phase(const NormRopePhase& work) {
   return {run_norm_rope, &work, count};
 }
 
-mha_storage_error measure_rounding(const NormRopeJob& job, float* row) {
+namespace {
+
+// The parts of the workspace: a row before and after, and what is stored of it.
+struct MeasuringLayout {
+  int64_t before, after, codes, scales, zeros;
+  Size bytes = Size(0);
+
+  explicit MeasuringLayout(const NormRopeProblem& p) {
+    Layout all;
+    const Size row = Size(p.width) * Size(kFloatBytes);
+    before = all.append(row), after = all.append(row), codes = all.append(Size(p.storage.row_bytes));
+    scales = all.append(Size(p.storage.scale_bytes)), zeros = all.append(Size(p.storage.zero_bytes));
+    bytes = all.bytes();
+  }
+};
+
+}  // namespace
+
+Size measuring_bytes(const NormRopeProblem& problem) { return MeasuringLayout(problem).bytes; }
+
+mha_storage_error measure_rounding(const NormRopeJob& job, char* workspace) {
   const NormRopeProblem& p = job.problem;
+  const MeasuringLayout layout(p);
   TokenNormRope norm_rope(*job.table, p.rope, p.epsilon, p.weight, 1, p.width);
   StorageErrorSum sum(*job.table);
-  const Tensor floats = dense_floats(row, 1, 1, p.width);
+  const Tensor floats = dense_floats(workspace + layout.before, 1, 1, p.width);
   for (int64_t token = 0; token < p.tokens(); ++token) {
     const Token at = token_at(p, token);
-    if (output_row(p, token, at.batch, at.index) == nullptr) continue;
+    if (!place_of(p, token, at.batch, at.index).stored) continue;
     ConstTensor input = p.input;
     input.data += at.batch * input.stride_b + at.index * input.stride_t;
     for (int64_t h = 0; h < p.heads; ++h, input.data += input.stride_h) {
       norm_rope.run(position_of(p, token, at), input, floats);
-      sum.add(floats.data, Element::kF32, p.width, p.output.element);
+      if (is_code(p.output.element)) {
+        sum.add_codes(reinterpret_cast<const float*>(floats.data), p.storage, h,
+                      {reinterpret_cast<float*>(workspace + layout.after), workspace + layout.codes,
+                       workspace + layout.scales, workspace + layout.zeros});
+      } else {
+        sum.add(floats.data, Element::kF32, p.width, p.output.element);
+      }
     }
   }
   return sum.error();

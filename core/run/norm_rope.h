@@ -28,6 +28,9 @@ struct NormRopeJob {
   const KernelTable* table;
   NormRopeProblem problem;
   int64_t block_tokens;  // of a work item: plan_norm_rope
+  // Where problem.needs_floats(): floats [heads, width] of each thread, so many apart.
+  float* floats;
+  int64_t floats_step;
 };
 
 // Up to two tensors (queries and keys) as one phase.
@@ -39,8 +42,9 @@ struct NormRopePhase {
 Phase norm_rope_phase(const NormRopePhase& work);
 
 // The error of rounding the results of a job. To be called before the job runs, since its output may be its input.
-// row [width] is scratch.
-mha_storage_error measure_rounding(const NormRopeJob& job, float* row);
+mha_storage_error measure_rounding(const NormRopeJob& job, char* workspace);
+// The bytes of its workspace.
+Size measuring_bytes(const NormRopeProblem& problem);
 
 // The jobs for the queries of a call and for its keys in a tensor, with block_tokens planned. If items differ in
 // length, the first position of each item is written to first_positions [batch].

@@ -28,12 +28,40 @@ void StorageErrorSum::add(const char* row, Element given, int64_t columns, Eleme
     convert_row(table_, at, given, before, Element::kF32, count);
     convert_row(table_, at, given, stored, kept, count);
     convert_row(table_, stored, kept, after, Element::kF32, count);
-    for (int64_t i = 0; i < count; ++i) {
-      const double value = static_cast<double>(before[i]), lost = static_cast<double>(after[i]) - value;
-      const double size = lost < 0 ? -lost : lost;
-      if (max_ == max_ && !(size <= max_)) max_ = size;  // a NaN stays
-      squares_ += lost * lost, given_squares_ += value * value;
+    add_difference(before, after, count);
+  }
+}
+
+void StorageErrorSum::add_codes(const float* row, const RowStorage& storage, int64_t head, const Scratch& scratch) {
+  QuantiseArgs args = quantise_args(storage, head, 1);
+  args.src = reinterpret_cast<const char*>(row), args.dst = scratch.codes, args.scales = scratch.scales;
+  if (storage.zero_bytes > 0) args.zeros = scratch.zeros;
+  table_.rows().quantise(&args);
+  CodeRows codes = storage.codes;
+  if (!storage.is_fixed()) {
+    codes.scales.place = ScalePlace::kTensor, codes.scales.data = scratch.scales;
+    codes.scales.stride_d = row_bytes(codes.scales.element, 1);
+    if (storage.zero_bytes > 0) {
+      codes.zeros.place = ScalePlace::kTensor, codes.zeros.data = scratch.zeros, codes.zeros.stride_d = 1;
     }
+  }
+  TokenRows rows = {};
+  rows.base = scratch.codes, rows.element = storage.element, rows.codes = &codes;
+  rows.code_h = storage.is_fixed() ? head : 0;
+  WidenArgs widened = {};
+  widened.rows = &rows, widened.count = 1, widened.columns = storage.width;
+  widened.dst = reinterpret_cast<char*>(scratch.after);
+  table_.rows().widen(&widened);
+  elements_ += storage.width;
+  add_difference(row, scratch.after, storage.width);
+}
+
+void StorageErrorSum::add_difference(const float* before, const float* after, int64_t columns) {
+  for (int64_t i = 0; i < columns; ++i) {
+    const double value = static_cast<double>(before[i]), lost = static_cast<double>(after[i]) - value;
+    const double size = lost < 0 ? -lost : lost;
+    if (max_ == max_ && !(size <= max_)) max_ = size;  // a NaN stays
+    squares_ += lost * lost, given_squares_ += value * value;
   }
 }
 

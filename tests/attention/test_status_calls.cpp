@@ -83,7 +83,9 @@ TEST_CASE("status: rows", "[status][rows]") {
       {MHA_ERR_ARGUMENT, {"head_dim is 0"}, [](Args& a) { a.head_dim = 0; }},
       {MHA_ERR_OVERFLOW, {"batch is 4611686018427387905"}, [](Args& a) { a.batch = kFar; }},
       {MHA_ERR_OVERFLOW, {"length 4611686018427387904", "too large"}, [](Args& a) { a.length = kFar - 1; }},
-      {MHA_ERR_UNSUPPORTED, {"storage.dtype is MHA_I8"}, [](Args& a) { a.storage = &kCodes; }},
+      {MHA_ERR_ARGUMENT,
+       {"storage.dtype is MHA_I8, but output.dtype is MHA_F32"},
+       [](Args& a) { a.storage = &kCodes; }},
       {MHA_ERR_ARGUMENT, {"storage.scale_dtype, group"}, [](Args& a) { a.storage = &kGrouped; }},
       {MHA_ERR_ARGUMENT, {"storage.reserved[1] is not 0"}, [](Args& a) { a.storage = &kNewer; }},
       {MHA_ERR_ARGUMENT, {"scales is given"}, [&](Args& a) { a.scales = &scale; }},
@@ -105,7 +107,10 @@ TEST_CASE("status: rows", "[status][rows]") {
          a.output = mut_view(output.data(), {24, 8, 3});
        }},
       {MHA_ERR_UNSUPPORTED, {"input.dtype is MHA_U8"}, [](Args& a) { a.input.dtype = MHA_U8; }},
-      {MHA_ERR_UNSUPPORTED, {"output.dtype is MHA_I8"}, [](Args& a) { a.output.dtype = MHA_I8; }},
+      {MHA_ERR_NULL,
+       {"storage is NULL, but output.dtype is MHA_I8: codes need scales"},
+       [](Args& a) { a.output.dtype = MHA_I8; }},
+      {MHA_ERR_UNSUPPORTED, {"output.dtype is MHA_Q8_0"}, [](Args& a) { a.output.dtype = MHA_Q8_0; }},
       {MHA_ERR_ARGUMENT,
        {"input is at 0x", "aligned to 2 bytes"},
        [](Args& a) { a.input.dtype = MHA_F16, a.input.data = static_cast<const char*>(a.input.data) + 1; }},
@@ -352,7 +357,7 @@ TEST_CASE("status: caches of later versions", "[status][cache]") {
        {MHA_ERR_ARGUMENT, {"key.reserved[1] is not 0"}, [](Config& c) { c.key.reserved[1] = 1; }},
        {MHA_ERR_ARGUMENT, {"value.reserved[0] is not 0"}, [](Config& c) { c.value.reserved[0] = 1; }},
        {MHA_ERR_UNSUPPORTED, {"key.dtype is MHA_Q8_0"}, [](Config& c) { c.key.dtype = MHA_Q8_0; }},
-       {MHA_ERR_UNSUPPORTED, {"value.dtype is MHA_I4"}, [](Config& c) { c.value.dtype = MHA_I4; }},
+       {MHA_ERR_UNSUPPORTED, {"value.dtype is MHA_Q4_0"}, [](Config& c) { c.value.dtype = MHA_Q4_0; }},
        {MHA_ERR_UNSUPPORTED, {"value_in_key is 1"}, [](Config& c) { c.value_in_key = 1; }}},
       create, [] { return true; });
   CachePtr cache = make_cache(cache_context(), cache_config(MHA_CACHE_CONTIGUOUS, 16));

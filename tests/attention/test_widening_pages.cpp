@@ -180,7 +180,7 @@ TEST_CASE("widening: the caller's pages in any types, filled from any types", "[
       check_widened("pages", run_typed(some, stored, Typed(output, e, dense_bhtd(e)), s.Tk), want);
     }
   }
-  CHECK(prepared > 100);
+  CHECK(prepared > share_of(100));
 }
 
 TEST_CASE("widening: rows in order from any type to any type, in place too", "[widening][prepare][bits]") {

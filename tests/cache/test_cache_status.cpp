@@ -266,10 +266,9 @@ TEST_CASE("cache status: what a kind of cache has none of", "[cache][status]") {
          return c.kind != MHA_CACHE_RING;
        }},
       {MHA_ERR_UNSUPPORTED, {"value_in_key is 1"}, [](mha_cache_config& c) { return c.value_in_key = 1; }},
-      {MHA_ERR_UNSUPPORTED, {"key.dtype is MHA_U8"}, [](mha_cache_config& c) { return c.key.dtype = MHA_U8, true; }},
       {MHA_ERR_UNSUPPORTED,
-       {"value.dtype is MHA_I8"},
-       [](mha_cache_config& c) { return c.value.dtype = MHA_I8, true; }},
+       {"key.dtype is MHA_Q8_0"},
+       [](mha_cache_config& c) { return c.key.dtype = MHA_Q8_0, true; }},
       {MHA_ERR_ARGUMENT, {"config.reserved[7] is not 0"}, [](mha_cache_config& c) { return c.reserved[7] = 1; }},
   };
   for (const Mistake& mistake : mistakes) {

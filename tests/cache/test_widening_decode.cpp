@@ -22,9 +22,9 @@ struct TwinDecode {
   TwinDecode(Random& random, uint64_t seed)
       : draw(seed),
         twin_draw(seed),
-        storage{random_dtype(random), random_dtype(random), seed, false},
+        storage{random_dtype(random), random_dtype(random), seed, false, one_in(random, 2) ? seed : 0},
         typed(draw, storage),
-        twin(twin_draw, {storage.key, storage.value, seed, true}),
+        twin(twin_draw, {storage.key, storage.value, seed, true, storage.codes}),
         output(random_dtype(random)),
         stored(typed.args()),
         wide(twin.args()) {
@@ -43,8 +43,10 @@ struct TwinDecode {
   }
   Typed output_of(mha_dtype dtype) const { return Typed(dtype, extent(), dense_bthd(extent())); }
   std::string describe() const {
-    return typed.describe() + ", keys " + dtype_name(storage.key) + " values " + dtype_name(storage.value) + " query " +
-           dtype_name(query.dtype()) + " output " + dtype_name(output);
+    const auto &key = typed.cache.key_codes, &value = typed.cache.value_codes;
+    return typed.describe() + ", keys " + (key ? key->describe() : dtype_name(storage.key)) + " values " +
+           (value ? value->describe() : dtype_name(storage.value)) + " query " + dtype_name(query.dtype()) +
+           " output " + dtype_name(output);
   }
 
   /// Item b as a plain call over its tokens, widened, is its rows of `want`.
@@ -67,13 +69,13 @@ struct TwinDecode {
 
 TEST_CASE("widening: attention over caches of any types is the f32 call over their tokens",
           "[widening][properties][cache][bits]") {
-  int64_t rings = 0, shared = 0, ragged = 0, run = 0;
+  int64_t rings = 0, shared = 0, ragged = 0, run = 0, codes = 0;
   for (const uint64_t seed : seeds(620000, 450)) {
     Random random(seed);
     TwinDecode d(random, seed + 7000);
     INFO("seed " << seed << ": " << d.describe());
     if (d.typed.refused()) continue;
-    ++run, ragged += d.wide.items.query_offsets != nullptr;
+    ++run, ragged += d.wide.items.query_offsets != nullptr, codes += d.storage.codes != 0;
     const int64_t b = random.below(d.typed.B);
     rings += d.typed.cache.first_kept(d.wide.items.sequences[b]) > 0;
     for (const std::string& target : supported_targets()) {
@@ -93,8 +95,8 @@ TEST_CASE("widening: attention over caches of any types is the f32 call over the
     require_ok(attention_explain(cache_context(), args, text, sizeof text, nullptr, &error), error);
     shared += std::string(text).find("shared prefixes: none") == std::string::npos;
   }
-  CHECK(run >= 400);
-  for (const int64_t cases : {rings, shared, ragged}) CHECK(cases > 20);
+  CHECK(run >= share_of(400));
+  for (const int64_t cases : {rings, shared, ragged, codes}) CHECK(cases > share_of(20));
 }
 
 namespace {

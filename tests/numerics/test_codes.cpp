@@ -51,7 +51,7 @@ TEST_CASE("codes: attention over any codes is the call over what they stand for"
       }
     }
   }
-  for (const int64_t cases : {keys, values, both, in_place, packed, weights, ragged}) CHECK(cases > 20);
+  for (const int64_t cases : {keys, values, both, in_place, packed, weights, ragged}) CHECK(cases > share_of(20));
 }
 
 TEST_CASE("codes: the reference reads them as they are defined", "[codes][reference]") {
@@ -69,7 +69,7 @@ TEST_CASE("codes: the reference reads them as they are defined", "[codes][refere
     }
     cases += c.key && c.value && !want.output.empty();
   }
-  CHECK(cases > 10);
+  CHECK(cases > share_of(10));
 }
 
 TEST_CASE("codes: every type alone, few rows and many, one head and several", "[codes][bits]") {

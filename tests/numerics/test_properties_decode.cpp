@@ -113,7 +113,7 @@ TEST_CASE("decode properties: attention over a cache is one plain call a sequenc
     shared += std::string(text).find("shared prefixes: none") == std::string::npos;
   }
   // What the draw is to contain; the seeds are fixed, so this changes only with the code above.
-  for (const int64_t cases : {refused, rings, shared, closely}) CHECK(cases > 5);
+  for (const int64_t cases : {refused, rings, shared, closely}) CHECK(cases > share_of(5));
 }
 
 namespace {
@@ -393,7 +393,7 @@ TEST_CASE("decode properties: partial results of any parts merge to the bits of 
       check_run("log-sum-exp", got.log_sum_exp, 0, want.log_sum_exp, b * s.H * s.Tq, rows);
     }
   }
-  CHECK(one_by_one > 20);
+  CHECK(one_by_one > share_of(20));
 }
 
 TEST_CASE("decode: numbers at the ends of their ranges, over a cache as over tensors", "[cache][overflow]") {

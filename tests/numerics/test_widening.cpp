@@ -29,7 +29,7 @@ struct Ways {
   void check() const {
     for (const int64_t cases :
          {few_keys, in_place, packed, split, ragged, running, chunks, output_in_place, weights, masks, types, no_rows})
-      CHECK(cases > 5);
+      CHECK(cases > share_of(5));
   }
 };
 
@@ -137,7 +137,7 @@ TEST_CASE("widening: the reference over any types is the reference over floats",
     }
     cases += call.query->dtype() != MHA_F32 && call.value->dtype() != MHA_F32 && !want.output.empty();
   }
-  CHECK(cases > 10);
+  CHECK(cases > share_of(10));
 }
 
 TEST_CASE("widening: query, key, value, output, masks, one type at a time", "[widening][bits]") {

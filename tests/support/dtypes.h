@@ -30,7 +30,18 @@ inline const ElementType& element_type(mha_dtype dtype) {
                        [dtype](const ElementType& type) { return type.dtype == dtype; });
 }
 inline int64_t element_bytes(mha_dtype dtype) { return element_type(dtype).bytes; }
-inline std::string dtype_name(mha_dtype dtype) { return element_type(dtype).name; }
+/// Of any dtype, codes too.
+inline std::string dtype_name(mha_dtype dtype) {
+  static constexpr struct {
+    mha_dtype dtype;
+    const char* name;
+  } kNames[] = {
+#define MHA_ELEMENT(name, dtype, Type, bytes) {dtype, #dtype},
+#define MHA_CODE(name, dtype, number, Type, units, bytes) {dtype, #dtype},
+#include "core/kernels/elements.def"
+  };
+  return std::find_if(std::begin(kNames), std::end(kNames), [&](const auto& n) { return n.dtype == dtype; })->name;
+}
 
 inline mha_dtype random_dtype(Random& random) { return kElementTypes[random.below(kNumElementTypes)].dtype; }
 

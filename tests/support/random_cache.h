@@ -4,8 +4,7 @@
 #define MHA_TESTS_SUPPORT_RANDOM_CACHE_H
 
 #include "tests/support/caches.h"
-#include "tests/support/dtypes.h"
-#include "tests/support/random_cases.h"
+#include "tests/support/quantise.h"
 
 namespace mha::test {
 
@@ -14,6 +13,7 @@ struct RandomStorage {
   mha_dtype key = MHA_F32, value = MHA_F32;
   uint64_t given = 0;    // not 0: tokens are given in types drawn from this seed; 0: as floats
   bool widened = false;  // the twin of a cache that stores those types: one of floats, whose tokens are rounded before
+  uint64_t codes = 0;    // not 0: keys, values or both are codes, stored as this seed says
 };
 
 /// A cache after appends, rollbacks, forks and removals. `finite`: no NaN or Inf in it.
@@ -21,6 +21,7 @@ struct RandomCache {
   mha_cache_config config;
   CachePtr cache;
   bool finite = true;
+  std::shared_ptr<CodeStorage> key_codes, value_codes;  // or null: floats
 
   explicit RandomCache(Random& random, const RandomStorage& storage = {}) : storage_(storage), given_(storage.given) {
     config = cache_config(one_of(random, {MHA_CACHE_CONTIGUOUS, MHA_CACHE_RING, MHA_CACHE_PAGED, MHA_CACHE_PAGED}),
@@ -36,8 +37,16 @@ struct RandomCache {
       config.page_size = one_of<int64_t>(random, {1, 16, 24, 64, 256, 300});
       config.capacity = config.max_sequences * (1300 + config.page_size);
     }
+    draw_codes();
     if (!storage.widened) config.key.dtype = storage.key, config.value.dtype = storage.value;
-    cache = make_cache(cache_context(), config);
+    {
+      // Fixed scales are copied: those that the cache is made with are gone afterwards.
+      std::vector<CodeStorage> given;
+      for (const auto& codes : {key_codes, value_codes}) given.push_back(codes ? *codes : CodeStorage(MHA_I8, 1, 1));
+      if (!storage.widened && key_codes) config.key = given[0].storage();
+      if (!storage.widened && value_codes) config.value = given[1].storage();
+      cache = make_cache(cache_context(), config);
+    }
     mha_cache_get_config(cache.get(), &config);
     for (int64_t n = between(random, 1, 10); n > 0; --n) change(random);
   }
@@ -56,6 +65,13 @@ struct RandomCache {
   }
 
  private:
+  void draw_codes() {
+    if (storage_.codes == 0) return;
+    Random random(storage_.codes);
+    const int64_t which = random.below(4);
+    if (which != 0) key_codes = std::make_shared<CodeStorage>(random, config.num_kv_heads, config.head_dim);
+    if (which != 1) value_codes = std::make_shared<CodeStorage>(random, config.num_kv_heads, config.value_head_dim);
+  }
   void change(Random& random) {
     const int64_t sequence = random.below(config.max_sequences), held = length(sequence);
     mha_error error = {};
@@ -95,14 +111,16 @@ struct RandomCache {
     mha_append_args args = {};
     args.batch = static_cast<int64_t>(sequences.size());
     args.sequences = sequences.data(), args.offsets = offsets.data(), args.length = offsets.back();
-    const Elements key = given(tokens.key, storage_.key), value = given(tokens.value, storage_.value);
+    const Elements key = given(tokens.key, storage_.key, key_codes.get());
+    const Elements value = given(tokens.value, storage_.value, value_codes.get());
     args.key = key.view(), args.value = value.view();
     mha_error error = {};
     require_ok(mha_cache_append(shared_context(supported_targets()[0], 3), cache.get(), &args, &error), error);
   }
   /// Tokens as append takes them.
-  Elements given(const std::vector<float>& tokens, mha_dtype stored) {
+  Elements given(const std::vector<float>& tokens, mha_dtype stored, const CodeStorage* codes) {
     const Elements from(storage_.given ? random_dtype(given_) : MHA_F32, tokens);
+    if (storage_.widened && codes) return Elements(MHA_F32, codes->round_all(from.widened()));
     return storage_.widened ? Elements(MHA_F32, rounded(stored, from.widened())) : from;
   }
 

@@ -9,12 +9,21 @@
 
 namespace mha::test {
 
-inline std::vector<uint64_t> seeds(uint64_t first, uint64_t count) {
+inline uint64_t seed_step() {
   const char* text = std::getenv("MHA_TEST_SEED_STEP");
-  const uint64_t given = text == nullptr ? 1 : std::strtoull(text, nullptr, 10);
+  const uint64_t step = text == nullptr ? 1 : std::strtoull(text, nullptr, 10);
+  return step > 0 ? step : 1;
+}
+
+inline std::vector<uint64_t> seeds(uint64_t first, uint64_t count) {
   std::vector<uint64_t> all;
-  for (uint64_t n = 0; n<count; n += given> 0 ? given : 1) all.push_back(first + n);
+  for (uint64_t n = 0; n < count; n += seed_step()) all.push_back(first + n);
   return all;
+}
+
+/// What is left of a number of cases that all the seeds give; half of that, since chance weighs more among few.
+inline int64_t share_of(int64_t cases) {
+  return seed_step() == 1 ? cases : cases / static_cast<int64_t>(2 * seed_step());
 }
 
 }  // namespace mha::test
