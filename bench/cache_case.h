@@ -5,6 +5,7 @@
 #define MHA_BENCH_CACHE_CASE_H
 
 #include "bench/case.h"
+#include "bench/elements.h"
 #include "bench/support.h"
 
 namespace mha::bench {
@@ -30,6 +31,29 @@ class CacheInMemory {
  private:
   Floats memory_;
   Cache cache_;
+};
+
+/// Tokens [tokens, num_kv_heads, head_dim] as they are given to a cache, and the floats that it makes of them.
+struct CachedTokens {
+  CachedTokens(const Context& context, mha_dtype dtype, int64_t tokens, int64_t num_kv_heads, int64_t head_dim,
+               uint64_t seed)
+      : wide(tokens * num_kv_heads * head_dim, kUnitVariance, seed),
+        given(context, is_code(dtype) ? MHA_F32 : dtype, wide) {
+    mha_cache_config config = {};
+    config.num_kv_heads = num_kv_heads, config.head_dim = head_dim, config.capacity = tokens;
+    config.key = config.value = storage_of(dtype);
+    Cache cache = require(Cache::create(context, config));
+    mha_append_args append = {};
+    append.batch = 1, append.length = tokens, append.key = append.value = given.view();
+    require(cache.append(context, append));
+    mha_export_args args = {};
+    args.count = tokens, args.key = mut_view(wide.data());
+    Floats other(tokens * num_kv_heads * head_dim, kUnitVariance, seed);  // results may not overlap
+    args.value = mut_view(other.data());
+    require(cache.export_to(args));
+  }
+  Floats wide;
+  Elements given;
 };
 
 }  // namespace mha::bench

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// decode_f32, decode_bf16, decode_f16: one call of attention for the newest token, or the newest few, of each sequence in
+// decode_f32, decode_bf16, decode_f16, decode_int8, decode_int4: one call of attention for the newest token, or the newest few, of each sequence in
 // a cache that stores keys and values as the name says.
 #include <algorithm>
 #include <cmath>
 
 #include "bench/cache_case.h"
-#include "bench/elements.h"
 #include "bench/naive.h"
 #include "bench/twin.h"
 
@@ -26,9 +25,10 @@ class DecodeCase : public Case {
         shape_(shape),
         dropped_(shape.kind == MHA_CACHE_RING ? kDropped : 0),
         query_(shape.batch * query_floats(), kUnitVariance, 1),
-        key_(context, shape.dtype, (shape.key_len + dropped_ + kShift * shape.batch) * token_floats(), kUnitVariance,
+        key_(context, shape.dtype, shape.key_len + dropped_ + kShift * shape.batch, shape.num_kv_heads, shape.head_dim,
              2),
-        value_(context, shape.dtype, key_.wide.size(), kUnitVariance, 3),
+        value_(context, shape.dtype, shape.key_len + dropped_ + kShift * shape.batch, shape.num_kv_heads,
+               shape.head_dim, 3),
         output_(query_.size()),
         cache_(context, config_of(shape)) {
     output_.fill(std::nanf(""));
@@ -51,7 +51,7 @@ class DecodeCase : public Case {
     const int64_t kept = shape.batch * shape.key_len * token_floats() * 2;  // of keys and values
     const int64_t group = shape.num_heads / shape.num_kv_heads;
     flops = 2.0 * static_cast<double>(kept * group * shape.query_len);
-    const int64_t kept_bytes = kept * bytes_of(shape.dtype);
+    const int64_t kept_bytes = kept / shape.head_dim * row_bytes(shape.dtype, shape.head_dim);
     bytes = static_cast<double>(kept_bytes) + 4.0 * static_cast<double>(query_.size() + output_.size());
     streamed = {cache_.region(static_cast<size_t>(kept_bytes))};
   }
@@ -75,7 +75,7 @@ class DecodeCase : public Case {
     config.num_kv_heads = shape.num_kv_heads;
     config.head_dim = shape.head_dim;
     config.max_sequences = shape.batch;
-    config.key.dtype = config.value.dtype = shape.dtype;
+    config.key = config.value = storage_of(shape.dtype);
     config.page_size = shape.page_size;
     config.capacity = shape.kind == MHA_CACHE_PAGED ? shape.batch * shape.key_len : shape.key_len;
     return config;
@@ -91,10 +91,9 @@ class DecodeCase : public Case {
         append.batch = 1;
         append.sequences = &b;
         append.length = std::min(kTurn, tokens - t);
-        append.key = key_.narrow.view(), append.value = value_.narrow.view();
+        append.key = key_.given.view(), append.value = value_.given.view();
         for (mha_view* from : {&append.key, &append.value}) {
-          from->data =
-              static_cast<const char*>(from->data) + (kShift * b + t) * token_floats() * bytes_of(shape_.dtype);
+          from->data = static_cast<const char*>(from->data) + (kShift * b + t) * token_floats() * bytes_of(from->dtype);
         }
         require(cache_->append(context_, append));
       }
@@ -117,7 +116,7 @@ class DecodeCase : public Case {
   DecodeShape shape_;
   int64_t dropped_;
   Floats query_;
-  Stored key_, value_;
+  CachedTokens key_, value_;
   Floats output_;
   CacheInMemory cache_;
   std::vector<unsigned char> workspace_;

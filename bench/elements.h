@@ -12,8 +12,36 @@
 
 namespace mha::bench {
 
-inline const char* name_of(mha_dtype dtype) { return dtype == MHA_F32 ? "f32" : dtype == MHA_F16 ? "f16" : "bf16"; }
+inline const char* name_of(mha_dtype dtype) {
+  switch (dtype) {
+    case MHA_F32:
+      return "f32";
+    case MHA_F16:
+      return "f16";
+    case MHA_I8:
+      return "int8";
+    case MHA_I4:
+      return "int4";
+    default:
+      return "bf16";
+  }
+}
+/// Of floats.
 inline int64_t bytes_of(mha_dtype dtype) { return dtype == MHA_F32 ? 4 : 2; }
+
+inline bool is_code(mha_dtype dtype) { return dtype == MHA_I8 || dtype == MHA_I4; }
+/// How caches of the bench store rows: int8 with a float scale for each row, int4 with f16 scales of 32 elements.
+inline mha_storage storage_of(mha_dtype dtype) {
+  mha_storage storage = {};
+  storage.dtype = dtype;
+  if (dtype == MHA_I4) storage.group = 32, storage.scale_dtype = MHA_F16;
+  return storage;
+}
+/// Of a row that is stored so, with its scales.
+inline int64_t row_bytes(mha_dtype dtype, int64_t width) {
+  if (dtype == MHA_I8) return width + 4;
+  return dtype == MHA_I4 ? width / 2 + width / 32 * 2 : width * bytes_of(dtype);
+}
 
 /// An array of elements at a multiple of 64 bytes, in ordinary pages.
 class Elements {

@@ -85,7 +85,7 @@ void add_decode(int threads, std::vector<CaseSpec>& cases) {
   struct Heads {
     int64_t query, key;
   };
-  for (mha_dtype dtype : {MHA_F32, MHA_BF16, MHA_F16}) {
+  for (mha_dtype dtype : {MHA_F32, MHA_BF16, MHA_F16, MHA_I8, MHA_I4}) {
     for (const Heads& heads : {Heads{32, 8}, Heads{28, 4}, Heads{32, 32}}) {
       for (int64_t D : {128, 64}) {
         for (int64_t Tk : {1024, 4096, 16384}) {
@@ -115,7 +115,8 @@ void add_decode(int threads, std::vector<CaseSpec>& cases) {
   cases.push_back(decode_case({1, 1024, 12, 12, 64, MHA_CACHE_CONTIGUOUS}, threads));
   for (int64_t length : {1, 512})
     for (mha_cache_kind kind : {MHA_CACHE_CONTIGUOUS, MHA_CACHE_PAGED})
-      for (mha_dtype dtype : {MHA_F32, MHA_BF16, MHA_F16}) cases.push_back(append_case({length, 8, 128, kind, dtype}));
+      for (mha_dtype dtype : {MHA_F32, MHA_BF16, MHA_F16, MHA_I8, MHA_I4})
+        cases.push_back(append_case({length, 8, 128, kind, dtype}));
 }
 
 void add_masks(int threads, std::vector<CaseSpec>& cases) {
