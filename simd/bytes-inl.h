@@ -102,6 +102,26 @@ MHA_INLINE Bytes16 round_to_bytes(const Vec& v) {
 }
 #endif
 
+// Codes of 4 bits whose zero is 8, where a register is a table of 16 floats: the nibbles of each word that a shift by
+// kRight brings to the bottom; 16 nibbles that follow each other.
+#if defined(MHA_ISA_AVX512)
+constexpr bool kLooksUpNibbles = true;
+MHA_INLINE __m512 nibble_values() { return _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7); }
+template <int kRight>
+MHA_INLINE Reg nibble(Reg words) {
+  return _mm512_permutexvar_ps(_mm512_srli_epi32(_mm512_castps_si512(words), kRight), nibble_values());
+}
+MHA_INLINE Vec nibbles(const char* p) {
+  int32_t halves[2];
+  memcpy(halves, p, sizeof(halves));
+  const __m512i words = _mm512_mask_set1_epi32(_mm512_set1_epi32(halves[0]), 0xff00, halves[1]);
+  const __m512i shifts = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+  return {_mm512_permutexvar_ps(_mm512_srlv_epi32(words, shifts), nibble_values())};
+}
+#else
+constexpr bool kLooksUpNibbles = false;
+#endif
+
 // The words of a register: some bits inverted; one byte of each, the one that a shift by kLeft brings to the top, as a
 // signed integer.
 #if defined(MHA_ISA_AVX512)

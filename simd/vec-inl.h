@@ -241,6 +241,9 @@ MHA_INLINE Vec sub(const Vec& a, const Vec& b) {
 MHA_INLINE Vec mul(const Vec& a, const Vec& b) {
   return map([&](int i) MHA_ALWAYS_INLINE { return a.r[i] * b.r[i]; });
 }
+MHA_INLINE Vec divide(const Vec& a, const Vec& b) {
+  return map([&](int i) MHA_ALWAYS_INLINE { return divide(a.r[i], b.r[i]); });
+}
 MHA_INLINE Vec fma(const Vec& a, const Vec& b, const Vec& c) {
   return map([&](int i) MHA_ALWAYS_INLINE { return fma(a.r[i], b.r[i], c.r[i]); });
 }

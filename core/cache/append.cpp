@@ -143,7 +143,7 @@ StoredRows stored_rows(const mha_cache& cache, const PartLayout& p, char* page, 
           page + p.zeros_offset + row * p.zero_bytes};
 }
 
-// Stores `run` tokens of head `head`, of which `from` begins with `token`: copied, converted or rounded to codes.
+// Stores `run` tokens of head `head`, of which `from` begins with `token`: copied or converted.
 void write_rows(const mha_cache& cache, const PartLayout& p, const PartRows& from, int64_t token, int64_t run,
                 int64_t head, const StoredRows& to) {
   const char* src = from.data + token * from.stride_t + head * from.stride_h;
@@ -157,13 +157,6 @@ void write_rows(const mha_cache& cache, const PartLayout& p, const PartRows& fro
     if (p.zero_bytes > 0) {
       copy_pieces(to.zeros, p.zero_bytes, from.zeros + row * p.zero_bytes, heads * p.zero_bytes, run, p.zero_bytes);
     }
-  } else if (is_code(p.element)) {
-    QuantiseArgs args = quantise_args(p, head, run);
-    args.src = src, args.src_stride = from.stride_t, args.src_element = from.element;
-    args.dst = to.rows, args.dst_stride = p.row_bytes;
-    args.scales = to.scales, args.scale_stride = p.scale_bytes;
-    if (p.zero_bytes > 0) args.zeros = to.zeros, args.zero_stride = p.zero_bytes;
-    cache.table->rows().quantise(&args);
   } else {
     ConvertArgs args = {};
     args.src = src, args.src_stride = from.stride_t, args.src_element = from.element;
@@ -173,7 +166,28 @@ void write_rows(const mha_cache& cache, const PartLayout& p, const PartRows& fro
   }
 }
 
-// The same in the other direction.
+// Rounds `run` tokens of all heads to codes. Rows are taken as many at once as there are: of a head, or of a token.
+void quantise_rows(const mha_cache& cache, const PartLayout& p, const PartRows& from, int64_t token, int64_t run,
+                   char* page, int64_t slot) {
+  const int64_t heads = cache.config.num_kv_heads;
+  const bool by_head = run >= heads;
+  const int64_t rows = by_head ? run : heads, others = by_head ? heads : run;
+  const int64_t row = by_head ? 1 : cache.page_size;  // from row to row where they are stored
+  QuantiseArgs args = quantise_args(p, 0, rows);
+  args.head_step = by_head ? 0 : 1;
+  args.src_element = from.element, args.src_stride = by_head ? from.stride_t : from.stride_h;
+  args.dst_stride = row * p.row_bytes, args.scale_stride = row * p.scale_bytes, args.zero_stride = row * p.zero_bytes;
+  for (int64_t n = 0; n < others; ++n) {
+    const int64_t head = by_head ? n : 0, t = by_head ? 0 : n;
+    const StoredRows to = stored_rows(cache, p, page, slot + t, head);
+    args.src = from.data + (token + t) * from.stride_t + head * from.stride_h, args.head = head;
+    args.dst = to.rows, args.scales = to.scales;
+    if (p.zero_bytes > 0) args.zeros = to.zeros;
+    cache.table->rows().quantise(&args);
+  }
+}
+
+// write_rows in the other direction.
 void read_rows(const mha_cache& cache, const PartLayout& p, const StoredRows& from, int64_t token, int64_t run,
                int64_t head, const PartRowsOut& to) {
   char* dst = to.data + token * to.stride_t + head * to.stride_h;
@@ -210,19 +224,25 @@ void read_rows(const mha_cache& cache, const PartLayout& p, const StoredRows& fr
 
 }  // namespace
 
-// Head by head, keys and values in turn: they are in different pages of memory, so their cache misses overlap.
+// Head by head, keys and values in turn: they are in different pages of memory, so their cache misses overlap. Rounding to
+// codes takes longer than its reads.
 void cache_write(const mha_cache& cache, int64_t sequence, int64_t first, int64_t count, const PartRows* rows) {
   const CacheSequence& s = cache.sequences[sequence];
   const int64_t kept = first_page_kept(cache, s);
   for_each_run(cache, first, count, [&](int64_t token, int64_t run, int64_t page) {
     if (page >= cache.pinned_pages && page < kept) return;
     char* base = s.pages[page_entry(cache, page)];
+    const int64_t slot = token - page * cache.page_size;
+    const auto rounds = [&](int part) { return is_code(cache.parts[part].element) && !is_code(rows[part].element); };
+    for (int part = 0; part < kCacheParts; ++part) {
+      if (rows[part].data == nullptr || !rounds(part)) continue;
+      quantise_rows(cache, cache.parts[part], rows[part], token - first, run, base, slot);
+    }
     for (int64_t h = 0; h < cache.config.num_kv_heads; ++h) {
       for (int part = 0; part < kCacheParts; ++part) {
         const PartLayout& p = cache.parts[part];
-        if (rows[part].data == nullptr) continue;
-        write_rows(cache, p, rows[part], token - first, run, h,
-                   stored_rows(cache, p, base, token - page * cache.page_size, h));
+        if (rows[part].data == nullptr || rounds(part)) continue;
+        write_rows(cache, p, rows[part], token - first, run, h, stored_rows(cache, p, base, slot, h));
       }
     }
   });

@@ -72,7 +72,6 @@ MHA_NOINLINE Vec load_codes(Element element, const char* row, int64_t index, int
 // their upper bit flipped before, which takes 128 from them: their zero, where none is given.
 struct Codes8 {
   static constexpr bool kIsCode = true;
-  static constexpr int64_t kBytes = 1;
   static constexpr int kPerWord = 4;
   static MHA_INLINE void split(Reg words, Reg parts[4]) {
     parts[0] = signed_byte<24>(words), parts[1] = signed_byte<16>(words);
@@ -80,6 +79,26 @@ struct Codes8 {
   }
   static MHA_INLINE Vec load(const char* p, uint32_t flip) { return signed_floats(flip_bytes(load_bytes(p), flip)); }
 };
+
+#if defined(MHA_ISA_AVX512)
+// The same of 4 bits, signed and unsigned ones: both are stored with their zero at 8.
+struct Codes4 {
+  static constexpr bool kIsCode = true;
+  static constexpr int kPerWord = 8;
+  static MHA_INLINE void split(Reg words, Reg parts[8]) {
+    parts[0] = nibble<0>(words), parts[1] = nibble<4>(words), parts[2] = nibble<8>(words), parts[3] = nibble<12>(words);
+    parts[4] = nibble<16>(words), parts[5] = nibble<20>(words), parts[6] = nibble<24>(words);
+    parts[7] = nibble<28>(words);
+  }
+  static MHA_INLINE Vec load(const char* p, uint32_t) { return nibbles(p); }
+};
+#endif
+
+// Bytes of so many elements of one type: whole words of 32 bits.
+template <class E>
+constexpr int64_t bytes_in(int64_t elements) {
+  return elements * 4 / E::kPerWord;
+}
 
 constexpr uint32_t flip_of(Element element) { return element == Element::kU8 ? 0x80808080u : 0; }
 
@@ -148,21 +167,61 @@ MHA_NOINLINE void widen_codes(const TokenRows& t, const CodeRow& r, int64_t colu
   }
 }
 
-// Whether these are codes of 8 bits with one scale for each token's row and no zeros.
-inline bool has_row_scales(const TokenRows& t, int64_t width) {
-  return (t.element == Element::kI8 || t.element == Element::kU8) && t.codes->zeros.place == ScalePlace::kNone &&
-         t.codes->group >= width && t.codes->group_tokens == 1;
+// Groups of a row that decoding keeps the scales of.
+constexpr int64_t kMostGroups = 16;
+
+// Elements that share a scale, in steps of 16, as a shift; 63: the whole row; -1: no power of two.
+inline int group_shift(int64_t group, int64_t width) {
+  if (group >= width) return 63;
+  for (int shift = 0; shift < 16; ++shift) {
+    if (group == kLanes << shift) return shift;
+  }
+  return -1;
 }
 
-// Their scales, of `count` tokens (1 to 16) of one page.
-MHA_NOINLINE void load_row_scales(const TokenRows& t, int64_t head, int64_t token, int count, float* scales) {
+// Whether codes are such as decoding reads in place: without zeros, with a scale for each token's row, or for few groups
+// of it.
+inline bool reads_codes_in_place(const TokenRows& t, int64_t width) {
+  const bool bytes = t.element == Element::kI8 || t.element == Element::kU8;
+  const bool nibbles = t.element == Element::kI4 || t.element == Element::kU4;
+  if (!bytes && !(nibbles && kLooksUpNibbles)) return false;
+  const CodeRows& c = *t.codes;
+  return c.zeros.place == ScalePlace::kNone && c.group_tokens == 1 && divide_up(width, c.group) <= kMostGroups &&
+         group_shift(c.group, width) >= 0;
+}
+
+// Scales of 16 tokens of one page, [16][groups] or for each group of 16; floats behind them are written, too.
+struct TokenScales {
+  alignas(64) float of[kLanes * kMostGroups + kLanes];
+};
+
+// Those of `count` tokens (1 to 16).
+MHA_NOINLINE void load_scales(const TokenRows& t, int64_t head, int64_t token, int count, int64_t groups,
+                              TokenScales* out) {
   const CodeScales& s = t.codes->scales;
   const char* first = row_of_scales(s, t, head, token);
-  if (s.stride_t == bytes_of(s.element)) {
-    store(scales, load_elements(s.element, first, 0, count));
+  const int64_t bytes = bytes_of(s.element);
+  if (s.stride_t == groups * bytes && (s.stride_d == bytes || groups == 1)) {
+    const int64_t all = count * groups;
+    for (int64_t n = 0; n < all; n += kLanes) {
+      store(out->of + n, load_elements(s.element, first, n, static_cast<int>(least(all - n, kLanes))));
+    }
     return;
   }
-  for (int j = 0; j < count; ++j) scales[j] = scale_at(s.element, first + j * s.stride_t);
+  for (int j = 0; j < count; ++j) {
+    for (int64_t g = 0; g < groups; ++g)
+      out->of[j * groups + g] = scale_at(s.element, first + j * s.stride_t + g * s.stride_d);
+  }
+}
+
+// Those of 16 tokens, for each group the 16 of it side by side.
+MHA_NOINLINE void load_scales_by_group(const TokenRows& t, int64_t head, int64_t token, int64_t groups,
+                                       TokenScales* out) {
+  load_scales(t, head, token, kLanes, groups, out);
+  if (groups == 1) return;
+  Vec columns[kMostGroups];
+  for (int64_t g = 0; g < groups; g += 4) transpose_16x4(out->of + g, groups, columns + g);
+  for (int64_t g = 0; g < groups; ++g) store(out->of + g * kLanes, columns[g]);
 }
 
 // `count` elements of a token from number `column`, a multiple of 16, on, as floats; zeros beyond.

@@ -47,12 +47,15 @@ inline InPlaceScratch split_in_place_scratch(float* p, int64_t rows, int64_t hea
 // time either way.
 inline bool reads_in_place(const TokenRows& t, int64_t width) {
   if (t.element == Element::kF32) return true;
-  return kHasFma && (!is_code(t.element) || has_row_scales(t, width));
+  return kHasFma && (!is_code(t.element) || reads_codes_in_place(t, width));
 }
 
 template <class Take>
 MHA_INLINE void with_in_place_element(Element element, Take take) {
   if constexpr (kHasFma) {
+#if defined(MHA_ISA_AVX512)
+    if (element == Element::kI4 || element == Element::kU4) return take(Codes4());
+#endif
     if (is_code(element)) return take(Codes8());
     with_element(element, take);
   } else {
@@ -81,12 +84,15 @@ struct InPlaceValueTile {
   // Bytes from a row to the ones to prefetch into L1 and into L2: rows of later tokens, or of later heads. 0: repeats the
   // line that is read anyway.
   int64_t near, far;
-  const float* scales;  // of the keys, where the values are codes
-  uint32_t flip;        // of each word of codes
+  // Where the values are codes: scales [keys][groups]; the group of element d is d / 16 >> shift; flip: of each word.
+  const float* scales;
+  int64_t groups;
+  int shift;
+  uint32_t flip;
 
-  MHA_INLINE Vec load(const char* p, int64_t key) const {
+  MHA_INLINE Vec load(const char* p, const float* key_scales, int64_t column) const {
     if constexpr (E::kIsCode) {
-      return mul(E::load(p, flip), set1(scales[key]));
+      return mul(E::load(p, flip), set1(key_scales[(column / kLanes) >> shift]));
     } else {
       return E::load(p);
     }
@@ -102,8 +108,9 @@ struct InPlaceValueTile {
       load_sums<kRows, kPanels>(s, at, sums_stride);
     }
     const float* a = probabilities + row * kScoreStride;
-    const char* b = values + column * E::kBytes;
-    constexpr int kLines = (kPanels * kLanes * E::kBytes + kLine - 1) / kLine;
+    const char* b = values + bytes_in<E>(column);
+    const float* key_scales = scales;
+    constexpr int kLines = static_cast<int>((bytes_in<E>(kPanels * kLanes) + kLine - 1) / kLine);
     for (int64_t j = 0; j < keys; ++j, b += value_stride) {
 #pragma GCC unroll 8
       for (int line = 0; line < kLines; ++line) prefetch(b + line * kLine + near);
@@ -111,7 +118,10 @@ struct InPlaceValueTile {
       for (int line = 0; line < kLines; ++line) prefetch_to_l2(b + line * kLine + far);
       Vec column_values[kPanels];
 #pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) column_values[p] = load(b + p * kLanes * E::kBytes, j);
+      for (int p = 0; p < kPanels; ++p) {
+        column_values[p] = load(b + bytes_in<E>(p * kLanes), key_scales, column + p * kLanes);
+      }
+      if constexpr (E::kIsCode) key_scales += groups;
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
         const Vec x = set1(a[r * kScoreStride + j]);
@@ -257,7 +267,10 @@ struct InPlaceBlocks {
   }
 
   // Codes are taken in whole steps: 0 times a scale of infinity beyond the last column would be NaN.
-  bool whole_steps() const { return !is_code(a.key.element) || a.head_dim % (kWords * Codes8::kPerWord) == 0; }
+  bool whole_steps() const {
+    const int64_t per_word = 4 * kLanes / row_bytes(a.key.element, kLanes);
+    return !is_code(a.key.element) || a.head_dim % (kWords * per_word) == 0;
+  }
 
   // 16 keys in one page are read in place. Other blocks are copied, and widened, first.
   void score(int64_t head, int64_t block) const {
@@ -267,7 +280,7 @@ struct InPlaceBlocks {
     k.near = k.far = nullptr;
     k.head_dim = a.head_dim, k.queries = queries_of(head), k.rows = rows_per_head;
     k.scores = scratch.scores + head * rows_per_head * kScoreStride + block * kLanes;
-    alignas(64) float scales[kLanes];
+    TokenScales scales;
     if (keys_of(block) == kLanes && run.count >= kLanes && reads_in_place(a.key, a.head_dim) && whole_steps()) {
       k.low = run.row, k.high = run.row + 8 * run.stride, k.stride = run.stride;
       if (run.stride == row_bytes(a.key.element, a.head_dim)) {
@@ -275,8 +288,9 @@ struct InPlaceBlocks {
         k.far = rows_ahead(a.key, a.next_key, head, token, run, far_keys);
       }
       if (is_code(a.key.element)) {
-        load_row_scales(a.key, head, token, kLanes, scales);
-        k.scales = scales, k.flip = flip_of(a.key.element);
+        const int64_t group = a.key.codes->group;
+        load_scales_by_group(a.key, head, token, divide_up(a.head_dim, group), &scales);
+        k.scales = scales.of, k.shift = group_shift(group, a.head_dim), k.flip = flip_of(a.key.element);
       }
       with_in_place_element(a.key.element, [&](auto e) MHA_ALWAYS_INLINE { key_scores<decltype(e)>(k); });
       return;
@@ -312,7 +326,7 @@ struct InPlaceBlocks {
     tile->probabilities = scratch.scores + row * kScoreStride + block * kLanes;
     tile->sums = scratch.sums + row * pitch(), tile->sums_stride = pitch();
     tile->first = block == first_block;
-    tile->near = tile->far = 0;
+    tile->near = tile->far = 0, tile->scales = nullptr;
   }
 
   template <class E>
@@ -321,7 +335,7 @@ struct InPlaceBlocks {
     start_tile(head, block, &tile);
     const int64_t token = chunk_begin + block * kLanes;
     const TokenRun values = run_at(a.value, head, token, a.key_end - token);
-    const bool follow = values.stride == a.value_head_dim * E::kBytes;
+    const bool follow = values.stride == bytes_in<E>(a.value_head_dim);
     const char *near = nullptr, *far = nullptr;
     if (follow) {
       near = rows_ahead(a.value, a.next_value, head, token, values, kNearTokens);
@@ -331,12 +345,16 @@ struct InPlaceBlocks {
     }
     if (near != nullptr) tile.near = near - values.row;
     if (far != nullptr) tile.far = far - values.row;
-    alignas(64) float scales[kLanes];
+    TokenScales scales;
+    if constexpr (E::kIsCode) {
+      const int64_t group = a.value.codes->group;
+      tile.scales = scales.of, tile.groups = divide_up(a.value_head_dim, group);
+      tile.shift = group_shift(group, a.value_head_dim), tile.flip = flip_of(a.value.element);
+    }
     for_each_run(a.value, head, token, keys_of(block), [&](const TokenRun& run, int64_t done) MHA_ALWAYS_INLINE {
       tile.values = run.row, tile.value_stride = run.stride, tile.keys = run.count;
       if constexpr (E::kIsCode) {
-        load_row_scales(a.value, head, token + done, static_cast<int>(run.count), scales);
-        tile.scales = scales, tile.flip = flip_of(a.value.element);
+        load_scales(a.value, head, token + done, static_cast<int>(run.count), tile.groups, &scales);
       }
       add_values_of(tile, rows_per_head, whole);
       tile.probabilities += run.count, tile.first = false;

@@ -82,8 +82,10 @@ struct KeyBlock {
   float* scores;  // [rows][kScoreStride]
   const float* queries;
   int64_t rows, head_dim;
-  const float* scales;  // of the 16 keys, where they are codes
-  uint32_t flip;        // of each word of codes
+  // Where keys are codes: scales [groups][16]; the group of element d is d / 16 >> shift; flip: of each word.
+  const float* scales;
+  int shift;
+  uint32_t flip;
 };
 
 // The last elements of each key of a register, fewer than a step takes, followed by zeros: rows of kWords words.
@@ -121,7 +123,7 @@ MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_
     if (__builtin_expect(d + kStep > k.head_dim, 0)) {
 #pragma GCC unroll 4
       for (int g = 0; g < kGroups; ++g) {
-        copy_last(low[g], high[g], stride, (k.head_dim - d) * E::kBytes, last[g]);
+        copy_last(low[g], high[g], stride, bytes_in<E>(k.head_dim - d), last[g]);
         low[g] = last[g], high[g] = last[g] + (kRegLanes > 8 ? 8 * kWords * 4 : 0);
       }
       stride = kWords * 4;
@@ -140,13 +142,18 @@ MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_
     for (int g = 0; g < kGroups; ++g) {
       Reg words[kWords], scale(0.0f);
       transpose_words(low[g], high[g], stride, words);
-      if constexpr (E::kIsCode) scale = Reg::load_unaligned(k.scales + first_row + g * kRegLanes);
 #pragma GCC unroll 8
       for (int c = 0; c < kWords; ++c) {
         Reg parts[E::kPerWord];
-        if constexpr (E::kIsCode) words[c] = flip_codes(words[c], k.flip);
+        if constexpr (E::kIsCode) {
+          if (c * E::kPerWord % kLanes == 0) {  // the scale of 16 elements at least
+            const int64_t group = ((d + c * E::kPerWord) / kLanes) >> k.shift;
+            scale = Reg::load_unaligned(k.scales + group * kLanes + first_row + g * kRegLanes);
+          }
+          if constexpr (E::kPerWord == 4) words[c] = flip_codes(words[c], k.flip);
+        }
         E::split(words[c], parts);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int s = 0; s < E::kPerWord; ++s) {
           if constexpr (E::kIsCode) parts[s] = parts[s] * scale;
 #pragma GCC unroll 8

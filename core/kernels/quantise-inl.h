@@ -23,10 +23,6 @@ constexpr CodeRange range_of(Element element) {
 }
 
 // To even; of numbers that are no more than a few hundred.
-MHA_INLINE float nearest(float x) {
-  constexpr float kWhole = 0x1.8p23f;
-  return (x + kWhole) - kWhole;
-}
 MHA_INLINE Vec nearest(const Vec& x) {
   const Vec whole = set1(0x1.8p23f);
   return sub(add(x, whole), whole);
@@ -52,80 +48,91 @@ MHA_INLINE void store_codes(Element element, char* row, int64_t index, const Vec
   }
 }
 
-// The range of some elements, 0 among them; not `finite` if one is a NaN or infinite.
-struct ElementRange {
-  float least, greatest;
-  bool finite;
+// A group of a row, and where its scale and zero go.
+struct QuantiseGroup {
+  const char* src;
+  char *dst, *scale, *zero;
+  int64_t begin, end;  // elements of the row
+};
+
+// Groups whose scales are found together: a lane for each.
+struct QuantiseBatch {
+  QuantiseGroup groups[kLanes];
+  int count;
+  // What the 16 lanes of each group saw: its greatest elements, the greatest of -x, both 0 at least, and a sum that is 0
+  // or, where an element is not finite, a NaN.
+  alignas(64) float greatest[kLanes * kLanes], negated[kLanes * kLanes], unsound[kLanes * kLanes];
+  alignas(64) float inverses[kLanes], zeros[kLanes];
 };
 
 template <class Elements>
-MHA_INLINE ElementRange range_of_elements(const QuantiseArgs& a, const char* row, int64_t begin, int64_t end) {
-  Vec least = zero(), greatest = zero(), none = zero();
-  for (int64_t c = begin; c < end; c += kLanes) {
-    const Vec x = Elements::load(a.src_element, row, c, lanes_of(end - c));
-    least = min_or_second(least, x), greatest = max_or_second(greatest, x);
-    none = add(none, sub(x, x));
+MHA_INLINE void see_group(const QuantiseArgs& a, QuantiseBatch* batch, int n) {
+  const QuantiseGroup& g = batch->groups[n];
+  Vec greatest = zero(), negated = zero(), unsound = zero();
+  for (int64_t c = g.begin; c < g.end; c += kLanes) {
+    const Vec x = Elements::load(a.src_element, g.src, c, lanes_of(g.end - c));
+    greatest = max_or_second(greatest, x), negated = max_or_second(negated, sub(zero(), x));
+    unsound = add(unsound, sub(x, x));
   }
-  ElementRange range;
-  range.least = -max(sub(zero(), least)), range.greatest = max(greatest);
-  range.finite = sum(none) == 0;
-  return range;
+  store(batch->greatest + n * kLanes, greatest), store(batch->negated + n * kLanes, negated);
+  store(batch->unsound + n * kLanes, unsound);
 }
 
-// Rounds a scale to its type, stores it and returns what is stored.
-MHA_INLINE float store_scale(Element element, float scale, bool finite, char* p) {
-  float stored = scale;
-  if (finite && element == Element::kF32) memcpy(p, &scale, sizeof(scale));
-  if (finite && element != Element::kF32) {
-    store_elements(element, p, 0, set1(scale), 1);
-    stored = scale_at(element, p);
-    finite = stored - stored == 0;
-  }
-  if (finite) return stored;
-  // The same NaN on every target.
-  const uint32_t bits = element == Element::kF16 ? 0x7e00u : element == Element::kBf16 ? 0x7fc0u : 0x7fc00000u;
-  memcpy(p, &bits, static_cast<size_t>(bytes_of(element)));
-  return __builtin_nanf("");
-}
-
-// The scale of elements of this range, not rounded to its type, but no less than what that holds.
-MHA_INLINE float scale_for(const ElementRange& e, const CodeRange& range, bool has_zeros, Element element) {
-  const bool positive = e.greatest >= -e.least;
-  const float size = positive ? e.greatest : -e.least;
-  if (!(size >= 0x1p-126f)) return 0;
+// The scales of the batch, rounded to their type and stored; inverses (0: all codes are the zero) and zeros.
+MHA_NOINLINE void find_scales(const QuantiseArgs& a, QuantiseBatch* batch) {
+  const CodeRange range = range_of(a.dst_element);
+  const Vec greatest = max_rows(batch->greatest), below = max_rows(batch->negated);
+  const Vec size = max_or_second(greatest, below);
   const float steps = range.greatest - range.least;
-  float scale = range.nibbles ? size / 8.0f : size / 127.0f;
-  if (has_zeros) scale = (e.greatest * 0.5f - e.least * 0.5f) / (steps * 0.5f);  // halves: their sum is no infinity
-  const float least = element == Element::kF16 ? 0x1p-24f : 0x1p-126f;
-  scale = scale > least ? scale : least;
-  return range.nibbles && !has_zeros && positive ? -scale : scale;
+  Vec scale = divide(size, set1(range.nibbles ? 8.0f : 127.0f));
+  if (a.zeros != nullptr) {  // halves: their sum is no infinity
+    scale = divide(add(mul(greatest, set1(0.5f)), mul(below, set1(0.5f))), set1(steps * 0.5f));
+  }
+  scale = max_or_second(scale, set1(a.scale_element == Element::kF16 ? 0x1p-24f : 0x1p-126f));
+  if (range.nibbles && a.zeros == nullptr) scale = select_greater(below, greatest, scale, sub(zero(), scale));
+  scale = select_greater(size, zero(), scale, zero());
+
+  const int64_t bytes = bytes_of(a.scale_element);
+  alignas(64) char stored[kLanes * sizeof(float)];
+  store_elements(a.scale_element, stored, 0, scale, kLanes);
+  scale = load_elements(a.scale_element, stored, 0, kLanes);
+  // Sums that are 0, not a NaN: all elements and the stored scale are finite.
+  const Vec sound = add(sum_rows(batch->unsound), sub(scale, scale));
+  const Vec inverse = select_greater(set1(1.0f), absolute(sound), inverse_or_zero(scale), zero());
+  store(batch->inverses, inverse);
+  alignas(64) float sounds[kLanes];
+  store(sounds, sound);
+  // The same NaN on every target.
+  const uint32_t nan = a.scale_element == Element::kF16    ? 0x7e00u
+                       : a.scale_element == Element::kBf16 ? 0x7fc0u
+                                                           : 0x7fc00000u;
+  for (int n = 0; n < batch->count; ++n) {
+    const void* from = sounds[n] == 0 ? static_cast<const void*>(stored + n * bytes) : &nan;
+    memcpy(batch->groups[n].scale, from, static_cast<size_t>(bytes));
+  }
+  if (a.zeros == nullptr) return store(batch->zeros, set1(range.zero));
+  const Vec moved = nearest(min_or_second(mul(below, inverse), set1(steps)));
+  const Vec codes = add(set1(range.least), select_greater(inverse, zero(), moved, zero()));
+  store(batch->zeros, codes);
+  for (int n = 0; n < batch->count; ++n) {
+    *batch->groups[n].zero = static_cast<char>(static_cast<int>(batch->zeros[n]));
+  }
 }
 
 template <class Elements>
-MHA_INLINE void quantise_group(const QuantiseArgs& a, const char* src, char* dst, char* scale_place, char* zero_place,
-                               int64_t begin, int64_t end) {
-  const CodeRange range = range_of(a.dst_element);
-  const ElementRange e = range_of_elements<Elements>(a, src, begin, end);
-  const float wanted = scale_for(e, range, zero_place != nullptr, a.scale_element);
-  const float scale = store_scale(a.scale_element, wanted, e.finite, scale_place);
-  const bool usable = scale == scale && scale != 0;
-  const float inverse = usable ? 1.0f / scale : 0.0f;
-  float zero_code = range.zero;
-  if (zero_place != nullptr) {
-    const float below = -e.least * inverse, steps = range.greatest - range.least;
-    zero_code = usable ? range.least + nearest(below < steps ? below : steps) : range.least;
-    *zero_place = static_cast<char>(static_cast<int>(zero_code));
-  }
+MHA_INLINE void round_group(const QuantiseArgs& a, const CodeRange& range, const QuantiseBatch& batch, int n) {
+  const QuantiseGroup& g = batch.groups[n];
+  const float inverse = batch.inverses[n], zero_code = batch.zeros[n];
   const Vec factor = set1(inverse), shift = set1(zero_code);
   const Vec low = set1(range.least - zero_code), high = set1(range.greatest - zero_code);
-  for (int64_t c = begin; c < end; c += kLanes) {
-    const int count = lanes_of(end - c);
+  for (int64_t c = g.begin; c < g.end; c += kLanes) {
+    const int count = lanes_of(g.end - c);
     Vec code = zero();
-    if (usable) {
-      const Vec x = mul(Elements::load(a.src_element, src, c, count), factor);
+    if (inverse != 0) {  // infinities times 0 would be no code
+      const Vec x = mul(Elements::load(a.src_element, g.src, c, count), factor);
       code = nearest(max_or_second(min_or_second(x, high), low));
     }
-    store_codes(a.dst_element, dst, c, add(code, shift), count);
+    store_codes(a.dst_element, g.dst, c, add(code, shift), count);
   }
 }
 
@@ -160,16 +167,27 @@ MHA_NOINLINE void quantise_fixed(const QuantiseArgs& a, int64_t head, const char
 }
 
 template <class Elements>
-MHA_INLINE void quantise_rows(const QuantiseArgs& a) {
-  const int64_t scale_bytes = bytes_of(a.scale_element);
-  for (int64_t r = 0; r < a.rows; ++r) {
-    const char* src = a.src + r * a.src_stride;
-    char *dst = a.dst + r * a.dst_stride, *scale = a.scales + r * a.scale_stride;
-    char* zero = a.zeros != nullptr ? a.zeros + r * a.zero_stride : nullptr;
-    for (int64_t c = 0; c < a.columns; c += a.group, scale += scale_bytes) {
-      quantise_group<Elements>(a, src, dst, scale, zero, c, least(c + a.group, a.columns));
-      if (zero != nullptr) ++zero;
+MHA_NOINLINE void quantise_rows(const QuantiseArgs& a) {
+  const CodeRange range = range_of(a.dst_element);
+  const int64_t scale_bytes = bytes_of(a.scale_element), groups = divide_up(a.columns, a.group);
+  QuantiseBatch batch;
+  int64_t row = 0, group = 0;
+  for (int64_t left = a.rows * groups; left > 0; left -= batch.count) {
+    batch.count = static_cast<int>(least(left, kLanes));
+    for (int n = 0; n < batch.count; ++n) {
+      QuantiseGroup& g = batch.groups[n];
+      g.src = a.src + row * a.src_stride, g.dst = a.dst + row * a.dst_stride;
+      g.scale = a.scales + row * a.scale_stride + group * scale_bytes;
+      g.zero = a.zeros != nullptr ? a.zeros + row * a.zero_stride + group : nullptr;
+      g.begin = group * a.group, g.end = least(g.begin + a.group, a.columns);
+      see_group<Elements>(a, &batch, n);
+      if (++group == groups) group = 0, ++row;
     }
+    for (int n = batch.count; n < kLanes; ++n) {
+      for (float* seen : {batch.greatest, batch.negated, batch.unsound}) store(seen + n * kLanes, zero());
+    }
+    find_scales(a, &batch);
+    for (int n = 0; n < batch.count; ++n) round_group<Elements>(a, range, batch, n);
   }
 }
 
