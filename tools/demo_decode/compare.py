@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Greedy generation with a small Llama through the library and through PyTorch, side by side.
 
-    compare.py --decoder build/tools/mha_decoder --work DIR
+    compare.py --decoder build/tools/mha_decoder --work DIR [--format NAME]
 
 Makes the model (random weights, fixed seed) and torch's continuation of eight prompts, lets mha_decoder compare itself
-with them, prints what it found and tokens per second, and exits with status 1 when something differs.
+with them, prints what it found and tokens per second, and exits with status 1 when something differs. With --format:
+how often a cache of that format leads to the token that floats lead to, instead.
 """
 
 import argparse
@@ -103,6 +104,17 @@ def print_checks(report):
     return all(check["ok"] for check in report["checks"])
 
 
+def print_formats(report):
+    """True if every schedule and target gave the same bits."""
+    print(f"\ncaches beside floats ({report['target']}); the tokens that floats choose are fed")
+    print(f"  {'format':14}{'bytes of a head':>16}{'same choice':>16}{'rms of logits':>15}  bits")
+    for row in report["formats"]:
+        share = f"{row['same']} of {row['tokens']}"
+        bits = "the same by every schedule and target" if row["same_bits"] else "DIFFER"
+        print(f"  {row['name']:14}{row['bytes']:16.0f}{share:>16}{row['rms']:15.1e}  {bits}")
+    return all(row["same_bits"] for row in report["formats"])
+
+
 def time_prefill(model, ids):
     cache = torch_decoder.Cache(model.config, 1, len(ids))
     start = time.perf_counter()
@@ -176,6 +188,7 @@ def main():
     parser.add_argument("--threads", type=int, nargs="*", help="thread counts to time (default: 1 and the CPUs allowed)")
     parser.add_argument("--target", help="instruction-set target of the library (default: the best)")
     parser.add_argument("--repeat", type=int, default=2, help="timed runs in each of 3 rounds; 0: no times")
+    parser.add_argument("--format", help="compare caches of this format with floats, or of `all` formats")
     arguments = parser.parse_args()
     cpus = len(os.sched_getaffinity(0))
     threads = arguments.threads or sorted({1, min(2, cpus), cpus})
@@ -184,6 +197,12 @@ def main():
 
     model, prompts, expected = make(arguments.work)
     good = describe(expected)
+    if arguments.format:
+        chosen = [] if arguments.format == "all" else ["--format", arguments.format]
+        report = run_mha(arguments, "formats", "--threads", threads[-1], *chosen, OMP_WAIT_POLICY="passive")
+        good = print_formats(report) and good
+        print("\neverything agrees" if good else "\nSOMETHING DIFFERS")
+        sys.exit(0 if good else 1)
     # Not timed: threads that sleep while they wait, so that other work on the machine does not hold up each barrier.
     report = run_mha(arguments, "check", "--threads", threads[-1], OMP_WAIT_POLICY="passive")
     good = print_checks(report) and good

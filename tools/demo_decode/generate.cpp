@@ -17,7 +17,7 @@ struct Progress {
 };
 
 /// The tokens of the next call, and in `taking` who takes part.
-Step next_step(const std::vector<Tokens>& prompts, int64_t piece, int64_t call, int64_t count,
+Step next_step(const std::vector<Tokens>& prompts, const Schedule& schedule, int64_t call, int64_t count,
                std::vector<Progress>& all, const std::vector<Generated>& generated, std::vector<Progress*>& taking) {
   Step step;
   taking.clear();
@@ -27,11 +27,13 @@ Step next_step(const std::vector<Tokens>& prompts, int64_t piece, int64_t call, 
     if (one.joins > call || static_cast<int64_t>(so_far.tokens.size()) == count) continue;
     const int64_t rest = static_cast<int64_t>(prompt.size()) - one.read;
     if (rest > 0) {
-      const int64_t taken = piece > 0 ? std::min(piece, rest) : rest;
+      const int64_t taken = schedule.piece > 0 ? std::min(schedule.piece, rest) : rest;
       step.add(one.sequence, prompt.data() + one.read, taken);
       one.read += taken;
     } else {
-      step.add(one.sequence, &so_far.tokens.back(), 1);
+      const Tokens& read_on =
+          schedule.fed != nullptr ? (*schedule.fed)[static_cast<size_t>(one.sequence)] : so_far.tokens;
+      step.add(one.sequence, &read_on[so_far.tokens.size() - 1], 1);
     }
     taking.push_back(&one);
   }
@@ -43,7 +45,7 @@ void run(Llama& model, const Caches& caches, const std::vector<Tokens>& prompts,
   const int64_t vocabulary = model.config().vocabulary;
   std::vector<Progress*> taking;
   for (int64_t call = 0;; ++call) {
-    const Step step = next_step(prompts, schedule.piece, call, count, all, generated, taking);
+    const Step step = next_step(prompts, schedule, call, count, all, generated, taking);
     if (taking.empty()) return;
     const std::vector<float> logits = model.forward(caches, step, schedule.window);
     for (size_t b = 0; b < taking.size(); ++b) {

@@ -14,10 +14,11 @@ namespace mha::demo {
 using Tokens = std::vector<int64_t>;
 
 struct Schedule {
-  bool together = false;  // all sequences in one call, else one after the other
-  int64_t piece = 0;      // tokens of a prompt per call, 0: all
-  int64_t stagger = 0;    // together: sequence b joins after b * stagger calls
-  int64_t window = 0;     // tokens that each token sees, 0: all
+  bool together = false;                     // all sequences in one call, else one after the other
+  int64_t piece = 0;                         // tokens of a prompt per call, 0: all
+  int64_t stagger = 0;                       // together: sequence b joins after b * stagger calls
+  int64_t window = 0;                        // tokens that each token sees, 0: all
+  const std::vector<Tokens>* fed = nullptr;  // [sequences][count]: read on, whatever was chosen; null: what was chosen
 };
 
 /// What was generated for one sequence: count tokens, and the logits [count, vocabulary] each was chosen from.
