@@ -122,7 +122,10 @@ MHA_NOINLINE Vec scales_at(const CodeScales& s, int64_t group, const char* row, 
 inline const char* row_of_scales(const CodeScales& s, const TokenRows& t, int64_t head, int64_t token) {
   if (s.place == ScalePlace::kPages) {
     const char* rows = t.base;
-    if (t.page_size != 0) rows = cached_page(t, token / t.page_size), token %= t.page_size;
+    if (t.page_size != 0) {
+      const auto [page, slot] = page_place(t.page_size, token);
+      rows = cached_page(t, page), token = slot;
+    }
     const int64_t code_head = t.code_h + head;
     return rows - t.code_h * t.stride_h + s.offset + token * s.stride_t + code_head * s.stride_h;
   }
@@ -195,29 +198,30 @@ struct TokenScales {
   alignas(64) float of[kLanes * kMostGroups + kLanes];
 };
 
-// Those of `count` tokens (1 to 16).
-MHA_NOINLINE void load_scales(const TokenRows& t, int64_t head, int64_t token, int count, int64_t groups,
-                              TokenScales* out) {
+// Those of `count` tokens of one page.
+MHA_NOINLINE void load_scales(const TokenRows& t, int64_t head, int64_t token, int count, int64_t groups, float* out) {
   const CodeScales& s = t.codes->scales;
   const char* first = row_of_scales(s, t, head, token);
   const int64_t bytes = bytes_of(s.element);
   if (s.stride_t == groups * bytes && (s.stride_d == bytes || groups == 1)) {
     const int64_t all = count * groups;
     for (int64_t n = 0; n < all; n += kLanes) {
-      store(out->of + n, load_elements(s.element, first, n, static_cast<int>(least(all - n, kLanes))));
+      store(out + n, load_elements(s.element, first, n, static_cast<int>(least(all - n, kLanes))));
     }
     return;
   }
   for (int j = 0; j < count; ++j) {
     for (int64_t g = 0; g < groups; ++g)
-      out->of[j * groups + g] = scale_at(s.element, first + j * s.stride_t + g * s.stride_d);
+      out[j * groups + g] = scale_at(s.element, first + j * s.stride_t + g * s.stride_d);
   }
 }
 
-// Those of 16 tokens, for each group the 16 of it side by side.
-MHA_NOINLINE void load_scales_by_group(const TokenRows& t, int64_t head, int64_t token, int64_t groups,
+// Those of 16 tokens, the first `first` of them in one page, the others in another; for each group the 16 of it side by
+// side.
+MHA_NOINLINE void load_scales_by_group(const TokenRows& t, int64_t head, int64_t token, int first, int64_t groups,
                                        TokenScales* out) {
-  load_scales(t, head, token, kLanes, groups, out);
+  load_scales(t, head, token, first, groups, out->of);
+  if (first < kLanes) load_scales(t, head, token + first, kLanes - first, groups, out->of + first * groups);
   if (groups == 1) return;
   Vec columns[kMostGroups];
   for (int64_t g = 0; g < groups; g += 4) transpose_16x4(out->of + g, groups, columns + g);

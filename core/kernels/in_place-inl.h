@@ -272,24 +272,35 @@ struct InPlaceBlocks {
     return !is_code(a.key.element) || a.head_dim % (kWords * per_word) == 0;
   }
 
-  // 16 keys in one page are read in place. Other blocks are copied, and widened, first.
+  // 16 keys in one page, or 8 in each of two, are read in place. Other blocks are copied, and widened, first.
   void score(int64_t head, int64_t block) const {
     const int64_t token = chunk_begin + block * kLanes;
-    const TokenRun run = run_at(a.key, head, token, a.key_end - token);
+    TokenRun run = run_at(a.key, head, token, a.key_end - token);
     KeyBlock k;
-    k.near = k.far = nullptr;
+    k.near = k.near_high = k.far = k.far_high = nullptr;
+    k.low = run.row, k.high = run.row + 8 * run.stride;
+    const bool in_two = run.count == 8 && keys_of(block) == kLanes;
+    if (in_two) {
+      const TokenRun second = run_at(a.key, head, token + 8, a.key_end - token - 8);
+      if (second.count >= 8) k.high = second.row, run.count = kLanes;
+    }
     k.head_dim = a.head_dim, k.queries = queries_of(head), k.rows = rows_per_head;
     k.scores = scratch.scores + head * rows_per_head * kScoreStride + block * kLanes;
     TokenScales scales;
     if (keys_of(block) == kLanes && run.count >= kLanes && reads_in_place(a.key, a.head_dim) && whole_steps()) {
-      k.low = run.row, k.high = run.row + 8 * run.stride, k.stride = run.stride;
+      k.stride = run.stride;
       if (run.stride == row_bytes(a.key.element, a.head_dim)) {
         k.near = rows_ahead(a.key, a.next_key, head, token, run, kNearTokens);
         k.far = rows_ahead(a.key, a.next_key, head, token, run, far_keys);
+        k.near_high = rows_after(k.near, 8 * k.stride), k.far_high = rows_after(k.far, 8 * k.stride);
+        if (in_two) {
+          k.near_high = rows_ahead(a.key, a.next_key, head, token + 8, run, kNearTokens);
+          k.far_high = rows_ahead(a.key, a.next_key, head, token + 8, run, far_keys);
+        }
       }
       if (is_code(a.key.element)) {
         const int64_t group = a.key.codes->group;
-        load_scales_by_group(a.key, head, token, divide_up(a.head_dim, group), &scales);
+        load_scales_by_group(a.key, head, token, in_two ? 8 : kLanes, divide_up(a.head_dim, group), &scales);
         k.scales = scales.of, k.shift = group_shift(group, a.head_dim), k.flip = flip_of(a.key.element);
       }
       with_in_place_element(a.key.element, [&](auto e) MHA_ALWAYS_INLINE { key_scores<decltype(e)>(k); });
@@ -354,7 +365,7 @@ struct InPlaceBlocks {
     for_each_run(a.value, head, token, keys_of(block), [&](const TokenRun& run, int64_t done) MHA_ALWAYS_INLINE {
       tile.values = run.row, tile.value_stride = run.stride, tile.keys = run.count;
       if constexpr (E::kIsCode) {
-        load_scales(a.value, head, token + done, static_cast<int>(run.count), tile.groups, &scales);
+        load_scales(a.value, head, token + done, static_cast<int>(run.count), tile.groups, scales.of);
       }
       add_values_of(tile, rows_per_head, whole);
       tile.probabilities += run.count, tile.first = false;

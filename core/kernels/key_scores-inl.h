@@ -77,8 +77,8 @@ inline void tile_queries(const AttentionRow* from, int64_t num_rows, Element ele
 struct KeyBlock {
   const char *low, *high;
   int64_t stride;  // bytes from key to key
-  // As many bytes as the block has, of later rows, to be prefetched into L1 and into L2. Null: none.
-  const char *near, *far;
+  // Later rows, as many, to be prefetched into L1 and into L2: the first 8 and the others. Null: none.
+  const char *near, *near_high, *far, *far_high;
   float* scores;  // [rows][kScoreStride]
   const float* queries;
   int64_t rows, head_dim;
@@ -97,6 +97,9 @@ MHA_COLD void copy_last(const char* low, const char* high, int64_t stride, int64
   }
 }
 
+// So many bytes further on, if there is anything.
+MHA_INLINE const char* rows_after(const char* rows, int64_t bytes) { return rows != nullptr ? rows + bytes : nullptr; }
+
 // The first `rows` rows of a tile's scores for kGroups registers of keys, from number first_group on.
 template <class E, int kRows, int kGroups>
 MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_group, int64_t rows, float* scores) {
@@ -111,8 +114,11 @@ MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_
     const int64_t row = first_row + g * kRegLanes;
     low[g] = row < 8 ? k.low + row * stride : k.high + (row - 8) * stride, high[g] = k.high;
   }
-  const char* near = k.near != nullptr ? k.near + first_row * stride : nullptr;
-  const char* far = k.far != nullptr ? k.far + first_row * stride : nullptr;
+  const auto later = [&](const char* first, const char* high) MHA_ALWAYS_INLINE {
+    return first_row < 8 ? rows_after(first, first_row * stride) : rows_after(high, (first_row - 8) * stride);
+  };
+  const char *near = later(k.near, k.near_high), *far = later(k.far, k.far_high);
+  const char *near_end = rows_after(k.near, 8 * stride), *far_end = rows_after(k.far, 8 * stride);
   Reg sums[kGroups][kRows];
 #pragma GCC unroll 4
   for (int g = 0; g < kGroups; ++g) {
@@ -132,11 +138,13 @@ MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_
 #pragma GCC unroll 8
       for (int line = 0; line < kLines; ++line) prefetch(near + line * kLine);
       near += kLines * kLine;
+      if (near == near_end) near = k.near_high;
     }
     if (far != nullptr) {
 #pragma GCC unroll 8
       for (int line = 0; line < kLines; ++line) prefetch_to_l2(far + line * kLine);
       far += kLines * kLine;
+      if (far == far_end) far = k.far_high;
     }
 #pragma GCC unroll 4
     for (int g = 0; g < kGroups; ++g) {

@@ -206,6 +206,23 @@ TEST_CASE("cache codes: get_config gives back storage and a copy of fixed scales
   }
 }
 
+TEST_CASE("cache codes: fixed scales are copied", "[cache][codes]") {
+  std::vector<float> scales = {0.25f, 0.5f};
+  std::vector<int8_t> zeros = {3, -2};
+  mha_quant quant = {};
+  quant.scales = scales.data(), quant.zeros = zeros.data(), quant.zero_dtype = MHA_I8, quant.stride_h = 1;
+  mha_storage fixed = {};
+  fixed.dtype = MHA_I8, fixed.fixed = &quant;
+  const mha_cache_config config = codes_config(fixed, storage_of(MHA_I8));
+  const CachePtr cache = make_cache(cache_context(), config), same = make_cache(cache_context(), config);
+  const Tokens tokens = random_tokens(config, 9, 555000);
+  require_append(same.get(), 0, tokens);
+  const Tokens want = exported(same.get(), 0, 0, 9);
+  scales = {7, 7}, zeros = {9, 9};
+  require_append(cache.get(), 0, tokens);
+  check_same_tokens("copied", exported(cache.get(), 0, 0, 9), want);
+}
+
 TEST_CASE("cache codes: sequences that were rounded with other fixed scales are not loaded", "[cache][codes]") {
   std::vector<float> scales = {0.25f, 0.5f};
   mha_quant quant = {};

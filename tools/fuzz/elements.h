@@ -104,6 +104,10 @@ class Elements {
   const Buffer<float>& floats() const { return floats_; }  // where the type is MHA_F32
   std::size_t size() const { return dtype_ == MHA_F32 ? floats_.size() : halves_.size(); }
 
+  float get(std::size_t i) const {
+    if (dtype_ == MHA_F32) return floats_[i];
+    return dtype_ == MHA_F16 ? widened_f16(halves_[i]) : float_of(std::uint32_t{halves_[i]} << 16);
+  }
   // Whether element i is x, rounded.
   bool is(std::size_t i, float x) const {
     return dtype_ == MHA_F32 ? bits_of(floats_[i]) == bits_of(x) : halves_[i] == rounded(dtype_, x);

@@ -15,6 +15,7 @@
 #include <random>
 
 #include "core/reference/reference.h"
+#include "tools/fuzz/codes.h"
 #include "tools/fuzz/decode_call.h"
 
 namespace {
@@ -46,8 +47,8 @@ class Session {
     config_.capacity = integer(0, 3) == 0 ? integer(250, 600) : integer(1, 48);
     if (config_.kind == MHA_CACHE_PAGED) config_.page_size = integer(1, 20);
     if (config_.kind == MHA_CACHE_RING && integer(0, 3) == 0) config_.sink_tokens = integer(0, 70);
-    config_.key.dtype = choose_dtype(input);
-    config_.value.dtype = choose_dtype(input);
+    config_.key = choose_storage(input);
+    config_.value = choose_storage(input);
     random_.seed(input.ConsumeIntegral<std::uint32_t>());
     cache_ = make_cache(config_, memory_);
     config_ = cache_.config();
@@ -154,6 +155,12 @@ class Session {
     MHA_FUZZ_CHECK(output.are(rows.data()), "prepared from or to other types: other bits");
   }
 
+  // Rows become what the cache keeps of them.
+  void keep_stored(const Context& context, const mha_storage& storage, std::int64_t width, Floats& rows) {
+    if (storage.dtype > MHA_BF16) return keep_codes(context, storage, config_.num_kv_heads, width, rows);
+    keep(storage.dtype, rows);
+  }
+
   // Distinct sequences, in any order.
   Sizes choose_sequences() {
     Sizes all(static_cast<std::size_t>(config_.max_sequences));
@@ -252,7 +259,8 @@ void Session::append() {
     if (args.rope != nullptr || key_norm != nullptr)
       prepare(context, rows, key_dtype, config_.num_kv_heads, args.rope, key_norm, own, sequence.length);
     Floats values(value.begin() + sums[b] * value_row(), value.begin() + sums[b + 1] * value_row());
-    keep(config_.key.dtype, rows), keep(config_.value.dtype, values);
+    keep_stored(context, config_.key, config_.head_dim, rows);
+    keep_stored(context, config_.value, config_.value_head_dim, values);
     sequence.key.insert(sequence.key.end(), rows.begin(), rows.end());
     sequence.value.insert(sequence.value.end(), values.begin(), values.end());
     sequence.length += counts[b];
@@ -331,7 +339,11 @@ void Session::save_and_load() {
   config.page_size = config.kind == MHA_CACHE_PAGED ? integer(1, 20) : 0;
   if (config.kind != MHA_CACHE_RING) config.sink_tokens = 0;
   config.max_sequences = 1;
-  if (integer(0, 7) == 0) config.value.dtype = config_.value.dtype == MHA_F16 ? MHA_BF16 : MHA_F16;
+  if (integer(0, 7) == 0) {
+    const mha_dtype other_dtype = config_.value.dtype == MHA_F16 ? MHA_BF16 : MHA_F16;
+    config.value = {};
+    config.value.dtype = other_dtype;
+  }
   Buffer<std::uint8_t> memory;
   Cache other = make_cache(config, memory);
 
