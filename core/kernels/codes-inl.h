@@ -104,6 +104,7 @@ constexpr uint32_t flip_of(Element element) { return element == Element::kU8 ? 0
 
 // A scale or a zero as float.
 inline float scale_at(Element element, const char* p) {
+  if (element == Element::kF32) return *reinterpret_cast<const float*>(p);
   if (element == Element::kI8) return *reinterpret_cast<const int8_t*>(p);
   if (element == Element::kU8) return *reinterpret_cast<const uint8_t*>(p);
   alignas(64) float lanes[kLanes];
@@ -130,7 +131,10 @@ inline const char* row_of_scales(const CodeScales& s, const TokenRows& t, int64_
     return rows - t.code_h * t.stride_h + s.offset + token * s.stride_t + code_head * s.stride_h;
   }
   int64_t b = t.code_b;
-  if (t.table != nullptr) b = t.table[token / t.page_size], token %= t.page_size;
+  if (t.table != nullptr) {
+    const auto [page, slot] = page_place(t.page_size, token);
+    b = t.table[page], token = slot;
+  }
   return s.data + b * s.stride_b + (t.code_t + token) / t.codes->group_tokens * s.stride_t +
          (t.code_h + head) * s.stride_h;
 }
@@ -160,13 +164,45 @@ inline Vec code_values(const TokenRows& t, const CodeRow& r, int64_t index, int 
   return mul(scales_at(c.scales, c.group, r.scales, index, count), sub(codes, zeros));
 }
 
-// dst = the values of codes [column, column + width) of a token, zeros up to a whole vector.
+// widen_codes for one type, scales and zeros found once for each group.
+template <class Codes>
+MHA_INLINE void widen_groups(const TokenRows& t, const CodeRow& r, int64_t column, int64_t width, float* dst) {
+  const CodeRows& c = *t.codes;
+  const bool inside = has_scales_inside(t.element);
+  for (int64_t at = 0; at < width;) {
+    const int64_t group = (column + at) / c.group, end = least(width, (group + 1) * c.group - column);
+    const Vec scale = set1(inside ? scale_at(Element::kF16, r.row + row_bytes(t.element, group * c.group))
+                                  : scale_at(c.scales.element, r.scales + group * c.scales.stride_d));
+    const Vec zeros = set1(r.zeros != nullptr ? scale_at(c.zeros.element, r.zeros + group * c.zeros.stride_d) : c.zero);
+    for (; at < end; at += kLanes) {
+      const int count = static_cast<int>(least(width - at, kLanes));
+      const Vec values = mul(scale, sub(Codes::codes(r.row, column + at, count), zeros));
+      if (count == kLanes) {
+        store(dst + at, values);
+      } else {
+        store(dst + at, zero());
+        store_first(dst + at, values, count);
+      }
+    }
+  }
+}
+
+// dst = the values of codes [column, column + width) of a token, column a multiple of 16, zeros up to a whole vector.
 MHA_NOINLINE void widen_codes(const TokenRows& t, const CodeRow& r, int64_t column, int64_t width, float* dst) {
+  if (t.codes->group % kLanes == 0) {
+    switch (t.element) {
+#define MHA_CODE(name, dtype, number, Type, units, bytes) \
+  case Element::name:                                     \
+    return widen_groups<Type>(t, r, column, width, dst);
+#include "core/kernels/elements.def"
+      default:
+        __builtin_unreachable();
+    }
+  }
   for (int64_t c = 0; c < width; c += kLanes) {
     const int count = static_cast<int>(least(width - c, kLanes));
-    const Vec values = code_values(t, r, column + c, count);
-    if (count < kLanes) store(dst + c, zero());
-    store_first(dst + c, values, count);
+    store(dst + c, zero());
+    store_first(dst + c, code_values(t, r, column + c, count), count);
   }
 }
 
