@@ -85,7 +85,7 @@ mha_status check_fixed(const char* storage_name, const mha_storage& s, int64_t h
     zeros.stride_h = stride_h * zero_bytes, zeros.stride_d = stride_d * zero_bytes;
   }
   r->codes.scales = scales, r->codes.zeros = zeros;
-  r->codes.group = q.group == 0 || q.group >= r->width ? round_up(r->width, kPanel) : q.group;
+  if (q.group != 0 && q.group < r->width) r->codes.group = q.group;
   return MHA_OK;
 }
 
@@ -112,6 +112,7 @@ mha_status resolve_storage(const char* name, const mha_storage& s, int64_t heads
   }
   r.row_bytes = row_bytes(r.element, width);
   r.codes.zero = own_zero(r.element), r.codes.group_tokens = 1;
+  r.codes.group = round_up(most(width, 1), kPanel);  // the whole row
   if (s.fixed != nullptr) {
     MHA_TRY(check_fixed(name, s, heads, &r, error));
   } else {
@@ -122,7 +123,7 @@ mha_status resolve_storage(const char* name, const mha_storage& s, int64_t heads
       return fail(error, MHA_ERR_UNSUPPORTED, "%s.group is %lld: must be a multiple of 16, or 0 for the whole row",
                   name, ll{s.group});
     }
-    r.codes.group = whole ? round_up(width, kPanel) : s.group;
+    if (!whole) r.codes.group = s.group;
   }
   r.groups = divide_up(width, r.codes.group);
   if (!r.is_fixed()) {

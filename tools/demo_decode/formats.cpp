@@ -90,7 +90,9 @@ bool holds_everywhere(Llama& model, const std::string& model_path, const Context
 
 std::vector<std::string> format_names() {
   std::vector<std::string> names;
-  for (const Format& format : formats()) names.push_back(format.name);
+  const std::vector<Format> all = formats();
+  names.reserve(all.size());
+  for (const Format& format : all) names.emplace_back(format.name);
   return names;
 }
 
@@ -103,6 +105,7 @@ nlohmann::json compare_formats(const std::string& model_path, const Expected& ex
   const std::vector<Generated> want =
       generate(model, model.make_caches(shape_of(expected, floats)), expected.prompts, expected.count(), {});
   std::vector<Tokens> fed;
+  fed.reserve(want.size());
   for (const Generated& one : want) fed.push_back(one.tokens);
   nlohmann::json list = nlohmann::json::array();
   for (const std::string& name : names) {

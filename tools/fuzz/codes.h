@@ -4,7 +4,9 @@
 #ifndef MHA_TOOLS_FUZZ_CODES_H
 #define MHA_TOOLS_FUZZ_CODES_H
 
-#include "tools/fuzz/elements.h"
+#include <algorithm>
+
+#include "tools/fuzz/decode_call.h"
 
 namespace mha::fuzz {
 
