@@ -299,15 +299,16 @@ typedef enum mha_arithmetic {
  * floats (codes: MHA_ERR_UNSUPPORTED).
  *
  * Rounding to codes has the same bits on every target. x are the elements that share a scale; denormals count as 0.
- *   symmetric:         8 bits: scale = max |x| / 127; 4 bits: scale = m / -8, m the x of greatest magnitude (of m and -m
- *                      the positive one), as ggml does. Zeros are those that mha_quant has by default
+ *   symmetric:         8 bits: scale = max |x| / 127; 4 bits: scale = m / -8, m the x of greatest magnitude (of m and
+ *                      -m the positive one), as ggml does. Zeros are those that mha_quant has by default
  *   with zero_points:  scale = (max(x, 0) / 2 - min(x, 0) / 2) / (n / 2), n = 255 or 15; zero = the least code +
  *                      nearest(-min(x, 0) * inverse), an integer of the codes' range
  *   all:               scale is rounded to scale_dtype, but is not 0 unless all x are: at least 2^-24 (MHA_F16) or
  *                      2^-126 in magnitude. inverse = 1 / scale as stored; code = nearest(x * inverse) + zero, clamped
- * nearest is to even. If an x is a NaN or an infinity, or scale_dtype does not reach as far as the scale, the scale is a
- * NaN and so are all values that share it. With fixed scales a NaN becomes 0, an infinity the last code; where a fixed
- * zero is not whole, its fraction is added before rounding, its nearest integer after. */
+ * nearest is to even. If an x is a NaN or an infinity, or scale_dtype does not reach as far as the scale, the scale is
+ * a NaN and so are all values that share it. With fixed scales a NaN becomes 0, an infinity the first or the last code
+ * (0 where the scale is 0 or not finite); where a fixed zero is not whole, its fraction is added before rounding, its
+ * nearest integer after. */
 typedef struct mha_storage {
   mha_dtype dtype;        /* MHA_F32, MHA_F16, MHA_BF16, MHA_I8, MHA_U8, MHA_I4, MHA_U4 */
   mha_dtype scale_dtype;  /* of codes: MHA_F32, MHA_F16, MHA_BF16 */
@@ -708,7 +709,8 @@ typedef struct mha_rows_args {
   mha_storage_error* storage_error;           /* the error of rounding, written; NULL: not computed */
   const int64_t* slots;     /* [B, T] dense: a token with slot s is stored in page s / page_size at place s % page_size;
                                with s < 0 it is not stored. Slots >= 0 must be distinct (not checked: of two tokens with
-                               one slot, either is stored). NULL: tokens are stored in order. vLLM's slot_mapping */
+                               one slot, either is stored, or of codes a mixture). NULL: tokens are stored in order.
+                               vLLM's slot_mapping */
   int64_t page_size;        /* with slots, >= 1 */
   int64_t num_pages;        /* with slots: a slot >= num_pages * page_size is MHA_ERR_ARGUMENT */
   const int64_t* positions; /* for rope: [B, T] dense, each in [0, 2^31); NULL: first_position + t */
@@ -724,13 +726,15 @@ typedef struct mha_rows_args {
  * Numerics: a row's bits depend only on the row and its position. Rows are normed and rotated in f32, then rounded
  *           once. Denormals count as zero where rows are normed or rotated; otherwise rows are copied bit by bit, or
  *           converted as mha_dtype says.
- *           Codes are rounded as mha_storage says. With the scales as mha_quant (stride_d 1, stride_h = groups,
- *           stride_t = heads * groups, ...) the output is a tensor, or pages, that mha_attention reads.
+ *           Codes are rounded as mha_storage says. With the scales as mha_quant (group as in storage, stride_d 1 if
+ *           it is not 0, stride_h = groups, stride_t = heads * groups, ...) the output is a tensor, or pages, that
+ *           mha_attention reads.
  * Threads:  at most the context's. Needs a workspace only for storage_error, and for codes of rows that are normed or
  *           rotated.
  * Returns:  MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (dims odd or > D, a position < 0, > 2^31 - 1 or beyond the table,
  *           ...); MHA_ERR_SHAPE (a table with base or scaling, half a table); MHA_ERR_STRIDE; MHA_ERR_OVERFLOW;
- *           MHA_ERR_BUFFER; MHA_ERR_OUT_OF_MEMORY; MHA_ERR_UNSUPPORTED (MHA_Q8_0, MHA_Q4_0; dims > 1024). */
+ *           MHA_ERR_BUFFER; MHA_ERR_OUT_OF_MEMORY; MHA_ERR_UNSUPPORTED (codes as input; output MHA_Q8_0,
+ *           MHA_Q4_0; a group, zero_dtype or hadamard that mha_storage does not have; dims > 1024). */
 MHA_API mha_status mha_rows_prepare(const mha_context* context, const mha_rows_args* args, mha_error* error);
 /* As mha_attention_workspace_bytes. The bytes are also enough for fewer tokens. */
 MHA_API mha_status mha_rows_workspace_bytes(const mha_context* context, const mha_rows_args* args, size_t* bytes,
@@ -787,7 +791,8 @@ MHA_API mha_status mha_cache_memory_bytes(const mha_cache_config* config, size_t
 MHA_API mha_status mha_cache_create(const mha_context* context, const mha_cache_config* config, mha_cache** cache,
                                     mha_error* error);
 MHA_API void mha_cache_destroy(mha_cache* cache); /* NULL is allowed; config.memory is no longer used */
-/* The configuration with every default filled in; NULL cache: does nothing. */
+/* The configuration with every default filled in; NULL cache: does nothing. key.fixed and value.fixed, where given, are
+ * the cache's copies, valid until mha_cache_destroy. */
 MHA_API void mha_cache_get_config(const mha_cache* cache, mha_cache_config* config);
 
 typedef struct mha_append_args {
@@ -806,12 +811,13 @@ typedef struct mha_append_args {
 } mha_append_args;
 
 /* Appends tokens to sequences, all or nothing: on failure the cache is as it was. A ring drops tokens that are older
- * than its capacity, page by page. Values, and keys without norm and rope, are stored bit by bit, converted as mha_dtype
- * says, or rounded to codes as mha_storage says.
+ * than its capacity, page by page. Values, and keys without norm and rope, are stored bit by bit, converted as
+ * mha_dtype says, or rounded to codes as mha_storage says.
  * Threads: at most the context's. Needs a workspace only where keys are normed or rotated and stored as codes; never
  *          allocates otherwise.
  * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (a sequence out of range or twice, ...); MHA_ERR_SHAPE;
- *          MHA_ERR_STRIDE; MHA_ERR_OVERFLOW; MHA_ERR_UNSUPPORTED (as mha_rows_prepare); MHA_ERR_FULL. */
+ *          MHA_ERR_STRIDE; MHA_ERR_OVERFLOW; MHA_ERR_BUFFER; MHA_ERR_OUT_OF_MEMORY; MHA_ERR_UNSUPPORTED (codes as key
+ *          or value; dims > 1024); MHA_ERR_FULL. */
 MHA_API mha_status mha_cache_append(const mha_context* context, mha_cache* cache, const mha_append_args* args,
                                     mha_error* error);
 /* As mha_attention_workspace_bytes, but sequences, offsets and positions are not read. The bytes are also enough for
@@ -874,8 +880,9 @@ typedef struct mha_export_args {
 } mha_export_args;
 
 /* Copies tokens of a sequence out of the cache, as they are stored (rotated), or the values of codes. To import them,
- * append them without norm and rope (codes, bit by bit: mha_cache_save and _load). Never allocates. Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (tokens beyond the length or no longer
- * kept); MHA_ERR_STRIDE; MHA_ERR_OVERFLOW; MHA_ERR_UNSUPPORTED. */
+ * append them without norm and rope (codes, bit by bit: mha_cache_save and _load). Never allocates.
+ * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (tokens beyond the length or no longer kept); MHA_ERR_STRIDE;
+ *          MHA_ERR_OVERFLOW; MHA_ERR_UNSUPPORTED. */
 MHA_API mha_status mha_cache_export(const mha_cache* cache, const mha_export_args* args, mha_error* error);
 
 /* Saves one sequence as a block of bytes, with a checksum of all bytes. A cache with the same heads, widths and

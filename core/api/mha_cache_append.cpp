@@ -11,9 +11,18 @@ namespace mha {
 namespace {
 
 // Floats for the keys of a token, of each thread; 0: keys are stored from where they are.
-int64_t floats_of_token(const mha_cache& cache, bool changes_keys) {
-  if (!changes_keys || !is_code(cache.parts[kKeys].element)) return 0;
-  return round_up(cache.config.num_kv_heads * cache.config.head_dim, kPanel);
+mha_status floats_of_token(const mha_context& context, const mha_cache& cache, bool changes_keys, int64_t* floats,
+                           mha_error* error) {
+  *floats = 0;
+  if (!changes_keys || !is_code(cache.parts[kKeys].element)) return MHA_OK;
+  const mha_cache_config& c = cache.config;
+  const Size row = Size(c.num_kv_heads) * Size(c.head_dim) + Size(kPanel - 1);
+  if (!(row * Size(context.num_threads) * Size(2 * kFloatBytes)).ok()) {
+    return fail(error, MHA_ERR_OVERFLOW, "num_kv_heads %lld of head_dim %lld: the workspace exceeds 2^63 bytes",
+                static_cast<long long>(c.num_kv_heads), static_cast<long long>(c.head_dim));
+  }
+  *floats = row.value() / kPanel * kPanel;
+  return MHA_OK;
 }
 
 size_t needed_bytes(const mha_context& context, int64_t floats) {
@@ -35,7 +44,8 @@ extern "C" mha_status mha_cache_append(const mha_context* context, mha_cache* ca
   AppendProblem& p = job.problem;
   MHA_TRY(validate_append(*args, cache, &p, error));
   if (p.tokens == 0) return MHA_OK;
-  const int64_t floats = floats_of_token(*cache, p.changes_keys);
+  int64_t floats = 0;
+  MHA_TRY(floats_of_token(lent, *cache, p.changes_keys, &floats, error));
   Workspace workspace(lent, args->resources);
   if (floats > 0) MHA_TRY(workspace.reserve(needed_bytes(lent, floats), error));
   job.floats = reinterpret_cast<float*>(workspace.data()), job.floats_step = floats;
@@ -68,8 +78,10 @@ extern "C" mha_status mha_cache_append_workspace_bytes(const mha_context* contex
   if (bytes == nullptr) return fail(error, MHA_ERR_NULL, "bytes is NULL");
   mha_context lent;
   MHA_TRY(lend(*context, args->resources, &lent, error));
-  MHA_TRY(validate_append_sizes(*args, *cache, error));
-  const bool changes_keys = args->key_norm != nullptr || (args->rope != nullptr && args->rope->dims > 0);
-  *bytes = needed_bytes(lent, floats_of_token(*cache, changes_keys));
+  bool changes_keys = false;
+  MHA_TRY(validate_append_sizes(*args, *cache, &changes_keys, error));
+  int64_t floats = 0;
+  MHA_TRY(floats_of_token(lent, *cache, changes_keys, &floats, error));
+  *bytes = needed_bytes(lent, floats);
   return MHA_OK;
 }

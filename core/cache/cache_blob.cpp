@@ -68,7 +68,7 @@ uint64_t fixed_checksum(const mha_cache& cache, const PartLayout& p) {
   uint64_t sum = header_checksum(p.codes.scales.data, static_cast<size_t>(fixed_scale_bytes(p, heads).value()));
   if (p.codes.zeros.place == ScalePlace::kNone) return sum;
   sum ^= 31 * header_checksum(p.codes.zeros.data, static_cast<size_t>(fixed_zero_bytes(p, heads).value()));
-  return sum;
+  return sum + static_cast<uint64_t>(p.codes.zeros.element);  // equal bytes of another type are other zeros
 }
 
 BlobHeader describe(const mha_cache& cache, const CacheSequence& s) {

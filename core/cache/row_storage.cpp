@@ -55,9 +55,9 @@ mha_status check_fixed(const char* storage_name, const mha_storage& s, int64_t h
   for (const auto& u : unused) {
     if (u.given) return fail_unused(FieldName(name, u.field).text, "fixed scales are of heads and groups alone", error);
   }
-  const NamedSize sizes[] = {
-      {"fixed.group", q.group, 0}, {"fixed.stride_h", q.stride_h, 0}, {"fixed.stride_d", q.stride_d, 0}};
-  MHA_TRY(check_sizes(sizes, error));
+  MHA_TRY(check_size(FieldName(name, "group").text, q.group, 0, error));
+  MHA_TRY(check_size(FieldName(name, "stride_h").text, q.stride_h, 0, error));
+  MHA_TRY(check_size(FieldName(name, "stride_d").text, q.stride_d, 0, error));
   const int64_t groups = q.group != 0 ? divide_up(r->width, q.group) : 1;
   const Size last = Size(most(heads, 1) - 1) * Size(q.stride_h) + Size(groups - 1) * Size(q.stride_d) + Size(1);
   if (!last.ok() || last.value() > kMaxBytes) {

@@ -41,7 +41,7 @@ TokenRows cache_rows(const mha_cache& cache, CachePart part, int64_t sequence) {
     rows.base = pages[0] != nullptr ? pages[0] + p.offset : nullptr;
   } else {
     rows.pages = pages;
-    rows.page_size = cache.page_size;
+    rows.page_size = cache.page_size, rows.page_shift = page_shift_of(cache.page_size);
     rows.pinned_pages = cache.pinned_pages, rows.ring_pages = cache.ring_pages;
     rows.spare = s.reserved > 0 ? pages[page_entry(cache, (s.reserved - 1) / cache.page_size)] : nullptr;
     rows.offset = p.offset;

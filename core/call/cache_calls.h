@@ -22,8 +22,9 @@ struct AppendProblem {
 };
 
 mha_status validate_append(const mha_append_args& args, mha_cache* cache, AppendProblem* problem, mha_error* error);
-// Checks only what a size query looks at.
-mha_status validate_append_sizes(const mha_append_args& args, const mha_cache& cache, mha_error* error);
+// Checks only what a size query looks at; *changes_keys as in AppendProblem.
+mha_status validate_append_sizes(const mha_append_args& args, const mha_cache& cache, bool* changes_keys,
+                                 mha_error* error);
 
 // The cache must keep the tokens, and the destination must have room for them. rows [kCacheParts]: the destination.
 mha_status validate_export(const mha_cache& cache, const mha_export_args& args, PartRowsOut* rows, mha_error* error);

@@ -32,7 +32,7 @@ TokenRows rows_in_pages(const AttentionProblem& p, const ConstTensor& t, const C
   rows.base = t.data == nullptr ? nullptr : t.data + kv_head * t.stride_h;
   rows.stride_t = t.stride_t, rows.stride_h = t.stride_h, rows.element = t.element;
   rows.table = p.pages.table + b * p.pages.stride, rows.stride_page = t.stride_b;
-  rows.page_size = p.pages.page_size;
+  rows.page_size = p.pages.page_size, rows.page_shift = page_shift_of(p.pages.page_size);
   set_codes(t, codes, 0, 0, kv_head, &rows);
   return rows;
 }

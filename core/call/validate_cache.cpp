@@ -95,11 +95,13 @@ mha_status validate_append(const mha_append_args& a, mha_cache* cache, AppendPro
   return MHA_OK;
 }
 
-mha_status validate_append_sizes(const mha_append_args& a, const mha_cache& cache, mha_error* error) {
+mha_status validate_append_sizes(const mha_append_args& a, const mha_cache& cache, bool* changes_keys,
+                                 mha_error* error) {
   mha_rope rope;
   MHA_TRY(check_reserved("args", a.reserved, error));
   MHA_TRY(check_sizes({{"batch", a.batch, 0}, {"length", a.length, 0}}, error));
   MHA_TRY(validate_rope(a.rope, cache.config.head_dim, &rope, error));
+  *changes_keys = a.key_norm != nullptr || rope.dims > 0;
   return a.key_norm != nullptr ? check_norm("key_norm", *a.key_norm, error) : MHA_OK;
 }
 

@@ -88,8 +88,10 @@ mha_status check_places(const char* name, const char* field, const void* data, E
                 field, ll{q.stride_b}, ll{q.stride_t}, ll{q.stride_h}, ll{q.stride_d});
   }
   out->place = ScalePlace::kTensor, out->data = static_cast<const char*>(data), out->element = element;
-  out->stride_b = n.b > 1 ? q.stride_b * bytes : 0, out->stride_t = (n.t - 1) / tokens > 0 ? q.stride_t * bytes : 0;
-  out->stride_h = n.h > 1 ? q.stride_h * bytes : 0, out->stride_d = (n.d - 1) / group > 0 ? q.stride_d * bytes : 0;
+  if (!empty) {  // else strides may be too large for bytes
+    out->stride_b = n.b > 1 ? q.stride_b * bytes : 0, out->stride_t = (n.t - 1) / tokens > 0 ? q.stride_t * bytes : 0;
+    out->stride_h = n.h > 1 ? q.stride_h * bytes : 0, out->stride_d = (n.d - 1) / group > 0 ? q.stride_d * bytes : 0;
+  }
   if (check == Check::kSizesOnly) return MHA_OK;
   return check_aligned(FieldName(name, field).text, data, error, static_cast<size_t>(bytes));
 }
@@ -175,8 +177,10 @@ mha_status check_tokens(const char* name, const mha_view& v, const Dimensions& n
     return fail(error, MHA_ERR_NULL, "%s.data is NULL", name);
   }
   out->data = static_cast<const char*>(v.data), out->element = element;
-  out->stride_b = n.b > 1 ? row_bytes(element, s.b) : 0, out->stride_t = n.t > 1 ? row_bytes(element, s.t) : 0;
-  out->stride_h = n.h > 1 ? row_bytes(element, s.h) : 0;
+  if (!empty) {  // else strides may be too large for bytes
+    out->stride_b = n.b > 1 ? row_bytes(element, s.b) : 0, out->stride_t = n.t > 1 ? row_bytes(element, s.t) : 0;
+    out->stride_h = n.h > 1 ? row_bytes(element, s.h) : 0;
+  }
   if (inside) {
     if (v.quant != nullptr) {
       return fail(error, MHA_ERR_ARGUMENT, "%s.quant is given, but %s has its scales inside the rows", name,

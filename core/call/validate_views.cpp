@@ -103,6 +103,8 @@ AnyTensor tensor_of(Data* data, const mha_dtype& dtype, const Dimensions& n, con
   const Element element = static_cast<Element>(enum_value(dtype));
   AnyTensor t;
   t.data = data, t.element = element;
+  t.stride_b = t.stride_t = t.stride_h = 0;
+  if (is_empty(n)) return t;  // strides may be too large for bytes
   t.stride_b = byte_stride(element, s.b, n.b), t.stride_t = byte_stride(element, s.t, n.t);
   t.stride_h = byte_stride(element, s.h, n.h);
   return t;

@@ -124,7 +124,7 @@ inline const char* row_of_scales(const CodeScales& s, const TokenRows& t, int64_
   if (s.place == ScalePlace::kPages) {
     const char* rows = t.base;
     if (t.page_size != 0) {
-      const auto [page, slot] = page_place(t.page_size, token);
+      const auto [page, slot] = page_place(t, token);
       rows = cached_page(t, page), token = slot;
     }
     const int64_t code_head = t.code_h + head;
@@ -132,7 +132,7 @@ inline const char* row_of_scales(const CodeScales& s, const TokenRows& t, int64_
   }
   int64_t b = t.code_b;
   if (t.table != nullptr) {
-    const auto [page, slot] = page_place(t.page_size, token);
+    const auto [page, slot] = page_place(t, token);
     b = t.table[page], token = slot;
   }
   return s.data + b * s.stride_b + (t.code_t + token) / t.codes->group_tokens * s.stride_t +

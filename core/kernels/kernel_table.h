@@ -84,6 +84,13 @@ struct CodeRows {
   int64_t group, group_tokens;  // elements of a row, and tokens, that share a scale
 };
 
+// The power of two that a page's tokens are, or -1: dividing by others takes long.
+constexpr int32_t page_shift_of(int64_t page_size) {
+  int32_t shift = 0;
+  while (shift < 62 && int64_t{1} << shift < page_size) ++shift;
+  return int64_t{1} << shift == page_size ? shift : -1;
+}
+
 // Rows of keys or values where they are stored: in one tensor, in the pages of a cache, or in pages of the caller's.
 // All in bytes. Token t of head h is at
 //   base + h * stride_h + t * stride_t                                    where page_size is 0, else at
@@ -101,6 +108,7 @@ struct TokenRows {
   int64_t stride_page;
   const char* spare;
   int64_t page_size, offset, pinned_pages, ring_pages;
+  int32_t page_shift;              // page_shift_of(page_size)
   const CodeRows* codes;           // where elements are codes; those of token t of head h are those of
   int64_t code_b, code_t, code_h;  // item code_b, or of its page, token code_t + t, head code_h + h
 };

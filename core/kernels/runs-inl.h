@@ -12,15 +12,14 @@ MHA_INLINE const char* cached_page(const TokenRows& t, int64_t page) {
   return (t.pages[index] != nullptr ? t.pages[index] : t.spare) + t.offset;
 }
 
-// Where a token is: page and place in it. Pages mostly have a power of two of tokens, and dividing takes long.
+// Where a token is: page and place in it.
 struct PagePlace {
   int64_t page, slot;
 };
 
-MHA_INLINE PagePlace page_place(int64_t page_size, int64_t token) {
-  if ((page_size & (page_size - 1)) == 0)
-    return {token >> __builtin_ctzll(static_cast<uint64_t>(page_size)), token & (page_size - 1)};
-  return {token / page_size, token % page_size};
+MHA_INLINE PagePlace page_place(const TokenRows& t, int64_t token) {
+  if (t.page_shift >= 0) return {token >> t.page_shift, token & (t.page_size - 1)};
+  return {token / t.page_size, token % t.page_size};
 }
 
 struct TokenRun {
@@ -31,7 +30,7 @@ struct TokenRun {
 // The run that begins at `token`, at most `most` tokens of it.
 MHA_INLINE TokenRun run_at(const TokenRows& t, int64_t head, int64_t token, int64_t most) {
   if (t.page_size == 0) return {t.base + head * t.stride_h + token * t.stride_t, t.stride_t, most};
-  const auto [page, slot] = page_place(t.page_size, token);
+  const auto [page, slot] = page_place(t, token);
   if (t.table != nullptr) {
     const char* row = t.base + t.table[page] * t.stride_page + head * t.stride_h + slot * t.stride_t;
     return {row, t.stride_t, least(t.page_size - slot, most)};

@@ -73,3 +73,24 @@ const AttentionMistake kMistakes[] = {
 }  // namespace
 
 TEST_CASE("status: codes that a call refuses", "[status][codes]") { check_mistakes(kMistakes); }
+
+TEST_CASE("status: codes without tokens may have any strides", "[status][codes][sizes]") {
+  const AttentionProblem p({2, 2, 2, 1, 1, 32, 32}, MaskKind::kNone, 556000);
+  const float scale = 1;
+  const char codes[64] = {};
+  std::vector<float> output = poisoned(2 * 2 * 32);
+  for (mha_dtype dtype : {MHA_F32, MHA_I8, MHA_Q8_0}) {
+    mha_quant quant = {};
+    quant.scales = &scale, quant.stride_b = int64_t{1} << 62, quant.stride_t = int64_t{1} << 62;
+    AttentionCall args = p.args();
+    args.key_len = 0, args.output = mut_view(output.data());
+    for (mha_view* v : {&args.key, &args.value}) {
+      *v = {};
+      v->data = codes, v->dtype = dtype, v->stride_b = v->stride_t = v->stride_h = int64_t{1} << 62;
+      if (dtype == MHA_I8) v->quant = &quant;
+    }
+    mha_error error = {};
+    require_ok(attention(any_context(), args, &error), error);
+    for (float x : output) CHECK(x == 0.0f);
+  }
+}

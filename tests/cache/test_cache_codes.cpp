@@ -242,6 +242,19 @@ TEST_CASE("cache codes: sequences that were rounded with other fixed scales are 
   const CachePtr other = make_cache(cache_context(), config);
   check_error(mha_cache_load(other.get(), 1, blob.data(), bytes, &error), MHA_ERR_BLOB, error,
               {"blob's keys were rounded with other fixed scales"});
+  scales[1] = 0.5f;
+  // Zeros of the same bytes and another type.
+  const int8_t below[] = {-1, -1};
+  quant.zeros = below, quant.zero_dtype = MHA_I8;
+  const CachePtr signed_zeros = make_cache(cache_context(), config);
+  require_append(signed_zeros.get(), 0, random_tokens(config, 9, 552000));
+  std::vector<unsigned char> zeros_blob(bytes);
+  require_ok(mha_cache_save(signed_zeros.get(), 0, zeros_blob.data(), bytes, &error), error);
+  quant.zero_dtype = MHA_U8;
+  const CachePtr unsigned_zeros = make_cache(cache_context(), config);
+  check_error(mha_cache_load(unsigned_zeros.get(), 1, zeros_blob.data(), bytes, &error), MHA_ERR_BLOB, error,
+              {"blob's keys were rounded with other fixed scales"});
+  quant.zeros = nullptr, quant.zero_dtype = MHA_F32;
   mha_cache_config grouped = config;
   grouped.value.group = 0;
   const CachePtr rows = make_cache(cache_context(), grouped);
