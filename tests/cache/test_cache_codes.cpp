@@ -293,6 +293,32 @@ TEST_CASE("cache codes: a cache takes the bytes of its codes and scales", "[cach
   CHECK(bytes(storage_of(MHA_U4, 32, 1, MHA_F16), storage_of(MHA_F16)) == rows * (64 + 4 * 3 + 256));
 }
 
+TEST_CASE("cache codes: pages of 8 have the bits of one tensor", "[cache][codes][bits]") {
+  for (const mha_storage& storage : {storage_of(MHA_I8), storage_of(MHA_I8, 32), storage_of(MHA_I4, 32, 0, MHA_F16)}) {
+    mha_cache_config paged = cache_config(MHA_CACHE_PAGED, 400, 1, 8);
+    paged.head_dim = paged.value_head_dim = 64, paged.key = paged.value = storage;
+    mha_cache_config whole = paged;
+    whole.kind = MHA_CACHE_CONTIGUOUS, whole.page_size = 0;
+    const CachePtr pages = make_cache(cache_context(), paged), tensor = make_cache(cache_context(), whole);
+    const Tokens tokens = random_tokens(paged, 333, 557000);
+    require_append(pages.get(), 0, tokens), require_append(tensor.get(), 0, tokens);
+    const std::vector<float> query = random_floats(4 * 64, 557001);
+    for_each_target([&](const std::string& target, const mha_context* context) {
+      INFO(target << " " << dtype_name(storage.dtype) << " groups of " << storage.group);
+      std::vector<float> outputs[2] = {poisoned(4 * 64), poisoned(4 * 64)};
+      for (int n = 0; n < 2; ++n) {
+        AttentionCall args;
+        args.batch = 1, args.num_heads = 4, args.num_kv_heads = 2, args.query_len = 1;
+        args.head_dim = args.value_head_dim = 64, args.cache = n == 0 ? pages.get() : tensor.get();
+        args.query = view(query.data()), args.output = mut_view(outputs[n].data());
+        mha_error error = {};
+        require_ok(attention(context, args, &error), error);
+      }
+      check_same_bits("pages of 8", outputs[0], outputs[1]);
+    });
+  }
+}
+
 TEST_CASE("cache codes: explain says how keys and values are stored", "[cache][codes][explain]") {
   const mha_cache_config config = codes_config(storage_of(MHA_I8, 16, 1), storage_of(MHA_I4));
   const CachePtr cache = make_cache(cache_context(), config);
