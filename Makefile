@@ -70,7 +70,7 @@ bench-peers: ## Time mha beside torch, onnxruntime, openvino, oneDNN, MKL, OpenB
 bench-compare: ## Say what moved between two results: A=old.json B=new.json
 	@python3 bench/compare.py $(A) $(B)
 
-check: ## Everything beyond the tests: sanitizers, other CPUs, symbols, style, mutants, fuzzing (some 50 minutes)
+check: ## Everything beyond the tests: sanitizers, other CPUs, symbols, style, mutants, fuzzing (about an hour)
 	@$(setup) build
 	@$(setup) test
 	@$(setup) check

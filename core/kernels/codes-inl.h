@@ -94,7 +94,7 @@ struct Codes4 {
 };
 #endif
 
-// Bytes of so many elements of one type: whole words of 32 bits.
+// The bytes that so many elements take; they fill whole words of 32 bits.
 template <class E>
 constexpr int64_t bytes_in(int64_t elements) {
   return elements * 4 / E::kPerWord;
