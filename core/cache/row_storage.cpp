@@ -19,7 +19,6 @@ struct FieldName {
 };
 
 bool is_signed(Element element) { return element == Element::kI8 || element == Element::kI4; }
-float own_zero(Element element) { return element == Element::kU8 ? 128.0f : element == Element::kU4 ? 8.0f : 0.0f; }
 
 mha_status check_scale_dtype(const char* name, const mha_dtype& dtype, Element* element, mha_error* error) {
   const int value = enum_value(dtype);

@@ -21,9 +21,6 @@ int64_t units_of(Element element) {
   }
 }
 
-// The zero that codes have where none are given.
-float zero_of(Element element) { return element == Element::kU8 ? 128.0f : element == Element::kU4 ? 8.0f : 0.0f; }
-
 // "key.quant.scales"
 struct FieldName {
   char text[48];
@@ -109,7 +106,7 @@ mha_status check_quant(const char* name, const mha_quant& q, Element element, co
     return fail(error, MHA_ERR_NULL, "%s.quant.scales is NULL", name);
   }
   MHA_TRY(check_places(name, "scales", q.scales, static_cast<Element>(scale_dtype), q, n, check, &out->scales, error));
-  out->zero = zero_of(element);
+  out->zero = own_zero(element);
   if (q.zeros != nullptr) {
     const int dtype = enum_value(q.zero_dtype);
     if (dtype != MHA_F32 && dtype != MHA_F16 && dtype != MHA_I8 && dtype != MHA_U8) {

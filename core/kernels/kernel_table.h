@@ -40,6 +40,11 @@ constexpr bool is_code(Element element) {
   }
 }
 
+// The zero that codes have where none are given.
+constexpr float own_zero(Element element) {
+  return element == Element::kU8 ? 128.0f : element == Element::kU4 ? 8.0f : 0.0f;
+}
+
 constexpr bool has_scales_inside(Element element) { return element == Element::kQ8_0 || element == Element::kQ4_0; }
 
 // Bytes of the first `width` elements of a row. The last byte, or block with a scale, counts whole.

@@ -5,20 +5,19 @@ namespace {
 
 struct CodeRange {
   float least, greatest;  // codes
-  float zero;             // the code of 0 without zeros
   bool nibbles;
 };
 
 constexpr CodeRange range_of(Element element) {
   switch (element) {
     case Element::kI8:
-      return {-128, 127, 0, false};
+      return {-128, 127, false};
     case Element::kU8:
-      return {0, 255, 128, false};
+      return {0, 255, false};
     case Element::kI4:
-      return {-8, 7, 0, true};
+      return {-8, 7, true};
     default:
-      return {0, 15, 8, true};
+      return {0, 15, true};
   }
 }
 
@@ -110,7 +109,7 @@ MHA_NOINLINE void find_scales(const QuantiseArgs& a, QuantiseBatch* batch) {
     const void* from = sounds[n] == 0 ? static_cast<const void*>(stored + n * bytes) : &nan;
     memcpy(batch->groups[n].scale, from, static_cast<size_t>(bytes));
   }
-  if (a.zeros == nullptr) return store(batch->zeros, set1(range.zero));
+  if (a.zeros == nullptr) return store(batch->zeros, set1(own_zero(a.dst_element)));
   const Vec moved = nearest(min_or_second(mul(below, inverse), set1(steps)));
   const Vec codes = add(set1(range.least), select_greater(inverse, zero(), moved, zero()));
   store(batch->zeros, codes);
@@ -152,7 +151,7 @@ MHA_NOINLINE void quantise_fixed(const QuantiseArgs& a, int64_t head, const char
       const float scale = inverses[l];
       inverses[l] = scale == scale && scale != 0 ? 1.0f / scale : 0.0f;
     }
-    const Vec given = has_zeros ? scales_at(f.zeros, f.group, zeros, c, count) : set1(range.zero);
+    const Vec given = has_zeros ? scales_at(f.zeros, f.group, zeros, c, count) : set1(own_zero(a.dst_element));
     // Zeros that are far off leave the least or the greatest code.
     const Vec zeros_here = max_or_second(min_or_second(given, set1(0x1p20f)), set1(-0x1p20f));
     const Vec shift = nearest(zeros_here), fraction = sub(zeros_here, shift);
