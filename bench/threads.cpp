@@ -105,7 +105,8 @@ class AttentionCall : public Call {
     if (workspace_.size() * 4 < job.plan.bytes) workspace_ = Floats(job.plan.bytes / 4 + 1);
     job.workspace = reinterpret_cast<char*>(workspace_.data());
     Phase phases[kMaxPhases];
-    const int count = attention_phases(job, phases);
+    mha::NormRopePhase last;
+    const int count = attention_phases(job, phases, &last);
     run_phases(context, threads, phases, count);
   }
 

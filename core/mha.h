@@ -282,8 +282,7 @@ typedef struct mha_mut_view {
  * MHA_ERR_UNSUPPORTED:
  *
  *   arithmetic | keys, values: any pair of                                       | in this version
- *   F32        | F32, F16, BF16, I8, U8, I4, U4, Q8_0, Q4_0 (mha_quant: any)     | all, but not rotated; caches do not
- *              |                                                                 | store Q8_0 and Q4_0
+ *   F32        | F32, F16, BF16, I8, U8, I4, U4, Q8_0, Q4_0 (mha_quant: any)     | all; caches do not store Q8_0, Q4_0
  *   BF16       | F32, F16, BF16, I8 (at most one scale for each row)             | none
  *   INT8       | I8 (at most one scale for each row; zeros NULL)                 | none
  *
@@ -308,15 +307,23 @@ typedef enum mha_arithmetic {
  * nearest is to even. If an x is a NaN or an infinity, or scale_dtype does not reach as far as the scale, the scale is
  * a NaN and so are all values that share it. With fixed scales a NaN becomes 0, an infinity the first or the last code
  * (0 where the scale is 0 or not finite); where a fixed zero is not whole, its fraction is added before rounding, its
- * nearest integer after. */
+ * nearest integer after.
+ *
+ * hadamard spreads what a few large elements hold over the row (arXiv 2404.00456), which 4 bits need most. A row is cut
+ * into blocks of n elements, n the largest power of two that divides its width (a multiple of 16, at most 1024; else
+ * MHA_ERR_UNSUPPORTED). For distance = 1, 2, 4, ..., n / 2, elements i and i + distance of a block, where i has not that
+ * bit, become their sum and their difference; then each is multiplied by 1 / sqrt(n); every operation is rounded to
+ * float, and what overflows is an infinity. The matrix is its own inverse. Attention rotates queries alike, after norm
+ * and rope, where keys are rotated, and rotates the output back, before it is rounded, where values are; so its bits are
+ * those of the f32 call over rotated queries and stored rows, rotated back. Log-sum-exp and weights are those of that
+ * call. */
 typedef struct mha_storage {
   mha_dtype dtype;        /* MHA_F32, MHA_F16, MHA_BF16, MHA_I8, MHA_U8, MHA_I4, MHA_U4 */
   mha_dtype scale_dtype;  /* of codes: MHA_F32, MHA_F16, MHA_BF16 */
   int64_t group;          /* elements that share a scale, a multiple of 16; 0: the row of a token and head, or of an
                              output channel */
   int zero_points;        /* not 0: every scale has a zero, MHA_I8 for signed codes, else MHA_U8; 0: symmetric */
-  int hadamard;           /* not 0: rows are rotated by a Walsh-Hadamard matrix before they are rounded;
-                             MHA_ERR_UNSUPPORTED in this version */
+  int hadamard;           /* not 0: rows are rotated by a Walsh-Hadamard matrix before they are rounded */
   const mha_quant* fixed; /* scales, and zeros if any, known in advance: per tensor, or by stride_h, group and stride_d
                              per head and channel; copied by mha_cache_create. The other fields but dtype are then 0,
                              and no scales are stored. NULL: computed from each row */
@@ -650,7 +657,8 @@ typedef struct mha_merge_partials_args {
   mha_mut_view output;       /* [B, Tq, H, Dv] */
   float* log_sum_exp;        /* [B, H, Tq]; NULL: not computed */
   mha_arithmetic arithmetic; /* of the calls that computed the parts */
-  int reserved_int;
+  int hadamard;              /* not 0: the values were codes of rotated rows (mha_storage), and so partial results are
+                                rotated: the output is rotated back */
   const mha_resources* resources; /* the workspace is not needed */
   uint64_t reserved[4];
 } mha_merge_partials_args;
@@ -730,11 +738,12 @@ typedef struct mha_rows_args {
  *           it is not 0, stride_h = groups, stride_t = heads * groups, ...) the output is a tensor, or pages, that
  *           mha_attention reads.
  * Threads:  at most the context's. Needs a workspace only for storage_error, and for codes of rows that are normed or
- *           rotated.
+ *           rotated, by rope or hadamard.
  * Returns:  MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (dims odd or > D, a position < 0, > 2^31 - 1 or beyond the table,
  *           ...); MHA_ERR_SHAPE (a table with base or scaling, half a table); MHA_ERR_STRIDE; MHA_ERR_OVERFLOW;
  *           MHA_ERR_BUFFER; MHA_ERR_OUT_OF_MEMORY; MHA_ERR_UNSUPPORTED (codes as input; output MHA_Q8_0,
- *           MHA_Q4_0; a group, zero_dtype or hadamard that mha_storage does not have; dims > 1024). */
+ *           MHA_Q4_0; a group or zero_dtype that mha_storage does not have, a width that hadamard does not have; dims >
+ *           1024). */
 MHA_API mha_status mha_rows_prepare(const mha_context* context, const mha_rows_args* args, mha_error* error);
 /* As mha_attention_workspace_bytes. The bytes are also enough for fewer tokens. */
 MHA_API mha_status mha_rows_workspace_bytes(const mha_context* context, const mha_rows_args* args, size_t* bytes,
@@ -879,7 +888,8 @@ typedef struct mha_export_args {
   uint64_t reserved[4];
 } mha_export_args;
 
-/* Copies tokens of a sequence out of the cache, as they are stored (rotated), or the values of codes. To import them,
+/* Copies tokens of a sequence out of the cache, as they are stored (after rope), or the values of codes, where hadamard
+ * rotated them rotated back (codes as codes stay rotated). To import them,
  * append them without norm and rope (codes, bit by bit: mha_cache_save and _load). Never allocates.
  * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (tokens beyond the length or no longer kept); MHA_ERR_STRIDE;
  *          MHA_ERR_OVERFLOW; MHA_ERR_UNSUPPORTED. */

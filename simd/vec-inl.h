@@ -104,6 +104,10 @@ MHA_INLINE Reg load_quads(const float* const* rows, int64_t d) {
 }
 // Elements 2i and 2i + 1 change places.
 MHA_INLINE Reg swap_pairs(Reg a) { return _mm512_permute_ps(a, 0xb1); }
+// The two halves of every four elements change places; then those of every eight, and of sixteen.
+MHA_INLINE Reg swap_halves_of_4(Reg a) { return _mm512_permute_ps(a, 0x4e); }
+MHA_INLINE Reg swap_halves_of_8(Reg a) { return _mm512_shuffle_f32x4(a, a, 0xb1); }
+MHA_INLINE Reg swap_halves_of_16(Reg a) { return _mm512_shuffle_f32x4(a, a, 0x4e); }
 MHA_INLINE void transpose_quads(Reg r[4]) {
   const __m512 t0 = _mm512_unpacklo_ps(r[0], r[1]), t1 = _mm512_unpackhi_ps(r[0], r[1]);
   const __m512 t2 = _mm512_unpacklo_ps(r[2], r[3]), t3 = _mm512_unpackhi_ps(r[2], r[3]);
@@ -137,6 +141,8 @@ MHA_INLINE Reg load_quads(const float* const* rows, int64_t d) {
   return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(rows[0] + d)), _mm_loadu_ps(rows[4] + d), 1);
 }
 MHA_INLINE Reg swap_pairs(Reg a) { return _mm256_permute_ps(a, 0xb1); }
+MHA_INLINE Reg swap_halves_of_4(Reg a) { return _mm256_permute_ps(a, 0x4e); }
+MHA_INLINE Reg swap_halves_of_8(Reg a) { return _mm256_permute2f128_ps(a, a, 1); }
 MHA_INLINE void transpose_quads(Reg r[4]) {
   const __m256 t0 = _mm256_unpacklo_ps(r[0], r[1]), t1 = _mm256_unpackhi_ps(r[0], r[1]);
   const __m256 t2 = _mm256_unpacklo_ps(r[2], r[3]), t3 = _mm256_unpackhi_ps(r[2], r[3]);
@@ -163,6 +169,7 @@ MHA_INLINE Reg load_quads(const float* p, int64_t) { return _mm_loadu_ps(p); }
 MHA_INLINE Reg load_quads(const char* p, int64_t) { return load_16_bytes(p); }
 MHA_INLINE Reg load_quads(const float* const* rows, int64_t d) { return _mm_loadu_ps(rows[0] + d); }
 MHA_INLINE Reg swap_pairs(Reg a) { return _mm_shuffle_ps(a, a, 0xb1); }
+MHA_INLINE Reg swap_halves_of_4(Reg a) { return _mm_shuffle_ps(a, a, 0x4e); }
 MHA_INLINE void transpose_quads(Reg r[4]) {
   const __m128 t0 = _mm_unpacklo_ps(r[0], r[1]), t1 = _mm_unpackhi_ps(r[0], r[1]);
   const __m128 t2 = _mm_unpacklo_ps(r[2], r[3]), t3 = _mm_unpackhi_ps(r[2], r[3]);
@@ -195,6 +202,7 @@ MHA_INLINE Reg load_quads(const char* p, int64_t) {
 }
 MHA_INLINE Reg load_quads(const float* const* rows, int64_t d) { return vld1q_f32(rows[0] + d); }
 MHA_INLINE Reg swap_pairs(Reg a) { return vrev64q_f32(a); }
+MHA_INLINE Reg swap_halves_of_4(Reg a) { return vextq_f32(a, a, 2); }
 MHA_INLINE void transpose_quads(Reg r[4]) {
   const float32x4x2_t a = vtrnq_f32(r[0], r[1]), b = vtrnq_f32(r[2], r[3]);
   r[0] = vcombine_f32(vget_low_f32(a.val[0]), vget_low_f32(b.val[0]));
@@ -274,6 +282,25 @@ MHA_INLINE Vec inverse_or_zero(const Vec& x) {
 }
 MHA_INLINE Vec swap_pairs(const Vec& a) {
   return map([&](int i) MHA_ALWAYS_INLINE { return swap_pairs(a.r[i]); });
+}
+// Lane l = lane (l ^ kDistance) of a; kDistance is 1, 2, 4 or 8.
+template <int kDistance>
+MHA_INLINE Vec exchange_lanes(const Vec& a) {
+  if constexpr (kDistance >= kRegLanes) {
+    return map([&](int i) MHA_ALWAYS_INLINE { return a.r[i ^ (kDistance / kRegLanes)]; });
+  } else if constexpr (kDistance == 1) {
+    return swap_pairs(a);
+  } else if constexpr (kDistance == 2) {
+    return map([&](int i) MHA_ALWAYS_INLINE { return swap_halves_of_4(a.r[i]); });
+#if defined(MHA_ISA_AVX512) || defined(MHA_ISA_AVX2)
+  } else if constexpr (kDistance == 4) {
+    return map([&](int i) MHA_ALWAYS_INLINE { return swap_halves_of_8(a.r[i]); });
+#endif
+#if defined(MHA_ISA_AVX512)
+  } else {
+    return map([&](int i) MHA_ALWAYS_INLINE { return swap_halves_of_16(a.r[i]); });
+#endif
+  }
 }
 // 1 / sqrt(x), both rounded correctly (xsimd's rsqrt estimates).
 MHA_INLINE float inverse_square_root(float x) {

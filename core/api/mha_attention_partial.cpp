@@ -54,6 +54,7 @@ extern "C" mha_status mha_attention_partial(const mha_context* context, const mh
   // Only a base: each chunk of a row sets the row's output to its place in `partials`.
   job.problem.output = {};
   job.problem.output.data = static_cast<char*>(partials), job.problem.output.element = Element::kF32;
+  job.problem.attended = job.problem.output;
   MHA_TRY(plan_call(*context->table, lent.num_threads, job.problem, true, &job.plan, error));
   return run_attention(lent, args->resources, &job, error);
 }

@@ -10,16 +10,21 @@
 namespace mha {
 namespace {
 
-// Floats for the keys of a token, of each thread; 0: keys are stored from where they are.
+// Floats for the rows of a token that are changed before they are rounded to codes, of each thread; 0: none are.
 mha_status floats_of_token(const mha_context& context, const mha_cache& cache, bool changes_keys, int64_t* floats,
                            mha_error* error) {
   *floats = 0;
-  if (!changes_keys || !is_code(cache.parts[kKeys].element)) return MHA_OK;
-  const mha_cache_config& c = cache.config;
-  const Size row = Size(c.num_kv_heads) * Size(c.head_dim) + Size(kPanel - 1);
+  int64_t width = 0;
+  for (const PartLayout& part : cache.parts) {
+    const bool changes = part.codes.hadamard || (changes_keys && &part == &cache.parts[kKeys]);
+    if (changes && is_code(part.element)) width = most(width, part.width);
+  }
+  if (width == 0) return MHA_OK;
+  const int64_t heads = cache.config.num_kv_heads;
+  const Size row = Size(heads) * Size(width) + Size(kPanel - 1);
   if (!(row * Size(context.num_threads) * Size(2 * kFloatBytes)).ok()) {
-    return fail(error, MHA_ERR_OVERFLOW, "num_kv_heads %lld of head_dim %lld: the workspace exceeds 2^63 bytes",
-                static_cast<long long>(c.num_kv_heads), static_cast<long long>(c.head_dim));
+    return fail(error, MHA_ERR_OVERFLOW, "num_kv_heads %lld of %lld elements: the workspace exceeds 2^63 bytes",
+                static_cast<long long>(heads), static_cast<long long>(width));
   }
   *floats = row.value() / kPanel * kPanel;
   return MHA_OK;
@@ -57,7 +62,7 @@ extern "C" mha_status mha_cache_append(const mha_context* context, mha_cache* ca
       static_cast<double>(p.tokens) * static_cast<double>(cache->config.num_kv_heads) * static_cast<double>(token);
   const int64_t threads = useful_threads(lent.num_threads, work_of(0, bytes));
   job.table = context->table, job.item_tokens = plan_append(p.tokens, threads);
-  const bool copies = !p.changes_keys && p.key.element == keys.element && p.value.element == values.element;
+  const bool copies = !p.changes_rows() && p.key.element == keys.element && p.value.element == values.element;
   if (threads <= 1 && copies) {
     run_append(&job, 0, 0);  // plain copies need no floating-point mode, which takes long to set for one token
   } else {

@@ -13,7 +13,8 @@ extern "C" mha_status mha_attention_merge_partials(const mha_context* context, c
   if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
   mha_context lent;
   MHA_TRY(lend(*context, args->resources, &lent, error));
-  MergePartialsJob job = {attention_kernels_of(*context->table, Arithmetic::kF32, Element::kF32), {*args, {}, 0}};
+  MergePartialsJob job = {
+      attention_kernels_of(*context->table, Arithmetic::kF32, Element::kF32), &context->table->rows(), {*args, {}, 0}};
   MHA_TRY(validate_merge_partials(*args, &job.problem, error));
   if (job.problem.rows == 0) return MHA_OK;
   const double bytes = static_cast<double>(job.problem.rows) * static_cast<double>(args->num_chunks) *

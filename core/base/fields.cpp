@@ -71,6 +71,13 @@ mha_status check_storage(const char* name, const mha_storage& s, mha_error* erro
               name, name, dtype_name(enum_value(s.dtype)));
 }
 
+mha_status check_hadamard(const char* name, int hadamard, int64_t width, mha_error* error) {
+  if (hadamard == 0 || (width % 16 == 0 && width <= 1024)) return MHA_OK;
+  return fail(error, MHA_ERR_UNSUPPORTED,
+              "%s is %d, but rows have %lld elements: must be a multiple of 16, and at most 1024", name, hadamard,
+              static_cast<long long>(width));
+}
+
 mha_status check_layout(const mha_weight_layout& layout, mha_error* error) {
   const int value = enum_value(layout);
   if (value == MHA_WEIGHT_ROWS) return MHA_OK;

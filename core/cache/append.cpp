@@ -187,6 +187,19 @@ void quantise_rows(const mha_cache& cache, const PartLayout& p, const PartRows& 
   }
 }
 
+// Rows of codes that were rotated, as floats that are rotated back.
+void widen_rotated(const KernelTable& table, const WidenArgs& rows) {
+  alignas(64) float row[kMostHadamard];
+  WidenArgs args = rows;
+  args.count = 1, args.dst = reinterpret_cast<char*>(row), args.dst_element = Element::kF32;
+  HadamardArgs back = hadamard_args(1, rows.columns);
+  back.src = args.dst, back.src_element = Element::kF32, back.dst = rows.dst, back.dst_element = rows.dst_element;
+  for (int64_t n = 0; n < rows.count; ++n, ++args.begin, back.dst += rows.dst_stride) {
+    table.rows().widen(&args);
+    table.rows().hadamard(&back);
+  }
+}
+
 // write_rows in the other direction.
 void read_rows(const mha_cache& cache, const PartLayout& p, const StoredRows& from, int64_t token, int64_t run,
                int64_t head, const PartRowsOut& to) {
@@ -212,6 +225,7 @@ void read_rows(const mha_cache& cache, const PartLayout& p, const StoredRows& fr
     WidenArgs args = {};
     args.rows = &rows, args.count = run, args.columns = p.width;
     args.dst = dst, args.dst_stride = to.stride_t, args.dst_element = to.element;
+    if (p.codes.hadamard) return widen_rotated(*cache.table, args);
     cache.table->rows().widen(&args);
   } else {
     ConvertArgs args = {};

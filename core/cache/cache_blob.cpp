@@ -56,7 +56,7 @@ BlobStorage storage_of(const PartLayout& p) {
   if (!is_code(p.element)) return s;
   const CodeRows& c = p.codes;
   s.scale_dtype = static_cast<uint32_t>(c.scales.element);
-  s.flags = c.zeros.place != ScalePlace::kNone ? kBlobZeroPoints : 0;
+  s.flags = (c.zeros.place != ScalePlace::kNone ? kBlobZeroPoints : 0) | (c.hadamard ? kBlobHadamard : 0);
   s.group = p.groups > 1 ? static_cast<uint32_t>(c.group) : 0;
   return s;
 }
@@ -103,15 +103,16 @@ BlobRows blob_rows(const mha_cache& cache, const BlobHeader& h, char* blob, int6
 
 // "MHA_I8 with MHA_F32 scales of 32 elements"
 struct StorageName {
-  char text[96];
+  char text[128];
   explicit StorageName(const BlobStorage& s) {
     const char* dtype = dtype_name(static_cast<int>(s.dtype));
     const char* scales = dtype_name(static_cast<int>(s.scale_dtype));
     if (dtype == nullptr || scales == nullptr || !is_code(static_cast<Element>(s.dtype))) {
       snprintf(text, sizeof(text), "%s", dtype != nullptr ? dtype : "an unknown dtype");
     } else {
-      snprintf(text, sizeof(text), "%s with %s scales of %u elements (0: rows)%s", dtype, scales, s.group,
-               s.flags != 0 ? " and zeros" : "");
+      snprintf(text, sizeof(text), "%s with %s scales of %u elements (0: rows)%s%s", dtype, scales, s.group,
+               (s.flags & kBlobZeroPoints) != 0 ? " and zeros" : "",
+               (s.flags & kBlobHadamard) != 0 ? ", rotated by hadamard" : "");
     }
   }
 };

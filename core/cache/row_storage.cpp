@@ -35,11 +35,14 @@ mha_status check_fixed(const char* storage_name, const mha_storage& s, int64_t h
   const FieldName field(storage_name, "fixed");
   const char* name = field.text;
   MHA_TRY(check_reserved(name, q.reserved_int, q.reserved, error));
-  if (s.group != 0 || s.zero_points != 0 || enum_value(s.scale_dtype) != 0) {
+  if (s.group != 0 || s.zero_points != 0 || s.hadamard != 0 || enum_value(s.scale_dtype) != 0) {
     return fail(error, MHA_ERR_ARGUMENT,
-                "%s.group %lld, zero_points %d and scale_dtype %d beside fixed, which has its own: must be 0",
-                storage_name, ll{s.group}, s.zero_points, enum_value(s.scale_dtype));
+                "%s.group %lld, zero_points %d, hadamard %d and scale_dtype %d beside fixed, which has its own: must "
+                "be 0",
+                storage_name, ll{s.group}, s.zero_points, s.hadamard, enum_value(s.scale_dtype));
   }
+  MHA_TRY(check_hadamard(FieldName(name, "hadamard").text, q.hadamard, r->width, error));
+  r->codes.hadamard = q.hadamard != 0;
   if (q.scales == nullptr) return fail(error, MHA_ERR_NULL, "%s.scales is NULL", name);
   const struct {
     const char* field;
@@ -48,7 +51,6 @@ mha_status check_fixed(const char* storage_name, const mha_storage& s, int64_t h
                 {"group_tokens", q.group_tokens != 0},
                 {"stride_b", q.stride_b != 0},
                 {"stride_t", q.stride_t != 0},
-                {"hadamard", q.hadamard != 0},
                 {"stride_d", q.stride_d != 0 && q.group == 0},
                 {"zero_dtype", q.zeros == nullptr && enum_value(q.zero_dtype) != 0}};
   for (const auto& u : unused) {
@@ -106,9 +108,6 @@ mha_status resolve_storage(const char* name, const mha_storage& s, int64_t heads
     return fail(error, MHA_ERR_UNSUPPORTED, "%s.dtype is %s: codes are stored as MHA_I8, MHA_U8, MHA_I4 or MHA_U4",
                 name, dtype_name(enum_value(s.dtype)));
   }
-  if (s.hadamard != 0) {
-    return fail(error, MHA_ERR_UNSUPPORTED, "%s.hadamard is %d: this version does not rotate", name, s.hadamard);
-  }
   r.row_bytes = row_bytes(r.element, width);
   r.codes.zero = own_zero(r.element), r.codes.group_tokens = 1;
   r.codes.group = round_up(most(width, 1), kPanel);  // the whole row
@@ -123,6 +122,8 @@ mha_status resolve_storage(const char* name, const mha_storage& s, int64_t heads
                   name, ll{s.group});
     }
     if (!whole) r.codes.group = s.group;
+    MHA_TRY(check_hadamard(FieldName(name, "hadamard").text, s.hadamard, width, error));
+    r.codes.hadamard = s.hadamard != 0;
   }
   r.groups = divide_up(width, r.codes.group);
   if (!r.is_fixed()) {
@@ -178,7 +179,7 @@ void copy_fixed(int64_t heads, char* scales, char* zeros, RowStorage* storage, m
   copy_scales(heads, storage->groups, scales, &c.scales);
   *quant = {};
   quant->scales = scales, quant->scale_dtype = static_cast<mha_dtype>(c.scales.element);
-  quant->group = storage->groups > 1 ? c.group : 0;
+  quant->group = storage->groups > 1 ? c.group : 0, quant->hadamard = c.hadamard ? 1 : 0;
   quant->stride_h = storage->groups, quant->stride_d = quant->group != 0 ? 1 : 0;
   if (c.zeros.place == ScalePlace::kNone) return;
   copy_scales(heads, storage->groups, zeros, &c.zeros);

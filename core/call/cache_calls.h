@@ -19,6 +19,11 @@ struct AppendProblem {
   float epsilon;
   const float* weight;
   const int64_t* positions;  // [batch, length], or packed; null: the tokens' numbers
+  bool hadamard_done;        // rows that are stored rotated (mha_storage) come so
+
+  // Whether rows of a part are rotated as mha_storage says before they are stored.
+  bool hadamard(CachePart part) const { return !hadamard_done && cache->parts[part].codes.hadamard; }
+  bool changes_rows() const { return changes_keys || hadamard(kKeys) || hadamard(kValues); }
 };
 
 mha_status validate_append(const mha_append_args& args, mha_cache* cache, AppendProblem* problem, mha_error* error);

@@ -52,6 +52,7 @@ inline Tensor dense_floats(void* data, int64_t tokens, int64_t heads, int64_t wi
 // What happens to queries (and in the layer to keys) before attention: core/run/norm_rope.h.
 struct NormRope {
   bool norm, rotate;
+  bool hadamard;                           // queries are rotated as the keys were that are codes (mha_storage)
   bool copy;                               // queries leave the place where the output is written
   mha_rope rope;                           // validated; dims 0: no rotation
   float query_epsilon, key_epsilon;        // 0: no norm
@@ -59,7 +60,7 @@ struct NormRope {
   const int64_t* positions;                // of queries; null: p(i)
   const int64_t* key_positions;            // of keys; null: their numbers
 
-  bool wanted() const { return norm || rotate || copy; }
+  bool wanted() const { return norm || rotate || hadamard || copy; }
 };
 
 // Where queries stand among the keys: p(i) of mha_positions.
@@ -94,6 +95,9 @@ struct AttentionProblem {
   mha_masks masks;  // strides resolved: a stride_k of 0 repeats
   mha_score_mods mods;
   Tensor output;
+  // Where attention writes: `output`, or where values were rotated and output is no floats, floats in the workspace.
+  Tensor attended;
+  bool hadamard_output;  // values were rotated before they were rounded to codes: so the output is rotated back
   mha_weights_mode weights_mode;
   const int64_t* weights_rows;  // [num_weights_rows]; null: all
   int64_t num_weights_rows;
@@ -117,6 +121,7 @@ struct AttentionProblem {
 
   NormRope norm_rope;
   bool copies_queries;  // normed and rotated queries go into the workspace; else in place
+  bool copies_output() const { return hadamard_output && output.element != Element::kF32; }
 
   static bool is_extreme(double scale) {
     const double size = scale < 0 ? -scale : scale;
@@ -172,6 +177,7 @@ struct NormRopeProblem {
   const int64_t* offsets;  // [batch + 1]: item b has tokens [offsets[b], offsets[b + 1]); null: length each
   int64_t heads, width;
   mha_rope rope;                   // validated; dims 0: no rotation
+  bool hadamard;                   // the last step, into floats where it is not the only one
   float epsilon;                   // 0: no norm
   const float* weight;             // [width] of the norm; null: ones
   const int64_t* positions;        // [batch, length], or packed; null: the item's first position + t, which is
@@ -182,7 +188,7 @@ struct NormRopeProblem {
   RowStorage storage;              // where output is codes, and where their scales and zeros go:
   char *scales, *zeros;            // [batch, length, heads] as output, rows of storage.scale_bytes and zero_bytes
 
-  bool changes_rows() const { return epsilon > 0 || rope.dims > 0; }
+  bool changes_rows() const { return epsilon > 0 || rope.dims > 0 || hadamard; }
   // Whether rows go through floats of a thread's own: codes of rows that are normed or rotated.
   bool needs_floats() const { return is_code(output.element) && changes_rows(); }
   int64_t tokens() const { return offsets != nullptr ? length : batch * length; }

@@ -164,6 +164,11 @@ mha_status validate_attention(const mha_attention_args* args, Check check, Atten
   if (p.norm_rope.wanted() && !p.nothing_to_do()) {
     p.ready_query = as_const(dense_floats(nullptr, p.query_len, p.heads, p.head_dim));
   }
+  p.hadamard_output = value_codes_of(p).hadamard;
+  p.attended = p.output;
+  if (p.copies_output() && !p.nothing_to_do()) {
+    p.attended = dense_floats(nullptr, p.query_len, p.heads, p.value_head_dim);
+  }
   return check != Check::kSizesOnly ? check_attention_overlaps(p, sizes, error) : MHA_OK;
 }
 
@@ -333,8 +338,9 @@ mha_status validate_forward(const mha_layer_config& c, const mha_layer_args* arg
     p.query = p.ready_query = as_const(projected_tensor(c, p, kQuery, nullptr));
     p.key = as_const(projected_tensor(c, p, kKey, nullptr)),
     p.value = as_const(projected_tensor(c, p, kValue, nullptr));
-    p.output = projected_tensor(c, p, kOutput, nullptr);
+    p.output = p.attended = projected_tensor(c, p, kOutput, nullptr);
   }
+  p.hadamard_output = value_codes_of(p).hadamard;
   return check_layer_views(c, a, source, check, p, views, error);
 }
 

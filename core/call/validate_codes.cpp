@@ -44,7 +44,7 @@ mha_status check_code_strides(const char* name, Element element, const Dimension
   return MHA_OK;
 }
 
-mha_status check_used_fields(const char* name, const mha_quant& q, mha_error* error) {
+mha_status check_used_fields(const char* name, const mha_quant& q, int64_t width, mha_error* error) {
   if (q.reserved_int != 0) return fail_reserved(name, "quant.reserved_int", -1, error);
   for (int i = 0; i < 2; ++i) {
     if (q.reserved[i] != 0) return fail_reserved(name, "quant.reserved", i, error);
@@ -52,9 +52,7 @@ mha_status check_used_fields(const char* name, const mha_quant& q, mha_error* er
   if (q.group_index != nullptr) {
     return fail(error, MHA_ERR_UNSUPPORTED, "%s.quant.group_index is given: only weights could have it", name);
   }
-  if (q.hadamard != 0) {
-    return fail(error, MHA_ERR_UNSUPPORTED, "%s.quant.hadamard is %d: this version does not rotate", name, q.hadamard);
-  }
+  MHA_TRY(check_hadamard(FieldName(name, "hadamard").text, q.hadamard, width, error));
   const struct {
     const char* field;
     int64_t value;
@@ -95,7 +93,7 @@ mha_status check_places(const char* name, const char* field, const void* data, E
 
 mha_status check_quant(const char* name, const mha_quant& q, Element element, const Dimensions& n, Check check,
                        CodeRows* out, mha_error* error) {
-  MHA_TRY(check_used_fields(name, q, error));
+  MHA_TRY(check_used_fields(name, q, n.d, error));
   const int scale_dtype = enum_value(q.scale_dtype);
   if (scale_dtype != MHA_F32 && scale_dtype != MHA_F16 && scale_dtype != MHA_BF16) {
     return fail(error, MHA_ERR_ARGUMENT, "%s.quant.scale_dtype is %d: must be MHA_F32, MHA_F16 or MHA_BF16", name,
@@ -117,7 +115,7 @@ mha_status check_quant(const char* name, const mha_quant& q, Element element, co
   }
   // One scale for the row: a group that no vector leaves.
   out->group = q.group == 0 || q.group >= n.d ? round_up(n.d, kPanel) : q.group;
-  out->group_tokens = most(q.group_tokens, 1);
+  out->group_tokens = most(q.group_tokens, 1), out->hadamard = q.hadamard != 0;
   return MHA_OK;
 }
 

@@ -80,7 +80,7 @@ mha_status validate_merge(const mha_merge_args& a, mha_error* error) {
 }
 
 mha_status validate_merge_partials(const mha_merge_partials_args& a, PartialsProblem* p, mha_error* error) {
-  MHA_TRY(check_reserved("args", a.reserved_int, a.reserved, error));
+  MHA_TRY(check_reserved("args", a.reserved, error));
   MHA_TRY(check_arithmetic("arithmetic", a.arithmetic, error));
   MHA_TRY(check_sizes({{"batch", a.batch, 0},
                        {"num_heads", a.num_heads, 0},
@@ -88,6 +88,7 @@ mha_status validate_merge_partials(const mha_merge_partials_args& a, PartialsPro
                        {"value_head_dim", a.value_head_dim, 1},
                        {"num_chunks", a.num_chunks, 0}},
                       error));
+  MHA_TRY(check_hadamard("hadamard", a.hadamard, a.value_head_dim, error));
   const Size rows = Size(a.batch) * Size(a.num_heads) * Size(a.query_len);
   const Size floats = rows * (Size(a.value_head_dim) + Size(2)) * Size(most(a.num_chunks, 1));
   if (!(floats * Size(sizeof(float))).ok()) {

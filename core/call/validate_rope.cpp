@@ -193,6 +193,7 @@ mha_status check_norm_rope(const Groups& groups, Check check, AttentionProblem* 
   const mha_positions& positions = given_or_default(groups.positions);
   NormRope& r = p->norm_rope;
   r.norm = groups.query_norm != nullptr || groups.key_norm != nullptr, r.rotate = groups.rope != nullptr;
+  r.hadamard = key_codes_of(*p).hadamard;
   r.positions = positions.query;
   r.key_positions = groups.keys_are_queries ? positions.query : positions.key;
   if (groups.rope != nullptr) MHA_TRY(validate_rope(groups.rope, p->head_dim, &r.rope, error));

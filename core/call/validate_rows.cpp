@@ -120,6 +120,7 @@ mha_status validate_rows(const mha_rows_args& a, Check check, NormRopeProblem* p
   }
   MHA_TRY(check_row_positions(a, check, p->rope, error));
   p->batch = a.batch, p->length = a.length, p->heads = a.num_heads, p->width = a.head_dim;
+  p->hadamard = p->storage.codes.hadamard;
   p->positions = a.positions, p->first_position = a.first_position;
   p->slots = a.slots, p->page_size = a.page_size;
   return MHA_OK;

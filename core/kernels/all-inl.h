@@ -62,6 +62,8 @@
 
 #include "core/kernels/angles-inl.h"
 
+#include "core/kernels/hadamard-inl.h"
+
 namespace mha::MHA_TARGET_NS {
 
 #define MHA_STRING_(x) #x
@@ -81,7 +83,7 @@ constexpr PackedKernels make_packed() {
 constexpr RowKernels make_rows() {
   RowKernels k = {};
   k.convert = convert, k.quantise = quantise, k.widen = widen;
-  k.norm_rope = norm_rope_rows, k.rope_frequencies = rope_frequencies, k.rope_angles = rope_angles;
+  k.norm_rope = norm_rope_rows, k.hadamard = hadamard_rows, k.rope_frequencies = rope_frequencies, k.rope_angles = rope_angles;
   k.exp2 = exp2_array, k.tanh = tanh_array;
   return k;
 }

@@ -87,6 +87,7 @@ struct CodeRows {
   CodeScales scales, zeros;
   float zero;                   // where there are no zeros
   int64_t group, group_tokens;  // elements of a row, and tokens, that share a scale
+  bool hadamard;                // rows were rotated before they were rounded: RowKernels::hadamard
 };
 
 // The power of two that a page's tokens are, or -1: dividing by others takes long.
@@ -332,6 +333,38 @@ struct NormRopeArgs {
   const float* sin;     // [dims / 2]; interleaved: [dims], (-sin, sin) a pair
 };
 
+// The Walsh-Hadamard rotation of rows of at most so many elements: mha_storage in mha.h.
+constexpr int64_t kMostHadamard = 1024;
+
+// The elements that rotate together: the largest power of two that divides the width.
+constexpr int64_t hadamard_block(int64_t width) { return width & -width; }
+
+// 1 / sqrt(block), rounded.
+constexpr float hadamard_factor(int64_t block) {
+  float factor = 1;
+  for (; block >= 4; block /= 4) factor /= 2;
+  return block == 2 ? factor * 0.70710678f : factor;
+}
+
+struct HadamardArgs {
+  const char* src;  // [rows, columns] of floats of any type, rows src_stride bytes apart
+  int64_t src_stride;
+  Element src_element;
+  char* dst;  // alike; may be the source with its type and stride
+  int64_t dst_stride;
+  Element dst_element;
+  int64_t rows, columns;  // a multiple of 16, at most kMostHadamard
+  int64_t block;          // hadamard_block(columns)
+  float factor;           // hadamard_factor(block)
+};
+
+inline HadamardArgs hadamard_args(int64_t rows, int64_t columns) {
+  HadamardArgs args = {};
+  args.rows = rows, args.columns = columns;
+  args.block = hadamard_block(columns), args.factor = hadamard_factor(args.block);
+  return args;
+}
+
 // How the frequencies of rotary pairs change from base^(-2 d / dims), in double.
 enum class FrequencyScaling {
   kNone,
@@ -423,6 +456,10 @@ struct RowKernels {
   // output = rotate(norm(input)): norm(x) = x * (1 / sqrt(mean(x^2) + epsilon)) * weight, squares summed over 16 lanes
   // and the fixed tree; a pair (x1, x2) becomes (fma(x1, cos, -(x2 * sin)), fma(x2, cos, x1 * sin)).
   void (*norm_rope)(const NormRopeArgs* args);
+
+  // Walsh-Hadamard: for distance 1, 2, 4, ..., block / 2 elements i and i + distance, where i does not have that bit,
+  // become their sum and difference; then all are multiplied by the factor.
+  void (*hadamard)(const HadamardArgs* args);
 
   // The angle of each pair at position 1, by FrequencyScaling; dims / 2 of them.
   void (*rope_frequencies)(const FrequencyArgs* args);

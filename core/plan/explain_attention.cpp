@@ -229,6 +229,10 @@ void explain_codes(const char* name, Element element, const CodeRows& codes, int
     out->line("codes of %s: %s scales of %lld elements of a row, zeros: %s", name, name_of(codes.scales.element),
               static_cast<ll>(codes.group), zeros);
   }
+  if (codes.hadamard) {
+    out->line("rotation of %s: by a Walsh-Hadamard matrix, in blocks of %lld elements", name,
+              static_cast<ll>(hadamard_block(width)));
+  }
 }
 
 }  // namespace
@@ -249,10 +253,15 @@ void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, Tex
     out->line("keys added by the layer: %lld of each item, which every query sees", static_cast<ll>(p.tail));
   const NormRope& r = p.norm_rope;
   if (r.wanted()) {
-    out->line("before attention: %s %s%s%s by a phase of its own, %s",
+    const char* last = r.hadamard ? (r.norm || r.rotate ? ", then rotated as the keys" : "rotated as the keys") : "";
+    out->line("before attention: %s %s%s%s%s by a phase of its own, %s",
               p.copies_queries ? "queries" : "queries and keys", r.norm ? "RMS-normed" : "",
-              r.norm && r.rotate ? " and " : "", r.rotate ? "rotated" : "",
+              r.norm && r.rotate ? " and " : "", r.rotate ? "rotated" : "", last,
               p.copies_queries ? "into the workspace" : "in place in the projections");
+  }
+  if (p.hadamard_output) {
+    out->line("after attention: the output rotated back as the values by a phase of its own, %s",
+              p.copies_output() ? "from the workspace" : "in place");
   }
   out->line("fallback: none");
 }

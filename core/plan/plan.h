@@ -85,6 +85,7 @@ struct AttentionPlan {
   int64_t partials_offset;   // float [partial_floats]
   int64_t queries_offset;  // normed and rotated queries: float [queries of all items][H][D], and where items differ in
   int64_t positions_offset;  // length the position of the first: int64_t [B]
+  int64_t attended_offset;   // outputs that are to be rotated: float [queries of all items][H][Dv]
   int64_t slots_offset;      // per thread: scratch, AttentionRow [rows], RowExtras, RowState [shared rows], maxima
   int64_t slot_bytes, slot_rows_offset, slot_extras_offset, slot_states_offset, slot_maxima_offset;
   int64_t bytes;  // in all

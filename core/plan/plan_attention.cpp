@@ -295,6 +295,9 @@ mha_status lay_out_workspace(const AttentionProblem& p, const Needs& needs, int6
     plan->queries_offset = layout.append(queries);
     plan->positions_offset = layout.append(Size(plan->uniform ? 0 : 2) * Size(p.batch) * Size(sizeof(int64_t)));
   }
+  if (p.copies_output()) {
+    plan->attended_offset = layout.append(rows * Size(p.value_head_dim) * Size(sizeof(float)));
+  }
   Layout slot;
   slot.append(Size(needs.scratch) * Size(sizeof(float)));
   plan->slot_rows_offset = slot.append(Size(needs.slot_rows) * Size(sizeof(AttentionRow)));

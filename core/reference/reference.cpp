@@ -41,6 +41,25 @@ int64_t stride_or_dense(const mha_view& view, int64_t stride, int64_t dense) {
   return view.stride_b == 0 && view.stride_t == 0 && view.stride_h == 0 ? dense : stride_or_repeat(stride);
 }
 
+/// Rotates rows by their Walsh-Hadamard matrix, which is its own inverse: entry (i, j) of a block of n elements is
+/// (-1)^(bits that i and j have in common) / sqrt(n).
+void hadamard_rows(int64_t width, std::vector<float>* values) {
+  const int64_t n = width & -width;
+  std::vector<double> row(static_cast<size_t>(n));
+  for (size_t first = 0; first < values->size(); first += row.size()) {
+    for (int64_t i = 0; i < n; ++i) {
+      row[static_cast<size_t>(i)] = 0;
+      for (int64_t j = 0; j < n; ++j) {
+        const double x = static_cast<double>((*values)[first + static_cast<size_t>(j)]);
+        row[static_cast<size_t>(i)] += __builtin_popcountll(static_cast<uint64_t>(i & j)) % 2 ? -x : x;
+      }
+    }
+    for (size_t i = 0; i < row.size(); ++i) {
+      (*values)[first + i] = static_cast<float>(row[i] / std::sqrt(static_cast<double>(n)));
+    }
+  }
+}
+
 /// A tensor of other elements, or of codes, as dense floats.
 Tensor<float> widened_tensor(const mha_view& view, int64_t B, int64_t length, int64_t heads, int64_t width) {
   const int64_t row = is_code(view.dtype) ? dense_code_row(view.dtype, width) : width;
@@ -56,6 +75,7 @@ Tensor<float> widened_tensor(const mha_view& view, int64_t B, int64_t length, in
           values->push_back(is_code(view.dtype) ? code_value(view, offset, b, t, h, d)
                                                 : element_at(view.dtype, view.data, offset + d));
         }
+  if (is_code(view.dtype) && view.quant && view.quant->hadamard) hadamard_rows(width, values.get());
   Tensor<float> tensor = dense_tensor<float>(values->data(), length, heads, width);
   tensor.widened = values;
   return tensor;

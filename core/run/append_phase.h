@@ -13,7 +13,7 @@ struct AppendJob {
   const KernelTable* table;
   AppendProblem problem;
   int64_t item_tokens;  // of a work item: plan_append
-  // Where keys are normed or rotated, then rounded to codes: floats [Hkv, D] of each thread, so many apart.
+  // Where rows are changed, then rounded to codes: floats [Hkv, D or Dv] of each thread, so many apart.
   float* floats;
   int64_t floats_step;
 };

@@ -122,12 +122,12 @@ KeyRange fill_rows(const AttentionProblem& p, const Block& block, const Slot& sl
     if (alike && r > first && i > 0) {
       row = *like;
       row.query = query += p.ready_query.stride_t;
-      row.output = output += p.output.stride_t;
+      row.output = output += p.attended.stride_t;
       if (weights != nullptr) row.weights = weights += p.weights.stride_t / kFloatBytes;
       if (causal) row.key_end = most(0, least(position + i + 1, key_len));
     } else {
       row = make_row(p, block.b, h, i, slot.extras_of(r));
-      row.output = query_row(p, p.output, block.b, h, i);
+      row.output = query_row(p, p.attended, block.b, h, i);
       if (keeps_weights(p)) row.weights = weights_row(p, block.b, h, i);
       like = &row, query = row.query, output = row.output, weights = row.weights;
     }
@@ -143,7 +143,7 @@ AttentionArgs kernel_args(const AttentionProblem& p, const Block& block, const S
   args.rows = slot.rows;
   args.num_rows = block.count;
   args.kv_heads = block.heads;
-  args.query_element = p.ready_query.element, args.output_element = p.output.element;
+  args.query_element = p.ready_query.element, args.output_element = p.attended.element;
   args.key = keys_of(p, block.b, block.kv_head);
   args.value = values_of(p, block.b, block.kv_head);
   args.head_dim = p.head_dim;
@@ -285,7 +285,7 @@ void run_merge(const void* data, int64_t index, int64_t) {
   args.step = parts.step;
   args.num_chunks = place.plan.chunks;
   args.value_head_dim = p.value_head_dim;
-  args.output = query_row(p, p.output, b, h, i), args.output_element = p.output.element;
+  args.output = query_row(p, p.attended, b, h, i), args.output_element = p.attended.element;
   args.state = row_states(job, b) + row;
   args.has_sink = p.mods.sink_logits != nullptr;
   args.sink = sink_of(p, h);
@@ -304,7 +304,7 @@ void run_merge(const void* data, int64_t index, int64_t) {
 
 }  // namespace
 
-int attention_phases(const AttentionJob& job, Phase* phases) {
+int attention_phases(const AttentionJob& job, Phase* phases, NormRopePhase* last) {
   if (!job.plan.uniform) {
     plan_sequences(job.problem, job.plan, job.given_partials != nullptr,
                    reinterpret_cast<SequencePlan*>(job.workspace + job.plan.sequences_offset));
@@ -314,6 +314,12 @@ int attention_phases(const AttentionJob& job, Phase* phases) {
   if (job.given_partials != nullptr) return count;
   if (job.plan.merges > 0) phases[count++] = {run_merge, &job, job.plan.merges};
   if (job.plan.weights > 0) phases[count++] = {run_weights, &job, job.plan.weights};
+  if (job.problem.hadamard_output) {
+    const AttentionProblem& p = job.problem;
+    last->count = 1;
+    last->jobs[0] = hadamard_job(*job.table, p, job.plan.threads, p.heads, as_const(p.attended), p.output);
+    phases[count++] = norm_rope_phase(*last);
+  }
   return count;
 }
 
@@ -337,12 +343,14 @@ mha_status run_attention(const mha_context& context, const mha_resources* resour
   job->workspace = workspace.data();
   Phase phases[kMaxPhases];
   int count = 0;
-  NormRopePhase queries = {};
+  NormRopePhase queries, last;  // not cleared: their jobs are assigned, and clearing costs too much in a small call
+  queries.count = last.count = 0;
   if (job->problem.norm_rope.wanted()) {
     queries.jobs[queries.count++] = query_norm_rope(job);
     phases[count++] = norm_rope_phase(queries);
   }
-  count += attention_phases(*job, phases + count);
+  if (job->problem.copies_output()) job->problem.attended.data = job->workspace + job->plan.attended_offset;
+  count += attention_phases(*job, phases + count, &last);
   run_phases(context, job->plan.threads, phases, count);
   return MHA_OK;
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "core/plan/plan.h"
+#include "core/run/norm_rope.h"
 #include "core/run/parallel.h"
 
 namespace mha {
@@ -39,8 +40,8 @@ void run_few_keys(const void* job, int64_t item, int64_t slot);
 // A work item of the second pass over the scores (weights.cpp), for attention weights that the first does not write.
 void run_weights(const void* job, int64_t item, int64_t slot);
 
-// The phases that compute all results, three at most; `job` must stay until they have run.
-int attention_phases(const AttentionJob& job, Phase* phases);
+// The phases that compute all results, four at most; `job` and `last`, which is written, must stay until they have run.
+int attention_phases(const AttentionJob& job, Phase* phases, NormRopePhase* last);
 
 // Runs a planned call in the caller's workspace, or in one allocated for the call.
 mha_status run_attention(const mha_context& context, const mha_resources* resources, AttentionJob* job,

@@ -19,12 +19,12 @@ void run_few_keys(const void* data, int64_t item, int64_t slot_index) {
   for (int64_t r = 0; r < count; ++b, h = 0) {
     const char *queries = p.ready_query.data + b * p.ready_query.stride_b, *keys = p.key.data + b * p.key.stride_b;
     const char* values = p.value.data + b * p.value.stride_b;
-    char* outputs = p.output.data + b * p.output.stride_b;
+    char* outputs = p.attended.data + b * p.attended.stride_b;
     for (; h < p.heads && r < count; ++h, i = 0) {
       const int64_t kv_head = p.heads == p.kv_heads ? h : h / p.group();
       for (; i < p.query_len && r < count; ++i, ++r) {
         query[r] = queries + h * p.ready_query.stride_h + i * p.ready_query.stride_t;
-        output[r] = outputs + h * p.output.stride_h + i * p.output.stride_t;
+        output[r] = outputs + h * p.attended.stride_h + i * p.attended.stride_t;
         key[r] = keys + kv_head * p.key.stride_h, value[r] = values + kv_head * p.value.stride_h;
         if (keeps) weights[r] = weights_row(p, b, h, i);
       }
@@ -35,7 +35,7 @@ void run_few_keys(const void* data, int64_t item, int64_t slot_index) {
   args.weights = keeps ? weights : nullptr;
   args.keys = p.key_len, args.key_stride = p.key.stride_t, args.value_stride = p.value.stride_t;
   args.head_dim = p.head_dim, args.value_head_dim = p.value_head_dim;
-  args.query_element = p.ready_query.element, args.output_element = p.output.element;
+  args.query_element = p.ready_query.element, args.output_element = p.attended.element;
   args.key_element = p.key.element, args.value_element = p.value.element;
   args.query_scale = query_scale(p);
   if (p.log_sum_exp != nullptr || job.plan.weights > 0) args.states = row_states(job, 0) + begin;

@@ -62,6 +62,7 @@ mha_status run_forward(const mha_context& context, Forward& f, char* workspace, 
     in.jobs[in.count++] = bound_projection(f, i, data, workspace);
   }
   p.query.data = p.ready_query.data, p.output.data = workspace + f.plan.projected_offset[kOutput];
+  p.attended.data = p.output.data;
   if (p.tail > 0) {
     write_tail(f, kKey, workspace, f.layer->bias_key);
     write_tail(f, kValue, workspace, f.layer->bias_value);
@@ -74,11 +75,16 @@ mha_status run_forward(const mha_context& context, Forward& f, char* workspace, 
     norm_rope.jobs[norm_rope.count++] = query_job(*context.table, f.attention.problem, f.plan.threads,
                                                   projected(f, kQuery, workspace), first_positions);
     const NormRope& r = f.attention.problem.norm_rope;
-    if (f.projects(kKey) && (r.rotate || r.key_epsilon > 0)) {
+    if (f.projects(kKey) && (r.rotate || r.key_epsilon > 0 || r.hadamard)) {
       norm_rope.jobs[norm_rope.count++] =
           key_job(*context.table, f.attention.problem, f.plan.threads, projected(f, kKey, workspace),
                   first_positions + f.attention.problem.batch);
     }
+  }
+  if (f.projects(kValue) && p.hadamard_output) {
+    const Tensor values = projected(f, kValue, workspace);
+    norm_rope.jobs[norm_rope.count++] =
+        hadamard_job(*context.table, p, f.plan.threads, p.kv_heads, as_const(values), values);
   }
   f.attention.table = context.table, f.attention.workspace = workspace + f.plan.attention_offset;
   LinearPhase out;
@@ -92,11 +98,12 @@ mha_status run_forward(const mha_context& context, Forward& f, char* workspace, 
   if (f.cache != nullptr) {
     AppendProblem& tokens = append.problem;
     tokens.cache = f.cache, tokens.batch = growth_of(f), tokens.tokens = p.total_queries();
-    tokens.key = p.key, tokens.value = p.value;
+    tokens.key = p.key, tokens.value = p.value, tokens.hadamard_done = true;
     append.table = context.table, append.item_tokens = plan_append(tokens.tokens, f.plan.threads);
     phases[count++] = append_phase(append);
   }
-  count += attention_phases(f.attention, phases + count);
+  NormRopePhase attended;
+  count += attention_phases(f.attention, phases + count, &attended);
   phases[count++] = linear_phase(out);
   if (f.cache != nullptr) MHA_TRY(cache_reserve(f.cache, append.problem.batch, error));
   run_phases(context, f.plan.threads, phases, count);

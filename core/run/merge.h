@@ -15,6 +15,7 @@ Phase merge_phase(const MergeJob& job);
 
 struct MergePartialsJob {
   AttentionKernels kernels;
+  const RowKernels* rows;
   PartialsProblem problem;
 };
 Phase merge_partials_phase(const MergePartialsJob& job);

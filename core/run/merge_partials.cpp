@@ -23,12 +23,23 @@ void run_merge_row(const void* data, int64_t row, int64_t) {
   merge.step = p.rows * partial_width(a.value_head_dim);
   merge.num_chunks = a.num_chunks;
   merge.value_head_dim = a.value_head_dim;
-  merge.output = p.output.data + b * p.output.stride_b + i * p.output.stride_t + h * p.output.stride_h;
-  merge.output_element = p.output.element;
+  char* output = p.output.data + b * p.output.stride_b + i * p.output.stride_t + h * p.output.stride_h;
+  alignas(64) float rotated[kMostHadamard];
+  if (a.hadamard == 0) {
+    merge.output = output, merge.output_element = p.output.element;
+  } else {
+    merge.output = reinterpret_cast<char*>(rotated), merge.output_element = Element::kF32;
+  }
   merge.state = &state;
   merge.has_sink = a.sink_logits != nullptr;
   merge.sink = a.sink_logits != nullptr ? sink_score(a.sink_logits[h]) : 0;
   job.kernels.results->merge(&merge);
+  if (a.hadamard != 0) {
+    HadamardArgs back = hadamard_args(1, a.value_head_dim);
+    back.src = merge.output, back.src_element = merge.output_element;
+    back.dst = output, back.dst_element = p.output.element;
+    job.rows->hadamard(&back);
+  }
   if (a.log_sum_exp != nullptr) a.log_sum_exp[row] = log_sum_exp(state);
 }
 

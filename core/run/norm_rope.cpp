@@ -60,6 +60,7 @@ void run_norm_rope(const void* data, int64_t item, int64_t slot) {
   for (; item >= items(*job); ++job) item -= items(*job);
   const NormRopeProblem& p = job->problem;
   TokenNormRope norm_rope(*job->table, p.rope, p.epsilon, p.weight, p.heads, p.width);
+  if (p.hadamard) norm_rope.add_hadamard();
   const int64_t begin = item * job->block_tokens, end = least(begin + job->block_tokens, p.tokens());
   for (int64_t token = begin; token < end; ++token) {
     const Token at = token_at(p, token);
@@ -84,6 +85,14 @@ void run_norm_rope(const void* data, int64_t item, int64_t slot) {
 
 }  // namespace
 
+void hadamard_rotate(const KernelTable& table, const ConstTensor& input, const Tensor& output, int64_t heads,
+                     int64_t width) {
+  HadamardArgs args = hadamard_args(heads, width);
+  args.src = input.data, args.src_stride = input.stride_h, args.src_element = input.element;
+  args.dst = output.data, args.dst_stride = output.stride_h, args.dst_element = output.element;
+  table.rows().hadamard(&args);
+}
+
 TokenNormRope::TokenNormRope(const KernelTable& table, const mha_rope& rope, float epsilon, const float* weight,
                              int64_t heads, int64_t width)
     : table_(table), angles_(table, rope), args_() {
@@ -94,10 +103,13 @@ TokenNormRope::TokenNormRope(const KernelTable& table, const mha_rope& rope, flo
 }
 
 void TokenNormRope::run(int64_t position, const ConstTensor& input, const Tensor& output) {
+  if (hadamard_ && !args_.norm && args_.dims == 0)
+    return hadamard_rotate(table_, input, output, args_.count, args_.width);
   if (args_.dims > 0) angles_.turn_to(position);
   args_.input = input.data, args_.input_stride = input.stride_h, args_.input_element = input.element;
   args_.output = output.data, args_.output_stride = output.stride_h, args_.output_element = output.element;
   table_.rows().norm_rope(&args_);
+  if (hadamard_) hadamard_rotate(table_, as_const(output), output, args_.count, args_.width);
 }
 
 Phase norm_rope_phase(const NormRopePhase& work) {
@@ -130,6 +142,7 @@ mha_storage_error measure_rounding(const NormRopeJob& job, char* workspace) {
   const NormRopeProblem& p = job.problem;
   const MeasuringLayout layout(p);
   TokenNormRope norm_rope(*job.table, p.rope, p.epsilon, p.weight, 1, p.width);
+  if (p.hadamard) norm_rope.add_hadamard();
   StorageErrorSum sum(*job.table);
   const Tensor floats = dense_floats(workspace + layout.before, 1, 1, p.width);
   for (int64_t token = 0; token < p.tokens(); ++token) {
@@ -160,7 +173,7 @@ NormRopeJob query_job(const KernelTable& table, const AttentionProblem& p, int64
   tokens.batch = p.batch, tokens.length = p.query_len, tokens.offsets = p.query_offsets;
   tokens.heads = p.heads, tokens.width = p.head_dim;
   tokens.rope = r.rope, tokens.epsilon = r.query_epsilon, tokens.weight = r.query_weight,
-  tokens.positions = r.positions;
+  tokens.positions = r.positions, tokens.hadamard = r.hadamard;
   if (p.uniform()) {
     tokens.first_position = position_of(p, 0, 0);
   } else {
@@ -180,12 +193,23 @@ NormRopeJob key_job(const KernelTable& table, const AttentionProblem& p, int64_t
   tokens.batch = p.batch, tokens.length = p.key_len - p.tail, tokens.offsets = p.key_offsets;
   tokens.heads = p.kv_heads, tokens.width = p.head_dim;
   tokens.rope = r.rope, tokens.epsilon = r.key_epsilon, tokens.weight = r.key_weight,
-  tokens.positions = r.key_positions;
+  tokens.positions = r.key_positions, tokens.hadamard = r.hadamard;
   if (p.cache != nullptr) {  // the new tokens, which follow those in the cache
     tokens.length = p.query_len, tokens.offsets = p.query_offsets;
     for (int64_t b = 0; b < p.batch; ++b) first_positions[b] = key_len_of(p, b) - query_len_of(p, b);
     tokens.first_positions = first_positions;
   }
+  job.block_tokens = plan_norm_rope(tokens.tokens(), threads);
+  return job;
+}
+
+NormRopeJob hadamard_job(const KernelTable& table, const AttentionProblem& p, int64_t threads, int64_t heads,
+                         const ConstTensor& input, const Tensor& output) {
+  NormRopeJob job = {};
+  NormRopeProblem& tokens = job.problem;
+  job.table = &table, tokens.input = input, tokens.output = output;
+  tokens.batch = p.batch, tokens.length = p.query_len, tokens.offsets = p.query_offsets;
+  tokens.heads = heads, tokens.width = p.value_head_dim, tokens.hadamard = true;
   job.block_tokens = plan_norm_rope(tokens.tokens(), threads);
   return job;
 }

@@ -14,6 +14,8 @@ class TokenNormRope {
   // epsilon 0: no norm; weight [width] may be null; rope.dims 0: no rotation.
   TokenNormRope(const KernelTable& table, const mha_rope& rope, float epsilon, const float* weight, int64_t heads,
                 int64_t width);
+  // After the norm and the rotation comes that of Walsh and Hadamard, in place.
+  void add_hadamard() { hadamard_ = true; }
   // The heads of a token, at `data` and stride_h apart; output may be input.
   void run(int64_t position, const ConstTensor& input, const Tensor& output);
 
@@ -21,7 +23,12 @@ class TokenNormRope {
   const KernelTable& table_;
   RopeAngles angles_;
   NormRopeArgs args_;
+  bool hadamard_ = false;
 };
+
+// The Walsh-Hadamard rotation of the heads of a token, at `data` and stride_h apart; output may be input.
+void hadamard_rotate(const KernelTable& table, const ConstTensor& input, const Tensor& output, int64_t heads,
+                     int64_t width);
 
 // The tokens of one tensor, and how they are cut.
 struct NormRopeJob {
@@ -33,9 +40,9 @@ struct NormRopeJob {
   int64_t floats_step;
 };
 
-// Up to two tensors (queries and keys) as one phase.
+// Up to three tensors (queries, keys and values) as one phase.
 struct NormRopePhase {
-  NormRopeJob jobs[2];
+  NormRopeJob jobs[3];
   int count;
 };
 
@@ -52,5 +59,8 @@ NormRopeJob query_job(const KernelTable& table, const AttentionProblem& problem,
                       int64_t* first_positions);
 NormRopeJob key_job(const KernelTable& table, const AttentionProblem& problem, int64_t threads, const Tensor& keys,
                     int64_t* first_positions);
+// The Walsh-Hadamard rotation of what each query of a call has as wide as values: results, or new values of a cache.
+NormRopeJob hadamard_job(const KernelTable& table, const AttentionProblem& problem, int64_t threads, int64_t heads,
+                         const ConstTensor& input, const Tensor& output);
 
 }  // namespace mha

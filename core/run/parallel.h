@@ -14,7 +14,7 @@ struct Phase {
   int64_t count;
 };
 
-constexpr int kMaxPhases = 7;
+constexpr int kMaxPhases = 8;
 
 // Whether this library was built with OpenMP.
 bool has_openmp();

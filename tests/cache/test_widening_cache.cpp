@@ -10,7 +10,7 @@ using namespace mha::test;
 namespace {
 
 RandomStorage random_storage(Random& random, bool twin) {
-  RandomStorage storage = {random_dtype(random), random_dtype(random), 1 + (random.bits() >> 8), twin, 0};
+  RandomStorage storage = {random_dtype(random), random_dtype(random), 1 + (random.bits() >> 8), twin, 0, true};
   if (storage.key == MHA_F32 && storage.value == MHA_F32) storage.value = MHA_F16;
   if (one_in(random, 2)) storage.codes = 1 + (random.bits() >> 8);
   return storage;
@@ -80,6 +80,7 @@ void check_codes(const CodeStorage& codes, const std::vector<unsigned char>& dat
                  const std::vector<float>& values) {
   const int64_t rows = static_cast<int64_t>(values.size()) / codes.width;
   for (int64_t r = 0; r < rows && !codes.fixed; ++r) {
+    std::vector<float> row;
     for (int64_t d = 0; d < codes.width; ++d) {
       const int64_t group = codes.group > 0 ? d / codes.group : 0;
       const unsigned char byte = data[static_cast<size_t>(r * codes.row_bytes() + (codes.nibbles() ? d / 2 : d))];
@@ -93,8 +94,11 @@ void check_codes(const CodeStorage& codes, const std::vector<unsigned char>& dat
         const unsigned char z = zeros[static_cast<size_t>(r * codes.zero_bytes() + group)];
         zero = static_cast<float>(codes.is_signed() ? static_cast<int8_t>(z) : z);
       }
-      const float value = widened(codes.scale_dtype, bits) * (static_cast<float>(code) - zero);
-      const float got = values[static_cast<size_t>(r * codes.width + d)];
+      row.push_back(widened(codes.scale_dtype, bits) * (static_cast<float>(code) - zero));
+    }
+    if (codes.hadamard) row = hadamard_row(row.data(), codes.width);
+    for (int64_t d = 0; d < codes.width; ++d) {
+      const float value = row[static_cast<size_t>(d)], got = values[static_cast<size_t>(r * codes.width + d)];
       if (bits_of(value) == bits_of(got) || (std::isnan(value) && std::isnan(got))) continue;
       FAIL_CHECK(codes.describe() << ": row " << r << " element " << d << " stands for " << value << ", not " << got);
       return;
@@ -163,7 +167,7 @@ void check_saved(Random& random, const RandomCache& from, int64_t sequence) {
 
 TEST_CASE("widening: caches of any types after any history hold the tokens, rounded once",
           "[widening][properties][cache]") {
-  int64_t dropped = 0, forked = 0, half = 0, codes = 0;
+  int64_t dropped = 0, forked = 0, half = 0, codes = 0, rotated = 0;
   for (const uint64_t seed : seeds(600000, 250)) {
     Random random(seed), draw(seed + 50000), twin_draw(seed + 50000), storage(seed), twin_storage(seed);
     const RandomCache typed(draw, random_storage(storage, false)), twin(twin_draw, random_storage(twin_storage, true));
@@ -184,8 +188,9 @@ TEST_CASE("widening: caches of any types after any history hold the tokens, roun
     half += used > 0 && typed.config.key.dtype != MHA_F32 && typed.config.value.dtype != MHA_F32;
     forked += typed.config.max_sequences > 1 && typed.config.kind == MHA_CACHE_PAGED;
     codes += used > 0 && typed.key_codes && typed.value_codes;
+    for (const auto& part : {typed.key_codes, typed.value_codes}) rotated += used > 0 && part && part->hadamard;
   }
-  for (const int64_t cases : {dropped, forked, half, codes}) CHECK(cases > share_of(20));
+  for (const int64_t cases : {dropped, forked, half, codes, rotated}) CHECK(cases > share_of(20));
 }
 
 TEST_CASE("widening: a cache of 16 bits takes half the bytes, one of 16-bit keys three quarters", "[widening][cache]") {

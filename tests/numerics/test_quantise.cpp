@@ -23,10 +23,12 @@ struct Rows {
   int64_t page_size = 0, num_pages = 0;
 
   explicit Rows(Random& random)
-      : e{between(random, 1, 2), between(random, 1, 20), between(random, 1, 3), between(random, 1, 140)},
+      : e{between(random, 1, 2), between(random, 1, 20), between(random, 1, 3),
+          one_in(random, 3) ? 16 * between(random, 1, 9) : between(random, 1, 140)},
         storage(random, e.h, e.d),
         input(random_dtype(random), rows_of_all_kinds(random, e.b * e.t * e.h, e.d)),
         floats(input.widened()) {
+    storage.draw_hadamard(random);
     if (one_in(random, 2)) return;
     page_size = between(random, 1, 7), num_pages = e.b * e.t / page_size + 3;
     std::vector<int64_t> free;
@@ -93,8 +95,10 @@ Written wanted(const Rows& r, int64_t gap, const std::vector<float>& floats) {
   int64_t count = 0;
   for (int64_t n = 0; n < r.e.b * r.e.t; ++n) {
     for (int64_t h = 0; r.place(n) >= 0 && h < r.e.h; ++h) {
-      const float* row = floats.data() + (n * r.e.h + h) * r.e.d;
-      const QuantisedRow q = r.storage.round(row, h);
+      const float* from = floats.data() + (n * r.e.h + h) * r.e.d;
+      const QuantisedRow q = r.storage.round(from, h);
+      const std::vector<float> row =
+          r.storage.hadamard ? hadamard_row(from, r.e.d) : std::vector<float>(from, from + r.e.d);
       const int64_t at = r.place(n) * r.e.h + h;
       const std::vector<unsigned char> codes = r.storage.encode(q.codes);
       std::copy(codes.begin(), codes.end(), w.codes.begin() + at * pitch);
@@ -106,7 +110,8 @@ Written wanted(const Rows& r, int64_t gap, const std::vector<float>& floats) {
       for (size_t g = 0; g < q.zeros.size() && zero_bytes > 0; ++g)
         w.zeros[static_cast<size_t>(at * zero_bytes) + g] = static_cast<unsigned char>(q.zeros[g]);
       for (int64_t d = 0; d < r.e.d; ++d, ++count) {
-        const double x = std::fabs(row[d]) < 0x1p-126f ? 0 : double{row[d]};  // denormals count as 0
+        const float value = row[static_cast<size_t>(d)];
+        const double x = std::fabs(value) < 0x1p-126f ? 0 : double{value};  // denormals count as 0
         const double lost = double{q.values[static_cast<size_t>(d)]} - x;
         squares += lost * lost, given += x * x;
         if (!(std::fabs(lost) <= w.error.max) && !std::isnan(w.error.max)) w.error.max = std::fabs(lost);

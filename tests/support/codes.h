@@ -54,6 +54,9 @@ class CodeTensor {
     if (!type_.scales_inside()) view.quant = &quant_;
     return view;
   }
+  /// From now on the codes are those of rows that were rotated; what they stand for stays as it is.
+  void rotated() { quant_.hadamard = 1; }
+  bool can_be_rotated() const { return !type_.scales_inside() && extent_.d % 16 == 0; }
   /// The same values as dense floats.
   mha_view wide_view() const { return mha::view(wide_.data()); }
   const std::vector<float>& widened() const { return wide_; }

@@ -11,6 +11,36 @@
 
 namespace mha::test {
 
+/// A row's Walsh-Hadamard rotation as mha_storage states it, float by float; denormals count as 0.
+inline std::vector<float> hadamard_row(const float* row, int64_t width) {
+  const auto flushed = [](float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; };
+  std::vector<float> x(row, row + width);
+  for (float& value : x) value = flushed(value);
+  int64_t n = 1;
+  while (width % (2 * n) == 0) n *= 2;
+  for (int64_t distance = 1; distance < n; distance *= 2) {
+    for (int64_t i = 0; i < width; ++i) {
+      if (i / distance % 2 != 0) continue;
+      float &a = x[static_cast<size_t>(i)], &b = x[static_cast<size_t>(i + distance)];
+      const float sum = flushed(a + b), difference = flushed(a - b);
+      a = sum, b = difference;
+    }
+  }
+  const float factor = static_cast<float>(1 / std::sqrt(static_cast<double>(n)));
+  for (float& value : x) value = flushed(value * factor);
+  return x;
+}
+
+/// The same of dense rows.
+inline std::vector<float> hadamard_rows(const std::vector<float>& rows, int64_t width) {
+  std::vector<float> all;
+  for (size_t at = 0; at + static_cast<size_t>(width) <= rows.size(); at += static_cast<size_t>(width)) {
+    const std::vector<float> row = hadamard_row(rows.data() + at, width);
+    all.insert(all.end(), row.begin(), row.end());
+  }
+  return all;
+}
+
 /// What is stored of a row, and what that stands for.
 struct QuantisedRow {
   std::vector<int> codes, zeros;     // a zero a group, or none
@@ -24,6 +54,7 @@ class CodeStorage {
   mha_dtype dtype = MHA_I8, scale_dtype = MHA_F32;
   int64_t heads = 1, width = 1, group = 0;
   bool zero_points = false, fixed = false;
+  bool hadamard = false;  // rows are rotated before
 
   CodeStorage(mha_dtype type, int64_t num_heads, int64_t row) : dtype(type), heads(num_heads), width(row) {}
   CodeStorage(Random& random, int64_t num_heads, int64_t row) : heads(num_heads), width(row) {
@@ -34,6 +65,9 @@ class CodeStorage {
     zero_points = one_in(random, 2);
     if (fixed) draw_fixed(random);
   }
+
+  /// Now and then on, where rows can be rotated.
+  void draw_hadamard(Random& random) { hadamard = one_in(random, 2) && width % 16 == 0; }
 
   bool nibbles() const { return dtype == MHA_I4 || dtype == MHA_U4; }
   bool is_signed() const { return dtype == MHA_I8 || dtype == MHA_I4; }
@@ -51,12 +85,12 @@ class CodeStorage {
     mha_storage s = {};
     s.dtype = dtype;
     if (!fixed) {
-      s.scale_dtype = scale_dtype, s.group = group, s.zero_points = zero_points;
+      s.scale_dtype = scale_dtype, s.group = group, s.zero_points = zero_points, s.hadamard = hadamard;
       return s;
     }
     quant_ = {};
     quant_.scales = scales_.data(), quant_.scale_dtype = scale_dtype, quant_.group = group;
-    quant_.stride_h = stride_h_, quant_.stride_d = stride_d_;
+    quant_.stride_h = stride_h_, quant_.stride_d = stride_d_, quant_.hadamard = hadamard;
     if (zero_points) quant_.zeros = zeros_.data(), quant_.zero_dtype = zeros_.dtype();
     if (zero_points && zero_dtype_ >= MHA_I8) quant_.zeros = zero_bytes_.data(), quant_.zero_dtype = zero_dtype_;
     s.fixed = &quant_;
@@ -65,12 +99,15 @@ class CodeStorage {
   std::string describe() const {
     std::ostringstream text;
     text << dtype_name(dtype) << " " << dtype_name(scale_dtype) << " groups of " << group << (fixed ? " fixed" : "")
-         << (zero_points ? " zeros" : "");
+         << (zero_points ? " zeros" : "") << (hadamard ? " rotated" : "");
     return text.str();
   }
 
-  QuantisedRow round(const float* row, int64_t head) const {
+  /// Of rows that are rotated: what is stored of the rotated row, and what that stands for, rotated.
+  QuantisedRow round(const float* given, int64_t head) const {
     QuantisedRow r;
+    const std::vector<float> rotated = hadamard ? hadamard_row(given, width) : std::vector<float>(given, given + width);
+    const float* row = rotated.data();
     for (int64_t begin = 0; begin<width; begin += group> 0 ? group : width) {
       const int64_t end = std::min(width, group > 0 ? begin + group : width);
       if (fixed) {
@@ -81,11 +118,12 @@ class CodeStorage {
     }
     return r;
   }
-  /// The values that dense rows [.., heads, width] are stored as.
+  /// The values that dense rows [.., heads, width] are stored as, rotated back.
   std::vector<float> round_all(const std::vector<float>& rows) const {
     std::vector<float> values;
     for (size_t at = 0, n = 0; at + static_cast<size_t>(width) <= rows.size(); at += static_cast<size_t>(width), ++n) {
-      const QuantisedRow r = round(rows.data() + at, static_cast<int64_t>(n) % heads);
+      QuantisedRow r = round(rows.data() + at, static_cast<int64_t>(n) % heads);
+      if (hadamard) r.values = hadamard_row(r.values.data(), width);
       values.insert(values.end(), r.values.begin(), r.values.end());
     }
     return values;

@@ -11,9 +11,10 @@ namespace mha::test {
 /// How a random cache stores its tokens, and where they come from. The storage does not change what is drawn.
 struct RandomStorage {
   mha_dtype key = MHA_F32, value = MHA_F32;
-  uint64_t given = 0;    // not 0: tokens are given in types drawn from this seed; 0: as floats
-  bool widened = false;  // the twin of a cache that stores those types: one of floats, whose tokens are rounded before
-  uint64_t codes = 0;    // not 0: keys, values or both are codes, stored as this seed says
+  uint64_t given = 0;     // not 0: tokens are given in types drawn from this seed; 0: as floats
+  bool widened = false;   // the twin of a cache that stores those types: one of floats, whose tokens are rounded before
+  uint64_t codes = 0;     // not 0: keys, values or both are codes, stored as this seed says
+  bool hadamard = false;  // codes may be of rotated rows, whose twins are rotated back
 };
 
 /// A cache after appends, rollbacks, forks and removals. `finite`: no NaN or Inf in it.
@@ -27,7 +28,7 @@ struct RandomCache {
     config = cache_config(one_of(random, {MHA_CACHE_CONTIGUOUS, MHA_CACHE_RING, MHA_CACHE_PAGED, MHA_CACHE_PAGED}),
                           1300, between(random, 1, 5));
     config.num_kv_heads = between(random, 1, 3);
-    config.head_dim = between(random, 1, 40);
+    config.head_dim = one_in(random, 3) ? 16 * between(random, 1, 3) : between(random, 1, 40);
     config.value_head_dim = one_in(random, 2) ? config.head_dim : between(random, 1, 40);
     if (config.kind == MHA_CACHE_RING) {
       config.capacity = one_of<int64_t>(random, {1, 16, 50, 64, 200, 700});
@@ -71,6 +72,8 @@ struct RandomCache {
     const int64_t which = random.below(4);
     if (which != 0) key_codes = std::make_shared<CodeStorage>(random, config.num_kv_heads, config.head_dim);
     if (which != 1) value_codes = std::make_shared<CodeStorage>(random, config.num_kv_heads, config.value_head_dim);
+    for (const auto& codes : {key_codes, value_codes})
+      if (codes && storage_.hadamard) codes->draw_hadamard(random);
   }
   void change(Random& random) {
     const int64_t sequence = random.below(config.max_sequences), held = length(sequence);

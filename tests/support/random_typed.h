@@ -153,6 +153,8 @@ class TypedCall {
     s.D = std::min(between(random, 1, 140), widest);
     s.Dv = one_in(random, 2) ? s.D : std::min(between(random, 1, 140), widest);
     if (running) s.D = between(random, 1, 70), s.Dv = between(random, 65, 140);
+    if (!one_in(random, 3)) return;
+    for (int64_t* width : {&s.D, &s.Dv}) *width = std::max<int64_t>(*width / 16 * 16, 16);
   }
   void draw_offsets(Random& random) {
     const auto draw = [&](int64_t most, std::vector<int64_t>* offsets, int64_t* longest) {
