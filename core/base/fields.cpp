@@ -31,6 +31,16 @@ const char* dtype_name(int dtype) {
   }
 }
 
+namespace {
+
+#if defined(MHA_NO_CODES)
+constexpr char kAboutCodes[] = " (this build leaves codes out: MHA_CODES)";
+#else
+constexpr char kAboutCodes[] = "";
+#endif
+
+}  // namespace
+
 mha_status check_dtype(const char* name, const mha_dtype& dtype, mha_error* error) {
   const int value = enum_value(dtype);
 #define MHA_ELEMENT(name, dtype, type, bytes) \
@@ -39,8 +49,8 @@ mha_status check_dtype(const char* name, const mha_dtype& dtype, mha_error* erro
   if (dtype_name(value) == nullptr) {
     return fail(error, MHA_ERR_ARGUMENT, "%s.dtype is %d: not a value of mha_dtype", name, value);
   }
-  return fail(error, MHA_ERR_UNSUPPORTED, "%s.dtype is %s: must be MHA_F32, MHA_F16 or MHA_BF16", name,
-              dtype_name(value));
+  return fail(error, MHA_ERR_UNSUPPORTED, "%s.dtype is %s: must be MHA_F32, MHA_F16 or MHA_BF16%s", name,
+              dtype_name(value), kAboutCodes);
 }
 
 mha_status check_float(const char* name, const mha_dtype& dtype, mha_error* error) {
@@ -69,13 +79,6 @@ mha_status check_storage(const char* name, const mha_storage& s, mha_error* erro
   return fail(error, MHA_ERR_ARGUMENT,
               "%s.scale_dtype, group, zero_points, hadamard or fixed is given, but %s.dtype is %s, which has no scales",
               name, name, dtype_name(enum_value(s.dtype)));
-}
-
-mha_status check_hadamard(const char* name, int hadamard, int64_t width, mha_error* error) {
-  if (hadamard == 0 || (width % 16 == 0 && width <= 1024)) return MHA_OK;
-  return fail(error, MHA_ERR_UNSUPPORTED,
-              "%s is %d, but rows have %lld elements: must be a multiple of 16, and at most 1024", name, hadamard,
-              static_cast<long long>(width));
 }
 
 mha_status check_layout(const mha_weight_layout& layout, mha_error* error) {

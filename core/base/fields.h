@@ -55,8 +55,6 @@ mha_status check_dtype(const char* name, const mha_dtype& dtype, mha_error* erro
 mha_status check_float(const char* name, const mha_dtype& dtype, mha_error* error);
 mha_status check_arithmetic(const char* name, const mha_arithmetic& arithmetic, mha_error* error);
 mha_status check_storage(const char* name, const mha_storage& storage, mha_error* error);
-// Rows of `width` elements must be such as a Walsh-Hadamard matrix can rotate; `name` is the field that asks for it.
-mha_status check_hadamard(const char* name, int hadamard, int64_t width, mha_error* error);
 mha_status check_layout(const mha_weight_layout& layout, mha_error* error);
 
 // `data` must be aligned to `bytes`, the size of its elements. A null pointer passes.

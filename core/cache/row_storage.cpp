@@ -92,6 +92,13 @@ mha_status check_fixed(const char* storage_name, const mha_storage& s, int64_t h
 
 }  // namespace
 
+mha_status check_hadamard(const char* name, int hadamard, int64_t width, mha_error* error) {
+  if (hadamard == 0 || (width % kPanel == 0 && width <= kMostHadamard)) return MHA_OK;
+  return fail(error, MHA_ERR_UNSUPPORTED,
+              "%s is %d, but rows have %lld elements: must be a multiple of 16, and at most 1024", name, hadamard,
+              ll{width});
+}
+
 mha_status resolve_storage(const char* name, const mha_storage& s, int64_t heads, int64_t width, RowStorage* resolved,
                            mha_error* error) {
   RowStorage r = {};

@@ -24,6 +24,9 @@ struct RowStorage {
 mha_status resolve_storage(const char* name, const mha_storage& storage, int64_t heads, int64_t width,
                            RowStorage* resolved, mha_error* error);
 
+// Rows of `width` elements must be such as a Walsh-Hadamard matrix can rotate; `name` is the field that asks for it.
+mha_status check_hadamard(const char* name, int hadamard, int64_t width, mha_error* error);
+
 // The arguments that round `rows` rows of head `head` as `storage` says, from floats of any type to `dst`. Scales and
 // zeros are to be set where they are stored with the rows.
 QuantiseArgs quantise_args(const RowStorage& storage, int64_t head, int64_t rows);

@@ -82,8 +82,9 @@ constexpr PackedKernels make_packed() {
 
 constexpr RowKernels make_rows() {
   RowKernels k = {};
-  k.convert = convert, k.quantise = quantise, k.widen = widen;
-  k.norm_rope = norm_rope_rows, k.hadamard = hadamard_rows, k.rope_frequencies = rope_frequencies, k.rope_angles = rope_angles;
+  k.convert = convert;
+  if (kHasCodes) k.quantise = quantise, k.widen = widen, k.hadamard = hadamard_rows;
+  k.norm_rope = norm_rope_rows, k.rope_frequencies = rope_frequencies, k.rope_angles = rope_angles;
   k.exp2 = exp2_array, k.tanh = tanh_array;
   return k;
 }

@@ -54,7 +54,7 @@ template <class Take>
 MHA_INLINE void with_in_place_element(Element element, Take take) {
   if constexpr (kHasFma) {
 #if defined(MHA_ISA_AVX512)
-    if (element == Element::kI4 || element == Element::kU4) return take(Codes4());
+    if (kHasCodes && (element == Element::kI4 || element == Element::kU4)) return take(Codes4());
 #endif
     if (is_code(element)) return take(Codes8());
     with_element(element, take);

@@ -29,8 +29,16 @@ enum class Element : int32_t {
 };
 constexpr int kElements = 18;  // one more than the greatest number
 
-// Codes are integers with scales; others are floats.
+// Codes are integers with scales; others are floats. A build may leave codes out (MHA_CODES=OFF); then no element is one,
+// and what handles codes is never reached.
+#if defined(MHA_NO_CODES)
+constexpr bool kHasCodes = false;
+#else
+constexpr bool kHasCodes = true;
+#endif
+
 constexpr bool is_code(Element element) {
+  if (!kHasCodes) return false;
   switch (element) {
 #define MHA_CODE(name, dtype, number, type, units, bytes) case Element::name:
 #include "core/kernels/elements.def"

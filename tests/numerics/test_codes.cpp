@@ -77,7 +77,7 @@ TEST_CASE("codes: every type alone, few rows and many, one head and several", "[
     for (const AttentionShape& s :
          {AttentionShape{1, 4, 1, 1, 300, 128, 128}, AttentionShape{2, 8, 2, 1, 700, 64, 64},
           AttentionShape{1, 2, 2, 1, 513, 32, 96}, AttentionShape{1, 3, 1, 40, 290, 64, 32}}) {
-      for (uint64_t seed = 532000; seed < 532006; ++seed) {
+      for (const uint64_t seed : seeds(532000, 6)) {
         Random random(seed);
         const AttentionProblem p(s, MaskKind::kNone, seed);
         const CodeTensor key(random, type, s.key()), value(random, type, s.value());
@@ -97,7 +97,7 @@ TEST_CASE("codes: every type alone, few rows and many, one head and several", "[
 }
 
 TEST_CASE("codes: in the caller's pages", "[codes][pages][bits]") {
-  for (uint64_t seed = 533000; seed < 533040; ++seed) {
+  for (const uint64_t seed : seeds(533000, 40)) {
     Random random(seed);
     const int64_t page_size = one_of<int64_t>(random, {1, 5, 8, 16, 64}), Tk = between(random, 1, 400);
     const int64_t width = one_of<int64_t>(random, {32, 64, 20}), entries = (Tk + page_size - 1) / page_size;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Softcaps, scales, biases and scores of any finite size; exact scales of 0 and negative ones.
 #include "tests/support/extremes.h"
+#include "tests/support/seeds.h"
 
 using namespace mha::test;
 
@@ -8,9 +9,11 @@ TEST_CASE("extremes: softcaps of any size with scales and scores of any size", "
   const float kCaps[] = {FLT_MIN, 1e-37f, 1e-36f, 1e-30f, 1e-20f, 1e-10f, 1e-3f, 1.0f,   50.0f,
                          1e10f,   1e19f,  2e19f,  1e20f,  1e30f,  1e36f,  1e38f, FLT_MAX};
   const float kScales[] = {FLT_MIN, 1e-30f, 1e-20f, 1.0f, -1.0f, 1e19f, 1e20f, -1e30f, FLT_MAX};
+  Taken cases;
   for (const AttentionShape& s : {AttentionShape{1, 2, 1, 20, 300, 8, 8}, AttentionShape{1, 2, 2, 1, 520, 20, 16}}) {
     for (const float cap : kCaps) {
       for (const float scale : kScales) {
+        if (!cases.next()) continue;
         // Scores of some units, since queries and keys make up for the scale.
         AttentionProblem p(s, MaskKind::kNone, 340);
         const float root = std::sqrt(1 / std::fabs(scale));
@@ -66,9 +69,11 @@ TEST_CASE("extremes: huge scores beside a cap as huge", "[extremes]") {
 }
 
 TEST_CASE("extremes: scores of any finite size", "[extremes]") {
+  Taken cases;
   for (const AttentionShape& s : kShapes) {
     for (const float scale : {FLT_MIN, 1e-25f, 1e-10f, 1.0f, -1.0f, 1e10f, 1e25f, FLT_MAX}) {
       for (const float size : {1.0f, 1e20f, 1e36f, 3e38f}) {
+        if (!cases.next()) continue;
         // Keys come from a list of few, so that equal scores share; the sizes of query and key make the score's.
         AttentionProblem p(s, MaskKind::kNone, 360);
         const double root = std::sqrt(size / std::fabs(static_cast<double>(scale)) / static_cast<double>(s.D));
@@ -93,7 +98,7 @@ TEST_CASE("extremes: scores of any finite size", "[extremes]") {
 
 TEST_CASE("extremes: relative biases and ALiBi of any size, beside masks and softcap", "[extremes]") {
   for (const AttentionShape& s : kShapes) {
-    for (uint64_t seed = 0; seed < 6; ++seed) {
+    for (const uint64_t seed : seeds(0, 6)) {
       AttentionProblem p(s, MaskKind::kCausal, 370 + seed);
       Random random(380 + seed);
       AttentionCall args = p.args();
@@ -156,8 +161,10 @@ TEST_CASE("extremes: a layer's scale of any size, with keys that it adds and mas
 
 TEST_CASE("extremes: an exact scale of 0 is no default: every score is 0 before biases and masks", "[extremes]") {
   const float slopes[] = {0.5f, 0.25f, 0.1f, 0.01f};
+  Taken cases;
   for (const AttentionShape& s : kShapes) {
     for (int n = 0; n < 4; ++n) {
+      if (!cases.next()) continue;
       AttentionProblem p(s, n == 2 ? MaskKind::kCausal : MaskKind::kAdd, 395);
       const std::vector<float> sinks = random_floats(s.H, 394);
       AttentionCall args = p.args();

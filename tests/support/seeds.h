@@ -21,6 +21,19 @@ inline std::vector<uint64_t> seeds(uint64_t first, uint64_t count) {
   return all;
 }
 
+/// Which of a test's many cases are taken, asked for one after the other: all, or so few as seeds; no value of an inner
+/// loop is always left out.
+class Taken {
+ public:
+  bool next() {
+    const uint64_t mixed = ++count_ * 0x9e3779b97f4a7c15u;
+    return seed_step() == 1 || (mixed >> 40) % seed_step() == 0;
+  }
+
+ private:
+  uint64_t count_ = 0;
+};
+
 /// What is left of a number of cases that all the seeds give; a quarter of that, since chance weighs more among few, and
 /// compilers draw in different orders.
 inline int64_t share_of(int64_t cases) {

@@ -34,7 +34,16 @@ def widened_halves(stored, dtype):
     return (stored.astype(np.uint32) << 16).view(np.float32)
 
 
-def store(library, rows, dtype, group=0, scale_dtype=F32, zeros=False, fixed=None):
+def hadamard(rows):
+    """Rows of 2^n elements, each rotated by the Walsh-Hadamard matrix, which is its own inverse."""
+    width = rows.shape[-1]
+    matrix = np.ones((1, 1))
+    while len(matrix) < width:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return (rows @ (matrix / np.sqrt(width))).astype(np.float32)
+
+
+def store(library, rows, dtype, group=0, scale_dtype=F32, zeros=False, fixed=None, rotated=False):
     """By mha_rows_prepare. fixed: scales [H, D], of channels."""
     tokens, heads, width = rows.shape
     rows = np.ascontiguousarray(rows, np.float32)
@@ -48,7 +57,8 @@ def store(library, rows, dtype, group=0, scale_dtype=F32, zeros=False, fixed=Non
     nibbles = dtype in (I4, U4)
     stored = np.zeros((tokens, heads, width // 2 if nibbles else width), np.uint8)
     groups = width // group if group else 1
-    storage = Storage(dtype=dtype, group=group, scale_dtype=scale_dtype, zero_points=int(zeros))
+    storage = Storage(dtype=dtype, group=group, scale_dtype=scale_dtype, zero_points=int(zeros),
+                      hadamard=int(rotated))  # fmt: skip
     args.output.data, args.storage = stored.ctypes.data, addressof(storage)
     if fixed is not None:
         scales = np.ascontiguousarray(fixed, np.float32)
@@ -71,7 +81,7 @@ def store(library, rows, dtype, group=0, scale_dtype=F32, zeros=False, fixed=Non
         codes -= 8 if dtype == I4 else 0
     else:
         codes = (stored.view(np.int8) if dtype == I8 else stored).astype(np.float32)
-    return scale * (codes - zero)
+    return hadamard(scale * (codes - zero)) if rotated else scale * (codes - zero)
 
 
 def blocks_of_32(rows):
@@ -110,7 +120,9 @@ def formats(library):
         ("uint8 with a zero for each row", 8.31, lambda rows: store(library, rows, U8, zeros=True)),
         ("ggml q8_0", 8.5, ggml_q8_0),
         ("ONNX Runtime int8, of channels", 8, lambda rows: by_channel(library, rows, I8)),
+        ("int8, a scale for each row, rotated", 8.25, lambda rows: store(library, rows, I8, rotated=True)),
         ("int4, f16 scales of 32", 4.5, lambda rows: store(library, rows, I4, 32, F16)),
+        ("int4, f16 scales of 32, rotated", 4.5, lambda rows: store(library, rows, I4, 32, F16, rotated=True)),
         ("uint4 with zeros, f16 scales of 32", 4.75, lambda rows: store(library, rows, U4, 32, F16, zeros=True)),
         ("ggml q4_0", 4.5, ggml_q4_0),
         ("ONNX Runtime int4, of channels", 4, lambda rows: by_channel(library, rows, I4)),

@@ -15,6 +15,11 @@ mha_storage storage_of(mha_dtype dtype, int64_t group = 0, mha_dtype scale_dtype
   return storage;
 }
 
+mha_storage rotated(mha_storage storage) {
+  storage.hadamard = 1;
+  return storage;
+}
+
 struct Format {
   const char* name;
   mha_storage key, value;
@@ -31,7 +36,9 @@ std::vector<Format> formats() {
           {"uint8_zeros", uint8, uint8},
           {"int4", int4, int4},
           {"uint4_zeros", uint4, uint4},
-          {"int8_int4", int8, int4}};
+          {"int8_int4", int8, int4},
+          {"int8_rotated", rotated(int8), rotated(int8)},
+          {"int4_rotated", rotated(int4), rotated(int4)}};
 }
 
 const Format& format_of(const std::vector<Format>& all, const std::string& name) {
