@@ -41,11 +41,18 @@ def by_head(array: np.ndarray) -> np.ndarray:
 
 
 def empty_like(array: np.ndarray) -> np.ndarray:
-    """An uninitialised array of its shape and its order in memory."""
+    """An uninitialised array of its shape, its type and its order in memory."""
     if array.flags.c_contiguous:
-        return empty(array.shape)
+        return empty(array.shape, array.dtype.type)
     batch, length, heads, width = array.shape
-    return empty((batch, heads, length, width)).transpose(0, 2, 1, 3)
+    return empty((batch, heads, length, width), array.dtype.type).transpose(0, 2, 1, 3)
+
+
+def widened(array: np.ndarray) -> np.ndarray:
+    """As floats. numpy has no bfloat16: its numbers are uint16, the upper halves of floats."""
+    if array.dtype == np.uint16:
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array.astype(np.float32, copy=False)
 
 
 def attention_inputs(sizes: dict[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

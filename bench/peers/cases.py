@@ -4,6 +4,8 @@
 import re
 from dataclasses import dataclass
 
+import decode_inputs
+
 
 @dataclass(frozen=True)
 class Case:
@@ -21,6 +23,8 @@ class Case:
 
 def make(family: str, threads: int, quick: bool, **sizes: int) -> Case:
     parts = [family] + [f"{key}:{value}" for key, value in sizes.items()]
+    if family in decode_inputs.BOUNDS:
+        parts.append("cache:contiguous")
     if family == "notebook_f32":  # its sizes are not in its name: the notebook has one call
         return Case(family, family, threads, sizes, quick)
     return Case("/".join([*parts, f"threads:{threads}"]), family, threads, sizes, quick)
@@ -59,7 +63,14 @@ def forward_cases(threads: int) -> list[Case]:
     return cases
 
 
+def decode_cases(threads: int) -> list[Case]:
+    return [make(family, threads, (keys, hkv) == (4096, 8), B=1, Tk=keys, H=32, Hkv=hkv, D=128)
+            for family in decode_inputs.BOUNDS for hkv in (8, 32) for keys in (1024, 4096, 16384)
+            if hkv == 8 or family != "decode_int4"]  # fmt: skip
+
+
 def select(threads: list[int], quick: bool, pattern: str) -> list[Case]:
     """The cases on these numbers of threads whose name matches the regular expression `pattern` somewhere."""
-    found = [case for n in threads for add in (linear_cases, attention_cases, forward_cases) for case in add(n)]
+    found = [case for n in threads for add in (linear_cases, attention_cases, decode_cases, forward_cases)
+             for case in add(n)]  # fmt: skip
     return [case for case in found if (case.quick or not quick) and re.search(pattern, case.name)]

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ggml, llama.cpp's tensor library, through ctypes: ggml_flash_attn_ext and ggml_mul_mat, all in float32.
+"""ggml, llama.cpp's tensor library, through ctypes: ggml_flash_attn_ext and ggml_mul_mat in float32, and the former over
+keys and values of 16 bits and in ggml's blocks of 32 codes.
 
 PyPI has llama-cpp-python and ggml-python as sources only; the wheel of xllamacpp, another wrapper of llama.cpp, has
 ggml inside and exports its functions. It is built for AVX2: the version says so."""
@@ -14,11 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
+import decode_inputs
 from arrays import attention_inputs, linear_inputs
 from cases import Case
 from peer import Peer, Way
 
-TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1}
+TYPES = {np.dtype(np.float32): 0, np.dtype(np.float16): 1, np.dtype(np.uint16): 30}  # as in arrays.widened
+BLOCKS = {"decode_int8": (8, "Q8_0"), "decode_int4": (2, "Q4_0")}  # a scale of 16 bits and 32 codes each
 PRECISION_F32 = 10
 FEATURES = ("avx512", "avx2", "avx")
 
@@ -52,11 +55,11 @@ class GgmlPeer(Peer):
         """For the headers of tensors; their data are in a buffer of the backend's, made by compute()."""
         return self.function("ggml_init", c_void_p, InitParams)(InitParams(1 << 20, None, True))
 
-    def tensor(self, context: int, like: np.ndarray) -> int:
+    def tensor(self, context: int, like: np.ndarray, kind: int | None = None) -> int:
         """A tensor for an array of at most four dimensions; ggml counts them from the last."""
         shape = [*reversed(like.shape), 1, 1, 1][:4]
         make = self.function("ggml_new_tensor_4d", c_void_p, c_void_p, c_int, *[c_int64] * 4)
-        return make(context, TYPES[like.dtype], *shape)
+        return make(context, TYPES[like.dtype] if kind is None else kind, *shape)
 
     def view(self, tensor: int, shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
         """The tensor's memory as an array."""
@@ -96,10 +99,7 @@ class GgmlPeer(Peer):
             mask = np.zeros((case["Tq"], case["Tk"]), np.float16)
             mask[np.triu_indices(case["Tq"], 1 + case["Tk"] - case["Tq"], case["Tk"])] = -np.inf
             masking = self.tensor(context, mask) if case["causal"] else None
-            attend = self.function("ggml_flash_attn_ext", c_void_p, *[c_void_p] * 5, *[c_float] * 3)
-            output = attend(context, *tensors, masking, case["D"] ** -0.5, 0, 0)
-            self.function("ggml_flash_attn_ext_set_prec", None, c_void_p, c_int)(output, PRECISION_F32)
-            run = self.compute(context, output)
+            output, run = self.flash(context, tensors, masking, case["D"])
             views = [self.view(tensor, array.shape) for tensor, array in zip(tensors, arrays)]
             for view, array in zip(views, arrays):
                 view[...] = array
@@ -110,6 +110,50 @@ class GgmlPeer(Peer):
             return Way(how, run, partial(self.results, run, result), [view.transpose(0, 2, 1, 3) for view in views])
 
         return [way]
+
+    def flash(self, context: int, tensors: list[int], masking: int | None, dim: int) -> tuple[int, Callable[[], int]]:
+        """The result's tensor, and the call."""
+        attend = self.function("ggml_flash_attn_ext", c_void_p, *[c_void_p] * 5, *[c_float] * 3)
+        output = attend(context, *tensors, masking, dim**-0.5, 0, 0)
+        self.function("ggml_flash_attn_ext_set_prec", None, c_void_p, c_int)(output, PRECISION_F32)
+        return output, self.compute(context, output)
+
+    def quantize(self, array: np.ndarray, tensor: int, kind: int) -> None:
+        rows, width = array.size // array.shape[-1], array.shape[-1]
+        write = self.function("ggml_quantize_chunk", c_size_t, c_int, c_void_p, c_void_p, *[c_int64] * 3, c_void_p)
+        write(kind, array.ctypes.data, self.function("ggml_get_data", c_void_p, c_void_p)(tensor), 0, rows, width, None)
+
+    def decode(self, case: Case) -> list[Callable[[], Way]]:
+        heads, kv_heads, dim = (case[name] for name in ("H", "Hkv", "D"))
+        kind, name = BLOCKS.get(case.family, (None, case.family.removeprefix("decode_").upper()))
+
+        def way(rows: int) -> Way:
+            """`rows`: as how many queries of H / rows heads the one query is given."""
+            given = decode_inputs.floats(case.sizes)
+            query = given[0].reshape(1, heads // rows, rows, dim)
+            cache = [decode_inputs.heads_first(array if kind else decode_inputs.rounded(array, case.family))
+                     for array in given[1:]]  # fmt: skip
+            context = self.context()
+            tensors = [self.tensor(context, query), *(self.tensor(context, array, kind) for array in cache)]
+            output, run = self.flash(context, tensors, None, dim)
+            self.view(tensors[0], query.shape)[...] = query
+            for n, (array, tensor) in enumerate(zip(cache, tensors[1:])):
+                if kind:
+                    self.quantize(array, tensor, kind)
+                else:
+                    cache[n] = self.view(tensor, array.shape, array.dtype.type)
+                    cache[n][...] = array
+            result = self.view(output, (1, rows, heads // rows, dim))
+
+            def results() -> list[np.ndarray]:
+                return [decode_inputs.heads_first(self.results(run, result)[0]).reshape(1, 1, heads, dim)]
+
+            how = f"flash_attn_ext, {name}" + (", group as rows" if rows > 1 else "")
+            return Way(how, run, results, [given[0], *map(decode_inputs.heads_first, cache)])
+
+        return [partial(way, rows) for rows in dict.fromkeys((1, heads // kv_heads))]
+
+    decode_bf16 = decode_f16 = decode_int8 = decode_int4 = decode
 
     @staticmethod
     def results(run: Callable[[], int], result: np.ndarray) -> list[np.ndarray]:

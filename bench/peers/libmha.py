@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from arrays import empty, empty_like
+from arrays import empty, empty_like, widened
 from header import read_structs
 
 WEIGHTS_PER_HEAD = 1
-F32 = 0
+F32, F16, BF16, I8, I4 = 0, 1, 2, 3, 5
+DTYPES = {np.dtype(np.float32): F32, np.dtype(np.float16): F16, np.dtype(np.uint16): BF16}  # as in arrays.widened
 
 STRUCTS = read_structs(Path(__file__).resolve().parents[2] / "core" / "mha.h")
 Error, ContextOptions = STRUCTS["mha_error"], STRUCTS["mha_context_options"]
@@ -27,6 +28,7 @@ View, MutView = STRUCTS["mha_view"], STRUCTS["mha_mut_view"]
 AttentionArgs, LinearArgs, LayerArgs = (STRUCTS[f"mha_{name}_args"] for name in ("attention", "linear", "layer"))
 LinearConfig, LayerConfig = STRUCTS["mha_linear_config"], STRUCTS["mha_layer_config"]
 LayerWeights = STRUCTS["mha_layer_weights"]
+RowsArgs, Storage, Quant = STRUCTS["mha_rows_args"], STRUCTS["mha_storage"], STRUCTS["mha_quant"]
 Results, Resources = STRUCTS["mha_results"], STRUCTS["mha_resources"]
 
 
@@ -63,7 +65,40 @@ def view_of_heads(array: np.ndarray, kind: type = View) -> Any:
     """Of [B, T, H, D] with any strides that the library takes; elements of a row are dense."""
     stride_b, stride_t, stride_h, stride_d = (stride // array.itemsize for stride in array.strides)
     assert stride_d == 1
-    return kind(data=array.ctypes.data, dtype=F32, stride_b=stride_b, stride_t=stride_t, stride_h=stride_h)
+    return kind(data=array.ctypes.data, dtype=DTYPES[array.dtype], stride_b=stride_b, stride_t=stride_t,
+                stride_h=stride_h)  # fmt: skip
+
+
+class Codes:
+    """Keys or values [1, T, H, D] rounded by mha_rows_prepare, in the order of mha's caches: the rows of a head follow
+    each other, codes and scales alike. For that, a head is an item of a batch."""
+
+    def __init__(self, library: Library, array: np.ndarray, dtype: int, group: int, scale_type: type) -> None:
+        self.shape = array.shape
+        _, length, heads, width = array.shape
+        groups = width // group if group else 1
+        codes = empty((heads, length, width // 2 if dtype == I4 else width), np.uint8)
+        scales = empty((heads, length, groups), scale_type)
+        storage = Storage(dtype=dtype, scale_dtype=DTYPES[scales.dtype], group=group)
+        given = view_of_heads(array)
+        args = RowsArgs(
+            batch=heads, length=length, num_heads=1, head_dim=width, scales=scales.ctypes.data,
+            input=View(data=given.data, dtype=given.dtype, stride_b=given.stride_h, stride_t=given.stride_t),
+            output=MutView(data=codes.ctypes.data, dtype=dtype), storage=ctypes.addressof(storage),
+        )  # fmt: skip
+        library.call("mha_rows_prepare", library.context, byref(args))
+        quant = Quant(scales=scales.ctypes.data, scale_dtype=storage.scale_dtype, group=group, stride_t=groups,
+                      stride_h=length * groups, stride_d=1 if group else 0)  # fmt: skip
+        self.view = View(data=codes.ctypes.data, dtype=dtype, stride_t=width, stride_h=length * width,
+                         quant=ctypes.addressof(quant))  # fmt: skip
+        self.keep = [codes, scales, quant]
+
+
+def stored(library: Library, family: str, array: np.ndarray) -> np.ndarray | Codes:
+    """Keys or values as the family of decoding stores them, the same as mha_bench's; 16 bits are given already."""
+    if family == "decode_int8":
+        return Codes(library, array, I8, 0, np.float32)
+    return Codes(library, array, I4, 32, np.float16) if family == "decode_int4" else array
 
 
 class Groups:
@@ -88,18 +123,22 @@ class Groups:
 
 
 class Attention:
-    """mha_attention over [B, T, H, D] arrays; results() are output and, where asked for, weights [B, H, Tq, Tk]."""
+    """mha_attention over [B, T, H, D] arrays or codes; the output has the query's type. results() are output and, where
+    asked for, weights [B, H, Tq, Tk]."""
 
     def __init__(
-        self, library: Library, query: np.ndarray, key: np.ndarray, value: np.ndarray, causal: bool, weights: bool
-    ):
+        self, library: Library, query: np.ndarray, key: np.ndarray | Codes, value: np.ndarray | Codes, causal: bool,
+        weights: bool,
+    ):  # fmt: skip
         batch, query_len, heads, head_dim = query.shape
         self.output = empty_like(query)
         self.args = AttentionArgs(
             batch=batch, num_heads=heads, num_kv_heads=key.shape[2], query_len=query_len, key_len=key.shape[1],
-            head_dim=head_dim, query=view_of_heads(query), key=view_of_heads(key), value=view_of_heads(value),
-            output=view_of_heads(self.output, MutView),
+            head_dim=head_dim, query=view_of_heads(query), output=view_of_heads(self.output, MutView),
         )  # fmt: skip
+        self.args.key, self.args.value = (
+            given.view if isinstance(given, Codes) else view_of_heads(given) for given in (key, value)
+        )
         self.args.causal = 1 if causal else 0
         self.arrays = [query, key, value, self.output]
         self.weights = empty((batch, heads, query_len, key.shape[1])) if weights else None
@@ -112,7 +151,7 @@ class Attention:
 
     def results(self) -> list[np.ndarray]:
         self.run()
-        return self.arrays[3:]
+        return [widened(array) for array in self.arrays[3:]]
 
 
 class Linear:

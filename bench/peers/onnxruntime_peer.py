@@ -8,52 +8,12 @@ from functools import partial
 
 import numpy as np
 import onnxruntime
-from onnx import TensorProto, helper, numpy_helper
 
+import onnxruntime_decode
 from arrays import attention_inputs, by_head, empty, forward_input, layer_weights, linear_inputs, notebook_inputs
 from cases import Case
+from onnxruntime_graph import MICROSOFT, Graph, attention, grouped_query
 from peer import Peer, Way
-
-MICROSOFT = "com.microsoft"
-ONNX_TYPES = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.int32): TensorProto.INT32}
-
-
-class Graph:
-    """A model in the making: nodes in order, constants, inputs and results with their memory."""
-
-    def __init__(self) -> None:
-        self.nodes, self.constants = [], []
-        self.inputs: dict[str, np.ndarray] = {}
-        self.outputs: dict[str, np.ndarray] = {}
-
-    def input(self, name: str, array: np.ndarray) -> str:
-        assert array.flags.c_contiguous
-        self.inputs[name] = array
-        return name
-
-    def constant(self, name: str, array: np.ndarray) -> str:
-        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
-
-    def output(self, name: str, shape: tuple[int, ...], memory: np.ndarray | None = None) -> str:
-        self.outputs[name] = empty(shape) if memory is None else memory
-        return name
-
-    def node(
-        self, kind: str, inputs: list[str], outputs: list[str] | str, domain: str = "", **attributes: object
-    ) -> str:
-        outputs = [outputs] if isinstance(outputs, str) else outputs
-        self.nodes.append(helper.make_node(kind, inputs, outputs, domain=domain, **attributes))
-        return outputs[0]
-
-    def model(self) -> bytes:
-        def described(arrays: dict[str, np.ndarray]) -> list:
-            return [helper.make_tensor_value_info(name, ONNX_TYPES[array.dtype], array.shape)
-                    for name, array in arrays.items()]  # fmt: skip
-
-        graph = helper.make_graph(self.nodes, "peer", described(self.inputs), described(self.outputs), self.constants)
-        opsets = [helper.make_opsetid("", 23), helper.make_opsetid(MICROSOFT, 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
 
 
 class OnnxRuntimePeer(Peer):
@@ -140,37 +100,18 @@ class OnnxRuntimePeer(Peer):
 
         def grouped_rows() -> Graph:
             """One query: those of a group, which share keys, as rows of one head."""
-            graph = Graph()
             rows = query.reshape(1, kv_heads, heads // kv_heads, dim)
-            names = [graph.input("query", rows), graph.input("key", key_by_head.transpose(0, 2, 1, 3)),
-                     graph.input("value", value_by_head.transpose(0, 2, 1, 3))]  # fmt: skip
-            graph.node("Attention", names, graph.output("output", rows.shape))
-            return graph
+            return attention(rows, *(array.transpose(0, 2, 1, 3) for array in (key_by_head, value_by_head)))
 
         def standard() -> Graph:
-            graph = Graph()
-            names = [graph.input(name, array.transpose(0, 2, 1, 3)) for name, array in
-                     (("query", by_head(query)), ("key", key_by_head), ("value", value_by_head))]  # fmt: skip
-            graph.node("Attention", names, graph.output("output", (1, heads, queries, dim)), is_causal=case["causal"])
-            return graph
+            arrays = [array.transpose(0, 2, 1, 3) for array in (by_head(query), key_by_head, value_by_head)]
+            return attention(*arrays, is_causal=case["causal"])
 
         def grouped() -> Graph:
-            """Its operator for language models: always causal, with a cache that it adds the newest keys to."""
-            graph = Graph()
             fresh = queries if case["causal"] else 1
-            past = {
-                name: array.transpose(0, 2, 1, 3) for name, array in (("key", key_by_head), ("value", value_by_head))
-            }
-            names = [graph.input("query", flat(query))]
-            names += [graph.input(name, np.ascontiguousarray(flat(array[:, keys - fresh :]))) for name, array in
-                      (("key", key), ("value", value))]  # fmt: skip
-            names += [graph.input(f"past_{name}", array) for name, array in past.items()]
-            names.append(graph.input("last", np.array([keys - 1], np.int32)))
-            names.append(graph.input("total", np.array(keys, np.int32)))
-            outputs = [graph.output("output", (1, queries, heads * dim))]
-            outputs += [graph.output(f"present_{name}", array.shape, array) for name, array in past.items()]
-            graph.node("GroupQueryAttention", names, outputs, MICROSOFT, num_heads=heads, kv_num_heads=kv_heads)
-            return graph
+            newest = [np.ascontiguousarray(flat(array[:, keys - fresh :])) for array in (key, value)]
+            past = [array.transpose(0, 2, 1, 3) for array in (key_by_head, value_by_head)]
+            return grouped_query(flat(query), newest, past, heads)
 
         def by_rows(outputs: list[np.ndarray]) -> list[np.ndarray]:
             return [outputs[0].reshape(shape)]
@@ -191,6 +132,8 @@ class OnnxRuntimePeer(Peer):
             makers.append(partial(self.way, "GroupQueryAttention", grouped, split, by_rows))
         makers.append(lambda: self.way("Attention", standard, [by_head(query), key_by_head, value_by_head], transposed))
         return makers
+
+    decode_f16, decode_int8, decode_int4 = onnxruntime_decode.float16, onnxruntime_decode.codes, onnxruntime_decode.codes
 
     def attention_weights_f32(self, case: Case) -> list[Callable[[], Way]]:
         arrays = [by_head(array) for array in attention_inputs(case.sizes)]

@@ -22,6 +22,7 @@ class Way:
     inputs: list[np.ndarray]
     bias: bool = True  # linear only: does it add the bias? Otherwise mha does not either
     keep: list[object] = field(default_factory=list)  # what must live as long as `run`
+    before: Callable[[], object] = lambda: None  # called before each sample, not timed
 
 
 class Peer:

@@ -55,8 +55,10 @@ def interruptions() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
-def one_sample(run: Callable[[], object], estimate: float, settle_seconds: float) -> tuple[float, bool]:
+def one_sample(run: Callable[[], object], estimate: float, settle_seconds: float,
+               before: Callable[[], object]) -> tuple[float, bool]:  # fmt: skip
     """(microseconds a call, was it interrupted?)"""
+    before()
     if settle_seconds:
         time.sleep(settle_seconds)
     if estimate < SAMPLE_US:
@@ -76,16 +78,16 @@ def judged(samples: list[tuple[float, bool]]) -> Times:
     return Times(quiet if 3 * len(quiet) >= len(samples) else [us for us, _ in samples], share)
 
 
-def alternate(first: Callable[[], object], second: Callable[[], object], samples: int,
-              settle_seconds: float) -> tuple[Times, Times]:  # fmt: skip
+def alternate(first: Callable[[], object], second: Callable[[], object], samples: int, settle_seconds: float,
+              before_second: Callable[[], object]) -> tuple[Times, Times]:  # fmt: skip
     """`samples` samples of each, in turn; who goes first changes each time."""
-    pair = [(first, estimate_us(first), []), (second, estimate_us(second), [])]
+    pair = [(first, estimate_us(first), [], lambda: None), (second, estimate_us(second), [], before_second)]
     gc.collect()
     gc.disable()
     try:
         for n in range(samples):
-            for run, estimate, times in pair if n % 2 == 0 else reversed(pair):
-                times.append(one_sample(run, estimate, settle_seconds))
+            for run, estimate, times, before in pair if n % 2 == 0 else reversed(pair):
+                times.append(one_sample(run, estimate, settle_seconds, before))
     finally:
         gc.enable()
     return judged(pair[0][2]), judged(pair[1][2])

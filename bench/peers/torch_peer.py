@@ -11,13 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend
 
+import decode_inputs
 from arrays import attention_inputs, by_head, forward_input, layer_weights, linear_inputs, notebook_inputs
 from cases import Case
 from peer import Peer, Way
 
 
 def as_numpy(*tensors: torch.Tensor) -> list[np.ndarray]:
-    return [tensor.detach().numpy() for tensor in tensors]
+    return [tensor.detach().float().numpy() for tensor in tensors]
 
 
 def packed_for_mkl(weight: torch.Tensor, bias: torch.Tensor, rows: int) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -66,12 +67,26 @@ class TorchPeer(Peer):
 
     def attention_f32(self, case: Case) -> list[Callable[[], Way]]:
         arrays = [by_head(array) for array in attention_inputs(case.sizes)]
-        query, key, value = (torch.from_numpy(array.transpose(0, 2, 1, 3)) for array in arrays)
-        grouped, causal = case["H"] != case["Hkv"], bool(case["causal"])
+        tensors = [torch.from_numpy(array.transpose(0, 2, 1, 3)) for array in arrays]
+        return self.attention(arrays, tensors, bool(case["causal"]))
+
+    def decode(self, case: Case) -> list[Callable[[], Way]]:
+        """Its SDPA wants query, keys and values of one type, so all are of 16 bits, and the result is."""
+        arrays = [decode_inputs.rounded(array, case.family) for array in decode_inputs.floats(case.sizes)]
+        dtype = torch.float16 if case.family == "decode_f16" else torch.bfloat16
+        tensors = [torch.from_numpy(decode_inputs.heads_first(array)).view(dtype) for array in arrays]
+        return self.attention(arrays, tensors, False)
+
+    decode_bf16 = decode_f16 = decode
+
+    def attention(self, arrays: list[np.ndarray], tensors: list[torch.Tensor], causal: bool) -> list[Callable[[], Way]]:
+        """The ways for `tensors`, by head, which are `arrays` in the library's shapes."""
+        query, key, value = tensors
+        _, heads, queries, dim = shape = query.shape
+        kv_heads = key.shape[1]
         sdpa = partial(F.scaled_dot_product_attention, is_causal=causal)
 
         def way(how: str, run: Callable[[], torch.Tensor]) -> Way:
-            shape = (1, case["H"], case["Tq"], case["D"])
             return Way(how, run, lambda: as_numpy(run().reshape(shape).transpose(1, 2)), arrays)
 
         def flash(how: str, q: torch.Tensor, **options: bool) -> Way:
@@ -80,15 +95,15 @@ class TorchPeer(Peer):
                 raise RuntimeError(f"torch would not take its flash kernel but backend {chosen}")
             return way(how, partial(sdpa, q, key, value, **options))
 
-        if grouped:
+        if heads != kv_heads:
             makers = [partial(flash, "SDPA flash, enable_gqa", query, enable_gqa=True)]
-            if case["Tq"] == 1:  # the queries of a group share their keys: they may as well be rows of one head
-                rows = query.view(1, case["Hkv"], case["H"] // case["Hkv"], case["D"])
+            if queries == 1:  # the queries of a group share their keys: they may as well be rows of one head
+                rows = query.view(1, kv_heads, heads // kv_heads, dim)
                 makers.append(partial(flash, "SDPA flash, group as rows", rows))
                 makers.append(lambda: way("SDPA math, group as rows", self.math(rows, key, value)))
             return makers
         makers = [partial(flash, "SDPA flash", query)]
-        if case["Tq"] == 1:
+        if queries == 1:
             makers.append(lambda: way("SDPA math", self.math(query, key, value)))
         return makers
 

@@ -14,9 +14,10 @@ from collections.abc import Callable
 import numpy as np
 
 import cases
+import decode_inputs
 import timing
 from arrays import layer_weights
-from libmha import Attention, Layer, Library, Linear
+from libmha import Attention, Layer, Library, Linear, stored
 from peer import Peer, Way
 
 TOLERANCE = 1e-4  # of the largest value
@@ -48,6 +49,9 @@ def prepare_mha(library: Library, case: cases.Case, way: Way) -> Attention | Lin
         return Layer(library, layer_weights(case["E"]), case["H"], way.inputs[0], None, None, weights=False)
     if case.family == "notebook_f32":
         return Layer(library, layer_weights(case["E"]), case["H"], *way.inputs, weights=True)
+    if case.family in decode_inputs.BOUNDS:
+        query, *cache = way.inputs
+        return Attention(library, query, *(stored(library, case.family, each) for each in cache), False, False)
     return Attention(library, *way.inputs, causal=bool(case["causal"]), weights=case.family == "attention_weights_f32")
 
 
@@ -63,12 +67,26 @@ def difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> tuple[float,
     return absolute, relative
 
 
+def compared(case: cases.Case, ours: list[np.ndarray], way: Way) -> tuple[dict, str]:
+    """What the record says of the results, and what is wrong with them, if anything."""
+    theirs = way.results()
+    absolute, relative = difference(ours, theirs)
+    if case.family not in decode_inputs.BOUNDS:
+        wrong = "" if relative <= TOLERANCE else f"{way.how} differs by {relative:.1e} of the largest value"
+        return {"max_abs_diff": absolute}, wrong
+    errors = [decode_inputs.error(case.sizes, results[0]) for results in (ours, theirs)]
+    wrong = [f"{name} has an error of {error:.1e} of the largest value" for name, error in zip(("mha", way.how), errors)
+             if error > decode_inputs.BOUNDS[case.family]]  # fmt: skip
+    return {"max_abs_diff": absolute, "error": errors[1], "mha_error": errors[0]}, "; ".join(wrong)
+
+
 def fastest(makers: list[Callable[[], Way]]) -> tuple[Way | None, list[str]]:
     """The fastest way that works, and what was wrong with the others."""
     found, errors = [], []
     for maker in makers:
         try:
             way = maker()
+            way.before()
             found.append([timing.estimate_us(way.run), way])
         except Exception as error:  # whatever a peer raises is its own
             text = str(error).strip().splitlines()
@@ -79,6 +97,7 @@ def fastest(makers: list[Callable[[], Way]]) -> tuple[Way | None, list[str]]:
         near = [entry for entry in found if entry[0] < 1.5 * best]
         for entry in near if len(near) > 1 else []:
             calls = max(1, math.ceil(timing.SAMPLE_US / entry[0]))
+            entry[1].before()
             entry[0] = min(entry[0], timing.call_us(entry[1].run, calls))
     return min(found, key=lambda entry: entry[0])[1] if found else None, errors
 
@@ -92,14 +111,14 @@ def measure(peer: Peer, library: Library, case: cases.Case, samples: int) -> dic
     if way is None:
         return {"case": case.name, "error": "; ".join(errors)}
     ours = prepare_mha(library, case, way)
-    absolute, relative = difference(ours.results(), way.results())
-    if not relative <= TOLERANCE:
-        return {"case": case.name, "disagrees": f"{way.how} differs by {relative:.1e} of the largest value"}
+    comparison, wrong = compared(case, ours.results(), way)
+    if wrong:
+        return {"case": case.name, "disagrees": wrong}
     settle = peer.settle_seconds if case.threads > 1 else 0
-    mha, theirs = timing.alternate(ours.run, way.run, samples, settle)
+    mha, theirs = timing.alternate(ours.run, way.run, samples, settle, way.before)
     return {
         "case": case.name, "impl": peer.name, "version": peer.version, "threads": case.threads,
-        "min_us": round(theirs.best, 3), "median_us": round(theirs.median, 3), "max_abs_diff": absolute,
+        "min_us": round(theirs.best, 3), "median_us": round(theirs.median, 3), **comparison,
         "speedup": round(theirs.median / mha.median, 4),
         "mha_min_us": round(mha.best, 3), "mha_median_us": round(mha.median, 3),
         "samples": samples, "interrupted": round(max(mha.interrupted, theirs.interrupted), 3), "how": way.how,
