@@ -13,6 +13,7 @@ import openvino.properties as properties
 from openvino import opset13 as op
 from openvino.properties import hint
 
+import openvino_decode
 from arrays import attention_inputs, by_head, empty, forward_input, layer_weights, linear_inputs, notebook_inputs
 from cases import Case
 from peer import Peer, Way
@@ -110,6 +111,8 @@ class OpenVinoPeer(Peer):
             makers.append(partial(self.way, "SDPA, group as rows", attend, given, arrays, as_rows))
             makers.append(partial(self.way, "MatMul, Softmax, MatMul, group as rows", plain, given, arrays, as_rows))
         return makers
+
+    decode_bf16 = decode_f16 = decode_int8 = openvino_decode.ways
 
     @staticmethod
     def probabilities(query: openvino.Node, key: openvino.Node, dim: int) -> openvino.Node:

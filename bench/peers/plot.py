@@ -33,13 +33,33 @@ def case_of(record: dict) -> results.Case:
     return results.Case(record["case"], "", {})
 
 
+def group_of(record: dict) -> str:
+    """What stands together: the kinds of the roofline plot, and each family of decoding."""
+    case = case_of(record)
+    return case.family if case.family.startswith("decode_") else kind_of(case)
+
+
+def rank_of(record: dict) -> tuple[int, str]:
+    """Decoding comes after attention with one query."""
+    group = group_of(record)
+    return (list(KINDS).index(group), "") if group in KINDS else (list(KINDS).index("attention, one query"), group)
+
+
+def label_of(record: dict) -> str:
+    case = case_of(record)
+    if not case.family.startswith("decode_"):
+        return short_name(case)
+    bits = case.family.removeprefix("decode_")
+    return f"decode {bits}, {case.number('Tk')} keys, heads {case.number('H')}/{case.number('Hkv')}"
+
+
 def draw_panel(axes: plt.Axes, records: list[dict], limits: tuple[float, float], title: str) -> None:
     by_case: dict[str, list[dict]] = {}
-    for record in sorted(records, key=lambda record: list(KINDS).index(kind_of(case_of(record)))):
+    for record in sorted(records, key=rank_of):
         by_case.setdefault(record["case"], []).append(record)
     last_kind = None
     for row, own in enumerate(by_case.values()):
-        kind = kind_of(case_of(own[0]))
+        kind = group_of(own[0])
         if last_kind not in (None, kind):
             axes.axhline(row - 0.5, color="#bbbbbb", lw=0.8, zorder=0)
         last_kind = kind
@@ -58,7 +78,7 @@ def draw_panel(axes: plt.Axes, records: list[dict], limits: tuple[float, float],
         axes.text(1.01, row, f"{least['speedup']:.2f} {least['impl']}", transform=axes.get_yaxis_transform(),
                   va="center", fontsize=7.5, color=SLOWER if least["speedup"] < 1 else INK)  # fmt: skip
     axes.text(1.01, -0.9, "fastest peer", transform=axes.get_yaxis_transform(), fontsize=7.5, color=INK)
-    axes.set_yticks(range(len(by_case)), [short_name(case_of(own[0])) for own in by_case.values()], fontsize=8)
+    axes.set_yticks(range(len(by_case)), [label_of(own[0]) for own in by_case.values()], fontsize=8)
     axes.set_ylim(len(by_case) - 0.4, -0.6)
     axes.set_xscale("log")
     axes.set_xlim(*limits)

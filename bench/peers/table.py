@@ -24,24 +24,36 @@ def geometric_mean(values: list[float]) -> float:
     return math.exp(statistics.fmean(math.log(value) for value in values))
 
 
+def error_text(error: float | None) -> str:
+    return "" if error is None else f" ({error:.1e})".replace("e-0", "e-")
+
+
 def cell(record: dict | None) -> str:
     if record is None:
         return ""
     text = f"{record['speedup']:.2f}"
     text = f"**{text}**" if record["speedup"] < 1 else text
-    return text + ("?" if record["interrupted"] > 2 / 3 else "")
+    return text + ("?" if record["interrupted"] > 2 / 3 else "") + error_text(record.get("error"))
+
+
+def storage(record: dict) -> str:
+    """What is compared on equal terms: float32, or caches of fewer bits."""
+    return "decode, few bits" if "error" in record else "float32"
 
 
 def peer_table(records: list[dict], notes: list[dict]) -> list[str]:
-    lines = ["| peer | version | threads | cases | geometric mean | least | mha slower in |", "|---|---|" + "---:|" * 5]
-    for peer, threads in dict.fromkeys((record["impl"], record["threads"]) for record in records):
-        own = [record for record in records if record["impl"] == peer and record["threads"] == threads]
+    lines = ["| peer | version | threads | of | cases | geometric mean | least | mha slower in |",
+             "|---|---|---:|---|" + "---:|" * 4]  # fmt: skip
+    groups: dict[tuple, list[dict]] = {}
+    for record in records:
+        groups.setdefault((record["impl"], record["threads"], storage(record)), []).append(record)
+    for (peer, threads, of), own in groups.items():
         ratios = [record["speedup"] for record in own]
-        lines.append(f"| {peer} | {own[0]['version']} | {threads} | {len(own)} | {geometric_mean(ratios):.2f} | "
+        lines.append(f"| {peer} | {own[0]['version']} | {threads} | {of} | {len(own)} | {geometric_mean(ratios):.2f} | "
                      f"{min(ratios):.2f} | {sum(ratio < 1 for ratio in ratios)} |")  # fmt: skip
     for note in notes:
         if note["case"] is None:
-            lines.append(f"| {note['peer']} | {note['reason']} | {note['threads']} | | | | |")
+            lines.append(f"| {note['peer']} | {note['reason']} | {note['threads']} | | | | | |")
     return [*lines, ""]
 
 
@@ -54,7 +66,8 @@ def case_table(records: list[dict]) -> list[str]:
     for name, own in by_case.items():
         mha = statistics.median(record["mha_median_us"] for record in own.values())
         best = min(own.values(), key=lambda record: record["speedup"])
-        cells = [f"`{name}`", time_text(mha), f"{best['impl']}: {best['how']}"] + [
+        error = max((record["mha_error"] for record in own.values() if "mha_error" in record), default=None)
+        cells = [f"`{name}`", time_text(mha) + error_text(error), f"{best['impl']}: {best['how']}"] + [
             cell(own.get(peer)) for peer in peers
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -66,8 +79,12 @@ def markdown(records: list[dict], context: dict, notes: list[dict]) -> str:
         header(context),
         "",
         "A peer's median time / mha's, from samples in turn. Above 1 mha is faster, **below 1** the peer.",
-        "",
     ]
+    if any("error" in record for record in records):
+        lines.append("In brackets for `decode_`: the error, largest difference / largest value, against attention in "
+                     "double over the floats before rounding; beside mha's time its own, the largest where peers have "
+                     "queries of different types.")  # fmt: skip
+    lines.append("")
     if records:
         lines += peer_table(records, notes) + case_table(records)
     for note in notes:
