@@ -69,8 +69,8 @@ class Run:
         elif "disagrees" in message:
             self.disagreed = True
             self.note(peer, threads, message["case"], "WRONG: " + message["disagrees"])
-        elif "error" in message:
-            self.note(peer, threads, message["case"], message["error"])
+        elif "failed" in message:
+            self.note(peer, threads, message["case"], message["failed"])
         elif "speedup" in message:
             self.records.append(message)
             print(f"{peer:12} {message['case']:70} {message['speedup']:6.2f}  ({message['how']})", flush=True)

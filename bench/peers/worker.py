@@ -109,7 +109,7 @@ def measure(peer: Peer, library: Library, case: cases.Case, samples: int) -> dic
         return None
     way, errors = fastest(makers)
     if way is None:
-        return {"case": case.name, "error": "; ".join(errors)}
+        return {"case": case.name, "failed": "; ".join(errors)}
     ours = prepare_mha(library, case, way)
     comparison, wrong = compared(case, ours.results(), way)
     if wrong:
