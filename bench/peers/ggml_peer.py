@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ggml, llama.cpp's tensor library, through ctypes: ggml_flash_attn_ext and ggml_mul_mat in float32, and the former over
-keys and values of 16 bits and in ggml's blocks of 32 codes.
+"""ggml, llama.cpp's tensor library, through ctypes: ggml_flash_attn_ext and ggml_mul_mat in float32, and the former
+over keys and values of 16 bits and in ggml's blocks of 32 codes.
 
 PyPI has llama-cpp-python and ggml-python as sources only; the wheel of xllamacpp, another wrapper of llama.cpp, has
 ggml inside and exports its functions. It is built for AVX2: the version says so."""

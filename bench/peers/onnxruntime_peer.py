@@ -133,7 +133,8 @@ class OnnxRuntimePeer(Peer):
         makers.append(lambda: self.way("Attention", standard, [by_head(query), key_by_head, value_by_head], transposed))
         return makers
 
-    decode_f16, decode_int8, decode_int4 = onnxruntime_decode.float16, onnxruntime_decode.codes, onnxruntime_decode.codes
+    decode_f16 = onnxruntime_decode.float16
+    decode_int8 = decode_int4 = onnxruntime_decode.codes
 
     def attention_weights_f32(self, case: Case) -> list[Callable[[], Way]]:
         arrays = [by_head(array) for array in attention_inputs(case.sizes)]

@@ -73,8 +73,8 @@ def confirm_fused(compiled: openvino.CompiledModel, inference: openvino.Type) ->
 
 
 def confirm_stored(stored: np.ndarray, precision: openvino.Type) -> None:
-    """Are these values [1, Hkv, T, D], which were floats, those of the precision? Codes: equal steps, at most 255 of them
-    between the least and the greatest value of a row."""
+    """Are these values [1, Hkv, T, D], which were floats, those of the precision? Codes: every value of a row is a whole
+    number of steps above the least, of which 255 lead to the greatest."""
     if precision == U8:
         least = stored.min(axis=-1, keepdims=True)
         steps = (stored - least) / (stored.max(axis=-1, keepdims=True) - least) * 255

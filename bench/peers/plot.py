@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt  # noqa: E402  (the backend comes first)
 from matplotlib.ticker import FixedLocator, NullLocator  # noqa: E402
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
+import decode_inputs  # noqa: E402
 import results  # noqa: E402  (bench/results.py)
 from roofline import INK, KINDS, kind_of, short_name  # noqa: E402  (bench/roofline.py)
 
@@ -36,18 +37,19 @@ def case_of(record: dict) -> results.Case:
 def group_of(record: dict) -> str:
     """What stands together: the kinds of the roofline plot, and each family of decoding."""
     case = case_of(record)
-    return case.family if case.family.startswith("decode_") else kind_of(case)
+    return case.family if case.family in decode_inputs.BOUNDS else kind_of(case)
 
 
-def rank_of(record: dict) -> tuple[int, str]:
+def rank_of(record: dict) -> int:
     """Decoding comes after attention with one query."""
-    group = group_of(record)
-    return (list(KINDS).index(group), "") if group in KINDS else (list(KINDS).index("attention, one query"), group)
+    kinds = list(KINDS)
+    after = kinds.index("attention, one query") + 1
+    return [*kinds[:after], *decode_inputs.BOUNDS, *kinds[after:]].index(group_of(record))
 
 
 def label_of(record: dict) -> str:
     case = case_of(record)
-    if not case.family.startswith("decode_"):
+    if case.family not in decode_inputs.BOUNDS:
         return short_name(case)
     bits = case.family.removeprefix("decode_")
     return f"decode {bits}, {case.number('Tk')} keys, heads {case.number('H')}/{case.number('Hkv')}"
