@@ -21,18 +21,28 @@ if TYPE_CHECKING:
     from onnxruntime_peer import OnnxRuntimePeer
 
 
-def flat_newest(array: np.ndarray) -> np.ndarray:
-    """The last token of [1, T, Hkv, D] as [1, 1, Hkv * D]."""
-    return np.ascontiguousarray(array[:, -1:]).reshape(1, 1, -1)
+def grouped(case: Case, arrays: list[np.ndarray], past: list[np.ndarray], rows: int,
+            scales: list[np.ndarray] | None = None, **attributes: object) -> Graph:  # fmt: skip
+    """GroupQueryAttention, which appends as many tokens as there are queries. `rows` > 1: the heads of a group, which
+    share keys, as that many queries that see everything; the newest tokens are then appended once more."""
+    query, *cache = arrays
+    by_row = heads_first(query.reshape(1, case["H"] // rows, rows, case["D"]))
+    flat = np.ascontiguousarray(by_row).reshape(1, rows, -1)
+    newest = [np.ascontiguousarray(array[:, -rows:]).reshape(1, rows, -1) for array in cache]
+    return grouped_query(flat, newest, past, case["H"] // rows, scales, causal=int(rows == 1), **attributes)
 
 
-def rows_of(query: np.ndarray, kv_heads: int) -> np.ndarray:
-    """The one query's heads of a group, which share keys, as rows of one head."""
-    return query.reshape(1, kv_heads, -1, query.shape[-1])
+def from_rows(case: Case, rows: int, outputs: list[np.ndarray]) -> list[np.ndarray]:
+    output = widened(outputs[0]).reshape(1, rows, case["H"] // rows, case["D"])
+    return [heads_first(output).reshape(1, 1, case["H"], case["D"])]
 
 
-def as_floats(shape: tuple[int, ...], outputs: list[np.ndarray]) -> list[np.ndarray]:
-    return [widened(outputs[0]).reshape(shape)]
+def ways(peer: OnnxRuntimePeer, case: Case, how: str, make: Callable[[int], Graph],
+         arrays: list[np.ndarray]) -> list[Callable[[], Way]]:  # fmt: skip
+    """For one row and, where heads have groups, for a row each."""
+    return [partial(peer.way, how + (", group as rows" if rows > 1 else ""), partial(make, rows), arrays,
+                    partial(from_rows, case, rows)) for rows in dict.fromkeys((1, case["H"] // case["Hkv"]))
+            ]  # fmt: skip
 
 
 def float16(peer: OnnxRuntimePeer, case: Case) -> list[Callable[[], Way]]:
@@ -41,15 +51,16 @@ def float16(peer: OnnxRuntimePeer, case: Case) -> list[Callable[[], Way]]:
                                   for array in decode_inputs.floats(case.sizes)]  # fmt: skip
     cache = [heads_first(array) for array in (key, value)]
 
-    def grouped() -> Graph:
-        return grouped_query(query.reshape(1, 1, -1), [flat_newest(key), flat_newest(value)], cache, case["H"])
+    def standard() -> Graph:
+        return attention(query.reshape(1, case["Hkv"], -1, case["D"]), *cache)
 
-    results = partial(as_floats, query.shape)
+    def as_floats(outputs: list[np.ndarray]) -> list[np.ndarray]:
+        return [widened(outputs[0]).reshape(query.shape)]
+
     return [
-        partial(peer.way, "GroupQueryAttention, float16", grouped, arrays, results),
-        partial(peer.way, "Attention, float16, group as rows",
-                lambda: attention(rows_of(query, case["Hkv"]), *cache), arrays, results),
-    ]  # fmt: skip
+        *ways(peer, case, "GroupQueryAttention, float16", partial(grouped, case, arrays, cache), arrays),
+        partial(peer.way, "Attention, float16, group as rows", standard, arrays, as_floats),
+    ]
 
 
 def rounded_to_codes(array: np.ndarray, bits: int, by_channel: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -68,15 +79,15 @@ def rounded_to_codes(array: np.ndarray, bits: int, by_channel: bool) -> tuple[np
 
 
 def codes(peer: OnnxRuntimePeer, case: Case) -> list[Callable[[], Way]]:
-    query, key, value = arrays = decode_inputs.floats(case.sizes)
+    arrays = decode_inputs.floats(case.sizes)
     bits = 8 if case.family == "decode_int8" else 4
 
-    def grouped(granularity: str) -> Graph:
-        pairs = [rounded_to_codes(array, bits, granularity == "PER_CHANNEL") for array in (key, value)]
+    def make(granularity: str, rows: int) -> Graph:
+        pairs = [rounded_to_codes(array, bits, granularity == "PER_CHANNEL") for array in arrays[1:]]
         past, scales = (list(each) for each in zip(*pairs))
-        return grouped_query(query.reshape(1, 1, -1), [flat_newest(key), flat_newest(value)], past, case["H"], scales,
-                             k_quant_type=granularity, v_quant_type=granularity, kv_cache_bit_width=bits)  # fmt: skip
+        return grouped(case, arrays, past, rows, scales, k_quant_type=granularity, v_quant_type=granularity,
+                       kv_cache_bit_width=bits)  # fmt: skip
 
-    results = partial(as_floats, query.shape)
-    return [partial(peer.way, f"GroupQueryAttention, {granularity}", partial(grouped, granularity), arrays, results)
-            for granularity in ("PER_TENSOR", "PER_CHANNEL")]  # fmt: skip
+    return [way for granularity in ("PER_TENSOR", "PER_CHANNEL")
+            for way in ways(peer, case, f"GroupQueryAttention, {granularity}", partial(make, granularity), arrays)
+            ]  # fmt: skip

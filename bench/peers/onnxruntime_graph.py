@@ -65,8 +65,8 @@ def attention(query: np.ndarray, key: np.ndarray, value: np.ndarray, **attribute
 
 def grouped_query(query: np.ndarray, newest: list[np.ndarray], past: list[np.ndarray], heads: int,
                   scales: list[np.ndarray] | None = None, **attributes: object) -> Graph:  # fmt: skip
-    """ONNX Runtime's operator for language models: always causal, with a cache that it adds the newest keys to. Those
-    are flat, [1, T, Hkv * D]; `past` has room for them at its end and is [1, Hkv, Tk, D]."""
+    """ONNX Runtime's operator for language models: causal by default, with a cache that it adds the newest keys to.
+    `newest` are flat, [1, T, Hkv * D]; `past` has room for them at its end and is [1, Hkv, Tk, D]."""
     graph = Graph()
     kv_heads, keys = past[0].shape[1:3]
     cache = dict(zip(("key", "value"), past))

@@ -73,8 +73,8 @@ def confirm_fused(compiled: openvino.CompiledModel, inference: openvino.Type) ->
 
 
 def confirm_stored(stored: np.ndarray, precision: openvino.Type) -> None:
-    """Are these values [1, Hkv, T, D], which were floats, those of the precision? Codes: every value of a row is a whole
-    number of steps above the least, of which 255 lead to the greatest."""
+    """Are these values [1, Hkv, T, D], which were floats, those of the precision? Codes: every value of a row is a
+    whole number of steps above the least, of which 255 lead to the greatest."""
     if precision == U8:
         least = stored.min(axis=-1, keepdims=True)
         steps = (stored - least) / (stored.max(axis=-1, keepdims=True) - least) * 255
@@ -139,7 +139,7 @@ def ways(peer: OpenVinoPeer, case: Case) -> list[Callable[[], Way]]:
         state.run()
         for name in ("key", "value"):
             confirm_stored(state.stored(name), cache)
-        how = f"stateful SDPA, {cache.to_string()} cache, {inference.to_string()}, growing by a token a call"
+        how = f"stateful SDPA, {cache.to_string()} cache, computed in {inference.to_string()}, growing by a token a call"
         inputs = arrays if case.family == "decode_int8" else [
             arrays[0], *(decode_inputs.rounded(array, case.family) for array in arrays[1:])]  # fmt: skip
         return Way(how, state.run, state.results, inputs, keep=[compiled], before=state.before_sample)
