@@ -139,7 +139,7 @@ def ways(peer: OpenVinoPeer, case: Case) -> list[Callable[[], Way]]:
         state.run()
         for name in ("key", "value"):
             confirm_stored(state.stored(name), cache)
-        how = f"stateful SDPA, {cache.to_string()} cache, computed in {inference.to_string()}, growing by a token a call"
+        how = f"stateful SDPA, {cache.to_string()} cache, computed in {inference.to_string()}, a token more each call"
         inputs = arrays if case.family == "decode_int8" else [
             arrays[0], *(decode_inputs.rounded(array, case.family) for array in arrays[1:])]  # fmt: skip
         return Way(how, state.run, state.results, inputs, keep=[compiled], before=state.before_sample)
