@@ -5,8 +5,7 @@
     driver.py --library <libmha.so> --output <folder> [--quick] [--filter <regex>] [--peer <name>]... [--threads 1,2]
 
 Into the folder: peers.json (a list of the measurements), peers_run.json (what ran where, and what could not), peers.md,
-peers.png, peers.svg, peers.log (what the peers printed). Exit status 1: a peer's result differs from mha's, or nothing
-ran."""
+peers.png, peers.svg, peers.log (what the peers printed). Exit status 1: a result is wrong, or nothing ran."""
 
 import argparse
 import datetime

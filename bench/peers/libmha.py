@@ -123,8 +123,8 @@ class Groups:
 
 
 class Attention:
-    """mha_attention over [B, T, H, D] arrays or codes; the output has the query's type. results() are output and, where
-    asked for, weights [B, H, Tq, Tk]."""
+    """mha_attention over [B, T, H, D] arrays or codes; the output has the query's type. results() are floats: output
+    and, where asked for, weights [B, H, Tq, Tk]."""
 
     def __init__(
         self, library: Library, query: np.ndarray, key: np.ndarray | Codes, value: np.ndarray | Codes, causal: bool,
