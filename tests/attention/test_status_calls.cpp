@@ -62,7 +62,7 @@ TEST_CASE("status: what the host lends, in every call that takes it", "[status]"
         [&](const mha_append_args& a, mha_error* e) { return mha_cache_append(context, cache.get(), &a, e); });
 }
 
-TEST_CASE("status: rows", "[status][rows]") {
+TEST_CASE("status: rows", "[status][rows][codes]") {
   const mha_context* context = any_context();
   const std::vector<float> input(2 * 3 * 2 * 4);
   std::vector<float> output = poisoned(2 * 3 * 2 * 4 + 1);

@@ -96,3 +96,25 @@ TEST_CASE("status: codes without tokens may have any strides", "[status][codes][
     for (float x : output) CHECK(x == 0.0f);
   }
 }
+
+// Of a library that was built with MHA_CODES=OFF: tools/check/one_target.sh runs it.
+TEST_CASE("status: a build without codes says so", "[.][no_codes]") {
+  const AttentionShape s = {1, 1, 1, 1, 3, 8, 8};
+  const AttentionProblem p(s, MaskKind::kNone, 1);
+  AttentionCall args = p.args();
+  const std::vector<int8_t> codes(24);
+  const float scale = 1;
+  mha_quant quant = {};
+  quant.scales = &scale;
+  args.key.data = codes.data(), args.key.dtype = MHA_I8, args.key.quant = &quant;
+  std::vector<float> output = poisoned(8);
+  args.output = mut_view(output.data());
+  mha_error error = {};
+  CHECK(attention(shared_context(supported_targets()[0], 1), args, &error) == MHA_ERR_UNSUPPORTED);
+  CHECK(mentions(error, "key.dtype is MHA_I8: must be MHA_F32, MHA_F16 or MHA_BF16 (this build leaves codes out"));
+  mha_cache_config config = {};
+  config.max_sequences = config.num_kv_heads = 1, config.capacity = config.head_dim = 16, config.value.dtype = MHA_U4;
+  mha_cache* cache = nullptr;
+  CHECK(mha_cache_create(shared_context(supported_targets()[0], 1), &config, &cache, &error) == MHA_ERR_UNSUPPORTED);
+  CHECK(mentions(error, "value.dtype is MHA_U4"));
+}

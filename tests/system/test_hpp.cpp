@@ -107,7 +107,7 @@ TEST_CASE("hpp: views take the dtype from the pointer and leave the rest dense",
   CHECK(mut_view(&brain).dtype == MHA_BF16);
 }
 
-TEST_CASE("hpp: codes carry their scales", "[hpp]") {
+TEST_CASE("hpp: codes carry their scales", "[hpp][codes]") {
   const std::int8_t codes[4] = {};
   const std::uint8_t more_codes[4] = {};
   const float scales[2] = {1, 2};

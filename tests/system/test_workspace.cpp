@@ -218,7 +218,7 @@ TEST_CASE("workspace: canaries between the parts of a call on tensors", "[memory
   CHECK(in_parts > problems.size() / 3);
 }
 
-TEST_CASE("workspace: canaries behind the scratch of many rows that read keys in place", "[memory][workspace]") {
+TEST_CASE("workspace: canaries behind the scratch of many rows that read keys in place", "[memory][workspace][codes]") {
   // Narrow heads, of which an item takes so many that their rows decide how large the scratch is.
   for (const int64_t D : {4, 20}) {
     for (const int64_t Dv : {4, 20, 40}) {
@@ -243,7 +243,7 @@ TEST_CASE("workspace: canaries behind the scratch of many rows that read keys in
   }
 }
 
-TEST_CASE("workspace: canaries between the parts of a call over a cache", "[memory][workspace][cache]") {
+TEST_CASE("workspace: canaries between the parts of a call over a cache", "[memory][workspace][cache][codes]") {
   const std::vector<uint64_t> problems = seeds(420000, 200);
   size_t run = 0, one = 0;
   for (const uint64_t seed : problems) {

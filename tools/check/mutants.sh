@@ -12,7 +12,7 @@ best_target() {
 work=$out/mutants target=$(best_target)
 python3 "$root/tools/check/mutants.py" copy "$root" "$work"
 # A configuration that is called Debug leaves out the library's -O3. What is left over after a change is no error.
-tree=$work/tree make_build mutants/build -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 -DMHA_WERROR=OFF \
+tree=$work/tree make_build mutants/build -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-Og -DMHA_WERROR=OFF \
   -DMHA_TARGETS="$target"
 build_targets mutants/build mha_tests
 python3 "$root/tools/check/mutants.py" try "$work" "$target" "$jobs" "$@"

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # How large the library is, counted where the user pays: the bytes that a linked, stripped C program grows by when it
 # calls attention, or makes a layer and runs it (no OpenMP, what is not used removed), beside the stripped archive; with
-# all targets, and with each alone.
+# all targets and with each alone; then built for size, and without codes (MHA_CODES=OFF).
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 program_bytes() { # <name> <source> <argument>...
@@ -19,7 +19,7 @@ row() { # <build> <label>
   strip --strip-debug --strip-unneeded -o "$stripped" "$build/libmha.a"
   attention=$(program_bytes attention "$root/tests/consumers/attention_only.c" -I"$build/include" "$build/libmha.a")
   layer=$(program_bytes layer "$root/tests/consumers/main.c" -I"$build/include" "$build/libmha.a")
-  printf '%-22s %9d %9d %9d\n' "$2" "$(stat -c %s "$stripped")" $((attention - empty)) $((layer - empty))
+  printf '%-28s %9d %9d %9d\n' "$2" "$(stat -c %s "$stripped")" $((attention - empty)) $((layer - empty))
 }
 
 mapfile -t names < <(target_names "$(host_family)")
@@ -27,11 +27,22 @@ build_size() { # <name> <argument>...
   make_build "$@" -DMHA_OPENMP=OFF -DMHA_BUILD_TESTS=OFF -DMHA_BUILD_TOOLS=OFF >&2
   build_targets "$1" mha >&2
 }
+small=(-DCMAKE_BUILD_TYPE=MinSizeRel)
+best=${names[0]}
+for name in "${names[@]}"; do [ "$name" = avx2 ] && best=avx2; done
 build_size size_all
 for name in "${names[@]}"; do build_size "size_$name" -DMHA_TARGETS="$name"; done
+build_size size_all_small "${small[@]}"
+build_size "size_${best}_small" "${small[@]}" -DMHA_TARGETS="$best"
+build_size size_all_floats "${small[@]}" -DMHA_CODES=OFF
+build_size "size_${best}_floats" "${small[@]}" -DMHA_CODES=OFF -DMHA_TARGETS="$best"
 
 printf 'int main(void) { return 0; }\n' >"$out/size_empty.c"
 empty=$(program_bytes empty "$out/size_empty.c")
-printf '%-22s %9s %9s %9s\n' 'bytes (no OpenMP)' archive attention layer
+printf '%-28s %9s %9s %9s\n' 'bytes (no OpenMP)' archive attention layer
 row size_all "all targets"
 for name in "${names[@]}"; do row "size_$name" "$name alone"; done
+row size_all_small "all, MinSizeRel"
+row "size_${best}_small" "$best alone, MinSizeRel"
+row size_all_floats "all, MinSizeRel, no codes"
+row "size_${best}_floats" "$best, MinSizeRel, no codes"

@@ -59,6 +59,7 @@ function(mha_add_targets library wanted)
       endif()
       separate_arguments(flags UNIX_COMMAND "${CMAKE_MATCH_1}")
       # gcc 12 takes _mm512_undefined_ps and its like in its own headers for mistakes (gcc bug 105593); clang still warns.
+      list(APPEND flags $<$<NOT:$<CONFIG:Debug>>:-O3>)
       list(APPEND flags $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized> $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
       set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS "${flags}")
       set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${source}")
