@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The seeds of random problems. MHA_TEST_SEED_STEP=4 takes every fourth of them: under an emulator or a sanitizer, where a
-// problem costs some twenty times as much and the values were compared already by a plain build.
+// The seeds of random problems. MHA_TEST_SEED_STEP=4 takes every fourth of them: in builds of another kind, and under an
+// emulator or a sanitizer, where a problem costs some twenty times as much; a plain build compares the values of all.
 #pragma once
 
 #include <cstdint>
