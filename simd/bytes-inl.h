@@ -122,39 +122,51 @@ MHA_INLINE Vec nibbles(const char* p) {
 constexpr bool kLooksUpNibbles = false;
 #endif
 
-// The words of a register: some bits inverted; one byte of each, the one that a shift by kLeft brings to the top, as a
-// signed integer.
+// The words of a register: some bits inverted; byte kByte of each (0: the lowest), a signed integer, times 2^24.
 #if defined(MHA_ISA_AVX512)
 MHA_INLINE Reg flip_codes(Reg words, uint32_t bits) {
   return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(words), _mm512_set1_epi32(static_cast<int>(bits))));
 }
-template <int kLeft>
-MHA_INLINE Reg signed_byte(Reg words) {
-  return _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(_mm512_castps_si512(words), kLeft), 24));
+template <int kByte>
+MHA_INLINE Reg top_byte(Reg words) {
+  const __m512i w = _mm512_castps_si512(words);
+  if constexpr (kByte == 0) return _mm512_cvtepi32_ps(_mm512_slli_epi32(w, 24));
+  if constexpr (kByte == 3) return _mm512_cvtepi32_ps(_mm512_and_si512(w, _mm512_set1_epi32(INT32_MIN >> 7)));
+  const int place = kByte << 24 | 0x808080;  // bytes of 0x80 become zeros
+  const __m512i places = _mm512_set4_epi32(place + 0x0c000000, place + 0x08000000, place + 0x04000000, place);
+  return _mm512_cvtepi32_ps(_mm512_shuffle_epi8(w, places));
 }
 #elif defined(MHA_ISA_AVX2)
 MHA_INLINE Reg flip_codes(Reg words, uint32_t bits) {
   return _mm256_castsi256_ps(_mm256_xor_si256(_mm256_castps_si256(words), _mm256_set1_epi32(static_cast<int>(bits))));
 }
-template <int kLeft>
-MHA_INLINE Reg signed_byte(Reg words) {
-  return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(_mm256_castps_si256(words), kLeft), 24));
+template <int kByte>
+MHA_INLINE Reg top_byte(Reg words) {
+  const __m256i w = _mm256_castps_si256(words);
+  if constexpr (kByte == 0) return _mm256_cvtepi32_ps(_mm256_slli_epi32(w, 24));
+  if constexpr (kByte == 3) return _mm256_cvtepi32_ps(_mm256_and_si256(w, _mm256_set1_epi32(INT32_MIN >> 7)));
+  const int place = kByte << 24 | 0x808080;  // bytes of 0x80 become zeros
+  const __m256i places = _mm256_setr_epi32(place, place + 0x04000000, place + 0x08000000, place + 0x0c000000, place,
+                                           place + 0x04000000, place + 0x08000000, place + 0x0c000000);
+  return _mm256_cvtepi32_ps(_mm256_shuffle_epi8(w, places));
 }
 #elif defined(MHA_ISA_SSE2)
 MHA_INLINE Reg flip_codes(Reg words, uint32_t bits) {
   return _mm_castsi128_ps(_mm_xor_si128(_mm_castps_si128(words), _mm_set1_epi32(static_cast<int>(bits))));
 }
-template <int kLeft>
-MHA_INLINE Reg signed_byte(Reg words) {
-  return _mm_cvtepi32_ps(_mm_srai_epi32(_mm_slli_epi32(_mm_castps_si128(words), kLeft), 24));
+template <int kByte>
+MHA_INLINE Reg top_byte(Reg words) {
+  const __m128i w = _mm_slli_epi32(_mm_castps_si128(words), 24 - 8 * kByte);
+  return _mm_cvtepi32_ps(_mm_and_si128(w, _mm_set1_epi32(INT32_MIN >> 7)));
 }
 #elif defined(MHA_ISA_NEON)
 MHA_INLINE Reg flip_codes(Reg words, uint32_t bits) {
   return vreinterpretq_f32_u32(veorq_u32(vreinterpretq_u32_f32(words), vdupq_n_u32(bits)));
 }
-template <int kLeft>
-MHA_INLINE Reg signed_byte(Reg words) {
-  return vcvtq_f32_s32(vshrq_n_s32(vshlq_n_s32(vreinterpretq_s32_f32(words), kLeft), 24));
+template <int kByte>
+MHA_INLINE Reg top_byte(Reg words) {
+  const int32x4_t w = vshlq_n_s32(vreinterpretq_s32_f32(words), 24 - 8 * kByte);
+  return vcvtq_f32_s32(vandq_s32(w, vdupq_n_s32(INT32_MIN >> 7)));
 }
 #endif
 

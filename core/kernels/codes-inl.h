@@ -68,14 +68,15 @@ MHA_NOINLINE Vec load_codes(Element element, const char* row, int64_t index, int
   __builtin_unreachable();
 }
 
-// Codes of 8 bits as decoding reads them in place: the four of each 32 bits of a register, as floats. Unsigned ones have
-// their upper bit flipped before, which takes 128 from them: their zero, where none is given.
+// Codes of 8 bits as decoding reads them in place: the four of each 32 bits of a register, as floats, times 1 / kUnit.
+// Unsigned ones have their upper bit flipped before, which takes 128 from them: their zero, where none is given.
 struct Codes8 {
   static constexpr bool kIsCode = true;
   static constexpr int kPerWord = 4;
+  static constexpr float kUnit = 0x1p-24f;
   static MHA_INLINE void split(Reg words, Reg parts[4]) {
-    parts[0] = signed_byte<24>(words), parts[1] = signed_byte<16>(words);
-    parts[2] = signed_byte<8>(words), parts[3] = signed_byte<0>(words);
+    parts[0] = top_byte<0>(words), parts[1] = top_byte<1>(words);
+    parts[2] = top_byte<2>(words), parts[3] = top_byte<3>(words);
   }
   static MHA_INLINE Vec load(const char* p, uint32_t flip) { return signed_floats(flip_bytes(load_bytes(p), flip)); }
 };
@@ -85,6 +86,7 @@ struct Codes8 {
 struct Codes4 {
   static constexpr bool kIsCode = true;
   static constexpr int kPerWord = 8;
+  static constexpr float kUnit = 1;
   static MHA_INLINE void split(Reg words, Reg parts[8]) {
     parts[0] = nibble<0>(words), parts[1] = nibble<4>(words), parts[2] = nibble<8>(words), parts[3] = nibble<12>(words);
     parts[4] = nibble<16>(words), parts[5] = nibble<20>(words), parts[6] = nibble<24>(words);
@@ -230,8 +232,9 @@ inline bool reads_codes_in_place(const TokenRows& t, int64_t width) {
 }
 
 // Scales of 16 tokens of one page, [16][groups] or for each group of 16; floats behind them are written, too.
+constexpr int64_t kScalesOfBlock = kLanes * kMostGroups + kLanes;
 struct TokenScales {
-  alignas(64) float of[kLanes * kMostGroups + kLanes];
+  alignas(64) float of[kScalesOfBlock];
 };
 
 // Those of `count` tokens of one page.
@@ -262,6 +265,21 @@ MHA_NOINLINE void load_scales_by_group(const TokenRows& t, int64_t head, int64_t
   Vec columns[kMostGroups];
   for (int64_t g = 0; g < groups; g += 4) transpose_16x4(out->of + g, groups, columns + g);
   for (int64_t g = 0; g < groups; ++g) store(out->of + g * kLanes, columns[g]);
+}
+
+// Multiplies the scales of 16 tokens by `unit`, a power of two. Whether that changes nothing but their exponents: those
+// that are near the least normal float become zeros.
+MHA_NOINLINE bool scale_by_unit(float unit, int64_t groups, TokenScales* scales) {
+  if (unit == 1) return true;
+  const Vec least_kept = set1(0x1p-126f / unit), one = set1(1), factor = set1(unit);
+  Vec lost = zero();
+  for (int64_t g = 0; g < groups; ++g) {
+    const Vec s = load(scales->of + g * kLanes), size = absolute(s);
+    const Vec small = select_greater(least_kept, size, one, zero());
+    lost = add(lost, select_greater(size, zero(), small, zero()));
+    store(scales->of + g * kLanes, mul(s, factor));
+  }
+  return sum(lost) == 0.0f;
 }
 
 // `count` elements of a token from number `column`, a multiple of 16, on, as floats; zeros beyond.

@@ -63,6 +63,22 @@ MHA_INLINE void with_in_place_element(Element element, Take take) {
   }
 }
 
+// kUnit of the codes of an element type.
+inline float unit_of(Element element) {
+  float unit = 1;
+  with_in_place_element(element, [&](auto e) MHA_ALWAYS_INLINE {
+    using E = decltype(e);
+    if constexpr (E::kIsCode) unit = E::kUnit;
+  });
+  return unit;
+}
+
+inline int64_t most_rows_of_two(Element element) {
+  int64_t rows = 0;
+  with_in_place_element(element, [&](auto e) MHA_ALWAYS_INLINE { rows = most_rows_of_two<decltype(e)>(); });
+  return rows;
+}
+
 // Rows that follow each other without gaps are prefetched into L1 some rows ahead, and into L2 some bytes ahead, so that
 // reads from memory start early enough. In a cache these rows may be in another page, so they are looked up: what
 // follows the end of a page is other memory, and prefetching it delays the reads that count.
@@ -218,7 +234,10 @@ struct InPlaceBlocks {
   }
 
   void multiply_keys(const Group&) const {
-    walk([&](int64_t h, int64_t b) MHA_ALWAYS_INLINE { score(h, b); });
+    for (int64_t b = first_block, count = 1; b < blocks(); b += count) {
+      count = takes_two(b) ? 2 : 1;
+      for (int64_t h = 0; h < a.kv_heads; ++h) score(h, b, count);
+    }
   }
 
   void multiply_values(const Group&, bool hidden) const {
@@ -272,11 +291,24 @@ struct InPlaceBlocks {
     return !is_code(a.key.element) || a.head_dim % (kWords * per_word) == 0;
   }
 
-  // 16 keys in one page, or 8 in each of two, are read in place. Other blocks are copied, and widened, first.
-  void score(int64_t head, int64_t block) const {
+  bool reads_keys() const { return reads_in_place(a.key, a.head_dim) && whole_steps(); }
+
+  // Whether this block and the next are in one page, and better taken together. Heads are alike.
+  bool takes_two(int64_t block) const {
+    if (rows_per_head > most_rows_of_two(a.key.element) || block + 1 >= blocks() || keys_of(block + 1) < kLanes) {
+      return false;
+    }
+    const int64_t token = chunk_begin + block * kLanes;
+    return reads_keys() && run_at(a.key, 0, token, 2 * kLanes).count >= 2 * kLanes;
+  }
+
+  // The scores of one block, or of two that takes_two() allows. 16 keys in one page, or 8 in each of two, are read in
+  // place. Other blocks are copied, and widened, first.
+  void score(int64_t head, int64_t block, int64_t count) const {
     const int64_t token = chunk_begin + block * kLanes;
     TokenRun run = run_at(a.key, head, token, a.key_end - token);
     KeyBlock k;
+    k.blocks = static_cast<int>(count);
     k.near = k.near_high = k.far = k.far_high = nullptr;
     k.low = run.row, k.high = run.row + 8 * run.stride;
     const bool in_two = run.count == 8 && keys_of(block) == kLanes;
@@ -286,11 +318,21 @@ struct InPlaceBlocks {
     }
     k.head_dim = a.head_dim, k.queries = queries_of(head), k.rows = rows_per_head;
     k.scores = scratch.scores + head * rows_per_head * kScoreStride + block * kLanes;
-    TokenScales scales;
-    if (keys_of(block) == kLanes && run.count >= kLanes && reads_in_place(a.key, a.head_dim) && whole_steps()) {
+    TokenScales scales[2];
+    bool in_place = keys_of(block) == kLanes && run.count >= kLanes && reads_keys();
+    if (in_place && is_code(a.key.element)) {
+      const int64_t group = a.key.codes->group, groups = divide_up(a.head_dim, group);
+      k.scales = scales[0].of, k.shift = group_shift(group, a.head_dim), k.flip = flip_of(a.key.element);
+      for (int64_t n = 0; n < count; ++n) {
+        load_scales_by_group(a.key, head, token + n * kLanes, in_two ? 8 : kLanes, groups, &scales[n]);
+        in_place = scale_by_unit(unit_of(a.key.element), groups, &scales[n]) && in_place;
+      }
+    }
+    if (in_place) {
       k.stride = run.stride;
       if (run.stride == row_bytes(a.key.element, a.head_dim)) {
-        k.near = rows_ahead(a.key, a.next_key, head, token, run, kNearTokens);
+        const int64_t near = count == 2 ? 2 * kLanes : kNearTokens;
+        k.near = rows_ahead(a.key, a.next_key, head, token, run, near);
         k.far = rows_ahead(a.key, a.next_key, head, token, run, far_keys);
         k.near_high = rows_after(k.near, 8 * k.stride), k.far_high = rows_after(k.far, 8 * k.stride);
         if (in_two) {
@@ -298,18 +340,16 @@ struct InPlaceBlocks {
           k.far_high = rows_ahead(a.key, a.next_key, head, token + 8, run, far_keys);
         }
       }
-      if (is_code(a.key.element)) {
-        const int64_t group = a.key.codes->group;
-        load_scales_by_group(a.key, head, token, in_two ? 8 : kLanes, divide_up(a.head_dim, group), &scales);
-        k.scales = scales.of, k.shift = group_shift(group, a.head_dim), k.flip = flip_of(a.key.element);
-      }
       with_in_place_element(a.key.element, [&](auto e) MHA_ALWAYS_INLINE { key_scores<decltype(e)>(k); });
       return;
     }
-    copy_block(a.key, head, token, keys_of(block), 0, a.head_dim, scratch.block);
+    k.blocks = 1;
     k.stride = padded(a.head_dim) * kFloatBytes;
     k.low = reinterpret_cast<const char*>(scratch.block), k.high = k.low + 8 * k.stride;
-    key_scores<F32>(k);
+    for (int64_t n = 0; n < count; ++n, k.scores += kLanes) {
+      copy_block(a.key, head, token + n * kLanes, keys_of(block + n), 0, a.head_dim, scratch.block);
+      key_scores<F32>(k);
+    }
   }
 
   // Values are read in place up to the last whole vector of columns; the rest is copied.

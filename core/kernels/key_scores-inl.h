@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Scores of keys that are read where they are stored: a block of 16 keys of one head meets all query rows of the head.
-// Included by all-inl.h, once per target.
+// Scores of keys that are read where they are stored: a block of 16 keys of one head, or two that follow each other, meet
+// all query rows of the head. Included by all-inl.h, once per target.
 //
 // A register holds kRegLanes keys, a lane for each; each row and lane is one chain over d. A step takes kWords words of
 // 32 bits of each key: they are transposed, and each word is split into its elements, which are widened. Per word of
@@ -20,11 +20,19 @@ constexpr int64_t score_tile(int64_t rows) { return rows > 4 ? kScoreTile : rows
 // The rows of all tiles for so many rows.
 constexpr int64_t tiled_rows(int64_t rows) { return rows / kScoreTile * kScoreTile + score_tile(rows % kScoreTile); }
 
-// Registers of keys that a tile takes at once, so that enough chains are under way, and words that it transposes: as
-// many as there are registers for.
-constexpr int groups_at_once(int64_t rows) {
-  const int fit = (kVectorRegisters == 32 ? 16 : 8) / static_cast<int>(rows);
-  return fit < kRegs ? (fit > 0 ? fit : 1) : kRegs;
+// Registers of keys that a tile takes at once, of `blocks` blocks, so that enough chains are under way: as many as there
+// are registers for.
+constexpr int groups_at_once(int64_t rows, int blocks) {
+  const int fit = (kVectorRegisters == 32 ? 16 : 8) / static_cast<int>(rows), groups = blocks * kRegs;
+  return fit < groups ? (fit > 0 ? fit : 1) : groups;
+}
+
+// Two blocks are taken at once where one row meets codes: a multiply-add waits for the one before it in its chain, and the
+// next block is further on than a CPU looks ahead. (Wider elements: reads are the limit, and twice as many rows at once are
+// slower to read.)
+template <class E>
+constexpr int64_t most_rows_of_two() {
+  return E::kIsCode ? 1 : 0;
 }
 
 // dst[d][r] = src[r][d], r < tile, for d below `padded`; src has rows padded(head_dim) apart.
@@ -73,8 +81,9 @@ inline void tile_queries(const AttentionRow* from, int64_t num_rows, Element ele
   }
 }
 
-// 16 keys: rows 0 to 7 from `low` on, rows 8 to 15 from `high` on.
+// 16 keys: rows 0 to 7 from `low` on, rows 8 to 15 from `high` on. Two blocks: 32 keys from `low` on.
 struct KeyBlock {
+  int blocks;
   const char *low, *high;
   int64_t stride;  // bytes from key to key
   // Later rows, as many, to be prefetched into L1 and into L2: the first 8 and the others. Null: none.
@@ -82,7 +91,8 @@ struct KeyBlock {
   float* scores;  // [rows][kScoreStride]
   const float* queries;
   int64_t rows, head_dim;
-  // Where keys are codes: scales [groups][16]; the group of element d is d / 16 >> shift; flip: of each word.
+  // Where keys are codes: scales [groups][16] times the type's kUnit, of each block; the group of element d is
+  // d / 16 >> shift; flip: of each word.
   const float* scales;
   int shift;
   uint32_t flip;
@@ -112,7 +122,8 @@ MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_
 #pragma GCC unroll 4
   for (int g = 0; g < kGroups; ++g) {
     const int64_t row = first_row + g * kRegLanes;
-    low[g] = row < 8 ? k.low + row * stride : k.high + (row - 8) * stride, high[g] = k.high;
+    low[g] = row < 8 ? k.low + row * stride : k.high + (row - 8) * stride;
+    high[g] = k.high + row / kLanes * kLanes * stride;
   }
   const auto later = [&](const char* first, const char* others) MHA_ALWAYS_INLINE {
     return first_row < 8 ? rows_after(first, first_row * stride) : rows_after(others, (first_row - 8) * stride);
@@ -146,31 +157,42 @@ MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_
       far += kLines * kLine;
       if (far == far_end) far = k.far_high;
     }
-#pragma GCC unroll 4
-    for (int g = 0; g < kGroups; ++g) {
-      Reg words[kWords], scale(0.0f);
-      transpose_words(low[g], high[g], stride, words);
-#pragma GCC unroll 8
-      for (int c = 0; c < kWords; ++c) {
-        Reg parts[E::kPerWord];
-        if constexpr (E::kIsCode) {
-          if (c * E::kPerWord % kLanes == 0) {  // the scale of 16 elements at least
-            const int64_t group = ((d + c * E::kPerWord) / kLanes) >> k.shift;
-            scale = Reg::load_unaligned(k.scales + group * kLanes + first_row + g * kRegLanes);
-          }
-          if constexpr (E::kPerWord == 4) words[c] = flip_codes(words[c], k.flip);
+    Reg words[kGroups][kWords], scale[kGroups];
+    const auto transpose = [&](int g) MHA_ALWAYS_INLINE {
+      transpose_words(low[g], high[g], stride, words[g]);
+      low[g] += kWords * 4, high[g] += kWords * 4;
+    };
+    // Element by element of word c.
+    const auto multiply = [&](int g, int c) MHA_ALWAYS_INLINE {
+      Reg parts[E::kPerWord];
+      if constexpr (E::kIsCode) {
+        if (c * E::kPerWord % kLanes == 0) {  // the scale of 16 elements at least
+          const int64_t group = ((d + c * E::kPerWord) / kLanes) >> k.shift, row = first_row + g * kRegLanes;
+          scale[g] = Reg::load_unaligned(k.scales + row / kLanes * kScalesOfBlock + group * kLanes + row % kLanes);
         }
-        E::split(words[c], parts);
+        if constexpr (E::kPerWord == 4) words[g][c] = flip_codes(words[g][c], k.flip);
+      }
+      E::split(words[g][c], parts);
 #pragma GCC unroll 8
-        for (int s = 0; s < E::kPerWord; ++s) {
-          if constexpr (E::kIsCode) parts[s] = parts[s] * scale;
+      for (int s = 0; s < E::kPerWord; ++s) {
+        if constexpr (E::kIsCode) parts[s] = parts[s] * scale[g];
 #pragma GCC unroll 8
-          for (int r = 0; r < kRows; ++r) {
-            sums[g][r] = fma(Reg(queries[(c * E::kPerWord + s) * kRows + r]), parts[s], sums[g][r]);
-          }
+        for (int r = 0; r < kRows; ++r) {
+          sums[g][r] = fma(Reg(queries[(c * E::kPerWord + s) * kRows + r]), parts[s], sums[g][r]);
         }
       }
-      low[g] += kWords * 4, high[g] += kWords * 4;
+    };
+    if constexpr (kVectorRegisters == 32 && kGroups == 2) {  // there is room for the words of both
+      transpose(0), transpose(1);
+#pragma GCC unroll 8
+      for (int c = 0; c < kWords; ++c) multiply(0, c), multiply(1, c);
+    } else {
+#pragma GCC unroll 4
+      for (int g = 0; g < kGroups; ++g) {
+        transpose(g);
+#pragma GCC unroll 8
+        for (int c = 0; c < kWords; ++c) multiply(g, c);
+      }
     }
   }
 #pragma GCC unroll 4
@@ -186,7 +208,14 @@ MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_
 // A tile of rows over the block.
 template <class E, int kRows>
 MHA_NOINLINE void tile_scores(const KeyBlock& k, const float* queries, int64_t rows, float* scores) {
-  constexpr int kGroups = groups_at_once(kRows);
+  if constexpr (kRows <= most_rows_of_two<E>()) {
+    if (k.blocks == 2) {
+      constexpr int kGroups = groups_at_once(kRows, 2);
+      for (int g = 0; g < 2 * kRegs; g += kGroups) group_scores<E, kRows, kGroups>(k, queries, g, rows, scores);
+      return;
+    }
+  }
+  constexpr int kGroups = groups_at_once(kRows, 1);
   for (int g = 0; g < kRegs; g += kGroups) group_scores<E, kRows, kGroups>(k, queries, g, rows, scores);
 }
 

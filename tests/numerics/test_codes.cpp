@@ -96,6 +96,36 @@ TEST_CASE("codes: every type alone, few rows and many, one head and several", "[
   }
 }
 
+TEST_CASE("codes: scales down to the least normal float, beside queries that make up for them", "[codes][bits]") {
+  for (const AttentionShape& s : {AttentionShape{1, 2, 2, 1, 70, 64, 64}, AttentionShape{1, 4, 1, 1, 300, 128, 128}}) {
+    for (const float size : {2e-38f, 3e-34f, 2e-31f, 3e-30f}) {
+      AttentionProblem p(s, MaskKind::kNone, 532500);
+      for (float& q : p.query) q *= 0.01f / size;
+      std::vector<int8_t> codes;
+      std::vector<float> scales, wide;
+      Random random(532501);
+      for (int64_t n = 0; n < s.Tk * s.Hkv; ++n) {
+        scales.push_back(size * (1.5f + random.uniform() / 2));
+        for (int64_t d = 0; d < s.D; ++d) {
+          codes.push_back(static_cast<int8_t>(random.below(256) - 128));
+          wide.push_back(scales.back() * static_cast<float>(codes.back()));
+        }
+      }
+      mha_quant quant = {};
+      quant.scales = scales.data(), quant.stride_t = s.Hkv, quant.stride_h = 1;
+      AttentionCall stored = p.args(), floats = stored;
+      stored.key.data = codes.data(), stored.key.dtype = MHA_I8, stored.key.quant = &quant;
+      floats.key = view(wide.data());
+      for_each_target([&](const std::string& target, const mha_context* context) {
+        INFO(target << " scales of " << size);
+        const Extent e = s.output();
+        const TypedResult want = run_typed(context, floats, Typed(MHA_F32, e, dense_bthd(e)), s.Tk);
+        check_widened("codes", run_typed(context, stored, Typed(MHA_F32, e, dense_bthd(e)), s.Tk), want);
+      });
+    }
+  }
+}
+
 TEST_CASE("codes: in the caller's pages", "[codes][pages][bits]") {
   for (const uint64_t seed : seeds(533000, 40)) {
     Random random(seed);
