@@ -127,11 +127,12 @@ TEST_CASE("codes: scales down to the least normal float, beside queries that mak
 }
 
 TEST_CASE("codes: in the caller's pages", "[codes][pages][bits]") {
-  for (const uint64_t seed : seeds(533000, 40)) {
+  for (const uint64_t seed : seeds(533000, 120)) {
     Random random(seed);
-    const int64_t page_size = one_of<int64_t>(random, {1, 5, 8, 16, 64}), Tk = between(random, 1, 400);
+    const int64_t page_size = one_of<int64_t>(random, {1, 5, 8, 16, 16, 24, 64}), Tk = between(random, 1, 400);
     const int64_t width = one_of<int64_t>(random, {32, 64, 20}), entries = (Tk + page_size - 1) / page_size;
-    const AttentionShape s = {2, 4, 2, between(random, 1, 12), Tk, width, width};
+    const int64_t Tq = one_in(random, 2) ? 1 : between(random, 1, 12);
+    const AttentionShape s = {2, one_in(random, 2) ? 2 : 4, 2, Tq, Tk, width, width};
     const int64_t num_pages = entries + 3;
     const Extent pages_of = {num_pages, page_size, s.Hkv, width};
     const AttentionProblem p(s, MaskKind::kNone, seed);
