@@ -330,7 +330,8 @@ typedef struct mha_storage {
   uint64_t reserved[2];
 } mha_storage;
 
-/* The error of storing: the difference between the stored and the given values. Zeros where nothing was rounded. */
+/* The error of storing: the difference between the stored and the given values; of rows that hadamard rotates, after the
+ * rotation. Zeros where nothing was rounded. */
 typedef struct mha_storage_error {
   double max;       /* the largest |stored - given| */
   double rms;       /* root of the mean of (stored - given)^2 */
@@ -603,7 +604,8 @@ typedef struct mha_attention_args {
  *           mode is restored. Measured error: tests/README.md.
  * Threads:  at most the context's, and max_threads. The same bits for any number.
  * Returns:  MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT; MHA_ERR_SHAPE; MHA_ERR_STRIDE; MHA_ERR_OVERFLOW; MHA_ERR_BUFFER;
- *           MHA_ERR_OUT_OF_MEMORY; MHA_ERR_UNSUPPORTED (a dtype or arithmetic, rope.dims > 1024). */
+ *           MHA_ERR_OUT_OF_MEMORY; MHA_ERR_UNSUPPORTED (a dtype or arithmetic, a width that hadamard does not have,
+ *           rope.dims > 1024; codes, where the library was built with -DMHA_CODES=OFF). */
 MHA_API mha_status mha_attention(const mha_context* context, const mha_attention_args* args, mha_error* error);
 
 /* Size queries, of this and all other calls: the bytes that the call with the same arguments needs, 0 if it needs none.
@@ -640,7 +642,8 @@ MHA_API mha_status mha_attention_explain(const mha_context* context, const mha_a
  * Shapes:   partials [chunks of the part, 1 for Tk = 0][B * H * Tq * (Dv + 2)] floats at 4-byte addresses, opaque, the
  *           same on every FMA target. To merge parts, store their partials one after the other.
  * Requires: B items of the same length (of a batch of packed items, or of sequences of a cache, take one at a time).
- *           Workspace as for mha_attention without results.
+ *           Workspace as for mha_attention without results. Partial results of rotated values (mha_storage.hadamard) are
+ *           rotated: all parts alike, and mha_merge_partials_args.hadamard set.
  * Returns:  as mha_attention; MHA_ERR_UNSUPPORTED for items of unequal length; MHA_ERR_BUFFER also where bytes is less
  *           than mha_attention_partial_bytes says. */
 MHA_API mha_status mha_attention_partial(const mha_context* context, const mha_attention_args* args, void* partials,
@@ -822,8 +825,8 @@ typedef struct mha_append_args {
 /* Appends tokens to sequences, all or nothing: on failure the cache is as it was. A ring drops tokens that are older
  * than its capacity, page by page. Values, and keys without norm and rope, are stored bit by bit, converted as
  * mha_dtype says, or rounded to codes as mha_storage says.
- * Threads: at most the context's. Needs a workspace only where keys are normed or rotated and stored as codes; never
- *          allocates otherwise.
+ * Threads: at most the context's. Needs a workspace only where rows are normed or rotated, by rope or hadamard, and stored
+ *          as codes; never allocates otherwise.
  * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (a sequence out of range or twice, ...); MHA_ERR_SHAPE;
  *          MHA_ERR_STRIDE; MHA_ERR_OVERFLOW; MHA_ERR_BUFFER; MHA_ERR_OUT_OF_MEMORY; MHA_ERR_UNSUPPORTED (codes as key
  *          or value; dims > 1024); MHA_ERR_FULL. */
@@ -888,8 +891,8 @@ typedef struct mha_export_args {
   uint64_t reserved[4];
 } mha_export_args;
 
-/* Copies tokens of a sequence out of the cache, as they are stored (after rope), or the values of codes, where hadamard
- * rotated them rotated back (codes as codes stay rotated). To import them,
+/* Copies tokens of a sequence out of the cache, as they are stored (after rope). Codes are given as values, those of
+ * rotated rows rotated back; or as codes, which stay rotated. To import them,
  * append them without norm and rope (codes, bit by bit: mha_cache_save and _load). Never allocates.
  * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT (tokens beyond the length or no longer kept); MHA_ERR_STRIDE;
  *          MHA_ERR_OVERFLOW; MHA_ERR_UNSUPPORTED. */

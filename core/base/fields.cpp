@@ -31,16 +31,6 @@ const char* dtype_name(int dtype) {
   }
 }
 
-namespace {
-
-#if defined(MHA_NO_CODES)
-constexpr char kAboutCodes[] = " (this build leaves codes out: MHA_CODES)";
-#else
-constexpr char kAboutCodes[] = "";
-#endif
-
-}  // namespace
-
 mha_status check_dtype(const char* name, const mha_dtype& dtype, mha_error* error) {
   const int value = enum_value(dtype);
 #define MHA_ELEMENT(name, dtype, type, bytes) \
@@ -49,8 +39,8 @@ mha_status check_dtype(const char* name, const mha_dtype& dtype, mha_error* erro
   if (dtype_name(value) == nullptr) {
     return fail(error, MHA_ERR_ARGUMENT, "%s.dtype is %d: not a value of mha_dtype", name, value);
   }
-  return fail(error, MHA_ERR_UNSUPPORTED, "%s.dtype is %s: must be MHA_F32, MHA_F16 or MHA_BF16%s", name,
-              dtype_name(value), kAboutCodes);
+  return fail(error, MHA_ERR_UNSUPPORTED, "%s.dtype is %s: must be MHA_F32, MHA_F16 or MHA_BF16", name,
+              dtype_name(value));
 }
 
 mha_status check_float(const char* name, const mha_dtype& dtype, mha_error* error) {

@@ -92,8 +92,21 @@ mha_status check_fixed(const char* storage_name, const mha_storage& s, int64_t h
 
 }  // namespace
 
+mha_status check_has_codes(const char* name, const mha_dtype& dtype, mha_error* error) {
+  const int value = enum_value(dtype);
+  if (kHasCodes || dtype_name(value) == nullptr || value == MHA_F32 || value == MHA_F16 || value == MHA_BF16) {
+    return MHA_OK;
+  }
+  return fail(error, MHA_ERR_UNSUPPORTED, "%s.dtype is %s: this library was built with -DMHA_CODES=OFF", name,
+              dtype_name(value));
+}
+
 mha_status check_hadamard(const char* name, int hadamard, int64_t width, mha_error* error) {
-  if (hadamard == 0 || (width % kPanel == 0 && width <= kMostHadamard)) return MHA_OK;
+  if (hadamard == 0) return MHA_OK;
+  if (!kHasCodes) {
+    return fail(error, MHA_ERR_UNSUPPORTED, "%s is %d: this library was built with -DMHA_CODES=OFF", name, hadamard);
+  }
+  if (width % kPanel == 0 && width <= kMostHadamard) return MHA_OK;
   return fail(error, MHA_ERR_UNSUPPORTED,
               "%s is %d, but rows have %lld elements: must be a multiple of 16, and at most 1024", name, hadamard,
               ll{width});
@@ -103,6 +116,7 @@ mha_status resolve_storage(const char* name, const mha_storage& s, int64_t heads
                            mha_error* error) {
   RowStorage r = {};
   r.element = static_cast<Element>(enum_value(s.dtype)), r.width = width;
+  MHA_TRY(check_has_codes(name, s.dtype, error));
   if (!is_code(r.element)) {
     MHA_TRY(check_storage(name, s, error));
     // A width whose row would overflow is refused with the sizes.

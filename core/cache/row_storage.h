@@ -24,6 +24,9 @@ struct RowStorage {
 mha_status resolve_storage(const char* name, const mha_storage& storage, int64_t heads, int64_t width,
                            RowStorage* resolved, mha_error* error);
 
+// Refuses codes where the library was built without them.
+mha_status check_has_codes(const char* name, const mha_dtype& dtype, mha_error* error);
+
 // Rows of `width` elements must be such as a Walsh-Hadamard matrix can rotate; `name` is the field that asks for it.
 mha_status check_hadamard(const char* name, int hadamard, int64_t width, mha_error* error);
 

@@ -154,6 +154,7 @@ mha_status check_scale_results(const ScaleResults& r, const char* why_not, Check
 mha_status check_tokens(const char* name, const mha_view& v, const Dimensions& n, Check check, ConstTensor* out,
                         CodeRows* codes, mha_error* error) {
   const Element element = static_cast<Element>(enum_value(v.dtype));
+  MHA_TRY(check_has_codes(name, v.dtype, error));
   if (!is_code(element)) return check_input(name, v, n, check, out, error);
   if (v.reserved != 0) return fail_reserved(name, "reserved", -1, error);
   const int64_t units = units_of(element);

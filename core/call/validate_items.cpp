@@ -213,6 +213,8 @@ void set_bound(const BoundSizes& sizes, AttentionProblem* p) {
   if (sizes.packed_keys) p->key_offsets = kPacked;
   p->longest_query_len = p->query_len, p->longest_key_len = sizes.key_len + p->tail;
   p->shares_pages = sizes.shares_pages, p->ring_tokens = sizes.ring_tokens;
+  // The cache comes after validation.
+  p->norm_rope.hadamard = key_codes_of(*p).hadamard, p->hadamard_output = value_codes_of(*p).hadamard;
 }
 
 mha_status check_ring(const AttentionProblem& p, mha_error* error) {

@@ -298,12 +298,14 @@ struct InPlaceBlocks {
     if (rows_per_head > most_rows_of_two(a.key.element) || block + 1 >= blocks() || keys_of(block + 1) < kLanes) {
       return false;
     }
+    // In other pages the rows to be prefetched next would not be in one piece.
+    if (a.key.page_size % (2 * kLanes) != 0) return false;
     const int64_t token = chunk_begin + block * kLanes;
     return reads_keys() && run_at(a.key, 0, token, 2 * kLanes).count >= 2 * kLanes;
   }
 
   // The scores of one block, or of two that takes_two() allows. 16 keys in one page, or 8 in each of two, are read in
-  // place. Other blocks are copied, and widened, first.
+  // place. Other blocks are copied, and widened, first; so are those of codes whose scales times kUnit would be denormal.
   void score(int64_t head, int64_t block, int64_t count) const {
     const int64_t token = chunk_begin + block * kLanes;
     TokenRun run = run_at(a.key, head, token, a.key_end - token);

@@ -119,7 +119,7 @@ MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_
   alignas(64) char last[kGroups][kRegLanes * kWords * 4];
   int64_t stride = k.stride;
   const int64_t first_row = first_group * kRegLanes;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int g = 0; g < kGroups; ++g) {
     const int64_t row = first_row + g * kRegLanes;
     low[g] = row < 8 ? k.low + row * stride : k.high + (row - 8) * stride;
@@ -131,14 +131,14 @@ MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_
   const char *near = later(k.near, k.near_high), *far = later(k.far, k.far_high);
   const char *near_end = rows_after(k.near, 8 * stride), *far_end = rows_after(k.far, 8 * stride);
   Reg sums[kGroups][kRows];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int g = 0; g < kGroups; ++g) {
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) sums[g][r] = Reg(0.0f);
   }
   for (int64_t d = 0; d < k.head_dim; d += kStep, queries += kStep * kRows) {
     if (__builtin_expect(d + kStep > k.head_dim, 0)) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int g = 0; g < kGroups; ++g) {
         copy_last(low[g], high[g], stride, bytes_in<E>(k.head_dim - d), last[g]);
         low[g] = last[g], high[g] = last[g] + (kRegLanes > 8 ? 8 * kWords * 4 : 0);
@@ -182,12 +182,12 @@ MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_
         }
       }
     };
-    if constexpr (kVectorRegisters == 32 && kGroups == 2) {  // there is room for the words of both
+    if constexpr (kRegs == 1 && kGroups == 2) {  // one row: there is room for the words of both
       transpose(0), transpose(1);
 #pragma GCC unroll 8
       for (int c = 0; c < kWords; ++c) multiply(0, c), multiply(1, c);
     } else {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int g = 0; g < kGroups; ++g) {
         transpose(g);
 #pragma GCC unroll 8
@@ -195,7 +195,7 @@ MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_
       }
     }
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int g = 0; g < kGroups; ++g) {
     float* at = scores + first_row + g * kRegLanes;
 #pragma GCC unroll 8

@@ -259,6 +259,9 @@ void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, Tex
               r.norm && r.rotate ? " and " : "", r.rotate ? "rotated" : "", last,
               p.copies_queries ? "into the workspace" : "in place in the projections");
   }
+  if (p.hadamard_output && p.appends) {
+    out->line("before appending: new values rotated as the cache keeps them, in place in the projections");
+  }
   if (p.hadamard_output) {
     out->line("after attention: the output rotated back as the values by a phase of its own, %s",
               p.copies_output() ? "from the workspace" : "in place");

@@ -231,7 +231,7 @@ void check_layer_in_place(
 
 TEST_CASE("overlap: output in query's place, layers", "[overlap][bits][layer]") {
   const mha_layer_config config = {40, 4, 2, 12, 20, 0, 0, 0, 0};
-  Taken cases;
+  Taken cases(2);
   for (const auto& lengths : {std::pair<int64_t, int64_t>{1, 1}, {9, 9}, {300, 300}, {5, 1500}}) {
     const int64_t Tq = lengths.first, Tk = lengths.second;
     const LayerProblem p(config, 2, Tq, Tk, Biases::kAll, 192000);

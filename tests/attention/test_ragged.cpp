@@ -67,7 +67,7 @@ void check_item(const RaggedProblem& p, const AttentionResult& all, int64_t b, A
 
 TEST_CASE("ragged: a packed batch gives each item's own bits", "[ragged]") {
   for_each_target([](const std::string& target, const mha_context*) {
-    Taken cases;
+    Taken cases(2);
     for (size_t n = 0; n < batches().size(); ++n) {
       for (const mha_weights_mode mode : {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED}) {
         if (!cases.next()) continue;

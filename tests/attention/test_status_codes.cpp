@@ -111,11 +111,19 @@ TEST_CASE("status: a build without codes says so", "[no_codes]") {
   args.output = mut_view(output.data());
   mha_error error = {};
   CHECK(attention(shared_context(supported_targets()[0], 1), args, &error) == MHA_ERR_UNSUPPORTED);
-  CHECK(mentions(error, "key.dtype is MHA_I8: must be MHA_F32, MHA_F16 or MHA_BF16 (this build leaves codes out"));
+  CHECK(mentions(error, "key.dtype is MHA_I8: this library was built with -DMHA_CODES=OFF"));
   mha_cache_config config = {};
   config.max_sequences = config.num_kv_heads = 1, config.capacity = config.head_dim = 16, config.value.dtype = MHA_U4;
   mha_cache* cache = nullptr;
   CHECK(mha_cache_create(shared_context(supported_targets()[0], 1), &config, &cache, &error) == MHA_ERR_UNSUPPORTED);
-  CHECK(mentions(error, "value.dtype is MHA_U4"));
+  CHECK(mentions(error, "value.dtype is MHA_U4: this library was built with -DMHA_CODES=OFF"));
+  const std::vector<float> partials(18);
+  mha_merge_partials_args merge = {};
+  merge.batch = merge.num_heads = merge.query_len = merge.num_chunks = 1, merge.value_head_dim = 16;
+  merge.partials = partials.data(), merge.hadamard = 1;
+  std::vector<float> merged(16);
+  merge.output = mut_view(merged.data());
+  CHECK(mha_attention_merge_partials(shared_context(supported_targets()[0], 1), &merge, &error) == MHA_ERR_UNSUPPORTED);
+  CHECK(mentions(error, "hadamard is 1: this library was built with -DMHA_CODES=OFF"));
 }
 #endif

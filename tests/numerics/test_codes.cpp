@@ -98,14 +98,15 @@ TEST_CASE("codes: every type alone, few rows and many, one head and several", "[
 
 TEST_CASE("codes: scales down to the least normal float, beside queries that make up for them", "[codes][bits]") {
   for (const AttentionShape& s : {AttentionShape{1, 2, 2, 1, 70, 64, 64}, AttentionShape{1, 4, 1, 1, 300, 128, 128}}) {
-    for (const float size : {2e-38f, 3e-34f, 2e-31f, 3e-30f}) {
+    for (const float size : {2e-38f, 3e-34f, 2e-31f, 3e-30f, 0.0f}) {  // 0: one of each, among ordinary ones
       AttentionProblem p(s, MaskKind::kNone, 532500);
-      for (float& q : p.query) q *= 0.01f / size;
+      for (float& q : p.query) q *= size > 0 ? 0.01f / size : 1e31f;
       std::vector<int8_t> codes;
       std::vector<float> scales, wide;
       Random random(532501);
       for (int64_t n = 0; n < s.Tk * s.Hkv; ++n) {
-        scales.push_back(size * (1.5f + random.uniform() / 2));
+        const float mixed = one_in(random, 30) ? one_of(random, {2e-38f, 3e-34f, 1e-31f}) : 2e-32f;
+        scales.push_back((size > 0 ? size : mixed) * (1.5f + random.uniform() / 2));
         for (int64_t d = 0; d < s.D; ++d) {
           codes.push_back(static_cast<int8_t>(random.below(256) - 128));
           wide.push_back(scales.back() * static_cast<float>(codes.back()));

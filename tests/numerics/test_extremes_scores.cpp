@@ -161,7 +161,7 @@ TEST_CASE("extremes: a layer's scale of any size, with keys that it adds and mas
 
 TEST_CASE("extremes: an exact scale of 0 is no default: every score is 0 before biases and masks", "[extremes]") {
   const float slopes[] = {0.5f, 0.25f, 0.1f, 0.01f};
-  Taken cases;
+  Taken cases(2);
   for (const AttentionShape& s : kShapes) {
     for (int n = 0; n < 4; ++n) {
       if (!cases.next()) continue;

@@ -139,7 +139,7 @@ void check_same(const Written& got, const Written& want) {
 
 TEST_CASE("quantise: rows of any kind become the codes, scales and zeros of the rule, on every target",
           "[codes][rows][properties][bits]") {
-  int64_t paged = 0, fixed = 0, zeros = 0, grouped = 0, nibbles = 0;
+  int64_t paged = 0, fixed = 0, zeros = 0, grouped = 0, nibbles = 0, rotated = 0;
   for (const uint64_t seed : seeds(540000, 500)) {
     Random random(seed);
     const Rows rows(random);
@@ -151,9 +151,10 @@ TEST_CASE("quantise: rows of any kind become the codes, scales and zeros of the 
       check_same(prepare(shared_context(target, one_of<int64_t>(random, {1, 3})), rows, gap, nullptr), want);
     }
     paged += !rows.slots.empty(), fixed += rows.storage.fixed, zeros += rows.storage.zero_points;
-    grouped += rows.storage.group > 0 && rows.storage.groups() > 1, nibbles += rows.storage.nibbles();
+    grouped += rows.storage.group > 0 && rows.storage.groups() > 1, nibbles += rows.storage.nibbles(),
+        rotated += rows.storage.hadamard;
   }
-  for (const int64_t cases : {paged, fixed, zeros, grouped, nibbles}) CHECK(cases > share_of(60));
+  for (const int64_t cases : {paged, fixed, zeros, grouped, nibbles, rotated}) CHECK(cases > share_of(60));
 }
 
 TEST_CASE("quantise: rows are normed in f32, then rounded", "[codes][rows]") {

@@ -2,6 +2,7 @@
 // Workspaces for servers: one bound for every call of at most some sizes. A bound is never less than what any such call
 // needs, and a workspace of its size lasts from the first token to the last.
 #include "tests/support/cache_layouts.h"
+#include "tests/support/caches.h"
 #include "tests/support/catch.h"
 #include "tests/support/dtypes.h"
 #include "tests/support/layers.h"
@@ -159,6 +160,40 @@ TEST_CASE("bounds: allocated once, decoded to the end of the cache", "[bounds]")
       }
     }
   });
+}
+
+TEST_CASE("bounds: caches whose rows are rotated", "[bounds][codes]") {
+  for (const mha_cache_kind kind : kCacheKinds) {
+    mha_cache_config config = cache_config(kind, kind == MHA_CACHE_PAGED ? 8 * 300 : 300, 8, 16);
+    config.num_kv_heads = 4, config.head_dim = 64, config.value_head_dim = 32;
+    config.key.dtype = config.value.dtype = MHA_I8;
+    for (const int which : {1, 2, 3}) {
+      config.key.hadamard = which & 1, config.value.hadamard = which >> 1;
+      for_each_target([&](const std::string& target, const mha_context* one) {
+        const CachePtr cache = make_cache(one, config);
+        for (int64_t s = 0; s < 8; ++s) require_append(cache.get(), s, random_tokens(config, 200 + s, 7));
+        std::vector<float> query(8 * 16 * 64), output(8 * 16 * 32);
+        for (const mha_dtype dtype : {MHA_F32, MHA_F16}) {
+          AttentionCall call;
+          call.batch = 8, call.num_heads = 16, call.num_kv_heads = 4, call.head_dim = 64, call.value_head_dim = 32;
+          call.query_len = 1, call.cache = cache.get(), call.query = view(query.data());
+          call.output = mut_view(output.data()), call.output.dtype = dtype;
+          INFO(target << " " << kind_name(kind) << " rotated " << which << " output " << dtype_name(dtype));
+          for (const int64_t threads : {1, 3}) {
+            const mha_context* context = shared_context(target, threads);
+            const size_t bound = bound_of(context, call), bytes = bytes_of(context, call);
+            CHECK(bound >= bytes);
+            if (bound < bytes) continue;
+            std::vector<char> workspace(bound);
+            AttentionCall lent = call;
+            lent.resources.workspace = workspace.data(), lent.resources.workspace_bytes = bound;
+            mha_error error = {};
+            require_ok(attention(context, lent, &error), error);
+          }
+        }
+      });
+    }
+  }
 }
 
 TEST_CASE("bounds: what a call needs is not far below, where all is as said", "[bounds]") {

@@ -38,6 +38,7 @@ class Apart {
     place("partials", &plan_.partials_offset, partials_given ? 0 : planned.partial_floats * 4);
     if (prepared) place("queries", &plan_.queries_offset, p.copies_queries ? rows * p.head_dim * 4 : 0);
     if (prepared) place("positions", &plan_.positions_offset, items * 2 * 8);
+    if (p.copies_output()) place("attended", &plan_.attended_offset, rows * p.value_head_dim * 4);
     place_slots(p, planned);
     plan_.bytes = end_;
   }
@@ -114,6 +115,7 @@ void call_apart(const mha_context* context, AttentionCall args, std::vector<floa
   if (partials != nullptr) {
     job.given_partials = partials->data();
     job.problem.output = {reinterpret_cast<char*>(partials->data()), 0, 0, 0, mha::Element::kF32};
+    job.problem.attended = job.problem.output;
   }
   require_ok(
       mha::plan_attention(*context->table, context->num_threads, job.problem, partials != nullptr, &job.plan, &error),
@@ -248,7 +250,7 @@ TEST_CASE("workspace: canaries between the parts of a call over a cache", "[memo
   size_t run = 0, one = 0;
   for (const uint64_t seed : problems) {
     Random random(seed), types(seed);
-    const RandomStorage storage = {random_dtype(types), random_dtype(types), seed, false, seed % 2 ? seed : 0};
+    const RandomStorage storage = {random_dtype(types), random_dtype(types), seed, false, seed % 2 ? seed : 0, true};
     const RandomDecode d(random, storage);
     if (d.refused()) continue;
     INFO("seed " << seed << ": " << d.describe());

@@ -28,14 +28,14 @@ build_size() { # <name> <argument>...
   build_targets "$1" mha >&2
 }
 small=(-DCMAKE_BUILD_TYPE=MinSizeRel)
-best=${names[0]}
-for name in "${names[@]}"; do [ "$name" = avx2 ] && best=avx2; done
+edge=${names[0]}  # the target of small builds
+for name in "${names[@]}"; do [ "$name" = avx2 ] && edge=avx2; done
 build_size size_all
 for name in "${names[@]}"; do build_size "size_$name" -DMHA_TARGETS="$name"; done
 build_size size_all_small "${small[@]}"
-build_size "size_${best}_small" "${small[@]}" -DMHA_TARGETS="$best"
+build_size "size_${edge}_small" "${small[@]}" -DMHA_TARGETS="$edge"
 build_size size_all_floats "${small[@]}" -DMHA_CODES=OFF
-build_size "size_${best}_floats" "${small[@]}" -DMHA_CODES=OFF -DMHA_TARGETS="$best"
+build_size "size_${edge}_floats" "${small[@]}" -DMHA_CODES=OFF -DMHA_TARGETS="$edge"
 
 printf 'int main(void) { return 0; }\n' >"$out/size_empty.c"
 empty=$(program_bytes empty "$out/size_empty.c")
@@ -43,6 +43,6 @@ printf '%-28s %9s %9s %9s\n' 'bytes (no OpenMP)' archive attention layer
 row size_all "all targets"
 for name in "${names[@]}"; do row "size_$name" "$name alone"; done
 row size_all_small "all, MinSizeRel"
-row "size_${best}_small" "$best alone, MinSizeRel"
+row "size_${edge}_small" "$edge alone, MinSizeRel"
 row size_all_floats "all, MinSizeRel, no codes"
-row "size_${best}_floats" "$best, MinSizeRel, no codes"
+row "size_${edge}_floats" "$edge, MinSizeRel, no codes"

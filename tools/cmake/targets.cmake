@@ -58,8 +58,9 @@ function(mha_add_targets library wanted)
         message(FATAL_ERROR "${source}: the first line must be '// build-flags: ...'")
       endif()
       separate_arguments(flags UNIX_COMMAND "${CMAKE_MATCH_1}")
-      # gcc 12 takes _mm512_undefined_ps and its like in its own headers for mistakes (gcc bug 105593); clang still warns.
+      # It comes after MinSizeRel's -Os: kernels are always compiled for speed.
       list(APPEND flags $<$<NOT:$<CONFIG:Debug>>:-O3>)
+      # gcc 12 takes _mm512_undefined_ps and its like in its own headers for mistakes (gcc bug 105593); clang still warns.
       list(APPEND flags $<$<CXX_COMPILER_ID:GNU>:-Wno-uninitialized> $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
       set_source_files_properties("${source}" PROPERTIES COMPILE_OPTIONS "${flags}")
       set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${source}")

@@ -63,7 +63,7 @@ class CodeTensor {
  private:
   static float draw_scale(std::mt19937& random) {
     if (random() % 64 != 0) return (static_cast<float>(random() % 1000) - 200) * 2e-5F;
-    constexpr float kOdd[] = {0.0F, 3e-44F, 3e38F, HUGE_VALF};
+    constexpr float kOdd[] = {0.0F, 3e-44F, 1e-35F, 3e38F, HUGE_VALF};
     return kOdd[random() % std::size(kOdd)];
   }
 
