@@ -293,15 +293,14 @@ struct InPlaceBlocks {
 
   bool reads_keys() const { return reads_in_place(a.key, a.head_dim) && whole_steps(); }
 
-  // Whether this block and the next are in one page, and better taken together. Heads are alike.
+  // Whether this block and the next are better taken together.
   bool takes_two(int64_t block) const {
     if (rows_per_head > most_rows_of_two(a.key.element) || block + 1 >= blocks() || keys_of(block + 1) < kLanes) {
       return false;
     }
-    // In other pages the rows to be prefetched next would not be in one piece.
-    if (a.key.page_size % (2 * kLanes) != 0) return false;
-    const int64_t token = chunk_begin + block * kLanes;
-    return reads_keys() && run_at(a.key, 0, token, 2 * kLanes).count >= 2 * kLanes;
+    // Both in one page, and so are the rows to be prefetched next.
+    if (a.key.page_size > 0 && (a.key.page_size % (2 * kLanes) != 0 || block % 2 != 0)) return false;
+    return reads_keys();
   }
 
   // The scores of one block, or of two that takes_two() allows. 16 keys in one page, or 8 in each of two, are read in
