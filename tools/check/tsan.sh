@@ -6,7 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 archer=$(dirname "$(readlink -f "$(command -v clang)")")/../lib/libarcher.so
 [ -e "$archer" ] || fail "no libarcher.so beside clang"
 export OMP_TOOL_LIBRARIES=$archer TSAN_OPTIONS="ignore_noninstrumented_modules=1 halt_on_error=1"
-make_build tsan -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_CXX_FLAGS="-fsanitize=thread -g1" -DMHA_WERROR=OFF
+make_sanitized_build tsan -DCMAKE_CXX_FLAGS="-fsanitize=thread -g1"
 build_targets tsan
 export MHA_TEST_SEED_STEP=8  # of the random problems (tests/support/seeds.h)
 # Random problems by the hundred show no more races than those that other tests solve on several threads.
