@@ -14,7 +14,7 @@ class TokenNormRope {
   // epsilon 0: no norm; weight [width] may be null; rope.dims 0: no rotation.
   TokenNormRope(const KernelTable& table, const mha_rope& rope, float epsilon, const float* weight, int64_t heads,
                 int64_t width);
-  // After the norm and the rotation comes that of Walsh and Hadamard, in place.
+  // Adds the Walsh-Hadamard rotation as the last step. Output is then floats, unless it is the only step.
   void add_hadamard() { hadamard_ = true; }
   // The heads of a token, at `data` and stride_h apart; output may be input.
   void run(int64_t position, const ConstTensor& input, const Tensor& output);

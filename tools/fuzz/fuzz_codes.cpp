@@ -26,7 +26,7 @@ using mha::fuzz::targets;
 
 constexpr float kPoison = -1234.5F;
 
-// A call but for its keys and values.
+// A call without its keys and values.
 struct Problem {
   AttentionCall args;
   std::int64_t kv_heads, Dv;
