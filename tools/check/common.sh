@@ -26,12 +26,14 @@ make_build() {
     "${launcher[@]}" "$@" --log-level=WARNING
 }
 
-# The same for sanitizers, whose kernels take minutes to compile at the library's -O3: Debug leaves that out. Warnings are no
-# errors: instrumented frames are larger than those that the frame-size warning is about.
+# The same for sanitizers, whose kernels take minutes to compile at the library's -O3: Debug leaves that out, and tests and
+# tools are not optimised at all. Warnings are no errors: instrumented frames are larger than those that the frame-size
+# warning is about.
 make_sanitized_build() {
   local name=$1
   shift
-  make_build "$name" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 -DCMAKE_CXX_COMPILER=clang++ -DMHA_WERROR=OFF "$@"
+  make_build "$name" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 -DCMAKE_CXX_COMPILER=clang++ -DMHA_WERROR=OFF \
+    -DCMAKE_CXX_COMPILER_LAUNCHER="$root/tools/check/launch_sanitized.sh" "$@"
 }
 
 # build_targets <name> [<target>...]

@@ -4,7 +4,7 @@
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 [ "$(host_family)" = x86_64 ] || fail "needs an x86-64 machine"
 release_build
-export MHA_TEST_SEED_STEP=8  # of the random problems (tests/support/seeds.h)
+export MHA_TEST_SEED_STEP=16  # of the random problems (tests/support/seeds.h)
 unset MHA_TARGET
 mha=$out/release/tools/mha
 picked() {

@@ -8,7 +8,7 @@ archer=$(dirname "$(readlink -f "$(command -v clang)")")/../lib/libarcher.so
 export OMP_TOOL_LIBRARIES=$archer TSAN_OPTIONS="ignore_noninstrumented_modules=1 halt_on_error=1"
 make_sanitized_build tsan -DCMAKE_CXX_FLAGS="-fsanitize=thread -g1"
 build_targets tsan
-export MHA_TEST_SEED_STEP=8  # of the random problems (tests/support/seeds.h)
+export MHA_TEST_SEED_STEP=16  # of the random problems (tests/support/seeds.h)
 # Random problems by the hundred show no more races than those that other tests solve on several threads.
 run_ctest tsan -LE 'consumer|unit'
 run_ctest tsan -R '^test_cli'
