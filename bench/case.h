@@ -58,6 +58,8 @@ CaseSpec attention_case(const AttentionShape& shape, int threads);
 CaseSpec attention_denormal_case(const AttentionShape& shape, int threads);
 /// The same over tensors of 16 bits.
 CaseSpec attention_storage_case(const AttentionShape& shape, mha_dtype dtype, int threads);
+/// In BF16 arithmetic.
+CaseSpec attention_bf16_case(const AttentionShape& shape, int threads);
 CaseSpec linear_storage_case(int64_t M, int64_t N, int64_t K, mha_dtype dtype, int threads);
 CaseSpec attention_weights_case(const AttentionShape& shape, int threads);
 /// Causal with each of masks and score modifications in turn; timed in turn with causal alone.

@@ -77,6 +77,14 @@ void add_storage(int threads, std::vector<CaseSpec>& cases) {
   }
 }
 
+void add_bf16(int threads, std::vector<CaseSpec>& cases) {
+  for (bool causal : {false, true}) {
+    for (int64_t length : {128, 512, 2048})
+      cases.push_back(attention_bf16_case({length, length, 8, 8, 64, causal}, threads));
+    cases.push_back(attention_bf16_case({1024, 1024, 8, 8, 128, causal}, threads));
+  }
+}
+
 void add_decode(int threads, std::vector<CaseSpec>& cases) {
   for (int64_t B : {1, 8})
     for (int64_t Tk : {1024, 4096, 16384})
@@ -144,12 +152,14 @@ void add_target(const std::string& target, std::vector<CaseSpec>& cases) {
   }
 }
 
-/// The targets below this one that this CPU supports and that give the same bits.
+/// The targets below this one that this CPU supports and that give the same bits, but for its base.
 std::vector<std::string> lesser_targets(const std::string& target) {
   std::vector<std::string> names;
   bool is_lesser = false;
   for (int64_t n = 0; n < mha_target_count(); ++n) {
-    if (is_lesser && mha_target_supported(n) && mha_target_same_bits(n)) names.emplace_back(mha_target_name(n));
+    const bool is_base = target.rfind(std::string(mha_target_name(n)) + "_", 0) == 0;
+    if (is_lesser && !is_base && mha_target_supported(n) && mha_target_same_bits(n))
+      names.emplace_back(mha_target_name(n));
     is_lesser |= target == mha_target_name(n);
   }
   return names;
@@ -157,7 +167,7 @@ std::vector<std::string> lesser_targets(const std::string& target) {
 
 void register_all(const std::string& target, int max_threads) {
   std::vector<CaseSpec> cases;
-  for (const auto add : {add_linear, add_attention, add_storage, add_masks, add_decode, add_forward})
+  for (const auto add : {add_linear, add_attention, add_storage, add_bf16, add_masks, add_decode, add_forward})
     for (int threads = 1; threads <= max_threads; ++threads) add(threads, cases);
   for (CaseSpec& spec : cases) spec.target = target;
   for (const std::string& lesser : lesser_targets(target)) add_target(lesser, cases);

@@ -21,6 +21,7 @@ constexpr double kNaiveWork = 6e7;
 // Error allowed relative to the largest value checked: some ten times the worst seen, thousands of times less than what
 // a wrong key or a lost row makes.
 constexpr double kTolerance = 1e-5;
+constexpr double kBf16Tolerance = 1e-2;  // of BF16: two or three times the worst seen
 
 /// `wanted` of the numbers below `count`, evenly spaced, the first and the last among them.
 std::vector<int64_t> pick(int64_t count, double wanted) {
@@ -40,8 +41,8 @@ class Comparison {
       if (!(error <= error_)) error_ = std::isnan(error) ? std::numeric_limits<double>::infinity() : error;
     }
   }
-  std::string verdict(const char* what) const {
-    if (error_ <= kTolerance * scale_ + std::numeric_limits<float>::min()) return "";  // denormals count as zero
+  std::string verdict(const char* what, double tolerance = kTolerance) const {
+    if (error_ <= tolerance * scale_ + std::numeric_limits<float>::min()) return "";  // denormals count as zero
     char text[160];
     std::snprintf(text, sizeof text, "%s differs from the reference by %.3g, where the largest value is %.3g", what,
                   error_, scale_);
@@ -225,8 +226,9 @@ std::string check_attention(const AttentionCall& args, const float* output, cons
     outputs.add(output + ((row.b * full.query_len + row.i) * full.num_heads + row.h) * full.value_head_dim, want);
     if (weights) all_weights.add(weights + n * full.key_len, want_weights);
   }
-  std::string verdict = outputs.verdict("output");
-  return verdict.empty() ? all_weights.verdict("weights") : verdict;
+  const double tolerance = args.arithmetic == MHA_ARITHMETIC_BF16 ? kBf16Tolerance : kTolerance;
+  std::string verdict = outputs.verdict("output", tolerance);
+  return verdict.empty() ? all_weights.verdict("weights", tolerance) : verdict;
 }
 
 double naive_attention_seconds(const AttentionCall& args, int threads, bool with_weights) {

@@ -2,11 +2,12 @@
 // attention_bf16_storage, attention_f16_storage, linear_bf16_storage: the calls of attention_f32 and linear_f32 over
 // tensors of 16 bits, computed in floats. The same call over the widened numbers is checked against the reference, and
 // the result must be that one, rounded once.
+// attention_bf16: the same over bf16 in BF16 arithmetic, timed in turn with the call over floats in F32.
 #include <cmath>
 
-#include "bench/case.h"
+#include "bench/attention_case.h"
 #include "bench/elements.h"
-#include "bench/naive.h"
+#include "bench/twin.h"
 
 namespace mha::bench {
 namespace {
@@ -15,7 +16,8 @@ constexpr int64_t kRowsBoundByReading = 8;  // as in linear_f32
 
 class AttentionStorageCase : public Case {
  public:
-  AttentionStorageCase(const Context& context, const AttentionShape& s, mha_dtype dtype)
+  AttentionStorageCase(const Context& context, const AttentionShape& s, mha_dtype dtype,
+                       mha_arithmetic arithmetic = MHA_ARITHMETIC_F32)
       : context_(context),
         dtype_(dtype),
         query_(context, dtype, s.batch * s.query_len * s.num_heads * s.head_dim, kUnitVariance, 1),
@@ -30,6 +32,7 @@ class AttentionStorageCase : public Case {
     args_.key_len = s.key_len;
     args_.head_dim = s.head_dim;
     args_.causal = s.causal ? 1 : 0;
+    args_.arithmetic = arithmetic;
     args_.query = query_.narrow.view();
     args_.key = key_.narrow.view();
     args_.value = value_.narrow.view();
@@ -136,13 +139,28 @@ class LinearStorageCase : public Case {
 
 }  // namespace
 
+namespace {
+
+std::string name_of(const AttentionShape& s, int threads) {
+  return "/Tq:" + std::to_string(s.query_len) + "/Tk:" + std::to_string(s.key_len) +
+         "/H:" + std::to_string(s.num_heads) + "/Hkv:" + std::to_string(s.num_kv_heads) +
+         "/D:" + std::to_string(s.head_dim) + "/causal:" + (s.causal ? "1" : "0") +
+         "/threads:" + std::to_string(threads);
+}
+
+}  // namespace
+
 CaseSpec attention_storage_case(const AttentionShape& s, mha_dtype dtype, int threads) {
-  const std::string name = std::string("attention_") + name_of(dtype) + "_storage/Tq:" + std::to_string(s.query_len) +
-                           "/Tk:" + std::to_string(s.key_len) + "/H:" + std::to_string(s.num_heads) +
-                           "/Hkv:" + std::to_string(s.num_kv_heads) + "/D:" + std::to_string(s.head_dim) +
-                           "/causal:" + (s.causal ? "1" : "0") + "/threads:" + std::to_string(threads);
-  return {name, "", threads,
+  return {std::string("attention_") + name_of(dtype) + "_storage" + name_of(s, threads), "", threads,
           [=](const Context& context) { return std::make_unique<AttentionStorageCase>(context, s, dtype); }};
+}
+
+CaseSpec attention_bf16_case(const AttentionShape& s, int threads) {
+  return {"attention_bf16" + name_of(s, threads), "", threads, [=](const Context& context) {
+            return std::make_unique<TwinCase>(
+                std::make_unique<AttentionStorageCase>(context, s, MHA_BF16, MHA_ARITHMETIC_BF16),
+                std::make_unique<AttentionCase>(context, s), "f32_ratio");
+          }};
 }
 
 CaseSpec linear_storage_case(int64_t M, int64_t N, int64_t K, mha_dtype dtype, int threads) {

@@ -6,8 +6,8 @@
  *     leaves all sequences of a cache as they were.
  *   - A call on one thread uses no thread runtime. A call that is given its workspace allocates nothing.
  *   - A result is a pure function of the values of its inputs: the same bits for any thread count, batch, split of the
- *     queries, strides, cache or pages (kind, page size, history), and FMA target (avx512, avx2, neon; see
- *     mha_target_same_bits: the sse2 baseline has no fused multiply-add).
+ *     queries, strides, cache or pages (kind, page size, history), and FMA target (amx, avx512_bf16, avx512, avx2, neon;
+ *     see mha_target_same_bits: the sse2 baseline has no fused multiply-add).
  *   - Masks, positions and score changes combine freely and run in the attention kernels, without a Tq x Tk matrix. A
  *     combination that is not implemented returns MHA_ERR_UNSUPPORTED; there is no silent slow path (mha_*_explain).
  *   - No call reads or writes outside the stated extents. No alignment is needed beyond that of the element type.
@@ -149,10 +149,12 @@ typedef enum mha_threading {
 
 typedef struct mha_context_options {
   int64_t num_threads;        /* 0: the CPUs that affinity and cgroup quota allow; 1: no thread runtime is used */
-  const char* target;         /* NULL: the environment's MHA_TARGET if set, else the best supported target */
+  const char* target;         /* NULL: the environment's MHA_TARGET if set, else the best target for this CPU */
   mha_threading threading;    /* refused together with parallel_for, unless DEFAULT */
   int no_process_permissions; /* not 0: never request a permission for the whole process (AMX's tiles) from the kernel;
-                                 targets that need one are skipped. None of this version does */
+                                 targets that need one (amx) are skipped. Otherwise it is requested when a context
+                                 may choose amx; where the kernel refuses, as it does where an alternate signal stack
+                                 is too small for tiles, the next target is chosen. The process keeps the permission */
   mha_parallel_for parallel_for;
   mha_allocator allocator;
   uint64_t reserved[8];
@@ -283,14 +285,21 @@ typedef struct mha_mut_view {
  *
  *   arithmetic | keys, values: any pair of                                       | in this version
  *   F32        | F32, F16, BF16, I8, U8, I4, U4, Q8_0, Q4_0 (mha_quant: any)     | all; caches do not store Q8_0, Q4_0
- *   BF16       | F32, F16, BF16, I8 (at most one scale for each row)             | none
+ *   BF16       | the same                                                        | all but weights of I8, I4, U4
  *   INT8       | I8 (at most one scale for each row; zeros NULL)                 | none
  *
  * Query and output are F32, F16 or BF16 in each of them. Weights of a linear or a layer: F32 as above; BF16 over F32,
- * F16, BF16, I8, I4, U4; INT8 over I8, I4, U4, Q8_0, Q4_0. */
+ * F16, BF16, I8, I4, U4; INT8 over I8, I4, U4, Q8_0, Q4_0.
+ *
+ * BF16: queries, keys and values, widened as in F32, are rounded to bf16 once, to nearest even, and so are the softmax's
+ * weights, to seven bits and an exponent (within 2^-7.3). Products and sums are floats, in the order of AMX's TDPBF16PS
+ * (core/README.md); scale, masks and score changes are applied to the sums, in floats. All promises of F32 hold, among
+ * results of BF16: the same bits for prefill and decode, threads, batch, caches and every FMA target. Targets without
+ * FMA (sse2) have MHA_ERR_UNSUPPORTED. Where a target only emulates it, mha_attention_explain says so. Measured error:
+ * tests/README.md. */
 typedef enum mha_arithmetic {
   MHA_ARITHMETIC_F32 = 0,  /* over the stored values, widened exactly: the same bits on every FMA target */
-  MHA_ARITHMETIC_BF16 = 1, /* operands rounded to bf16, AMX's order of summation: the same bits on every FMA target */
+  MHA_ARITHMETIC_BF16 = 1, /* operands rounded to bf16, AMX's order of sums: the same bits on every FMA target */
   MHA_ARITHMETIC_INT8 = 2  /* operands rounded to integers, exact products: the same bits on every target */
 } mha_arithmetic;
 
@@ -592,7 +601,7 @@ typedef struct mha_attention_args {
  *           input tensor or a result is MHA_ERR_STRIDE where it is certain: the two begin at the same address, or one
  *           of them has no gaps and contains the first or last element of the other. Other overlaps are not noticed,
  *           and results are undefined; so are results that overlap a mask, a bias or the workspace.
- * Numerics: f32 with f32 accumulation: one chain of fused multiply-adds for each score (over d ascending) and for each
+ * Numerics: (BF16: mha_arithmetic.) f32 with f32 accumulation: one chain of fused multiply-adds for each score (over d ascending) and for each
  *           chunk of 256 keys; chunks are merged in ascending order by their log-sum-exp (online softmax: arXiv
  *           1805.02867). exp2 is a polynomial of degree 5; attention weights below 2^-126 of the row's greatest are 0.
  *           A NaN in a visible query, key or value reaches exactly the rows that see it; a score of +inf makes its row
@@ -604,8 +613,8 @@ typedef struct mha_attention_args {
  *           mode is restored. Measured error: tests/README.md.
  * Threads:  at most the context's, and max_threads. The same bits for any number.
  * Returns:  MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT; MHA_ERR_SHAPE; MHA_ERR_STRIDE; MHA_ERR_OVERFLOW; MHA_ERR_BUFFER;
- *           MHA_ERR_OUT_OF_MEMORY; MHA_ERR_UNSUPPORTED (a dtype or arithmetic, a width that hadamard does not have,
- *           rope.dims > 1024; codes, where the library was built with -DMHA_CODES=OFF). */
+ *           MHA_ERR_OUT_OF_MEMORY; MHA_ERR_UNSUPPORTED (a dtype; an arithmetic, of this version or of the target; a width
+ *           that hadamard does not have, rope.dims > 1024; codes, where the library was built with -DMHA_CODES=OFF). */
 MHA_API mha_status mha_attention(const mha_context* context, const mha_attention_args* args, mha_error* error);
 
 /* Size queries, of this and all other calls: the bytes that the call with the same arguments needs, 0 if it needs none.
@@ -930,7 +939,8 @@ typedef struct mha_linear_config {
   const float* bias; /* [out]; NULL: none */
   mha_arithmetic arithmetic;
   mha_weight_layout layout;
-  const mha_storage* packed;       /* how the packed weights are stored; NULL: as they are given */
+  const mha_storage* packed;       /* how the packed weights are stored; NULL: as they are given, in BF16 as MHA_BF16,
+                                      which is the only choice there */
   mha_storage_error* packed_error; /* the error of storing, written; NULL: not computed */
   uint64_t reserved[8];
 } mha_linear_config;
@@ -967,11 +977,11 @@ typedef struct mha_linear_args {
 } mha_linear_args;
 
 /* Computes output[m,n] = bias[n] + sum_k input[m,k] * weight[n,k].
- * Numerics: one chain of fused multiply-adds over k ascending from 0, then the bias is added. A row's bits depend on
- *           that row alone. Denormals count as zero and rounding is to nearest, in any floating-point mode of the
+ * Numerics: one chain of fused multiply-adds over k ascending from 0 (BF16: mha_arithmetic), then the bias is added. A
+ *           row's bits depend on that row alone. Denormals count as zero and rounding is to nearest, in any floating-point mode of the
  *           caller.
  * Overlap:  as in mha_attention, but the output must not have the input's data.
- * Threads:  at most the context's. Needs a workspace only where input, weights or output are not F32.
+ * Threads:  at most the context's. Needs a workspace only where input, weights, output or arithmetic are not F32.
  * Returns:  MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT; MHA_ERR_STRIDE; MHA_ERR_OVERFLOW; MHA_ERR_BUFFER;
  *           MHA_ERR_OUT_OF_MEMORY; MHA_ERR_UNSUPPORTED. */
 MHA_API mha_status mha_linear_forward(const mha_context* context, const mha_linear* linear, const mha_linear_args* args,

@@ -16,7 +16,7 @@ bool has_all(uint64_t value, uint64_t mask) { return (value & mask) == mask; }
 }  // namespace
 
 CpuFeatures x86_features(const CpuRegisters& r) {
-  constexpr uint64_t kYmmState = 0x6, kZmmState = 0xe6;
+  constexpr uint64_t kYmmState = 0x6, kZmmState = 0xe6, kTileState = 0x60000;
   CpuFeatures f = {};
   f.sse2 = r.max_leaf >= 1 && has(r.leaf1_edx, 26);
   const bool os_xsave = has(r.leaf1_ecx, 27);
@@ -25,6 +25,10 @@ CpuFeatures x86_features(const CpuRegisters& r) {
            has(r.leaf1_ecx, 23) && has(r.leaf1_ecx, 29) && has(r.leaf7_ebx, 5);
   f.avx512 = f.avx2 && has_all(r.xcr0, kZmmState) && has(r.leaf7_ebx, 16) && has(r.leaf7_ebx, 17) &&
              has(r.leaf7_ebx, 28) && has(r.leaf7_ebx, 30) && has(r.leaf7_ebx, 31);
+  constexpr uint32_t kAuthenticAmd = 0x68747541;  // "Auth"
+  f.avx512_bf16 = f.avx512 && has(r.leaf7_1_eax, 5);
+  f.amx_bf16 = f.avx512_bf16 && has_all(r.xcr0, kTileState) && has(r.leaf7_edx, 22) && has(r.leaf7_edx, 24);
+  f.fast_bf16 = f.avx512_bf16 && r.vendor == kAuthenticAmd;
   return f;
 }
 
@@ -32,7 +36,7 @@ CpuRegisters read_x86_registers() {
   CpuRegisters r = {};
 #if defined(__x86_64__)
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  r.max_leaf = __get_cpuid_max(0, nullptr);
+  r.max_leaf = __get_cpuid_max(0, &r.vendor);
   if (r.max_leaf >= 1) {
     __cpuid(1, eax, ebx, ecx, edx);
     r.leaf1_ecx = ecx;
@@ -41,6 +45,12 @@ CpuRegisters read_x86_registers() {
   if (r.max_leaf >= 7) {
     __cpuid_count(7, 0, eax, ebx, ecx, edx);
     r.leaf7_ebx = ebx;
+    r.leaf7_edx = edx;
+    const unsigned subleaves = eax;
+    if (subleaves >= 1) {
+      __cpuid_count(7, 1, eax, ebx, ecx, edx);
+      r.leaf7_1_eax = eax;
+    }
   }
   if (has(r.leaf1_ecx, 27)) {
     __asm__ volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));

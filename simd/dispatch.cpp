@@ -5,9 +5,9 @@
 
 namespace mha {
 
-#define MHA_TARGET(name, predicate) \
-  namespace name {                  \
-  extern const KernelTable table;   \
+#define MHA_TARGET(name, predicate, chosen) \
+  namespace name {                          \
+  extern const KernelTable table;           \
   }
 #include "simd/targets.def"
 #undef MHA_TARGET
@@ -17,10 +17,13 @@ namespace {
 struct Target {
   const KernelTable* table;
   bool (*supported)(const CpuFeatures& cpu);
+  bool (*chosen)(const CpuFeatures& cpu);
 };
 
 const Target kTargets[] = {
-#define MHA_TARGET(name, predicate) {&name::table, [](const CpuFeatures& cpu) -> bool { return predicate; }},
+#define MHA_TARGET(name, predicate, chosen)                                \
+  {&name::table, [](const CpuFeatures& cpu) -> bool { return predicate; }, \
+   []([[maybe_unused]] const CpuFeatures& cpu) -> bool { return chosen; }},
 #include "simd/targets.def"
 #undef MHA_TARGET
 };
@@ -32,5 +35,9 @@ int64_t target_count() { return static_cast<int64_t>(sizeof(kTargets) / sizeof(k
 const KernelTable* target_table(int64_t index) { return kTargets[index].table; }
 
 bool target_supported(int64_t index, const CpuFeatures& cpu) { return kTargets[index].supported(cpu); }
+
+bool target_chosen(int64_t index, const CpuFeatures& cpu) {
+  return target_supported(index, cpu) && kTargets[index].chosen(cpu);
+}
 
 }  // namespace mha

@@ -12,6 +12,7 @@ namespace mha {
 int64_t target_count();
 const KernelTable* target_table(int64_t index);  // best first; index in [0, target_count())
 bool target_supported(int64_t index, const CpuFeatures& cpu);
+bool target_chosen(int64_t index, const CpuFeatures& cpu);  // where none is asked for, the first of these
 
 // The projections' kernels of the same target or its base (dispatch_linear.cpp). The table must be one of the targets';
 // the pair must be defined.

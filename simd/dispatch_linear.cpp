@@ -5,9 +5,9 @@
 
 namespace mha {
 
-#define MHA_TARGET(name, predicate)      \
-  namespace name {                       \
-  extern const LinearTable linear_table; \
+#define MHA_TARGET(name, predicate, chosen) \
+  namespace name {                          \
+  extern const LinearTable linear_table;    \
   }
 #include "simd/targets.def"
 #undef MHA_TARGET
@@ -16,7 +16,7 @@ namespace {
 
 // In the order of kTargets of dispatch.cpp.
 const LinearTable* const kTables[] = {
-#define MHA_TARGET(name, predicate) &name::linear_table,
+#define MHA_TARGET(name, predicate, chosen) &name::linear_table,
 #include "simd/targets.def"
 #undef MHA_TARGET
 };

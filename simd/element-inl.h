@@ -286,6 +286,24 @@ struct Bf16 {
   }
 };
 
+// Floats rounded to bf16 and widened again; denormals count as 0, which the sum sees to.
+MHA_INLINE Vec at_bf16(const Vec& x) { return widen_bf16(round_to_bf16(add(x, zero()))); }
+
+// The same for x[0..count), `count` a multiple of 16.
+MHA_NOINLINE void at_bf16(float* x, int64_t count) {
+  for (int64_t i = 0; i < count; i += kLanes) store(x + i, at_bf16(load(x + i)));
+}
+
+// Elements of type E as BF16 arithmetic takes them.
+template <class E>
+struct AtBf16 {
+  static constexpr int64_t kBytes = E::kBytes;
+  static MHA_INLINE Vec load(const char* p) { return at_bf16(E::load(p)); }
+  static MHA_INLINE Vec load_first(const char* p, int count) { return at_bf16(E::load_first(p, count)); }
+};
+template <>
+struct AtBf16<Bf16> : Bf16 {};
+
 // Calls take(F32()), take(F16()), ... according to `element`, which is known at run time only.
 template <class Take>
 MHA_INLINE auto with_element(Element element, Take take) {

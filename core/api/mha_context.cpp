@@ -12,13 +12,17 @@
 #include "core/run/parallel.h"
 #include "core/run/thread_pool.h"
 #include "simd/dispatch.h"
+#include "simd/permission.h"
 
 namespace mha {
 namespace {
 
 constexpr int64_t kMaxThreads = 1024;
 
-mha_status choose_target(const char* name, const KernelTable** table, mha_error* error) {
+// Whether the process may use the target, which may take asking the kernel.
+bool is_permitted(const KernelTable& table, bool may_ask) { return !table.uses_tiles || (may_ask && permit_tiles()); }
+
+mha_status choose_target(const char* name, bool may_ask, const KernelTable** table, mha_error* error) {
   const char* source = "target";
   if (name == nullptr) {
     name = getenv("MHA_TARGET");
@@ -28,9 +32,13 @@ mha_status choose_target(const char* name, const KernelTable** table, mha_error*
   const CpuFeatures cpu = cpu_features();
   const bool any = name == nullptr;
   for (int64_t i = 0; i < target_count(); ++i) {
-    const bool supported = target_supported(i, cpu);
     if (!any && strcmp(name, target_table(i)->name) != 0) continue;
-    if (supported) {
+    if (any ? target_chosen(i, cpu) : target_supported(i, cpu)) {
+      if (!is_permitted(*target_table(i), may_ask)) {
+        if (any) continue;
+        return fail(error, MHA_ERR_TARGET, "%s is \"%s\", whose tiles %s", source, name,
+                    may_ask ? "this system does not permit" : "need a permission (no_process_permissions is set)");
+      }
       *table = target_table(i);
       return MHA_OK;
     }
@@ -99,7 +107,7 @@ extern "C" mha_status mha_context_create(const mha_context_options* options, mha
   }
   mha_context made = {};
   MHA_TRY(choose_threading(o, &made.threading, error));
-  MHA_TRY(choose_target(o.target, &made.table, error));
+  MHA_TRY(choose_target(o.target, o.no_process_permissions == 0, &made.table, error));
   made.num_threads = o.num_threads != 0 ? o.num_threads : allowed_cpus(kMaxThreads);
   made.parallel_for = o.parallel_for;
   made.allocator = o.allocator;

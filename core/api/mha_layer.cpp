@@ -8,6 +8,7 @@
 #include "core/base/memory.h"
 #include "core/call/checks.h"
 #include "core/call/linear.h"
+#include "core/plan/plan.h"
 #include "core/run/project.h"
 #include "simd/dispatch.h"
 #include "simd/float_mode.h"
@@ -21,9 +22,10 @@ void pack(const KernelTable& table, const LayerSources& sources, const LayerLayo
           char* blob) {
   for (int i = 0; i < kProjections; ++i) {
     const ProjectionSize size = projection_size(layer.config, i);
-    const LinearKernels& kernels = linear_kernels_of(table, Arithmetic::kF32, layer.element[i]);
-    pack_weight(kernels, sources.weight[i], size.out_features, size.in_features, layer.element[i],
-                blob + layout.panels[i]);
+    const auto arithmetic = static_cast<Arithmetic>(layer.config.arithmetic);
+    const LinearKernels& kernels = linear_kernels_of(table, arithmetic, layer.element[i]);
+    pack_weight(kernels, sources.weight[i], size.out_features, size.in_features,
+                packed_depth(arithmetic, size.in_features), layer.element[i], blob + layout.panels[i]);
     if (sources.bias[i] != nullptr) {
       pack_bias(sources.bias[i], size.out_features, reinterpret_cast<float*>(blob + layout.bias[i]));
     }
@@ -44,6 +46,8 @@ extern "C" mha_status mha_layer_create(const mha_context* context, const mha_lay
   mha_layer made = {};
   MHA_TRY(validate_layer_config(config, &made.config, error));
   const mha_layer_config& c = made.config;
+  const auto arithmetic = static_cast<Arithmetic>(c.arithmetic);
+  MHA_TRY(check_target(*context->table, arithmetic, error));
   uint32_t parts = 0;
   LayerLayout layout;
   LayerSources sources = {};
@@ -53,7 +57,7 @@ extern "C" mha_status mha_layer_create(const mha_context* context, const mha_lay
     if (weights->bias_key != nullptr) parts |= kBiasKey;
     if (c.add_zero_attn != 0) parts |= kZeroAttention;
     for (int i = 0; i < kProjections; ++i) {
-      made.element[i] = packed_element(config->packed, sources.weight[i].element);
+      made.element[i] = packed_element(arithmetic, config->packed, sources.weight[i].element);
     }
     layout = lay_out_layer(c, parts, made.element);
   }

@@ -35,16 +35,20 @@ mha_layer_config config_of(const LayerHeader& h) {
   c.embed_dim = h.sizes[0], c.num_heads = h.sizes[1], c.num_kv_heads = h.sizes[2], c.head_dim = h.sizes[3];
   c.value_head_dim = h.sizes[4], c.kdim = h.sizes[5], c.vdim = h.sizes[6], c.out_dim = h.sizes[7];
   c.scale = h.scale, c.scale_is_exact = 1;
+  c.arithmetic = static_cast<mha_arithmetic>(h.arithmetic);
   c.add_zero_attn = (h.parts & kZeroAttention) != 0 ? 1 : 0;
   return c;
 }
 
 mha_status check_reserved(const LayerHeader& h, mha_error* error) {
-  bool zero = h.reserved_word == 0 && h.arithmetic == MHA_ARITHMETIC_F32;
+  bool zero = h.reserved_word == 0 && is_known_arithmetic(h.arithmetic);
   for (uint64_t word : h.reserved) zero = zero && word == 0;
   if (!zero) return fail(error, MHA_ERR_BLOB, "blob has fields that this library does not know");
   static const char* const kNames[kProjections] = {"query weight", "key weight", "value weight", "output weight"};
-  for (int i = 0; i < kProjections; ++i) MHA_TRY(check_blob_storage(kNames[i], h.storage[i], error));
+  for (int i = 0; i < kProjections; ++i) {
+    MHA_TRY(check_blob_storage(kNames[i], h.storage[i], error));
+    MHA_TRY(check_blob_arithmetic(kNames[i], h.arithmetic, h.storage[i], error));
+  }
   return MHA_OK;
 }
 
@@ -86,7 +90,8 @@ LayerLayout lay_out_layer(const mha_layer_config& config, uint32_t parts, const 
   for (int i = 0; i < kProjections; ++i) {
     const ProjectionSize size = projection_size(config, i);
     const bool bias = (parts >> i & 1) != 0;
-    blob.panels[i] = layout.append(packed_weight_bytes(size.in_features, size.out_features, elements[i]));
+    const auto arithmetic = static_cast<Arithmetic>(config.arithmetic);
+    blob.panels[i] = layout.append(packed_weight_bytes(arithmetic, size.in_features, size.out_features, elements[i]));
     blob.bias[i] = layout.append(bias ? packed_bias_bytes(size.out_features) : Size(0));
   }
   const bool bias_key = (parts & kBiasKey) != 0;
@@ -106,6 +111,7 @@ void write_layer_header(const mha_layer& layer, uint32_t parts, int64_t bytes, v
                             c.value_head_dim, c.kdim,      c.vdim,         c.out_dim};
   memcpy(h.sizes, sizes, sizeof(sizes));
   h.scale = c.scale;
+  h.arithmetic = static_cast<uint32_t>(c.arithmetic);
   for (int i = 0; i < kProjections; ++i) h.storage[i].dtype = static_cast<uint32_t>(layer.element[i]);
   seal_blob(kFormat, &h);
   memcpy(blob, &h, sizeof(h));

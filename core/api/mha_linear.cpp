@@ -38,10 +38,10 @@ struct LinearLayout {
   Size bytes;
 };
 
-LinearLayout lay_out(int64_t in_features, int64_t out_features, Element element, bool has_bias) {
+LinearLayout lay_out(Arithmetic arithmetic, int64_t in_features, int64_t out_features, Element element, bool has_bias) {
   Layout layout;
   layout.append(Size(sizeof(LinearHeader)));
-  const int64_t panels = layout.append(packed_weight_bytes(in_features, out_features, element));
+  const int64_t panels = layout.append(packed_weight_bytes(arithmetic, in_features, out_features, element));
   const int64_t bias = layout.append(has_bias ? packed_bias_bytes(out_features) : Size(0));
   return {panels, bias, layout.bytes()};
 }
@@ -50,6 +50,7 @@ LinearLayout lay_out(int64_t in_features, int64_t out_features, Element element,
 mha_linear point_into(const char* blob, const LinearLayout& layout, const LinearHeader& header) {
   mha_linear linear = {};
   linear.in_features = header.in_features, linear.out_features = header.out_features;
+  linear.arithmetic = static_cast<Arithmetic>(header.arithmetic);
   linear.panels = blob + layout.panels, linear.element = static_cast<Element>(header.storage.dtype);
   linear.bias = header.has_bias != 0 ? reinterpret_cast<const float*>(blob + layout.bias) : nullptr;
   linear.blob = blob, linear.blob_bytes = static_cast<size_t>(layout.bytes.value());
@@ -60,13 +61,15 @@ mha_status read_header(const void* blob, size_t bytes, LinearHeader* header, Lin
   MHA_TRY(check_blob(kFormat, blob, bytes, error));
   LinearHeader& h = *header;
   memcpy(&h, blob, sizeof(h));
-  bool known = h.has_bias <= 1 && h.arithmetic == MHA_ARITHMETIC_F32;
+  bool known = h.has_bias <= 1 && is_known_arithmetic(h.arithmetic);
   for (uint64_t word : h.reserved) known = known && word == 0;
   if (!known) return fail(error, MHA_ERR_BLOB, "blob has fields that this library does not know");
   MHA_TRY(check_blob_storage("weight", h.storage, error));
+  MHA_TRY(check_blob_arithmetic("weight", h.arithmetic, h.storage, error));
   const bool sound = check_size("in_features", h.in_features, 1, nullptr) == MHA_OK &&
                      check_size("out_features", h.out_features, 1, nullptr) == MHA_OK;
-  *layout = sound ? lay_out(h.in_features, h.out_features, static_cast<Element>(h.storage.dtype), h.has_bias != 0)
+  *layout = sound ? lay_out(static_cast<Arithmetic>(h.arithmetic), h.in_features, h.out_features,
+                            static_cast<Element>(h.storage.dtype), h.has_bias != 0)
                   : LinearLayout{0, 0, Size(-1)};
   if (!layout->bytes.ok() || static_cast<uint64_t>(layout->bytes.value()) != h.head.bytes) {
     return fail(error, MHA_ERR_BLOB, "blob's header is unsound: in_features %lld, out_features %lld, bytes %llu",
@@ -90,6 +93,7 @@ mha_status validate_call(const mha_context* context, const mha_linear* linear, c
   if (linear == nullptr) return fail(error, MHA_ERR_NULL, "linear is NULL");
   if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
   MHA_TRY(lend(*context, args->resources, lent, error));
+  MHA_TRY(check_target(*context->table, linear->arithmetic, error));
   return linear_problem(*linear, *args, check, problem, error);
 }
 
@@ -106,8 +110,10 @@ extern "C" mha_status mha_linear_create(const mha_context* context, const mha_li
   const mha_linear_config& c = *config;
   ConstTensor weight = {};
   MHA_TRY(validate_linear_config(c, &weight, error));
-  const Element element = packed_element(c.packed, weight.element);
-  const LinearLayout layout = lay_out(c.in_features, c.out_features, element, c.bias != nullptr);
+  const auto arithmetic = static_cast<Arithmetic>(enum_value(c.arithmetic));
+  MHA_TRY(check_target(*context->table, arithmetic, error));
+  const Element element = packed_element(arithmetic, c.packed, weight.element);
+  const LinearLayout layout = lay_out(arithmetic, c.in_features, c.out_features, element, c.bias != nullptr);
   const Size total = layout.bytes + Size(round_up(sizeof(mha_linear), 64));
   if (!total.ok()) {
     return fail(error, MHA_ERR_OVERFLOW, "in_features %lld x out_features %lld: the packed weights exceed 2^63 bytes",
@@ -120,13 +126,14 @@ extern "C" mha_status mha_linear_create(const mha_context* context, const mha_li
   LinearHeader header = {};
   header.head.bytes = static_cast<uint64_t>(layout.bytes.value());
   header.has_bias = c.bias != nullptr ? 1 : 0;
+  header.arithmetic = static_cast<uint32_t>(arithmetic);
   header.in_features = c.in_features, header.out_features = c.out_features;
   header.storage.dtype = static_cast<uint32_t>(element);
   seal_blob(kFormat, &header);
   memcpy(blob, &header, sizeof(header));
   const FloatMode mode;  // weights are rounded to nearest
-  pack_weight(linear_kernels_of(*context->table, Arithmetic::kF32, element), weight, c.out_features, c.in_features,
-              element, blob + layout.panels);
+  pack_weight(linear_kernels_of(*context->table, arithmetic, element), weight, c.out_features, c.in_features,
+              packed_depth(arithmetic, c.in_features), element, blob + layout.panels);
   if (c.bias != nullptr) pack_bias(c.bias, c.out_features, reinterpret_cast<float*>(blob + layout.bias));
   if (c.packed_error != nullptr) {
     *c.packed_error = measure_storage(*context->table, weight, c.out_features, c.in_features, element);
@@ -148,6 +155,7 @@ extern "C" void mha_linear_get_config(const mha_linear* linear, mha_linear_confi
   if (linear == nullptr || config == nullptr) return;
   *config = {};
   config->in_features = linear->in_features, config->out_features = linear->out_features;
+  config->arithmetic = static_cast<mha_arithmetic>(linear->arithmetic);
 }
 
 extern "C" mha_status mha_linear_save_bytes(const mha_linear* linear, size_t* bytes, mha_error* error) {

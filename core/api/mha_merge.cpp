@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Parts of attention merged: partial results, and finished results.
+#include "core/base/fields.h"
 #include "core/call/merge.h"
 #include "core/plan/plan.h"
 #include "core/run/merge.h"
@@ -13,9 +14,11 @@ extern "C" mha_status mha_attention_merge_partials(const mha_context* context, c
   if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
   mha_context lent;
   MHA_TRY(lend(*context, args->resources, &lent, error));
-  MergePartialsJob job = {
-      attention_kernels_of(*context->table, Arithmetic::kF32, Element::kF32), &context->table->rows(), {*args, {}, 0}};
+  MergePartialsJob job = {{}, &context->table->rows(), {*args, {}, 0}};
   MHA_TRY(validate_merge_partials(*args, &job.problem, error));
+  const auto arithmetic = static_cast<Arithmetic>(enum_value(args->arithmetic));
+  MHA_TRY(check_target(*context->table, arithmetic, error));
+  job.kernels = attention_kernels_of(*context->table, arithmetic, Element::kF32);
   if (job.problem.rows == 0) return MHA_OK;
   const double bytes = static_cast<double>(job.problem.rows) * static_cast<double>(args->num_chunks) *
                        static_cast<double>(partial_width(args->value_head_dim)) * sizeof(float);

@@ -50,14 +50,15 @@ mha_status check_float(const char* name, const mha_dtype& dtype, mha_error* erro
   return fail(error, MHA_ERR_UNSUPPORTED, "%s.dtype is %s: must be MHA_F32", name, dtype_name(value));
 }
 
-mha_status check_arithmetic(const char* name, const mha_arithmetic& arithmetic, mha_error* error) {
+mha_status check_arithmetic(const char* name, const mha_arithmetic& arithmetic, mha_arithmetic most, mha_error* error) {
   const int value = enum_value(arithmetic);
-  if (value == MHA_ARITHMETIC_F32) return MHA_OK;
-  if (value != MHA_ARITHMETIC_BF16 && value != MHA_ARITHMETIC_INT8) {
+  if (value < MHA_ARITHMETIC_F32 || value > MHA_ARITHMETIC_INT8) {
     return fail(error, MHA_ERR_ARGUMENT, "%s is %d: not a value of mha_arithmetic", name, value);
   }
-  return fail(error, MHA_ERR_UNSUPPORTED, "%s is %s: this version has MHA_ARITHMETIC_F32 alone", name,
-              value == MHA_ARITHMETIC_BF16 ? "MHA_ARITHMETIC_BF16" : "MHA_ARITHMETIC_INT8");
+  if (value <= most) return MHA_OK;
+  return fail(error, MHA_ERR_UNSUPPORTED, "%s is %s: this version has %s here", name,
+              value == MHA_ARITHMETIC_BF16 ? "MHA_ARITHMETIC_BF16" : "MHA_ARITHMETIC_INT8",
+              most == MHA_ARITHMETIC_F32 ? "MHA_ARITHMETIC_F32 alone" : "MHA_ARITHMETIC_F32 and MHA_ARITHMETIC_BF16");
 }
 
 mha_status check_storage(const char* name, const mha_storage& s, mha_error* error) {
@@ -69,6 +70,14 @@ mha_status check_storage(const char* name, const mha_storage& s, mha_error* erro
   return fail(error, MHA_ERR_ARGUMENT,
               "%s.scale_dtype, group, zero_points, hadamard or fixed is given, but %s.dtype is %s, which has no scales",
               name, name, dtype_name(enum_value(s.dtype)));
+}
+
+mha_status check_packed(const mha_storage& packed, const mha_arithmetic& arithmetic, mha_error* error) {
+  MHA_TRY(check_storage("packed", packed, error));
+  const int dtype = enum_value(packed.dtype);
+  if (enum_value(arithmetic) != MHA_ARITHMETIC_BF16 || dtype == MHA_BF16) return MHA_OK;
+  return fail(error, MHA_ERR_UNSUPPORTED, "packed.dtype is %s: MHA_ARITHMETIC_BF16 keeps weights as MHA_BF16",
+              dtype_name(dtype));
 }
 
 mha_status check_layout(const mha_weight_layout& layout, mha_error* error) {

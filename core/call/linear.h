@@ -11,8 +11,9 @@ struct mha_linear {
   int64_t in_features, out_features;
   const char* panels;
   mha::Element element;  // of the panels
-  const float* bias;     // padded, or null
-  const void* blob;      // header and packed weights
+  mha::Arithmetic arithmetic;
+  const float* bias;  // padded, or null
+  const void* blob;   // header and packed weights
   size_t blob_bytes;
   mha_allocator allocator;
   size_t bytes;  // of the allocation that begins with this struct
@@ -20,16 +21,18 @@ struct mha_linear {
 
 namespace mha {
 
-// Bytes of the packed weights [ceil(out / 16)][in][16], and of the bias padded to whole panels.
-inline Size packed_weight_bytes(int64_t in_features, int64_t out_features, Element element) {
-  return Size(divide_up(out_features, kPanel)) * Size(in_features) * Size(kPanel) * Size(bytes_of(element));
+// Bytes of the packed weights [ceil(out / 16)][packed_depth(in)][16], and of the bias padded to whole panels.
+inline Size packed_weight_bytes(Arithmetic arithmetic, int64_t in_features, int64_t out_features, Element element) {
+  return Size(divide_up(out_features, kPanel)) * Size(packed_depth(arithmetic, in_features)) * Size(kPanel) *
+         Size(bytes_of(element));
 }
 inline Size packed_bias_bytes(int64_t out_features) {
   return Size(divide_up(out_features, kPanel)) * Size(kPanel) * Size(kFloatBytes);
 }
 
-// The element type of the packed weights: that of `packed`, or the given type if `packed` is NULL.
-inline Element packed_element(const mha_storage* packed, Element given) {
+// The element type of the packed weights: that of `packed`, or the given type if `packed` is NULL. BF16 keeps bf16.
+inline Element packed_element(Arithmetic arithmetic, const mha_storage* packed, Element given) {
+  if (arithmetic == Arithmetic::kBf16) return Element::kBf16;
   return packed != nullptr ? static_cast<Element>(enum_value(packed->dtype)) : given;
 }
 

@@ -203,14 +203,15 @@ struct NormRopeProblem {
 struct LinearProblem {
   Arithmetic arithmetic;
   ConstTensor input;   // stride_h: unused
-  const char* panels;  // [ceil(out / 16)][in][16]
+  const char* panels;  // [ceil(out / 16)][packed_depth(in)][16]
   Element panels_element;
   const float* bias;  // [ceil(out / 16) * 16] or null
   Tensor output;      // stride_h: unused
   int64_t batch, rows, in_features, out_features;
 
   bool is_float() const {
-    return input.element == Element::kF32 && panels_element == Element::kF32 && output.element == Element::kF32;
+    return arithmetic == Arithmetic::kF32 && input.element == Element::kF32 && panels_element == Element::kF32 &&
+           output.element == Element::kF32;
   }
   double multiply_adds() const {
     return static_cast<double>(batch) * static_cast<double>(rows) * static_cast<double>(in_features) *

@@ -87,7 +87,7 @@ mha_status check_attention_sizes(const mha_attention_args& a, AttentionProblem* 
                       error));
   MHA_TRY(check_heads(a.num_heads, a.num_kv_heads, &p->kv_heads, error));
   MHA_TRY(check_scale(a.scale, a.scale_is_exact, a.head_dim, &p->scale, error));
-  MHA_TRY(check_arithmetic("arithmetic", a.arithmetic, error));
+  MHA_TRY(check_arithmetic("arithmetic", a.arithmetic, MHA_ARITHMETIC_BF16, error));
   p->arithmetic = static_cast<Arithmetic>(enum_value(a.arithmetic));
   p->batch = a.batch, p->heads = a.num_heads, p->query_len = a.query_len, p->key_len = a.key_len;
   p->head_dim = a.head_dim, p->value_head_dim = a.value_head_dim != 0 ? a.value_head_dim : a.head_dim;
@@ -187,9 +187,9 @@ mha_status validate_layer_config(const mha_layer_config* config, mha_layer_confi
                        {"out_dim", c.out_dim, 0}},
                       error));
   MHA_TRY(check_heads(c.num_heads, c.num_kv_heads, &c.num_kv_heads, error));
-  MHA_TRY(check_arithmetic("arithmetic", c.arithmetic, error));
+  MHA_TRY(check_arithmetic("arithmetic", c.arithmetic, MHA_ARITHMETIC_BF16, error));
   MHA_TRY(check_layout(c.layout, error));
-  if (c.packed != nullptr) MHA_TRY(check_storage("packed", *c.packed, error));
+  if (c.packed != nullptr) MHA_TRY(check_packed(*c.packed, c.arithmetic, error));
   if (c.head_dim == 0) {
     if (c.embed_dim % c.num_heads != 0) {
       return fail(error, MHA_ERR_SHAPE, "embed_dim is %lld: not a multiple of num_heads (%lld), so give head_dim",
@@ -312,7 +312,7 @@ mha_status validate_forward(const mha_layer_config& c, const mha_layer_args* arg
   p.tail = 0;
   MHA_TRY(check_reserved("args", a.reserved_int, a.reserved, error));
   MHA_TRY(check_sizes({{"batch", a.batch, 0}, {"query_len", a.query_len, 0}, {"key_len", a.key_len, 0}}, error));
-  MHA_TRY(check_arithmetic("arithmetic", a.arithmetic, error));
+  MHA_TRY(check_arithmetic("arithmetic", a.arithmetic, MHA_ARITHMETIC_BF16, error));
   p.arithmetic = static_cast<Arithmetic>(enum_value(a.arithmetic));
   KeySource source = {};
   MHA_TRY(check_key_source(c, a, &source, error));

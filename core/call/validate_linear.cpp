@@ -28,6 +28,7 @@ mha_status linear_problem(const mha_linear& linear, const mha_linear_args& a, Ch
     const NamedExtent result = {"output", extent_of(p->output, out)}, source = {"input", extent_of(p->input, in)};
     MHA_TRY(check_overlaps(&result, 1, &source, 1, error));
   }
+  p->arithmetic = linear.arithmetic;
   p->batch = 1, p->rows = a.rows;
   p->panels = linear.panels, p->panels_element = linear.element, p->bias = linear.bias;
   p->in_features = linear.in_features, p->out_features = linear.out_features;
@@ -37,9 +38,9 @@ mha_status linear_problem(const mha_linear& linear, const mha_linear_args& a, Ch
 mha_status validate_linear_config(const mha_linear_config& c, ConstTensor* weight, mha_error* error) {
   MHA_TRY(check_reserved("config", c.reserved, error));
   MHA_TRY(check_sizes({{"in_features", c.in_features, 1}, {"out_features", c.out_features, 1}}, error));
-  MHA_TRY(check_arithmetic("arithmetic", c.arithmetic, error));
+  MHA_TRY(check_arithmetic("arithmetic", c.arithmetic, MHA_ARITHMETIC_BF16, error));
   MHA_TRY(check_layout(c.layout, error));
-  if (c.packed != nullptr) MHA_TRY(check_storage("packed", *c.packed, error));
+  if (c.packed != nullptr) MHA_TRY(check_packed(*c.packed, c.arithmetic, error));
   return check_weight("weight", c.weight, c.out_features, c.in_features, weight, error);
 }
 

@@ -34,6 +34,7 @@ struct FloatGemm {
 
 // One K block of a tile: the chains start from 0 or go on from c, which a float holds exactly.
 struct GemmTile {
+  static constexpr int kChains = 1;
   const FloatGemm& g;
   int64_t k_begin, k_end;
 

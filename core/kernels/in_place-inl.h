@@ -26,10 +26,13 @@ struct InPlaceScratch {
   float* running;  // the same: output between chunks
   float* block;    // [16][D or Dv rounded up to 16]: keys or values that are widened, or copied because a read would
                    // pass the end
+  float* chains;   // BF16: [2][rows][Dv rounded up to 16], the sums of the two halves of 32 keys
 };
 
+template <int kChains>
 inline int64_t in_place_scratch(int64_t rows, int64_t head_dim, int64_t value_head_dim) {
-  return rows * (kScoreStride + kMostTiled * padded(head_dim) + 2 * padded(value_head_dim)) +
+  const int64_t sums = kChains == 1 ? 2 : 4;
+  return rows * (kScoreStride + kMostTiled * padded(head_dim) + sums * padded(value_head_dim)) +
          kLanes * padded(most(head_dim, value_head_dim));
 }
 
@@ -40,6 +43,7 @@ inline InPlaceScratch split_in_place_scratch(float* p, int64_t rows, int64_t hea
   s.sums = s.queries + rows * kMostTiled * padded(head_dim);
   s.running = s.sums + rows * padded(value_head_dim);
   s.block = s.running + rows * padded(value_head_dim);
+  s.chains = s.block + kLanes * padded(most(head_dim, value_head_dim));
   return s;
 }
 
@@ -198,9 +202,28 @@ inline int64_t first_block_of(const AttentionArgs& a, int64_t begin, int64_t key
   return first;
 }
 
-// All rows of the call are one group. The policy goes through a chunk's keys for all heads.
+// Sums of BF16's two halves of 32 keys, added to the chunk's.
+struct HalfSums {
+  const float *first, *second;  // [rows][pitch]; null: none
+  float* sums;
+  int64_t rows, pitch;
+  bool begins;  // nothing was added before
+
+  MHA_NOINLINE void add_up() const {
+    for (int64_t n = 0; n < rows * pitch; n += kLanes) {
+      const Vec one = first != nullptr ? load(first + n) : zero(),
+                other = second != nullptr ? load(second + n) : zero();
+      store(sums + n, add(begins ? zero() : load(sums + n), add(one, other)));
+    }
+  }
+};
+
+// All rows of the call are one group. The policy goes through a chunk's keys for all heads. Products: F32Products or
+// Bf16Products.
+template <class Products>
 struct InPlaceBlocks {
   static constexpr int64_t kGroupRows = kMaxGroupRows;
+  static constexpr int kChains = Products::kChains;
   const AttentionArgs& a;
   InPlaceScratch scratch;
   bool one_chunk;
@@ -210,6 +233,7 @@ struct InPlaceBlocks {
   int64_t far_keys, far_values;  // tokens that kFarBytes hold
 
   explicit InPlaceBlocks(const AttentionArgs& args) : a(args) {}
+  auto softmax() const { return typename Products::FloatSoftmax(); }
   float* scores() const { return scratch.scores; }
   float* sums() const { return scratch.sums; }
   int64_t pitch() const { return padded(a.value_head_dim); }
@@ -220,8 +244,8 @@ struct InPlaceBlocks {
     far_keys = most(kLanes, kFarBytes / row_bytes(a.key.element, a.head_dim));
     far_values = most(kLanes, kFarBytes / row_bytes(a.value.element, a.value_head_dim));
     for (int64_t h = 0; h < a.kv_heads; ++h) {
-      tile_queries(a.rows + h * rows_per_head, rows_per_head, a.query_element, a.head_dim, a.query_scale, scratch.block,
-                   queries_of(h));
+      tile_queries<Products>(a.rows + h * rows_per_head, rows_per_head, a.query_element, a.head_dim, a.query_scale,
+                             scratch.block, queries_of(h));
     }
   }
   void begin_chunk(const Chunk& chunk) {
@@ -238,20 +262,49 @@ struct InPlaceBlocks {
       count = takes_two(b) ? 2 : 1;
       for (int64_t h = 0; h < a.kv_heads; ++h) score(h, b, count);
     }
+    if (kChains == 2) scale_scores();
+  }
+
+  // The query carries no scale in BF16.
+  MHA_NOINLINE void scale_scores() const {
+    const Vec scale = set1(a.query_scale);
+    for (int64_t r = 0; r < a.num_rows; ++r) {
+      float* row = scratch.scores + r * kScoreStride;
+      for (int64_t j = first_block * kLanes; j < keys; j += kLanes) store(row + j, mul(load(row + j), scale));
+    }
   }
 
   void multiply_values(const Group&, bool hidden) const {
-    walk([&](int64_t h, int64_t b) MHA_ALWAYS_INLINE { add_values(h, b); });
+    walk([&](int64_t h, int64_t b) MHA_ALWAYS_INLINE {
+      add_values(h, b);
+      if (kChains == 2 && (b % 2 != 0 || b + 1 == blocks())) add_halves(h, b);
+    });
     for (int64_t h = 0; h < a.kv_heads && hidden; ++h) {
       const int64_t row = h * rows_per_head;
       if (!must_skip(h)) continue;
-      sums_of_visible(
+      sums_of_visible<typename Products::Chain>(
           a.rows + row, rows_per_head, chunk_begin, keys, a.value_head_dim, scratch.scores + row * kScoreStride,
           [&](int64_t j, int64_t column, int count) {
-            return load_token(a.value, h, chunk_begin + j, run_at(a.value, h, chunk_begin + j, 1).row, column, count);
+            const char* from = run_at(a.value, h, chunk_begin + j, 1).row;
+            const Vec value = load_token(a.value, h, chunk_begin + j, from, column, count);
+            return kChains == 2 ? at_bf16(value) : value;
           },
           scratch.sums + row * pitch(), pitch());
     }
+  }
+
+  float* half_of(int64_t head, int64_t block) const {
+    return scratch.chains + ((block % 2) * a.num_rows + head * rows_per_head) * pitch();
+  }
+  // Both halves, or the one that there is: rows may begin to see keys with the second, and keys may end in the first.
+  MHA_NOINLINE void add_halves(int64_t head, int64_t block) const {
+    const int64_t even = block / 2 * 2;
+    HalfSums halves;
+    halves.first = even >= first_block ? half_of(head, even) : nullptr;
+    halves.second = block != even ? half_of(head, block) : nullptr;
+    halves.sums = scratch.sums + head * rows_per_head * pitch();
+    halves.rows = rows_per_head, halves.pitch = pitch(), halves.begins = even <= first_block;
+    halves.add_up();
   }
 
   int64_t blocks() const { return divide_up(keys, kLanes); }
@@ -291,7 +344,25 @@ struct InPlaceBlocks {
     return !is_code(a.key.element) || a.head_dim % (kWords * per_word) == 0;
   }
 
-  bool reads_keys() const { return reads_in_place(a.key, a.head_dim) && whole_steps(); }
+  // Elements that are read where they are. BF16 rounds others first.
+  bool reads(const TokenRows& t, int64_t width) const {
+    return kChains == 2 ? t.element == Element::kBf16 : reads_in_place(t, width);
+  }
+  template <class Take>
+  static MHA_INLINE void with_read_element(Element element, Take take) {
+    if constexpr (kChains == 2) {
+      take(Bf16());
+    } else {
+      with_in_place_element(element, take);
+    }
+  }
+  void copy_tokens(const TokenRows& t, int64_t head, int64_t token, int64_t count, int64_t column,
+                   int64_t width) const {
+    copy_block(t, head, token, count, column, width, scratch.block);
+    if (kChains == 2 && t.element != Element::kBf16) at_bf16(scratch.block, count * padded(width));
+  }
+
+  bool reads_keys() const { return reads(a.key, a.head_dim) && whole_steps(); }
 
   // Whether this block and the next are better taken together.
   bool takes_two(int64_t block) const {
@@ -341,28 +412,28 @@ struct InPlaceBlocks {
           k.far_high = rows_ahead(a.key, a.next_key, head, token + 8, run, far_keys);
         }
       }
-      with_in_place_element(a.key.element, [&](auto e) MHA_ALWAYS_INLINE { key_scores<decltype(e)>(k); });
+      with_read_element(a.key.element, [&](auto e) MHA_ALWAYS_INLINE { key_scores<decltype(e), kChains>(k); });
       return;
     }
     k.blocks = 1;
     k.stride = padded(a.head_dim) * kFloatBytes;
     k.low = reinterpret_cast<const char*>(scratch.block), k.high = k.low + 8 * k.stride;
     for (int64_t n = 0; n < count; ++n, k.scores += kLanes) {
-      copy_block(a.key, head, token + n * kLanes, keys_of(block + n), 0, a.head_dim, scratch.block);
-      key_scores<F32>(k);
+      copy_tokens(a.key, head, token + n * kLanes, keys_of(block + n), 0, a.head_dim);
+      key_scores<F32, kChains>(k);
     }
   }
 
   // Values are read in place up to the last whole vector of columns; the rest is copied.
   void add_values(int64_t head, int64_t block) const {
-    const int64_t whole = reads_in_place(a.value, a.value_head_dim) ? a.value_head_dim / kLanes * kLanes : 0;
+    const int64_t whole = reads(a.value, a.value_head_dim) ? a.value_head_dim / kLanes * kLanes : 0;
     if (whole > 0) {
-      with_in_place_element(a.value.element,
-                            [&](auto e) MHA_ALWAYS_INLINE { add_in_place<decltype(e)>(head, block, whole); });
+      with_read_element(a.value.element,
+                        [&](auto e) MHA_ALWAYS_INLINE { add_in_place<decltype(e)>(head, block, whole); });
     }
     if (whole == a.value_head_dim) return;
     const int64_t rest = a.value_head_dim - whole;
-    copy_block(a.value, head, chunk_begin + block * kLanes, keys_of(block), whole, rest, scratch.block);
+    copy_tokens(a.value, head, chunk_begin + block * kLanes, keys_of(block), whole, rest);
     InPlaceValueTile<F32> tile;
     start_tile(head, block, &tile);
     tile.values = reinterpret_cast<const char*>(scratch.block), tile.value_stride = padded(rest) * kFloatBytes;
@@ -376,8 +447,9 @@ struct InPlaceBlocks {
   MHA_INLINE void start_tile(int64_t head, int64_t block, InPlaceValueTile<E>* tile) const {
     const int64_t row = head * rows_per_head;
     tile->probabilities = scratch.scores + row * kScoreStride + block * kLanes;
-    tile->sums = scratch.sums + row * pitch(), tile->sums_stride = pitch();
-    tile->first = block == first_block;
+    tile->sums = kChains == 2 ? half_of(head, block) : scratch.sums + row * pitch();
+    tile->sums_stride = pitch();
+    tile->first = kChains == 2 || block == first_block;
     tile->near = tile->far = 0, tile->scales = nullptr;
   }
 
@@ -434,9 +506,10 @@ struct InPlaceBlocks {
   }
 };
 
+template <class Products>
 inline void attention_in_place(const AttentionArgs* args) {
   const AttentionArgs& a = *args;
-  InPlaceBlocks blocks(a);
+  InPlaceBlocks<Products> blocks(a);
   blocks.scratch = split_in_place_scratch(a.scratch, a.num_rows, a.head_dim, a.value_head_dim);
   blocks.rows_per_head = a.num_rows / a.kv_heads;
   run_chunks(a, blocks);

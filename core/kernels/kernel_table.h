@@ -182,7 +182,7 @@ struct GemmArgs {
   const char* a;  // [m, k], rows a_stride bytes apart
   int64_t a_stride;
   Element a_element;
-  const char* panels;  // [ceil(n / 16)][k][16]
+  const char* panels;  // [ceil(n / 16)][k][16]; BF16: [ceil(n / 16)][ceil(k / 2)][16][2]
   Element panels_element;
   const float* bias;  // [ceil(n / 16) * 16] or null
   char* c;            // [m, n], rows c_stride bytes apart
@@ -190,7 +190,7 @@ struct GemmArgs {
   Element c_element;
   int64_t m, n, k;
   bool far;        // the panels are part of weights that come from the outermost cache or memory
-  float* scratch;  // LinearKernels::gemm_scratch floats; null where everything is F32
+  float* scratch;  // LinearKernels::gemm_scratch floats; null where everything is F32, the arithmetic too
 };
 
 // Kernels keep scores in a unit of 8 in log2: a score x stands for 2^(8 x). A power of two costs no bit, and no sum of
@@ -400,8 +400,13 @@ struct AngleArgs {
 };
 
 // How products are computed. The numbers are those of mha_arithmetic.
-enum class Arithmetic : int32_t { kF32 };
-constexpr int kArithmetics = 1;
+enum class Arithmetic : int32_t { kF32, kBf16 };
+constexpr int kArithmetics = 2;
+
+// Steps that a panel of packed weights has. BF16 keeps pairs.
+constexpr int64_t packed_depth(Arithmetic arithmetic, int64_t in_features) {
+  return arithmetic == Arithmetic::kBf16 ? round_up(in_features, 2) : in_features;
+}
 
 // Attention of many query rows: keys and values are packed.
 struct PackedKernels {
@@ -417,6 +422,7 @@ struct PackedKernels {
   int64_t group_rows;                     // query rows that share one pass over a chunk
   int64_t tile_rows, tile_columns;        // the tile of its products, and
   int64_t tallest_rows, tallest_columns;  // a taller one, used if columns are so few that it takes no more tiles
+  const char* products;                   // what multiplies, in words
 };
 
 // The same for few query rows (decoding): keys and values are read where they are stored.
@@ -446,9 +452,9 @@ struct ResultKernels {
 
 // The kernels of attention in one arithmetic over keys of one element type.
 struct AttentionKernels {
-  const PackedKernels* packed;
+  const PackedKernels* packed;  // null: the target does not have this arithmetic
   const InPlaceKernels* in_place;
-  const FewKeysKernels* few_keys;
+  const FewKeysKernels* few_keys;  // may be null
   const ResultKernels* results;
 };
 
@@ -489,14 +495,14 @@ struct KernelTable {
   const char* name;
   const KernelTable* base;  // null: complete
   bool has_fma;             // takes part in the same-bits promise
+  bool uses_tiles;          // of AMX, which the kernel grants to a process that asks for them (simd/permission.h)
   const RowKernels* own_rows;
   AttentionKernels attention[kArithmetics][kElements];  // [arithmetic][element type of keys]
 
   const RowKernels& rows() const { return own_rows != nullptr ? *own_rows : base->rows(); }
 };
 
-// The kernels for a pair, each of the target that has one, the best first. The pair must be
-// defined: validation refuses the others.
+// The kernels for a pair, each of the target that has one, the best first.
 inline AttentionKernels attention_kernels_of(const KernelTable& table, Arithmetic arithmetic, Element keys) {
   AttentionKernels found = {};
   for (const KernelTable* t = &table; t != nullptr; t = t->base) {
@@ -512,16 +518,18 @@ inline AttentionKernels attention_kernels_of(const KernelTable& table, Arithmeti
 // The kernels of projections in one arithmetic over panels of one element type.
 struct LinearKernels {
   // Panels dst[p][c][r] = src[p * 16 + r][c] for 16 rows r at a time; rows beyond `rows` become zeros.
-  // src [rows, columns]; dst [ceil(rows / 16)][columns][16], without a stride.
+  // src [rows, columns]; dst [ceil(rows / 16)][columns][16], without a stride. BF16: columns c and c + 1 of a row are a
+  // pair, dst [ceil(rows / 16)][ceil(columns / 2)][16][2], with a column of zeros where their number is odd.
   void (*pack_weights)(const ConvertArgs* args);
 
   // c[m,n] = bias[n] + sum_k a[m,k] * b[k,n]: per element one chain of fused multiply-adds over k ascending from 0,
-  // then the bias added.
+  // then the bias added. BF16: two chains for each 32 k (core/README.md).
   void (*gemm)(const GemmArgs* args);
 
   int64_t (*gemm_scratch)(int64_t rows, int64_t k);  // floats, for `gemm` of at most so many rows
   int64_t tile_rows, tile_columns;                   // that it computes together
   int64_t depth;                                     // k that it takes at a time
+  const char* products;                              // what multiplies, in words
 };
 
 // A table of their own: a program that links attention alone does not pay for projections.

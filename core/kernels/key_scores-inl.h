@@ -62,6 +62,7 @@ inline void interleave_rows(const float* src, int64_t tile, int64_t head_dim, fl
 
 // A head's queries, scaled, as score tiles read them: for each tile [padded(D)][rows of the tile]. Columns beyond D are
 // -0: a multiply-add with them leaves the bits of a sum as they are. `rows` [8][padded(D)] is scratch.
+template <class Products>
 inline void tile_queries(const AttentionRow* from, int64_t num_rows, Element element, int64_t head_dim, float scale,
                          float* rows, float* dst) {
   const int64_t pitch = padded(head_dim);
@@ -71,7 +72,7 @@ inline void tile_queries(const AttentionRow* from, int64_t num_rows, Element ele
       float* row = rows + r * pitch;
       if (head_dim < pitch) store(row + pitch - kLanes, set1(-0.0f));
       if (r < count) {
-        scale_queries(from + first + r, 1, element, head_dim, scale, row);
+        Products::ready_queries(from + first + r, 1, element, head_dim, scale, row);
       } else {
         memset(row, 0, static_cast<size_t>(head_dim) * sizeof(float));
       }
@@ -110,8 +111,15 @@ MHA_COLD void copy_last(const char* low, const char* high, int64_t stride, int64
 // So many bytes further on, if there is anything.
 MHA_INLINE const char* rows_after(const char* rows, int64_t bytes) { return rows != nullptr ? rows + bytes : nullptr; }
 
-// The first `rows` rows of a tile's scores for kGroups registers of keys, from number first_group on.
-template <class E, int kRows, int kGroups>
+// Adds two chains to a row's score; `first`: it begins with them.
+MHA_INLINE void add_to_score(Reg one, Reg other, bool first, float* score) {
+  const Reg before = first ? Reg(0.0f) : Reg::load_unaligned(score);
+  (before + (one + other)).store_unaligned(score);
+}
+
+// The first `rows` rows of a tile's scores for kGroups registers of keys, from number first_group on. kChains: of each
+// score, 2 for BF16, whose even and odd elements have chains that are added every kBlock elements.
+template <class E, int kRows, int kGroups, int kChains>
 MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_group, int64_t rows, float* scores) {
   constexpr int kStep = kWords * E::kPerWord;
   constexpr int kLines = kGroups * kRegLanes * kWords * 4 / static_cast<int>(kLine);  // that a step reads
@@ -130,12 +138,17 @@ MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_
   };
   const char *near = later(k.near, k.near_high), *far = later(k.far, k.far_high);
   const char *near_end = rows_after(k.near, 8 * stride), *far_end = rows_after(k.far, 8 * stride);
-  Reg sums[kGroups][kRows];
+  Reg sums[kGroups][kRows][kChains];
+  const auto clear = [&]() MHA_ALWAYS_INLINE {
 #pragma GCC unroll 8
-  for (int g = 0; g < kGroups; ++g) {
+    for (int g = 0; g < kGroups; ++g) {
 #pragma GCC unroll 8
-    for (int r = 0; r < kRows; ++r) sums[g][r] = Reg(0.0f);
-  }
+      for (int r = 0; r < kRows; ++r) {
+        for (int chain = 0; chain < kChains; ++chain) sums[g][r][chain] = Reg(0.0f);
+      }
+    }
+  };
+  clear();
   for (int64_t d = 0; d < k.head_dim; d += kStep, queries += kStep * kRows) {
     if (__builtin_expect(d + kStep > k.head_dim, 0)) {
 #pragma GCC unroll 8
@@ -178,7 +191,8 @@ MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_
         if constexpr (E::kIsCode) parts[s] = parts[s] * scale[g];
 #pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) {
-          sums[g][r] = fma(Reg(queries[(c * E::kPerWord + s) * kRows + r]), parts[s], sums[g][r]);
+          Reg& sum = sums[g][r][(c * E::kPerWord + s) % kChains];
+          sum = fma(Reg(queries[(c * E::kPerWord + s) * kRows + r]), parts[s], sum);
         }
       }
     };
@@ -194,34 +208,49 @@ MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_
         for (int c = 0; c < kWords; ++c) multiply(g, c);
       }
     }
+    if constexpr (kChains == 2) {
+      const int64_t done = d + kStep;
+      if (done % kBlock != 0 && done < k.head_dim) continue;
+#pragma GCC unroll 8
+      for (int g = 0; g < kGroups; ++g) {
+        float* at = scores + first_row + g * kRegLanes;
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) {
+          if (r < rows) add_to_score(sums[g][r][0], sums[g][r][1], done <= kBlock, at + r * kScoreStride);
+        }
+      }
+      clear();
+    }
   }
+  if constexpr (kChains == 2) return;
 #pragma GCC unroll 8
   for (int g = 0; g < kGroups; ++g) {
     float* at = scores + first_row + g * kRegLanes;
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      if (r < rows) sums[g][r].store_unaligned(at + r * kScoreStride);
+      if (r < rows) sums[g][r][0].store_unaligned(at + r * kScoreStride);
     }
   }
 }
 
 // A tile of rows over the block.
-template <class E, int kRows>
+template <class E, int kRows, int kChains>
 MHA_NOINLINE void tile_scores(const KeyBlock& k, const float* queries, int64_t rows, float* scores) {
   if constexpr (kRows <= most_rows_of_two<E>()) {
     if (k.blocks == 2) {
       constexpr int kGroups = groups_at_once(kRows, 2);
-      for (int g = 0; g < 2 * kRegs; g += kGroups) group_scores<E, kRows, kGroups>(k, queries, g, rows, scores);
+      for (int g = 0; g < 2 * kRegs; g += kGroups)
+        group_scores<E, kRows, kGroups, kChains>(k, queries, g, rows, scores);
       return;
     }
   }
   constexpr int kGroups = groups_at_once(kRows, 1);
-  for (int g = 0; g < kRegs; g += kGroups) group_scores<E, kRows, kGroups>(k, queries, g, rows, scores);
+  for (int g = 0; g < kRegs; g += kGroups) group_scores<E, kRows, kGroups, kChains>(k, queries, g, rows, scores);
 }
 
 // The scores of all rows of the head. (The block is not copied: wide loads of what was just stored in parts would wait
 // until everything before them is done, and no read of the next block would begin meanwhile.)
-template <class E>
+template <class E, int kChains>
 MHA_NOINLINE void key_scores(const KeyBlock& k) {
   const float* queries = k.queries;
   float* scores = k.scores;
@@ -229,16 +258,16 @@ MHA_NOINLINE void key_scores(const KeyBlock& k) {
     const int64_t rows = least(left, kScoreTile), tile = score_tile(rows);
     switch (tile) {
       case 1:
-        tile_scores<E, 1>(k, queries, rows, scores);
+        tile_scores<E, 1, kChains>(k, queries, rows, scores);
         break;
       case 2:
-        tile_scores<E, 2>(k, queries, rows, scores);
+        tile_scores<E, 2, kChains>(k, queries, rows, scores);
         break;
       case 4:
-        tile_scores<E, 4>(k, queries, rows, scores);
+        tile_scores<E, 4, kChains>(k, queries, rows, scores);
         break;
       default:
-        tile_scores<E, kScoreTile>(k, queries, rows, scores);
+        tile_scores<E, kScoreTile, kChains>(k, queries, rows, scores);
     }
     queries += tile * padded(k.head_dim), left -= rows, scores += rows * kScoreStride;
   }

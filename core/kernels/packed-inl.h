@@ -13,7 +13,6 @@ namespace mha::MHA_TARGET_NS {
 namespace {
 
 constexpr int64_t kAttentionRows = 4 * kTileRows;
-static_assert(kAttentionRows <= kMaxGroupRows, "a group's factors hold so many rows");
 // Keys of one head are far apart ([T, H, D]), too far for the hardware prefetcher: rows are prefetched this far ahead.
 constexpr int kRowsAhead = 16;
 
@@ -22,25 +21,28 @@ constexpr int kRowsAhead = 16;
 // scratch would hold half as many rows, so keys would be packed twice as often.
 constexpr int64_t kRunningWidth = 64;
 
+// Rows of a group: Products::kGroupRows.
 struct PackedScratch {
-  float* scores;   // [kAttentionRows][kScoreStride]
+  float* scores;   // [rows][kScoreStride]
   float* keys;     // panels of a chunk
   float* values;   // panels of a chunk
-  float* queries;  // [kAttentionRows][D], scaled
+  float* queries;  // [rows][D], scaled
   float* block;    // [16][D or Dv rounded up to 16]: keys that cross a page, keys and codes that are widened
-  float* sums;     // [kAttentionRows][Dv rounded up to 16]
-  float* running;  // [rows][Dv rounded up to 16]: output between chunks; null: it is kept in the output rows
+  float* sums;     // [rows][Dv rounded up to 16]
+  float* running;  // [all rows][Dv rounded up to 16]: output between chunks; null: it is kept in the output rows
+  float* pairs;    // [rows][kPairStride]: probabilities as pairs of bf16, where a target multiplies these
 };
 
-inline PackedScratch split_scratch(float* p, int64_t head_dim, int64_t value_head_dim, bool keeps_outputs) {
+inline PackedScratch split_scratch(float* p, int64_t group_rows, int64_t head_dim, int64_t value_head_dim,
+                                   bool keeps_outputs) {
   PackedScratch s;
   s.scores = p;
-  s.keys = s.scores + kAttentionRows * kScoreStride;
+  s.keys = s.scores + group_rows * kScoreStride;
   s.values = s.keys + kChunk * head_dim;
   s.queries = s.values + kChunk * padded(value_head_dim);
-  s.block = s.queries + kAttentionRows * head_dim;
+  s.block = s.queries + group_rows * head_dim;
   s.sums = s.block + kLanes * padded(most(head_dim, value_head_dim));
-  s.running = keeps_outputs ? s.sums + kAttentionRows * padded(value_head_dim) : nullptr;
+  s.running = keeps_outputs ? s.sums + group_rows * padded(value_head_dim) : nullptr;
   return s;
 }
 
@@ -49,9 +51,10 @@ inline bool keeps_running(int64_t value_head_dim, Element output) {
   return value_head_dim <= kRunningWidth || output != Element::kF32;
 }
 
-inline int64_t attention_scratch(int64_t running_rows, int64_t head_dim, int64_t value_head_dim, Element output) {
+inline int64_t attention_scratch(int64_t group_rows, int64_t running_rows, int64_t head_dim, int64_t value_head_dim,
+                                 Element output) {
   const int64_t kept = keeps_running(value_head_dim, output) ? running_rows : 0;
-  return kAttentionRows * (kScoreStride + head_dim + padded(value_head_dim)) +
+  return group_rows * (kScoreStride + head_dim + padded(value_head_dim)) +
          kChunk * (head_dim + padded(value_head_dim)) + kLanes * padded(most(head_dim, value_head_dim)) +
          kept * padded(value_head_dim);
 }
@@ -80,6 +83,7 @@ inline void pack_values_of(const TokenRows& tokens, int64_t begin, int64_t keys,
 }
 
 // The same for codes, 16 tokens at a time by way of `block`.
+template <class Products>
 MHA_NOINLINE void pack_codes(const TokenRows& tokens, int64_t begin, int64_t keys, int64_t width, float* block,
                              float* dst, Vec* probe) {
   TokenRows widened = {};
@@ -87,18 +91,22 @@ MHA_NOINLINE void pack_codes(const TokenRows& tokens, int64_t begin, int64_t key
   for (int64_t done = 0; done < keys; done += kLanes) {
     const int64_t count = least(keys - done, kLanes);
     copy_block(tokens, 0, begin + done, count, 0, width, block);
-    pack_values_of<F32>(widened, 0, count, width, keys * kLanes, dst + done * kLanes, probe);
+    pack_values_of<typename Products::template Operand<F32>>(widened, 0, count, width, keys * kLanes,
+                                                             dst + done * kLanes, probe);
   }
 }
 
 // Packs the values of a chunk. Returns whether all of them are finite.
-inline bool pack_values(const TokenRows& tokens, int64_t begin, int64_t keys, int64_t width, float* block, float* dst) {
+template <class Products>
+inline bool pack_float_values(const TokenRows& tokens, int64_t begin, int64_t keys, int64_t width, float* block,
+                              float* dst) {
   Vec probe = zero();
   if (is_code(tokens.element)) {
-    pack_codes(tokens, begin, keys, width, block, dst, &probe);
+    pack_codes<Products>(tokens, begin, keys, width, block, dst, &probe);
   } else {
     with_element(tokens.element, [&](auto e) MHA_ALWAYS_INLINE {
-      pack_values_of<decltype(e)>(tokens, begin, keys, width, keys * kLanes, dst, &probe);
+      using E = typename Products::template Operand<decltype(e)>;
+      pack_values_of<E>(tokens, begin, keys, width, keys * kLanes, dst, &probe);
     });
   }
   return sum(probe) == 0.0f;
@@ -126,6 +134,7 @@ MHA_NOINLINE void scale_queries(const AttentionRow* rows, int64_t num_rows, Elem
 // Scores: the product of a group's queries and a chunk's packed keys. The GEMM's tile is not used, because its bias,
 // blocks of k and edges take too large a share of a product of 64 steps.
 struct ScoreTile {
+  static constexpr int kChains = 1;
   const float* queries;  // [rows][head_dim]
   const float* keys;     // panels [keys / 16][head_dim][16]
   int64_t head_dim;
@@ -141,24 +150,39 @@ struct ScoreTile {
   }
 };
 
-// The product of a group's probabilities and the packed values of a chunk.
-struct ValueTile {
+// The product of a group's probabilities and the packed values of a chunk: what its tiles have in common.
+struct ValueProduct {
   const AttentionRow* rows;
-  const float* probabilities;  // [rows][kScoreStride]
-  const float* values;         // panels [width / 16][keys of the chunk][16]
-  int64_t panel_stride;        // from 16 columns to the next
+  const float* probabilities;  // [rows], probability_stride apart
+  int64_t probability_stride;
+  const float* values;   // panels [width / 16][lines][16], a line for each key of the chunk or two
+  int64_t panel_stride;  // from 16 columns to the next
   int64_t begin, keys;
   bool ends_differ;  // some row sees fewer keys: its key_end comes before begin + keys
   float* sums;       // [rows][pitch]
   int64_t pitch;
   PrefetchStreams* ahead;
 
+  // The number of keys up to the last one that any of these rows sees. Later probabilities are 0, so their steps are
+  // skipped (causal).
+  template <int kRows>
+  MHA_INLINE int64_t keys_of(int64_t row) const {
+    if (!ends_differ) return keys;
+    int64_t end = rows[row].key_end;
+    for (int r = 1; r < kRows; ++r) end = most(end, rows[row + r].key_end);
+    return most(0, least(end - begin, keys));
+  }
+};
+
+struct ValueTile : ValueProduct {
+  static constexpr int kChains = 1;
+
   template <int kRows, int kPanels>
   MHA_INLINE void run(int64_t row, int64_t column) const {
     const int64_t seen = keys_of<kRows>(row);
     Sums<kRows, kPanels> s;
     clear<kRows, kPanels>(s);
-    const float* a = probabilities + row * kScoreStride;
+    const float* a = probabilities + row * probability_stride;
     const float* b = values + column / kLanes * panel_stride;
     int64_t j = 0;
     if constexpr (kRows > kTileRows / 2) {  // smaller tiles do too little with a line to prefetch others meanwhile
@@ -172,28 +196,66 @@ struct ValueTile {
           if (line == row_end) line += rows_ahead->stride - rows_ahead->lines * kLine, row_end += rows_ahead->stride;
 #pragma GCC unroll 4
           for (int i = 0; i < 4; ++i, ++j, b += kLanes) {
-            multiply_add_step<kRows, kPanels>(s, a + j, kScoreStride, b, panel_stride);
+            multiply_add_step<kRows, kPanels>(s, a + j, probability_stride, b, panel_stride);
           }
         }
       }
     }
-    multiply_add<kRows, kPanels>(s, a + j, kScoreStride, b, panel_stride, kLanes, seen - j);
+    multiply_add<kRows, kPanels>(s, a + j, probability_stride, b, panel_stride, kLanes, seen - j);
     store_sums<kRows, kPanels>(s, sums + row * pitch + column, pitch);
-  }
-
-  // The number of keys up to the last one that any of these rows sees. Later probabilities are 0, so their steps are
-  // skipped (causal).
-  template <int kRows>
-  MHA_INLINE int64_t keys_of(int64_t row) const {
-    if (!ends_differ) return keys;
-    int64_t end = rows[row].key_end;
-    for (int r = 1; r < kRows; ++r) end = most(end, rows[row + r].key_end);
-    return most(0, least(end - begin, keys));
   }
 };
 
-struct PackedBlocks {
+// How F32 multiplies; Bf16Products (bf16-inl.h) is its like.
+struct F32Products {
+  static constexpr int kChains = 1;  // of an element of a product
   static constexpr int64_t kGroupRows = kAttentionRows;
+  struct Session {  // what lives as long as a kernel runs
+    Session() {}
+  };
+  static constexpr const char* kName = "F32: chains of fused multiply-adds";
+  using FloatSoftmax = F32Softmax;  // of the second pass for weights
+  using Chain = OneChain;           // of sums_of_visible
+  template <class E>
+  using Operand = E;  // how elements of type E are packed
+
+  static F32Softmax softmax(const PackedScratch&) { return {}; }
+  static int64_t scratch(int64_t rows, int64_t head_dim, int64_t value_head_dim, Element output) {
+    return attention_scratch(kGroupRows, rows, head_dim, value_head_dim, output);
+  }
+  static PackedScratch split(float* p, int64_t head_dim, int64_t value_head_dim, bool keeps_outputs) {
+    return split_scratch(p, kGroupRows, head_dim, value_head_dim, keeps_outputs);
+  }
+  static void pack_keys(const TokenRows& t, int64_t begin, int64_t count, int64_t width, float* block, float* dst) {
+    pack_float_keys<false>(t, begin, count, width, block, dst);
+  }
+  // Returns whether all values are finite.
+  static bool pack_values(const TokenRows& t, int64_t begin, int64_t keys, int64_t width, float* block, float* dst) {
+    return pack_float_values<F32Products>(t, begin, keys, width, block, dst);
+  }
+  static int64_t value_lines(int64_t keys) { return keys; }  // of a panel
+  static Vec value_of(const float* panel, int64_t j) { return load(panel + j * kLanes); }
+  // dst[r][d] = the queries as multiply_keys takes them.
+  static void ready_queries(const AttentionRow* rows, int64_t num_rows, Element element, int64_t head_dim, float scale,
+                            float* dst) {
+    scale_queries(rows, num_rows, element, head_dim, scale, dst);
+  }
+  // scores [rows][kScoreStride], of panels of keys.
+  static void multiply_keys(const float* queries, const float* keys, int64_t head_dim, float, int64_t rows,
+                            int64_t columns, float* scores) {
+    cover(ScoreTile{queries, keys, head_dim, scores}, rows, columns);
+  }
+  // Of probabilities as softmax() leaves them.
+  static void multiply_values(const PackedScratch& scratch, ValueProduct* product, int64_t rows, int64_t columns) {
+    product->probabilities = scratch.scores, product->probability_stride = kScoreStride;
+    cover(ValueTile{*product}, rows, columns);
+  }
+};
+
+template <class Products>
+struct PackedBlocks {
+  static constexpr int64_t kGroupRows = Products::kGroupRows;
+  static_assert(kGroupRows <= kMaxGroupRows, "a group's factors hold so many rows");
   const AttentionArgs& a;
   PackedScratch scratch;
   Chunk chunk;
@@ -201,6 +263,7 @@ struct PackedBlocks {
   PrefetchStreams ahead;
 
   explicit PackedBlocks(const AttentionArgs& args) : a(args) {}
+  auto softmax() const { return Products::softmax(scratch); }
   float* scores() const { return scratch.scores; }
   float* sums() const { return scratch.sums; }
   int64_t pitch() const { return padded(a.value_head_dim); }
@@ -208,13 +271,13 @@ struct PackedBlocks {
 
   void begin(const SeenChunks& seen) {
     const bool keeps_outputs = seen.first < seen.last && keeps_running(a.value_head_dim, a.output_element);
-    scratch = split_scratch(a.scratch, a.head_dim, a.value_head_dim, keeps_outputs);
+    scratch = Products::split(a.scratch, a.head_dim, a.value_head_dim, keeps_outputs);
   }
 
   void begin_chunk(const Chunk& now) {
     chunk = now;
-    pack_keys(a.key, now.begin, now.keys, a.head_dim, scratch.block, scratch.keys);
-    finite = pack_values(a.value, now.begin, now.keys, a.value_head_dim, scratch.block, scratch.values);
+    Products::pack_keys(a.key, now.begin, now.keys, a.head_dim, scratch.block, scratch.keys);
+    finite = Products::pack_values(a.value, now.begin, now.keys, a.value_head_dim, scratch.block, scratch.values);
     const int64_t next = now.last ? a.next_begin : now.begin + kChunk;
     const int64_t count = now.last ? a.next_keys : keys_before(a.key_end, next, kChunk);
     ahead = {};
@@ -223,18 +286,19 @@ struct PackedBlocks {
   }
 
   void multiply_keys(const Group& g) const {
-    scale_queries(a.rows + g.row, g.num_rows, a.query_element, a.head_dim, a.query_scale, scratch.queries);
-    cover(ScoreTile{scratch.queries, scratch.keys, a.head_dim, scratch.scores}, g.num_rows, round_up(g.keys, kLanes));
+    Products::ready_queries(a.rows + g.row, g.num_rows, a.query_element, a.head_dim, a.query_scale, scratch.queries);
+    Products::multiply_keys(scratch.queries, scratch.keys, a.head_dim, a.query_scale, g.num_rows,
+                            round_up(g.keys, kLanes), scratch.scores);
   }
 
   void multiply_values(const Group& g, bool hidden) {
     const AttentionRow* rows = a.rows + g.row;
-    const int64_t panel_stride = chunk.keys * kLanes;
+    const int64_t panel_stride = Products::value_lines(chunk.keys) * kLanes;
     if (hidden && !finite) {
-      sums_of_visible(
+      sums_of_visible<typename Products::Chain>(
           rows, g.num_rows, g.begin, g.keys, a.value_head_dim, scratch.scores,
           [&](int64_t j, int64_t column, int) {
-            return load(scratch.values + column / kLanes * panel_stride + j * kLanes);
+            return Products::value_of(scratch.values + column / kLanes * panel_stride, j);
           },
           scratch.sums, pitch());
       return;
@@ -243,17 +307,19 @@ struct PackedBlocks {
     ahead.next_queries = queries_ahead(a, next, kGroupRows, chunk.last);
     ahead.next_weights = weights_ahead(a, next, kGroupRows, chunk.begin, chunk.keys);
     ahead.next_masks = masks_ahead(a, next, kGroupRows, chunk.begin, chunk.keys);
-    ValueTile tile = {};
-    tile.rows = rows, tile.probabilities = scratch.scores;
-    tile.values = scratch.values, tile.panel_stride = panel_stride;
-    tile.begin = g.begin, tile.keys = g.keys, tile.ends_differ = g.sight.least_end < g.begin + g.keys;
-    tile.sums = scratch.sums, tile.pitch = pitch(), tile.ahead = &ahead;
-    cover(tile, g.num_rows, a.value_head_dim);
+    ValueProduct product = {};
+    product.rows = rows;
+    product.values = scratch.values, product.panel_stride = panel_stride;
+    product.begin = g.begin, product.keys = g.keys, product.ends_differ = g.sight.least_end < g.begin + g.keys;
+    product.sums = scratch.sums, product.pitch = pitch(), product.ahead = &ahead;
+    Products::multiply_values(scratch, &product, g.num_rows, a.value_head_dim);
   }
 };
 
+template <class Products>
 inline void attention(const AttentionArgs* args) {
-  PackedBlocks blocks(*args);
+  [[maybe_unused]] const typename Products::Session session;
+  PackedBlocks<Products> blocks(*args);
   run_chunks(*args, blocks);
 }
 

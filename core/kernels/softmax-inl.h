@@ -193,12 +193,23 @@ MHA_INLINE void fold_lanes(float* lanes, int64_t rows, float none, FoldRow fold_
   for (int64_t r = 0; r < rows; r += kLanes) store(folded + r, fold_rows(lanes + r * kLanes));
 }
 
+// What the softmax of F32 does with a row's maximum and scores; Bf16Softmax (bf16-inl.h) is its like.
+struct F32Softmax {
+  static MHA_INLINE float base(float max) { return max; }
+  template <bool kCopies>
+  MHA_INLINE Vec exp2_row(int64_t, float* scores, int64_t panels, float base, float* copy) const {
+    return exp2_of_row<kCopies>(scores, panels, base, copy);
+  }
+  // Takes row r's weights, where exp2_row did not make them.
+  MHA_INLINE void keep_row(int64_t, const float*, int64_t) const {}
+};
+
 // Softmax of a group: `scores` holds rows kScoreStride apart, f the running states. All maxima come first, so that no
 // row waits for its own; the lanes of 16 rows are folded together. kCopies: also stores the exponentials in the rows of
 // weights, while they are in registers. Each case is a function of its own: on avx2, both in one function slow the case
 // without copies.
-template <bool kCopies>
-MHA_NOINLINE void softmax_leaving(const ChunkRows& chunk, float* scores, RowFactors& f) {
+template <class Softmax, bool kCopies>
+MHA_NOINLINE void softmax_leaving(const Softmax& softmax, const ChunkRows& chunk, float* scores, RowFactors& f) {
   alignas(64) float lanes[kMaxGroupRows * kLanes];
   const int64_t rows = chunk.num_rows, panels = chunk.panels();
   for (int64_t r = 0; r < rows; ++r) store(lanes + r * kLanes, max_of_row(scores + r * kScoreStride, panels));
@@ -209,19 +220,23 @@ MHA_NOINLINE void softmax_leaving(const ChunkRows& chunk, float* scores, RowFact
     float* copy = kCopies ? chunk.rows[r].weights + chunk.begin : nullptr;
     float* row = scores + r * kScoreStride;
     float* most = f.chunk_max + r;
-    const Vec total =
-        !is_huge_max(*most)
-            ? exp2_of_row<kCopies>(row, panels, *most, copy)
-            : exp2_of_huge_row<kCopies>(chunk, r, *most < 0.0f && f.running_max[r] > -kHugeScore, row, most, copy);
-    store(lanes + r * kLanes, total);
+    if (!is_huge_max(*most)) {
+      *most = Softmax::base(*most);
+      store(lanes + r * kLanes, softmax.template exp2_row<kCopies>(r, row, panels, *most, copy));
+    } else {
+      const bool has_greater = *most < 0.0f && f.running_max[r] > -kHugeScore;
+      store(lanes + r * kLanes, exp2_of_huge_row<kCopies>(chunk, r, has_greater, row, most, copy));
+      softmax.keep_row(r, row, panels);
+    }
   }
   fold_lanes(
       lanes, rows, 0.0f, [](const Vec& v) MHA_ALWAYS_INLINE { return sum(v); },
       [](const float* p) MHA_ALWAYS_INLINE { return sum_rows(p); }, f.chunk_sum);
 }
 
-inline void softmax_rows(const ChunkRows& chunk, bool copies, float* scores, RowFactors& f) {
-  (copies ? softmax_leaving<true> : softmax_leaving<false>)(chunk, scores, f);
+template <class Softmax>
+inline void softmax_rows(const Softmax& softmax, const ChunkRows& chunk, bool copies, float* scores, RowFactors& f) {
+  (copies ? softmax_leaving<Softmax, true> : softmax_leaving<Softmax, false>)(softmax, chunk, scores, f);
 }
 
 inline void tanh_array(const float* x, float* y, int64_t n) {

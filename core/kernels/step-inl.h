@@ -11,6 +11,7 @@
 //   multiply_values(group, hidden)    sums() [rows][pitch()] = probabilities, in scores(), * values. hidden: some key
 //                                     is hidden from some row; NaN or Inf in its value must not reach that row
 //   scores(), sums(), pitch(), running(row)
+//   softmax()                         F32Softmax or its like
 namespace mha::MHA_TARGET_NS {
 namespace {
 
@@ -111,12 +112,14 @@ inline bool mask_group(const AttentionRow* rows, const ScoreMods& mods, const Gr
 
 // The online softmax between the two products: scores become probabilities of the chunk, running max and sum are
 // updated, attention weights are stored. Returns the result of mask_group.
-MHA_NOINLINE bool softmax_step(const AttentionArgs& a, const Group& g, float* scores, RowFactors& f) {
+template <class Softmax>
+MHA_NOINLINE bool softmax_step(const Softmax& softmax, const AttentionArgs& a, const Group& g, float* scores,
+                               RowFactors& f) {
   const AttentionRow* rows = a.rows + g.row;
   RowState* states = a.states + g.row;
   const bool hidden = g.keys > 0 && mask_group(rows, a.mods, g, scores);
   load_states(states, g.num_rows, g.first, f);
-  softmax_rows({rows, g.num_rows, g.begin, g.keys}, copies_whole(rows, g.keys, g.last), scores, f);
+  softmax_rows(softmax, {rows, g.num_rows, g.begin, g.keys}, copies_whole(rows, g.keys, g.last), scores, f);
   merge_states(f, g.num_rows);
   store_states(f, g.num_rows, states);
   if (g.last && a.mods.sinks) merge_row_sinks(rows, g.num_rows, f);
@@ -141,7 +144,7 @@ MHA_NOINLINE void attention_step(const AttentionArgs& a, Blocks& blocks, const C
   }
   if (g.keys > 0) blocks.multiply_keys(g);
   RowFactors factors;
-  const bool hidden = softmax_step(a, g, blocks.scores(), factors);
+  const bool hidden = softmax_step(blocks.softmax(), a, g, blocks.scores(), factors);
   const int64_t pitch = blocks.pitch();
   if (g.keys > 0) {
     blocks.multiply_values(g, hidden);
@@ -179,21 +182,28 @@ inline void run_chunks(const AttentionArgs& a, Blocks& blocks) {
   } while (begin <= seen.last);
 }
 
+// The sum over keys in F32.
+struct OneChain {
+  Vec sum = zero();
+  MHA_INLINE void add(int64_t, const Vec& p, const Vec& value) { sum = fma(p, value, sum); }
+  MHA_INLINE Vec end() const { return sum; }
+};
+
 // A chunk's sums if values have NaN or Inf and some keys are hidden: 0 * NaN would reach rows that do not see the key,
 // so each row skips its hidden keys. For finite values the bits are those of the value tiles. values_of(j, column,
-// count) loads columns of value j.
-template <class ValuesOf>
+// count) loads columns of value j. Chain: the order of the sum, OneChain or PairedChains.
+template <class Chain, class ValuesOf>
 MHA_COLD void sums_of_visible(const AttentionRow* rows, int64_t num_rows, int64_t begin, int64_t keys, int64_t width,
                               const float* probabilities, ValuesOf values_of, float* sums, int64_t pitch) {
   for (int64_t r = 0; r < num_rows; ++r) {
     for (int64_t column = 0; column < width; column += kLanes) {
       const int count = static_cast<int>(least(width - column, kLanes));
-      Vec sum = zero();
+      Chain chain;
       for (int64_t j = 0; j < keys; ++j) {
         if (!is_visible(rows[r], begin + j)) continue;
-        sum = fma(set1(probabilities[r * kScoreStride + j]), values_of(j, column, count), sum);
+        chain.add(j, set1(probabilities[r * kScoreStride + j]), values_of(j, column, count));
       }
-      store(sums + r * pitch + column, sum);
+      store(sums + r * pitch + column, chain.end());
     }
   }
 }

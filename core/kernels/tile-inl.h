@@ -11,17 +11,21 @@ namespace mha::MHA_TARGET_NS {
 namespace {
 
 // Registers for sums; the others hold B and the broadcasts. A tile has as many rows as then fit with one panel, at most
-// 6.
+// 6. `chains`: sums that each element of the product has.
 constexpr int kSumRegs = kVectorRegisters * 3 / 4;
-constexpr int kTileRows = kSumRegs / kRegs < 6 ? kSumRegs / kRegs : 6;
+constexpr int most_tile_rows(int chains, int limit) {
+  const int fit = kSumRegs / (kRegs * chains);
+  return fit < limit ? fit : limit;
+}
+constexpr int kTileRows = most_tile_rows(1, 6);
 // Up to this many rows are one tile if there are no more, so that B is read once: with so few rows most of the time
 // goes into reading B.
-constexpr int kMostTileRows = kSumRegs / kRegs < 8 ? kSumRegs / kRegs : 8;
+constexpr int kMostTileRows = most_tile_rows(1, 8);
 
 // The most panels of a tile of `rows` rows: as many as have registers for their sums, at most four. Four are enough for
 // one row too: their chains keep up with L2, and memory is read faster in four streams than in eight.
-constexpr int panels_for(int rows) {
-  const int fit = kSumRegs / (rows * kRegs);
+constexpr int panels_for(int rows, int chains = 1) {
+  const int fit = kSumRegs / (rows * kRegs * chains);
   return fit < 4 ? fit : 4;
 }
 
@@ -81,20 +85,20 @@ MHA_INLINE void multiply_add(Sums<kRows, kPanels>& sums, const float* a, int64_t
 
 // The tiles of one kind by size: at(rows, panels)(tile, begin, end, column) runs tile.run<rows, panels>(row, column)
 // for the rows from begin to end, `rows` apart. One call runs all tiles of one size, because a product of 64 steps is
-// so short that a call for each tile shows.
+// so short that a call for each tile shows. Tile::kChains: sums that each element has.
 template <class Tile>
 struct TileTable {
   using Run = void (*)(const Tile& tile, int64_t begin, int64_t end, int64_t column);
-  static constexpr int kMaxPanels = panels_for(1);
-  Run run[kMostTileRows][kMaxPanels] = {};
+  static constexpr int kMostRows = most_tile_rows(Tile::kChains, 8), kMaxPanels = panels_for(1, Tile::kChains);
+  Run run[kMostRows][kMaxPanels] = {};
 
-  constexpr TileTable() { fill<kMostTileRows, kMaxPanels>(); }
+  constexpr TileTable() { fill<kMostRows, kMaxPanels>(); }
   Run at(int64_t rows, int64_t panels) const { return run[rows - 1][panels - 1]; }
 
  private:
   template <int kRows, int kPanels>
   constexpr void fill() {
-    if constexpr (kPanels <= panels_for(kRows)) {
+    if constexpr (kPanels <= panels_for(kRows, Tile::kChains)) {
       run[kRows - 1][kPanels - 1] = [](const Tile& tile, int64_t begin, int64_t end, int64_t column) {
         for (int64_t row = begin; row < end; row += kRows) tile.template run<kRows, kPanels>(row, column);
       };
@@ -108,10 +112,12 @@ struct TileTable {
 };
 
 // panels_for(rows) for every number of rows.
+template <int kChains>
 struct FittingPanels {
-  int64_t panels[kMostTileRows + 1] = {};
+  static constexpr int kMostRows = most_tile_rows(kChains, 8);
+  int64_t panels[kMostRows + 1] = {};
   constexpr FittingPanels() {
-    for (int rows = 1; rows <= kMostTileRows; ++rows) panels[rows] = panels_for(rows);
+    for (int rows = 1; rows <= kMostRows; ++rows) panels[rows] = panels_for(rows, kChains);
   }
 };
 
@@ -119,15 +125,17 @@ struct FittingPanels {
 // 2), so that no small rest is left. A tile has at most tile_rows rows, or all rows if they fit in one tile. The outer
 // loop is over groups of panels: a group stays in L1 while all rows pass.
 template <class Tile>
-void cover(const Tile& tile, int64_t rows, int64_t columns, int64_t tile_rows = kTileRows) {
+void cover(const Tile& tile, int64_t rows, int64_t columns, int64_t tile_rows = most_tile_rows(Tile::kChains, 6)) {
   static constexpr TileTable<Tile> kTable;
-  static constexpr FittingPanels kFit;
+  static constexpr FittingPanels<Tile::kChains> kFit;
+  static constexpr int kLow = most_tile_rows(Tile::kChains, 6), kTall = TileTable<Tile>::kMostRows;
   if (rows <= 0 || columns <= 0) return;
   const int64_t panels = divide_up(columns, kLanes);
   // Taller tiles have more chains to interleave and read B less often. They are used if they need no more groups of
   // panels.
-  const bool tall = divide_up(panels, panels_for(kMostTileRows)) == divide_up(panels, panels_for(kTileRows));
-  const int64_t tiles = rows <= kMostTileRows ? 1 : divide_up(rows, tall ? kMostTileRows : tile_rows);
+  const bool tall =
+      divide_up(panels, panels_for(kTall, Tile::kChains)) == divide_up(panels, panels_for(kLow, Tile::kChains));
+  const int64_t tiles = rows <= kTall ? 1 : divide_up(rows, tall ? kTall : tile_rows);
   // Divides only if there is something to divide: four integer divisions show in the time of a small call.
   const int64_t height = tiles == 1 ? rows : rows / tiles, taller = rows - height * tiles;
   const int64_t tall_end = taller * (height + 1), fit = kFit.panels[taller > 0 ? height + 1 : height];

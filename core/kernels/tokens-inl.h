@@ -34,16 +34,19 @@ MHA_NOINLINE void copy_block(const TokenRows& t, int64_t head, int64_t begin, in
 }
 
 // Packs tokens [begin, begin + count) into panels. Floats are packed from where they are stored. 16 tokens that cross a
-// page, and tokens of other element types, are copied and widened to `block` first, 16 rows of padded(width).
-inline void pack_keys(const TokenRows& t, int64_t begin, int64_t count, int64_t width, float* block, float* dst) {
+// page, and tokens of other element types, are copied and widened to `block` first, 16 rows of padded(width). kRounds: the
+// panels hold floats of bf16's precision.
+template <bool kRounds>
+inline void pack_float_keys(const TokenRows& t, int64_t begin, int64_t count, int64_t width, float* block, float* dst) {
   for (int64_t done = 0; done < count;) {
     const TokenRun run = run_at(t, 0, begin + done, count - done);
     int64_t packed = done + run.count == count ? run.count : run.count / kLanes * kLanes;
-    if (packed > 0 && t.element == Element::kF32) {
+    if (packed > 0 && t.element == Element::kF32 && !kRounds) {
       pack_panels(reinterpret_cast<const float*>(run.row), run.stride / kFloatBytes, packed, width, dst + done * width);
     } else {
       packed = least(count - done, kLanes);
       copy_block(t, 0, begin + done, packed, 0, width, block);
+      if (kRounds && t.element != Element::kBf16) at_bf16(block, packed * padded(width));
       pack_panels(block, padded(width), packed, width, dst + done * width);
     }
     done += packed;

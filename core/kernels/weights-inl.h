@@ -29,6 +29,7 @@ inline void store_no_weights(const WeightsArgs& args, int64_t keys, float* dst) 
   }
 }
 
+template <class Products>
 inline void weights_group(const WeightsArgs& args, int64_t row, int64_t num_rows, int64_t begin, int64_t chunk_keys,
                           const PackedScratch& scratch) {
   const AttentionRow* rows = args.rows + row;
@@ -36,14 +37,15 @@ inline void weights_group(const WeightsArgs& args, int64_t row, int64_t num_rows
   g.keys = keys_before(g.sight.end, begin, chunk_keys);
   if (!any_may_see(rows, num_rows, begin, begin + g.keys)) g.keys = 0;
   if (g.keys > 0) {
-    scale_queries(rows, num_rows, args.query_element, args.head_dim, args.query_scale, scratch.queries);
-    cover(ScoreTile{scratch.queries, scratch.keys, args.head_dim, scratch.scores}, num_rows, round_up(g.keys, kLanes));
+    Products::ready_queries(rows, num_rows, args.query_element, args.head_dim, args.query_scale, scratch.queries);
+    Products::multiply_keys(scratch.queries, scratch.keys, args.head_dim, args.query_scale, num_rows,
+                            round_up(g.keys, kLanes), scratch.scores);
     mask_group(rows, args.mods, g, scratch.scores);
   }
   RowFactors f;
   for (int64_t r = 0; r < num_rows; ++r) f.running_max[r] = rows[r].state.max, f.running_sum[r] = rows[r].state.sum;
   for (int64_t r = num_rows; r < round_up(num_rows, kLanes); ++r) f.running_max[r] = f.running_sum[r] = 0.0f;
-  softmax_rows({rows, num_rows, begin, g.keys}, false, scratch.scores, f);
+  softmax_rows(typename Products::FloatSoftmax(), {rows, num_rows, begin, g.keys}, false, scratch.scores, f);
   alignas(64) float factors[kMaxGroupRows];
   chunk_factors(f.chunk_max, num_rows, f, factors);
   for (int64_t r = 0; r < num_rows; ++r) {
@@ -58,16 +60,19 @@ inline void weights_group(const WeightsArgs& args, int64_t row, int64_t num_rows
   }
 }
 
+template <class Products>
 inline void weights(const WeightsArgs* args) {
   const WeightsArgs& a = *args;
-  const PackedScratch scratch = split_scratch(a.scratch, a.head_dim, 0, false);
+  [[maybe_unused]] const typename Products::Session session;
+  const PackedScratch scratch = Products::split(a.scratch, a.head_dim, 0, false);
   for (int64_t begin = 0; begin < a.key_len; begin += kChunk) {
     const int64_t keys = a.key_len - begin < kChunk ? a.key_len - begin : kChunk;
     if (any_may_see(a.rows, a.num_rows, begin, begin + keys)) {
-      pack_keys(a.key, begin, keys, a.head_dim, scratch.block, scratch.keys);
+      Products::pack_keys(a.key, begin, keys, a.head_dim, scratch.block, scratch.keys);
     }
-    for (int64_t r = 0; r < a.num_rows; r += kAttentionRows) {
-      weights_group(a, r, a.num_rows - r < kAttentionRows ? a.num_rows - r : kAttentionRows, begin, keys, scratch);
+    for (int64_t r = 0; r < a.num_rows; r += Products::kGroupRows) {
+      weights_group<Products>(a, r, a.num_rows - r < Products::kGroupRows ? a.num_rows - r : Products::kGroupRows,
+                              begin, keys, scratch);
     }
   }
 }

@@ -31,11 +31,11 @@ void Text::finish(size_t* needed) {
 namespace {
 
 // The best target that is built in and runs here.
-const char* best_target() {
+const KernelTable& best_target() {
   const CpuFeatures cpu = cpu_features();
   int64_t best = 0;
-  while (best + 1 < target_count() && !target_supported(best, cpu)) ++best;
-  return target_table(best)->name;
+  while (best + 1 < target_count() && !target_chosen(best, cpu)) ++best;
+  return *target_table(best);
 }
 
 const char* runner(const mha_context& context, bool threads_lost, int64_t threads) {
@@ -50,11 +50,12 @@ const char* runner(const mha_context& context, bool threads_lost, int64_t thread
 
 void explain_context(const mha_context& context, bool threads_lost, int64_t threads, double work, Text* out) {
   out->line("target: %s", context.table->name);
-  const char* best = best_target();
-  if (strcmp(best, context.table->name) == 0) {
+  const KernelTable& best = best_target();
+  if (&best == context.table) {
     out->line("why this target: the best of those built in that this CPU supports");
   } else {
-    out->line("why this target: asked for; the best that this CPU supports is %s", best);
+    out->line("why this target: asked for%s; the best that this CPU supports is %s",
+              best.uses_tiles ? ", or the permission to use tiles was not given" : "", best.name);
   }
   out->line("same bits on every FMA target: %s", context.table->has_fma ? "yes" : "no, this target has no FMA");
   out->line("threads: %lld of %lld, %s", static_cast<ll>(threads), static_cast<ll>(context.num_threads),
@@ -74,6 +75,7 @@ void explain_context(const mha_context& context, bool threads_lost, int64_t thre
 void explain_linear_kernel(const LinearKernels& kernels, Text* out) {
   out->line("linear kernel: packed GEMM, %lld-row x %lld-column tiles, weights in panels of %lld columns",
             static_cast<ll>(kernels.tile_rows), static_cast<ll>(kernels.tile_columns), static_cast<ll>(kPanel));
+  if (kernels.products != nullptr) out->line("linear arithmetic: %s", kernels.products);
 }
 
 void explain_linear(const char* name, const LinearProblem& p, const LinearPlan& plan, int64_t threads, Text* out) {

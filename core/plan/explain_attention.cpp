@@ -244,6 +244,7 @@ void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, Tex
   } else {
     explain_unequal(p, plan, out);
   }
+  if (p.arithmetic != Arithmetic::kF32) out->line("arithmetic: %s", plan.kernels.packed->products);
   explain_elements(p, out);
   explain_codes("keys", key_element_of(p), key_codes_of(p), p.head_dim, out);
   explain_codes("values", value_element_of(p), value_codes_of(p), p.value_head_dim, out);

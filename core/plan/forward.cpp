@@ -67,6 +67,7 @@ mha_status plan_forward(const mha_context& context, PlanFor what, Forward* f, mh
     plan.threads = context.num_threads > 1 ? useful_threads(context.num_threads, work_of(*f)) : 1;
     MHA_TRY(plan_attention(*context.table, plan.threads, f->attention.problem, false, &f->attention.plan, error));
   }
+  MHA_TRY(check_target(*context.table, static_cast<Arithmetic>(c.arithmetic), error));
   Layout layout;
   for (int i = 0; i < kProjections; ++i) {
     const int64_t width = i == kOutput ? c.num_heads * c.value_head_dim : projection_size(c, i).out_features;

@@ -17,6 +17,14 @@ constexpr int64_t kLeastTokens = 16;
 
 }  // namespace
 
+mha_status check_target(const KernelTable& table, Arithmetic arithmetic, mha_error* error) {
+  if (attention_kernels_of(table, arithmetic, Element::kF32).packed != nullptr) return MHA_OK;
+  return fail(error, MHA_ERR_UNSUPPORTED,
+              "arithmetic is MHA_ARITHMETIC_BF16: target %s has no fused multiply-add, which its bits need; "
+              "MHA_ARITHMETIC_F32 serves there",
+              table.name);
+}
+
 int64_t useful_threads(int64_t num_threads, double work) {
   const double worth = work / kMultiplyAddsPerThread;
   return worth >= static_cast<double>(num_threads) ? num_threads : most(1, static_cast<int64_t>(worth));

@@ -107,7 +107,11 @@ struct AttentionJob {
   }
 };
 
+// MHA_ERR_UNSUPPORTED: the target does not have the arithmetic.
+mha_status check_target(const KernelTable& table, Arithmetic arithmetic, mha_error* error);
+
 // split_all: every chunk's partial result is wanted. MHA_ERR_OVERFLOW: the workspace does not fit in 63 bits.
+// MHA_ERR_UNSUPPORTED: as check_target.
 mha_status plan_attention(const KernelTable& table, int64_t threads, const AttentionProblem& problem, bool split_all,
                           AttentionPlan* plan, mha_error* error);
 

@@ -321,6 +321,7 @@ void plan_sequences(const AttentionProblem& p, const AttentionPlan& plan, bool s
 mha_status plan_attention(const KernelTable& table, int64_t threads, const AttentionProblem& p, bool split_all,
                           AttentionPlan* plan, mha_error* error) {
   *plan = {};
+  MHA_TRY(check_target(table, p.arithmetic, error));
   plan->kernels = attention_kernels_of(table, p.arithmetic, key_element_of(p));
   plan->threads = threads;
   plan->batch = p.batch;
@@ -336,7 +337,7 @@ mha_status plan_attention(const KernelTable& table, int64_t threads, const Atten
     plan->partial_floats = p.batch * planner.partials(s);
     add_needs(plan->kernels, p, s, &needs);
     add_counts(s, p.batch, plan);
-    plan->few_keys = s.in_place && !split_all && suits_few_keys(p);
+    plan->few_keys = s.in_place && !split_all && plan->kernels.few_keys != nullptr && suits_few_keys(p);
     if (plan->few_keys) {
       plan->items = divide_up(p.heads * p.total_queries(), kFewKeysRows);
       needs.scratch = most(needs.scratch, plan->kernels.few_keys->scratch(p.head_dim, p.value_head_dim));
@@ -375,6 +376,7 @@ mha_status plan_call(const KernelTable& table, int64_t num_threads, const Attent
 mha_status bound_attention(const KernelTable& table, int64_t threads, const AttentionProblem& p, AttentionPlan* plan,
                            mha_error* error) {
   *plan = {};
+  MHA_TRY(check_target(table, p.arithmetic, error));
   plan->kernels = attention_kernels_of(table, p.arithmetic, key_element_of(p));
   plan->threads = threads, plan->batch = p.batch;  // not uniform: items of any lengths
   const int64_t unit = plan->kernels.packed->group_rows, most_rows = round_up(kMaxBlockRows, unit);
@@ -390,7 +392,9 @@ mha_status bound_attention(const KernelTable& table, int64_t threads, const Atte
   needs.scratch =
       most(plan->kernels.packed->scratch(chunks > 1 ? block_rows : 0, p.head_dim, p.value_head_dim, p.output.element),
            plan->kernels.in_place->scratch(in_place_rows, p.head_dim, p.value_head_dim));
-  needs.scratch = most(needs.scratch, plan->kernels.few_keys->scratch(p.head_dim, p.value_head_dim));
+  if (plan->kernels.few_keys != nullptr) {
+    needs.scratch = most(needs.scratch, plan->kernels.few_keys->scratch(p.head_dim, p.value_head_dim));
+  }
   if (keeps_weights(p)) {
     const int64_t fewest = most(4 * unit, in_place_rows) + unit;  // rows of a block, however many keys there are
     needs.maxima = chunks * fewest + kMaxWeights / kChunk + most_rows;

@@ -29,7 +29,8 @@ void run_linear(const void* data, int64_t item, int64_t slot) {
   GemmArgs args;  // not cleared: every field follows
   args.a = p.input.data + batch * p.input.stride_b + row * p.input.stride_t;
   args.a_stride = p.input.stride_t, args.a_element = p.input.element;
-  args.panels = p.panels + column * p.in_features * bytes_of(p.panels_element), args.panels_element = p.panels_element;
+  args.panels = p.panels + column * packed_depth(p.arithmetic, p.in_features) * bytes_of(p.panels_element);
+  args.panels_element = p.panels_element;
   args.bias = p.bias != nullptr ? p.bias + column : nullptr;
   args.c = p.output.data + batch * p.output.stride_b + row * p.output.stride_t + column * bytes_of(p.output.element);
   args.c_stride = p.output.stride_t, args.c_element = p.output.element;
@@ -49,7 +50,7 @@ void pack_bias(const float* bias, int64_t out_features, float* packed) {
   memset(packed + out_features, 0, static_cast<size_t>(round_up(out_features, kPanel)) * sizeof(float) - used);
 }
 
-void pack_weight(const LinearKernels& kernels, const ConstTensor& weight, int64_t rows, int64_t columns,
+void pack_weight(const LinearKernels& kernels, const ConstTensor& weight, int64_t rows, int64_t columns, int64_t depth,
                  Element element, char* panels) {
   ConvertArgs args = {};
   args.src = weight.data, args.src_stride = weight.stride_t, args.src_element = weight.element;
@@ -57,7 +58,7 @@ void pack_weight(const LinearKernels& kernels, const ConstTensor& weight, int64_
   args.rows = rows, args.columns = columns;
   kernels.pack_weights(&args);
   // The rest of the last line is saved, too, so it must not hold what was in memory before.
-  const int64_t bytes = round_up(rows, kPanel) * columns * bytes_of(element);
+  const int64_t bytes = round_up(rows, kPanel) * depth * bytes_of(element);
   memset(panels + bytes, 0, static_cast<size_t>(round_up(bytes, 64) - bytes));
 }
 

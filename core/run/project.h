@@ -17,7 +17,7 @@ struct LinearPhase {
 };
 
 // Packs weights [rows, columns] to panels of this element type.
-void pack_weight(const LinearKernels& kernels, const ConstTensor& weight, int64_t rows, int64_t columns,
+void pack_weight(const LinearKernels& kernels, const ConstTensor& weight, int64_t rows, int64_t columns, int64_t depth,
                  Element element, char* panels);
 
 // The error of storing [rows, columns], rows stride_t apart, as elements of type `kept`.

@@ -64,7 +64,7 @@ void check_form(const std::string& target, const Explain& explain) {
   }
   CHECK(count >= 7);
   check_has(full, "target: " + target + "\n");
-  check_has(full, target == supported_targets()[0] ? "why this target: the best" : "why this target: asked for");
+  check_has(full, target == default_target() ? "why this target: the best" : "why this target: asked for");
   check_has(full, "why so many threads: ");
   check_has(full, "fallback: none\n");
   for (size_t capacity : {size_t{1}, size_t{2}, size_t{10}, full.size(), full.size() + 1, full.size() + 50}) {

@@ -70,15 +70,16 @@ struct TwinDecode {
 TEST_CASE("widening: attention over caches of any types is the f32 call over their tokens",
           "[widening][properties][cache][bits]") {
   int64_t rings = 0, shared = 0, ragged = 0, run = 0, codes = 0;
-  for (const uint64_t seed : seeds(620000, 450)) {
+  for (const auto& [arithmetic, seed] : seeds_of_both(620000, 450, 150)) {
     Random random(seed);
     TwinDecode d(random, seed + 7000);
-    INFO("seed " << seed << ": " << d.describe());
+    d.wide.arithmetic = d.stored.arithmetic = arithmetic, d.typed.set_arithmetic(arithmetic);
+    INFO("seed " << seed << " arithmetic " << arithmetic << ": " << d.describe());
     if (d.typed.refused()) continue;
     ++run, ragged += d.wide.items.query_offsets != nullptr, codes += d.storage.codes != 0;
     const int64_t b = random.below(d.typed.B);
     rings += d.typed.cache.first_kept(d.wide.items.sequences[b]) > 0;
-    for (const std::string& target : supported_targets()) {
+    for (const std::string& target : targets_of(arithmetic)) {
       INFO(target);
       const TypedResult want = run_typed(shared_context(target, 1), d.wide, d.output_of(MHA_F32), d.typed.longest_key);
       const mha_context* context = shared_context(target, one_of<int64_t>(random, {1, 2, 3, 5}));

@@ -36,14 +36,15 @@ TypedResult run(const mha_context* context, const CodeCall& c, const AttentionCa
 
 TEST_CASE("codes: attention over any codes is the call over what they stand for", "[codes][properties][bits]") {
   int64_t keys = 0, values = 0, both = 0, in_place = 0, packed = 0, weights = 0, ragged = 0;
-  for (const uint64_t seed : seeds(530000, 300)) {
+  for (const auto& [arithmetic, seed] : seeds_of_both(530000, 300, 100)) {
     Random random(seed);
     CodeCall c(random);
-    INFO("seed " << seed << ": " << c.describe());
+    c.call.set_arithmetic(arithmetic);
+    INFO("seed " << seed << " arithmetic " << arithmetic << ": " << c.describe());
     keys += c.key != nullptr, values += c.value != nullptr, both += c.key && c.value;
     in_place += c.call.shape.Tq * c.call.shape.H / c.call.shape.Hkv <= 16, packed += c.call.shape.Tq > 16;
     weights += c.call.wide.results.weights_mode > MHA_WEIGHTS_PER_HEAD, ragged += c.call.ragged();
-    for (const std::string& target : supported_targets()) {
+    for (const std::string& target : targets_of(arithmetic)) {
       const TypedResult want = run(shared_context(target, 1), c, c.call.wide, c.call.wide_output());
       for (const int64_t threads : {int64_t{1}, one_of<int64_t>(random, {2, 3, 5})}) {
         INFO(target << ", " << threads << " threads");

@@ -36,12 +36,14 @@ struct Drawn {
   AttentionProblem problem;
   RandomMasks masks;
   mha_weights_mode mode;
+  mha_arithmetic arithmetic;
 
-  explicit Drawn(Random& random)
+  Drawn(Random& random, mha_arithmetic of)
       : shape(random_shape(random)),
         problem(shape, MaskKind::kNone, random.bits() >> 8),
         masks(random, shape.B, shape.H, shape.Tq, shape.Tk),
-        mode(one_of(random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED})) {
+        mode(one_of(random, {MHA_WEIGHTS_NONE, MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED})),
+        arithmetic(of) {
     const float magnitude = one_of(random, {1.0f, 4.0f, 30.0f});
     for (float& value : problem.query) value *= magnitude;
     if (one_in(random, 4)) spoil(random, &problem.query);
@@ -57,6 +59,7 @@ struct Drawn {
     args.value = view(problem.value.data(), dense_bthd(shape.value()));
     masks.get().put_into(&args);
     args.score_mods = masks.mods();
+    args.arithmetic = arithmetic;
     args.results.weights_mode = mode;
     return args;
   }
@@ -181,14 +184,15 @@ AttentionResult run_into_layouts(Random& random, const mha_context* context, Att
 /// One problem with the result of each target on one thread, to which every other way must come.
 class Property {
  public:
-  explicit Property(Random& random) : random_(random), drawn_(random), moved_(random, drawn_.problem) {}
+  Property(Random& random, mha_arithmetic arithmetic)
+      : random_(random), drawn_(random, arithmetic), moved_(random, drawn_.problem) {}
 
   std::string describe() const { return drawn_.describe(); }
   const AttentionShape& shape() const { return drawn_.shape; }
 
   void check() {
     check_targets();
-    for (int64_t threads : {2, 3, 5}) check_part_on({random_context(random_).target, threads}, whole_of(shape()));
+    for (int64_t threads : {2, 3, 5}) check_part_on({any_context().target, threads}, whole_of(shape()));
     for (int64_t b = 0; b < shape().B; ++b) check_anywhere({b, 1, 0, shape().H, 0, shape().Tq});
     for (const auto& [first, count] : random_pieces(random_, shape().Tq))
       check_anywhere({0, shape().B, 0, shape().H, first, count});
@@ -197,23 +201,24 @@ class Property {
       const int64_t b = random_.below(shape().B), q = random_.below(shape().Tq);
       check_anywhere({b, between(random_, 1, shape().B - b), 0, shape().H, q, between(random_, 1, shape().Tq - q)});
     }
-    const RandomContext context = random_context(random_);
+    const RandomContext context = any_context();
     INFO(context.describe() << ", inputs and results in other layouts");
     check_part(shape(), whole_of(shape()), drawn_.mode,
                run_into_layouts(random_, context.get(), moved_.args(drawn_.args()), shape()), wants_[context.target]);
   }
 
  private:
+  RandomContext any_context() { return random_context(random_, drawn_.arithmetic); }
   void check_targets() {
-    const std::vector<std::string> fma = fma_targets();
-    for (const std::string& target : supported_targets()) {
+    const std::string first = targets_of(drawn_.arithmetic)[0];  // with FMA, if one has it
+    for (const std::string& target : targets_of(drawn_.arithmetic)) {
       wants_[target] = run_attention(shared_context(target, 1), drawn_.args());
       INFO("target " << target << ", one thread");
       CHECK(none_poison(wants_[target].output));
-      if (has_fma(target)) check_part(shape(), whole_of(shape()), drawn_.mode, wants_[target], wants_[fma[0]]);
+      if (has_fma(target)) check_part(shape(), whole_of(shape()), drawn_.mode, wants_[target], wants_[first]);
     }
   }
-  void check_anywhere(const Part& part) { check_part_on(random_context(random_), part); }
+  void check_anywhere(const Part& part) { check_part_on(any_context(), part); }
   void check_part_on(const RandomContext& context, const Part& part) {
     const bool moved = one_in(random_, 2);
     INFO(context.describe() << (moved ? ", other strides" : "") << ": items " << part.b << " + " << part.B << ", heads "
@@ -231,11 +236,20 @@ class Property {
 
 }  // namespace
 
+TEST_CASE("properties: attention in BF16 comes to the same bits by every way", "[properties][bits][bf16]") {
+  for (const uint64_t seed : seeds(205000, 200)) {
+    Random random(seed);
+    Property property(random, MHA_ARITHMETIC_BF16);
+    INFO("seed " << seed << ": " << property.describe());
+    property.check();
+  }
+}
+
 TEST_CASE("properties: attention comes to the same bits by every way", "[properties][bits]") {
   int64_t nothing = 0, no_keys = 0, many_rows = 0, many_chunks = 0, few_rows_many_chunks = 0, five_threads = 0;
   for (const uint64_t seed : seeds(200000, 300)) {
     Random random(seed);
-    Property property(random);
+    Property property(random, MHA_ARITHMETIC_F32);
     INFO("seed " << seed << ": " << property.describe());
     property.check();
     const AttentionShape& s = property.shape();

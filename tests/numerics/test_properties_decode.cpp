@@ -80,11 +80,12 @@ void check_reference(RandomDecode& d, int64_t b, const AttentionResult& own) {
 
 TEST_CASE("decode properties: attention over a cache is one plain call a sequence", "[properties][cache][bits]") {
   int64_t refused = 0, rings = 0, shared = 0, closely = 0;
-  for (const uint64_t seed : seeds(310000, 400)) {
+  for (const auto& [arithmetic, seed] : seeds_of_both(310000, 400, 200)) {
     Random random(seed);
     RandomDecode d(random);
-    INFO("seed " << seed << ": " << d.describe());
-    const RandomContext context = random_context(random);
+    d.set_arithmetic(arithmetic);
+    INFO("seed " << seed << " arithmetic " << arithmetic << ": " << d.describe());
+    const RandomContext context = random_context(random, arithmetic);
     mha_status status = MHA_OK;
     mha_error error = {};
     if (d.refused()) {
@@ -106,7 +107,8 @@ TEST_CASE("decode properties: attention over a cache is one plain call a sequenc
       for (int64_t b = 0; b < d.B; ++b) check_item(d, b, all, items[b]);
     }
     const int64_t b = random.below(d.B);
-    if (d.cache.finite && d.query_len(b) > 0 && one_in(random, 4)) check_reference(d, b, items[b]), ++closely;
+    if (arithmetic == MHA_ARITHMETIC_F32 && d.cache.finite && d.query_len(b) > 0 && one_in(random, 4))
+      check_reference(d, b, items[b]), ++closely;
     rings += d.cache.first_kept(d.args().items.sequences[b]) > 0;
     char text[8192];
     require_ok(attention_explain(context.get(), d.args(), text, sizeof text, nullptr, &error), error);
@@ -332,7 +334,7 @@ std::vector<float> partial_of(const mha_context* context, AttentionCall args) {
 TEST_CASE("decode properties: partial results of any parts merge to the bits of one call",
           "[properties][partial][bits]") {
   int64_t one_by_one = 0;
-  for (const uint64_t seed : seeds(330000, 200)) {
+  for (const auto& [arithmetic, seed] : seeds_of_both(330000, 200, 100)) {
     Random random(seed);
     AttentionShape s = {between(random, 1, 3),     0, between(random, 1, 3),
                         random_length(random, 60), 0, between(random, 1, 40),
@@ -343,18 +345,18 @@ TEST_CASE("decode properties: partial results of any parts merge to the bits of 
     if (one_in(random, 4)) spoil(random, &p.key), spoil(random, &p.value);
     const RandomMasks masks(random, s.B, s.H, s.Tq, s.Tk);
     AttentionCall args = p.args();
-    args.score_mods = masks.mods();
+    args.score_mods = masks.mods(), args.arithmetic = arithmetic;
     masks.get().put_into(&args);
-    const RandomContext first = random_context(random);
-    const auto any = [&] {  // targets without FMA have bits of their own
-      RandomContext context = random_context(random);
+    const RandomContext first = random_context(random, arithmetic);
+    const auto any = [&, of = arithmetic] {  // targets without FMA have bits of their own
+      RandomContext context = random_context(random, of);
       if (has_fma(context.target) != has_fma(first.target)) context.target = first.target;
       return context.get();
     };
     const AttentionResult want = run_attention(shared_context(first.target, 1), args);
     const int64_t key_block = masks.get().block_mask.pairs ? masks.get().block_mask.key_block : 1;
     if (256 % key_block != 0) continue;
-    INFO("seed " << seed << ": " << describe(s) << masks.describe());
+    INFO("seed " << seed << " arithmetic " << arithmetic << ": " << describe(s) << masks.describe());
     // Items that differ in length or position come one by one.
     const bool apart = masks.get().key_lengths || masks.get().offsets;
     for (int64_t b = 0; b < s.B; b += apart ? 1 : s.B) {
@@ -386,6 +388,7 @@ TEST_CASE("decode properties: partial results of any parts merge to the bits of 
       mha_merge_partials_args merge = {};
       merge.batch = items.B, merge.num_heads = s.H, merge.query_len = s.Tq, merge.value_head_dim = s.Dv;
       merge.num_chunks = chunks, merge.partials = partials.data(), merge.sink_logits = args.score_mods.sink_logits;
+      merge.arithmetic = arithmetic;
       merge.output = mut_view(got.output.data()), merge.log_sum_exp = got.log_sum_exp.data();
       mha_error error = {};
       require_ok(mha_attention_merge_partials(any(), &merge, &error), error);

@@ -84,6 +84,7 @@ void check_partials(const mha_context* context, const TypedCall& call, const Typ
   mha_merge_partials_args args = {};
   args.batch = s.B, args.num_heads = s.H, args.query_len = s.Tq, args.value_head_dim = s.Dv;
   args.num_chunks = static_cast<int64_t>(partials.size()) / (s.B * s.H * s.Tq * (s.Dv + 2));
+  args.arithmetic = call.wide.arithmetic;
   args.partials = partials.data(), args.sink_logits = call.wide.score_mods.sink_logits;
   args.output = output.mut_view(), args.log_sum_exp = lse.data();
   mha_error error = {};
@@ -109,14 +110,15 @@ void check_on(const std::string& target, Random& random, TypedCall& call, bool o
 
 TEST_CASE("widening: attention over any types is the call over floats, rounded once", "[widening][properties][bits]") {
   Ways ways;
-  for (const uint64_t seed : seeds(500000, 420)) {
+  for (const auto& [arithmetic, seed] : seeds_of_both(500000, 420, 200)) {
     Random random(seed);
     TypedCall call(random);
-    INFO("seed " << seed << ": " << call.describe());
+    call.set_arithmetic(arithmetic);
+    INFO("seed " << seed << " arithmetic " << arithmetic << ": " << call.describe());
     const bool output_in_place = call.shape.D == call.shape.Dv && call.shape.Tq > 0 && call.shape.B > 0;
     ways.output_in_place += output_in_place && call.query->dtype() != MHA_F32;
     ways.count(call, explained(shared_context(supported_targets()[0], 3), call));
-    for (const std::string& target : supported_targets()) check_on(target, random, call, output_in_place);
+    for (const std::string& target : targets_of(arithmetic)) check_on(target, random, call, output_in_place);
   }
   ways.check();
 }

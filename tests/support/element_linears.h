@@ -33,11 +33,13 @@ class WatchedWorkspace {
 struct LinearTypes {
   mha_dtype input, weight, output;
   int packed;
+  mha_arithmetic arithmetic = MHA_ARITHMETIC_F32;
 
   mha_dtype kept() const { return packed < 0 ? weight : static_cast<mha_dtype>(packed); }
   std::string describe() const {
     return std::string(name_of(input)) + " x " + name_of(weight) +
-           (packed < 0 ? "" : std::string(" packed as ") + name_of(kept())) + " -> " + name_of(output);
+           (packed < 0 ? "" : std::string(" packed as ") + name_of(kept())) + " -> " + name_of(output) +
+           (arithmetic == MHA_ARITHMETIC_F32 ? "" : " in BF16");
   }
 };
 
@@ -73,7 +75,7 @@ struct ElementLinear {
     mha_linear_config config = {};
     mha_storage storage = {};
     config.in_features = K, config.out_features = N;
-    config.weight = weight.view(), config.bias = bias_or_null();
+    config.weight = weight.view(), config.bias = bias_or_null(), config.arithmetic = types.arithmetic;
     storage.dtype = types.kept();
     if (types.packed >= 0) config.packed = &storage;
     config.packed_error = packed_error;
@@ -85,7 +87,7 @@ struct ElementLinear {
   /// What the call must give before it is rounded: the float linear over widened numbers.
   std::vector<float> oracle(const mha_context* context) const {
     const std::vector<float> kept = kept_weights();
-    const LinearPtr linear = make_linear(context, K, N, kept.data(), bias_or_null());
+    const LinearPtr linear = make_linear(context, K, N, kept.data(), bias_or_null(), types.arithmetic);
     return run_linear(context, linear.get(), input.floats(), M);
   }
   /// Rows [first, first + count) of the input, into `output` of as many.

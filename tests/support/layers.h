@@ -11,10 +11,10 @@
 namespace mha::test {
 
 inline LinearPtr make_linear(const mha_context* context, int64_t in_features, int64_t out_features, const float* weight,
-                             const float* bias) {
+                             const float* bias, mha_arithmetic arithmetic = MHA_ARITHMETIC_F32) {
   mha_linear_config config = {};
   config.in_features = in_features, config.out_features = out_features;
-  config.weight = view(weight), config.bias = bias;
+  config.weight = view(weight), config.bias = bias, config.arithmetic = arithmetic;
   mha_linear* linear = nullptr;
   mha_error error = {};
   require_ok(mha_linear_create(context, &config, &linear, &error), error);

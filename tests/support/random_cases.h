@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "tests/support/layers.h"
+#include "tests/support/seeds.h"
 
 namespace mha::test {
 
@@ -315,6 +316,18 @@ inline std::vector<std::pair<int64_t, int64_t>> random_pieces(Random& random, in
   return pieces;
 }
 
+/// Random problems in F32, and others in BF16.
+struct ArithmeticSeed {
+  mha_arithmetic arithmetic;
+  uint64_t seed;
+};
+inline std::vector<ArithmeticSeed> seeds_of_both(uint64_t first, uint64_t in_f32, uint64_t in_bf16) {
+  std::vector<ArithmeticSeed> all;
+  for (const uint64_t seed : seeds(first, in_f32)) all.push_back({MHA_ARITHMETIC_F32, seed});
+  for (const uint64_t seed : seeds(first + in_f32, in_bf16)) all.push_back({MHA_ARITHMETIC_BF16, seed});
+  return all;
+}
+
 /// A context of random thread count on a random target.
 struct RandomContext {
   std::string target;
@@ -322,8 +335,8 @@ struct RandomContext {
   const mha_context* get() const { return shared_context(target, threads); }
   std::string describe() const { return target + ", " + std::to_string(threads) + " threads"; }
 };
-inline RandomContext random_context(Random& random) {
-  const std::vector<std::string>& targets = supported_targets();
+inline RandomContext random_context(Random& random, mha_arithmetic arithmetic = MHA_ARITHMETIC_F32) {
+  const std::vector<std::string>& targets = targets_of(arithmetic);
   return {targets[static_cast<size_t>(random.below(static_cast<int64_t>(targets.size())))],
           one_of<int64_t>(random, {1, 2, 3, 5})};
 }

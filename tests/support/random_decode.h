@@ -51,6 +51,7 @@ class RandomDecode {
   int64_t query_begin(int64_t b) const { return offsets_[b]; }
   /// Inputs only; results and workspace are to be given.
   const AttentionCall& args() const { return args_; }
+  void set_arithmetic(mha_arithmetic arithmetic) { args_.arithmetic = arithmetic; }
   bool rows_chosen() const { return args_.results.weights_rows != nullptr; }
   bool with_window() const { return args_.masks.window_left > 0; }
 

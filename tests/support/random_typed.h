@@ -111,6 +111,7 @@ class TypedCall {
   Strides output_strides;
   AttentionCall wide, stored;
 
+  void set_arithmetic(mha_arithmetic arithmetic) { wide.arithmetic = stored.arithmetic = arithmetic; }
   bool ragged() const { return !query_offsets_.empty(); }
   Extent output_extent() const { return ragged() ? Extent{1, shape.Tq, shape.H, shape.Dv} : shape.output(); }
   /// Where the stored call's output goes, and the widened call's.

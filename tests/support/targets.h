@@ -49,7 +49,7 @@ inline ContextPtr make_context(const std::string& target, int64_t num_threads) {
 /// The names of the targets that can run here, best first. The first call prints them, and fails if one of the
 /// comma-separated names in the environment's MHA_REQUIRE_TARGETS is missing, so that no run
 /// covers less than was meant without a word.
-inline const std::vector<std::string>& supported_targets() {
+inline const std::vector<std::string>& all_targets() {
   static const std::vector<std::string> names = [] {
     std::vector<std::string> found;
     std::string line;
@@ -72,6 +72,28 @@ inline const std::vector<std::string>& supported_targets() {
   return names;
 }
 
+/// Those that have an F32 of their own. amx, and one that is named after another (avx512_bf16), is that one in F32.
+inline const std::vector<std::string>& supported_targets() {
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> found;
+    const auto follows = [](const std::string& name, const std::string& base) {
+      return name.rfind(base + "_", 0) == 0;
+    };
+    for (const std::string& name : all_targets()) {
+      const auto base = [&](const std::string& other) { return follows(name, other); };
+      if (name != "amx" && std::none_of(all_targets().begin(), all_targets().end(), base)) found.push_back(name);
+    }
+    return found;
+  }();
+  return names;
+}
+
+/// What a context takes that is asked for none.
+inline const std::string& default_target() {
+  static const std::string name = mha_context_target(make_context(mha_context_options{}).get());
+  return name;
+}
+
 /// Whether the target has the bits that those with fused multiply-add share.
 inline bool has_fma(const std::string& target) {
   for (int64_t n = 0; n < mha_target_count(); ++n)
@@ -83,6 +105,18 @@ inline std::vector<std::string> fma_targets() {
   std::vector<std::string> names;
   for (const std::string& name : supported_targets())
     if (has_fma(name)) names.push_back(name);
+  return names;
+}
+
+/// The targets that have an arithmetic and kernels of their own for it, best first.
+inline const std::vector<std::string>& targets_of(mha_arithmetic arithmetic) {
+  if (arithmetic == MHA_ARITHMETIC_F32) return supported_targets();
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> found;
+    for (const std::string& name : all_targets())
+      if (has_fma(name)) found.push_back(name);
+    return found;
+  }();
   return names;
 }
 

@@ -52,9 +52,14 @@ TEST_CASE("context: no options gives the best supported target", "[context]") {
   mha_context* made = nullptr;
   REQUIRE(mha_context_create(nullptr, &made, nullptr) == MHA_OK);
   const ContextPtr context(made);
-  CHECK(mha_context_target(context.get()) == supported_targets()[0]);
+  // The first, but pairs of bf16 on AMD's CPUs alone, and tiles where the system permits them.
+  const std::string got = mha_context_target(context.get());
+  size_t first = 0;
+  while (got != all_targets()[first] && (all_targets()[first] == "amx" || all_targets()[first] == "avx512_bf16"))
+    ++first;
+  CHECK(got == all_targets()[first]);
   const TargetInEnvironment empty("");
-  CHECK(mha_context_target(make_context(mha_context_options{}).get()) == supported_targets()[0]);
+  CHECK(default_target() == got);
 }
 
 TEST_CASE("context: MHA_TARGET chooses, the option comes before it", "[context]") {
@@ -95,7 +100,7 @@ TEST_CASE("context: target names outside the list", "[context]") {
 }
 
 TEST_CASE("context: the targets with fused multiply-add say that they share their bits", "[context]") {
-  const std::map<std::string, int> known = {{"avx512", 1}, {"avx2", 1}, {"neon", 1}, {"sse2", 0}};
+  const std::map<std::string, int> known = {{"avx512_bf16", 1}, {"avx512", 1}, {"avx2", 1}, {"neon", 1}, {"sse2", 0}};
   int64_t found = 0;
   for (int64_t n = 0; n < mha_target_count(); ++n) {
     const auto target = known.find(mha_target_name(n));

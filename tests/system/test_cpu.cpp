@@ -102,6 +102,48 @@ TEST_CASE("cpu: targets by what a CPU has", "[cpu]") {
   }
 }
 
+TEST_CASE("cpu: bf16 by tiles and by pairs, which are chosen where they are fast", "[cpu]") {
+  constexpr uint32_t kAmd = 0x68747541, kIntel = 0x756e6547, kBf16 = 1u << 5, kTiles = 1u << 22 | 1u << 24;
+  struct {
+    const char* name;
+    CpuRegisters registers;
+    bool supported, fast, tiles;
+  } const cpus[] = {
+      {"Zen 4", {16, kHaswell1, kSse2, kSkylakeX7 | kIfma, 0x2e7, kAmd, 0, kBf16}, true, true, false},
+      {"Sapphire Rapids", {32, kHaswell1, kSse2, kSkylakeX7, 0x602e7, kIntel, kTiles, kBf16}, true, false, true},
+      {"Sapphire Rapids, no state of tiles",
+       {32, kHaswell1, kSse2, kSkylakeX7, 0x2e7, kIntel, kTiles, kBf16},
+       true,
+       false,
+       false},
+      {"Sapphire Rapids, state of their configuration alone",
+       {32, kHaswell1, kSse2, kSkylakeX7, 0x202e7, kIntel, kTiles, kBf16},
+       true,
+       false,
+       false},
+      {"Sapphire Rapids, AMX-BF16 masked by the VM",
+       {32, kHaswell1, kSse2, kSkylakeX7, 0x602e7, kIntel, 1u << 24, kBf16},
+       true,
+       false,
+       false},
+      {"Ice Lake", {27, kHaswell1, kSse2, kSkylakeX7 | kIfma, kZmm, kIntel, 0, 0}, false, false, false},
+      {"Zen 4, no zmm state", {16, kHaswell1, kSse2, kSkylakeX7, kYmm, kAmd, 0, kBf16}, false, false, false},
+      {"Zen 3", {16, kHaswell1, kSse2, kAvx2, 0x207, kAmd, 0, 0}, false, false, false},
+  };
+  for (const auto& cpu : cpus) {
+    INFO(cpu.name);
+    const CpuFeatures features = mha::x86_features(cpu.registers);
+    CHECK(features.avx512_bf16 == cpu.supported);
+    CHECK(features.fast_bf16 == cpu.fast);
+    CHECK(features.amx_bf16 == cpu.tiles);
+    for (int64_t n = 0; n < mha::target_count(); ++n) {
+      const bool pairs = std::string(mha::target_table(n)->name) == "avx512_bf16";
+      CHECK(mha::target_chosen(n, features) == (pairs ? cpu.fast : mha::target_supported(n, features)));
+      if (pairs) CHECK(mha::target_supported(n, features) == cpu.supported);
+    }
+  }
+}
+
 TEST_CASE("cpu: the best target comes first", "[cpu]") {
   // A target that runs on fewer of these CPUs needs more instructions.
   const auto cpus_of = [](int64_t n) {

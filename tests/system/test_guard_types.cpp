@@ -15,9 +15,10 @@ mha_dtype type_of(int level) { return kElementTypes[level].dtype; }
 
 struct Types {
   mha_dtype query, key, value, output, mask;
+  mha_arithmetic arithmetic = MHA_ARITHMETIC_F32;
   std::string describe() const {
-    return dtype_name(query) + " " + dtype_name(key) + " " + dtype_name(value) + " " + dtype_name(output) + " mask " +
-           dtype_name(mask);
+    return "arithmetic " + std::to_string(arithmetic) + ": " + dtype_name(query) + " " + dtype_name(key) + " " +
+           dtype_name(value) + " " + dtype_name(output) + " mask " + dtype_name(mask);
   }
 };
 
@@ -28,7 +29,7 @@ void check_attention(const mha_context* context, const AttentionProblem& p, mha_
   const std::vector<float> wide_query = query.widened(), wide_key = key.widened(), wide_value = value.widened();
   const std::vector<float> wide_add = add.widened();
   AttentionCall wide = p.args();
-  wide.results.weights_mode = mode;
+  wide.results.weights_mode = mode, wide.arithmetic = types.arithmetic;
   wide.query = view(wide_query.data()), wide.key = view(wide_key.data()), wide.value = view(wide_value.data());
   if (add.bytes()) wide.masks.add_mask.data = wide_add.data();
   const AttentionResult want = run_attention(context, wide);
@@ -63,12 +64,14 @@ TEST_CASE("guard types: attention over any types between pages without access", 
     const AttentionShape shape = {1, 2, 1, query_lens[row[3]], key_lens[row[1]], dims[row[0]], dims[row[2]]};
     const MaskKind kind = static_cast<MaskKind>(row[4]);
     const AttentionProblem problem(shape, kind, ++seed);
-    const Types types = {type_of(row[6]), type_of(row[7]), type_of(row[8]), type_of(row[9]), type_of(row[10])};
-    INFO(describe(shape, kind) << " weights " << row[5] << " " << types.describe());
-    for (Guard side : kSides)
-      for_each_target([&](const std::string&, const mha_context* context) {
-        check_attention(context, problem, static_cast<mha_weights_mode>(row[5]), types, side);
-      });
+    Types types = {type_of(row[6]), type_of(row[7]), type_of(row[8]), type_of(row[9]), type_of(row[10])};
+    for (const mha_arithmetic arithmetic : {MHA_ARITHMETIC_F32, MHA_ARITHMETIC_BF16}) {
+      types.arithmetic = arithmetic;
+      INFO(describe(shape, kind) << " weights " << row[5] << " " << types.describe());
+      for (const std::string& target : targets_of(arithmetic))
+        for (Guard side : kSides)
+          check_attention(shared_context(target, 1), problem, static_cast<mha_weights_mode>(row[5]), types, side);
+    }
   }
 }
 

@@ -77,17 +77,24 @@ TEST_CASE("cli: the notebook is within its bounds of the reference and of PyTorc
   check_refused(folder, "notebook --data other.safetensors", "tensor 'query' has shape [2, 10], expected [1, 20]");
 }
 
-TEST_CASE("cli: verify passes, a line for each target") {
+TEST_CASE("cli: verify passes, a line for each target and arithmetic, then the code of the bits") {
   const Folder folder;
   const std::string text = run_ok(folder, "verify --quick");
   std::istringstream lines(text);
-  for (const std::string& target : mha::test::supported_targets()) {
-    std::string line;
-    REQUIRE(std::getline(lines, line));
-    CHECK(line.substr(0, target.size() + 1) == target + " ");
-    CHECK(line.find("PASS") != std::string::npos);
+  for (const char* arithmetic : {"F32", "BF16"}) {
+    for (const std::string& target : mha::test::all_targets()) {
+      if (arithmetic == std::string("BF16") && !mha::test::has_fma(target)) continue;
+      std::string line;
+      REQUIRE(std::getline(lines, line));
+      CHECK(line.substr(0, target.size() + 1) == target + " ");
+      CHECK(line.find(std::string(" ") + arithmetic + " ") != std::string::npos);
+      CHECK(line.find("PASS") != std::string::npos);
+    }
   }
-  std::string more;
+  std::string code, more;
+  REQUIRE(std::getline(lines, code));
+  // Of these inputs, on every machine (but those without fused multiply-add).
+  if (!mha::test::fma_targets().empty()) CHECK(code.find("F32 5W85-QHKS, BF16 G3MF-ZBEW (") != std::string::npos);
   CHECK_FALSE(std::getline(lines, more));
   check_refused(folder, "verify --target nonsense", "nonsense");
 }

@@ -33,6 +33,7 @@ make_sanitized_build() {
   local name=$1
   shift
   make_build "$name" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 -DCMAKE_CXX_COMPILER=clang++ -DMHA_WERROR=OFF \
+    -DMHA_TEST_OPTIMISATION=-O0 -DMHA_TOOL_OPTIMISATION=-O0 \
     -DCMAKE_CXX_COMPILER_LAUNCHER="$root/tools/check/launch_sanitized.sh" "$@"
 }
 

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// `mha verify`: is the library right on this machine? Every supported target against the double reference, a line each,
-// and the promise of equal bits between thread counts and between the targets with fused multiply-add.
+// `mha verify`: is the library right on this machine? Every supported target and arithmetic against the double reference, a
+// line each, and the promise of equal bits between thread counts and between the targets with fused multiply-add. The last
+// line is a short code of these bits: two machines with the same code gave the same results.
+#include <algorithm>
+#include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <memory>
@@ -16,7 +19,13 @@ namespace {
 
 constexpr std::int64_t kThreadCounts[] = {1, 2, 3, 5};
 
-// What is known of one target so far.
+struct NamedArithmetic {
+  mha_arithmetic arithmetic;
+  const char* name;
+};
+constexpr NamedArithmetic kArithmetics[] = {{MHA_ARITHMETIC_F32, "F32"}, {MHA_ARITHMETIC_BF16, "BF16"}};
+
+// What is known of one target in one arithmetic so far.
 struct TargetState {
   std::string name;
   bool same_bits;                 // as the other targets with fused multiply-add
@@ -24,6 +33,32 @@ struct TargetState {
   std::int64_t cases = 0;
   double worst[3] = {};  // by VerifyKind
   std::vector<std::string> failures;
+};
+
+// FNV-1a over results, and 40 bits of it in letters and digits that are not taken for others.
+class Code {
+ public:
+  void add(const std::vector<float>& values) {
+    for (const float value : values) {
+      std::uint32_t bits = 0;
+      std::memcpy(&bits, &value, sizeof bits);
+      for (int shift = 0; shift < 32; shift += 8) hash_ = (hash_ ^ (bits >> shift & 0xff)) * 0x100000001b3U;
+    }
+    any_ = true;
+  }
+  std::string text() const {
+    if (!any_) return "none";
+    std::string code;
+    for (int n = 0; n < 8; ++n) {
+      if (n == 4) code += '-';
+      code += "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"[hash_ >> (5 * n + 24) & 31];
+    }
+    return code;
+  }
+
+ private:
+  std::uint64_t hash_ = 0xcbf29ce484222325U;
+  bool any_ = false;
 };
 
 bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
@@ -45,23 +80,23 @@ std::vector<TargetState> supported_targets(const std::string& only) {
   return targets;
 }
 
-void run_case(const VerifyCase& verify_case, std::vector<TargetState>& targets) {
-  const std::vector<double> want = verify_case.reference();
+void run_case(const VerifyCase& verify_case, const std::vector<double>& want, mha_arithmetic arithmetic,
+              std::vector<TargetState>& targets, Code& code) {
   const TargetState* first_fma = nullptr;
   std::vector<float> fma_bits;
   for (TargetState& target : targets) {
-    const std::vector<float> got = verify_case.run(target.contexts[0]);
+    const std::vector<float> got = verify_case.run(target.contexts[0], arithmetic);
     const double error = max_difference(got, want);
     ++target.cases;
     double& worst = target.worst[static_cast<int>(verify_case.kind())];
     worst = std::max(worst, error);
-    if (error > verify_case.bound()) {
+    if (error > verify_case.bound(arithmetic)) {
       char text[80];
-      std::snprintf(text, sizeof text, ": error %.3g, bound %.3g", error, verify_case.bound());
+      std::snprintf(text, sizeof text, ": error %.3g, bound %.3g", error, verify_case.bound(arithmetic));
       target.failures.push_back(verify_case.name() + text);
     }
     for (std::size_t i = 1; i < target.contexts.size(); ++i) {
-      if (same_bits(verify_case.run(target.contexts[i]), got)) continue;
+      if (same_bits(verify_case.run(target.contexts[i], arithmetic), got)) continue;
       target.failures.push_back(verify_case.name() + ": other bits with " + std::to_string(kThreadCounts[i]) +
                                 " threads than with 1");
     }
@@ -69,6 +104,7 @@ void run_case(const VerifyCase& verify_case, std::vector<TargetState>& targets) 
     if (first_fma == nullptr) {
       first_fma = &target;
       fma_bits = got;
+      code.add(got);
     } else if (!same_bits(got, fma_bits)) {
       target.failures.push_back(verify_case.name() + ": other bits than " + first_fma->name);
     }
@@ -76,22 +112,22 @@ void run_case(const VerifyCase& verify_case, std::vector<TargetState>& targets) 
 }
 
 // Returns whether the target passed.
-bool print(const TargetState& target, const std::vector<TargetState>& targets) {
+bool print(const TargetState& target, const std::vector<TargetState>& targets, const char* arithmetic) {
   std::string equal = "same bits with 1, 2, 3 and 5 threads";
   for (const TargetState& other : targets) {
     if (&other != &target && other.same_bits && target.same_bits) equal += ", as " + other.name;
   }
   const bool pass = target.failures.empty();
-  std::printf("%-8s %s  %lld cases, worst error", target.name.c_str(), pass ? "PASS" : "FAIL",
+  std::printf("%-11s %-4s %s  %lld cases, worst error", target.name.c_str(), arithmetic, pass ? "PASS" : "FAIL",
               static_cast<long long>(target.cases));
   for (int kind = 0; kind < 3; ++kind) std::printf(" %s %.1e,", kVerifyKindNames[kind], target.worst[kind]);
   std::printf(" %s\n", pass ? equal.c_str() : "the first failures:");
   constexpr std::size_t kShown = 5;
   for (std::size_t i = 0; i < target.failures.size() && i < kShown; ++i) {
-    std::printf("         %s\n", target.failures[i].c_str());
+    std::printf("                 %s\n", target.failures[i].c_str());
   }
   if (target.failures.size() > kShown) {
-    std::printf("         and %zu more\n", target.failures.size() - kShown);
+    std::printf("                 and %zu more\n", target.failures.size() - kShown);
   }
   return pass;
 }
@@ -108,18 +144,29 @@ void add_verify(CLI::App& app, int& status) {
   command->add_option("--target", options->target, "Only this target (default: every supported one)");
   command->add_flag("--quick", options->quick, "A quarter of the cases");
   command->callback([options, &status] {
-    std::vector<TargetState> targets = supported_targets(options->target);
+    // Arithmetic by arithmetic; BF16 is not there without fused multiply-add.
+    std::vector<TargetState> targets[2] = {supported_targets(options->target), supported_targets(options->target)};
+    std::vector<TargetState>& in_bf16 = targets[1];
+    in_bf16.erase(std::remove_if(in_bf16.begin(), in_bf16.end(), [](const TargetState& t) { return !t.same_bits; }),
+                  in_bf16.end());
+    Code codes[2];
     const std::int64_t count = verify_case_count(options->quick);
     {
       Progress progress("verify", count);
       for (std::int64_t i = 0; i < count; ++i) {
-        run_case(*make_verify_case(i, options->quick), targets);
+        const auto verify_case = make_verify_case(i, options->quick);
+        const std::vector<double> want = verify_case->reference();
+        for (int a = 0; a < 2; ++a) run_case(*verify_case, want, kArithmetics[a].arithmetic, targets[a], codes[a]);
         progress.step();
       }
     }
-    for (const TargetState& target : targets) {
-      if (!print(target, targets)) status = 1;
+    for (int a = 0; a < 2; ++a) {
+      for (const TargetState& target : targets[a]) {
+        if (!print(target, targets[a], kArithmetics[a].name)) status = 1;
+      }
     }
+    std::printf("bits of %lld cases: %s %s, %s %s (the same code: the same results)\n", static_cast<long long>(count),
+                kArithmetics[0].name, codes[0].text().c_str(), kArithmetics[1].name, codes[1].text().c_str());
   });
 }
 

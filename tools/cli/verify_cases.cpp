@@ -21,6 +21,8 @@ constexpr std::int64_t kQuickDivisor = 4;
 // By VerifyKind. Results are of magnitude 1 to 6 and rounded once per product: a little over twice the worst error that
 // `mha verify` prints for avx512, avx2 and sse2.
 constexpr double kBounds[] = {4e-6, 1e-6, 4e-6};
+// The same of BF16, whose operands have eight bits.
+constexpr double kBf16Bounds[] = {1.5e-2, 1.5e-2, 2e-2};
 
 template <std::size_t kCount>
 std::int64_t pick(const std::int64_t (&list)[kCount], std::int64_t index) {
@@ -57,8 +59,9 @@ class LinearCase final : public VerifyCase {
     return output;
   }
 
-  std::vector<float> run(const Context& context) const override {
+  std::vector<float> run(const Context& context, mha_arithmetic arithmetic) const override {
     mha_linear_config config{};
+    config.arithmetic = arithmetic;
     config.in_features = in_;
     config.out_features = out_;
     config.weight = view(weight_.data());
@@ -160,9 +163,10 @@ class AttentionCase final : public VerifyCase {
     return all;
   }
 
-  std::vector<float> run(const Context& context) const override {
+  std::vector<float> run(const Context& context, mha_arithmetic arithmetic) const override {
     std::vector<float> all(total_);
     AttentionCall args = args_;
+    args.arithmetic = arithmetic;
     args.output = mut_view(all.data());
     if (weights_size_ != 0) args.results.weights = mut_view(all.data() + output_size_);
     args.results.log_sum_exp = all.data() + output_size_ + weights_size_;
@@ -240,10 +244,13 @@ class LayerCase final : public VerifyCase {
     return all;
   }
 
-  std::vector<float> run(const Context& context) const override {
-    const Layer layer = take(Layer::create(context, config_, weights_));
+  std::vector<float> run(const Context& context, mha_arithmetic arithmetic) const override {
+    mha_layer_config config = config_;
+    config.arithmetic = arithmetic;
+    const Layer layer = take(Layer::create(context, config, weights_));
     std::vector<float> all(total_);
     LayerCall args = args_;
+    args.arithmetic = arithmetic;
     args.output = mut_view(all.data());
     if (averaged()) args.results.weights = mut_view(all.data() + output_size_);
     check(layer.forward(context, args));
@@ -288,7 +295,9 @@ class LayerCase final : public VerifyCase {
 
 }  // namespace
 
-double VerifyCase::bound() const { return kBounds[static_cast<int>(kind_)]; }
+double VerifyCase::bound(mha_arithmetic arithmetic) const {
+  return (arithmetic == MHA_ARITHMETIC_BF16 ? kBf16Bounds : kBounds)[static_cast<int>(kind_)];
+}
 
 std::string VerifyCase::name() const {
   std::string text = kVerifyKindNames[static_cast<int>(kind_)];

@@ -25,11 +25,11 @@ class VerifyCase {
   VerifyCase& operator=(const VerifyCase&) = delete;
 
   virtual std::vector<double> reference() const = 0;
-  virtual std::vector<float> run(const Context& context) const = 0;
+  virtual std::vector<float> run(const Context& context, mha_arithmetic arithmetic) const = 0;
 
   VerifyKind kind() const { return kind_; }
   // On the largest difference between the two.
-  double bound() const;
+  double bound(mha_arithmetic arithmetic) const;
   // Kind and sizes, to find it again.
   std::string name() const;
 

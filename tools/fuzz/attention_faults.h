@@ -186,7 +186,7 @@ inline bool break_argument(int fault, AttentionCall& a, mha_status& expected) {
       return true;
     case 11:
       expected = MHA_ERR_UNSUPPORTED;
-      a.arithmetic = MHA_ARITHMETIC_BF16;
+      a.arithmetic = MHA_ARITHMETIC_INT8;
       return true;
     case 12:
       expected = MHA_ERR_UNSUPPORTED;

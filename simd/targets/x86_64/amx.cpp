@@ -1,0 +1,12 @@
+// build-flags: -mavx512f -mavx512cd -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mamx-tile -mamx-bf16 -mavx2 -mfma -mpopcnt -mprefer-vector-width=512
+// base: avx512
+// SPDX-License-Identifier: Apache-2.0
+// AMX-BF16 over avx512: Intel Sapphire Rapids (2023) and later.
+#define MHA_TARGET_NS amx
+#define MHA_BASE_NS avx512
+#define MHA_TARGET_ARCH avx512bw
+#define MHA_ISA_AVX512
+#define MHA_ISA_AVX512_BF16
+#define MHA_ISA_AMX
+#pragma GCC diagnostic ignored "-Wunused-function"  // most algorithms are the base's
+#include "core/kernels/bf16_table-inl.h"
