@@ -60,6 +60,7 @@ CaseSpec attention_denormal_case(const AttentionShape& shape, int threads);
 CaseSpec attention_storage_case(const AttentionShape& shape, mha_dtype dtype, int threads);
 /// In BF16 arithmetic.
 CaseSpec attention_bf16_case(const AttentionShape& shape, int threads);
+CaseSpec linear_bf16_case(int64_t M, int64_t N, int64_t K, int threads);
 CaseSpec linear_storage_case(int64_t M, int64_t N, int64_t K, mha_dtype dtype, int threads);
 CaseSpec attention_weights_case(const AttentionShape& shape, int threads);
 /// Causal with each of masks and score modifications in turn; timed in turn with causal alone.
@@ -72,6 +73,7 @@ struct DecodeShape {
   mha_dtype dtype = MHA_F32;  ///< of keys and values; other types are timed in turn with floats
   int64_t query_len = 1;      ///< of each sequence; more than one is timed in turn with one
   int64_t page_size = 0;      ///< of a paged cache; 0: its default
+  mha_arithmetic arithmetic = MHA_ARITHMETIC_F32;
 };
 CaseSpec decode_case(const DecodeShape& shape, int threads);
 struct AppendShape {

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// /arithmetic:bf16: timed in turn with F32 arithmetic over the same cache.
 // decode_f32, decode_bf16, decode_f16, decode_int8, decode_int4: one call of attention for the newest token, or the newest few, of each sequence in
 // a cache that stores keys and values as the name says.
 #include <algorithm>
@@ -42,6 +43,7 @@ class DecodeCase : public Case {
     args_.output = mut_view(output_.data());
     args_.cache = cache_->get();
     args_.causal = 1;
+    args_.arithmetic = shape.arithmetic;
     if (shape.kind == MHA_CACHE_RING) args_.masks.window_left = shape.key_len - shape.query_len + 1;
     workspace_.resize(require(context.attention_workspace_bytes(args_)));
     args_.resources.workspace = workspace_.data();
@@ -131,6 +133,7 @@ namespace {
 // The twin of a case, and the counter that gets the ratio of their times; null: it has none.
 const char* twin_of(DecodeShape& shape) {
   const DecodeShape given = shape;
+  if (given.arithmetic != MHA_ARITHMETIC_F32) return shape.arithmetic = MHA_ARITHMETIC_F32, "f32_ratio";
   if (given.query_len > 1) return shape.query_len = 1, "one_query_ratio";
   if (given.kind == MHA_CACHE_PAGED) return shape.kind = MHA_CACHE_CONTIGUOUS, "contiguous_ratio";
   if (given.dtype != MHA_F32) return shape.dtype = MHA_F32, "f32_ratio";
@@ -146,6 +149,7 @@ CaseSpec decode_case(const DecodeShape& shape, int threads) {
   if (shape.query_len > 1) name += "/Tq:" + std::to_string(shape.query_len);
   name += std::string("/cache:") + name_of(shape.kind);
   if (shape.page_size > 0) name += "/page:" + std::to_string(shape.page_size);
+  if (shape.arithmetic == MHA_ARITHMETIC_BF16) name += "/arithmetic:bf16";
   name += "/threads:" + std::to_string(threads);
   return {name, "", threads, [=](const Context& context) -> std::unique_ptr<Case> {
             auto work = std::make_unique<DecodeCase>(context, shape);

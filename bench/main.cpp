@@ -83,6 +83,15 @@ void add_bf16(int threads, std::vector<CaseSpec>& cases) {
       cases.push_back(attention_bf16_case({length, length, 8, 8, 64, causal}, threads));
     cases.push_back(attention_bf16_case({1024, 1024, 8, 8, 128, causal}, threads));
   }
+  for (int64_t width : {1024, 4096})
+    for (int64_t M : {1, 8, 32, 128, 512}) cases.push_back(linear_bf16_case(M, width, width, threads));
+  for (int64_t Hkv : {8, 32}) {
+    for (int64_t Tk : {4096, 16384}) {
+      DecodeShape shape = {1, Tk, 32, Hkv, 128, MHA_CACHE_CONTIGUOUS};
+      shape.dtype = MHA_BF16, shape.arithmetic = MHA_ARITHMETIC_BF16;
+      cases.push_back(decode_case(shape, threads));
+    }
+  }
 }
 
 void add_decode(int threads, std::vector<CaseSpec>& cases) {

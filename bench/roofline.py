@@ -21,7 +21,7 @@ KINDS = {
 }
 # Families too many to draw, or without operations; the table has them.
 NOT_DRAWN = ("attention_f32_masked", "attention_f32_window", "attention_f32_ragged", "decode_f32", "append_f32",
-             "append_bf16", "append_f16", "attention_bf16", "attention_bf16_storage", "attention_f16_storage", "linear_bf16_storage")
+             "append_bf16", "append_f16", "attention_bf16", "linear_bf16", "attention_bf16_storage", "attention_f16_storage", "linear_bf16_storage")
 READS = {16: "read from L1", 512: "L2", 16 << 10: "16 MiB", 512 << 10: "512 MiB"}
 INK = "#444444"
 

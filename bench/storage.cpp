@@ -2,7 +2,7 @@
 // attention_bf16_storage, attention_f16_storage, linear_bf16_storage: the calls of attention_f32 and linear_f32 over
 // tensors of 16 bits, computed in floats. The same call over the widened numbers is checked against the reference, and
 // the result must be that one, rounded once.
-// attention_bf16: the same over bf16 in BF16 arithmetic, timed in turn with the call over floats in F32.
+// attention_bf16, linear_bf16: the same over bf16 in BF16 arithmetic, timed in turn with the call over floats in F32.
 #include <cmath>
 
 #include "bench/attention_case.h"
@@ -77,9 +77,11 @@ class AttentionStorageCase : public Case {
 
 class LinearStorageCase : public Case {
  public:
-  LinearStorageCase(const Context& context, int64_t M, int64_t N, int64_t K, mha_dtype dtype)
+  LinearStorageCase(const Context& context, int64_t M, int64_t N, int64_t K, mha_dtype dtype,
+                    mha_arithmetic arithmetic = MHA_ARITHMETIC_F32)
       : context_(context),
         dtype_(dtype),
+        arithmetic_(arithmetic),
         input_(context, dtype, M * K, kUnitVariance, 1),
         weight_(context, dtype, N * K, kUnitVariance / std::sqrt(static_cast<float>(K)), 2),
         bias_(N, 1, 3),
@@ -110,6 +112,7 @@ class LinearStorageCase : public Case {
     args.output = mut_view(wide_output_.data());
     if (const Status status = wide.forward(context_, args); !status) return status.message();
     const std::string wrong = check_linear(problem_, wide_output_.data());
+    if (arithmetic_ == MHA_ARITHMETIC_BF16) return wrong;  // its bits are tests' business
     return wrong.empty() ? check_rounded(context_, dtype_, wide_output_, output_) : wrong;
   }
   double naive_seconds(int threads) override { return naive_linear_seconds(problem_, threads); }
@@ -121,11 +124,13 @@ class LinearStorageCase : public Case {
     config.out_features = out_features;
     config.weight = weight_.narrow.view();
     config.bias = bias_.data();
+    config.arithmetic = arithmetic_;
     return require(Linear::create(context, config));
   }
 
   const Context& context_;
   mha_dtype dtype_;
+  mha_arithmetic arithmetic_;
   Stored input_, weight_;
   Floats bias_;
   Elements output_;
@@ -160,6 +165,16 @@ CaseSpec attention_bf16_case(const AttentionShape& s, int threads) {
             return std::make_unique<TwinCase>(
                 std::make_unique<AttentionStorageCase>(context, s, MHA_BF16, MHA_ARITHMETIC_BF16),
                 std::make_unique<AttentionCase>(context, s), "f32_ratio");
+          }};
+}
+
+CaseSpec linear_bf16_case(int64_t M, int64_t N, int64_t K, int threads) {
+  return {"linear_bf16/M:" + std::to_string(M) + "/N:" + std::to_string(N) + "/K:" + std::to_string(K) +
+              "/threads:" + std::to_string(threads),
+          "", threads, [=](const Context& context) {
+            return std::make_unique<TwinCase>(
+                std::make_unique<LinearStorageCase>(context, M, N, K, MHA_BF16, MHA_ARITHMETIC_BF16),
+                std::make_unique<LinearStorageCase>(context, M, N, K, MHA_F32), "f32_ratio");
           }};
 }
 
