@@ -33,11 +33,61 @@ struct Bf16GemmTile {
   }
 };
 
+// How far ahead of a line of packed weights others are prefetched into L1 and into L2.
+constexpr int64_t kNearBytes = 1024, kFarLineBytes = 4096;
+
+// The same for few rows, from panels as they are packed: what is unpacked is used once for each row, so it stays in
+// registers. Lines come from the outer caches or memory and are prefetched.
+template <class Operands>
+struct FewRowsGemmTile {
+  static constexpr int kChains = 2;
+  const float* a;  // [rows][a_stride]
+  int64_t a_stride;
+  const char* panels;  // [columns / 16][panel_bytes]
+  int64_t panel_bytes, k;
+  float* c;  // [rows][kWidenedPanels * 16]
+
+  template <int kRows, int kPanels>
+  MHA_INLINE void run(int64_t row, int64_t column) const {
+    using Steps = typename Operands::Steps;
+    constexpr int64_t kPitch = kWidenedPanels * kLanes, kStep = 2 * Steps::kPerWord;
+    constexpr int64_t kStepBytes = kStep * kLanes * Bf16::kBytes, kLineBytes = 64;
+    const float* x = a + row * a_stride;
+    const char* b = panels + column / kLanes * panel_bytes;
+    for (int64_t done = 0; done < k; done += kBlock) {
+      Sums<kRows, kPanels> one, other;
+      clear<kRows, kPanels>(one), clear<kRows, kPanels>(other);
+      const int64_t end = least(k, done + kBlock);
+      for (int64_t i = done; i < end; i += kStep, b += kStepBytes, x += 2) {
+        Vec first[kPanels], second[kPanels];
+#pragma GCC unroll 8
+        for (int p = 0; p < kPanels; ++p) {
+          const char* line = b + p * panel_bytes;
+          for (int64_t n = 0; n < kStepBytes; n += kLineBytes) {
+            prefetch(line + n + kNearBytes), prefetch_to_l2(line + n + kFarLineBytes);
+          }
+          Operands::load(line, k - i, &first[p], &second[p]);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) {
+          const Vec even = set1(x[r * a_stride]), odd = set1(x[r * a_stride + 1]);
+#pragma GCC unroll 8
+          for (int p = 0; p < kPanels; ++p) {
+            one[r][p] = Steps::step(even, first[p], one[r][p]);
+            other[r][p] = Steps::step(odd, second[p], other[r][p]);
+          }
+        }
+      }
+      add_chains<kRows, kPanels>(one, other, done == 0, c + row * kPitch + column, kPitch);
+    }
+  }
+};
+
 // Products of floats.
 struct FmaOperands {
   using Steps = FmaSteps;
   static constexpr const char* kName = Bf16Products::kName;
-  static int64_t words(int64_t k) { return k; }
+  static int64_t words(int64_t k) { return round_up(k, 2); }  // an odd k is followed by a zero
   static void ready_row(Element element, const char* src, int64_t k, float* dst) {
     with_element(element, [&](auto e) MHA_ALWAYS_INLINE {
       using E = AtBf16<decltype(e)>;
@@ -46,17 +96,24 @@ struct FmaOperands {
       const int rest = static_cast<int>(k - i);
       if (rest > 0) store_first(dst + i, E::load_first(src + i * E::kBytes, rest), rest);
     });
+    if (k % 2 != 0) dst[k] = 0.0f;
   }
-  // Of an odd number of k also the line beyond, which is not used.
+  // The columns of k and k + 1, in 16 words.
+  static MHA_INLINE void load(const char* pairs, int64_t, Vec* first, Vec* second) {
+    const Vec words = MHA_TARGET_NS::load(reinterpret_cast<const float*>(pairs));
+#pragma GCC unroll 4
+    for (int g = 0; g < kRegs; ++g) {
+      Reg halves[2];
+      split_bf16(words.r[g], halves);
+      first->r[g] = halves[0], second->r[g] = halves[1];
+    }
+  }
   static void unpack(const char* pairs, int64_t k, float* lines) {
     for (int64_t i = 0; i < k; i += 2, pairs += 2 * kLanes * Bf16::kBytes, lines += 2 * kLanes) {
-      const Vec words = load(reinterpret_cast<const float*>(pairs));
-#pragma GCC unroll 4
-      for (int g = 0; g < kRegs; ++g) {
-        Reg halves[2];
-        split_bf16(words.r[g], halves);
-        halves[0].store_unaligned(lines + g * kRegLanes), halves[1].store_unaligned(lines + kLanes + g * kRegLanes);
-      }
+      prefetch_to_l2(pairs + kFarLineBytes);
+      Vec first, second;
+      load(pairs, k - i, &first, &second);
+      store(lines, first), store(lines + kLanes, second);
     }
   }
 };
@@ -77,11 +134,17 @@ MHA_NOINLINE void bf16_gemm(const GemmArgs* args) {
   for (int64_t r = 0; r < g.m; ++r) {
     Operands::ready_row(g.a_element, g.a + r * g.a_stride, g.k, rows + r * row_words);
   }
-  const int64_t depth = g.m <= kMostTileRows ? kShallowDepth : kWidenedDepth;
+  const bool few = g.m <= most_tile_rows(2, 8);
   for (int64_t column = 0; column < g.n; column += kColumns) {
     const int64_t columns = least(g.n - column, kColumns);
-    for (int64_t k = 0; k < g.k; k += depth) {
-      const int64_t steps = least(g.k - k, depth), words = Operands::words(steps);
+    if (few) {
+      FewRowsGemmTile<Operands> tile;
+      tile.a = rows, tile.a_stride = row_words, tile.panels = g.panels + column / kLanes * panel_bytes;
+      tile.panel_bytes = panel_bytes, tile.k = g.k, tile.c = outputs;
+      cover(tile, g.m, round_up(columns, kLanes));
+    }
+    for (int64_t k = 0; k < g.k && !few; k += kWidenedDepth) {
+      const int64_t steps = least(g.k - k, kWidenedDepth), words = Operands::words(steps);
       for (int64_t p = 0; p < divide_up(columns, kLanes); ++p) {
         const char* panel = g.panels + (column / kLanes + p) * panel_bytes + k * kLanes * Bf16::kBytes;
         Operands::unpack(panel, steps, panels + p * words * kLanes);

@@ -181,12 +181,17 @@ struct PairOperands {
       }
     });
   }
-  static void unpack(const char* pairs, int64_t k, float* lines) {
+  // The columns of four k, or of the last one or two, of 32 words.
+  static MHA_INLINE void load(const char* pairs, int64_t left, Vec* first, Vec* second) {
     const float* words = reinterpret_cast<const float*>(pairs);
-    for (int64_t i = 0; i < k; i += 4, words += 2 * kLanes, lines += 2 * kLanes) {
-      const Vec second = i + 2 < k ? load(words + kLanes) : zero();
+    const Vec next = left > 2 ? MHA_TARGET_NS::load(words + kLanes) : zero();
+    split_turns(MHA_TARGET_NS::load(words).r[0], next.r[0], first, second);
+  }
+  static void unpack(const char* pairs, int64_t k, float* lines) {
+    for (int64_t i = 0; i < k; i += 4, pairs += 4 * kLanes * Bf16::kBytes, lines += 2 * kLanes) {
+      prefetch_to_l2(pairs + kFarLineBytes), prefetch_to_l2(pairs + kFarLineBytes + 64);
       Vec even, odd;
-      split_turns(load(words).r[0], second.r[0], &even, &odd);
+      load(pairs, k - i, &even, &odd);
       store(lines, even), store(lines + kLanes, odd);
     }
   }
