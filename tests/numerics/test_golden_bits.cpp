@@ -82,6 +82,37 @@ TEST_CASE("golden bits: attention", "[bits][golden]") {
   }
 }
 
+TEST_CASE("golden bits: attention and linear in BF16", "[bits][golden][bf16]") {
+  constexpr uint64_t kHashes[] = {0xef39f6202d5a4a83, 0x7d7ce3fd2a03b6bd, 0x522f561fc29441e5,
+                                  0x6290fd99ec414188, 0x4cbc82d4989667c,  0x95318132e221d89e,
+                                  0xedbb2289f2121b42, 0xac8be65c42027946, 0xc20a4a7b8ac6ecce};
+  constexpr uint64_t kLinearHashes[] = {0xd52b6a16675f62a5, 0x70636d8b3992ba24, 0x98da9e102a220d1d, 0x4bbdadd065232879};
+  for (const std::string& target : targets_of(MHA_ARITHMETIC_BF16)) {
+    const mha_context* context = shared_context(target, 1);
+    uint64_t seed = 170000;
+    for (const AttentionHash& c : kAttention) {
+      AttentionProblem problem(c.shape, c.kind, ++seed);
+      for (float& value : problem.query) value *= c.magnitude;
+      AttentionCall args = problem.args();
+      args.results.weights_mode = c.mode, args.arithmetic = MHA_ARITHMETIC_BF16;
+      const AttentionResult got = run_attention(context, args);
+      Hash hash;
+      hash.add(got.output);
+      hash.add(got.weights);
+      hash.add(got.log_sum_exp);
+      check_hash(target + " " + describe(c.shape, c.kind), hash, kHashes[&c - kAttention]);
+    }
+    for (const LinearHash& c : kLinear) {
+      const std::vector<float> input = random_floats(c.M * c.K, 171000), weight = random_floats(c.N * c.K, 171001);
+      const std::vector<float> bias = random_floats(c.N, 171002);
+      const LinearPtr linear = make_linear(context, c.K, c.N, weight.data(), bias.data(), MHA_ARITHMETIC_BF16);
+      Hash hash;
+      hash.add(run_linear(context, linear.get(), input, c.M));
+      check_hash(target + " linear N " + std::to_string(c.N), hash, kLinearHashes[&c - kLinear]);
+    }
+  }
+}
+
 TEST_CASE("golden bits: linear", "[bits][golden]") {
   for (const LinearHash& c : kLinear) {
     const std::vector<float> input = random_floats(c.M * c.K, 171000), weight = random_floats(c.N * c.K, 171001);

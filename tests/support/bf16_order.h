@@ -49,7 +49,7 @@ float product(int64_t count, A a, B b, First first) {
 
 /// The weight of a score x, which stands for 2^(8 x), over the base n.
 inline float weight(float x, double n) {
-  if (std::isnan(x)) return x;
+  if (std::isnan(x) || x == std::numeric_limits<float>::infinity()) return std::numeric_limits<float>::quiet_NaN();
   const double u = std::nearbyint(128 * (8 * static_cast<double>(x) - n + 127));
   if (!(u >= 128)) return 0;
   const auto whole = static_cast<int64_t>(u);

@@ -104,6 +104,13 @@ TEST_CASE("cli: explain is the library's own text") {
   const std::string attention =
       run_ok(folder, "explain attention --query-len 7 --key-len 300 --num-heads 4 --head-dim 20 --causal offset -2");
   CHECK(attention.find("target: ") != std::string::npos);
+  CHECK(attention.find("arithmetic: ") == std::string::npos);
+  if (!mha::test::fma_targets().empty()) {
+    for (const std::string call : {"attention --query-len 7 --key-len 300 --num-heads 4 --head-dim 20",
+                                   "linear --rows 3 --in-features 4 --out-features 5"}) {
+      CHECK(run_ok(folder, "explain " + call + " --arithmetic bf16").find("arithmetic: BF16") != std::string::npos);
+    }
+  }
   CHECK(attention.find("workspace: ") != std::string::npos);
   const std::string cached =
       run_ok(folder,

@@ -22,6 +22,7 @@ struct Options {
   std::int64_t in_features = 0, out_features = 0;
   mha_layer_config config{};
   LayerCall forward;
+  mha_arithmetic arithmetic = MHA_ARITHMETIC_F32;
   std::vector<std::string> causal;
   std::string weights_mode = "none";
   bool bool_mask = false, add_mask = false, key_lengths = false, rope = false, qk_norm = false;
@@ -49,6 +50,7 @@ void print(const Explain& explain) {
 
 template <class Args>
 void set_choices(const CLI::App& command, Options& options, Args& args) {
+  args.arithmetic = options.arithmetic;
   args.results.weights_mode = parse_weights_mode(options.weights_mode);
   const Causal causal = parse_causal(command, options.causal);
   args.causal = causal.causal;
@@ -155,6 +157,7 @@ void explain_linear(Options& options) {
   mha_linear_config config{};
   config.in_features = options.in_features, config.out_features = options.out_features;
   config.weight = view(zeros.data());
+  config.arithmetic = options.arithmetic;
   const Linear linear = take(Linear::create(context, config));
   print([&](Span<char> text) { return linear.explain(context, options.linear, text); });
 }
@@ -181,6 +184,7 @@ void explain_layer(const CLI::App& command, Options& options) {
   LayerCall& args = options.forward;
   set_choices(command, options, args);
   if (options.qk_norm) args.key_norm = &kNorm;
+  options.config.arithmetic = options.arithmetic;
   const Layer layer = make_layer(context, options.config);
   Cache cache;
   if (!options.cache.empty()) {
@@ -201,6 +205,7 @@ void add_call_options(CLI::App& command, Options& options, Args& args) {
   command.add_option("--query-len", args.query_len, "Tq")->required();
   command.add_option("--key-len", args.key_len, "Tk")->required();
   add_weights_mode_option(command, options.weights_mode, "Attention weights wanted (default: none)");
+  add_arithmetic_option(command, options.arithmetic);
   add_causal_option(command, options.causal);
   command.add_flag("--bool-mask", options.bool_mask, "With a boolean mask");
   command.add_flag("--add-mask", options.add_mask, "With an additive mask");
@@ -237,6 +242,7 @@ void add_explain(CLI::App& app, int& /*status*/) {
   linear->add_option("--rows", options->linear.rows, "M")->required();
   linear->add_option("--in-features", options->in_features, "K")->required();
   linear->add_option("--out-features", options->out_features, "N")->required();
+  add_arithmetic_option(*linear, options->arithmetic);
   add_context_options(*linear, options->context);
   linear->callback([=] { explain_linear(*options); });
 

@@ -28,6 +28,7 @@ struct Options {
   float scale = 0;
   std::vector<std::string> causal;
   Causal causal_choice;
+  mha_arithmetic arithmetic = MHA_ARITHMETIC_F32;
   std::string weights_mode_word;
   mha_weights_mode weights_mode = MHA_WEIGHTS_NONE;
   ContextFlags context;
@@ -99,6 +100,7 @@ MaskStrides mask_strides(const std::string& path, const Shape& shape, const Laye
 }
 
 void read_masks(const Options& options, std::int64_t heads, Inputs& inputs, LayerCall& args) {
+  args.arithmetic = options.arithmetic;
   args.causal = options.causal_choice.causal;
   args.positions = options.causal_choice.positions;
   if (!options.mask.empty()) {
@@ -181,6 +183,7 @@ Json run(const Options& options) {
       read_torch_weights(options.weights, options.prefix, options.num_heads, options.num_kv_heads);
   mha_layer_config config = torch.config;
   config.scale = options.scale;
+  config.arithmetic = options.arithmetic;
   Inputs inputs;
   LayerCall args = read_inputs(options, config, inputs);
   read_masks(options, config.num_heads, inputs, args);
@@ -288,6 +291,7 @@ void add_options(CLI::App& command, Options& o) {
   command
       .add_option("--key-lengths", o.key_lengths, "Integers [B]: item b has that many keys, what follows is padding")
       ->type_name("FILE.npy");
+  add_arithmetic_option(command, o.arithmetic);
   add_causal_option(command, o.causal);
   command.add_option("--scale", o.scale, "Factor of the scores (default: 1 / sqrt(D))");
   add_weights_mode_option(command, o.weights_mode_word,

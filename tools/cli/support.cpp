@@ -6,6 +6,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <random>
 
 namespace mha::cli {
@@ -35,6 +36,14 @@ std::string target_reason(const ContextFlags& flags) {
   const char* variable = std::getenv("MHA_TARGET");
   if (variable != nullptr && *variable != '\0') return "asked for by MHA_TARGET";
   return "the best that this CPU supports";
+}
+
+void add_arithmetic_option(CLI::App& app, mha_arithmetic& arithmetic) {
+  const std::map<std::string, mha_arithmetic> names = {{"f32", MHA_ARITHMETIC_F32}, {"bf16", MHA_ARITHMETIC_BF16}};
+  app.add_option("--arithmetic", arithmetic, "How products are computed: f32 or bf16 (default f32)")
+      ->transform(CLI::CheckedTransformer(names))
+      ->type_name("NAME")
+      ->option_text("NAME");
 }
 
 void add_causal_option(CLI::App& app, std::vector<std::string>& words) {

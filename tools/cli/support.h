@@ -70,6 +70,9 @@ struct Causal {
 void add_causal_option(CLI::App& app, std::vector<std::string>& words);
 Causal parse_causal(const CLI::App& app, const std::vector<std::string>& words);
 
+// `--arithmetic f32|bf16`.
+void add_arithmetic_option(CLI::App& app, mha_arithmetic& arithmetic);
+
 // The value of `--weights-mode none|per-head|averaged`.
 void add_weights_mode_option(CLI::App& app, std::string& word, const std::string& help);
 mha_weights_mode parse_weights_mode(const std::string& word);
