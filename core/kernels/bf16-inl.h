@@ -135,14 +135,15 @@ struct PairedChains {
 };
 
 // The softmax's base is n / 8 with n = ceil(8 * maximum) (a score x stands for 2^(8 x)), so that factors between chunks
-// are powers of two and never round. A weight is a table's: u = round(128 * (8 x - n + 127)) to the nearest integer, ties
-// to even; the upper bits of u are the exponent of a bf16 and the lower seven an index to its seven bits, round(128 *
-// (2^(index / 128) - 1)). u < 128: the weight is 0. Those table entries are 2^((u - 16256) / 128) rounded to eight bits,
-// which is how they are computed here; none of the 128 is near a tie.
+// are powers of two and never round. A weight is a table's: u = round(256 * (8 x - n + 127)) to the nearest integer, ties
+// to even; the upper bits of u are the exponent of a bf16 and the lower eight an index to its seven bits, round(128 *
+// (2^(index / 256) - 1)). u < 256: the weight is 0. Those table entries are 2^((u - 32512) / 256) rounded to eight bits,
+// which is how they are computed here; none of the 256 is near a tie.
 struct Bf16Softmax {
   static constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: the unit in the last place of a sum with it is 1
-  static constexpr float kOne = 16256.0f;       // u of a weight of 1
-  static constexpr float kUnit = 128 * kScoreUnit;
+  static constexpr float kSteps = 256.0f;       // of u from a power of two to the next
+  static constexpr float kOne = 127 * kSteps;   // u of a weight of 1
+  static constexpr float kUnit = kSteps * kScoreUnit;
 
   static MHA_INLINE float base(float max) {
     const float x = max * kScoreUnit;
@@ -185,7 +186,7 @@ struct Bf16Softmax {
   static MHA_INLINE Vec row_of(float* scores, int64_t panels, float* copy, Rounded rounded, Keep keep) {
     const auto weight = [&](int64_t panel) MHA_ALWAYS_INLINE {
       const Vec u = max_or_second(set1(kMagic), rounded(load(scores + panel * kLanes)));  // NaN stays
-      const Vec e = exp2(fma(u, set1(1.0f / 128), set1(-(kMagic + kOne) / 128)));
+      const Vec e = exp2(fma(u, set1(1 / kSteps), set1(-(kMagic + kOne) / kSteps)));
       const Vec wide = mul(e, set1(65537.0f));  // Dekker's split: the upper 8 bits of e, rounded to nearest
       const Vec w = sub(wide, sub(wide, e));
       store(scores + panel * kLanes, w);

@@ -50,11 +50,11 @@ float product(int64_t count, A a, B b, First first) {
 /// The weight of a score x, which stands for 2^(8 x), over the base n.
 inline float weight(float x, double n) {
   if (std::isnan(x) || x == std::numeric_limits<float>::infinity()) return std::numeric_limits<float>::quiet_NaN();
-  const double u = std::nearbyint(128 * (8 * static_cast<double>(x) - n + 127));
-  if (!(u >= 128)) return 0;
+  const double u = std::nearbyint(256 * (8 * static_cast<double>(x) - n + 127));
+  if (!(u >= 256)) return 0;
   const auto whole = static_cast<int64_t>(u);
-  const double table = std::nearbyint(128 * (std::exp2(static_cast<double>(whole % 128) / 128) - 1));
-  return static_cast<float>(std::ldexp(1 + table / 128, static_cast<int>(whole / 128) - 127));
+  const double table = std::nearbyint(128 * (std::exp2(static_cast<double>(whole % 256) / 256) - 1));
+  return static_cast<float>(std::ldexp(1 + table / 128, static_cast<int>(whole / 256) - 127));
 }
 
 /// A chunk of keys, or several merged.
