@@ -292,7 +292,7 @@ typedef struct mha_mut_view {
  * F16, BF16, I8, I4, U4; INT8 over I8, I4, U4, Q8_0, Q4_0.
  *
  * BF16: queries, keys and values, widened as in F32, are rounded to bf16 once, to nearest even, and so are the softmax's
- * weights, to seven bits and an exponent (within 2^-7.3). Products and sums are floats, in the order of AMX's TDPBF16PS
+ * weights, to seven bits and an exponent (within 2^-7.5). Products and sums are floats, in the order of AMX's TDPBF16PS
  * (core/README.md); scale, masks and score changes are applied to the sums, in floats. All promises of F32 hold, among
  * results of BF16: the same bits for prefill and decode, threads, batch, caches and every FMA target. Targets without
  * FMA (sse2) have MHA_ERR_UNSUPPORTED. Where a target only emulates it, mha_attention_explain says so. Measured error:
