@@ -72,9 +72,10 @@ struct TileSession {
     alignas(64) uint8_t config[64] = {};
     config[0] = 1;  // palette
     for (int t = 0; t < 8; ++t) config[16 + 2 * t] = 64, config[48 + t] = kTileSide;
-    _tile_loadconfig(config);
+    // gcc 12's own intrinsic says that it reads 8 bytes, and the stores of the others may be left out.
+    __asm__ volatile("ldtilecfg %0" : : "m"(config) : "memory");
   }
-  ~TileSession() { _tile_release(); }
+  ~TileSession() { __asm__ volatile("tilerelease" : : : "memory"); }
   TileSession(const TileSession&) = delete;
   TileSession& operator=(const TileSession&) = delete;
 };

@@ -25,14 +25,14 @@ constexpr LinearKernels make_linear() {
 
 constexpr PackedKernels kPacked = make_packed<F32Products>();
 constexpr InPlaceKernels kInPlace = {attention_in_place<F32Products>, in_place_scratch<1>, kInPlaceRows,
-                                     kMaxInPlaceRows};
+                                     kMaxInPlaceRows, F32Products::kName};
 constexpr FewKeysKernels kFewKeysKernels = {attention_few_keys, few_keys_scratch};
 constexpr ResultKernels kResults = {merge, finish_weights};
 constexpr RowKernels kRows = make_rows();
 // Without FMA there is no BF16: its results could not be the same bits.
 constexpr PackedKernels kBf16Packed = make_packed<Bf16Products>();
 constexpr InPlaceKernels kBf16InPlace = {attention_in_place<Bf16Products>, in_place_scratch<2>, kInPlaceRows,
-                                         kMaxInPlaceRows};
+                                         kMaxInPlaceRows, Bf16Products::kName};
 constexpr LinearKernels kLinear = make_linear();
 constexpr LinearKernels kBf16Linear = make_bf16_linear<FmaOperands>();
 

@@ -11,27 +11,6 @@ namespace {
 
 constexpr int64_t kBlock = 32;
 
-// One step of a chain with one pair of operands, each a float.
-struct FmaSteps {
-  static constexpr int64_t kPerWord = 1;
-  static MHA_INLINE Vec step(const Vec& a, const Vec& b, const Vec& sum) { return fma(a, b, sum); }
-};
-
-// sums[r][p] goes on by the word at a[r * a_stride] and those of 16 columns at b[p * panel_stride].
-template <class Steps, int kRows, int kPanels>
-MHA_INLINE void chain_step(Sums<kRows, kPanels>& sums, const float* a, int64_t a_stride, const float* b,
-                           int64_t panel_stride) {
-  Vec column[kPanels];
-#pragma GCC unroll 8
-  for (int p = 0; p < kPanels; ++p) column[p] = load(b + p * panel_stride);
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
-    const Vec x = set1(a[r * a_stride]);
-#pragma GCC unroll 8
-    for (int p = 0; p < kPanels; ++p) sums[r][p] = Steps::step(x, column[p], sums[r][p]);
-  }
-}
-
 // Element (r, p) of a tile: c = c + (one + other), from 0 where it is the block's first.
 template <int kRows, int kPanels>
 MHA_INLINE void add_chains(const Sums<kRows, kPanels>& one, const Sums<kRows, kPanels>& other, bool first, float* c,
@@ -55,11 +34,11 @@ MHA_INLINE void multiply_block(const float* a, int64_t a_stride, const float* b,
   clear<kRows, kPanels>(one), clear<kRows, kPanels>(other);
   int64_t i = 0;
   for (; i < others; ++i, a += kStep, b += kStep * kLanes) {
-    chain_step<Steps, kRows, kPanels>(one, a, a_stride, b, panel_stride);
-    chain_step<Steps, kRows, kPanels>(other, a + kOther, a_stride, b + kOther * kLanes, panel_stride);
+    multiply_add_step<kRows, kPanels, Steps>(one, a, a_stride, b, panel_stride);
+    multiply_add_step<kRows, kPanels, Steps>(other, a + kOther, a_stride, b + kOther * kLanes, panel_stride);
   }
   for (; i < ones; ++i, a += kStep, b += kStep * kLanes) {
-    chain_step<Steps, kRows, kPanels>(one, a, a_stride, b, panel_stride);
+    multiply_add_step<kRows, kPanels, Steps>(one, a, a_stride, b, panel_stride);
   }
   add_chains<kRows, kPanels>(one, other, first, c, c_stride);
 }
@@ -209,9 +188,34 @@ struct Bf16Softmax {
   }
 };
 
+// The softmax, which also leaves the weights as words of pairs [rows][kPairStride], 16 words for each 32 keys.
+// Words::of(first 16, second 16) puts them together.
+constexpr int64_t kPairStride = kChunk / 2 + kLanes;  // a chunk's words and a line more, as kScoreStride
+
+template <class Words>
+struct PairingSoftmax : Bf16Softmax {
+  float* pairs;
+
+  explicit PairingSoftmax(float* rows) : pairs(rows) {}
+  MHA_INLINE float* at(int64_t r, int64_t panel) const { return pairs + r * kPairStride + panel * (kLanes / 2); }
+
+  template <bool kCopies>
+  MHA_INLINE Vec exp2_row(int64_t r, float* scores, int64_t panels, float base, float* copy) const {
+    return weigh<kCopies>(scores, panels, base, copy,
+                          [&](int64_t panel, const Vec& first, const Vec& second)
+                              MHA_ALWAYS_INLINE { store(at(r, panel), Words::of(first, second)); });
+  }
+  MHA_INLINE void keep_row(int64_t r, const float* weights, int64_t panels) const {
+    for (int64_t p = 0; p < panels; p += 2) {
+      const Vec second = p + 1 < panels ? load(weights + (p + 1) * kLanes) : zero();
+      store(at(r, p), Words::of(load(weights + p * kLanes), second));
+    }
+  }
+};
+
 struct Bf16Products {
   static constexpr int kChains = 2;
-  static constexpr int64_t kGroupRows = kAttentionRows;
+  static constexpr int64_t kGroupRows = kAttentionRows, kKeyStep = 1;
   using Session = F32Products::Session;
   static constexpr const char* kName =
       "BF16: operands rounded to bf16, sums in the order of AMX, by fused multiply-adds, which takes longer than F32: "

@@ -156,10 +156,11 @@ MHA_NOINLINE void bf16_gemm(const GemmArgs* args) {
     }
     for (int64_t r = 0; r < g.m; ++r) {
       for (int64_t c = 0; c < columns; c += kLanes) {
-        Vec sum = load(outputs + r * kColumns + c);
-        if (g.bias != nullptr) sum = add(sum, load(g.bias + column + c));
+        // Adding 0 makes 0 of -0, which depends on how many products of zeros there were.
+        const Vec bias = g.bias != nullptr ? load(g.bias + column + c) : zero();
         const int count = static_cast<int>(least(columns - c, kLanes));
-        store_elements(g.c_element, g.c + r * g.c_stride, column + c, sum, count);
+        store_elements(g.c_element, g.c + r * g.c_stride, column + c, add(load(outputs + r * kColumns + c), bias),
+                       count);
       }
     }
   }

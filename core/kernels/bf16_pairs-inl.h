@@ -15,29 +15,11 @@ struct PairSteps {
   static MHA_INLINE Vec step(const Vec& a, const Vec& b, const Vec& sum) { return add_pairs(a, b, sum); }
 };
 
-// From a row of probabilities to the next: a chunk's and a line more (kScoreStride).
-constexpr int64_t kPairStride = kChunk / 2 + kLanes;
-
-// The softmax of bf16-inl.h, which also leaves the weights as pairs.
-struct PairSoftmax : Bf16Softmax {
-  float* pairs;
-
-  explicit PairSoftmax(float* rows) : pairs(rows) {}
-  MHA_INLINE float* at(int64_t r, int64_t panel) const { return pairs + r * kPairStride + panel * (kLanes / 2); }
-
-  template <bool kCopies>
-  MHA_INLINE Vec exp2_row(int64_t r, float* scores, int64_t panels, float base, float* copy) const {
-    return weigh<kCopies>(scores, panels, base, copy,
-                          [&](int64_t panel, const Vec& first, const Vec& second)
-                              MHA_ALWAYS_INLINE { store(at(r, panel), pair_neighbours(first, second)); });
-  }
-  MHA_INLINE void keep_row(int64_t r, const float* weights, int64_t panels) const {
-    for (int64_t p = 0; p < panels; p += 2) {
-      const Vec second = p + 1 < panels ? load(weights + (p + 1) * kLanes) : zero();
-      store(at(r, p), pair_neighbours(load(weights + p * kLanes), second));
-    }
-  }
+// Probabilities are pairs of neighbours.
+struct NeighbourWords {
+  static MHA_INLINE Vec of(const Vec& first, const Vec& second) { return pair_neighbours(first, second); }
 };
+using PairSoftmax = PairingSoftmax<NeighbourWords>;
 
 // Words of a key or query, whose width is rounded up to 4.
 constexpr int64_t words_of(int64_t width) { return round_up(width, 4) / 2; }
@@ -57,7 +39,8 @@ inline void pack_rows(const char* low, const char* high, int64_t stride, int64_t
   }
 }
 
-// The words of two tokens' values, `lines` to a panel; null: zeros. Adds 0 * value of all to *probe.
+// The words of two tokens' values, panels panel_stride apart; null: zeros. Adds 0 * value of all to *probe, rounded: the
+// greatest floats become infinities.
 template <class E>
 MHA_INLINE void pair_rows(const char* first, const char* second, int64_t width, int64_t panel_stride, float* dst,
                           Vec* probe) {
@@ -65,7 +48,8 @@ MHA_INLINE void pair_rows(const char* first, const char* second, int64_t width, 
     const int count = static_cast<int>(least(width - c, kLanes));
     const auto columns = [&](const char* row) MHA_ALWAYS_INLINE {
       if (row == nullptr) return zero();
-      return count == kLanes ? E::load(row + c * E::kBytes) : E::load_first(row + c * E::kBytes, count);
+      const char* at = row + c * E::kBytes;
+      return count == kLanes ? AtBf16<E>::load(at) : AtBf16<E>::load_first(at, count);
     };
     const Vec a = columns(first), b = columns(second);
     *probe = fma(b, zero(), fma(a, zero(), *probe));
@@ -75,7 +59,7 @@ MHA_INLINE void pair_rows(const char* first, const char* second, int64_t width, 
 
 struct Bf16PairProducts {
   static constexpr int kChains = 2;
-  static constexpr int64_t kGroupRows = kAttentionRows;
+  static constexpr int64_t kGroupRows = kAttentionRows, kKeyStep = 2;
   using Session = F32Products::Session;
   static constexpr const char* kName =
       "BF16: operands rounded to bf16, sums in the order of AMX, by products of pairs (vdpbf16ps)";

@@ -67,25 +67,11 @@ constexpr int64_t kMostCodeWidth = 128;
 // Words of a key, query or row of inputs, whose width is rounded up to 32.
 constexpr int64_t tile_words_of(int64_t width) { return round_up(width, kBlock) / 2; }
 
-struct TileSoftmax : Bf16Softmax {
-  float* pairs;
-
-  explicit TileSoftmax(float* rows) : pairs(rows) {}
-  MHA_INLINE float* at(int64_t r, int64_t panel) const { return pairs + r * kPairStride + panel * (kLanes / 2); }
-
-  template <bool kCopies>
-  MHA_INLINE Vec exp2_row(int64_t r, float* scores, int64_t panels, float base, float* copy) const {
-    return weigh<kCopies>(scores, panels, base, copy,
-                          [&](int64_t panel, const Vec& first, const Vec& second)
-                              MHA_ALWAYS_INLINE { store(at(r, panel), pair_vectors(second, first)); });
-  }
-  MHA_INLINE void keep_row(int64_t r, const float* weights, int64_t panels) const {
-    for (int64_t p = 0; p < panels; p += 2) {
-      const Vec second = p + 1 < panels ? load(weights + (p + 1) * kLanes) : zero();
-      store(at(r, p), pair_vectors(second, load(weights + p * kLanes)));
-    }
-  }
+// Probabilities are pairs of keys i and i + 16.
+struct HalvesWords {
+  static MHA_INLINE Vec of(const Vec& first, const Vec& second) { return pair_vectors(second, first); }
 };
+using TileSoftmax = PairingSoftmax<HalvesWords>;
 
 // A row of `width` elements rounded to bf16, words up to a multiple of 16 of them, zeros behind the last.
 template <class E>
@@ -98,7 +84,7 @@ MHA_INLINE void store_row(const char* src, int64_t width, float* words) {
 
 struct Bf16TileProducts {
   static constexpr int kChains = 2;
-  static constexpr int64_t kGroupRows = kTileGroupRows;
+  static constexpr int64_t kGroupRows = kTileGroupRows, kKeyStep = kBlock;
   static constexpr const char* kName = "BF16: operands rounded to bf16, products of AMX's tiles";
   using Session = TileSession;
   using FloatSoftmax = Bf16Softmax;
@@ -256,10 +242,10 @@ MHA_NOINLINE void tile_gemm(const GemmArgs* args) {
       p.run(count, columns);
       for (int64_t r = 0; r < count; ++r) {
         for (int64_t c = 0; c < columns; c += kLanes) {
-          Vec sum = load(sums + r * 2 * kTileSide + c);
-          if (g.bias != nullptr) sum = add(sum, load(g.bias + column + c));
-          store_elements(g.c_element, g.c + (row + r) * g.c_stride, column + c, sum,
-                         static_cast<int>(least(columns - c, kLanes)));
+          // Adding 0 makes 0 of -0, which depends on how many products of zeros there were.
+          const Vec bias = g.bias != nullptr ? load(g.bias + column + c) : zero();
+          store_elements(g.c_element, g.c + (row + r) * g.c_stride, column + c,
+                         add(load(sums + r * 2 * kTileSide + c), bias), static_cast<int>(least(columns - c, kLanes)));
         }
       }
     }

@@ -178,6 +178,7 @@ MHA_NOINLINE void add_values_of(const InPlaceValueTile<E>& tile, int64_t rows, i
   if (row < rows) cover_values<E, 1>(tile, row, 0, columns);
 }
 
+template <int kChains>
 MHA_COLD bool all_finite(const TokenRows& tokens, int64_t head, int64_t begin, int64_t keys, int64_t width) {
   Vec probe = zero();  // 0 * NaN and 0 * Inf are NaN
   for_each_run(tokens, head, begin, keys, [&](const TokenRun& run, int64_t done) {
@@ -185,7 +186,8 @@ MHA_COLD bool all_finite(const TokenRows& tokens, int64_t head, int64_t begin, i
     for (int64_t j = 0; j < run.count; ++j, row += run.stride) {
       for (int64_t d = 0; d < width; d += kLanes) {
         const int count = static_cast<int>(least(width - d, kLanes));
-        probe = fma(load_token(tokens, head, begin + done + j, row, d, count), zero(), probe);
+        const Vec value = load_token(tokens, head, begin + done + j, row, d, count);
+        probe = fma(kChains == 2 ? at_bf16(value) : value, zero(), probe);  // the greatest floats round to infinity
       }
     }
   });
@@ -498,7 +500,8 @@ struct InPlaceBlocks {
     if (!hides_keys(head, chunk_begin, chunk_begin + keys)) return false;
     for (int64_t b = first_block; b < blocks(); ++b) {  // earlier blocks may be in pages that a ring has dropped
       const int64_t from = chunk_begin + b * kLanes;
-      if (hides_keys(head, from, from + keys_of(b)) && !all_finite(a.value, head, from, keys_of(b), a.value_head_dim)) {
+      if (hides_keys(head, from, from + keys_of(b)) &&
+          !all_finite<kChains>(a.value, head, from, keys_of(b), a.value_head_dim)) {
         return true;
       }
     }

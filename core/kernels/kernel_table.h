@@ -429,8 +429,9 @@ struct PackedKernels {
 struct InPlaceKernels {
   void (*attention)(const AttentionArgs* args);                                // of one or more key/value heads
   int64_t (*scratch)(int64_t rows, int64_t head_dim, int64_t value_head_dim);  // floats
-  int64_t head_rows;  // query rows of a key/value head up to which this is faster than packing, and
-  int64_t most_rows;  // the most rows it takes, of all heads
+  int64_t head_rows;     // query rows of a key/value head up to which this is faster than packing, and
+  int64_t most_rows;     // the most rows it takes, of all heads
+  const char* products;  // what multiplies, in words
 };
 
 // The same for at most kFewKeys keys that every row sees: a lane for each row. Finished results.

@@ -210,7 +210,8 @@ struct ValueTile : ValueProduct {
 struct F32Products {
   static constexpr int kChains = 1;  // of an element of a product
   static constexpr int64_t kGroupRows = kAttentionRows;
-  struct Session {  // what lives as long as a kernel runs
+  static constexpr int64_t kKeyStep = 1;  // keys that multiply_values takes at a time, seen or not
+  struct Session {                        // what lives as long as a kernel runs
     Session() {}
   };
   static constexpr const char* kName = "F32: chains of fused multiply-adds";
@@ -294,7 +295,9 @@ struct PackedBlocks {
   void multiply_values(const Group& g, bool hidden) {
     const AttentionRow* rows = a.rows + g.row;
     const int64_t panel_stride = Products::value_lines(chunk.keys) * kLanes;
-    if (hidden && !finite) {
+    // Keys of the chunk beyond those that any row of the group sees are hidden, too.
+    const bool beyond = least(round_up(g.keys, Products::kKeyStep), chunk.keys) > g.keys;
+    if ((hidden || beyond) && !finite) {
       sums_of_visible<typename Products::Chain>(
           rows, g.num_rows, g.begin, g.keys, a.value_head_dim, scratch.scores,
           [&](int64_t j, int64_t column, int) {

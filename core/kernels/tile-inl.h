@@ -60,8 +60,14 @@ MHA_INLINE void store_sums(const Sums<kRows, kPanels>& sums, float* at, int64_t 
   }
 }
 
-// One step of the chains: sums[r][p] += a[r * a_stride] * b[p * panel_stride + lane].
-template <int kRows, int kPanels>
+// One step of a chain with one pair of operands, each a float.
+struct FmaSteps {
+  static constexpr int64_t kPerWord = 1;
+  static MHA_INLINE Vec step(const Vec& a, const Vec& b, const Vec& sum) { return fma(a, b, sum); }
+};
+
+// One step of the chains, or as many as Steps has in a word: sums[r][p] += a[r * a_stride] * b[p * panel_stride + lane].
+template <int kRows, int kPanels, class Steps = FmaSteps>
 MHA_INLINE void multiply_add_step(Sums<kRows, kPanels>& sums, const float* a, int64_t a_stride, const float* b,
                                   int64_t panel_stride) {
   Vec column[kPanels];
@@ -71,7 +77,7 @@ MHA_INLINE void multiply_add_step(Sums<kRows, kPanels>& sums, const float* a, in
   for (int r = 0; r < kRows; ++r) {
     const Vec x = set1(a[r * a_stride]);
 #pragma GCC unroll 8
-    for (int p = 0; p < kPanels; ++p) sums[r][p] = fma(x, column[p], sums[r][p]);
+    for (int p = 0; p < kPanels; ++p) sums[r][p] = Steps::step(x, column[p], sums[r][p]);
   }
 }
 

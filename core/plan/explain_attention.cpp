@@ -205,6 +205,12 @@ void explain_weights(const AttentionProblem& p, Text* out) {
   }
 }
 
+void explain_products(const AttentionProblem& p, const AttentionPlan& plan, Text* out) {
+  if (p.arithmetic == Arithmetic::kF32) return;
+  if (plan.packed > 0) out->line("arithmetic: %s", plan.kernels.packed->products);
+  if (plan.in_place > 0) out->line("arithmetic in place: %s", plan.kernels.in_place->products);
+}
+
 // Where anything is no float.
 void explain_elements(const AttentionProblem& p, Text* out) {
   const Element all[] = {p.query.element, key_element_of(p), value_element_of(p), p.output.element};
@@ -244,7 +250,7 @@ void explain_attention(const AttentionProblem& p, const AttentionPlan& plan, Tex
   } else {
     explain_unequal(p, plan, out);
   }
-  if (p.arithmetic != Arithmetic::kF32) out->line("arithmetic: %s", plan.kernels.packed->products);
+  explain_products(p, plan, out);
   explain_elements(p, out);
   explain_codes("keys", key_element_of(p), key_codes_of(p), p.head_dim, out);
   explain_codes("values", value_element_of(p), value_codes_of(p), p.value_head_dim, out);

@@ -53,7 +53,7 @@ void put_numbers(Random& random, Numbers numbers, AttentionProblem* p) {
     case Numbers::kVisibleNan:
       for (std::vector<float>* all : {&p->key, &p->value})
         for (float& value : *all)
-          if (one_in(random, 400)) value = one_of(random, {kInf, -kInf, kNan});
+          if (one_in(random, 400)) value = one_of(random, {kInf, -kInf, kNan, 3.402823466e+38f, -3.402823466e+38f});
       break;
     case Numbers::kOverflow:
       scale_all(&p->query, 1e19f), scale_all(&p->key, 3e18f);
@@ -93,6 +93,27 @@ TEST_CASE("bf16: every element in the order of the rules", "[bf16][bits]") {
     for (const std::string& target : targets) {
       INFO("target " << target);
       check_same_bits("output", run_attention(shared_context(target, 1), in_bf16(p.args())).output, want);
+    }
+  }
+}
+
+TEST_CASE("bf16: a NaN that no row of a group sees, beside one that the next group sees, changes no bit",
+          "[bf16][edges]") {
+  const AttentionShape s = {1, 1, 1, 80, 80, 32, 40};
+  for (const int64_t prefix : {33, 34, 48}) {
+    AttentionProblem p(s, MaskKind::kCausal, 604000);
+    p.masks.prefix_lengths = &prefix;  // the first rows see so many keys
+    AttentionCall args = in_bf16(p.args());
+    for (const std::string& target : targets_of(MHA_ARITHMETIC_BF16)) {
+      INFO("target " << target << " prefix " << prefix);
+      const std::vector<float> want = run_attention(shared_context(target, 1), args).output;
+      const std::vector<float> before = p.value;
+      std::fill_n(p.value.begin() + prefix * s.Dv, s.Dv, kNan);
+      const std::vector<float> got = run_attention(shared_context(target, 1), args).output;
+      const auto rows = static_cast<std::ptrdiff_t>(prefix * s.Dv);
+      check_same_bits("rows before it", {got.begin(), got.begin() + rows}, {want.begin(), want.begin() + rows});
+      p.value = before;
+      args.value = view(p.value.data());
     }
   }
 }

@@ -108,7 +108,7 @@ TEST_CASE("cli: explain is the library's own text") {
   if (!mha::test::fma_targets().empty()) {
     for (const std::string call : {"attention --query-len 7 --key-len 300 --num-heads 4 --head-dim 20",
                                    "linear --rows 3 --in-features 4 --out-features 5"}) {
-      CHECK(run_ok(folder, "explain " + call + " --arithmetic bf16").find("arithmetic: BF16") != std::string::npos);
+      CHECK(run_ok(folder, "explain " + call + " --arithmetic bf16").find(": BF16: operands") != std::string::npos);
     }
   }
   CHECK(attention.find("workspace: ") != std::string::npos);

@@ -2,7 +2,7 @@
 """Tries the mutants of mutants.txt: small changes of the library, each of which must turn tests red.
 
     mutants.py copy <checkout> <folder>                    copies the sources to <folder>/tree
-    mutants.py try <folder> <target> <jobs> [name]...      after <folder>/build has been built of that tree
+    mutants.py try <folder> <target> <jobs> <part>/<parts> [name]...   after <folder>/build has been built of that tree
 
 A mutant is compiled in a tree of its worker's: the objects that include the changed file, by the commands of the build.
 They are linked before the library, so that the linker takes nothing else for them from it.
@@ -199,12 +199,17 @@ def run_parallel(jobs, work, items):
         raise failures[0]
 
 
-def try_all(folder, target, jobs, names):
+def try_all(folder, target, jobs, part, names):
+    """Of the whole list every n-th where `part` is k/n, but all where names are given."""
     mutants = read_mutants(Path(__file__).with_name("mutants.txt"))
     others = [m for m in mutants if m.get("target", target) != target]
     mutants = [m for m in mutants if m.get("target", target) == target]
+    listed = len(mutants)
     if names:
         mutants = [m for m in mutants if any(m["name"].startswith(name) for name in names)]
+    else:
+        number, parts = (int(word) for word in part.split("/"))
+        mutants = mutants[number::parts]
     if not mutants:
         raise Problem("no mutant has such a name")
     build = Build(folder)
@@ -242,7 +247,7 @@ def try_all(folder, target, jobs, names):
     if left:
         print(f"{len(ends)} mutants, {len(left)} not killed: " + "; ".join(sorted(left)))
         return 1
-    print(f"{len(ends)} mutants, all killed")
+    print(f"{len(ends)} of {listed} mutants, all killed")
     return 0
 
 
@@ -252,9 +257,9 @@ def main():
         if len(arguments) == 3 and arguments[0] == "copy":
             copy_tree(Path(arguments[1]), Path(arguments[2]).resolve() / "tree")
             return 0
-        if len(arguments) >= 4 and arguments[0] == "try":
-            return try_all(Path(arguments[1]).resolve(), arguments[2], int(arguments[3]), arguments[4:])
-        raise Problem("mutants.py copy <checkout> <folder> | try <folder> <target> <jobs> [name]...")
+        if len(arguments) >= 5 and arguments[0] == "try":
+            return try_all(Path(arguments[1]).resolve(), arguments[2], int(arguments[3]), arguments[4], arguments[5:])
+        raise Problem("mutants.py copy <checkout> <folder> | try <folder> <target> <jobs> <part>/<parts> [name]...")
     except Problem as problem:
         print(f"mutants: {problem}", file=sys.stderr)
         return 2
