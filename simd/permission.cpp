@@ -8,9 +8,24 @@
 
 namespace mha {
 
+#if defined(__linux__) && defined(__x86_64__)
+namespace {
+constexpr long kGetSupported = 0x1021, kRequestPermission = 0x1023;  // ARCH_GET_XCOMP_SUPP, ARCH_REQ_XCOMP_PERM
+constexpr long kTileData = 18;                                       // XFEATURE_XTILEDATA
+}  // namespace
+#endif
+
+bool has_tiles() {
+#if defined(__linux__) && defined(__x86_64__)
+  unsigned long long supported = 0;
+  return syscall(SYS_arch_prctl, kGetSupported, &supported) == 0 && (supported >> kTileData & 1) != 0;
+#else
+  return false;
+#endif
+}
+
 bool permit_tiles() {
 #if defined(__linux__) && defined(__x86_64__)
-  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 #else
   return false;

@@ -147,7 +147,9 @@ extern "C" const char* mha_target_name(int64_t index) {
 }
 
 extern "C" int mha_target_supported(int64_t index) {
-  return index >= 0 && index < mha::target_count() && mha::target_supported(index, mha::cpu_features()) ? 1 : 0;
+  using namespace mha;
+  if (index < 0 || index >= target_count() || !target_supported(index, cpu_features())) return 0;
+  return !target_table(index)->uses_tiles || has_tiles() ? 1 : 0;
 }
 
 extern "C" int mha_target_same_bits(int64_t index) {

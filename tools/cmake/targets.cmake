@@ -31,6 +31,8 @@ endif()
 list(APPEND mha_baseline_flags -fno-fast-math -fno-rounding-math -ffp-contract=off -fno-math-errno -fno-lto
   $<$<CXX_COMPILER_ID:GNU>:-fno-single-precision-constant>)
 
+include(CheckCXXSourceCompiles)
+
 # Adds the target sources named in `wanted` (empty: all) to `library`, and defines MHA_HAVE_<NAME> for all its sources: 1
 # for these, 0 for the others of any family. simd/targets.def makes its list of that.
 function(mha_add_targets library wanted)
@@ -48,6 +50,22 @@ function(mha_add_targets library wanted)
   endforeach()
   if(NOT wanted)
     set(wanted ${known})
+    # Older compilers do not know the newest instruction sets, which some targets have over their base.
+    set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
+    foreach(source IN LISTS sources)
+      file(STRINGS "${source}" base REGEX "^// base: " LIMIT_COUNT 1)
+      file(STRINGS "${source}" first_line LIMIT_COUNT 1)
+      if(base AND first_line MATCHES "^// build-flags:(.*)$")
+        get_filename_component(name "${source}" NAME_WE)
+        set(CMAKE_REQUIRED_FLAGS "${CMAKE_MATCH_1}")
+        check_cxx_source_compiles("int main() { return 0; }" MHA_COMPILER_HAS_${name})
+        if(NOT MHA_COMPILER_HAS_${name})
+          list(REMOVE_ITEM wanted ${name})
+          message(STATUS "mha: without target '${name}', whose flags this compiler does not know")
+        endif()
+      endif()
+    endforeach()
+    unset(CMAKE_REQUIRED_FLAGS)
   endif()
 
   foreach(source IN LISTS sources)
