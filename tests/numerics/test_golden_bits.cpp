@@ -84,7 +84,7 @@ TEST_CASE("golden bits: attention", "[bits][golden]") {
 
 TEST_CASE("golden bits: attention and linear in BF16", "[bits][golden][bf16]") {
   constexpr uint64_t kHashes[] = {0xef39f6202d5a4a83, 0x2685b89c4a5c778b, 0xffe889e808c36729,
-                                  0xb2fe051a5d5a5566, 0xdabfe58a92a3f55c,  0x5b9a539ca7f0289,
+                                  0xb2fe051a5d5a5566, 0xdabfe58a92a3f55c, 0x5b9a539ca7f0289,
                                   0xaa9f3a78d5933b3e, 0x99ac2c3707275011, 0xf1e978017c0be5ec};
   constexpr uint64_t kLinearHashes[] = {0xd52b6a16675f62a5, 0x70636d8b3992ba24, 0x98da9e102a220d1d, 0x4bbdadd065232879};
   for (const std::string& target : targets_of(MHA_ARITHMETIC_BF16)) {

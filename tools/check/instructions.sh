@@ -31,7 +31,7 @@ count=0
 while IFS= read -r object; do
   name=${object#"$objects"/}
   case $name in
-    simd/targets/*/avx512*.o) ;;
+    simd/targets/*/avx512*.o | simd/targets/*/amx*.o) ;;
     simd/targets/*/avx2*.o) has "$object" "$avx512" && fail "$name: AVX-512 instructions" ;;
     *)
       has "$object" "$vex" && fail "$name: AVX instructions outside a target that has them"
