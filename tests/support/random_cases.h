@@ -324,6 +324,7 @@ struct ArithmeticSeed {
 inline std::vector<ArithmeticSeed> seeds_of_both(uint64_t first, uint64_t in_f32, uint64_t in_bf16) {
   std::vector<ArithmeticSeed> all;
   for (const uint64_t seed : seeds(first, in_f32)) all.push_back({MHA_ARITHMETIC_F32, seed});
+  if (targets_of(MHA_ARITHMETIC_BF16).empty()) return all;
   for (const uint64_t seed : seeds(first + in_f32, in_bf16)) all.push_back({MHA_ARITHMETIC_BF16, seed});
   return all;
 }
