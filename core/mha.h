@@ -601,8 +601,8 @@ typedef struct mha_attention_args {
  *           input tensor or a result is MHA_ERR_STRIDE where it is certain: the two begin at the same address, or one
  *           of them has no gaps and contains the first or last element of the other. Other overlaps are not noticed,
  *           and results are undefined; so are results that overlap a mask, a bias or the workspace.
- * Numerics: (BF16: mha_arithmetic.) f32 with f32 accumulation: one chain of fused multiply-adds for each score (over d ascending) and for each
- *           chunk of 256 keys; chunks are merged in ascending order by their log-sum-exp (online softmax: arXiv
+ * Numerics: (BF16: mha_arithmetic.) f32 with f32 accumulation: one chain of fused multiply-adds for each score (over d
+ *           ascending) and for each chunk of 256 keys; chunks are merged in ascending order by their log-sum-exp (online softmax: arXiv
  *           1805.02867). exp2 is a polynomial of degree 5; attention weights below 2^-126 of the row's greatest are 0.
  *           A NaN in a visible query, key or value reaches exactly the rows that see it; a score of +inf makes its row
  *           NaN. Finite numbers may have any size. A score with its biases and masks may reach 4 FLT_MAX in either
@@ -978,8 +978,8 @@ typedef struct mha_linear_args {
 
 /* Computes output[m,n] = bias[n] + sum_k input[m,k] * weight[n,k].
  * Numerics: one chain of fused multiply-adds over k ascending from 0 (BF16: mha_arithmetic), then the bias is added. A
- *           row's bits depend on that row alone. Denormals count as zero and rounding is to nearest, in any floating-point mode of the
- *           caller.
+ *           row's bits depend on that row alone. Denormals count as zero and rounding is to nearest, in any
+ *           floating-point mode of the caller.
  * Overlap:  as in mha_attention, but the output must not have the input's data.
  * Threads:  at most the context's. Needs a workspace only where input, weights, output or arithmetic are not F32.
  * Returns:  MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT; MHA_ERR_STRIDE; MHA_ERR_OVERFLOW; MHA_ERR_BUFFER;

@@ -31,7 +31,10 @@ small=(-DCMAKE_BUILD_TYPE=MinSizeRel)
 edge=${names[0]}  # the target of small builds
 for name in "${names[@]}"; do [ "$name" = avx2 ] && edge=avx2; done
 build_size size_all
-for name in "${names[@]}"; do build_size "size_$name" -DMHA_TARGETS="$name"; done
+for name in "${names[@]}"; do
+  base=$(sed -n 's|^// base: ||p' "$root/simd/targets/$(host_family)/$name.cpp")  # which a target of few kernels needs
+  build_size "size_$name" -DMHA_TARGETS="$name${base:+;$base}"
+done
 build_size size_all_small "${small[@]}"
 build_size "size_${edge}_small" "${small[@]}" -DMHA_TARGETS="$edge"
 build_size size_all_floats "${small[@]}" -DMHA_CODES=OFF
