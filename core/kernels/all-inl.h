@@ -44,7 +44,7 @@ constexpr KernelTable make_table() {
   for (AttentionKernels& k : t.attention[static_cast<int>(Arithmetic::kF32)]) {
     k = {&kPacked, &kInPlace, &kFewKeysKernels, &kResults};
   }
-  if constexpr (kHasFma) {
+  if constexpr (kHasFma && kHasBf16) {
     for (AttentionKernels& k : t.attention[static_cast<int>(Arithmetic::kBf16)]) {
       k = {&kBf16Packed, &kBf16InPlace, nullptr, &kResults};
     }
@@ -55,7 +55,7 @@ constexpr KernelTable make_table() {
 constexpr LinearTable make_linear_table() {
   LinearTable t = {};
   for (const LinearKernels*& k : t.kernels[static_cast<int>(Arithmetic::kF32)]) k = &kLinear;
-  if constexpr (kHasFma)
+  if constexpr (kHasFma && kHasBf16)
     t.kernels[static_cast<int>(Arithmetic::kBf16)][static_cast<int>(Element::kBf16)] = &kBf16Linear;
   return t;
 }

@@ -403,6 +403,13 @@ struct AngleArgs {
 enum class Arithmetic : int32_t { kF32, kBf16 };
 constexpr int kArithmetics = 2;
 
+// A build may leave BF16 out (MHA_BF16=OFF).
+#if defined(MHA_NO_BF16)
+constexpr bool kHasBf16 = false;
+#else
+constexpr bool kHasBf16 = true;
+#endif
+
 // Steps that a panel of packed weights has. BF16 keeps pairs.
 constexpr int64_t packed_depth(Arithmetic arithmetic, int64_t in_features) {
   return arithmetic == Arithmetic::kBf16 ? round_up(in_features, 2) : in_features;

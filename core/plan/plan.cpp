@@ -19,6 +19,10 @@ constexpr int64_t kLeastTokens = 16;
 
 mha_status check_target(const KernelTable& table, Arithmetic arithmetic, mha_error* error) {
   if (attention_kernels_of(table, arithmetic, Element::kF32).packed != nullptr) return MHA_OK;
+  if (!kHasBf16) {
+    return fail(error, MHA_ERR_UNSUPPORTED,
+                "arithmetic is MHA_ARITHMETIC_BF16: this library was built without it (-DMHA_BF16=OFF)");
+  }
   return fail(error, MHA_ERR_UNSUPPORTED,
               "arithmetic is MHA_ARITHMETIC_BF16: target %s has no fused multiply-add, which its bits need; "
               "MHA_ARITHMETIC_F32 serves there",

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # How large the library is, counted where the user pays: the bytes that a linked, stripped C program grows by when it
 # calls attention, or makes a layer and runs it (no OpenMP, what is not used removed), beside the stripped archive; with
-# all targets and with each alone; then built for size, and without codes (MHA_CODES=OFF).
+# all targets and with each alone; then built for size, and without codes and BF16 (MHA_CODES=OFF, MHA_BF16=OFF).
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 program_bytes() { # <name> <source> <argument>...
@@ -37,8 +37,8 @@ for name in "${names[@]}"; do
 done
 build_size size_all_small "${small[@]}"
 build_size "size_${edge}_small" "${small[@]}" -DMHA_TARGETS="$edge"
-build_size size_all_floats "${small[@]}" -DMHA_CODES=OFF
-build_size "size_${edge}_floats" "${small[@]}" -DMHA_CODES=OFF -DMHA_TARGETS="$edge"
+build_size size_all_floats "${small[@]}" -DMHA_CODES=OFF -DMHA_BF16=OFF
+build_size "size_${edge}_floats" "${small[@]}" -DMHA_CODES=OFF -DMHA_BF16=OFF -DMHA_TARGETS="$edge"
 
 printf 'int main(void) { return 0; }\n' >"$out/size_empty.c"
 empty=$(program_bytes empty "$out/size_empty.c")
@@ -47,5 +47,5 @@ row size_all "all targets"
 for name in "${names[@]}"; do row "size_$name" "$name alone"; done
 row size_all_small "all, MinSizeRel"
 row "size_${edge}_small" "$edge alone, MinSizeRel"
-row size_all_floats "all, MinSizeRel, no codes"
-row "size_${edge}_floats" "$edge, MinSizeRel, no codes"
+row size_all_floats "all, MinSizeRel, no codes, BF16"
+row "size_${edge}_floats" "$edge, MinSizeRel, no codes, BF16"
