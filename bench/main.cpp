@@ -161,7 +161,7 @@ void add_target(const std::string& target, std::vector<CaseSpec>& cases) {
   }
 }
 
-/// The targets below this one that this CPU supports and that give the same bits, but for its base.
+/// The targets below this one that this CPU supports and that give the same bits, except its base.
 std::vector<std::string> lesser_targets(const std::string& target) {
   std::vector<std::string> names;
   bool is_lesser = false;

@@ -295,8 +295,8 @@ typedef struct mha_mut_view {
  * weights, to seven bits and an exponent (within 2^-7.5). Products and sums are floats, in the order of AMX's TDPBF16PS
  * (core/README.md); scale, masks and score changes are applied to the sums, in floats. All promises of F32 hold, among
  * results of BF16: the same bits for prefill and decode, threads, batch, caches and every FMA target. Targets without
- * FMA (sse2) have MHA_ERR_UNSUPPORTED. Where a target only emulates it, mha_attention_explain says so. Measured error:
- * tests/README.md. */
+ * FMA (sse2), and a library built with -DMHA_BF16=OFF, have MHA_ERR_UNSUPPORTED. Where a target only emulates it,
+ * mha_attention_explain says so. Measured error: tests/README.md. */
 typedef enum mha_arithmetic {
   MHA_ARITHMETIC_F32 = 0,  /* over the stored values, widened exactly: the same bits on every FMA target */
   MHA_ARITHMETIC_BF16 = 1, /* operands rounded to bf16, AMX's order of sums: the same bits on every FMA target */
@@ -602,8 +602,9 @@ typedef struct mha_attention_args {
  *           of them has no gaps and contains the first or last element of the other. Other overlaps are not noticed,
  *           and results are undefined; so are results that overlap a mask, a bias or the workspace.
  * Numerics: (BF16: mha_arithmetic.) f32 with f32 accumulation: one chain of fused multiply-adds for each score (over d
- *           ascending) and for each chunk of 256 keys; chunks are merged in ascending order by their log-sum-exp (online softmax: arXiv
- *           1805.02867). exp2 is a polynomial of degree 5; attention weights below 2^-126 of the row's greatest are 0.
+ *           ascending) and for each chunk of 256 keys; chunks are merged in ascending order by their log-sum-exp
+ *           (online softmax: arXiv 1805.02867). exp2 is a polynomial of degree 5; attention weights below 2^-126 of the
+ *           row's greatest are 0.
  *           A NaN in a visible query, key or value reaches exactly the rows that see it; a score of +inf makes its row
  *           NaN. Finite numbers may have any size. A score with its biases and masks may reach 4 FLT_MAX in either
  *           direction; beyond that it is +inf or -inf (no weight). log_sum_exp stops at +-FLT_MAX. scale * q counts as

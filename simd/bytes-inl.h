@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Integers of 8 and 4 bits as vectors of floats, exactly. Included by all-inl.h, once per target.
+// Integers of 8 and 4 bits as vectors of floats, exactly. Included by algorithms-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 

@@ -2,7 +2,7 @@
 // Vectors of doubles for the angles of positions, in the compiler's own vector types, which need no intrinsics. With 32
 // registers four vectors are computed at a time, so that their independent chains hide the latency of the operations;
 // 16 registers are too few even for two. Nothing is fused (-ffp-contract=off): each lane has the bits of the same
-// operations on one double, on every target. Included by all-inl.h, once per target.
+// operations on one double, on every target. Included by algorithms-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 

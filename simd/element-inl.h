@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Element types as kernels read and write them: 16 elements to and from a vector of floats. Included by all-inl.h, once
+// Element types as kernels read and write them: 16 elements to and from a vector of floats. Included by algorithms-inl.h, once
 // per target.
 //
 // Widening is exact. Rounding is to nearest even. Values beyond the greatest become infinity. Denormal results are

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// 2^x and tanh of the softmax and the softcap, on the vectors of vec-inl.h. Included by all-inl.h, once per target.
+// 2^x and tanh of the softmax and the softcap, on the vectors of vec-inl.h. Included by algorithms-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Frequencies of rotary pairs, and the cosines and sines of a position. Computed in double by the operations of
 // elementary.cpp in the same order (its branches are selects here), so every target gives the same bits. Included by
-// all-inl.h, once per target.
+// algorithms-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // BF16 arithmetic by fused multiply-adds: operands of bf16's precision, kept as floats, and sums in the order of AMX's
 // TDPBF16PS, so that every target has the bits of AMX (core/README.md, "BF16"). The policies of the packed driver.
-// Included by all-inl.h, once per target.
+// Included by algorithms-inl.h, once per target.
 //
 // A block is 32 steps of a sum: one chain from 0 over half of them, one over the other half, and both are added to the
 // running sum. Over d the chains take even and odd d. Over keys they take the first 16 keys and the other 16, so that

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Codes: integers with scales, which keys and values may be. 16 of them to a vector of the floats that they stand for,
 //   value = scale * (code - zero), both operations rounded to float,
-// the same bits on every target. Included by all-inl.h, once per target.
+// the same bits on every target. Included by algorithms-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 

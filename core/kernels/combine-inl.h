@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Combines a chunk's sums with the running output, and the kernel that combines partial results of chunks that separate
-// calls computed (split-K). Included by all-inl.h, once per target.
+// calls computed (split-K). Included by algorithms-inl.h, once per target.
 //
 // For each row: output = output * keep + sums * take. After the last chunk the result is output * inverse + 0. Adding 0
 // turns -0 into 0, so the sign does not depend on whether a masked key's 0 * value was added.

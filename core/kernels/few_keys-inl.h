@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention over few keys (up to 16) that every row sees, for many short rows, e.g. 64 items of 8 heads with one query
-// each. Included by all-inl.h, once per target. Same operations and same bits as the driver in step-inl.h, but the
+// each. Included by algorithms-inl.h, once per target. Same operations and same bits as the driver in step-inl.h, but the
 // lanes of a vector are 16 rows instead of 16 keys: no lane is idle however few the keys are, and the work per row
 // (softmax, combining, checks of masks) is done once for 16 rows.
 namespace mha::MHA_TARGET_NS {

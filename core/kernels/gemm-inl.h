@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The packed GEMM: C = A * panels + bias. Included by all-inl.h, once per target.
+// The packed GEMM: C = A * panels + bias. Included by algorithms-inl.h, once per target.
 //
 // Order of the loops, outermost first: blocks of k (kMaxDepth; only where k is larger), groups of columns (kPanels
 // panels), row tiles. A block of rows (the planner's) stays in L2 while all columns pass, a group of panels while all

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Walsh-Hadamard rotation of rows. Included by all-inl.h, once per target.
+// Walsh-Hadamard rotation of rows. Included by algorithms-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention of few query rows (decoding): keys and values are read once, in place, and nothing is packed. A policy of
-// the driver in step-inl.h. Included by all-inl.h, once per target.
+// the driver in step-inl.h. Included by algorithms-inl.h, once per target.
 //
 // For few rows the time is that of reading K and V, so the order of the reads counts. A step is 16 keys of one head. If
 // a token holds all heads side by side ([T, H, D]), the steps go through all heads of 16 tokens, then to the next 16

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Scores of keys that are read where they are stored: a block of 16 keys of one head, or two that follow each other, meet
-// all query rows of the head. Included by all-inl.h, once per target.
+// all query rows of the head. Included by algorithms-inl.h, once per target.
 //
 // A register holds kRegLanes keys, a lane for each; each row and lane is one chain over d. A step takes kWords words of
 // 32 bits of each key: they are transposed, and each word is split into its elements, which are widened. Per word of

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Masks: what a row sees of a run of keys. Included by all-inl.h, once per target.
+// Masks: what a row sees of a run of keys. Included by algorithms-inl.h, once per target.
 //
 // Most masks are ranges: a row sees the keys of [0, pinned_end) and [key_begin, key_end), and of a list of blocks where
 // there is one. Scores outside are set to -inf, scores inside stay as they are. Masks of single keys (bool, bits,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Packing rows into transposed panels, for weights (rows = output features) and keys (rows = keys).
-// Included by all-inl.h, once per target.
+// Included by algorithms-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention of many query rows: keys and values of a chunk are packed, then all groups of rows pass over them. A policy
-// of the driver in step-inl.h. Included by all-inl.h, once per target.
+// of the driver in step-inl.h. Included by algorithms-inl.h, once per target.
 //
 // What a chunk of C = 256 keys costs for R rows (up to 1024), in floats moved and vector operations:
 //   pack keys and values     C (D + Dv) read and written, once for all R rows

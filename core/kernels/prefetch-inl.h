@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Prefetching for the packed policy while it computes: rows that it, or the next call of this thread, reads or writes
-// later. Included by all-inl.h, once per target.
+// later. Included by algorithms-inl.h, once per target.
 //
 // Rows of one head are far apart ([T, H, D]), too far for the hardware prefetcher. The value tiles prefetch them line
 // by line, one line with every four steps, spread over all of a block's work: issued at once they would fill the

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows of floats rounded to codes, and back: QuantiseArgs and WidenArgs. Included by all-inl.h, once per target.
+// Rows of floats rounded to codes, and back: QuantiseArgs and WidenArgs. Included by algorithms-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 

@@ -2,7 +2,7 @@
 // Attention weights that the attention kernels store beside the output. The weight of a key is its exponential in the
 // softmax of its chunk, times the chunk's factor 2^(8 (max of the chunk - max of the row)) / sum. The last chunk's
 // weights are finished at once. Earlier chunks store their exponentials and their maxima, so that one multiplication
-// finishes them; stored scores would need a second exp2. Included by all-inl.h, once per target.
+// finishes them; stored scores would need a second exp2. Included by algorithms-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Rows of elements, 16 at a time. Included by all-inl.h, once per target.
+// Rows of elements, 16 at a time. Included by algorithms-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 

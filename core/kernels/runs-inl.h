@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Keys and values where they are stored: runs of tokens whose rows are one stride apart, in a tensor or in a cache's
-// pages. Included by all-inl.h, once per target.
+// pages. Included by algorithms-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Score modifications: what kernels take of each, and how it changes scores between the product and the softmax. The
 // file has two parts, so that a modification is in one place: the arguments, which kernel_table.h includes, and the
-// functions, which all-inl.h includes once per target (MHA_KERNELS is defined there).
+// functions, which algorithms-inl.h includes once per target (MHA_KERNELS is defined there).
 #ifndef MHA_CORE_KERNELS_SCORE_MODS_ARGS
 #define MHA_CORE_KERNELS_SCORE_MODS_ARGS
 

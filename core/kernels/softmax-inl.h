@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Softmax of one row of scores over one chunk of keys: exact maximum, exp2, sum. Included by all-inl.h, once per
+// Softmax of one row of scores over one chunk of keys: exact maximum, exp2, sum. Included by algorithms-inl.h, once per
 // target. A score x stands for 2^(8 x) (kScoreUnit): the query carries scale * log2(e) / 8.
 namespace mha::MHA_TARGET_NS {
 namespace {

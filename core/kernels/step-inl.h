@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The attention driver: which chunks of keys a block of query rows sees, and one step of the online softmax for a group
 // of rows and a chunk. How a group gets its scores and its sums of values is a policy (`Blocks`): packed-inl.h for many
-// rows, in_place-inl.h for few. Included by all-inl.h, once per target.
+// rows, in_place-inl.h for few. Included by algorithms-inl.h, once per target.
 //
 // A policy has
 //   kGroupRows                        rows that take a step together, at most kMaxGroupRows

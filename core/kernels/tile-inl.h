@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The register tile under every product in the library: projections, queries times keys, probabilities times values.
-// Included by all-inl.h, once per target.
+// Included by algorithms-inl.h, once per target.
 //
 // Panels: a matrix B [k x n] is stored as [ceil(n / 16)][k][16], so that step k of one panel is one 64-byte line.
 // A tile is kRows rows of A times kPanels panels of B. Per step it loads kPanels vectors of B and broadcasts kRows

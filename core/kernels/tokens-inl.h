@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Keys and values copied or packed from where they are stored. Included by all-inl.h, once per target.
+// Keys and values copied or packed from where they are stored. Included by algorithms-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Attention weights by a second pass, which computes the scores again and takes the final max and sum of each row from
 // the states: for the mean over heads, sums over queries and single rows. Scores go through the same operations as in
-// row_weights-inl.h, so the bits are the same. Included by all-inl.h, once per target.
+// row_weights-inl.h, so the bits are the same. Included by algorithms-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 

@@ -237,7 +237,7 @@ class Property {
 }  // namespace
 
 TEST_CASE("properties: attention in BF16 comes to the same bits by every way", "[properties][bits][bf16]") {
-  if (targets_of(MHA_ARITHMETIC_BF16).empty()) return;  // no target with FMA
+  if (targets_of(MHA_ARITHMETIC_BF16).empty()) return;  // no target has it
   for (const uint64_t seed : seeds(205000, 200)) {
     Random random(seed);
     Property property(random, MHA_ARITHMETIC_BF16);

@@ -108,13 +108,24 @@ inline std::vector<std::string> fma_targets() {
   return names;
 }
 
+/// Whether the target has BF16 arithmetic: those with fused multiply-add, where the build does (MHA_BF16).
+inline bool has_bf16(const std::string& target) {
+  const ContextPtr context = make_context(target, 1);
+  mha_attention_args args = {};
+  args.batch = args.num_heads = args.query_len = args.key_len = args.head_dim = 1;
+  args.arithmetic = MHA_ARITHMETIC_BF16;
+  args.query.data = args.key.data = args.value.data = args.output.data = &args;  // not read
+  size_t bytes = 0;
+  return mha_attention_workspace_bytes(context.get(), &args, &bytes, nullptr) == MHA_OK;
+}
+
 /// The targets that have an arithmetic and kernels of their own for it, best first.
 inline const std::vector<std::string>& targets_of(mha_arithmetic arithmetic) {
   if (arithmetic == MHA_ARITHMETIC_F32) return supported_targets();
   static const std::vector<std::string> names = [] {
     std::vector<std::string> found;
     for (const std::string& name : all_targets())
-      if (has_fma(name)) found.push_back(name);
+      if (has_bf16(name)) found.push_back(name);
     return found;
   }();
   return names;

@@ -72,5 +72,15 @@ TEST_CASE("kernel table: every target has kernels of F32 for every element type"
       CHECK(mha::linear_kernels_of(table, kF32, element).gemm != nullptr);
     }
     CHECK(table.rows().convert != nullptr);
+    const AttentionKernels bf16 = mha::attention_kernels_of(table, Arithmetic::kBf16, Element::kF32);
+    if (bf16.packed == nullptr) continue;
+    CHECK(table.has_fma);
+    for (int e = 0; e < mha::kElements; ++e) {
+      const AttentionKernels found = mha::attention_kernels_of(table, Arithmetic::kBf16, static_cast<Element>(e));
+      REQUIRE((found.packed != nullptr && found.in_place != nullptr && found.results != nullptr));
+      CHECK((found.packed->attention != nullptr && found.packed->weights != nullptr));
+      CHECK((found.packed->products != nullptr && found.in_place->products != nullptr));
+    }
+    CHECK(mha::linear_kernels_of(table, Arithmetic::kBf16, Element::kBf16).gemm != nullptr);
   }
 }

@@ -83,7 +83,7 @@ TEST_CASE("cli: verify passes, a line for each target and arithmetic, then the c
   std::istringstream lines(text);
   for (const char* arithmetic : {"F32", "BF16"}) {
     for (const std::string& target : mha::test::all_targets()) {
-      if (arithmetic == std::string("BF16") && !mha::test::has_fma(target)) continue;
+      if (arithmetic == std::string("BF16") && !mha::test::has_bf16(target)) continue;
       std::string line;
       REQUIRE(std::getline(lines, line));
       CHECK(line.substr(0, target.size() + 1) == target + " ");
@@ -94,7 +94,9 @@ TEST_CASE("cli: verify passes, a line for each target and arithmetic, then the c
   std::string code, more;
   REQUIRE(std::getline(lines, code));
   // Of these inputs, on every machine (but those without fused multiply-add).
-  if (!mha::test::fma_targets().empty()) CHECK(code.find("F32 5W85-QHKS, BF16 A2N3-PZH2 (") != std::string::npos);
+  const bool bf16 = !mha::test::targets_of(MHA_ARITHMETIC_BF16).empty();
+  if (!mha::test::fma_targets().empty()) CHECK(code.find("F32 5W85-QHKS, ") != std::string::npos);
+  CHECK(code.find(bf16 ? "BF16 A2N3-PZH2 (" : "BF16 none (") != std::string::npos);
   CHECK_FALSE(std::getline(lines, more));
   check_refused(folder, "verify --target nonsense", "nonsense");
 }
@@ -105,7 +107,7 @@ TEST_CASE("cli: explain is the library's own text") {
       run_ok(folder, "explain attention --query-len 7 --key-len 300 --num-heads 4 --head-dim 20 --causal offset -2");
   CHECK(attention.find("target: ") != std::string::npos);
   CHECK(attention.find("arithmetic: ") == std::string::npos);
-  if (!mha::test::fma_targets().empty()) {
+  if (!mha::test::targets_of(MHA_ARITHMETIC_BF16).empty()) {
     for (const std::string call : {"attention --query-len 7 --key-len 300 --num-heads 4 --head-dim 20",
                                    "linear --rows 3 --in-features 4 --out-features 5"}) {
       CHECK(run_ok(folder, "explain " + call + " --arithmetic bf16").find(": BF16: operands") != std::string::npos);

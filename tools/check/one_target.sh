@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Builds with one target only, and its base if it has one: the build has just these, and they agree with the reference where this CPU can run them.
-# An unknown name is refused. A build without codes passes the tests that need none, and says why it refuses them.
+# Builds with one target only, and its base if it has one: the build has just these, and they agree with the reference
+# where this CPU can run them.
+# An unknown name is refused. Builds without codes and without BF16 pass the tests that need none, and say why they
+# refuse them.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 mapfile -t names < <(target_names "$(host_family)")
 for name in "${names[@]}"; do
@@ -19,4 +21,12 @@ baseline=${names[-1]}  # which every CPU runs
 make_build no_codes -DMHA_TARGETS="$baseline" -DMHA_CODES=OFF
 build_targets no_codes mha_tests
 MHA_TEST_SEED_STEP=8 "$out/no_codes/tests/mha_tests" '~[codes]~[widening],[no_codes]'
-echo "built alone: ${names[*]}; $baseline without codes"
+best=avx2
+[ "$(host_family)" = x86_64 ] || best=neon
+make_build no_bf16 -DMHA_TARGETS="$best" -DMHA_BF16=OFF
+build_targets no_bf16 mha_tests
+"$out/no_bf16/tests/mha_tests" '[bf16],[targets],[status]'
+if make_build no_bf16_target -DMHA_TARGETS="avx512;avx512_bf16" -DMHA_BF16=OFF 2>"$out/no_bf16_target.txt"; then
+  fail "a target of bf16 in a build without BF16"
+fi
+echo "built alone: ${names[*]}; $baseline without codes; $best without BF16"
