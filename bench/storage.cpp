@@ -111,7 +111,7 @@ class LinearStorageCase : public Case {
     args.input = view(input_.wide.data());
     args.output = mut_view(wide_output_.data());
     if (const Status status = wide.forward(context_, args); !status) return status.message();
-    const std::string wrong = check_linear(problem_, wide_output_.data());
+    std::string wrong = check_linear(problem_, wide_output_.data());
     if (arithmetic_ == MHA_ARITHMETIC_BF16) return wrong;  // its bits are tests' business
     return wrong.empty() ? check_rounded(context_, dtype_, wide_output_, output_) : wrong;
   }

@@ -184,26 +184,26 @@ TEST_CASE("bf16: linears over any types, rows apart, with their own workspace", 
 }
 
 TEST_CASE("bf16: a layer has the bits of its parts", "[bf16][layer][bits]") {
-  const int64_t B = 2, T = 37, E = 50, H = 4, Hkv = 2, D = 12, Dv = 20;
+  const int64_t B = 2, length = 37, E = 50, H = 4, Hkv = 2, D = 12, Dv = 20;
   mha_layer_config config = {};
   config.embed_dim = E, config.num_heads = H, config.num_kv_heads = Hkv, config.head_dim = D,
   config.value_head_dim = Dv;
   config.arithmetic = MHA_ARITHMETIC_BF16;
-  const LayerProblem p(config, B, T, T, Biases::kAll, 603000);
+  const LayerProblem p(config, B, length, length, Biases::kAll, 603000);
   for (const std::string& target : targets_of(MHA_ARITHMETIC_BF16)) {
     INFO("target " << target);
     const mha_context* context = shared_context(target, 3);
     const auto project = [&](int64_t in, int64_t out, const std::vector<float>& weight, const std::vector<float>& bias,
                              const std::vector<float>& input) {
       return run_linear(context, make_linear(context, in, out, weight.data(), bias.data(), MHA_ARITHMETIC_BF16).get(),
-                        input, B * T);
+                        input, B * length);
     };
     const std::vector<float> query = project(E, H * D, p.query_weight, p.query_bias, p.query);
     const std::vector<float> key = project(E, Hkv * D, p.key_weight, p.key_bias, p.key);
     const std::vector<float> value = project(E, Hkv * Dv, p.value_weight, p.value_bias, p.value);
     for (const mha_arithmetic arithmetic : {MHA_ARITHMETIC_F32, MHA_ARITHMETIC_BF16}) {
       AttentionCall parts;
-      parts.batch = B, parts.num_heads = H, parts.num_kv_heads = Hkv, parts.query_len = parts.key_len = T;
+      parts.batch = B, parts.num_heads = H, parts.num_kv_heads = Hkv, parts.query_len = parts.key_len = length;
       parts.head_dim = D, parts.value_head_dim = Dv, parts.arithmetic = arithmetic;
       parts.query = view(query.data()), parts.key = view(key.data()), parts.value = view(value.data());
       const std::vector<float> attended = run_attention(context, parts).output;
