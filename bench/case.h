@@ -85,6 +85,7 @@ CaseSpec append_case(const AppendShape& shape);
 /// One token or more rotated by angles computed in the call; timed in turn with a table of the caller's.
 CaseSpec rope_case(int64_t tokens, int64_t num_heads, int64_t head_dim);
 CaseSpec forward_case(int64_t B, int64_t tokens, int64_t E, int64_t H, int threads);
+CaseSpec forward_bf16_case(int64_t B, int64_t tokens, int64_t E, int64_t H, int threads);
 CaseSpec notebook_case();
 
 /// Registers the case with Google Benchmark.

@@ -85,6 +85,7 @@ void add_bf16(int threads, std::vector<CaseSpec>& cases) {
   }
   for (int64_t width : {1024, 4096})
     for (int64_t M : {1, 8, 32, 128, 512}) cases.push_back(linear_bf16_case(M, width, width, threads));
+  for (int64_t tokens : {128, 512}) cases.push_back(forward_bf16_case(1, tokens, 768, 12, threads));
   for (int64_t Hkv : {8, 32}) {
     for (int64_t Tk : {4096, 16384}) {
       DecodeShape shape = {1, Tk, 32, Hkv, 128, MHA_CACHE_CONTIGUOUS};

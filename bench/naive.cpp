@@ -23,6 +23,10 @@ constexpr double kNaiveWork = 6e7;
 constexpr double kTolerance = 1e-5;
 constexpr double kBf16Tolerance = 1e-2;  // of BF16: two or three times the worst seen
 
+double tolerance_of(mha_arithmetic arithmetic) {
+  return arithmetic == MHA_ARITHMETIC_BF16 ? kBf16Tolerance : kTolerance;
+}
+
 /// `wanted` of the numbers below `count`, evenly spaced, the first and the last among them.
 std::vector<int64_t> pick(int64_t count, double wanted) {
   const int64_t n = std::clamp<int64_t>(static_cast<int64_t>(wanted), std::min<int64_t>(count, 2), count);
@@ -41,7 +45,7 @@ class Comparison {
       if (!(error <= error_)) error_ = std::isnan(error) ? std::numeric_limits<double>::infinity() : error;
     }
   }
-  std::string verdict(const char* what, double tolerance = kTolerance) const {
+  std::string verdict(const char* what, double tolerance) const {
     if (error_ <= tolerance * scale_ + std::numeric_limits<float>::min()) return "";  // denormals count as zero
     char text[160];
     std::snprintf(text, sizeof text, "%s differs from the reference by %.3g, where the largest value is %.3g", what,
@@ -188,7 +192,7 @@ std::vector<int64_t> pick_rows(const RowProblem& problem, double work) {
 
 }  // namespace
 
-std::string check_linear(const LinearProblem& p, const float* output) {
+std::string check_linear(const LinearProblem& p, const float* output, mha_arithmetic arithmetic) {
   Comparison comparison;
   std::vector<double> want(p.out_features);
   for (int64_t row : pick(p.rows, kCheckWork / work_of_row(p))) {
@@ -196,7 +200,7 @@ std::string check_linear(const LinearProblem& p, const float* output) {
                       want.data());
     comparison.add(output + row * p.out_features, want);
   }
-  return comparison.verdict("output");
+  return comparison.verdict("output", tolerance_of(arithmetic));
 }
 
 double naive_linear_seconds(const LinearProblem& p, int threads) {
@@ -226,7 +230,7 @@ std::string check_attention(const AttentionCall& args, const float* output, cons
     outputs.add(output + ((row.b * full.query_len + row.i) * full.num_heads + row.h) * full.value_head_dim, want);
     if (weights) all_weights.add(weights + n * full.key_len, want_weights);
   }
-  const double tolerance = args.arithmetic == MHA_ARITHMETIC_BF16 ? kBf16Tolerance : kTolerance;
+  const double tolerance = tolerance_of(args.arithmetic);
   std::string verdict = outputs.verdict("output", tolerance);
   return verdict.empty() ? all_weights.verdict("weights", tolerance) : verdict;
 }
@@ -273,8 +277,9 @@ std::string check_forward(const mha_layer_config& config, const mha_layer_weight
       }
     }
   }
-  std::string verdict = outputs.verdict("output");
-  return verdict.empty() ? all_weights.verdict("weights") : verdict;
+  const double tolerance = tolerance_of(config.arithmetic);
+  std::string verdict = outputs.verdict("output", tolerance);
+  return verdict.empty() ? all_weights.verdict("weights", tolerance) : verdict;
 }
 
 double visible_pairs(const AttentionCall& args) {

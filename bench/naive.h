@@ -18,7 +18,8 @@ struct LinearProblem {
 };
 
 /// What is wrong with `output` [rows, out_features], or nothing.
-std::string check_linear(const LinearProblem& problem, const float* output);
+std::string check_linear(const LinearProblem& problem, const float* output,
+                         mha_arithmetic arithmetic = MHA_ARITHMETIC_F32);
 double naive_linear_seconds(const LinearProblem& problem, int threads);
 
 /// `args` without additive masks, weights_rows, rope, norm, cache and items that differ; queries at the end of the

@@ -19,19 +19,19 @@ KINDS = {
     "layer": ("#009E73", "^"),
     "notebook": ("#56B4E9", "*"),
 }
-# Families too many to draw, or without operations; the table has them.
-NOT_DRAWN = ("attention_f32_masked", "attention_f32_window", "attention_f32_ragged", "decode_f32", "append_f32",
-             "append_bf16", "append_f16", "attention_bf16", "linear_bf16", "attention_bf16_storage", "attention_f16_storage", "linear_bf16_storage")
+# The table has the other families: too many to draw, without operations, or with another peak.
+DRAWN = ("linear_f32", "linear_f32_denormal", "attention_f32", "attention_f32_denormal", "attention_weights_f32",
+         "forward_f32", "notebook_f32")  # fmt: skip
 READS = {16: "read from L1", 512: "L2", 16 << 10: "16 MiB", 512 << 10: "512 MiB"}
 INK = "#444444"
 
 
 def kind_of(case):
-    if case.family.startswith("linear_f32"):
+    if case.family.startswith("linear_"):
         return "linear"
     if case.family == "notebook_f32":
         return "notebook"
-    if case.family == "forward_f32":
+    if case.family.startswith("forward_"):
         return "layer"
     if case.family == "attention_weights_f32":
         return "attention, weights returned"
@@ -145,7 +145,7 @@ def draw(found, path, title):
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"})
     by_threads = {}
     for case in found.cases.values():
-        if not case.is_machine and case.family not in NOT_DRAWN:
+        if case.family in DRAWN:
             by_threads.setdefault(case.threads, []).append(case)
     for cases in by_threads.values():
         cases.sort(key=lambda case: list(KINDS).index(kind_of(case)))

@@ -81,12 +81,13 @@ inline Context make_context(const std::string& target, int64_t threads) {
 }
 
 inline Linear make_linear(const Context& context, int64_t in_features, int64_t out_features, const float* weight,
-                          const float* bias) {
+                          const float* bias, mha_arithmetic arithmetic = MHA_ARITHMETIC_F32) {
   mha_linear_config config = {};
   config.in_features = in_features;
   config.out_features = out_features;
   config.weight = view(weight);
   config.bias = bias;
+  config.arithmetic = arithmetic;
   return require(Linear::create(context, config));
 }
 

@@ -40,12 +40,21 @@ def by_head(array: np.ndarray) -> np.ndarray:
     return aligned(array.transpose(0, 2, 1, 3)).transpose(0, 2, 1, 3)
 
 
-def empty_like(array: np.ndarray) -> np.ndarray:
-    """An uninitialised array of its shape, its type and its order in memory."""
+def empty_like(array: np.ndarray, dtype: type | None = None) -> np.ndarray:
+    """An uninitialised array of its shape, its type (or another) and its order in memory."""
+    dtype = dtype or array.dtype.type
     if array.flags.c_contiguous:
-        return empty(array.shape, array.dtype.type)
+        return empty(array.shape, dtype)
     batch, length, heads, width = array.shape
-    return empty((batch, heads, length, width), array.dtype.type).transpose(0, 2, 1, 3)
+    return empty((batch, heads, length, width), dtype).transpose(0, 2, 1, 3)
+
+
+def bfloat16(array: np.ndarray) -> np.ndarray:
+    """Floats rounded to nearest even, as uint16 (see widened); the order in memory stays."""
+    bits = array.view(np.uint32)
+    rounded = empty_like(array, np.uint16)
+    rounded[...] = (bits + (0x7FFF + (bits >> 16 & 1))) >> 16
+    return rounded
 
 
 def widened(array: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 """The cases: names and sizes are those of mha_bench (bench/main.cpp), so that the tables can be read side by side."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import decode_inputs
 
@@ -11,11 +11,11 @@ import decode_inputs
 class Case:
     """One call: a family (which operation), its sizes by name, and the threads that both sides may use."""
 
-    name: str
-    family: str
-    threads: int
-    sizes: dict[str, int]
-    quick: bool
+    name: str  # which tells one from another
+    family: str = field(compare=False)
+    threads: int = field(compare=False)
+    sizes: dict[str, int] = field(compare=False)
+    quick: bool = field(compare=False)
 
     def __getitem__(self, key: str) -> int:
         return self.sizes[key]
@@ -23,7 +23,7 @@ class Case:
 
 def make(family: str, threads: int, quick: bool, **sizes: int) -> Case:
     parts = [family] + [f"{key}:{value}" for key, value in sizes.items()]
-    if family in decode_inputs.BOUNDS:
+    if family in decode_inputs.FAMILIES:
         parts.append("cache:contiguous")
     if family == "notebook_f32":  # its sizes are not in its name: the notebook has one call
         return Case(family, family, threads, sizes, quick)
@@ -65,12 +65,21 @@ def forward_cases(threads: int) -> list[Case]:
 
 def decode_cases(threads: int) -> list[Case]:
     return [make(family, threads, (keys, hkv) == (4096, 8), B=1, Tk=keys, H=32, Hkv=hkv, D=128)
-            for family in decode_inputs.BOUNDS for hkv in (8, 32) for keys in (1024, 4096, 16384)
+            for family in decode_inputs.FAMILIES for hkv in (8, 32) for keys in (1024, 4096, 16384)
             if hkv == 8 or family != "decode_int4"]  # fmt: skip
+
+
+def bf16_cases(threads: int) -> list[Case]:
+    cases = [make("attention_bf16", threads, (t, causal) == (512, 0), Tq=t, Tk=t, H=8, Hkv=8, D=64, causal=causal)
+             for t in (128, 512, 2048) for causal in (0, 1)]  # fmt: skip
+    cases += [make("attention_bf16", threads, False, Tq=1024, Tk=1024, H=8, Hkv=8, D=128, causal=c) for c in (0, 1)]
+    cases += [make("linear_bf16", threads, (m, width) == (128, 1024), M=m, N=width, K=width)
+              for width in (1024, 4096) for m in (1, 8, 32, 128, 512)]  # fmt: skip
+    return cases + [make("forward_bf16", threads, t == 128, B=1, T=t, E=768, H=12) for t in (128, 512)]
 
 
 def select(threads: list[int], quick: bool, pattern: str) -> list[Case]:
     """The cases on these numbers of threads whose name matches the regular expression `pattern` somewhere."""
-    found = [case for n in threads for add in (linear_cases, attention_cases, decode_cases, forward_cases)
+    found = [case for n in threads for add in (linear_cases, attention_cases, decode_cases, forward_cases, bf16_cases)
              for case in add(n)]  # fmt: skip
     return [case for case in found if (case.quick or not quick) and re.search(pattern, case.name)]

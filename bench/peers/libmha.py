@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from arrays import empty, empty_like, widened
+from arrays import bfloat16, empty, empty_like, widened
 from header import read_structs
 
 WEIGHTS_PER_HEAD = 1
+F32_ARITHMETIC, BF16_ARITHMETIC = 0, 1
 F32, F16, BF16, I8, I4 = 0, 1, 2, 3, 5
 DTYPES = {np.dtype(np.float32): F32, np.dtype(np.float16): F16, np.dtype(np.uint16): BF16}  # as in arrays.widened
 
@@ -58,7 +59,7 @@ class Library:
 
 def dense(array: np.ndarray, kind: type = View) -> Any:
     """A view in the order that the call states."""
-    return kind(data=array.ctypes.data, dtype=F32)
+    return kind(data=array.ctypes.data, dtype=DTYPES[array.dtype])
 
 
 def view_of_heads(array: np.ndarray, kind: type = View) -> Any:
@@ -128,13 +129,13 @@ class Attention:
 
     def __init__(
         self, library: Library, query: np.ndarray, key: np.ndarray | Codes, value: np.ndarray | Codes, causal: bool,
-        weights: bool,
+        weights: bool, arithmetic: int = F32_ARITHMETIC,
     ):  # fmt: skip
         batch, query_len, heads, head_dim = query.shape
         self.output = empty_like(query)
         self.args = AttentionArgs(
             batch=batch, num_heads=heads, num_kv_heads=key.shape[2], query_len=query_len, key_len=key.shape[1],
-            head_dim=head_dim, query=view_of_heads(query), output=view_of_heads(self.output, MutView),
+            head_dim=head_dim, arithmetic=arithmetic, query=view_of_heads(query), output=view_of_heads(self.output, MutView),
         )  # fmt: skip
         self.args.key, self.args.value = (
             given.view if isinstance(given, Codes) else view_of_heads(given) for given in (key, value)
@@ -154,16 +155,22 @@ class Attention:
         return [widened(array) for array in self.arrays[3:]]
 
 
+def arithmetic_over(array: np.ndarray) -> int:
+    """What is timed over inputs of a type: bfloat16 is multiplied as such."""
+    return BF16_ARITHMETIC if DTYPES[array.dtype] == BF16 else F32_ARITHMETIC
+
+
 class Linear:
-    """mha_linear_forward with packed weights."""
+    """mha_linear_forward with packed weights; all tensors but the bias are of the source's type."""
 
     def __init__(self, library: Library, source: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> None:
         self.library = library
         self.handle = c_void_p()
-        config = LinearConfig(in_features=weight.shape[1], out_features=weight.shape[0], weight=dense(weight))
+        config = LinearConfig(in_features=weight.shape[1], out_features=weight.shape[0], weight=dense(weight),
+                              arithmetic=arithmetic_over(source))  # fmt: skip
         config.bias = bias.ctypes.data if bias is not None else None
         library.call("mha_linear_create", library.context, byref(config), byref(self.handle))
-        self.output = empty((source.shape[0], weight.shape[0]))
+        self.output = empty((source.shape[0], weight.shape[0]), source.dtype.type)
         self.args = LinearArgs(rows=source.shape[0], input=dense(source), output=dense(self.output, MutView))
         self.source = source
         library.call("mha_linear_forward", library.context, self.handle, byref(self.args))
@@ -171,14 +178,15 @@ class Linear:
 
     def results(self) -> list[np.ndarray]:
         self.run()
-        return [self.output]
+        return [widened(self.output)]
 
     def __del__(self) -> None:
         self.library.lib.mha_linear_destroy(self.handle)
 
 
 class Layer:
-    """mha_layer_forward over [B, T, E] arrays; key and value None: self-attention."""
+    """mha_layer_forward over [B, T, E] arrays; key and value None: self-attention. Over bfloat16, weights and results are
+    of it too."""
 
     def __init__(self, library: Library, parameters: dict[str, np.ndarray], heads: int, query: np.ndarray,
                  key: np.ndarray | None, value: np.ndarray | None, weights: bool) -> None:  # fmt: skip
@@ -187,15 +195,19 @@ class Layer:
         batch, query_len, embed_dim = query.shape
         names = {"in_proj_weight": "in_proj_weight", "in_proj_bias": "in_proj_bias", "out_proj_weight": "output_weight",
                  "out_proj_bias": "output_bias"}  # fmt: skip
+        arithmetic = arithmetic_over(query)
+        if arithmetic == BF16_ARITHMETIC:
+            parameters = {name: bfloat16(array) if name.endswith("weight") else widened(bfloat16(array))
+                          for name, array in parameters.items()}  # fmt: skip
         packed = LayerWeights(**{
             names[name]: dense(array) if name.endswith("weight") else array.ctypes.data
             for name, array in parameters.items()
         })  # fmt: skip
-        config = LayerConfig(embed_dim=embed_dim, num_heads=heads)
+        config = LayerConfig(embed_dim=embed_dim, num_heads=heads, arithmetic=arithmetic)
         library.call("mha_layer_create", library.context, byref(config), byref(packed), byref(self.handle))
         key_len = query_len if key is None else key.shape[1]
         self.arrays = [array for array in (query, key, value) if array is not None]
-        self.outputs = [empty(query.shape)]
+        self.outputs = [empty(query.shape, query.dtype.type)]
         self.args = LayerArgs(batch=batch, query_len=query_len, key_len=key_len, query=dense(query))
         if key is not None:
             self.args.key, self.args.value = dense(key), dense(value)
@@ -210,7 +222,7 @@ class Layer:
 
     def results(self) -> list[np.ndarray]:
         self.run()
-        return self.outputs
+        return [widened(array) for array in self.outputs]
 
     def __del__(self) -> None:
         self.library.lib.mha_layer_destroy(self.handle)

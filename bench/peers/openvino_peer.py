@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO: its scaled_dot_product_attention, and matrix products with constant weights; for latency, in float32.
+"""OpenVINO: its scaled_dot_product_attention, and matrix products with constant weights; for latency, in float32 or in
+bfloat16.
 
-By default its CPU plugin computes in bfloat16 where the CPU can; inference_precision says no. The executed graph is
-looked at: a node of another precision makes the case fail."""
+By default its CPU plugin computes in bfloat16 where the CPU can; inference_precision says which it is. The executed
+graph is looked at: a node of another precision (in bfloat16: no attention or product in it) makes the case fail."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,9 +15,33 @@ from openvino import opset13 as op
 from openvino.properties import hint
 
 import openvino_decode
-from arrays import attention_inputs, by_head, empty, forward_input, layer_weights, linear_inputs, notebook_inputs
+from arrays import attention_inputs, bfloat16, by_head, empty, forward_input, layer_weights, linear_inputs
+from arrays import notebook_inputs, widened
 from cases import Case
 from peer import Peer, Way
+
+
+# The layers of the executed graph that do the work.
+WORK = ("ScaledDotProductAttention", "FullyConnected", "MatMul")
+
+
+def is_bf16(array: np.ndarray) -> bool:
+    return array.dtype == np.uint16  # as in arrays.widened
+
+
+def type_of(array: np.ndarray) -> openvino.Type:
+    return openvino.Type.bf16 if is_bf16(array) else openvino.Type.f32
+
+
+def tensor_of(array: np.ndarray) -> openvino.Tensor:
+    """Over the array's own memory."""
+    if is_bf16(array):
+        return openvino.Tensor(array, openvino.Shape(array.shape), openvino.Type.bf16)
+    return openvino.Tensor(array, shared_memory=True)
+
+
+def constant(array: np.ndarray) -> openvino.Node:
+    return openvino.op.Constant(tensor_of(np.ascontiguousarray(array)))
 
 
 class OpenVinoPeer(Peer):
@@ -34,23 +59,32 @@ class OpenVinoPeer(Peer):
             hint.execution_mode(): hint.ExecutionMode.ACCURACY,
         }
 
-    def compile(self, outputs: list[openvino.Output], parameters: list[openvino.Node]) -> openvino.CompiledModel:
-        compiled = self.core.compile_model(openvino.Model(outputs, parameters, "peer"), "CPU", self.config)
+    def compile(
+        self, outputs: list[openvino.Output], parameters: list[openvino.Node], in_bf16: bool
+    ) -> openvino.CompiledModel:
+        config = self.config
+        if in_bf16:
+            config = {**config, hint.inference_precision(): openvino.Type.bf16}
+            del config[hint.execution_mode()]  # ACCURACY would compute in float32
+        compiled = self.core.compile_model(openvino.Model(outputs, parameters, "peer"), "CPU", config)
         for node in compiled.get_runtime_model().get_ops():
             info = node.get_rt_info()
             precision = info["runtimePrecision"].astype(str) if "runtimePrecision" in info else "f32"
-            if precision in ("bf16", "f16"):
+            wrong = precision != "bf16" and info["layerType"].astype(str) in WORK if in_bf16 else (
+                precision in ("bf16", "f16"))  # fmt: skip
+            if wrong:
                 raise RuntimeError(f"node {node.get_friendly_name()} would run in {precision}")
         return compiled
 
     def way(self, how: str, build: Callable[[list[openvino.Node]], list[openvino.Node]], given: list[np.ndarray],
             inputs: list[np.ndarray], results: Callable[[list[np.ndarray]], list[np.ndarray]]) -> Way:  # fmt: skip
-        """`given` is what the model reads, `inputs` the same in the library's shapes; `results` as for ONNX Runtime."""
-        parameters = [op.parameter(array.shape, np.float32) for array in given]
-        compiled = self.compile([node.output(0) for node in build(parameters)], parameters)
+        """`given` is what the model reads, `inputs` the same in the library's shapes; `results` as for ONNX Runtime. All
+        tensors of the model have the type of the first."""
+        parameters = [op.parameter(array.shape, type_of(array)) for array in given]
+        compiled = self.compile([node.output(0) for node in build(parameters)], parameters, is_bf16(given[0]))
         request = compiled.create_infer_request()
-        memory = [empty(tuple(output.shape)) for output in compiled.outputs]
-        tensors = [openvino.Tensor(array, shared_memory=True) for array in [*given, *memory]]
+        memory = [empty(tuple(output.shape), given[0].dtype.type) for output in compiled.outputs]
+        tensors = [tensor_of(array) for array in [*given, *memory]]
         for n, tensor in enumerate(tensors[: len(given)]):
             request.set_input_tensor(n, tensor)
         for n, tensor in enumerate(tensors[len(given) :]):
@@ -60,23 +94,33 @@ class OpenVinoPeer(Peer):
 
         def checked() -> list[np.ndarray]:
             for array in memory:
-                array.fill(np.nan)
+                array.fill(0xFFFF if is_bf16(array) else np.nan)
             run()
-            return results(memory)
+            return results([widened(array) for array in memory])
 
         return Way(how, run, checked, inputs, keep=[compiled, request, tensors, given])
 
     @staticmethod
     def linear(source: openvino.Node, weight: np.ndarray, bias: np.ndarray) -> openvino.Node:
-        return op.add(op.matmul(source, op.constant(weight), False, True), op.constant(bias))
+        return op.add(op.matmul(source, constant(weight), False, True), constant(bias))
 
     def linear_f32(self, case: Case) -> list[Callable[[], Way]]:
         source, weight, bias = linear_inputs(case.sizes)
         return [lambda: self.way("MatMul, Add", lambda nodes: [self.linear(nodes[0], weight, bias)], [source],
                                  [source, weight, bias], lambda outputs: outputs)]  # fmt: skip
 
+    def linear_bf16(self, case: Case) -> list[Callable[[], Way]]:
+        source, weight, bias = (bfloat16(array) for array in linear_inputs(case.sizes))
+        return [lambda: self.way("MatMul, Add", lambda nodes: [self.linear(nodes[0], weight, bias)], [source],
+                                 [source, weight, widened(bias)], lambda outputs: outputs)]  # fmt: skip
+
     def attention_f32(self, case: Case) -> list[Callable[[], Way]]:
-        arrays = [by_head(array) for array in attention_inputs(case.sizes)]
+        return self.attention(case, [by_head(array) for array in attention_inputs(case.sizes)])
+
+    def attention_bf16(self, case: Case) -> list[Callable[[], Way]]:
+        return self.attention(case, [bfloat16(by_head(array)) for array in attention_inputs(case.sizes)])
+
+    def attention(self, case: Case, arrays: list[np.ndarray]) -> list[Callable[[], Way]]:
         by_heads = [array.transpose(0, 2, 1, 3) for array in arrays]
         heads, kv_heads, dim = case["H"], case["Hkv"], case["D"]
         causal = bool(case["causal"])
@@ -149,7 +193,13 @@ class OpenVinoPeer(Peer):
                                  heads, width // heads) for node, part in zip(nodes, rows)]  # fmt: skip
 
     def forward_f32(self, case: Case) -> list[Callable[[], Way]]:
-        source, weights = forward_input(case.sizes), layer_weights(case["E"])
+        return self.forward(case, forward_input(case.sizes), layer_weights(case["E"]))
+
+    def forward_bf16(self, case: Case) -> list[Callable[[], Way]]:
+        weights = {name: bfloat16(array) for name, array in layer_weights(case["E"]).items()}
+        return self.forward(case, bfloat16(forward_input(case.sizes)), weights)
+
+    def forward(self, case: Case, source: np.ndarray, weights: dict[str, np.ndarray]) -> list[Callable[[], Way]]:
         width, heads = case["E"], case["H"]
 
         def out(attended: openvino.Node) -> list[openvino.Node]:

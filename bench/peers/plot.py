@@ -37,20 +37,20 @@ def case_of(record: dict) -> results.Case:
 def group_of(record: dict) -> str:
     """What stands together: the kinds of the roofline plot, and each family of decoding."""
     case = case_of(record)
-    return case.family if case.family in decode_inputs.BOUNDS else kind_of(case)
+    return case.family if case.family in decode_inputs.FAMILIES else kind_of(case)
 
 
 def rank_of(record: dict) -> int:
     """Decoding comes after attention with one query."""
     kinds = list(KINDS)
     after = kinds.index("attention, one query") + 1
-    return [*kinds[:after], *decode_inputs.BOUNDS, *kinds[after:]].index(group_of(record))
+    return [*kinds[:after], *decode_inputs.FAMILIES, *kinds[after:]].index(group_of(record))
 
 
 def label_of(record: dict) -> str:
     case = case_of(record)
-    if case.family not in decode_inputs.BOUNDS:
-        return short_name(case)
+    if case.family not in decode_inputs.FAMILIES:
+        return short_name(case) + (", bf16" if case.family.endswith("_bf16") else "")
     bits = case.family.removeprefix("decode_")
     return f"decode {bits}, {case.number('Tk')} keys, heads {case.number('H')}/{case.number('Hkv')}"
 

@@ -37,8 +37,10 @@ def cell(record: dict | None) -> str:
 
 
 def storage(record: dict) -> str:
-    """What is compared on equal terms: float32, or caches of fewer bits."""
-    return "decode, few bits" if "error" in record else "float32"
+    """What is compared on equal terms: float32, bfloat16, or caches of fewer bits."""
+    if "error" not in record:
+        return "float32"
+    return "decode, few bits" if record["case"].startswith("decode_") else "bfloat16"
 
 
 def peer_table(records: list[dict], notes: list[dict]) -> list[str]:
@@ -81,9 +83,9 @@ def markdown(records: list[dict], context: dict, notes: list[dict]) -> str:
         "A peer's median time / mha's, from samples in turn. Above 1 mha is faster, **below 1** the peer.",
     ]
     if any("error" in record for record in records):
-        lines.append("In brackets for `decode_`: the error, largest difference / largest value, against attention in "
-                     "double over the floats before rounding; beside mha's time its own, the largest where peers have "
-                     "queries of different types.")  # fmt: skip
+        lines.append("In brackets: the error, largest difference / largest value, against the same in double, over the "
+                     "rounded tensors for `_bf16` and over the floats before rounding for `decode_`; beside mha's time "
+                     "its own, the largest where peers have queries of different types.")  # fmt: skip
     lines.append("")
     if records:
         lines += peer_table(records, notes) + case_table(records)

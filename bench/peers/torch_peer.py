@@ -12,13 +12,18 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend
 
 import decode_inputs
-from arrays import attention_inputs, by_head, forward_input, layer_weights, linear_inputs, notebook_inputs
+from arrays import attention_inputs, bfloat16, by_head, forward_input, layer_weights, linear_inputs, notebook_inputs
+from arrays import widened
 from cases import Case
 from peer import Peer, Way
 
 
 def as_numpy(*tensors: torch.Tensor) -> list[np.ndarray]:
     return [tensor.detach().float().numpy() for tensor in tensors]
+
+
+def as_bfloat16(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array).view(torch.bfloat16)
 
 
 def packed_for_mkl(weight: torch.Tensor, bias: torch.Tensor, rows: int) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -48,26 +53,42 @@ class TorchPeer(Peer):
     def linear_f32(self, case: Case) -> list[Callable[[], Way]]:
         arrays = linear_inputs(case.sizes)
         source, weight, bias = (torch.from_numpy(array) for array in arrays)
-        output = torch.empty(case["M"], case["N"])
+        makers = self.linear(list(arrays), source, weight, bias)
+        mkl = partial(packed_for_mkl, weight, bias, case["M"])
+        return [*makers, partial(self.linear_way, "mkl._mkl_linear, packed", list(arrays), lambda: partial(mkl(), source))]
 
-        def way(how: str, make: Callable[[], Callable[[], torch.Tensor]]) -> Way:
-            run = make()
-            return Way(how, run, lambda: as_numpy(run()), list(arrays))
+    def linear_bf16(self, case: Case) -> list[Callable[[], Way]]:
+        source, weight, bias = (bfloat16(array) for array in linear_inputs(case.sizes))
+        return self.linear([source, weight, widened(bias)], *map(as_bfloat16, (source, weight, bias)))
+
+    @staticmethod
+    def linear_way(how: str, arrays: list[np.ndarray], make: Callable[[], Callable[[], torch.Tensor]]) -> Way:
+        run = make()
+        return Way(how, run, lambda: as_numpy(run()), arrays)
+
+    def linear(
+        self, arrays: list[np.ndarray], source: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+    ) -> list[Callable[[], Way]]:
+        rows = source.shape[0]
+        output = torch.empty(rows, weight.shape[0], dtype=source.dtype)
+
+        def way(how: str, make: Callable[[], Callable[[], torch.Tensor]]) -> Callable[[], Way]:
+            return partial(self.linear_way, how, arrays, make)
 
         return [
-            partial(way, "F.linear", lambda: partial(F.linear, source, weight, bias)),
-            partial(way, "addmm(out=)", lambda: partial(torch.addmm, bias, source, weight.t(), out=output)),
-            partial(way, "mkl._mkl_linear, packed", lambda: partial(packed_for_mkl(weight, bias, case["M"]), source)),
-            partial(
-                way,
-                "mkldnn._linear_pointwise, packed",
-                lambda: partial(packed_for_onednn(weight, bias, case["M"]), source),
-            ),
+            way("F.linear", lambda: partial(F.linear, source, weight, bias)),
+            way("addmm(out=)", lambda: partial(torch.addmm, bias, source, weight.t(), out=output)),
+            way("mkldnn._linear_pointwise, packed", lambda: partial(packed_for_onednn(weight, bias, rows), source)),
         ]
 
     def attention_f32(self, case: Case) -> list[Callable[[], Way]]:
         arrays = [by_head(array) for array in attention_inputs(case.sizes)]
         tensors = [torch.from_numpy(array.transpose(0, 2, 1, 3)) for array in arrays]
+        return self.attention(arrays, tensors, bool(case["causal"]))
+
+    def attention_bf16(self, case: Case) -> list[Callable[[], Way]]:
+        arrays = [bfloat16(by_head(array)) for array in attention_inputs(case.sizes)]
+        tensors = [as_bfloat16(array.transpose(0, 2, 1, 3)) for array in arrays]
         return self.attention(arrays, tensors, bool(case["causal"]))
 
     def decode(self, case: Case) -> list[Callable[[], Way]]:
@@ -140,12 +161,20 @@ class TorchPeer(Peer):
 
     def forward_f32(self, case: Case) -> list[Callable[[], Way]]:
         source = forward_input(case.sizes)
-        x = torch.from_numpy(source)
+        return self.forward(case, source, torch.from_numpy(source))
+
+    def forward_bf16(self, case: Case) -> list[Callable[[], Way]]:
+        source = bfloat16(forward_input(case.sizes))
+        return self.forward(case, source, as_bfloat16(source))
+
+    def forward(self, case: Case, source: np.ndarray, x: torch.Tensor) -> list[Callable[[], Way]]:
+        """Weights and biases have the type of `x`, which is `source`."""
         batch, length, width, heads = (case[key] for key in ("B", "T", "E", "H"))
         layer = torch.nn.MultiheadAttention(width, heads, batch_first=True).eval().requires_grad_(False)
         parameters = {name.replace("_weight", ".weight").replace("_bias", ".bias") if name.startswith("out") else name:
                       torch.from_numpy(array) for name, array in layer_weights(width).items()}  # fmt: skip
         layer.load_state_dict(parameters)
+        layer.to(x.dtype)
         w_in, b_in, w_out, b_out = layer.in_proj_weight, layer.in_proj_bias, layer.out_proj.weight, layer.out_proj.bias
 
         def module(fast_path: bool) -> torch.Tensor:
@@ -168,13 +197,15 @@ class TorchPeer(Peer):
             run = make()
             return Way(how, run, lambda: as_numpy(run().view(batch, length, width)), [source])
 
-        return [
+        makers = [
             partial(way, "nn.MultiheadAttention, fast path", lambda: partial(module, True)),
             partial(way, "nn.MultiheadAttention", lambda: partial(module, False)),
             partial(way, "linear, SDPA, linear", lambda: composed),
-            partial(way, "linear, SDPA, linear; packed by MKL", partial(packed, packed_for_mkl)),
             partial(way, "linear, SDPA, linear; packed by oneDNN", partial(packed, packed_for_onednn)),
         ]
+        if x.dtype == torch.float32:
+            makers.append(partial(way, "linear, SDPA, linear; packed by MKL", partial(packed, packed_for_mkl)))
+        return makers
 
     def notebook_f32(self, case: Case) -> list[Callable[[], Way]]:
         arrays = notebook_inputs(case.sizes)

@@ -15,9 +15,10 @@ import numpy as np
 
 import cases
 import decode_inputs
+import exact
 import timing
 from arrays import layer_weights
-from libmha import Attention, Layer, Library, Linear, stored
+from libmha import BF16_ARITHMETIC, F32_ARITHMETIC, Attention, Layer, Library, Linear, stored
 from peer import Peer, Way
 
 TOLERANCE = 1e-4  # of the largest value
@@ -42,17 +43,18 @@ def make_peer(name: str, threads: int) -> Peer:
 
 def prepare_mha(library: Library, case: cases.Case, way: Way) -> Attention | Linear | Layer:
     """The library's call on the arrays of the peer's."""
-    if case.family == "linear_f32":
+    if case.family in ("linear_f32", "linear_bf16"):
         source, weight, bias = way.inputs
         return Linear(library, source, weight, bias if way.bias else None)
-    if case.family == "forward_f32":
+    if case.family in ("forward_f32", "forward_bf16"):
         return Layer(library, layer_weights(case["E"]), case["H"], way.inputs[0], None, None, weights=False)
     if case.family == "notebook_f32":
         return Layer(library, layer_weights(case["E"]), case["H"], *way.inputs, weights=True)
-    if case.family in decode_inputs.BOUNDS:
+    if case.family in decode_inputs.FAMILIES:
         query, *cache = way.inputs
         return Attention(library, query, *(stored(library, case.family, each) for each in cache), False, False)
-    return Attention(library, *way.inputs, causal=bool(case["causal"]), weights=case.family == "attention_weights_f32")
+    return Attention(library, *way.inputs, causal=bool(case["causal"]), weights=case.family == "attention_weights_f32",
+                     arithmetic=BF16_ARITHMETIC if case.family == "attention_bf16" else F32_ARITHMETIC)  # fmt: skip
 
 
 def difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> tuple[float, float]:
@@ -71,12 +73,12 @@ def compared(case: cases.Case, ours: list[np.ndarray], way: Way) -> tuple[dict, 
     """What the record says of the results, and what is wrong with them, if anything."""
     theirs = way.results()
     absolute, relative = difference(ours, theirs)
-    if case.family not in decode_inputs.BOUNDS:
+    if case.family not in exact.BOUNDS:
         wrong = "" if relative <= TOLERANCE else f"{way.how} differs by {relative:.1e} of the largest value"
         return {"max_abs_diff": absolute}, wrong
-    errors = [decode_inputs.error(case.sizes, results[0]) for results in (ours, theirs)]
+    errors = [exact.error(case, results[0]) for results in (ours, theirs)]
     wrong = [f"{name} has an error of {error:.1e} of the largest value" for name, error in zip(("mha", way.how), errors)
-             if error > decode_inputs.BOUNDS[case.family]]  # fmt: skip
+             if error > exact.BOUNDS[case.family]]  # fmt: skip
     return {"max_abs_diff": absolute, "error": errors[1], "mha_error": errors[0]}, "; ".join(wrong)
 
 

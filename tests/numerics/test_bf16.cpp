@@ -4,6 +4,8 @@
 #include "tests/support/element_linears.h"
 
 #include <array>
+#include <cstdio>
+#include <cstdlib>
 
 using namespace mha::test;
 
@@ -93,6 +95,34 @@ TEST_CASE("bf16: every element in the order of the rules", "[bf16][bits]") {
     for (const std::string& target : targets) {
       INFO("target " << target);
       check_same_bits("output", run_attention(shared_context(target, 1), in_bf16(p.args())).output, want);
+    }
+  }
+}
+
+TEST_CASE("bf16: outputs are within 4.5e-3 of the largest value", "[bf16][accuracy]") {
+  if (targets_of(MHA_ARITHMETIC_BF16).empty()) return;
+  const mha_context* context = shared_context(targets_of(MHA_ARITHMETIC_BF16).front(), 2);
+  for (const float magnitude : {1.0f, 3.0f}) {
+    for (const AttentionShape& s : {AttentionShape{1, 2, 2, 512, 512, 64, 64}, {1, 4, 1, 200, 300, 128, 128}}) {
+      for (const MaskKind kind : {MaskKind::kNone, MaskKind::kCausal}) {
+        AttentionProblem p(s, kind, 605000);
+        const float unit = 1.7320508f;  // variance 1
+        scale_all(&p.query, unit * magnitude), scale_all(&p.key, unit), scale_all(&p.value, unit);
+        for (std::vector<float>* values : {&p.query, &p.key, &p.value})
+          for (float& value : *values) value = bf16::rounded(value);
+        const std::vector<double> want = reference_attention(p.args()).output;
+        const std::vector<float> got = run_attention(context, in_bf16(p.args())).output;
+        double worst = 0, largest = 0;
+        for (size_t n = 0; n < want.size(); ++n) {
+          worst = std::max(worst, std::abs(static_cast<double>(bf16::rounded(got[n])) - want[n]));
+          largest = std::max(largest, std::abs(want[n]));
+        }
+        INFO(describe(s, kind) << ", magnitude " << magnitude);
+        if (std::getenv("MHA_TEST_MEASURE"))
+          std::printf("measured bf16 %s magnitude %g: %.2g\n", describe(s, kind).c_str(),
+                      static_cast<double>(magnitude), worst / largest);
+        CHECK(worst <= 4.5e-3 * largest);
+      }
     }
   }
 }

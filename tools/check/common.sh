@@ -26,14 +26,14 @@ make_build() {
     "${launcher[@]}" "$@" --log-level=WARNING
 }
 
-# The same for sanitizers, whose kernels take minutes to compile at the library's -O3: Debug leaves that out, and tests and
-# tools are not optimised at all. Warnings are no errors: instrumented frames are larger than those that the frame-size
+# The same for sanitizers, whose kernels take minutes to compile at the library's -O3: Debug leaves that out, tests and tools
+# are not optimised at all, and targets that this CPU does not run are left out. Warnings are no errors: instrumented frames are larger than those that the frame-size
 # warning is about.
 make_sanitized_build() {
   local name=$1
   shift
   make_build "$name" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 -DCMAKE_CXX_COMPILER=clang++ -DMHA_WERROR=OFF \
-    -DMHA_TEST_OPTIMISATION=-O0 -DMHA_TOOL_OPTIMISATION=-O0 \
+    -DMHA_TEST_OPTIMISATION=-O0 -DMHA_TOOL_OPTIMISATION=-O0 -DMHA_TARGETS="$(runnable_targets | paste -sd';')" \
     -DCMAKE_CXX_COMPILER_LAUNCHER="$root/tools/check/launch_sanitized.sh" "$@"
 }
 
@@ -85,6 +85,25 @@ host_family() {
     *) echo aarch64 ;;
   esac
 }
+
+# The targets that this CPU runs, best first, one a line.
+runnable_targets() {
+  [ "$(host_family)" = x86_64 ] || { echo neon && return; }
+  has() { for flag in "$@"; do grep -qw "$flag" /proc/cpuinfo || return 1; done; }
+  if has avx512f avx512cd avx512bw avx512dq avx512vl; then
+    ! has amx_tile amx_bf16 avx512_bf16 || echo amx
+    ! has avx512_bf16 || echo avx512_bf16
+    echo avx512
+  fi
+  ! has avx2 fma f16c || echo avx2
+  echo sse2
+}
+
+# part_of <parts> <part>: of the lines read, every parts-th, beginning with that.
+part_of() { awk -v parts="$1" -v part="$2" 'NR % parts == part'; }
+
+# Which of so many parts is this commit's turn, from 0.
+part_of_commit() { echo $(($(git -C "$root" rev-list --count HEAD 2>/dev/null || echo 0) % $1)); }
 
 # The targets of a family, by file name.
 target_names() { (cd "$root/simd/targets/$1" && printf '%s\n' *.cpp | sed 's/\.cpp$//'); }

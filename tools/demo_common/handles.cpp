@@ -28,10 +28,12 @@ std::vector<float> read_tensor(const io::Safetensors& file, const std::string& n
   return std::move(tensor->values);
 }
 
-Linear make_linear(const Context& context, int64_t in, int64_t out, const float* weight, const float* bias) {
+Linear make_linear(const Context& context, int64_t in, int64_t out, const float* weight, const float* bias,
+                   mha_arithmetic arithmetic) {
   mha_linear_config config = {};
   config.in_features = in, config.out_features = out;
   config.weight = view(weight), config.bias = bias;
+  config.arithmetic = arithmetic;
   return require(Linear::create(context, config));
 }
 

@@ -27,7 +27,8 @@ io::Safetensors open_weights(const std::string& path);
 /// The values of a tensor, which must have the shape.
 std::vector<float> read_tensor(const io::Safetensors& file, const std::string& name, const std::vector<int64_t>& shape);
 /// weight [out, in], bias [out] or nullptr.
-Linear make_linear(const Context& context, int64_t in, int64_t out, const float* weight, const float* bias);
+Linear make_linear(const Context& context, int64_t in, int64_t out, const float* weight, const float* bias,
+                   mha_arithmetic arithmetic);
 /// Dense rows through it.
 void apply(const Context& context, const Linear& linear, int64_t rows, const float* input, float* output);
 

@@ -3,6 +3,8 @@
 
 #include <cmath>
 #include <cstring>
+#include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
@@ -23,6 +25,7 @@ mha_storage rotated(mha_storage storage) {
 struct Format {
   const char* name;
   mha_storage key, value;
+  mha_arithmetic arithmetic = MHA_ARITHMETIC_F32;
 };
 
 std::vector<Format> formats() {
@@ -31,6 +34,7 @@ std::vector<Format> formats() {
   const mha_storage grouped = storage_of(MHA_I8, 32, MHA_F16);
   return {{"f16", storage_of(MHA_F16), storage_of(MHA_F16)},
           {"bf16", storage_of(MHA_BF16), storage_of(MHA_BF16)},
+          {"bf16_arithmetic", storage_of(MHA_BF16), storage_of(MHA_BF16), MHA_ARITHMETIC_BF16},
           {"int8", int8, int8},
           {"int8_groups", grouped, grouped},
           {"uint8_zeros", uint8, uint8},
@@ -86,7 +90,7 @@ bool holds_everywhere(Llama& model, const std::string& model_path, const Context
     const std::string target = mha_target_name(n);
     if (!mha_target_supported(n) || !mha_target_same_bits(n) || target == context.target()) continue;
     const Context other = make_context(target, 1);
-    Llama same(other, model_path);
+    Llama same(other, model_path, format.arithmetic);
     const Caches others = same.make_caches(shape);
     if (!same_bits(got, generate(same, others, expected.prompts, expected.count(), schedule))) return false;
   }
@@ -106,17 +110,21 @@ std::vector<std::string> format_names() {
 nlohmann::json compare_formats(const std::string& model_path, const Expected& expected,
                                const std::vector<std::string>& names, const std::string& target, int64_t threads) {
   const Context context = make_context(target, threads);
-  Llama model(context, model_path);
   const Format floats = {"f32", storage_of(MHA_F32), storage_of(MHA_F32)};
   const std::vector<Format> all = formats();
+  Llama plain(context, model_path);
   const std::vector<Generated> want =
-      generate(model, model.make_caches(shape_of(expected, floats)), expected.prompts, expected.count(), {});
+      generate(plain, plain.make_caches(shape_of(expected, floats)), expected.prompts, expected.count(), {});
   std::vector<Tokens> fed;
   fed.reserve(want.size());
   for (const Generated& one : want) fed.push_back(one.tokens);
   nlohmann::json list = nlohmann::json::array();
+  std::map<mha_arithmetic, std::unique_ptr<Llama>> models;
   for (const std::string& name : names) {
     const Format& format = format_of(all, name);
+    std::unique_ptr<Llama>& made = models[format.arithmetic];
+    if (!made) made = std::make_unique<Llama>(context, model_path, format.arithmetic);
+    Llama& model = *made;
     Schedule schedule;
     schedule.fed = &fed;
     const std::vector<Generated> got =

@@ -44,8 +44,9 @@ void Step::add(int64_t sequence, const int64_t* tokens, int64_t count) {
   offsets.push_back(static_cast<int64_t>(ids.size()));
 }
 
-Llama::Llama(const Context& context, const std::string& weights_path)
+Llama::Llama(const Context& context, const std::string& weights_path, mha_arithmetic arithmetic)
     : context_(context),
+      arithmetic_(arithmetic),
       threads_(static_cast<int>(context.num_threads())),
       file_(open_weights(weights_path)),
       config_(read_config(file_)) {
@@ -74,7 +75,7 @@ std::vector<float> Llama::tensor(const std::string& name, const std::vector<int6
 }
 
 Linear Llama::linear(const std::vector<float>& weight, int64_t in, int64_t out) const {
-  return make_linear(context_, in, out, weight.data(), nullptr);
+  return make_linear(context_, in, out, weight.data(), nullptr, arithmetic_);
 }
 
 /// Both in one product: rows of gate_proj, then of up_proj.
@@ -98,6 +99,7 @@ Layer Llama::attention(const std::string& name) const {
   config.num_heads = c.heads;
   config.num_kv_heads = c.kv_heads;
   config.head_dim = c.head_dim;
+  config.arithmetic = arithmetic_;
   mha_layer_weights weights = {};
   weights.query_weight = view(query.data());
   weights.key_weight = view(key.data());

@@ -34,8 +34,8 @@ struct Step {
 
 class Llama {
  public:
-  /// `context` must outlive this.
-  Llama(const Context& context, const std::string& weights_path);
+  /// `context` must outlive this. In BF16 the weights are kept in bf16; what is between products stays in floats.
+  Llama(const Context& context, const std::string& weights_path, mha_arithmetic arithmetic = MHA_ARITHMETIC_F32);
 
   const LlamaConfig& config() const { return config_; }
   Caches make_caches(mha_cache_config shape) const;
@@ -60,6 +60,7 @@ class Llama {
   void feed_forward(const Block& layer, int64_t rows);
 
   const Context& context_;
+  mha_arithmetic arithmetic_;
   int threads_;
   io::Safetensors file_;
   LlamaConfig config_;

@@ -126,6 +126,14 @@ class TorchDecoder:
         cache.lengths = [n + length for n in cache.lengths]
         return self.linear(self.norm(x[:, -1], "norm"), "lm_head")
 
+    def feed(self, prompt, tokens):
+        """The logits [count, vocabulary] of a prompt [T] and each of `tokens` [count] but the last, fed one by one."""
+        cache = Cache(self.config, 1, len(prompt) + len(tokens), self.cos.dtype)
+        logits = [self.forward(prompt[None], cache)[0]]
+        for token in tokens[:-1]:
+            logits.append(self.forward(token[None, None], cache)[0])
+        return torch.stack(logits)
+
     def generate(self, prompt, count):
         """The greedy continuation of one prompt [T]: tokens [count], and the logits [count, vocabulary] each was chosen
         from."""

@@ -45,9 +45,10 @@ TokenBatch TokenBatch::item(int64_t b) const {
   return {1, lengths[b], {first, first + lengths[b]}, {lengths[b]}};
 }
 
-Bert::Bert(const Context& context, const BertConfig& config, const std::string& weights_path)
+Bert::Bert(const Context& context, const BertConfig& config, const std::string& weights_path, mha_arithmetic arithmetic)
     : context_(context),
       config_(config),
+      arithmetic_(arithmetic),
       threads_(static_cast<int>(context.num_threads())),
       file_(open_weights(weights_path)) {
   words_ = tensor("embeddings.word_embeddings.weight", {config_.vocabulary, config_.hidden});
@@ -77,7 +78,7 @@ Bert::Norm Bert::norm(const std::string& name) const {
 
 Linear Bert::linear(const std::string& name, int64_t in, int64_t out) const {
   const std::vector<float> weight = tensor(name + ".weight", {out, in}), bias = tensor(name + ".bias", {out});
-  return make_linear(context_, in, out, weight.data(), bias.data());
+  return make_linear(context_, in, out, weight.data(), bias.data(), arithmetic_);
 }
 
 Layer Bert::attention(const std::string& name) const {
@@ -90,6 +91,7 @@ Layer Bert::attention(const std::string& name) const {
   mha_layer_config config = {};
   config.embed_dim = hidden;
   config.num_heads = config_.heads;
+  config.arithmetic = arithmetic_;
   const mha_layer_weights weights = io::layer_weights(query, key, value, output);
   return require(Layer::create(context_, config, weights));
 }

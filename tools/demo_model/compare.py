@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sentence embeddings of all-MiniLM-L6-v2 through the library and through PyTorch, side by side.
 
-    compare.py --model DIR --encoder build/tools/mha_encoder --work DIR
+    compare.py --model DIR --encoder build/tools/mha_encoder --work DIR [--arithmetic bf16]
 
 Tokenises sentences.txt, runs mha_encoder and torch on the same ids (all padded in one batch, and one by one), prints
-the differences, the similarity table and tokens per second, and exits with status 1 when a bound below is missed.
+the differences, the similarity table and tokens per second, and exits with status 1 when a bound below is missed. In
+bf16 both compute in it, and both are compared with torch in float32.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import torch_bert
 SENTENCES = pathlib.Path(__file__).resolve().parent / "sentences.txt"
 LEAST_COSINE = 0.99999
 LARGEST_DIFFERENCE = 1e-5  # of one element of an embedding of length 1
+LEAST_COSINE_BF16 = 0.9999
 ROUNDS = 3
 NO_FMA = {"sse2"}
 MODES = {"padded": "one padded batch", "single": "one by one"}
@@ -56,6 +58,7 @@ def run_mha(arguments, tokens, target, threads, repeat):
     output = arguments.work / "embeddings.safetensors"
     command = [arguments.encoder, "--model", arguments.model, "--tokens", tokens, "--output", output]
     command += ["--threads", threads, "--repeat", repeat]
+    command += ["--arithmetic", arguments.arithmetic]
     if target:
         command += ["--target", target]
     done = subprocess.run([str(part) for part in command], stdout=subprocess.PIPE, text=True)
@@ -147,11 +150,28 @@ def verdict(mha, torch_embeddings, exact, count):
     return good and same
 
 
+def verdict_bf16(mha, torch_bf16, wanted, count):
+    """Prints how far both are from torch in float32; True if mha is near enough, and nowhere further than torch."""
+    print()
+    good = count >= 20
+    for mode, what in MODES.items():
+        ours, theirs = cosines(mha[mode], wanted[mode]), cosines(torch_bf16[mode], wanted[mode])
+        met = bool(ours.min() >= LEAST_COSINE_BF16 and (ours >= theirs).all())
+        good = good and met
+        print(
+            f"{what}: least cosine to torch in float32 {ours.min():.7f} (bound {LEAST_COSINE_BF16}), torch's in bfloat16"
+            f" {theirs.min():.7f}; mha is the nearer in {(ours >= theirs).sum()} of {count}: {'ok' if met else 'MISSED'}"
+        )
+    same = mha["padded"].tobytes() == mha["single"].tobytes()
+    print(f"padded and one by one, mha: {'equal in every bit' if same else 'NOT EQUAL'}")
+    return good and same
+
+
 def check_other_targets(arguments, tokens, mha, report):
     """Runs every other target on one thread; True if those with fused multiply-add give the same bits."""
     good = True
     for target in report["supported_targets"]:
-        if target == report["target"]:
+        if target == report["target"] or (arguments.arithmetic == "bf16" and target in NO_FMA):
             continue
         other, _ = run_mha(arguments, tokens, target, threads=1, repeat=0)
         same = all(mha[mode].tobytes() == other[mode].tobytes() for mode in MODES)
@@ -175,6 +195,7 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for token ids and embeddings")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--target", help="instruction-set target of the library (default: the best)")
+    parser.add_argument("--arithmetic", choices=("f32", "bf16"), default="f32")
     parser.add_argument("--repeat", type=int, default=3, help="timed runs of each mode, in each of 3 rounds")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -188,7 +209,8 @@ def main():
 
     config = json.loads((arguments.model / "config.json").read_text())
     weights = safetensors.torch.load_file(arguments.model / "model.safetensors")
-    model = torch_bert.TorchBert(weights, config)
+    in_bf16 = arguments.arithmetic == "bf16"
+    model = torch_bert.TorchBert(weights, config, torch.bfloat16 if in_bf16 else torch.float32)
     tensors = torch.from_numpy(ids), torch.from_numpy(lengths)
     encoders = {"padded": model.encode, "single": model.encode_one_by_one}
     torch_embeddings = {}
@@ -200,12 +222,19 @@ def main():
             mha_seconds[mode] += report[f"{mode}_seconds"]
             torch_embeddings[mode], seconds = timed(MODES[mode], arguments.repeat, encoders[mode], tensors)
             torch_seconds[mode] += seconds
-    exact = torch_bert.TorchBert(weights, config, torch.float64).encode_one_by_one(*tensors).numpy()
+    floats = torch_bert.TorchBert(weights, config)
+    wanted = torch_embeddings
+    if in_bf16:
+        wanted = {"padded": floats.encode(*tensors).numpy(), "single": floats.encode_one_by_one(*tensors).numpy()}
 
-    print_table(sentences, lengths, mha, torch_embeddings)
+    print_table(sentences, lengths, mha, wanted)
     if arguments.repeat > 0:
         print_times(int(lengths.sum()), ids.size, report, mha_seconds, torch_seconds)
-    good = verdict(mha, torch_embeddings, exact, len(sentences))
+    if in_bf16:
+        good = verdict_bf16(mha, torch_embeddings, wanted, len(sentences))
+    else:
+        exact = torch_bert.TorchBert(weights, config, torch.float64).encode_one_by_one(*tensors).numpy()
+        good = verdict(mha, torch_embeddings, exact, len(sentences))
     good = check_other_targets(arguments, tokens, mha, report) and good
     sys.exit(0 if good else 1)
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // mha_encoder: turns token ids into sentence embeddings, all sentences padded in one batch and one by one, and times
 // both.
-//   mha_encoder --model DIR --tokens IDS.safetensors --output EMBEDDINGS.safetensors
+//   mha_encoder --model DIR --tokens IDS.safetensors --output EMBEDDINGS.safetensors [--arithmetic bf16]
 // DIR has config.json and model.safetensors (BERT in Hugging Face's naming). IDS has the integer tensors "ids" [S, W]
 // and "lengths" [S]; EMBEDDINGS gets "padded" and "single", [S, hidden] each. stdout: one JSON object with the
 // times. Exit status 2, with one line on stderr, when something is wrong with the arguments or a file.
@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <exception>
 #include <functional>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
@@ -27,6 +28,7 @@ using mha::demo::TokenBatch;
 
 struct Options {
   std::string model, tokens, output, target;
+  mha_arithmetic arithmetic = MHA_ARITHMETIC_F32;
   int64_t threads = 0;
   int64_t repeat = 1;
 };
@@ -88,7 +90,7 @@ void run(const Options& options) {
 
   const TokenBatch tokens = read_tokens(options.tokens);
   const auto config = mha::demo::BertConfig::read(options.model + "/config.json");
-  Bert model(context, config, options.model + "/model.safetensors");
+  Bert model(context, config, options.model + "/model.safetensors", options.arithmetic);
 
   const Run padded = timed("one padded batch", options.repeat, [&] { return model.encode(tokens); });
   const Run single = timed("one by one", options.repeat, [&] {
@@ -123,6 +125,10 @@ int main(int argc, char** argv) {
     app.add_option("--output", options.output, ".safetensors file to write")->required();
     app.add_option("--threads", options.threads, "0: the CPUs allowed")->check(CLI::Range(0, 1024));
     app.add_option("--target", options.target, "instruction-set target (default: the best)");
+    const std::map<std::string, mha_arithmetic> arithmetics = {{"f32", MHA_ARITHMETIC_F32},
+                                                               {"bf16", MHA_ARITHMETIC_BF16}};
+    app.add_option("--arithmetic", options.arithmetic, "of attention and of all products: f32 or bf16")
+        ->transform(CLI::CheckedTransformer(arithmetics));
     app.add_option("--repeat", options.repeat, "timed runs of each mode")->check(CLI::Range(0, 1000));
     try {
       app.parse(argc, argv);

@@ -43,7 +43,7 @@ class TorchBert:
             inner = F.gelu(self.linear(x, f"{name}.intermediate.dense"))
             x = self.norm(x + self.linear(inner, f"{name}.output.dense"), f"{name}.output.LayerNorm")
         pooled = (x * there[..., None]).sum(dim=1) / lengths[:, None]
-        return F.normalize(pooled, dim=-1)
+        return F.normalize(pooled, dim=-1).to(torch.promote_types(pooled.dtype, torch.float32))
 
     def encode_one_by_one(self, ids, lengths):
         return torch.cat([self.encode(ids[b : b + 1, : lengths[b]], lengths[b : b + 1]) for b in range(len(lengths))])

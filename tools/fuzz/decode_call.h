@@ -19,7 +19,7 @@ namespace mha::fuzz {
 
 constexpr float kPoison = -1234.5F;
 // Scores reach some 40 (norm of keys and queries), alibi 100; float's rounding of those enters the weights.
-constexpr double kBound = 1e-4;
+constexpr double kF32Bound = 1e-4;
 
 using Floats = std::vector<float>;
 using Sizes = std::vector<std::int64_t>;
@@ -134,11 +134,11 @@ inline bool same_bits(const Results& a, const Results& floats) {
   return a.output.are(floats.output.floats().data()) && same_bits(a.lse, floats.lse);
 }
 
-inline void check_value(float got, double want, const char* what) {
+inline void check_value(float got, double want, double bound, const char* what) {
   if (std::isinf(want)) {
     MHA_FUZZ_CHECK(static_cast<double>(got) == want, "%s is %g, not %g", what, static_cast<double>(got), want);
   } else {
-    MHA_FUZZ_CHECK(std::fabs(static_cast<double>(got) - want) <= kBound * std::max(1.0, std::fabs(want)),
+    MHA_FUZZ_CHECK(std::fabs(static_cast<double>(got) - want) <= bound * std::max(1.0, std::fabs(want)),
                    "%s is %.9g, not %.9g", what, static_cast<double>(got), want);
   }
 }

@@ -84,6 +84,12 @@ void keep(mha_dtype dtype, Values& values) {
   for (std::size_t i = 0; dtype != MHA_F32 && i < values.size(); ++i) values[i] = kept(dtype, values[i]);
 }
 
+// What an arithmetic multiplies of queries, keys and values.
+template <class Values>
+void keep_operands(mha_arithmetic arithmetic, Values& values) {
+  keep(arithmetic == MHA_ARITHMETIC_BF16 ? MHA_BF16 : MHA_F32, values);
+}
+
 // An exact heap block of elements of one type.
 class Elements {
  public:

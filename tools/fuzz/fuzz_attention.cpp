@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// mha_attention on any small shape, strides, masks, alignment and values: close to the double reference on every
-// target, in equal bits on the FMA targets, for the host's threads, over the query's own data and for keys and values
+// mha_attention on any small shape, strides, masks, alignment and values, in F32 and in BF16: close to the double
+// reference on every target, in equal bits on the FMA targets, for the host's threads, over the query's own data and for keys and values
 // in pages of the caller's, in the same bits, or those rounded once, for tensors of any element types, nothing outside
 // its elements written; and on a call with one fault in its arguments the stated status with nothing written. All
 // buffers are exact heap blocks for the address sanitizer.
@@ -23,7 +23,7 @@ namespace {
 constexpr float kInf = std::numeric_limits<float>::infinity();
 constexpr float kPoison = -1234.5F;
 // Scores reach 2 * 24 + 4, where float's rounding is 4e-6; it enters the weights as a relative error.
-constexpr double kBound = 5e-5;
+constexpr double kF32Bound = 5e-5;
 
 using mha::AttentionCall;
 using mha::Context;
@@ -216,6 +216,7 @@ Problem make_problem(FuzzedDataProvider& input) {
     if (a.results.weights_mode == MHA_WEIGHTS_AVERAGED) strides.h = 0;
   }
   p.want_lse = input.ConsumeBool();
+  a.arithmetic = mha::fuzz::choose_arithmetic(input);
   return p;
 }
 
@@ -240,18 +241,19 @@ AttentionCall with_results(const Problem& p, const Results& r) {
   return args;
 }
 
-void check_value(float got, double want, const char* what) {
+void check_value(float got, double want, double bound, const char* what) {
   if (std::isnan(want) || std::isinf(want)) {
     MHA_FUZZ_CHECK(std::isnan(want) ? std::isnan(got) : static_cast<double>(got) == want, "%s is %g, not %g", what,
                    static_cast<double>(got), want);
   } else {
-    MHA_FUZZ_CHECK(std::fabs(static_cast<double>(got) - want) <= kBound, "%s is %.9g, not %.9g", what,
+    MHA_FUZZ_CHECK(std::fabs(static_cast<double>(got) - want) <= bound, "%s is %.9g, not %.9g", what,
                    static_cast<double>(got), want);
   }
 }
 
 // Every element close to `want` (dense, in the layout's order), every gap as it was.
-void check_tensor(const Layout& layout, const Buffer<float>& got, const std::vector<double>& want, const char* what) {
+void check_tensor(const Layout& layout, const Buffer<float>& got, const std::vector<double>& want, double bound,
+                  const char* what) {
   std::vector<bool> is_element(got.size());
   const Strides s = layout.resolved();
   const int middle = layout.heads_first ? 2 : 1;
@@ -263,7 +265,7 @@ void check_tensor(const Layout& layout, const Buffer<float>& got, const std::vec
       for (i[inner] = 0; i[inner] < layout.n[inner]; ++i[inner]) {
         for (std::int64_t d = 0; d < layout.width; ++d) {
           const auto place = static_cast<std::size_t>(i[0] * s.b + i[1] * s.t + i[2] * s.h + d);
-          check_value(got[place], want[at++], what);
+          check_value(got[place], want[at++], bound, what);
           is_element[place] = true;
         }
       }
@@ -392,6 +394,14 @@ void check_in_place(const Context& context, const Problem& p, const Results& wan
                  "over the query: other bits of weights or log_sum_exp");
 }
 
+// A tensor of the problem as the call multiplies it.
+Buffer<float> operands(const AttentionCall& a, const Buffer<float>& values) {
+  Buffer<float> rounded(static_cast<std::int64_t>(values.size()));
+  std::copy_n(values.data(), values.size(), rounded.data());
+  mha::fuzz::keep_operands(a.arithmetic, rounded);
+  return rounded;
+}
+
 void check_problem(const Problem& p, std::int64_t page_size, const std::mt19937& random) {
   const AttentionCall& a = p.args;
   const std::int64_t rows = a.batch * a.num_heads * a.query_len;
@@ -400,15 +410,22 @@ void check_problem(const Problem& p, std::int64_t page_size, const std::mt19937&
   std::vector<double> lse(static_cast<std::size_t>(rows));
   if (rows > 0) {
     const bool with_weights = a.results.weights_mode != MHA_WEIGHTS_NONE;
-    mha::reference::attention<double>(a.raw(), output.data(), with_weights ? weights.data() : nullptr, lse.data());
+    const Buffer<float> query = operands(a, p.query), key = operands(a, p.key), value = operands(a, p.value);
+    AttentionCall rounded = a;
+    rounded.query.data = query.data(), rounded.key.data = key.data(), rounded.value.data = value.data();
+    mha::reference::attention<double>(rounded.raw(), output.data(), with_weights ? weights.data() : nullptr,
+                                      lse.data());
   }
+  const double bound = mha::fuzz::bound_of(a.arithmetic, kF32Bound);
   Results fma;
   bool have_fma = false;
   for (const Target& target : targets()) {
+    if (!target.computes(a.arithmetic)) continue;
     Results results = call(target.one_thread, p);
-    check_tensor(p.output_layout, results.output, output, "output");
-    if (a.results.weights_mode != MHA_WEIGHTS_NONE) check_tensor(p.weights_layout, results.weights, weights, "weights");
-    for (std::size_t i = 0; i < results.lse.size(); ++i) check_value(results.lse[i], lse[i], "log_sum_exp");
+    check_tensor(p.output_layout, results.output, output, bound, "output");
+    if (a.results.weights_mode != MHA_WEIGHTS_NONE)
+      check_tensor(p.weights_layout, results.weights, weights, bound, "weights");
+    for (std::size_t i = 0; i < results.lse.size(); ++i) check_value(results.lse[i], lse[i], bound, "log_sum_exp");
     const Results threaded = call(target.host_threads, p);
     MHA_FUZZ_CHECK(same_bits(results, threaded), "threads change bits on %s", target.name.c_str());
     if (a.items.key_lengths != nullptr && page_size > 0)
@@ -429,6 +446,7 @@ void check_problem(const Problem& p, std::int64_t page_size, const std::mt19937&
 void check_fault(const Problem& p, int fault) {
   Results results = poisoned(p);
   AttentionCall args = with_results(p, results);
+  if (!targets()[0].has_bf16) args.arithmetic = MHA_ARITHMETIC_F32;
   const Context& context = targets()[0].one_thread;
   const std::size_t bytes = take(context.attention_workspace_bytes(args));
   const Buffer<std::uint8_t> workspace(static_cast<std::int64_t>(bytes));

@@ -28,7 +28,7 @@ const mha::Context& context() {
   return made;
 }
 
-std::vector<std::uint8_t> valid_blob(bool bias, mha_dtype dtype) {
+std::vector<std::uint8_t> valid_blob(bool bias, mha_dtype dtype, mha_arithmetic arithmetic) {
   mha_layer_config config{};
   config.embed_dim = 5;
   config.num_heads = 2;
@@ -38,6 +38,7 @@ std::vector<std::uint8_t> valid_blob(bool bias, mha_dtype dtype) {
   mha_storage packed{};
   packed.dtype = dtype;
   config.packed = &packed;
+  config.arithmetic = arithmetic;
   const std::vector<float> zeros(64, 0.25F);
   mha_layer_weights weights{};
   weights.query_weight = weights.key_weight = weights.value_weight = weights.output_weight = mha::view(zeros.data());
@@ -99,8 +100,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   FuzzedDataProvider input(data, size);
   static const std::vector<std::vector<std::uint8_t>> blobs = [] {
     std::vector<std::vector<std::uint8_t>> made;
-    for (const mha_dtype dtype : mha::fuzz::kDtypes)
-      for (const bool bias : {false, true}) made.push_back(valid_blob(bias, dtype));
+    for (const bool bias : {false, true}) {
+      for (const mha_dtype dtype : mha::fuzz::kDtypes) made.push_back(valid_blob(bias, dtype, MHA_ARITHMETIC_F32));
+      if (mha::fuzz::has_bf16(context())) made.push_back(valid_blob(bias, MHA_BF16, MHA_ARITHMETIC_BF16));
+    }
     return made;
   }();
   std::vector<std::uint8_t> blob = blobs[input.ConsumeIntegralInRange<std::size_t>(0, blobs.size() - 1)];

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// mha_attention over keys and values that are codes, in tensors or in the caller's pages: the bits of the call over the
-// floats that they stand for, for any number of threads, on every target. Codes of rotated rows: the same bits on the
+// mha_attention, in F32 and in BF16, over keys and values that are codes, in tensors or in the caller's pages: the bits of
+// the call over the floats that they stand for, for any number of threads, on every target. Codes of rotated rows: the same bits on the
 // FMA targets and for the host's threads. All buffers are exact heap blocks for the address sanitizer.
 #include <fuzzer/FuzzedDataProvider.h>
 #include <mha/mha.hpp>
@@ -88,6 +88,7 @@ Problem make_problem(FuzzedDataProvider& input, std::mt19937& random) {
   a.query = mha::view<float>(p.query.data());
   a.results.weights_mode = size(0, 3) == 0 ? MHA_WEIGHTS_PER_HEAD : MHA_WEIGHTS_NONE;
   p.output = mha::fuzz::choose_dtype(input);
+  a.arithmetic = mha::fuzz::choose_arithmetic(input);
   a.positions.align = MHA_ALIGN_END;
   if (size(0, 1) == 0) return p;
   p.lengths = Buffer<std::int64_t>(a.batch);
@@ -134,6 +135,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   Results first;
   bool have_first = false;
   for (const Target& target : targets()) {
+    if (!target.computes(p.args.arithmetic)) continue;
     const Results want = attend(target.one_thread, p, key.wide_view(), value.wide_view(), MHA_F32);
     check_same(attend(target.one_thread, p, keys, values, p.output), want, "codes");
     check_same(attend(target.host_threads, p, keys, values, p.output), want, "codes on threads");

@@ -408,6 +408,7 @@ Call Session::choose_call() {
       c.positions.push_back(static_cast<std::int64_t>(random_() % 5000));
   }
   if (integer(0, 3) == 0) c.norm.epsilon = 1e-5F;
+  a.arithmetic = choose_arithmetic(input_);
   return c;
 }
 
@@ -451,15 +452,17 @@ void Session::check_item(const Context& context, const Call& c, std::size_t b, c
   item.query = view<float>(query.data());
   item.key = view<float>(sequence.key.data());
   item.value = view<float>(sequence.value.data());
+  const auto first = static_cast<std::size_t>(c.offsets[b] * a.num_heads);
+  const float* made = results.output.floats().data() + first * static_cast<std::size_t>(a.value_head_dim);
+  check_plain(context, item, made, results.lse.data() + first);
+  for (Floats* operand : {&query, &sequence.key, &sequence.value}) keep_operands(a.arithmetic, *operand);
   const std::int64_t rows = c.counts[b] * a.num_heads;
   std::vector<double> output(static_cast<std::size_t>(rows * a.value_head_dim));
   std::vector<double> lse(static_cast<std::size_t>(rows));
   mha::reference::attention<double>(item.raw(), output.data(), nullptr, lse.data());
-  const auto first = static_cast<std::size_t>(c.offsets[b] * a.num_heads);
-  const float* made = results.output.floats().data() + first * static_cast<std::size_t>(a.value_head_dim);
-  for (std::size_t n = 0; n < output.size(); ++n) check_value(made[n], output[n], "output");
-  for (std::size_t n = 0; n < lse.size(); ++n) check_value(results.lse[first + n], lse[n], "log_sum_exp");
-  check_plain(context, item, made, results.lse.data() + first);
+  const double bound = bound_of(a.arithmetic, kF32Bound);
+  for (std::size_t n = 0; n < output.size(); ++n) check_value(made[n], output[n], bound, "output");
+  for (std::size_t n = 0; n < lse.size(); ++n) check_value(results.lse[first + n], lse[n], bound, "log_sum_exp");
 }
 
 void Session::attend() {
@@ -468,6 +471,7 @@ void Session::attend() {
   Results fma;
   bool have_fma = false;
   for (const Target& target : targets()) {
+    if (!target.computes(c.args.arithmetic)) continue;
     Called made = call(target.one_thread, c, true);
     Results& results = made.results;
     MHA_FUZZ_CHECK(made.status.code() == (allowed ? MHA_OK : MHA_ERR_ARGUMENT), "attention: %s (%s)",

@@ -4,8 +4,10 @@
 #ifndef MHA_TOOLS_FUZZ_TARGETS_H
 #define MHA_TOOLS_FUZZ_TARGETS_H
 
+#include <fuzzer/FuzzedDataProvider.h>
 #include <mha/mha.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -47,9 +49,20 @@ inline void check_ok(const Status& status) { MHA_FUZZ_CHECK(status, "%s", status
 struct Target {
   std::string name;
   bool same_bits;  // as the other targets with fused multiply-add
+  bool has_bf16;
   Context one_thread;
   Context host_threads;
+
+  bool computes(mha_arithmetic arithmetic) const { return arithmetic == MHA_ARITHMETIC_F32 || has_bf16; }
 };
+
+inline bool has_bf16(const Context& context) {
+  AttentionCall args;
+  args.batch = args.num_heads = args.query_len = args.key_len = args.head_dim = 1;
+  args.arithmetic = MHA_ARITHMETIC_BF16;
+  args.query.data = args.key.data = args.value.data = args.output.data = &args;  // not read
+  return static_cast<bool>(context.attention_workspace_bytes(args));
+}
 
 inline const std::vector<Target>& targets() {
   static const std::vector<Target> list = [] {
@@ -62,12 +75,27 @@ inline const std::vector<Target>& targets() {
       mha_context_options three = one;
       three.num_threads = 3;
       three.parallel_for.run = run_backwards;
-      made.push_back(
-          {mha_target_name(i), mha_target_same_bits(i) == 1, take(Context::create(one)), take(Context::create(three))});
+      Context one_thread = take(Context::create(one));
+      const bool bf16 = has_bf16(one_thread);
+      made.push_back({mha_target_name(i), mha_target_same_bits(i) == 1, bf16, std::move(one_thread),
+                      take(Context::create(three))});
     }
     return made;
   }();
   return list;
+}
+
+// BF16 for a third of the draws, where a target has it.
+inline mha_arithmetic choose_arithmetic(FuzzedDataProvider& input) {
+  const bool bf16 = input.ConsumeIntegralInRange<int>(0, 2) == 2;
+  const auto serves = [](const Target& target) { return target.has_bf16; };
+  return bf16 && std::any_of(targets().begin(), targets().end(), serves) ? MHA_ARITHMETIC_BF16 : MHA_ARITHMETIC_F32;
+}
+
+// How far outputs, weights and log-sum-exps may be from the double reference over the operands that the arithmetic
+// multiplies, values being within [-1, 1]: `f32`, and in BF16 two weights' rounding (each within 2^-7.5).
+inline double bound_of(mha_arithmetic arithmetic, double f32) {
+  return arithmetic == MHA_ARITHMETIC_BF16 ? f32 + 0x1p-6 : f32;
 }
 
 }  // namespace mha::fuzz
