@@ -102,10 +102,12 @@ MHA_INLINE Bytes16 round_to_bytes(const Vec& v) {
 }
 #endif
 
-// Codes of 4 bits whose zero is 8, where a register is a table of 16 floats: the nibbles of each word that a shift by
-// kRight brings to the bottom; 16 nibbles that follow each other.
+// Codes of 4 bits whose zero is 8, as decoding reads them in place. nibble: the one of each word that a shift by kRight
+// brings to the bottom, times 1 / kNibbleUnit; nibbles: 16 that follow each other. AVX-512 looks them up in a register of
+// 16 floats; elsewhere the code, with its upper bit flipped, is the top of a signed integer.
 #if defined(MHA_ISA_AVX512)
-constexpr bool kLooksUpNibbles = true;
+constexpr bool kReadsNibbles = true;
+constexpr float kNibbleUnit = 1;
 MHA_INLINE __m512 nibble_values() { return _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7); }
 template <int kRight>
 MHA_INLINE Reg nibble(Reg words) {
@@ -118,8 +120,44 @@ MHA_INLINE Vec nibbles(const char* p) {
   const __m512i shifts = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
   return {_mm512_permutexvar_ps(_mm512_srlv_epi32(words, shifts), nibble_values())};
 }
+#elif defined(MHA_ISA_AVX2)
+constexpr bool kReadsNibbles = true;
+constexpr float kNibbleUnit = 0x1p-28f;
+template <int kRight>
+MHA_INLINE Reg nibble(Reg words) {
+  const __m256i signs = _mm256_set1_epi32(INT32_MIN), top = _mm256_set1_epi32(INT32_MIN >> 3);
+  const __m256i w = _mm256_slli_epi32(_mm256_castps_si256(words), 28 - kRight);
+  return _mm256_cvtepi32_ps(_mm256_xor_si256(_mm256_and_si256(w, top), signs));
+}
+MHA_INLINE Vec nibbles(const char* p) {
+  int32_t halves[2];
+  memcpy(halves, p, sizeof(halves));
+  const __m256i left = _mm256_setr_epi32(28, 24, 20, 16, 12, 8, 4, 0);
+  const __m256i flip = _mm256_set1_epi32(static_cast<int>(0x88888888));
+  return map([&](int i) MHA_ALWAYS_INLINE {
+    const __m256i w = _mm256_sllv_epi32(_mm256_xor_si256(_mm256_set1_epi32(halves[i]), flip), left);
+    return Reg(_mm256_cvtepi32_ps(_mm256_srai_epi32(w, 28)));
+  });
+}
+#elif defined(MHA_ISA_NEON)
+constexpr bool kReadsNibbles = true;
+constexpr float kNibbleUnit = 0x1p-28f;
+template <int kRight>
+MHA_INLINE Reg nibble(Reg words) {
+  const int32x4_t w = vshlq_n_s32(vreinterpretq_s32_f32(words), 28 - kRight);
+  return vcvtq_f32_s32(veorq_s32(vandq_s32(w, vdupq_n_s32(INT32_MIN >> 3)), vdupq_n_s32(INT32_MIN)));
+}
+MHA_INLINE Vec nibbles(const char* p) {
+  int32_t halves[2];
+  memcpy(halves, p, sizeof(halves));
+  const int32_t left[2][4] = {{28, 24, 20, 16}, {12, 8, 4, 0}};
+  return map([&](int i) MHA_ALWAYS_INLINE {
+    const int32x4_t w = veorq_s32(vdupq_n_s32(halves[i / 2]), vdupq_n_s32(static_cast<int>(0x88888888)));
+    return Reg(vcvtq_f32_s32(vshrq_n_s32(vshlq_s32(w, vld1q_s32(left[i % 2])), 28)));
+  });
+}
 #else
-constexpr bool kLooksUpNibbles = false;
+constexpr bool kReadsNibbles = false;
 #endif
 
 // The words of a register: some bits inverted; byte kByte of each (0: the lowest), a signed integer, times 2^24.

@@ -244,11 +244,14 @@ MHA_INLINE void split_f16(Reg words, Reg parts[2]) {
 }
 #endif
 
-// The element types of elements.def. kPerWord elements share 32 bits; split() gives them one by one, each for all lanes.
+// The element types of elements.def. kPerWord elements share 32 bits; part() gives one of them for all lanes.
 struct F32 {
   static constexpr bool kIsCode = false;
   static constexpr int kPerWord = 1;
-  static MHA_INLINE void split(Reg words, Reg parts[1]) { parts[0] = words; }
+  template <int kNumber>
+  static MHA_INLINE Reg part(Reg words) {
+    return words;
+  }
   static constexpr int64_t kBytes = 4;
   static MHA_INLINE Vec load(const char* p) { return MHA_TARGET_NS::load(reinterpret_cast<const float*>(p)); }
   static MHA_INLINE Vec load_first(const char* p, int count) {
@@ -263,7 +266,12 @@ struct F32 {
 struct F16 {
   static constexpr bool kIsCode = false;
   static constexpr int kPerWord = 2;
-  static MHA_INLINE void split(Reg words, Reg parts[2]) { split_f16(words, parts); }
+  template <int kNumber>
+  static MHA_INLINE Reg part(Reg words) {
+    Reg parts[2];
+    split_f16(words, parts);
+    return parts[kNumber];
+  }
   static constexpr int64_t kBytes = 2;
   static MHA_INLINE Vec load(const char* p) { return widen_f16(load_halves(p)); }
   static MHA_INLINE Vec load_first(const char* p, int count) { return widen_f16(load_halves_first(p, count)); }
@@ -276,7 +284,12 @@ struct F16 {
 struct Bf16 {
   static constexpr bool kIsCode = false;
   static constexpr int kPerWord = 2;
-  static MHA_INLINE void split(Reg words, Reg parts[2]) { split_bf16(words, parts); }
+  template <int kNumber>
+  static MHA_INLINE Reg part(Reg words) {
+    Reg parts[2];
+    split_bf16(words, parts);
+    return parts[kNumber];
+  }
   static constexpr int64_t kBytes = 2;
   static MHA_INLINE Vec load(const char* p) { return widen_bf16(load_halves(p)); }
   static MHA_INLINE Vec load_first(const char* p, int count) { return widen_bf16(load_halves_first(p, count)); }

@@ -228,6 +228,20 @@ MHA_INLINE Vec map(Op op) {
   return v;
 }
 
+template <int kNumber>
+struct Number {
+  static constexpr int value = kNumber;
+};
+
+// take(Number<0>()), take(Number<1>()), ... of so many.
+template <int kCount, int kFirst = 0, class Take>
+MHA_INLINE void for_each_number(Take take) {
+  if constexpr (kFirst < kCount) {
+    take(Number<kFirst>());
+    for_each_number<kCount, kFirst + 1>(take);
+  }
+}
+
 MHA_INLINE Vec set1(float x) {
   const Reg r(x);
   return map([&](int) MHA_ALWAYS_INLINE { return r; });

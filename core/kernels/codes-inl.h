@@ -74,23 +74,22 @@ struct Codes8 {
   static constexpr bool kIsCode = true;
   static constexpr int kPerWord = 4;
   static constexpr float kUnit = 0x1p-24f;
-  static MHA_INLINE void split(Reg words, Reg parts[4]) {
-    parts[0] = top_byte<0>(words), parts[1] = top_byte<1>(words);
-    parts[2] = top_byte<2>(words), parts[3] = top_byte<3>(words);
+  template <int kNumber>
+  static MHA_INLINE Reg part(Reg words) {
+    return top_byte<kNumber>(words);
   }
   static MHA_INLINE Vec load(const char* p, uint32_t flip) { return signed_floats(flip_bytes(load_bytes(p), flip)); }
 };
 
-#if defined(MHA_ISA_AVX512)
+#if !defined(MHA_ISA_SSE2)
 // The same of 4 bits, signed and unsigned ones: both are stored with their zero at 8.
 struct Codes4 {
   static constexpr bool kIsCode = true;
   static constexpr int kPerWord = 8;
-  static constexpr float kUnit = 1;
-  static MHA_INLINE void split(Reg words, Reg parts[8]) {
-    parts[0] = nibble<0>(words), parts[1] = nibble<4>(words), parts[2] = nibble<8>(words), parts[3] = nibble<12>(words);
-    parts[4] = nibble<16>(words), parts[5] = nibble<20>(words), parts[6] = nibble<24>(words);
-    parts[7] = nibble<28>(words);
+  static constexpr float kUnit = kNibbleUnit;
+  template <int kNumber>
+  static MHA_INLINE Reg part(Reg words) {
+    return nibble<4 * kNumber>(words);
   }
   static MHA_INLINE Vec load(const char* p, uint32_t) { return nibbles(p); }
 };
@@ -225,7 +224,7 @@ inline int group_shift(int64_t group, int64_t width) {
 inline bool reads_codes_in_place(const TokenRows& t, int64_t width) {
   const bool bytes = t.element == Element::kI8 || t.element == Element::kU8;
   const bool nibbles = t.element == Element::kI4 || t.element == Element::kU4;
-  if (!bytes && !(nibbles && kLooksUpNibbles)) return false;
+  if (!bytes && !(nibbles && kReadsNibbles)) return false;
   const CodeRows& c = *t.codes;
   return c.zeros.place == ScalePlace::kNone && c.group_tokens == 1 && divide_up(width, c.group) <= kMostGroups &&
          group_shift(c.group, width) >= 0;

@@ -3,7 +3,7 @@
 // all query rows of the head. Included by algorithms-inl.h, once per target.
 //
 // A register holds kRegLanes keys, a lane for each; each row and lane is one chain over d. A step takes kWords words of
-// 32 bits of each key: they are transposed, and each word is split into its elements, which are widened. Per word of
+// 32 bits of each key: they are transposed, and the elements of each word are taken one by one and widened. Per word of
 // AVX-512 that is 2 loads of 32 bytes (one a merge), 3 shuffles, the operations that widen, and a broadcast and a
 // multiply-add for each row and element.
 //
@@ -20,10 +20,10 @@ constexpr int64_t score_tile(int64_t rows) { return rows > 4 ? kScoreTile : rows
 // The rows of all tiles for so many rows.
 constexpr int64_t tiled_rows(int64_t rows) { return rows / kScoreTile * kScoreTile + score_tile(rows % kScoreTile); }
 
-// Registers of keys that a tile takes at once, of `blocks` blocks, so that enough chains are under way: as many as there
-// are registers for.
-constexpr int groups_at_once(int64_t rows, int blocks) {
-  const int fit = (kVectorRegisters == 32 ? 16 : 8) / static_cast<int>(rows), groups = blocks * kRegs;
+// Registers of keys that a tile with so many chains for each takes at once, of `blocks` blocks, so that enough chains are
+// under way: as many as there are registers for.
+constexpr int groups_at_once(int chains, int blocks) {
+  const int fit = (kVectorRegisters == 32 ? 16 : 8) / chains, groups = blocks * kRegs;
   return fit < groups ? (fit > 0 ? fit : 1) : groups;
 }
 
@@ -170,43 +170,44 @@ MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_
       far += kLines * kLine;
       if (far == far_end) far = k.far_high;
     }
+    // All registers of keys go through the elements together, so that a query is broadcast once for all.
     Reg words[kGroups][kWords], scale[kGroups];
-    const auto transpose = [&](int g) MHA_ALWAYS_INLINE {
+#pragma GCC unroll 8
+    for (int g = 0; g < kGroups; ++g) {
       transpose_words(low[g], high[g], stride, words[g]);
       low[g] += kWords * 4, high[g] += kWords * 4;
-    };
-    // Element by element of word c.
-    const auto multiply = [&](int g, int c) MHA_ALWAYS_INLINE {
-      Reg parts[E::kPerWord];
-      if constexpr (E::kIsCode) {
-        if (c * E::kPerWord % kLanes == 0) {  // the scale of 16 elements at least
-          const int64_t group = ((d + c * E::kPerWord) / kLanes) >> k.shift, row = first_row + g * kRegLanes;
-          scale[g] = Reg::load_unaligned(k.scales + row / kLanes * kScalesOfBlock + group * kLanes + row % kLanes);
-        }
-        if constexpr (E::kPerWord == 4) words[g][c] = flip_codes(words[g][c], k.flip);
-      }
-      E::split(words[g][c], parts);
+    }
 #pragma GCC unroll 8
-      for (int s = 0; s < E::kPerWord; ++s) {
-        if constexpr (E::kIsCode) parts[s] = parts[s] * scale[g];
-#pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) {
-          Reg& sum = sums[g][r][(c * E::kPerWord + s) % kChains];
-          sum = fma(Reg(queries[(c * E::kPerWord + s) * kRows + r]), parts[s], sum);
-        }
-      }
-    };
-    if constexpr (kRegs == 1 && kGroups == 2) {  // one row: there is room for the words of both
-      transpose(0), transpose(1);
-#pragma GCC unroll 8
-      for (int c = 0; c < kWords; ++c) multiply(0, c), multiply(1, c);
-    } else {
+    for (int c = 0; c < kWords; ++c) {
 #pragma GCC unroll 8
       for (int g = 0; g < kGroups; ++g) {
-        transpose(g);
-#pragma GCC unroll 8
-        for (int c = 0; c < kWords; ++c) multiply(g, c);
+        if constexpr (E::kIsCode) {
+          if (c * E::kPerWord % kLanes == 0) {  // the scale of 16 elements at least
+            const int64_t group = ((d + c * E::kPerWord) / kLanes) >> k.shift, row = first_row + g * kRegLanes;
+            scale[g] = Reg::load_unaligned(k.scales + row / kLanes * kScalesOfBlock + group * kLanes + row % kLanes);
+          }
+          if constexpr (E::kPerWord == 4) words[g][c] = flip_codes(words[g][c], k.flip);
+        }
       }
+      for_each_number<E::kPerWord>([&](auto number) MHA_ALWAYS_INLINE {
+        constexpr int kNumber = decltype(number)::value;
+        Reg parts[kGroups];
+#pragma GCC unroll 8
+        for (int g = 0; g < kGroups; ++g) {
+          parts[g] = E::template part<kNumber>(words[g][c]);
+          if constexpr (E::kIsCode) parts[g] = parts[g] * scale[g];
+        }
+        const int element = c * E::kPerWord + kNumber;
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) {
+          const Reg query(queries[element * kRows + r]);
+#pragma GCC unroll 8
+          for (int g = 0; g < kGroups; ++g) {
+            Reg& sum = sums[g][r][element % kChains];
+            sum = fma(query, parts[g], sum);
+          }
+        }
+      });
     }
     if constexpr (kChains == 2) {
       const int64_t done = d + kStep;
@@ -238,13 +239,13 @@ template <class E, int kRows, int kChains>
 MHA_NOINLINE void tile_scores(const KeyBlock& k, const float* queries, int64_t rows, float* scores) {
   if constexpr (kRows <= most_rows_of_two<E>()) {
     if (k.blocks == 2) {
-      constexpr int kGroups = groups_at_once(kRows, 2);
+      constexpr int kGroups = groups_at_once(kRows * kChains, 2);
       for (int g = 0; g < 2 * kRegs; g += kGroups)
         group_scores<E, kRows, kGroups, kChains>(k, queries, g, rows, scores);
       return;
     }
   }
-  constexpr int kGroups = groups_at_once(kRows, 1);
+  constexpr int kGroups = groups_at_once(kRows * kChains, 1);
   for (int g = 0; g < kRegs; g += kGroups) group_scores<E, kRows, kGroups, kChains>(k, queries, g, rows, scores);
 }
 
