@@ -1,9 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The child of a process that called on two threads has none of them: it works alone, with the same bits, says so, and
 // destroys its context without waiting for anybody.
-#include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
+#include "tests/support/child.h"
 
 #include <cstring>
 
@@ -15,23 +13,6 @@
 using namespace mha::test;
 
 namespace {
-
-/// Runs `body` in a child; its exit status, -1 if it does not end in 20 seconds. They are counted in naps, so that a
-/// process that is stopped for a while goes on where it was.
-template <class Body>
-int in_child(Body&& body) {
-  const pid_t child = fork();
-  if (child == 0) _exit(body());
-  int status = 0;
-  for (int n = 0; child > 0 && n < 20000; ++n) {
-    const pid_t ended = waitpid(child, &status, WNOHANG);
-    if (ended != 0) return ended == child && WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-  kill(child, SIGKILL);
-  waitpid(child, &status, 0);
-  return -1;
-}
 
 /// The call and its line of explain, without assertions, which belong to the parent.
 struct Call {

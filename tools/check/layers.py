@@ -44,6 +44,7 @@ WHITE_BOX = {
     "tests/system/test_context.cpp": ["core/run/"],
     "tests/system/test_cpu.cpp": ["core/run/", "simd/cpu.h", "simd/dispatch.h"],
     "tests/system/test_kernel_table.cpp": ["simd/dispatch.h"],
+    "tests/system/test_permission.cpp": ["simd/cpu.h", "simd/permission.h"],
     "tests/numerics/test_tiles.cpp": ["core/base/"],  # a context of a target that is not built in
     "tests/emulated/": ["core/kernels/bf16_table-inl.h"],
     "tests/system/test_cpu_count.cpp": ["core/run/"],
