@@ -285,11 +285,11 @@ typedef struct mha_mut_view {
  *
  *   arithmetic | keys, values: any pair of                                       | in this version
  *   F32        | F32, F16, BF16, I8, U8, I4, U4, Q8_0, Q4_0 (mha_quant: any)     | all; caches do not store Q8_0, Q4_0
- *   BF16       | the same                                                        | all but weights of I8, I4, U4
+ *   BF16       | the same                                                        | all
  *   INT8       | I8 (at most one scale for each row; zeros NULL)                 | none
  *
- * Query and output are F32, F16 or BF16 in each of them. Weights of a linear or a layer: F32 as above; BF16 over F32,
- * F16, BF16, I8, I4, U4; INT8 over I8, I4, U4, Q8_0, Q4_0.
+ * Query and output are F32, F16 or BF16 in each of them. Weights of a linear or a layer: F32 and BF16 over any type; INT8
+ * over I8, I4, U4, Q8_0, Q4_0 (not in this version).
  *
  * BF16: queries, keys and values, widened as in F32, are rounded to bf16 once, to nearest even, and so are the softmax's
  * weights, to seven bits and an exponent (within 2^-7.5). Products and sums are floats, in the order of AMX's TDPBF16PS
@@ -303,8 +303,8 @@ typedef enum mha_arithmetic {
   MHA_ARITHMETIC_INT8 = 2  /* operands rounded to integers, exact products: the same bits on every target */
 } mha_arithmetic;
 
-/* How the library stores values (caches, packed weights, rows). Zeroed: as floats. In this version packed weights are
- * floats (codes: MHA_ERR_UNSUPPORTED).
+/* How the library stores values (caches, packed weights, rows). Zeroed: as floats. Packed weights have no hadamard and no
+ * fixed (MHA_ERR_UNSUPPORTED).
  *
  * Rounding to codes has the same bits on every target. x are the elements that share a scale; denormals count as 0.
  *   symmetric:         8 bits: scale = max |x| / 127; 4 bits: scale = m / -8, m the x of greatest magnitude (of m and
@@ -923,25 +923,31 @@ MHA_API mha_status mha_cache_load(mha_cache* cache, int64_t sequence, const void
  * Linear: the packed GEMM on its own
  */
 
-/* The layout of the given weights. All layouts are packed into one form, the same on every target. This version has
- * MHA_WEIGHT_ROWS; any other is MHA_ERR_UNSUPPORTED. */
+/* The layout of the given weights. All layouts are packed into one form, the same on every target: by default as they are
+ * given, codes with their scales and zeros. Weights that are codes stand for value = scale * (code - zero), as mha_quant
+ * says (rows are its tokens; scales of groups of inputs, a multiple of 16, or of all inputs, else MHA_ERR_UNSUPPORTED),
+ * and a call over them has the bits of the call over these floats. */
 typedef enum mha_weight_layout {
-  MHA_WEIGHT_ROWS = 0, /* [out, in] in rows: torch's nn.Linear, MatMulNBits, Q8_0, Q4_0 */
+  MHA_WEIGHT_ROWS = 0, /* [out, in] in rows, of any type: torch's nn.Linear, MatMulNBits (MHA_U4, zeros MHA_U4), Q8_0,
+                          Q4_0 */
   MHA_WEIGHT_GPTQ = 1, /* GPTQ v1: qweight int32 [in/8, out], qzeros int32 [groups, out/8] that store zero - 1, scales
-                             [groups, out]; strides and those of quant 0 */
+                          [groups, out]: a view with dtype MHA_U4 and a quant with scales, scale_dtype, group, and
+                          zeros with zero_dtype MHA_U4 or NULL (all zeros are 8); all strides 0 */
   MHA_WEIGHT_GPTQ_V2 = 2, /* the same, but qzeros store the zero itself */
-  MHA_WEIGHT_AWQ = 3      /* qweight int32 [in, out/8] in AWQ's order of columns; qzeros [groups, out/8] in that order,
-                             too */
+  MHA_WEIGHT_AWQ = 3      /* qweight int32 [in, out/8] in AWQ's order of outputs; qzeros [groups, out/8] in that order,
+                             too; else as GPTQ */
 } mha_weight_layout;
 
 typedef struct mha_linear_config {
   int64_t in_features, out_features; /* >= 1 */
-  mha_view weight;   /* [out, in], stride_t steps rows, dense by default; groups of quant run along in */
+  mha_view weight;   /* [out, in], stride_t steps rows, dense by default; groups of quant run along in; or as layout
+                        says */
   const float* bias; /* [out]; NULL: none */
   mha_arithmetic arithmetic;
   mha_weight_layout layout;
-  const mha_storage* packed;       /* how the packed weights are stored; NULL: as they are given, in BF16 as MHA_BF16,
-                                      which is the only choice there */
+  const mha_storage* packed;       /* how the packed weights are stored: rounded to floats of 16 bits, or to codes as
+                                      mha_storage says; NULL: as they are given, in BF16 as MHA_BF16, which is the only
+                                      choice there */
   mha_storage_error* packed_error; /* the error of storing, written; NULL: not computed */
   uint64_t reserved[8];
 } mha_linear_config;

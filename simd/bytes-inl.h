@@ -156,8 +156,16 @@ MHA_INLINE Vec nibbles(const char* p) {
     return Reg(vcvtq_f32_s32(vshrq_n_s32(vshlq_s32(w, vld1q_s32(left[i % 2])), 28)));
   });
 }
-#else
-constexpr bool kReadsNibbles = false;
+#elif defined(MHA_ISA_SSE2)
+constexpr bool kReadsNibbles = false;  // widening takes most of the time either way
+constexpr float kNibbleUnit = 0x1p-28f;
+template <int kRight>
+MHA_INLINE Reg nibble(Reg words) {
+  const __m128i signs = _mm_set1_epi32(INT32_MIN), top = _mm_set1_epi32(INT32_MIN >> 3);
+  const __m128i w = _mm_slli_epi32(_mm_castps_si128(words), 28 - kRight);
+  return _mm_cvtepi32_ps(_mm_xor_si128(_mm_and_si128(w, top), signs));
+}
+MHA_INLINE Vec nibbles(const char* p) { return signed_floats(_mm_sub_epi8(load_nibbles(p), _mm_set1_epi8(8))); }
 #endif
 
 // The words of a register: some bits inverted; byte kByte of each (0: the lowest), a signed integer, times 2^24.

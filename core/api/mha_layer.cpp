@@ -5,12 +5,10 @@
 #include <cstring>
 
 #include "core/api/layer_blob.h"
-#include "core/base/memory.h"
+#include "core/api/pack_weights.h"
 #include "core/call/checks.h"
 #include "core/call/linear.h"
 #include "core/plan/plan.h"
-#include "core/run/project.h"
-#include "simd/dispatch.h"
 #include "simd/float_mode.h"
 
 namespace mha {
@@ -18,16 +16,11 @@ namespace {
 
 using ll = long long;
 
-void pack(const KernelTable& table, const LayerSources& sources, const LayerLayout& layout, const mha_layer& layer,
-          char* blob) {
+void pack(const Packing* packings, const LayerSources& sources, const LayerLayout& layout, char* scratch, char* blob) {
   for (int i = 0; i < kProjections; ++i) {
-    const ProjectionSize size = projection_size(layer.config, i);
-    const auto arithmetic = static_cast<Arithmetic>(layer.config.arithmetic);
-    const LinearKernels& kernels = linear_kernels_of(table, arithmetic, layer.element[i]);
-    pack_weight(kernels, sources.weight[i], size.out_features, size.in_features,
-                packed_depth(arithmetic, size.in_features), layer.element[i], blob + layout.panels[i]);
+    pack_weight(packings[i], parts_at(blob, layout.weight[i]), scratch);
     if (sources.bias[i] != nullptr) {
-      pack_bias(sources.bias[i], size.out_features, reinterpret_cast<float*>(blob + layout.bias[i]));
+      pack_bias(sources.bias[i], packings[i].out_features, reinterpret_cast<float*>(blob + layout.bias[i]));
     }
   }
 }
@@ -51,15 +44,21 @@ extern "C" mha_status mha_layer_create(const mha_context* context, const mha_lay
   uint32_t parts = 0;
   LayerLayout layout;
   LayerSources sources = {};
+  Packing packings[kProjections] = {};
+  WeightForm forms[kProjections] = {};
+  int64_t packing_scratch = 0;
   if (widths_fit(c)) {
     MHA_TRY(validate_layer_weights(c, *weights, &sources, error));
     for (int i = 0; i < kProjections; ++i) parts |= (sources.bias[i] != nullptr ? 1u : 0u) << i;
     if (weights->bias_key != nullptr) parts |= kBiasKey;
     if (c.add_zero_attn != 0) parts |= kZeroAttention;
     for (int i = 0; i < kProjections; ++i) {
-      made.element[i] = packed_element(arithmetic, config->packed, sources.weight[i].element);
+      packings[i].source = sources.weight[i];
+      MHA_TRY(
+          prepare_packing(*context->table, config->packed, c.arithmetic, projection_size(c, i), &packings[i], error));
+      forms[i] = packings[i].form, packing_scratch = most(packing_scratch, packing_bytes(packings[i]));
     }
-    layout = lay_out_layer(c, parts, made.element);
+    layout = lay_out_layer(c, parts, forms);
   }
   const Size total = layout.bytes + Size(round_up(sizeof(mha_layer), 64));
   if (!widths_fit(c) || !total.ok()) {
@@ -73,11 +72,16 @@ extern "C" mha_status mha_layer_create(const mha_context* context, const mha_lay
   if (block == nullptr) {
     return fail(error, MHA_ERR_OUT_OF_MEMORY, "no memory for packed weights of %zu bytes", made.bytes);
   }
+  PackingScratch scratch(context->allocator);
+  if (!scratch.reserve(packing_scratch)) {
+    release(context->allocator, block, made.bytes);
+    return fail(error, MHA_ERR_OUT_OF_MEMORY, "no memory for rounding weights: %lld bytes", ll{packing_scratch});
+  }
   char* blob = block + round_up(sizeof(mha_layer), 64);
   made.blob_bytes = static_cast<size_t>(layout.bytes.value());
-  point_into_blob(blob, layout, parts, &made);
+  point_into_blob(blob, layout, parts, forms, &made);
   write_layer_header(made, parts, layout.bytes.value(), blob);
-  pack(*context->table, sources, layout, made, blob);
+  pack(packings, sources, layout, scratch.data(), blob);
   if (weights->bias_key != nullptr) {
     const size_t heads = static_cast<size_t>(c.num_kv_heads) * sizeof(float);
     // The rest of their last lines is saved, too, so it must not hold what was in memory before.
@@ -86,11 +90,7 @@ extern "C" mha_status mha_layer_create(const mha_context* context, const mha_lay
     memcpy(blob + layout.bias_value, weights->bias_value, heads * static_cast<size_t>(c.value_head_dim));
   }
   if (config->packed_error != nullptr) {
-    for (int i = 0; i < kProjections; ++i) {
-      const ProjectionSize size = projection_size(c, i);
-      config->packed_error[i] =
-          measure_storage(*context->table, sources.weight[i], size.out_features, size.in_features, made.element[i]);
-    }
+    for (int i = 0; i < kProjections; ++i) config->packed_error[i] = measure_weight(packings[i], made.weight[i]);
   }
   *reinterpret_cast<mha_layer*>(block) = made;
   *layer = reinterpret_cast<mha_layer*>(block);

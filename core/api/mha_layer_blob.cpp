@@ -40,33 +40,31 @@ mha_layer_config config_of(const LayerHeader& h) {
   return c;
 }
 
-mha_status check_reserved(const LayerHeader& h, mha_error* error) {
+// Refuses what this version does not know; the forms of the weights.
+mha_status read_forms(const LayerHeader& h, WeightForm* forms, mha_error* error) {
   bool zero = h.reserved_word == 0 && is_known_arithmetic(h.arithmetic);
   for (uint64_t word : h.reserved) zero = zero && word == 0;
   if (!zero) return fail(error, MHA_ERR_BLOB, "blob has fields that this library does not know");
   static const char* const kNames[kProjections] = {"query weight", "key weight", "value weight", "output weight"};
   for (int i = 0; i < kProjections; ++i) {
-    MHA_TRY(check_blob_storage(kNames[i], h.storage[i], error));
-    MHA_TRY(check_blob_arithmetic(kNames[i], h.arithmetic, h.storage[i], error));
+    MHA_TRY(read_form(kNames[i], h.arithmetic, h.storage[i], &forms[i], error));
   }
   return MHA_OK;
 }
 
 // Reads and checks the header, and fills *layer, *parts and *layout from it.
-mha_status read_header(const void* blob, size_t bytes, mha_layer* layer, uint32_t* parts, LayerLayout* layout,
-                       mha_error* error) {
-  mha_layer_config* config = &layer->config;
+mha_status read_header(const void* blob, size_t bytes, mha_layer_config* config, WeightForm* forms, uint32_t* parts,
+                       LayerLayout* layout, mha_error* error) {
   MHA_TRY(check_blob(kFormat, blob, bytes, error));
   LayerHeader h = {};
   memcpy(&h, blob, sizeof(h));
-  MHA_TRY(check_reserved(h, error));
+  MHA_TRY(read_forms(h, forms, error));
   const mha_layer_config c = config_of(h);
   mha_error why = {};
   if (validate_layer_config(&c, config, &why) != MHA_OK || h.parts >= kZeroAttention << 1 || !widths_fit(*config)) {
     return fail(error, MHA_ERR_BLOB, "blob's header is unsound: parts %u, %.160s", h.parts, why.message);
   }
-  for (int i = 0; i < kProjections; ++i) layer->element[i] = static_cast<Element>(h.storage[i].dtype);
-  *layout = lay_out_layer(*config, h.parts, layer->element);
+  *layout = lay_out_layer(*config, h.parts, forms);
   if (!layout->bytes.ok() || static_cast<uint64_t>(layout->bytes.value()) != h.head.bytes) {
     return fail(error, MHA_ERR_BLOB, "blob's header says %llu bytes, which its sizes do not make", ull{h.head.bytes});
   }
@@ -83,7 +81,7 @@ bool widths_fit(const mha_layer_config& c) {
   return (query_and_key + Size(c.num_heads) * Size(c.value_head_dim)).ok();
 }
 
-LayerLayout lay_out_layer(const mha_layer_config& config, uint32_t parts, const Element* elements) {
+LayerLayout lay_out_layer(const mha_layer_config& config, uint32_t parts, const WeightForm* forms) {
   LayerLayout blob = {};
   Layout layout;
   layout.append(Size(sizeof(LayerHeader)));
@@ -91,7 +89,7 @@ LayerLayout lay_out_layer(const mha_layer_config& config, uint32_t parts, const 
     const ProjectionSize size = projection_size(config, i);
     const bool bias = (parts >> i & 1) != 0;
     const auto arithmetic = static_cast<Arithmetic>(config.arithmetic);
-    blob.panels[i] = layout.append(packed_weight_bytes(arithmetic, size.in_features, size.out_features, elements[i]));
+    blob.weight[i] = append_weight(arithmetic, size.in_features, size.out_features, forms[i], &layout);
     blob.bias[i] = layout.append(bias ? packed_bias_bytes(size.out_features) : Size(0));
   }
   const bool bias_key = (parts & kBiasKey) != 0;
@@ -112,15 +110,16 @@ void write_layer_header(const mha_layer& layer, uint32_t parts, int64_t bytes, v
   memcpy(h.sizes, sizes, sizeof(sizes));
   h.scale = c.scale;
   h.arithmetic = static_cast<uint32_t>(c.arithmetic);
-  for (int i = 0; i < kProjections; ++i) h.storage[i].dtype = static_cast<uint32_t>(layer.element[i]);
+  for (int i = 0; i < kProjections; ++i) h.storage[i] = blob_storage(layer.weight[i].form);
   seal_blob(kFormat, &h);
   memcpy(blob, &h, sizeof(h));
 }
 
-void point_into_blob(const char* blob, const LayerLayout& layout, uint32_t parts, mha_layer* layer) {
+void point_into_blob(const char* blob, const LayerLayout& layout, uint32_t parts, const WeightForm* forms,
+                     mha_layer* layer) {
   layer->blob = blob;
   for (int i = 0; i < kProjections; ++i) {
-    layer->panels[i] = blob + layout.panels[i];
+    layer->weight[i] = weight_at(blob, layout.weight[i], forms[i]);
     layer->bias[i] = (parts >> i & 1) != 0 ? reinterpret_cast<const float*>(blob + layout.bias[i]) : nullptr;
   }
   if ((parts & kBiasKey) != 0) {
@@ -160,11 +159,12 @@ extern "C" mha_status mha_layer_map(const mha_context* context, const void* blob
   mha_layer made = {};
   uint32_t parts = 0;
   LayerLayout layout;
-  MHA_TRY(read_header(blob, bytes, &made, &parts, &layout, error));
+  WeightForm forms[kProjections];
+  MHA_TRY(read_header(blob, bytes, &made.config, forms, &parts, &layout, error));
   made.allocator = context->allocator;
   made.bytes = sizeof(mha_layer);
   made.blob_bytes = static_cast<size_t>(layout.bytes.value());
-  point_into_blob(static_cast<const char*>(blob), layout, parts, &made);
+  point_into_blob(static_cast<const char*>(blob), layout, parts, forms, &made);
   mha_layer* handle = static_cast<mha_layer*>(allocate(context->allocator, made.bytes));
   if (handle == nullptr) return fail(error, MHA_ERR_OUT_OF_MEMORY, "no memory for a layer");
   *handle = made;

@@ -3,10 +3,8 @@
 // each on a 64-byte line.
 #include <cstring>
 
+#include "core/api/pack_weights.h"
 #include "core/base/fields.h"
-#include "core/base/layout.h"
-#include "core/base/memory.h"
-#include "core/cache/blob.h"
 #include "core/call/linear.h"
 #include "core/plan/explain.h"
 #include "core/run/project.h"
@@ -34,43 +32,47 @@ constexpr BlobFormat kFormat = {
     {'m', 'h', 'a', 'l', 'i', 'n', 'e', 'a'}, "a packed mha linear", 1, sizeof(LinearHeader)};
 
 struct LinearLayout {
-  int64_t panels, bias;
+  WeightOffsets weight;
+  int64_t bias;
   Size bytes;
 };
 
-LinearLayout lay_out(Arithmetic arithmetic, int64_t in_features, int64_t out_features, Element element, bool has_bias) {
+LinearLayout lay_out(Arithmetic arithmetic, int64_t in_features, int64_t out_features, const WeightForm& form,
+                     bool has_bias) {
   Layout layout;
   layout.append(Size(sizeof(LinearHeader)));
-  const int64_t panels = layout.append(packed_weight_bytes(arithmetic, in_features, out_features, element));
+  const WeightOffsets weight = append_weight(arithmetic, in_features, out_features, form, &layout);
   const int64_t bias = layout.append(has_bias ? packed_bias_bytes(out_features) : Size(0));
-  return {panels, bias, layout.bytes()};
+  return {weight, bias, layout.bytes()};
 }
 
 // A handle that points into a blob; the caller fills in its other fields.
-mha_linear point_into(const char* blob, const LinearLayout& layout, const LinearHeader& header) {
+mha_linear point_into(const char* blob, const LinearLayout& layout, const LinearHeader& header,
+                      const WeightForm& form) {
   mha_linear linear = {};
   linear.in_features = header.in_features, linear.out_features = header.out_features;
   linear.arithmetic = static_cast<Arithmetic>(header.arithmetic);
-  linear.panels = blob + layout.panels, linear.element = static_cast<Element>(header.storage.dtype);
+  linear.weight = weight_at(blob, layout.weight, form);
   linear.bias = header.has_bias != 0 ? reinterpret_cast<const float*>(blob + layout.bias) : nullptr;
   linear.blob = blob, linear.blob_bytes = static_cast<size_t>(layout.bytes.value());
   return linear;
 }
 
-mha_status read_header(const void* blob, size_t bytes, LinearHeader* header, LinearLayout* layout, mha_error* error) {
+mha_status read_header(const void* blob, size_t bytes, LinearHeader* header, WeightForm* form, LinearLayout* layout,
+                       mha_error* error) {
   MHA_TRY(check_blob(kFormat, blob, bytes, error));
   LinearHeader& h = *header;
   memcpy(&h, blob, sizeof(h));
   bool known = h.has_bias <= 1 && is_known_arithmetic(h.arithmetic);
   for (uint64_t word : h.reserved) known = known && word == 0;
   if (!known) return fail(error, MHA_ERR_BLOB, "blob has fields that this library does not know");
-  MHA_TRY(check_blob_storage("weight", h.storage, error));
-  MHA_TRY(check_blob_arithmetic("weight", h.arithmetic, h.storage, error));
+  MHA_TRY(read_form("weight", h.arithmetic, h.storage, form, error));
   const bool sound = check_size("in_features", h.in_features, 1, nullptr) == MHA_OK &&
                      check_size("out_features", h.out_features, 1, nullptr) == MHA_OK;
-  *layout = sound ? lay_out(static_cast<Arithmetic>(h.arithmetic), h.in_features, h.out_features,
-                            static_cast<Element>(h.storage.dtype), h.has_bias != 0)
-                  : LinearLayout{0, 0, Size(-1)};
+  *layout = {{0, 0, 0}, 0, Size(-1)};
+  if (sound) {
+    *layout = lay_out(static_cast<Arithmetic>(h.arithmetic), h.in_features, h.out_features, *form, h.has_bias != 0);
+  }
   if (!layout->bytes.ok() || static_cast<uint64_t>(layout->bytes.value()) != h.head.bytes) {
     return fail(error, MHA_ERR_BLOB, "blob's header is unsound: in_features %lld, out_features %lld, bytes %llu",
                 ll{h.in_features}, ll{h.out_features}, ull{h.head.bytes});
@@ -108,12 +110,12 @@ extern "C" mha_status mha_linear_create(const mha_context* context, const mha_li
   if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
   if (config == nullptr) return fail(error, MHA_ERR_NULL, "config is NULL");
   const mha_linear_config& c = *config;
-  ConstTensor weight = {};
-  MHA_TRY(validate_linear_config(c, &weight, error));
+  Packing packing = {};
+  MHA_TRY(validate_linear_config(c, &packing.source, error));
   const auto arithmetic = static_cast<Arithmetic>(enum_value(c.arithmetic));
   MHA_TRY(check_target(*context->table, arithmetic, error));
-  const Element element = packed_element(arithmetic, c.packed, weight.element);
-  const LinearLayout layout = lay_out(arithmetic, c.in_features, c.out_features, element, c.bias != nullptr);
+  MHA_TRY(prepare_packing(*context->table, c.packed, c.arithmetic, {c.in_features, c.out_features}, &packing, error));
+  const LinearLayout layout = lay_out(arithmetic, c.in_features, c.out_features, packing.form, c.bias != nullptr);
   const Size total = layout.bytes + Size(round_up(sizeof(mha_linear), 64));
   if (!total.ok()) {
     return fail(error, MHA_ERR_OVERFLOW, "in_features %lld x out_features %lld: the packed weights exceed 2^63 bytes",
@@ -122,24 +124,26 @@ extern "C" mha_status mha_linear_create(const mha_context* context, const mha_li
   const size_t bytes = static_cast<size_t>(total.value());
   char* block = static_cast<char*>(allocate(context->allocator, bytes));
   if (block == nullptr) return fail(error, MHA_ERR_OUT_OF_MEMORY, "no memory for packed weights of %zu bytes", bytes);
+  PackingScratch scratch(context->allocator);
+  if (!scratch.reserve(packing_bytes(packing))) {
+    release(context->allocator, block, bytes);
+    return fail(error, MHA_ERR_OUT_OF_MEMORY, "no memory for rounding weights: %lld bytes", ll{packing_bytes(packing)});
+  }
   char* blob = block + round_up(sizeof(mha_linear), 64);
   LinearHeader header = {};
   header.head.bytes = static_cast<uint64_t>(layout.bytes.value());
   header.has_bias = c.bias != nullptr ? 1 : 0;
   header.arithmetic = static_cast<uint32_t>(arithmetic);
   header.in_features = c.in_features, header.out_features = c.out_features;
-  header.storage.dtype = static_cast<uint32_t>(element);
+  header.storage = blob_storage(packing.form);
   seal_blob(kFormat, &header);
   memcpy(blob, &header, sizeof(header));
   const FloatMode mode;  // weights are rounded to nearest
-  pack_weight(linear_kernels_of(*context->table, arithmetic, element), weight, c.out_features, c.in_features,
-              packed_depth(arithmetic, c.in_features), element, blob + layout.panels);
+  pack_weight(packing, parts_at(blob, layout.weight), scratch.data());
   if (c.bias != nullptr) pack_bias(c.bias, c.out_features, reinterpret_cast<float*>(blob + layout.bias));
-  if (c.packed_error != nullptr) {
-    *c.packed_error = measure_storage(*context->table, weight, c.out_features, c.in_features, element);
-  }
   mha_linear* made = reinterpret_cast<mha_linear*>(block);
-  *made = point_into(blob, layout, header);
+  *made = point_into(blob, layout, header, packing.form);
+  if (c.packed_error != nullptr) *c.packed_error = measure_weight(packing, made->weight);
   made->allocator = context->allocator, made->bytes = bytes;
   *linear = made;
   return MHA_OK;
@@ -185,11 +189,12 @@ extern "C" mha_status mha_linear_map(const mha_context* context, const void* blo
   if (context == nullptr) return fail(error, MHA_ERR_NULL, "context is NULL");
   MHA_TRY(check_blob_pointer(blob, error));
   LinearHeader header = {};
-  LinearLayout layout = {0, 0, Size(0)};
-  MHA_TRY(read_header(blob, bytes, &header, &layout, error));
+  WeightForm form = {};
+  LinearLayout layout = {{0, 0, 0}, 0, Size(0)};
+  MHA_TRY(read_header(blob, bytes, &header, &form, &layout, error));
   mha_linear* handle = static_cast<mha_linear*>(allocate(context->allocator, sizeof(mha_linear)));
   if (handle == nullptr) return fail(error, MHA_ERR_OUT_OF_MEMORY, "no memory for a linear");
-  *handle = point_into(static_cast<const char*>(blob), layout, header);
+  *handle = point_into(static_cast<const char*>(blob), layout, header, form);
   handle->allocator = context->allocator, handle->bytes = sizeof(mha_linear);
   *linear = handle;
   return MHA_OK;

@@ -72,21 +72,10 @@ mha_status check_storage(const char* name, const mha_storage& s, mha_error* erro
               name, name, dtype_name(enum_value(s.dtype)));
 }
 
-mha_status check_packed(const mha_storage& packed, const mha_arithmetic& arithmetic, mha_error* error) {
-  MHA_TRY(check_storage("packed", packed, error));
-  const int dtype = enum_value(packed.dtype);
-  if (enum_value(arithmetic) != MHA_ARITHMETIC_BF16 || dtype == MHA_BF16) return MHA_OK;
-  return fail(error, MHA_ERR_UNSUPPORTED, "packed.dtype is %s: MHA_ARITHMETIC_BF16 keeps weights as MHA_BF16",
-              dtype_name(dtype));
-}
-
 mha_status check_layout(const mha_weight_layout& layout, mha_error* error) {
   const int value = enum_value(layout);
-  if (value == MHA_WEIGHT_ROWS) return MHA_OK;
-  if (value < MHA_WEIGHT_ROWS || value > MHA_WEIGHT_AWQ) {
-    return fail(error, MHA_ERR_ARGUMENT, "layout is %d: not a value of mha_weight_layout", value);
-  }
-  return fail(error, MHA_ERR_UNSUPPORTED, "layout is %d: this version has MHA_WEIGHT_ROWS alone", value);
+  if (value >= MHA_WEIGHT_ROWS && value <= MHA_WEIGHT_AWQ) return MHA_OK;
+  return fail(error, MHA_ERR_ARGUMENT, "layout is %d: not a value of mha_weight_layout", value);
 }
 
 mha_status check_aligned(const char* name, const void* data, mha_error* error, size_t bytes) {

@@ -53,8 +53,6 @@ const char* dtype_name(int dtype);
 mha_status check_dtype(const char* name, const mha_dtype& dtype, mha_error* error);
 // MHA_F32 only.
 mha_status check_float(const char* name, const mha_dtype& dtype, mha_error* error);
-// What packed weights of an arithmetic may be stored as.
-mha_status check_packed(const mha_storage& packed, const mha_arithmetic& arithmetic, mha_error* error);
 
 // most: the greatest of mha_arithmetic that the call has in this version.
 mha_status check_arithmetic(const char* name, const mha_arithmetic& arithmetic, mha_arithmetic most, mha_error* error);

@@ -47,20 +47,6 @@ mha_status check_blob(const BlobFormat& format, const void* blob, size_t bytes, 
   return fail(error, MHA_ERR_BLOB, "blob's header is damaged (checksum)");
 }
 
-mha_status check_blob_storage(const char* name, const BlobStorage& s, mha_error* error) {
-  bool known = false;
-#define MHA_ELEMENT(name, constant, type, bytes) known = known || s.dtype == (constant);
-#include "core/kernels/elements.def"
-  if (known && s.scale_dtype == 0 && s.flags == 0 && s.group == 0) return MHA_OK;
-  return fail(error, MHA_ERR_BLOB, "blob keeps its %s as dtype %u in groups of %u: this library reads no codes", name,
-              s.dtype, s.group);
-}
-
-mha_status check_blob_arithmetic(const char* name, uint32_t arithmetic, const BlobStorage& s, mha_error* error) {
-  if (static_cast<Arithmetic>(arithmetic) != Arithmetic::kBf16 || s.dtype == MHA_BF16) return MHA_OK;
-  return fail(error, MHA_ERR_BLOB, "blob's header is unsound: %s of BF16 arithmetic is stored as %u", name, s.dtype);
-}
-
 mha_status check_blob_pointer(const void* blob, mha_error* error) {
   if (blob == nullptr) return fail(error, MHA_ERR_NULL, "blob is NULL");
   return check_aligned("blob", blob, error);

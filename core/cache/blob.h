@@ -36,12 +36,7 @@ void seal_blob(const BlobFormat& format, void* header);
 // Checks length, magic, version, byte order and checksum of the header. The caller checks the sizes in it.
 mha_status check_blob(const BlobFormat& format, const void* blob, size_t bytes, mha_error* error);
 
-// Refuses quantised codes, which blobs of later versions may have.
-mha_status check_blob_storage(const char* name, const BlobStorage& storage, mha_error* error);
-
-// The arithmetic of packed weights, and what they are stored as in it.
 constexpr bool is_known_arithmetic(uint32_t arithmetic) { return arithmetic < static_cast<uint32_t>(kArithmetics); }
-mha_status check_blob_arithmetic(const char* name, uint32_t arithmetic, const BlobStorage& storage, mha_error* error);
 
 // The caller's pointer to a blob: not null, aligned to 4 bytes.
 mha_status check_blob_pointer(const void* blob, mha_error* error);

@@ -3,7 +3,7 @@
 // the arguments of its creation.
 #pragma once
 
-#include "core/call/problem.h"
+#include "core/call/weights.h"
 
 namespace mha {
 
@@ -30,12 +30,11 @@ inline ProjectionSize projection_size(const mha_layer_config& c, int projection)
 
 struct mha_layer {
   mha_layer_config config;  // defaults filled in
-  const char* panels[mha::kProjections];
-  mha::Element element[mha::kProjections];  // of the panels
-  const float* bias[mha::kProjections];     // padded, or null
-  const float* bias_key;                    // [Hkv * D] and
-  const float* bias_value;                  // [Hkv * Dv], or null
-  const void* blob;                         // header and packed weights
+  mha::PackedWeight weight[mha::kProjections];
+  const float* bias[mha::kProjections];  // padded, or null
+  const float* bias_key;                 // [Hkv * D] and
+  const float* bias_value;               // [Hkv * Dv], or null
+  const void* blob;                      // header and packed weights
   size_t blob_bytes;
   mha_allocator allocator;
   size_t bytes;  // of the allocation that begins with this struct
@@ -60,7 +59,7 @@ inline int64_t tail_keys(const mha_layer& layer) {
 
 // The four matrices and biases as the caller gave them, fused or apart.
 struct LayerSources {
-  ConstTensor weight[kProjections];  // rows stride_t apart
+  WeightSource weight[kProjections];
   const float* bias[kProjections];
 };
 

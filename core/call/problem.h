@@ -5,6 +5,7 @@
 
 #include "core/base/status.h"
 #include "core/cache/row_storage.h"
+#include "core/call/packed_weight.h"
 #include "core/kernels/kernel_table.h"
 #include "core/mha.h"
 
@@ -202,15 +203,14 @@ struct NormRopeProblem {
 // `batch` blocks of `rows` rows: inputs and outputs whose items do not follow each other at the stride of the rows.
 struct LinearProblem {
   Arithmetic arithmetic;
-  ConstTensor input;   // stride_h: unused
-  const char* panels;  // [ceil(out / 16)][packed_depth(in)][16]
-  Element panels_element;
+  ConstTensor input;  // stride_h: unused
+  PackedWeight weight;
   const float* bias;  // [ceil(out / 16) * 16] or null
   Tensor output;      // stride_h: unused
   int64_t batch, rows, in_features, out_features;
 
   bool is_float() const {
-    return arithmetic == Arithmetic::kF32 && input.element == Element::kF32 && panels_element == Element::kF32 &&
+    return arithmetic == Arithmetic::kF32 && input.element == Element::kF32 && weight.form.element == Element::kF32 &&
            output.element == Element::kF32;
   }
   double multiply_adds() const {
@@ -219,8 +219,8 @@ struct LinearProblem {
   }
   // The same with the reading of the weights.
   double work() const {
-    return work_of(multiply_adds(), static_cast<double>(in_features) * static_cast<double>(out_features) *
-                                        static_cast<double>(bytes_of(panels_element)));
+    return work_of(multiply_adds(), static_cast<double>(out_features) / static_cast<double>(kPanel) *
+                                        static_cast<double>(panel_bytes(arithmetic, weight.form.element, in_features)));
   }
 };
 

@@ -41,26 +41,25 @@ mha_status validate_layer_weights(const mha_layer_config& c, const mha_layer_wei
   MHA_TRY(check_alternatives(w, weights, biases, error));
   const bool fused = w.in_proj_weight.data != nullptr;
   const int64_t row[3] = {0, c.num_heads * c.head_dim, (c.num_heads + c.num_kv_heads) * c.head_dim};
-  ConstTensor in_proj = {};
+  WeightSource in_proj = {};
   if (fused) {
     if (c.kdim != c.embed_dim || c.vdim != c.embed_dim) {
       return fail(error, MHA_ERR_SHAPE, "in_proj_weight needs kdim (%lld) and vdim (%lld) to be embed_dim (%lld)",
                   ll{c.kdim}, ll{c.vdim}, ll{c.embed_dim});
     }
     const int64_t rows = row[2] + c.num_kv_heads * c.value_head_dim;
-    MHA_TRY(check_weight("in_proj_weight", w.in_proj_weight, rows, c.embed_dim, &in_proj, error));
+    MHA_TRY(check_weight("in_proj_weight", w.in_proj_weight, c.layout, rows, c.embed_dim, &in_proj, error));
   }
   for (int i = 0; i < kProjections; ++i) {
     out->bias[i] = i < kOutput && w.in_proj_bias != nullptr ? w.in_proj_bias + row[i] : biases[i];
     if (i < kOutput && fused) {
-      out->weight[i] = in_proj;
-      out->weight[i].data += row[i] * in_proj.stride_t;
+      out->weight[i] = rows_from(in_proj, row[i]);
       continue;
     }
     char name[24];
     snprintf(name, sizeof(name), "%s_weight", kNames[i]);
     const ProjectionSize size = projection_size(c, i);
-    MHA_TRY(check_weight(name, *weights[i], size.out_features, size.in_features, &out->weight[i], error));
+    MHA_TRY(check_weight(name, *weights[i], c.layout, size.out_features, size.in_features, &out->weight[i], error));
   }
   return MHA_OK;
 }

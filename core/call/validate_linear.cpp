@@ -5,14 +5,6 @@
 
 namespace mha {
 
-mha_status check_weight(const char* name, const mha_view& weight, int64_t out_features, int64_t in_features,
-                        ConstTensor* out, mha_error* error) {
-  if (weight.data == nullptr) return fail(error, MHA_ERR_NULL, "%s.data is NULL", name);
-  MHA_TRY(check_no_stride(name, "b", weight.stride_b, error));
-  MHA_TRY(check_no_stride(name, "h", weight.stride_h, error));
-  return check_input(name, weight, {1, out_features, 1, in_features}, Check::kAll, out, error);
-}
-
 mha_status linear_problem(const mha_linear& linear, const mha_linear_args& a, Check check, LinearProblem* p,
                           mha_error* error) {
   MHA_TRY(check_reserved("args", a.reserved, error));
@@ -30,18 +22,18 @@ mha_status linear_problem(const mha_linear& linear, const mha_linear_args& a, Ch
   }
   p->arithmetic = linear.arithmetic;
   p->batch = 1, p->rows = a.rows;
-  p->panels = linear.panels, p->panels_element = linear.element, p->bias = linear.bias;
+  p->weight = linear.weight, p->bias = linear.bias;
   p->in_features = linear.in_features, p->out_features = linear.out_features;
   return MHA_OK;
 }
 
-mha_status validate_linear_config(const mha_linear_config& c, ConstTensor* weight, mha_error* error) {
+mha_status validate_linear_config(const mha_linear_config& c, WeightSource* weight, mha_error* error) {
   MHA_TRY(check_reserved("config", c.reserved, error));
   MHA_TRY(check_sizes({{"in_features", c.in_features, 1}, {"out_features", c.out_features, 1}}, error));
   MHA_TRY(check_arithmetic("arithmetic", c.arithmetic, MHA_ARITHMETIC_BF16, error));
   MHA_TRY(check_layout(c.layout, error));
   if (c.packed != nullptr) MHA_TRY(check_packed(*c.packed, c.arithmetic, error));
-  return check_weight("weight", c.weight, c.out_features, c.in_features, weight, error);
+  return check_weight("weight", c.weight, c.layout, c.out_features, c.in_features, weight, error);
 }
 
 }  // namespace mha

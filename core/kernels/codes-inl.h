@@ -81,7 +81,6 @@ struct Codes8 {
   static MHA_INLINE Vec load(const char* p, uint32_t flip) { return signed_floats(flip_bytes(load_bytes(p), flip)); }
 };
 
-#if !defined(MHA_ISA_SSE2)
 // The same of 4 bits, signed and unsigned ones: both are stored with their zero at 8.
 struct Codes4 {
   static constexpr bool kIsCode = true;
@@ -93,7 +92,6 @@ struct Codes4 {
   }
   static MHA_INLINE Vec load(const char* p, uint32_t) { return nibbles(p); }
 };
-#endif
 
 // The bytes that so many elements take; they fill whole words of 32 bits.
 template <class E>

@@ -193,6 +193,54 @@ inline int64_t gemm_scratch(int64_t rows, int64_t k) {
   return kWidenedPanels * kLanes * (kWidenedDepth + rows) + round_up(rows * k, kLanes);
 }
 
+// Steps [k, k + count) of a panel of codes, as lines of 16 floats; k is a multiple of what a word holds, and lines up to
+// the end of the last word are written. Codes are Codes8 or Codes4; `flip`: of each word; `base`: what a code without its
+// own zero is more than the number that it is read as.
+template <class Codes>
+MHA_INLINE void widen_words(const GemmArgs& g, int64_t panel, int64_t k, int64_t count, uint32_t flip, float base,
+                            float* lines) {
+  constexpr int kPerWord = Codes::kPerWord;
+  const int64_t group_bytes = kLanes * bytes_of(g.scale_element), zero_bytes = kLanes * row_bytes(g.zero_element, 1);
+  const int64_t first_group = panel * divide_up(g.k, g.group), end = k + count;
+  const char* words =
+      g.panels + panel * panel_bytes(Arithmetic::kF32, g.panels_element, g.k) + k / kPerWord * kLanes * 4;
+  const Vec unit = set1(Codes::kUnit);
+  while (k < end) {
+    const int64_t group = k / g.group, last = least(end, (group + 1) * g.group);
+    const Vec scale = load_elements(g.scale_element, g.scales + (first_group + group) * group_bytes, 0, kLanes);
+    Vec zeros = zero();
+    if (g.zeros != nullptr) {
+      const char* at = g.zeros + (first_group + group) * zero_bytes;
+      zeros = g.zero_element == Element::kI8   ? signed_floats(load_bytes(at))
+              : g.zero_element == Element::kU8 ? unsigned_floats(load_bytes(at))
+                                               : load_elements(g.zero_element, at, 0, kLanes);
+    }
+    for (; k < last; k += kPerWord, words += kLanes * 4, lines += kPerWord * kLanes) {
+      Vec w = load(reinterpret_cast<const float*>(words));
+      if (kPerWord == 4) w = map([&](int i) MHA_ALWAYS_INLINE { return flip_codes(w.r[i], flip); });
+      for_each_number<kPerWord>([&](auto number) MHA_ALWAYS_INLINE {
+        constexpr int kNumber = decltype(number)::value;
+        Vec value = mul(map([&](int i) MHA_ALWAYS_INLINE { return Codes::template part<kNumber>(w.r[i]); }), unit);
+        if (g.zeros != nullptr) value = sub(add(value, set1(base)), zeros);
+        store(lines + kNumber * kLanes, mul(scale, value));
+      });
+    }
+  }
+}
+
+MHA_NOINLINE void widen_panel(const GemmArgs& g, int64_t panel, int64_t k, int64_t count, float* lines) {
+  switch (g.panels_element) {
+    case Element::kI8:
+      return widen_words<Codes8>(g, panel, k, count, 0, 0.0f, lines);
+    case Element::kU8:
+      return widen_words<Codes8>(g, panel, k, count, flip_of(Element::kU8), 128.0f, lines);
+    case Element::kI4:
+      return widen_words<Codes4>(g, panel, k, count, 0, 0.0f, lines);
+    default:
+      return widen_words<Codes4>(g, panel, k, count, 0, 8.0f, lines);
+  }
+}
+
 MHA_NOINLINE void widening_gemm(const GemmArgs& g) {
   constexpr int64_t kColumns = kWidenedPanels * kLanes;
   float* panels = g.scratch;
@@ -218,9 +266,14 @@ MHA_NOINLINE void widening_gemm(const GemmArgs& g) {
       f.k = least(g.k - k, depth), f.goes_on = k > 0, f.ends = k + f.k == g.k;
       f.a = first + k, f.panels = panels;
       for (int64_t p = 0; p < divide_up(f.n, kLanes); ++p) {
+        float* lines = panels + p * f.k * kLanes;
+        if (is_code(g.panels_element)) {
+          widen_panel(g, column / kLanes + p, k, f.k, lines);
+          continue;
+        }
         const char* panel = g.panels + (column * g.k + (p * g.k + k) * kLanes) * bytes_of(g.panels_element);
         if (!widens && p == 0) f.panels = reinterpret_cast<const float*>(panel);
-        if (widens) widen_row(g.panels_element, panel, f.k * kLanes, panels + p * f.k * kLanes);
+        if (widens) widen_row(g.panels_element, panel, f.k * kLanes, lines);
       }
       float_gemm(f);
       k += f.k;

@@ -57,9 +57,7 @@ inline bool reads_in_place(const TokenRows& t, int64_t width) {
 template <class Take>
 MHA_INLINE void with_in_place_element(Element element, Take take) {
   if constexpr (kHasFma) {
-#if !defined(MHA_ISA_SSE2)
     if (kHasCodes && (element == Element::kI4 || element == Element::kU4)) return take(Codes4());
-#endif
     if (is_code(element)) return take(Codes8());
     with_element(element, take);
   } else {

@@ -182,8 +182,11 @@ struct GemmArgs {
   const char* a;  // [m, k], rows a_stride bytes apart
   int64_t a_stride;
   Element a_element;
-  const char* panels;  // [ceil(n / 16)][k][16]; BF16: [ceil(n / 16)][ceil(k / 2)][16][2]
+  const char* panels;  // [ceil(n / 16)] of panel_bytes: [k][16]; BF16: [ceil(k / 2)][16][2]; codes: words
   Element panels_element;
+  const char *scales, *zeros;  // where panels are codes: [ceil(n / 16)][ceil(k / group)][16]; zeros may be null
+  Element scale_element, zero_element;
+  int64_t group;      // k that share a scale: a multiple of 16, or k
   const float* bias;  // [ceil(n / 16) * 16] or null
   char* c;            // [m, n], rows c_stride bytes apart
   int64_t c_stride;
@@ -413,6 +416,15 @@ constexpr bool kHasBf16 = true;
 // Steps that a panel of packed weights has. BF16 keeps pairs.
 constexpr int64_t packed_depth(Arithmetic arithmetic, int64_t in_features) {
   return arithmetic == Arithmetic::kBf16 ? round_up(in_features, 2) : in_features;
+}
+
+// Codes of weights that share a word of 32 bits, the first in its lowest bits.
+constexpr int64_t codes_of_word(Element element) { return element == Element::kI4 || element == Element::kU4 ? 8 : 4; }
+
+// Bytes of a panel of 16 outputs. Codes: [ceil(in / codes_of_word)][16] words.
+constexpr int64_t panel_bytes(Arithmetic arithmetic, Element element, int64_t in_features) {
+  if (is_code(element)) return divide_up(in_features, codes_of_word(element)) * kPanel * 4;
+  return packed_depth(arithmetic, in_features) * kPanel * bytes_of(element);
 }
 
 // Attention of many query rows: keys and values are packed.

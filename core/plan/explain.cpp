@@ -90,7 +90,16 @@ void explain_linear(const char* name, const LinearProblem& p, const LinearPlan& 
             static_cast<ll>(plan.block_columns), rows, columns);
   if (p.is_float()) return;
   out->line("%s: input %s, weights %s, output %s; widened to floats block by block, the output rounded once", name,
-            name_of(p.input.element), name_of(p.panels_element), name_of(p.output.element));
+            name_of(p.input.element), name_of(p.weight.form.element), name_of(p.output.element));
+  if (!is_code(p.weight.form.element)) return;
+  const WeightForm& form = p.weight.form;
+  const char* zeros = form.has_zeros ? " and a zero" : "";
+  if (form.group == 0) {
+    out->line("%s: a scale of %s%s for each output", name, name_of(form.scale_element), zeros);
+  } else {
+    out->line("%s: a scale of %s%s for each output and %lld inputs", name, name_of(form.scale_element), zeros,
+              static_cast<ll>(form.group));
+  }
 }
 
 }  // namespace mha

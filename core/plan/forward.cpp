@@ -17,7 +17,7 @@ void set_sizes(const Forward& f, int projection, LinearProblem* p) {
   const ProjectedTokens tokens = projected_tokens(f.attention.problem, projection);
   p->in_features = size.in_features, p->out_features = size.out_features;
   p->batch = tokens.batch, p->rows = tokens.rows;
-  p->panels = f.layer->panels[projection], p->panels_element = f.layer->element[projection];
+  p->weight = f.layer->weight[projection];
   p->bias = f.layer->bias[projection];
   if (projection == kKey || projection == kValue) p->rows -= f.attention.problem.tail;
 }
@@ -81,7 +81,7 @@ mha_status plan_forward(const mha_context& context, PlanFor what, Forward* f, mh
     if (!f->projects(i)) continue;
     LinearJob& job = plan.linears[i];
     set_sizes(*f, i, &job.problem);
-    job.kernels = &linear_kernels_of(*context.table, job.problem.arithmetic, job.problem.panels_element);
+    job.kernels = &linear_kernels_of(*context.table, job.problem.arithmetic, job.problem.weight.form.element);
     set_tensors(*f, i, &job.problem);
     job.plan = plan_linear(*job.kernels, plan.threads, job.problem);
     plan.linear_scratch = most(plan.linear_scratch, round_up(job.plan.scratch_floats, kPanel));

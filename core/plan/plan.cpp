@@ -68,7 +68,7 @@ LinearPlan plan_linear(const LinearKernels& kernels, int64_t threads, const Line
 
 LinearJob make_linear_job(const KernelTable& table, int64_t threads, const LinearProblem& problem) {
   LinearJob job = {};
-  job.kernels = &linear_kernels_of(table, problem.arithmetic, problem.panels_element);
+  job.kernels = &linear_kernels_of(table, problem.arithmetic, problem.weight.form.element);
   job.problem = problem, job.plan = plan_linear(*job.kernels, threads, problem);
   return job;
 }

@@ -2,10 +2,6 @@
 // The packed GEMM as a stage of calls.
 #include "core/run/project.h"
 
-#include <cstring>
-
-#include "core/run/storage_error.h"
-
 namespace mha {
 namespace {
 
@@ -29,8 +25,18 @@ void run_linear(const void* data, int64_t item, int64_t slot) {
   GemmArgs args;  // not cleared: every field follows
   args.a = p.input.data + batch * p.input.stride_b + row * p.input.stride_t;
   args.a_stride = p.input.stride_t, args.a_element = p.input.element;
-  args.panels = p.panels + column * packed_depth(p.arithmetic, p.in_features) * bytes_of(p.panels_element);
-  args.panels_element = p.panels_element;
+  const WeightForm& form = p.weight.form;
+  const int64_t panel = column / kPanel;
+  args.panels = p.weight.panels + panel * panel_bytes(p.arithmetic, form.element, p.in_features);
+  args.panels_element = form.element;
+  args.scales = args.zeros = nullptr, args.group = 0;
+  args.scale_element = form.scale_element, args.zero_element = form.zero_element;
+  if (is_code(form.element)) {
+    const int64_t scale = panel * weight_groups(form, p.in_features) * kPanel;
+    args.scales = p.weight.scales + scale * bytes_of(form.scale_element);
+    if (form.has_zeros) args.zeros = p.weight.zeros + scale * row_bytes(form.zero_element, 1);
+    args.group = form.group != 0 ? form.group : p.in_features;
+  }
   args.bias = p.bias != nullptr ? p.bias + column : nullptr;
   args.c = p.output.data + batch * p.output.stride_b + row * p.output.stride_t + column * bytes_of(p.output.element);
   args.c_stride = p.output.stride_t, args.c_element = p.output.element;
@@ -43,31 +49,6 @@ void run_linear(const void* data, int64_t item, int64_t slot) {
 }
 
 }  // namespace
-
-void pack_bias(const float* bias, int64_t out_features, float* packed) {
-  const size_t used = static_cast<size_t>(out_features) * sizeof(float);
-  memcpy(packed, bias, used);
-  memset(packed + out_features, 0, static_cast<size_t>(round_up(out_features, kPanel)) * sizeof(float) - used);
-}
-
-void pack_weight(const LinearKernels& kernels, const ConstTensor& weight, int64_t rows, int64_t columns, int64_t depth,
-                 Element element, char* panels) {
-  ConvertArgs args = {};
-  args.src = weight.data, args.src_stride = weight.stride_t, args.src_element = weight.element;
-  args.dst = panels, args.dst_element = element;
-  args.rows = rows, args.columns = columns;
-  kernels.pack_weights(&args);
-  // The rest of the last line is saved, too, so it must not hold what was in memory before.
-  const int64_t bytes = round_up(rows, kPanel) * depth * bytes_of(element);
-  memset(panels + bytes, 0, static_cast<size_t>(round_up(bytes, 64) - bytes));
-}
-
-mha_storage_error measure_storage(const KernelTable& table, const ConstTensor& given, int64_t rows, int64_t columns,
-                                  Element kept) {
-  StorageErrorSum sum(table);
-  for (int64_t r = 0; r < rows; ++r) sum.add(given.data + r * given.stride_t, given.element, columns, kept);
-  return sum.error();
-}
 
 Phase linear_phase(const LinearPhase& work) {
   int64_t items = 0;

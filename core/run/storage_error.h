@@ -18,6 +18,11 @@ class StorageErrorSum {
     char *codes, *scales, *zeros;
   };
   void add_codes(const float* row, const RowStorage& storage, int64_t head, const Scratch& scratch);
+  // Adds values and what is stored of them; `rounded`: whether these may differ.
+  void add_values(const float* given, const float* stored, int64_t count, bool rounded) {
+    elements_ += count;
+    if (rounded) add_difference(given, stored, count);
+  }
   mha_storage_error error() const;
 
  private:
