@@ -31,7 +31,8 @@ unsigned long long permitted() {
 
 /// The state that is not in its initial configuration (XGETBV of 1), on a CPU with tiles.
 unsigned in_use() {
-  unsigned low = 0, high = 0;
+  unsigned low = 0;
+  [[maybe_unused]] unsigned high = 0;
 #if defined(__x86_64__)
   __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(1));
 #endif
