@@ -166,8 +166,8 @@ class ForwardBf16Case : public Case {
     args_.resources.workspace = workspace_.data();
     args_.resources.workspace_bytes = workspace_.size();
     ready_ = args_.raw();
-    const auto T = static_cast<double>(tokens), width = static_cast<double>(E);
-    flops = static_cast<double>(B) * (8 * T * width * width + 4 * width * T * T);
+    const auto length = static_cast<double>(tokens), width = static_cast<double>(E);
+    flops = static_cast<double>(B) * (8 * length * width * width + 4 * width * length * length);
     bytes = static_cast<double>(2 * query_.narrow.region().bytes + in_weight_.narrow.region().bytes +
                                 out_weight_.narrow.region().bytes + in_bias_.region().bytes + out_bias_.region().bytes);
   }
