@@ -160,6 +160,7 @@ class ForwardBf16Case : public Case {
     layer_ = require(Layer::create(context, config_, weights(in_weight_.narrow.view(), out_weight_.narrow.view())));
     args_.batch = B;
     args_.query_len = args_.key_len = tokens;
+    args_.arithmetic = MHA_ARITHMETIC_BF16;
     args_.query = query_.narrow.view();
     args_.output = output_.mut_view();
     workspace_.resize(require(layer_.workspace_bytes(context, args_)));

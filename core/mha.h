@@ -224,10 +224,12 @@ typedef struct mha_bf16 {
  * MHA_Q8_0 and MHA_Q4_0 have their scales inside the rows and no mha_quant; rows are whole blocks. */
 typedef struct mha_quant {
   const void* scales;
-  const void* zeros;          /* in the layout of scales; NULL: 0 (MHA_U8: 128, MHA_U4: 8) */
+  const void* zeros;          /* in the layout of scales, but for MHA_U4; NULL: 0 (MHA_U8: 128, MHA_U4: 8) */
   const int32_t* group_index; /* [in_features] of weights: GPTQ's act-order; given: MHA_ERR_UNSUPPORTED */
   mha_dtype scale_dtype;      /* MHA_F32, MHA_F16, MHA_BF16 */
-  mha_dtype zero_dtype;       /* MHA_F32, MHA_F16, MHA_I8, MHA_U8; MHA_U4 packed along the groups of a row */
+  mha_dtype zero_dtype;       /* MHA_F32, MHA_F16, MHA_I8, MHA_U8; of weights also MHA_U4: two in a byte, the lower
+                                 nibble first, those of a row one after the other, and rows begin at a byte (stride_t,
+                                 which counts zeros, is rounded up to an even number), or as mha_weight_layout says */
   int64_t group;              /* elements of a row that share a scale; 0: the whole row */
   int64_t group_tokens;       /* tokens that share a scale; 0: 1 */
   int64_t stride_b, stride_t, stride_h, stride_d;
@@ -930,12 +932,13 @@ MHA_API mha_status mha_cache_load(mha_cache* cache, int64_t sequence, const void
 typedef enum mha_weight_layout {
   MHA_WEIGHT_ROWS = 0, /* [out, in] in rows, of any type: torch's nn.Linear, MatMulNBits (MHA_U4, zeros MHA_U4), Q8_0,
                           Q4_0 */
-  MHA_WEIGHT_GPTQ = 1, /* GPTQ v1: qweight int32 [in/8, out], qzeros int32 [groups, out/8] that store zero - 1, scales
-                          [groups, out]: a view with dtype MHA_U4 and a quant with scales, scale_dtype, group, and
-                          zeros with zero_dtype MHA_U4 or NULL (all zeros are 8); all strides 0 */
+  MHA_WEIGHT_GPTQ = 1, /* GPTQ v1: qweight int32 [in/8, out], qzeros int32 [groups, out/8] that store zero - 1 (a stored
+                          15 is a zero of 16), scales [groups, out]: a view with dtype MHA_U4 and a quant with scales,
+                          scale_dtype, group, and zeros with zero_dtype MHA_U4, or neither (all zeros are 8); all
+                          strides 0; in and out are multiples of 8 */
   MHA_WEIGHT_GPTQ_V2 = 2, /* the same, but qzeros store the zero itself */
   MHA_WEIGHT_AWQ = 3      /* qweight int32 [in, out/8] in AWQ's order of outputs; qzeros [groups, out/8] in that order,
-                             too; else as GPTQ */
+                             too; else as GPTQ, but in is any number */
 } mha_weight_layout;
 
 typedef struct mha_linear_config {
@@ -956,8 +959,8 @@ typedef struct mha_linear mha_linear;
 
 /* Packs weight and bias. The result is immutable and independent of the target; threads and contexts may share it. The
  * given weights are not kept. On failure *linear is NULL.
- * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT; MHA_ERR_STRIDE; MHA_ERR_OVERFLOW; MHA_ERR_OUT_OF_MEMORY;
- *          MHA_ERR_UNSUPPORTED. */
+ * Returns: MHA_OK; MHA_ERR_NULL; MHA_ERR_ARGUMENT; MHA_ERR_SHAPE (rows of codes that are no whole blocks or words);
+ *          MHA_ERR_STRIDE; MHA_ERR_OVERFLOW; MHA_ERR_OUT_OF_MEMORY; MHA_ERR_UNSUPPORTED. */
 MHA_API mha_status mha_linear_create(const mha_context* context, const mha_linear_config* config, mha_linear** linear,
                                      mha_error* error);
 MHA_API void mha_linear_destroy(mha_linear* linear); /* NULL is allowed */

@@ -102,7 +102,7 @@ MHA_INLINE Bytes16 round_to_bytes(const Vec& v) {
 }
 #endif
 
-// Codes of 4 bits whose zero is 8, as decoding reads them in place. nibble: the one of each word that a shift by kRight
+// Codes of 4 bits whose zero is 8, as words are read. nibble: the one of each word that a shift by kRight
 // brings to the bottom, times 1 / kNibbleUnit; nibbles: 16 that follow each other. AVX-512 looks them up in a register of
 // 16 floats; elsewhere the code, with its upper bit flipped, is the top of a signed integer.
 #if defined(MHA_ISA_AVX512)

@@ -208,7 +208,8 @@ class Layer:
         key_len = query_len if key is None else key.shape[1]
         self.arrays = [array for array in (query, key, value) if array is not None]
         self.outputs = [empty(query.shape, query.dtype.type)]
-        self.args = LayerArgs(batch=batch, query_len=query_len, key_len=key_len, query=dense(query))
+        self.args = LayerArgs(batch=batch, query_len=query_len, key_len=key_len, query=dense(query),
+                              arithmetic=arithmetic)  # fmt: skip
         if key is not None:
             self.args.key, self.args.value = dense(key), dense(value)
         self.args.output = dense(self.outputs[0], MutView)

@@ -41,7 +41,7 @@ def tensor_of(array: np.ndarray) -> openvino.Tensor:
 
 
 def constant(array: np.ndarray) -> openvino.Node:
-    return openvino.op.Constant(tensor_of(np.ascontiguousarray(array)))
+    return openvino.op.Constant(tensor_of(np.ascontiguousarray(array)), False)  # a copy of its own
 
 
 class OpenVinoPeer(Peer):

@@ -46,9 +46,8 @@ extern "C" mha_status mha_layer_create(const mha_context* context, const mha_lay
   LayerSources sources = {};
   Packing packings[kProjections] = {};
   WeightForm forms[kProjections] = {};
-  int64_t packing_scratch = 0;
   if (widths_fit(c)) {
-    MHA_TRY(validate_layer_weights(c, *weights, &sources, error));
+    MHA_TRY(validate_layer_weights(c, config->layout, *weights, &sources, error));
     for (int i = 0; i < kProjections; ++i) parts |= (sources.bias[i] != nullptr ? 1u : 0u) << i;
     if (weights->bias_key != nullptr) parts |= kBiasKey;
     if (c.add_zero_attn != 0) parts |= kZeroAttention;
@@ -56,7 +55,7 @@ extern "C" mha_status mha_layer_create(const mha_context* context, const mha_lay
       packings[i].source = sources.weight[i];
       MHA_TRY(
           prepare_packing(*context->table, config->packed, c.arithmetic, projection_size(c, i), &packings[i], error));
-      forms[i] = packings[i].form, packing_scratch = most(packing_scratch, packing_bytes(packings[i]));
+      forms[i] = packings[i].form;
     }
     layout = lay_out_layer(c, parts, forms);
   }
@@ -72,6 +71,8 @@ extern "C" mha_status mha_layer_create(const mha_context* context, const mha_lay
   if (block == nullptr) {
     return fail(error, MHA_ERR_OUT_OF_MEMORY, "no memory for packed weights of %zu bytes", made.bytes);
   }
+  int64_t packing_scratch = 0;
+  for (const Packing& packing : packings) packing_scratch = most(packing_scratch, packing_bytes(packing));
   PackingScratch scratch(context->allocator);
   if (!scratch.reserve(packing_scratch)) {
     release(context->allocator, block, made.bytes);

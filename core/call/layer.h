@@ -3,7 +3,7 @@
 // the arguments of its creation.
 #pragma once
 
-#include "core/call/weights.h"
+#include "core/call/weight_source.h"
 
 namespace mha {
 
@@ -63,7 +63,7 @@ struct LayerSources {
   const float* bias[kProjections];
 };
 
-mha_status validate_layer_weights(const mha_layer_config& config, const mha_layer_weights& weights,
-                                  LayerSources* sources, mha_error* error);
+mha_status validate_layer_weights(const mha_layer_config& config, const mha_weight_layout& layout,
+                                  const mha_layer_weights& weights, LayerSources* sources, mha_error* error);
 
 }  // namespace mha

@@ -5,7 +5,7 @@
 
 #include "core/base/fields.h"
 #include "core/call/validate.h"
-#include "core/call/weights.h"
+#include "core/call/weight_source.h"
 #include "core/kernels/kernel_table.h"
 
 struct mha_linear {

@@ -40,12 +40,12 @@ struct PackedWeightBytes {
 inline PackedWeightBytes packed_weight_bytes(Arithmetic arithmetic, int64_t in_features, int64_t out_features,
                                              const WeightForm& form) {
   const Size panels = Size(divide_up(out_features, kPanel));
-  // A panel of floats may be beyond 63 bits; one of codes is no larger.
-  const Size steps = Size(packed_depth(arithmetic, in_features)) * Size(kPanel);
-  PackedWeightBytes bytes = {panels * steps * Size(is_code(form.element) ? 1 : bytes_of(form.element)), Size(0),
-                             Size(0)};
-  if (!is_code(form.element)) return bytes;
-  if (bytes.panels.ok()) bytes.panels = panels * Size(panel_bytes(arithmetic, form.element, in_features));
+  if (!is_code(form.element)) {
+    return {panels * Size(packed_depth(arithmetic, in_features)) * Size(kPanel) * Size(bytes_of(form.element)), Size(0),
+            Size(0)};
+  }
+  PackedWeightBytes bytes = {
+      panels * Size(divide_up(in_features, codes_of_word(form.element))) * Size(kWordBytes * kPanel), Size(0), Size(0)};
   const Size scales = panels * Size(weight_groups(form, in_features)) * Size(kPanel);
   bytes.scales = scales * Size(bytes_of(form.scale_element));
   bytes.zeros = form.has_zeros ? scales * Size(row_bytes(form.zero_element, 1)) : Size(0);

@@ -205,6 +205,7 @@ mha_status validate_layer_config(const mha_layer_config* config, mha_layer_confi
   MHA_TRY(check_scale(c.scale, c.scale_is_exact, c.head_dim, &c.scale, error));
   c.scale_is_exact = 1;  // from here on
   c.packed = nullptr, c.packed_error = nullptr;
+  c.layout = MHA_WEIGHT_ROWS;  // of the given weights
   *resolved = c;
   return MHA_OK;
 }

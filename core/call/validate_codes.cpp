@@ -109,7 +109,8 @@ mha_status check_quant(const char* name, const mha_quant& q, Element element, co
     const int dtype = enum_value(q.zero_dtype);
     if (dtype != MHA_F32 && dtype != MHA_F16 && dtype != MHA_I8 && dtype != MHA_U8) {
       return fail(error, dtype_name(dtype) == nullptr ? MHA_ERR_ARGUMENT : MHA_ERR_UNSUPPORTED,
-                  "%s.quant.zero_dtype is %d: must be MHA_F32, MHA_F16, MHA_I8 or MHA_U8", name, dtype);
+                  "%s.quant.zero_dtype is %d: must be MHA_F32, MHA_F16, MHA_I8 or MHA_U8 (of weights also MHA_U4)",
+                  name, dtype);
     }
     MHA_TRY(check_places(name, "zeros", q.zeros, static_cast<Element>(dtype), q, n, check, &out->zeros, error));
   }

@@ -33,8 +33,8 @@ mha_status check_alternatives(const mha_layer_weights& w, const mha_view* const*
 
 }  // namespace
 
-mha_status validate_layer_weights(const mha_layer_config& c, const mha_layer_weights& w, LayerSources* out,
-                                  mha_error* error) {
+mha_status validate_layer_weights(const mha_layer_config& c, const mha_weight_layout& layout,
+                                  const mha_layer_weights& w, LayerSources* out, mha_error* error) {
   const mha_view* weights[kProjections] = {&w.query_weight, &w.key_weight, &w.value_weight, &w.output_weight};
   const float* biases[kProjections] = {w.query_bias, w.key_bias, w.value_bias, w.output_bias};
   MHA_TRY(check_reserved("weights", w.reserved, error));
@@ -48,7 +48,7 @@ mha_status validate_layer_weights(const mha_layer_config& c, const mha_layer_wei
                   ll{c.kdim}, ll{c.vdim}, ll{c.embed_dim});
     }
     const int64_t rows = row[2] + c.num_kv_heads * c.value_head_dim;
-    MHA_TRY(check_weight("in_proj_weight", w.in_proj_weight, c.layout, rows, c.embed_dim, &in_proj, error));
+    MHA_TRY(check_weight("in_proj_weight", w.in_proj_weight, layout, rows, c.embed_dim, &in_proj, error));
   }
   for (int i = 0; i < kProjections; ++i) {
     out->bias[i] = i < kOutput && w.in_proj_bias != nullptr ? w.in_proj_bias + row[i] : biases[i];
@@ -59,7 +59,7 @@ mha_status validate_layer_weights(const mha_layer_config& c, const mha_layer_wei
     char name[24];
     snprintf(name, sizeof(name), "%s_weight", kNames[i]);
     const ProjectionSize size = projection_size(c, i);
-    MHA_TRY(check_weight(name, *weights[i], c.layout, size.out_features, size.in_features, &out->weight[i], error));
+    MHA_TRY(check_weight(name, *weights[i], layout, size.out_features, size.in_features, &out->weight[i], error));
   }
   return MHA_OK;
 }

@@ -68,7 +68,7 @@ MHA_NOINLINE Vec load_codes(Element element, const char* row, int64_t index, int
   __builtin_unreachable();
 }
 
-// Codes of 8 bits as decoding reads them in place: the four of each 32 bits of a register, as floats, times 1 / kUnit.
+// Codes of 8 bits as decoding reads them in place, and the GEMM packed weights: the four of each 32 bits of a register, as floats, times 1 / kUnit.
 // Unsigned ones have their upper bit flipped before, which takes 128 from them: their zero, where none is given.
 struct Codes8 {
   static constexpr bool kIsCode = true;

@@ -194,8 +194,8 @@ inline int64_t gemm_scratch(int64_t rows, int64_t k) {
 }
 
 // Steps [k, k + count) of a panel of codes, as lines of 16 floats; k is a multiple of what a word holds, and lines up to
-// the end of the last word are written. Codes are Codes8 or Codes4; `flip`: of each word; `base`: what a code without its
-// own zero is more than the number that it is read as.
+// the end of the last word are written. Codes are Codes8 or Codes4; `flip`: of each word; `base`: added to what a code is read
+// as, which is the code minus its type's default zero.
 template <class Codes>
 MHA_INLINE void widen_words(const GemmArgs& g, int64_t panel, int64_t k, int64_t count, uint32_t flip, float base,
                             float* lines) {
@@ -203,7 +203,7 @@ MHA_INLINE void widen_words(const GemmArgs& g, int64_t panel, int64_t k, int64_t
   const int64_t group_bytes = kLanes * bytes_of(g.scale_element), zero_bytes = kLanes * row_bytes(g.zero_element, 1);
   const int64_t first_group = panel * divide_up(g.k, g.group), end = k + count;
   const char* words =
-      g.panels + panel * panel_bytes(Arithmetic::kF32, g.panels_element, g.k) + k / kPerWord * kLanes * 4;
+      g.panels + panel * panel_bytes(Arithmetic::kF32, g.panels_element, g.k) + k / kPerWord * kLanes * kWordBytes;
   const Vec unit = set1(Codes::kUnit);
   while (k < end) {
     const int64_t group = k / g.group, last = least(end, (group + 1) * g.group);
@@ -215,7 +215,7 @@ MHA_INLINE void widen_words(const GemmArgs& g, int64_t panel, int64_t k, int64_t
               : g.zero_element == Element::kU8 ? unsigned_floats(load_bytes(at))
                                                : load_elements(g.zero_element, at, 0, kLanes);
     }
-    for (; k < last; k += kPerWord, words += kLanes * 4, lines += kPerWord * kLanes) {
+    for (; k < last; k += kPerWord, words += kLanes * kWordBytes, lines += kPerWord * kLanes) {
       Vec w = load(reinterpret_cast<const float*>(words));
       if (kPerWord == 4) w = map([&](int i) MHA_ALWAYS_INLINE { return flip_codes(w.r[i], flip); });
       for_each_number<kPerWord>([&](auto number) MHA_ALWAYS_INLINE {

@@ -419,11 +419,12 @@ constexpr int64_t packed_depth(Arithmetic arithmetic, int64_t in_features) {
 }
 
 // Codes of weights that share a word of 32 bits, the first in its lowest bits.
+constexpr int64_t kWordBytes = 4;
 constexpr int64_t codes_of_word(Element element) { return element == Element::kI4 || element == Element::kU4 ? 8 : 4; }
 
 // Bytes of a panel of 16 outputs. Codes: [ceil(in / codes_of_word)][16] words.
 constexpr int64_t panel_bytes(Arithmetic arithmetic, Element element, int64_t in_features) {
-  if (is_code(element)) return divide_up(in_features, codes_of_word(element)) * kPanel * 4;
+  if (is_code(element)) return divide_up(in_features, codes_of_word(element)) * kPanel * kWordBytes;
   return packed_depth(arithmetic, in_features) * kPanel * bytes_of(element);
 }
 

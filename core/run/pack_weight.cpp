@@ -70,7 +70,7 @@ Element scale_element_of(const WeightSource& s) {
 bool has_zeros(const WeightSource& s) { return s.codes.zeros.place != ScalePlace::kNone; }
 
 unsigned zero_in_nibble(const WeightSource& s, int64_t row, int64_t k) {
-  const int64_t n = (s.first_row + row) / most(s.codes.group_tokens, 1);
+  const int64_t n = (s.first_row + row) / s.codes.group_tokens;
   const int64_t place = s.layout == MHA_WEIGHT_AWQ ? awq_place(n) : n * s.codes.zeros.stride_t;
   return nibble_at(s.codes.zeros.data, place + k / s.codes.group * s.codes.zeros.stride_d);
 }

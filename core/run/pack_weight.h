@@ -2,7 +2,7 @@
 // Packing weights and biases, and what it costs.
 #pragma once
 
-#include "core/call/weights.h"
+#include "core/call/weight_source.h"
 
 namespace mha {
 

@@ -125,5 +125,17 @@ TEST_CASE("status: a build without codes says so", "[no_codes]") {
   merge.output = mut_view(merged.data());
   CHECK(mha_attention_merge_partials(shared_context(supported_targets()[0], 1), &merge, &error) == MHA_ERR_UNSUPPORTED);
   CHECK(mentions(error, "hadamard is 1: this library was built with -DMHA_CODES=OFF"));
+  mha_linear_config linear_config = {};
+  linear_config.in_features = 8, linear_config.out_features = 3;
+  linear_config.weight = args.key;
+  mha_linear* linear = nullptr;
+  const mha_context* context = shared_context(supported_targets()[0], 1);
+  CHECK(mha_linear_create(context, &linear_config, &linear, &error) == MHA_ERR_UNSUPPORTED);
+  CHECK(mentions(error, "weight.dtype is MHA_I8: this library was built with -DMHA_CODES=OFF"));
+  mha_storage packed = {};
+  packed.dtype = MHA_I4;
+  linear_config.weight = view(partials.data()), linear_config.in_features = 6, linear_config.packed = &packed;
+  CHECK(mha_linear_create(context, &linear_config, &linear, &error) == MHA_ERR_UNSUPPORTED);
+  CHECK(mentions(error, "packed.dtype is MHA_I4: this library was built with -DMHA_CODES=OFF"));
 }
 #endif

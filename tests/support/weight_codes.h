@@ -14,9 +14,10 @@ enum class Nibbles { kRows, kGptq, kGptqV2, kAwq };
 class WeightCodes {
  public:
   WeightCodes(Random& random, int64_t N, int64_t K) : N_(N), K_(K) {
-    const bool words = N % 8 == 0 && K % 8 == 0 && one_in(random, 2);
+    const bool words = N % 8 == 0 && one_in(random, 2);
     if (words || one_in(random, 4)) {
-      draw_nibbles(random, words ? one_of(random, {Nibbles::kGptq, Nibbles::kGptqV2, Nibbles::kAwq}) : Nibbles::kRows);
+      const Nibbles layout = one_of(random, {Nibbles::kGptq, Nibbles::kGptqV2, Nibbles::kAwq});
+      draw_nibbles(random, !words ? Nibbles::kRows : K % 8 == 0 ? layout : Nibbles::kAwq);
       return;
     }
     do {
@@ -77,24 +78,12 @@ class WeightCodes {
     quant_.scales = scales_.data(), quant_.scale_dtype = scales_.dtype(), quant_.group = group;
     if (rows) quant_.stride_t = groups, quant_.stride_d = group > 0 ? 1 : 0;
     if (has_zeros) quant_.zeros = zeros_.data(), quant_.zero_dtype = MHA_U4;
-    if (has_zeros && rows) separate_zero_rows(zero_row, groups);
     view_.data = codes_.data(), view_.dtype = MHA_U4, view_.quant = &quant_;
     const char* const names[] = {"rows", "GPTQ", "GPTQ v2", "AWQ"};
     constexpr mha_weight_layout kLayouts[] = {MHA_WEIGHT_ROWS, MHA_WEIGHT_GPTQ, MHA_WEIGHT_GPTQ_V2, MHA_WEIGHT_AWQ};
     layout_ = kLayouts[static_cast<int>(layout)];
     text_ = std::string("nibbles in ") + names[static_cast<int>(layout)] + ", groups of " + std::to_string(group) +
             ", scales " + dtype_name(scales_.dtype()) + (has_zeros ? ", zeros" : "");
-  }
-  /// Scales and zeros share their strides, so scales have gaps where rows of zeros have.
-  void separate_zero_rows(int64_t zero_row, int64_t groups) {
-    if (zero_row == groups) return;
-    std::vector<float> values = scales_.widened(), apart;
-    for (int64_t n = 0; n < N_; ++n) {
-      apart.insert(apart.end(), values.begin() + n * groups, values.begin() + (n + 1) * groups);
-      apart.resize(static_cast<size_t>((n + 1) * zero_row), 0.0f);
-    }
-    scales_ = Elements(scales_.dtype(), apart);
-    quant_.scales = scales_.data(), quant_.stride_t = zero_row;
   }
 
   int64_t N_, K_;

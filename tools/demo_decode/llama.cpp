@@ -133,6 +133,7 @@ void Llama::attend(const Block& layer, mha_cache* cache, const Step& step, int64
   args.items.query_offsets = step.offsets.data();
   args.query = view(normed_.data());
   args.causal = 1;
+  args.arithmetic = arithmetic_;
   args.masks.window_left = window;
   args.rope = &rope_;
   args.cache = cache;

@@ -127,6 +127,7 @@ void Bert::attend(const Block& layer, const TokenBatch& tokens) {
   args.query_len = tokens.width;
   args.query = view(state_.data());
   args.items.key_lengths = tokens.lengths.data();
+  args.arithmetic = arithmetic_;
   args.output = mut_view(update_.data());
   const size_t bytes = require(layer.attention.workspace_bytes(context_, args));
   if (workspace_.size() < bytes) workspace_.resize(bytes);

@@ -37,6 +37,7 @@ std::vector<std::uint8_t> valid_blob(bool bias, mha_dtype dtype, mha_arithmetic 
   config.kdim = 4;
   mha_storage packed{};
   packed.dtype = dtype;
+  packed.zero_points = dtype == MHA_U4 ? 1 : 0;
   config.packed = &packed;
   config.arithmetic = arithmetic;
   const std::vector<float> zeros(64, 0.25F);
@@ -103,6 +104,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     for (const bool bias : {false, true}) {
       for (const mha_dtype dtype : mha::fuzz::kDtypes) made.push_back(valid_blob(bias, dtype, MHA_ARITHMETIC_F32));
       if (mha::fuzz::has_bf16(context())) made.push_back(valid_blob(bias, MHA_BF16, MHA_ARITHMETIC_BF16));
+      for (const mha_dtype dtype : {MHA_I8, MHA_U4}) made.push_back(valid_blob(bias, dtype, MHA_ARITHMETIC_F32));
     }
     return made;
   }();

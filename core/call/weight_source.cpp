@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Weights as a caller gives them, checked; and how they are to be packed.
-#include "core/call/weights.h"
+#include "core/call/weight_source.h"
 
 #include "core/call/checks.h"
 
@@ -9,7 +9,8 @@ namespace {
 
 using ll = long long;
 
-constexpr int64_t kCodesOfWord = 8;  // of 4 bits, in the layouts of 32-bit words
+constexpr int64_t kMostGroup = int64_t{1} << 31;  // that blobs have room for
+constexpr int64_t kCodesOfWord = 8;               // of 4 bits, in the layouts of 32-bit words
 
 mha_status check_group(const char* name, int64_t group, int64_t in_features, mha_error* error) {
   if (group % kPanel == 0 || group >= in_features) return MHA_OK;
@@ -43,9 +44,9 @@ mha_status check_rows(const char* name, const mha_view& weight, int64_t out_feat
   const Dimensions n = {1, out_features, 1, in_features};
   mha_view view = weight;
   mha_quant quant = {};
-  const bool nibbles =
-      weight.quant != nullptr && weight.quant->zeros != nullptr && enum_value(weight.quant->zero_dtype) == MHA_U4;
-  if (weight.quant != nullptr) {
+  const bool quantised = weight.quant != nullptr && is_code(static_cast<Element>(enum_value(weight.dtype)));
+  const bool nibbles = quantised && weight.quant->zeros != nullptr && enum_value(weight.quant->zero_dtype) == MHA_U4;
+  if (quantised) {
     MHA_TRY(check_weight_quant(name, *weight.quant, error));
     quant = *weight.quant;
     if (nibbles) quant.zeros = nullptr, quant.zero_dtype = MHA_F32;
@@ -55,15 +56,14 @@ mha_status check_rows(const char* name, const mha_view& weight, int64_t out_feat
   if (!is_code(*source)) return MHA_OK;
   MHA_TRY(check_group(name, source->codes.group, in_features, error));
   if (!nibbles) return MHA_OK;
-  if (quant.stride_d > 1) {
+  const CodeScales& scales = source->codes.scales;  // strides that are not used are 0 there
+  if (scales.stride_d != 0 && quant.stride_d > 1) {
     return fail(error, MHA_ERR_STRIDE, "%s.quant.stride_d is %lld: zeros of MHA_U4 follow each other in a row", name,
                 ll{quant.stride_d});
   }
-  if (quant.stride_t % 2 != 0 && out_features > 1) {
-    return fail(error, MHA_ERR_STRIDE, "%s.quant.stride_t is %lld: rows of zeros of MHA_U4 begin at a byte", name,
-                ll{quant.stride_t});
-  }
-  set_nibble_zeros(weight.quant->zeros, quant.stride_t, quant.stride_d, source);
+  // A row of zeros begins at a byte.
+  const int64_t row = scales.stride_t != 0 ? round_up(quant.stride_t, 2) : 0;
+  set_nibble_zeros(weight.quant->zeros, row, scales.stride_d != 0 ? quant.stride_d : 0, source);
   return MHA_OK;
 }
 
@@ -85,7 +85,10 @@ mha_status check_words(const char* name, const mha_view& weight, const mha_weigh
   const mha_quant& q = *weight.quant;
   MHA_TRY(check_weight_quant(name, q, error));
   if (q.stride_b != 0 || q.stride_t != 0 || q.stride_h != 0 || q.stride_d != 0 || q.group_tokens != 0) {
-    return fail(error, MHA_ERR_ARGUMENT, "%s.quant has strides or group_tokens: scales [groups, out] are dense", name);
+    return fail(error, MHA_ERR_ARGUMENT,
+                "%s.quant.stride_b, _t, _h, _d are %lld, %lld, %lld, %lld, group_tokens %lld: must be 0, scales "
+                "[groups, out] are dense",
+                name, ll{q.stride_b}, ll{q.stride_t}, ll{q.stride_h}, ll{q.stride_d}, ll{q.group_tokens});
   }
   const bool gptq = layout != MHA_WEIGHT_AWQ;
   if (out_features % kCodesOfWord != 0 || (gptq && in_features % kCodesOfWord != 0)) {
@@ -101,11 +104,13 @@ mha_status check_words(const char* name, const mha_view& weight, const mha_weigh
   const Dimensions n = {1, out_features, 1, in_features};
   MHA_TRY(check_tokens(name, view, n, Check::kAll, &source->tensor, &source->codes, error));
   MHA_TRY(check_group(name, source->codes.group, in_features, error));
-  MHA_TRY(check_aligned(name, weight.data, error));
-  if (q.zeros == nullptr && enum_value(q.zero_dtype) == 0) return MHA_OK;
-  if (q.zeros == nullptr || enum_value(q.zero_dtype) != MHA_U4) {
-    return fail(error, MHA_ERR_ARGUMENT, "%s.quant.zero_dtype is %d: qzeros are MHA_U4, or zeros is NULL", name,
-                enum_value(q.zero_dtype));
+  const int zero_dtype = enum_value(q.zero_dtype);
+  if (q.zeros == nullptr && zero_dtype == 0) return MHA_OK;
+  if (q.zeros == nullptr) {
+    return fail(error, MHA_ERR_ARGUMENT, "%s.quant.zero_dtype is %d, but zeros is NULL", name, zero_dtype);
+  }
+  if (zero_dtype != MHA_U4) {
+    return fail(error, MHA_ERR_ARGUMENT, "%s.quant.zero_dtype is %d: qzeros are MHA_U4", name, zero_dtype);
   }
   set_nibble_zeros(q.zeros, 1, out_features, source);
   source->zero_offset = layout == MHA_WEIGHT_GPTQ ? 1.0f : 0.0f;
@@ -176,7 +181,8 @@ mha_status resolve_packed(const mha_storage* packed, const mha_arithmetic& arith
   }
   // Whole rows have one form, whatever their group was called.
   if (form->group >= in_features) form->group = 0;
-  return MHA_OK;
+  if (form->group <= kMostGroup) return MHA_OK;
+  return fail(error, MHA_ERR_UNSUPPORTED, "groups of %lld inputs: at most 2^31 share a scale", ll{form->group});
 }
 
 }  // namespace mha
