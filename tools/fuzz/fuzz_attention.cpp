@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // mha_attention on any small shape, strides, masks, alignment and values, in F32 and in BF16: close to the double
-// reference on every target, in equal bits on the FMA targets, for the host's threads, over the query's own data and for keys and values
-// in pages of the caller's, in the same bits, or those rounded once, for tensors of any element types, nothing outside
-// its elements written; and on a call with one fault in its arguments the stated status with nothing written. All
-// buffers are exact heap blocks for the address sanitizer.
+// reference on every target, in equal bits on the FMA targets, for the host's threads, over the query's own data and
+// for keys and values in pages of the caller's, in the same bits, or those rounded once, for tensors of any element
+// types, nothing outside its elements written; and on a call with one fault in its arguments the stated status with
+// nothing written. All buffers are exact heap blocks for the address sanitizer.
 #include <fuzzer/FuzzedDataProvider.h>
 #include <mha/mha.hpp>
 

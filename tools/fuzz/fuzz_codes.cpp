@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// mha_attention, in F32 and in BF16, over keys and values that are codes, in tensors or in the caller's pages: the bits of
-// the call over the floats that they stand for, for any number of threads, on every target. Codes of rotated rows: the same bits on the
-// FMA targets and for the host's threads. All buffers are exact heap blocks for the address sanitizer.
+// mha_attention, in F32 and in BF16, over keys and values that are codes, in tensors or in the caller's pages: the bits
+// of the call over the floats that they stand for, for any number of threads, on every target. Codes of rotated rows:
+// the same bits on the FMA targets and for the host's threads. All buffers are exact heap blocks for the address
+// sanitizer.
 #include <fuzzer/FuzzedDataProvider.h>
 #include <mha/mha.hpp>
 
