@@ -174,8 +174,9 @@ TEST_CASE("weight codes: a layer has the bits of the layer over floats, its weig
     mha_view* const floats_of[4] = {&floats.query_weight, &floats.key_weight, &floats.value_weight,
                                     &floats.output_weight};
     if (fused) {
-      for (int i = 0; i < 3; ++i) *codes_of[i] = *floats_of[i] = mha_view{};
-      coded.in_proj_weight = parts[0]->view(), floats.in_proj_weight = view(parts[0]->widened().data());
+      const float* wide = parts[0]->widened().data();  // given apart
+      for (int i = 0; i < 3; wide += rows[i] * columns[i], ++i) *codes_of[i] = mha_view{}, *floats_of[i] = view(wide);
+      coded.in_proj_weight = parts[0]->view();
       *codes_of[3] = parts[1]->view(), *floats_of[3] = view(parts[1]->widened().data());
     }
     for (int i = 0; i < 4 && !fused; ++i) {
