@@ -233,7 +233,7 @@ struct Number {
   static constexpr int value = kNumber;
 };
 
-// take(Number<0>()), take(Number<1>()), ... of so many.
+// Calls take for each number below kCount, in ascending order; the number is a constant: take(Number<0>()), and so on.
 template <int kCount, int kFirst = 0, class Take>
 MHA_INLINE void for_each_number(Take take) {
   if constexpr (kFirst < kCount) {

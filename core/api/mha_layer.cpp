@@ -60,23 +60,25 @@ extern "C" mha_status mha_layer_create(const mha_context* context, const mha_lay
     layout = lay_out_layer(c, parts, forms);
   }
   const Size total = layout.bytes + Size(round_up(sizeof(mha_layer), 64));
-  if (!widths_fit(c) || !total.ok()) {
+  bool fits = widths_fit(c);
+  int64_t rounding = 0;
+  for (const Packing& packing : packings) {
+    const Size bytes = packing_bytes(packing);
+    fits = fits && (total + bytes).ok();
+    if (fits) rounding = most(rounding, bytes.value());
+  }
+  if (!fits) {
     return fail(error, MHA_ERR_OVERFLOW,
                 "embed_dim %lld, num_heads %lld, head_dim %lld: the packed weights exceed 2^63 bytes", ll{c.embed_dim},
                 ll{c.num_heads}, ll{c.head_dim});
   }
+  Workspace scratch(*context, nullptr);
+  if (rounding > 0) MHA_TRY(scratch.reserve(workspace_bytes(rounding), error));
   made.allocator = context->allocator;
   made.bytes = static_cast<size_t>(total.value());
   char* block = static_cast<char*>(allocate(context->allocator, made.bytes));
   if (block == nullptr) {
     return fail(error, MHA_ERR_OUT_OF_MEMORY, "no memory for packed weights of %zu bytes", made.bytes);
-  }
-  int64_t packing_scratch = 0;
-  for (const Packing& packing : packings) packing_scratch = most(packing_scratch, packing_bytes(packing));
-  PackingScratch scratch(context->allocator);
-  if (!scratch.reserve(packing_scratch)) {
-    release(context->allocator, block, made.bytes);
-    return fail(error, MHA_ERR_OUT_OF_MEMORY, "no memory for rounding weights: %lld bytes", ll{packing_scratch});
   }
   char* blob = block + round_up(sizeof(mha_layer), 64);
   made.blob_bytes = static_cast<size_t>(layout.bytes.value());
@@ -91,7 +93,7 @@ extern "C" mha_status mha_layer_create(const mha_context* context, const mha_lay
     memcpy(blob + layout.bias_value, weights->bias_value, heads * static_cast<size_t>(c.value_head_dim));
   }
   if (config->packed_error != nullptr) {
-    for (int i = 0; i < kProjections; ++i) config->packed_error[i] = measure_weight(packings[i], made.weight[i]);
+    for (int i = 0; i < kProjections; ++i) config->packed_error[i] = measure_weight(packings[i], scratch.data());
   }
   *reinterpret_cast<mha_layer*>(block) = made;
   *layer = reinterpret_cast<mha_layer*>(block);

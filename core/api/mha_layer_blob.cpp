@@ -52,7 +52,7 @@ mha_status read_forms(const LayerHeader& h, WeightForm* forms, mha_error* error)
   return MHA_OK;
 }
 
-// Reads and checks the header, and fills *layer, *parts and *layout from it.
+// Reads and checks the header, and fills what the other arguments point to.
 mha_status read_header(const void* blob, size_t bytes, mha_layer_config* config, WeightForm* forms, uint32_t* parts,
                        LayerLayout* layout, mha_error* error) {
   MHA_TRY(check_blob(kFormat, blob, bytes, error));

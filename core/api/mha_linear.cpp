@@ -117,18 +117,16 @@ extern "C" mha_status mha_linear_create(const mha_context* context, const mha_li
   MHA_TRY(prepare_packing(*context->table, c.packed, c.arithmetic, {c.in_features, c.out_features}, &packing, error));
   const LinearLayout layout = lay_out(arithmetic, c.in_features, c.out_features, packing.form, c.bias != nullptr);
   const Size total = layout.bytes + Size(round_up(sizeof(mha_linear), 64));
-  if (!total.ok()) {
+  const Size rounding = packing_bytes(packing);
+  if (!(total + rounding).ok()) {
     return fail(error, MHA_ERR_OVERFLOW, "in_features %lld x out_features %lld: the packed weights exceed 2^63 bytes",
                 ll{c.in_features}, ll{c.out_features});
   }
+  Workspace scratch(*context, nullptr);
+  if (packing.rounds) MHA_TRY(scratch.reserve(workspace_bytes(rounding.value()), error));
   const size_t bytes = static_cast<size_t>(total.value());
   char* block = static_cast<char*>(allocate(context->allocator, bytes));
   if (block == nullptr) return fail(error, MHA_ERR_OUT_OF_MEMORY, "no memory for packed weights of %zu bytes", bytes);
-  PackingScratch scratch(context->allocator);
-  if (!scratch.reserve(packing_bytes(packing))) {
-    release(context->allocator, block, bytes);
-    return fail(error, MHA_ERR_OUT_OF_MEMORY, "no memory for rounding weights: %lld bytes", ll{packing_bytes(packing)});
-  }
   char* blob = block + round_up(sizeof(mha_linear), 64);
   LinearHeader header = {};
   header.head.bytes = static_cast<uint64_t>(layout.bytes.value());
@@ -143,7 +141,7 @@ extern "C" mha_status mha_linear_create(const mha_context* context, const mha_li
   if (c.bias != nullptr) pack_bias(c.bias, c.out_features, reinterpret_cast<float*>(blob + layout.bias));
   mha_linear* made = reinterpret_cast<mha_linear*>(block);
   *made = point_into(blob, layout, header, packing.form);
-  if (c.packed_error != nullptr) *c.packed_error = measure_weight(packing, made->weight);
+  if (c.packed_error != nullptr) *c.packed_error = measure_weight(packing, scratch.data());
   made->allocator = context->allocator, made->bytes = bytes;
   *linear = made;
   return MHA_OK;

@@ -27,27 +27,4 @@ inline PackedParts parts_at(char* blob, const WeightOffsets& offsets) {
   return {blob + offsets.panels, blob + offsets.scales, blob + offsets.zeros};
 }
 
-// Memory for a while.
-class PackingScratch {
- public:
-  explicit PackingScratch(const mha_allocator& allocator) : allocator_(allocator) {}
-  PackingScratch(const PackingScratch&) = delete;
-  PackingScratch& operator=(const PackingScratch&) = delete;
-  ~PackingScratch() {
-    if (data_ != nullptr) release(allocator_, data_, bytes_);
-  }
-  bool reserve(int64_t bytes) {
-    if (bytes == 0) return true;
-    bytes_ = static_cast<size_t>(bytes);
-    data_ = static_cast<char*>(allocate(allocator_, bytes_));
-    return data_ != nullptr;
-  }
-  char* data() const { return data_; }
-
- private:
-  mha_allocator allocator_;
-  char* data_ = nullptr;
-  size_t bytes_ = 0;
-};
-
 }  // namespace mha

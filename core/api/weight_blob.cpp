@@ -7,10 +7,11 @@ namespace {
 // Flags of BlobStorage: kBlobZeroPoints, and the type of zeros from this bit on.
 constexpr uint32_t kZeroElementShift = 8;
 
-bool is_float_element(uint32_t dtype) { return dtype == MHA_F32 || dtype == MHA_F16 || dtype == MHA_BF16; }
-
-bool is_weight_code(uint32_t dtype) {
-  return kHasCodes && (dtype == MHA_I8 || dtype == MHA_U8 || dtype == MHA_I4 || dtype == MHA_U4);
+bool is_float_element(uint32_t dtype) {
+  bool found = false;
+#define MHA_ELEMENT(name, constant, type, bytes) found = found || dtype == (constant);
+#include "core/kernels/elements.def"
+  return found;
 }
 
 }  // namespace
@@ -31,7 +32,7 @@ mha_status read_form(const char* name, uint32_t arithmetic, const BlobStorage& s
   form->has_zeros = (s.flags & kBlobZeroPoints) != 0;
   const uint32_t zero = s.flags >> kZeroElementShift;
   bool known = is_float_element(s.dtype) && s.scale_dtype == 0 && s.flags == 0 && s.group == 0;
-  if (is_weight_code(s.dtype)) {
+  if (is_code(form->element) && !has_scales_inside(form->element)) {
     const bool known_zero = zero == MHA_F32 || zero == MHA_F16 || zero == MHA_I8 || zero == MHA_U8;
     const uint32_t plain = form->has_zeros ? kBlobZeroPoints | zero << kZeroElementShift : 0;
     known = is_float_element(s.scale_dtype) && s.group % kPanel == 0 && s.flags == plain && known_zero;

@@ -166,6 +166,17 @@ QuantiseArgs quantise_args(const RowStorage& storage, int64_t head, int64_t rows
   return args;
 }
 
+CodeRows rounded_codes(const RowStorage& storage, const char* scales, const char* zeros) {
+  CodeRows codes = storage.codes;
+  if (storage.is_fixed()) return codes;
+  codes.scales.place = ScalePlace::kTensor, codes.scales.data = scales;
+  codes.scales.stride_t = storage.scale_bytes, codes.scales.stride_d = bytes_of(codes.scales.element);
+  if (storage.zero_bytes == 0) return codes;
+  codes.zeros.place = ScalePlace::kTensor, codes.zeros.data = zeros;
+  codes.zeros.stride_t = storage.zero_bytes, codes.zeros.stride_d = 1;
+  return codes;
+}
+
 namespace {
 
 Size bytes_of_copy(const RowStorage& storage, int64_t heads, const CodeScales& s) {

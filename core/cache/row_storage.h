@@ -34,6 +34,9 @@ mha_status check_hadamard(const char* name, int hadamard, int64_t width, mha_err
 // zeros are to be set where they are stored with the rows.
 QuantiseArgs quantise_args(const RowStorage& storage, int64_t head, int64_t rows);
 
+// The codes of rows rounded by such arguments, whose scales and zeros follow each other from there on.
+CodeRows rounded_codes(const RowStorage& storage, const char* scales, const char* zeros);
+
 // Bytes of a copy of fixed scales, [heads][groups of a row], and of zeros; 0: there are none.
 Size fixed_scale_bytes(const RowStorage& storage, int64_t heads);
 Size fixed_zero_bytes(const RowStorage& storage, int64_t heads);

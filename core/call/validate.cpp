@@ -189,7 +189,6 @@ mha_status validate_layer_config(const mha_layer_config* config, mha_layer_confi
   MHA_TRY(check_heads(c.num_heads, c.num_kv_heads, &c.num_kv_heads, error));
   MHA_TRY(check_arithmetic("arithmetic", c.arithmetic, MHA_ARITHMETIC_BF16, error));
   MHA_TRY(check_layout(c.layout, error));
-  if (c.packed != nullptr) MHA_TRY(check_packed(*c.packed, c.arithmetic, error));
   if (c.head_dim == 0) {
     if (c.embed_dim % c.num_heads != 0) {
       return fail(error, MHA_ERR_SHAPE, "embed_dim is %lld: not a multiple of num_heads (%lld), so give head_dim",

@@ -32,7 +32,6 @@ mha_status validate_linear_config(const mha_linear_config& c, WeightSource* weig
   MHA_TRY(check_sizes({{"in_features", c.in_features, 1}, {"out_features", c.out_features, 1}}, error));
   MHA_TRY(check_arithmetic("arithmetic", c.arithmetic, MHA_ARITHMETIC_BF16, error));
   MHA_TRY(check_layout(c.layout, error));
-  if (c.packed != nullptr) MHA_TRY(check_packed(*c.packed, c.arithmetic, error));
   return check_weight("weight", c.weight, c.layout, c.out_features, c.in_features, weight, error);
 }
 

@@ -117,6 +117,22 @@ mha_status check_words(const char* name, const mha_view& weight, const mha_weigh
   return MHA_OK;
 }
 
+// What packed weights may be asked for.
+mha_status check_packed(const mha_storage& packed, const mha_arithmetic& arithmetic, mha_error* error) {
+  const int dtype = enum_value(packed.dtype);
+  MHA_TRY(check_has_codes("packed", packed.dtype, error));
+  if (!is_code(static_cast<Element>(dtype))) MHA_TRY(check_storage("packed", packed, error));
+  if (enum_value(arithmetic) == MHA_ARITHMETIC_BF16 && dtype != MHA_BF16) {
+    return fail(error, MHA_ERR_UNSUPPORTED, "packed.dtype is %s: MHA_ARITHMETIC_BF16 keeps weights as MHA_BF16",
+                dtype_name(dtype));
+  }
+  if (packed.fixed != nullptr) {
+    return fail(error, MHA_ERR_UNSUPPORTED, "packed.fixed is given: scales of weights are computed from them");
+  }
+  if (packed.hadamard == 0) return MHA_OK;
+  return fail(error, MHA_ERR_UNSUPPORTED, "packed.hadamard is %d: weights are not rotated", packed.hadamard);
+}
+
 }  // namespace
 
 WeightForm form_as_given(const WeightSource& s) {
@@ -146,21 +162,6 @@ mha_status check_weight(const char* name, const mha_view& weight, const mha_weig
   }
   *source = s;
   return MHA_OK;
-}
-
-mha_status check_packed(const mha_storage& packed, const mha_arithmetic& arithmetic, mha_error* error) {
-  const int dtype = enum_value(packed.dtype);
-  MHA_TRY(check_has_codes("packed", packed.dtype, error));
-  if (!is_code(static_cast<Element>(dtype))) MHA_TRY(check_storage("packed", packed, error));
-  if (enum_value(arithmetic) == MHA_ARITHMETIC_BF16 && dtype != MHA_BF16) {
-    return fail(error, MHA_ERR_UNSUPPORTED, "packed.dtype is %s: MHA_ARITHMETIC_BF16 keeps weights as MHA_BF16",
-                dtype_name(dtype));
-  }
-  if (packed.fixed != nullptr) {
-    return fail(error, MHA_ERR_UNSUPPORTED, "packed.fixed is given: scales of weights are computed from them");
-  }
-  if (packed.hadamard == 0) return MHA_OK;
-  return fail(error, MHA_ERR_UNSUPPORTED, "packed.hadamard is %d: weights are not rotated", packed.hadamard);
 }
 
 mha_status resolve_packed(const mha_storage* packed, const mha_arithmetic& arithmetic, const WeightSource& source,

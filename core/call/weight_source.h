@@ -35,7 +35,5 @@ mha_status check_weight(const char* name, const mha_view& weight, const mha_weig
 // rounded to codes, where they are.
 mha_status resolve_packed(const mha_storage* packed, const mha_arithmetic& arithmetic, const WeightSource& source,
                           int64_t in_features, WeightForm* form, RowStorage* rounding, mha_error* error);
-// The same without weights: whether the storage may be asked for at all.
-mha_status check_packed(const mha_storage& packed, const mha_arithmetic& arithmetic, mha_error* error);
 
 }  // namespace mha

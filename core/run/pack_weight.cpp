@@ -176,36 +176,34 @@ void pack_code_panel(const Packing& p, const WeightSource& s, const PanelRows& o
   }
 }
 
-// The bytes of 16 rows rounded to codes, their scales and zeros, and of one row of floats.
-struct RoundedBytes {
-  int64_t floats, codes, scales, zeros;
-  int64_t all() const { return floats + codes + scales + zeros; }
+// A row of floats, and 16 rows rounded to codes with their scales and zeros. Of a row that is measured, what is stored.
+struct RoundedRows {
+  float *row, *after;
+  char *codes, *scales, *zeros;
 };
-RoundedBytes rounded_bytes(const Packing& p) {
-  return {round_up(p.in_features * kFloatBytes, 64), round_up(kPanel * p.rounding.row_bytes, 64),
-          round_up(kPanel * p.rounding.scale_bytes, 64), round_up(kPanel * p.rounding.zero_bytes, 64)};
+
+int64_t part_bytes(int64_t bytes) { return round_up(bytes, 64); }
+
+RoundedRows split(const Packing& p, char* scratch) {
+  const int64_t floats = part_bytes(p.in_features * kFloatBytes);
+  char* codes = scratch + 2 * floats;
+  char* scales = codes + part_bytes(kPanel * p.rounding.row_bytes);
+  return {reinterpret_cast<float*>(scratch), reinterpret_cast<float*>(scratch + floats), codes, scales,
+          scales + part_bytes(kPanel * p.rounding.scale_bytes)};
 }
 
 void pack_rounded_panel(const Packing& p, const PanelRows& of, const PackedParts& to, char* scratch) {
-  const RoundedBytes bytes = rounded_bytes(p);
+  const RoundedRows rows = split(p, scratch);
   const RowStorage& storage = p.rounding;
-  char* codes = scratch + bytes.floats;
-  char *scales = codes + bytes.codes, *zeros = scales + bytes.scales;
   WeightSource s = {};
-  s.tensor.data = codes, s.tensor.stride_t = storage.row_bytes, s.tensor.element = storage.element;
-  s.codes = storage.codes;
-  s.codes.scales.place = ScalePlace::kTensor, s.codes.scales.data = scales;
-  s.codes.scales.stride_t = storage.scale_bytes, s.codes.scales.stride_d = bytes_of(storage.codes.scales.element);
-  if (storage.zero_bytes > 0) {
-    s.codes.zeros.place = ScalePlace::kTensor, s.codes.zeros.data = zeros;
-    s.codes.zeros.stride_t = storage.zero_bytes, s.codes.zeros.stride_d = 1;
-  }
+  s.tensor.data = rows.codes, s.tensor.stride_t = storage.row_bytes, s.tensor.element = storage.element;
+  s.codes = rounded_codes(storage, rows.scales, rows.zeros);
   for (int64_t r = 0; r < of.rows; ++r) {
-    read_row(*p.table, p.source, of.first + r, 0, p.in_features, reinterpret_cast<float*>(scratch));
+    read_row(*p.table, p.source, of.first + r, 0, p.in_features, rows.row);
     QuantiseArgs args = quantise_args(storage, 0, 1);
-    args.src = scratch, args.src_element = Element::kF32;
-    args.dst = codes + r * storage.row_bytes, args.scales = scales + r * storage.scale_bytes;
-    if (storage.zero_bytes > 0) args.zeros = zeros + r * storage.zero_bytes;
+    args.src = reinterpret_cast<const char*>(rows.row), args.src_element = Element::kF32;
+    args.dst = rows.codes + r * storage.row_bytes, args.scales = rows.scales + r * storage.scale_bytes;
+    if (storage.zero_bytes > 0) args.zeros = rows.zeros + r * storage.zero_bytes;
     p.table->rows().quantise(&args);
   }
   pack_code_panel(p, s, {0, of.rows}, to);
@@ -217,26 +215,6 @@ void clear_rest_of_line(char* part, const Size& bytes) {
   memset(part + used, 0, static_cast<size_t>(round_up(used, 64) - used));
 }
 
-// Input k of output n, as it is stored.
-float stored_value(const Packing& p, const PackedWeight& w, int64_t n, int64_t k) {
-  const WeightForm& form = w.form;
-  const int64_t per_word = codes_of_word(form.element), panel = n / kPanel, lane = n % kPanel;
-  uint32_t word = 0;
-  memcpy(&word,
-         w.panels + panel * panel_bytes(p.arithmetic, form.element, p.in_features) +
-             (k / per_word * kPanel + lane) * static_cast<int64_t>(sizeof(word)),
-         sizeof(word));
-  const unsigned code = word >> (k % per_word * (32 / per_word)) & (per_word == 4 ? 0xffu : 0xfu);
-  const int64_t number = form.group != 0 ? k / form.group : 0;
-  const int64_t at = (panel * weight_groups(form, p.in_features) + number) * kPanel + lane;
-  Group group = {widened(*p.table, form.scale_element, w.scales + at * bytes_of(form.scale_element)),
-                 own_zero(form.element)};
-  if (form.has_zeros) {
-    group.zero = widened(*p.table, form.zero_element, w.zeros + at * row_bytes(form.zero_element, 1));
-  }
-  return group.value(form.element, code);
-}
-
 }  // namespace
 
 void pack_bias(const float* bias, int64_t out_features, float* packed) {
@@ -245,7 +223,11 @@ void pack_bias(const float* bias, int64_t out_features, float* packed) {
   memset(packed + out_features, 0, static_cast<size_t>(round_up(out_features, kPanel)) * sizeof(float) - used);
 }
 
-int64_t packing_bytes(const Packing& p) { return p.rounds ? rounded_bytes(p).all() : 0; }
+Size packing_bytes(const Packing& p) {
+  if (!p.rounds) return Size(0);
+  const Size codes = Size(p.rounding.row_bytes) + Size(p.rounding.scale_bytes) + Size(p.rounding.zero_bytes);
+  return Size(2 * kFloatBytes) * Size(p.in_features) + Size(kPanel) * codes + Size(5 * 64);
+}
 
 void pack_weight(const Packing& p, const PackedParts& to, char* scratch) {
   const PackedWeightBytes bytes = packed_weight_bytes(p.arithmetic, p.in_features, p.out_features, p.form);
@@ -278,24 +260,24 @@ void pack_weight(const Packing& p, const PackedParts& to, char* scratch) {
   if (p.form.has_zeros) clear_rest_of_line(to.zeros, bytes.zeros);
 }
 
-mha_storage_error measure_weight(const Packing& p, const PackedWeight& stored) {
+mha_storage_error measure_weight(const Packing& p, char* scratch) {
   StorageErrorSum sum(*p.table);
   const WeightSource& s = p.source;
-  float before[kColumns], after[kColumns];
+  float block[kColumns];
   for (int64_t n = 0; n < p.out_features; ++n) {
-    if (!is_code(s) && !is_code(p.form.element)) {
+    if (p.rounds) {
+      const RoundedRows rows = split(p, scratch);
+      read_row(*p.table, s, n, 0, p.in_features, rows.row);
+      sum.add_codes(rows.row, p.rounding, 0, {rows.after, rows.codes, rows.scales, rows.zeros});
+    } else if (is_code(p.form.element)) {
+      sum.add_kept(p.in_features);
+    } else if (!is_code(s)) {
       sum.add(s.tensor.data + (s.first_row + n) * s.tensor.stride_t, s.tensor.element, p.in_features, p.form.element);
-      continue;
     }
-    for (int64_t k = 0; k < p.in_features; k += kColumns) {
+    for (int64_t k = 0; is_code(s) && !is_code(p.form.element) && k < p.in_features; k += kColumns) {
       const int64_t count = least(p.in_features - k, kColumns);
-      read_row(*p.table, s, n, k, count, before);
-      if (!is_code(p.form.element)) {
-        sum.add(reinterpret_cast<const char*>(before), Element::kF32, count, p.form.element);
-        continue;
-      }
-      for (int64_t i = 0; i < count; ++i) after[i] = p.rounds ? stored_value(p, stored, n, k + i) : before[i];
-      sum.add_values(before, after, count, p.rounds);
+      read_row(*p.table, s, n, k, count, block);
+      sum.add(reinterpret_cast<const char*>(block), Element::kF32, count, p.form.element);
     }
   }
   return sum.error();

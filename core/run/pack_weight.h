@@ -21,15 +21,15 @@ struct Packing {
   RowStorage rounding;
 };
 
-// Bytes that pack_weight needs for a while.
-int64_t packing_bytes(const Packing& packing);
+// Bytes of scratch for the calls below; 0: none.
+Size packing_bytes(const Packing& packing);
 
 struct PackedParts {
   char *panels, *scales, *zeros;
 };
 void pack_weight(const Packing& packing, const PackedParts& to, char* scratch);
 
-// The error of having stored the weights so.
-mha_storage_error measure_weight(const Packing& packing, const PackedWeight& stored);
+// The error of storing the weights so.
+mha_storage_error measure_weight(const Packing& packing, char* scratch);
 
 }  // namespace mha

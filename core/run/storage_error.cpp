@@ -37,14 +37,7 @@ void StorageErrorSum::add_codes(const float* row, const RowStorage& storage, int
   args.src = reinterpret_cast<const char*>(row), args.dst = scratch.codes, args.scales = scratch.scales;
   if (storage.zero_bytes > 0) args.zeros = scratch.zeros;
   table_.rows().quantise(&args);
-  CodeRows codes = storage.codes;
-  if (!storage.is_fixed()) {
-    codes.scales.place = ScalePlace::kTensor, codes.scales.data = scratch.scales;
-    codes.scales.stride_d = row_bytes(codes.scales.element, 1);
-    if (storage.zero_bytes > 0) {
-      codes.zeros.place = ScalePlace::kTensor, codes.zeros.data = scratch.zeros, codes.zeros.stride_d = 1;
-    }
-  }
+  const CodeRows codes = rounded_codes(storage, scratch.scales, scratch.zeros);
   TokenRows rows = {};
   rows.base = scratch.codes, rows.element = storage.element, rows.codes = &codes;
   rows.code_h = storage.is_fixed() ? head : 0;

@@ -18,11 +18,8 @@ class StorageErrorSum {
     char *codes, *scales, *zeros;
   };
   void add_codes(const float* row, const RowStorage& storage, int64_t head, const Scratch& scratch);
-  // Adds values and what is stored of them; `rounded`: whether these may differ.
-  void add_values(const float* given, const float* stored, int64_t count, bool rounded) {
-    elements_ += count;
-    if (rounded) add_difference(given, stored, count);
-  }
+  // Adds values that are stored as they are.
+  void add_kept(int64_t count) { elements_ += count; }
   mha_storage_error error() const;
 
  private:

@@ -119,7 +119,51 @@ TEST_CASE("weight codes: without memory for rounding nothing is made and nothing
   CHECK(make(context.get(), config).get() != nullptr);
   CHECK(memory.calls == 2);
   CHECK(memory.live.size() == live);
+  mha_layer_config layer_config = {};
+  layer_config.embed_dim = 24, layer_config.num_heads = 4, layer_config.packed = &packed;
+  const LayerProblem p(layer_config, 1, 1, 1, Biases::kNone, 615001);
+  const mha_layer_weights weights = p.separate_weights();
+  for (int failing = 0; failing < 3; ++failing) {
+    memory.calls = 0, memory.fail_at = failing < 2 ? failing : -1;
+    mha_layer* layer = nullptr;
+    CHECK(mha_layer_create(context.get(), &layer_config, &weights, &layer, nullptr) ==
+          (failing < 2 ? MHA_ERR_OUT_OF_MEMORY : MHA_OK));
+    CHECK((layer != nullptr) == (failing == 2));
+    mha_layer_destroy(layer);
+    CHECK(memory.live.size() == live);
+  }
   CHECK_FALSE(memory.misuse);
+}
+
+TEST_CASE("weight codes: explain says how they are stored, and what is kept as given costs nothing",
+          "[codes][linear][explain]") {
+  Random random(617000);
+  const mha_context* context = shared_context(supported_targets().front(), 1);
+  const std::vector<float> input = random_floats(64, 617001);
+  std::vector<float> output(16);
+  const auto explained = [&](const mha_linear_config& config) {
+    const LinearPtr linear = make(context, config);
+    const mha_linear_args args = linear_args(1, input.data(), output.data());
+    char text[4096];
+    mha_error error = {};
+    require_ok(mha_linear_explain(context, linear.get(), &args, text, sizeof text, nullptr, &error), error);
+    return std::string(text);
+  };
+  const WeightCodes gptq(random, 16, 64, Nibbles::kGptq);
+  mha_linear_config config = config_of(gptq, 16, 64, nullptr);
+  mha_quant quant = gptq.quant();  // with zeros, whether these codes have them or not
+  const std::vector<uint32_t> zeros(64);
+  quant.zeros = zeros.data(), quant.zero_dtype = MHA_U4, quant.group = 16;
+  const std::vector<float> scales(64, 0.5f);
+  quant.scales = scales.data(), quant.scale_dtype = MHA_F32;
+  config.weight.quant = &quant;
+  mha_storage_error lost = {};
+  config.packed_error = &lost;
+  CHECK(explained(config).find("weights MHA_U4") != std::string::npos);
+  CHECK(explained(config).find("a scale of MHA_F32 and a zero for each output and 16 inputs") != std::string::npos);
+  CHECK((lost.max == 0 && lost.rms == 0 && lost.elements == 16 * 64));
+  quant.zeros = nullptr, quant.zero_dtype = MHA_F32, quant.group = 0;
+  CHECK(explained(config).find("a scale of MHA_F32 for each output\n") != std::string::npos);
 }
 
 TEST_CASE("weight codes: floats are rounded on request, as rows of a cache are", "[codes][linear][quantise]") {
@@ -145,10 +189,16 @@ TEST_CASE("weight codes: floats are rounded on request, as rows of a cache are",
       const LinearPtr floats = make_linear(context, K, N, want_floats.data(), nullptr);
       check_same_bits("output", run_linear(context, make(context, config).get(), input, M),
                       run_linear(context, floats.get(), input, M));
-      double worst = 0;
-      for (size_t n = 0; n < want_floats.size(); ++n)
-        worst = std::max(worst, std::abs(static_cast<double>(want_floats[n]) - static_cast<double>(given_floats[n])));
+      double worst = 0, squares = 0, given_squares = 0;
+      for (size_t n = 0; n < want_floats.size(); ++n) {
+        const double value = static_cast<double>(given_floats[n]), apart = static_cast<double>(want_floats[n]) - value;
+        worst = std::max(worst, std::abs(apart));
+        squares += apart * apart, given_squares += value * value;
+      }
+      const auto count = static_cast<double>(N * K);
       CHECK(lost.max == worst);
+      CHECK(lost.rms == std::sqrt(squares / count));
+      CHECK(lost.rms_given == std::sqrt(given_squares / count));
       CHECK(lost.elements == N * K);
     }
   }

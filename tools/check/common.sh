@@ -26,9 +26,9 @@ make_build() {
     "${launcher[@]}" "$@" --log-level=WARNING
 }
 
-# The same for sanitizers, whose kernels take minutes to compile at the library's -O3: Debug leaves that out, tests and tools
-# are not optimised at all, and targets that this CPU does not run are left out. Warnings are no errors: instrumented frames are larger than those that the frame-size
-# warning is about.
+# The same for sanitizers, whose kernels take minutes to compile at the library's -O3: Debug leaves that out, tests and
+# tools are not optimised at all, and targets that this CPU does not run are left out. Warnings are no errors:
+# instrumented frames are larger than those that the frame-size warning is about.
 make_sanitized_build() {
   local name=$1
   shift
@@ -99,10 +99,10 @@ runnable_targets() {
   echo sse2
 }
 
-# part_of <parts> <part>: of the lines read, every parts-th, beginning with that.
+# part_of <parts> <part>: the lines of that part; line n of the input belongs to part n % parts.
 part_of() { awk -v parts="$1" -v part="$2" 'NR % parts == part'; }
 
-# Which of so many parts is this commit's turn, from 0.
+# part_of_commit <parts>: the part that this commit tries, counted from 0; the next commit tries the next one.
 part_of_commit() { echo $(($(git -C "$root" rev-list --count HEAD 2>/dev/null || echo 0) % $1)); }
 
 # The targets of a family, by file name.
