@@ -224,8 +224,7 @@ typedef struct mha_bf16 {
  * MHA_Q8_0 and MHA_Q4_0 have their scales inside the rows and no mha_quant; rows are whole blocks. */
 typedef struct mha_quant {
   const void* scales;
-  const void* zeros; /* in the layout of scales (zero_dtype MHA_U4: see there); NULL: every zero is 0, of MHA_U8
-                                 codes 128, of MHA_U4 codes 8 */
+  const void* zeros;          /* in the layout of scales (MHA_U4: see zero_dtype); NULL: 0 (MHA_U8: 128, MHA_U4: 8) */
   const int32_t* group_index; /* [in_features] of weights: GPTQ's act-order; given: MHA_ERR_UNSUPPORTED */
   mha_dtype scale_dtype;      /* MHA_F32, MHA_F16, MHA_BF16 */
   mha_dtype zero_dtype;       /* MHA_F32, MHA_F16, MHA_I8, MHA_U8; of weights also MHA_U4: two in a byte, the lower
