@@ -19,7 +19,7 @@ inline mha_status prepare_packing(const KernelTable& table, const mha_storage* p
   p.arithmetic = static_cast<Arithmetic>(enum_value(arithmetic));
   p.table = &table, p.kernels = &linear_kernels_of(table, p.arithmetic, p.form.element);
   p.in_features = size.in_features, p.out_features = size.out_features;
-  p.rounds = packed != nullptr && is_code(p.form.element);
+  p.rounds = is_code(p.form.element) && (packed != nullptr || !is_code(p.source));
   return MHA_OK;
 }
 

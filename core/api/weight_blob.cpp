@@ -45,8 +45,16 @@ mha_status read_form(const char* name, uint32_t arithmetic, const BlobStorage& s
                 "read that",
                 name, s.dtype, s.scale_dtype, s.flags, s.group);
   }
-  if (static_cast<Arithmetic>(arithmetic) != Arithmetic::kBf16 || s.dtype == MHA_BF16) return MHA_OK;
-  return fail(error, MHA_ERR_BLOB, "blob's header is unsound: %s of BF16 arithmetic is stored as %u", name, s.dtype);
+  const auto of = static_cast<Arithmetic>(arithmetic);
+  if (of == Arithmetic::kBf16 && s.dtype != MHA_BF16) {
+    return fail(error, MHA_ERR_BLOB, "blob's header is unsound: %s of BF16 arithmetic is stored as %u", name, s.dtype);
+  }
+  if (of == Arithmetic::kInt8 && (!is_code(form->element) || (form->has_zeros && !has_whole_zeros(*form)))) {
+    return fail(error, MHA_ERR_BLOB,
+                "blob's header is unsound: %s of INT8 arithmetic is stored as %u, with zeros of dtype %u", name,
+                s.dtype, zero);
+  }
+  return MHA_OK;
 }
 
 WeightOffsets append_weight(Arithmetic arithmetic, int64_t in_features, int64_t out_features, const WeightForm& form,

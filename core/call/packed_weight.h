@@ -21,6 +21,11 @@ inline WeightForm float_form(Element element) {
   return form;
 }
 
+// Whether zeros are integers.
+inline bool has_whole_zeros(const WeightForm& form) {
+  return form.zero_element == Element::kI8 || form.zero_element == Element::kU8;
+}
+
 inline int64_t weight_groups(const WeightForm& form, int64_t in_features) {
   return form.group == 0 ? 1 : divide_up(in_features, form.group);
 }

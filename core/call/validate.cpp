@@ -187,7 +187,7 @@ mha_status validate_layer_config(const mha_layer_config* config, mha_layer_confi
                        {"out_dim", c.out_dim, 0}},
                       error));
   MHA_TRY(check_heads(c.num_heads, c.num_kv_heads, &c.num_kv_heads, error));
-  MHA_TRY(check_arithmetic("arithmetic", c.arithmetic, MHA_ARITHMETIC_BF16, error));
+  MHA_TRY(check_arithmetic("arithmetic", c.arithmetic, MHA_ARITHMETIC_INT8, error));
   MHA_TRY(check_layout(c.layout, error));
   if (c.head_dim == 0) {
     if (c.embed_dim % c.num_heads != 0) {

@@ -126,6 +126,11 @@ mha_status check_packed(const mha_storage& packed, const mha_arithmetic& arithme
     return fail(error, MHA_ERR_UNSUPPORTED, "packed.dtype is %s: MHA_ARITHMETIC_BF16 keeps weights as MHA_BF16",
                 dtype_name(dtype));
   }
+  if (enum_value(arithmetic) == MHA_ARITHMETIC_INT8 && !is_code(static_cast<Element>(dtype))) {
+    return fail(error, MHA_ERR_UNSUPPORTED,
+                "packed.dtype is %s: MHA_ARITHMETIC_INT8 keeps weights as MHA_I8, MHA_U8, MHA_I4 or MHA_U4",
+                dtype_name(dtype));
+  }
   if (packed.fixed != nullptr) {
     return fail(error, MHA_ERR_UNSUPPORTED, "packed.fixed is given: scales of weights are computed from them");
   }
@@ -166,6 +171,10 @@ mha_status check_weight(const char* name, const mha_view& weight, const mha_weig
 
 mha_status resolve_packed(const mha_storage* packed, const mha_arithmetic& arithmetic, const WeightSource& source,
                           int64_t in_features, WeightForm* form, RowStorage* rounding, mha_error* error) {
+  const bool int8 = enum_value(arithmetic) == MHA_ARITHMETIC_INT8;
+  mha_storage bytes = {};
+  bytes.dtype = MHA_I8;
+  if (int8 && packed == nullptr && !is_code(source)) packed = &bytes;
   if (packed != nullptr) {
     MHA_TRY(check_packed(*packed, arithmetic, error));
     MHA_TRY(resolve_storage("packed", *packed, 1, in_features, rounding, error));
@@ -179,6 +188,11 @@ mha_status resolve_packed(const mha_storage* packed, const mha_arithmetic& arith
     if (!is_code(rounding->element)) return MHA_OK;
     form->scale_element = rounding->codes.scales.element, form->group = rounding->codes.group;
     form->has_zeros = rounding->zero_bytes > 0, form->zero_element = rounding->codes.zeros.element;
+  }
+  if (int8 && form->has_zeros && !has_whole_zeros(*form)) {
+    return fail(error, MHA_ERR_UNSUPPORTED,
+                "weight.quant.zero_dtype is %s: MHA_ARITHMETIC_INT8 has zeros that are integers",
+                dtype_name(static_cast<int>(form->zero_element)));
   }
   // Whole rows have one form, whatever their group was called.
   if (form->group >= in_features) form->group = 0;

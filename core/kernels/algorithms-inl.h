@@ -15,6 +15,8 @@
 
 #include "simd/bytes-inl.h"
 
+#include "simd/ints-inl.h"
+
 #include "simd/doubles-inl.h"
 
 #include "core/kernels/tile-inl.h"
@@ -52,6 +54,8 @@
 #include "core/kernels/bf16-inl.h"
 
 #include "core/kernels/bf16_gemm-inl.h"
+
+#include "core/kernels/int8_gemm-inl.h"
 
 #include "core/kernels/key_scores-inl.h"
 

@@ -35,6 +35,7 @@ constexpr InPlaceKernels kBf16InPlace = {attention_in_place<Bf16Products>, in_pl
                                          kMaxInPlaceRows, Bf16Products::kName};
 constexpr LinearKernels kLinear = make_linear();
 constexpr LinearKernels kBf16Linear = make_bf16_linear<FmaOperands>();
+constexpr LinearKernels kInt8Linear = make_int8_linear<IntPairs>();
 
 // In F32 one kernel reads every element type.
 constexpr KernelTable make_table() {
@@ -57,6 +58,9 @@ constexpr LinearTable make_linear_table() {
   for (const LinearKernels*& k : t.kernels[static_cast<int>(Arithmetic::kF32)]) k = &kLinear;
   if constexpr (kHasFma && kHasBf16)
     t.kernels[static_cast<int>(Arithmetic::kBf16)][static_cast<int>(Element::kBf16)] = &kBf16Linear;
+  for (const Element element : {Element::kI8, Element::kU8, Element::kI4, Element::kU4}) {
+    if (kHasCodes) t.kernels[static_cast<int>(Arithmetic::kInt8)][static_cast<int>(element)] = &kInt8Linear;
+  }
   return t;
 }
 

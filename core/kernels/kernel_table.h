@@ -403,8 +403,8 @@ struct AngleArgs {
 };
 
 // How products are computed. The numbers are those of mha_arithmetic.
-enum class Arithmetic : int32_t { kF32, kBf16 };
-constexpr int kArithmetics = 2;
+enum class Arithmetic : int32_t { kF32, kBf16, kInt8 };
+constexpr int kArithmetics = 3;
 
 // A build may leave BF16 out (MHA_BF16=OFF).
 #if defined(MHA_NO_BF16)
@@ -540,11 +540,12 @@ inline AttentionKernels attention_kernels_of(const KernelTable& table, Arithmeti
 struct LinearKernels {
   // Panels dst[p][c][r] = src[p * 16 + r][c] for 16 rows r at a time; rows beyond `rows` become zeros.
   // src [rows, columns]; dst [ceil(rows / 16)][columns][16], without a stride. BF16: columns c and c + 1 of a row are a
-  // pair, dst [ceil(rows / 16)][ceil(columns / 2)][16][2], with a column of zeros where their number is odd.
+  // pair, dst [ceil(rows / 16)][ceil(columns / 2)][16][2], with a column of zeros where their number is odd. INT8: null,
+  // panels are codes.
   void (*pack_weights)(const ConvertArgs* args);
 
   // c[m,n] = bias[n] + sum_k a[m,k] * b[k,n]: per element one chain of fused multiply-adds over k ascending from 0,
-  // then the bias added. BF16: two chains for each 32 k (core/README.md).
+  // then the bias added. BF16: two chains for each 32 k; INT8: exact sums for each group (core/README.md).
   void (*gemm)(const GemmArgs* args);
 
   int64_t (*gemm_scratch)(int64_t rows, int64_t k);  // floats, for `gemm` of at most so many rows

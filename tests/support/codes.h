@@ -14,6 +14,12 @@
 
 namespace mha::test {
 
+/// What a code stands for: scale * number, the number being the code less its zero.
+struct CodeParts {
+  float number, scale;
+  float value() const { return scale * number; }
+};
+
 struct CodeType {
   mha_dtype dtype;
   int64_t units, bytes;  // so many elements take so many bytes
@@ -34,7 +40,10 @@ class CodeTensor {
     for (int64_t b = 0; b < extent.b; ++b)
       for (int64_t t = 0; t < extent.t; ++t)
         for (int64_t h = 0; h < extent.h; ++h)
-          for (int64_t d = 0; d < extent.d; ++d) wide_.push_back(value(b, t, h, d));
+          for (int64_t d = 0; d < extent.d; ++d) {
+            parts_.push_back(parts_at(b, t, h, d));
+            wide_.push_back(parts_.back().value());
+          }
   }
   CodeTensor(const CodeTensor&) = delete;
   CodeTensor& operator=(const CodeTensor&) = delete;
@@ -60,6 +69,11 @@ class CodeTensor {
   /// The same values as dense floats.
   mha_view wide_view() const { return mha::view(wide_.data()); }
   const std::vector<float>& widened() const { return wide_; }
+  const std::vector<CodeParts>& parts() const { return parts_; }
+  /// Elements of a row that share a scale; 0: all.
+  int64_t group() const { return type_.scales_inside() ? type_.units : quant_.group; }
+  /// Zeros that may have a fraction.
+  bool has_float_zeros() const { return zero_floats_.count() > 0; }
   std::string describe() const {
     std::ostringstream text;
     text << type_.name << (dense_ ? " dense" : "");
@@ -146,7 +160,7 @@ class CodeTensor {
         return at[in_block];
     }
   }
-  float value(int64_t b, int64_t t, int64_t h, int64_t d) const {
+  CodeParts parts_at(int64_t b, int64_t t, int64_t h, int64_t d) const {
     const int64_t element = b * strides_.b + t * strides_.t + h * strides_.h + d;
     int code = stored_code(element);
     if (type_.dtype == MHA_I8 || type_.dtype == MHA_Q8_0) code = code > 127 ? code - 256 : code;
@@ -154,7 +168,7 @@ class CodeTensor {
     if (type_.scales_inside()) {
       uint16_t scale;
       std::memcpy(&scale, codes_.data() + element / type_.units * type_.bytes, sizeof scale);
-      return mha::test::widened(MHA_F16, scale) * static_cast<float>(code);
+      return {static_cast<float>(code), mha::test::widened(MHA_F16, scale)};
     }
     const int64_t tokens = std::max<int64_t>(quant_.group_tokens, 1), group = quant_.group > 0 ? d / quant_.group : 0;
     const int64_t n =
@@ -164,7 +178,7 @@ class CodeTensor {
     const float difference = static_cast<float>(code) - zero;
     const float scale = mha::test::widened(scales_.dtype(), scales_.bits(n));
     const bool denormal = (bits_of(scale) & 0x7fffffffu) < 0x800000u;  // counts as 0
-    return (denormal ? float_of_bits(bits_of(scale) & 0x80000000u) : scale) * difference;
+    return {difference, denormal ? float_of_bits(bits_of(scale) & 0x80000000u) : scale};
   }
 
   CodeType type_;
@@ -175,6 +189,7 @@ class CodeTensor {
   std::vector<unsigned char> codes_, zero_bytes_;
   Elements scales_, zero_floats_;
   std::vector<float> zeros_, wide_;
+  std::vector<CodeParts> parts_;
 };
 
 /// A tensor of codes, or null: the one of floats stays.

@@ -108,27 +108,30 @@ inline std::vector<std::string> fma_targets() {
   return names;
 }
 
-/// Whether the target has BF16 arithmetic: those with fused multiply-add, where the build does (MHA_BF16).
-inline bool has_bf16(const std::string& target) {
+/// Whether the target has an arithmetic: BF16 where it has fused multiply-add and the build does (MHA_BF16), INT8 where the
+/// build has codes.
+inline bool has_arithmetic(const std::string& target, mha_arithmetic arithmetic) {
   const ContextPtr context = make_context(target, 1);
-  mha_attention_args args = {};
-  args.batch = args.num_heads = args.query_len = args.key_len = args.head_dim = 1;
-  args.arithmetic = MHA_ARITHMETIC_BF16;
-  args.query.data = args.key.data = args.value.data = args.output.data = &args;  // not read
-  size_t bytes = 0;
-  return mha_attention_workspace_bytes(context.get(), &args, &bytes, nullptr) == MHA_OK;
+  const float weight = 1;
+  mha_linear_config config = {};
+  config.in_features = config.out_features = 1, config.weight = view(&weight), config.arithmetic = arithmetic;
+  mha_linear* linear = nullptr;
+  const bool has = mha_linear_create(context.get(), &config, &linear, nullptr) == MHA_OK;
+  mha_linear_destroy(linear);
+  return has;
 }
 
 /// The targets that have an arithmetic and kernels of their own for it, best first.
 inline const std::vector<std::string>& targets_of(mha_arithmetic arithmetic) {
   if (arithmetic == MHA_ARITHMETIC_F32) return supported_targets();
-  static const std::vector<std::string> names = [] {
+  const auto found_of = [](mha_arithmetic of) {
     std::vector<std::string> found;
     for (const std::string& name : all_targets())
-      if (has_bf16(name)) found.push_back(name);
+      if (has_arithmetic(name, of)) found.push_back(name);
     return found;
-  }();
-  return names;
+  };
+  static const std::vector<std::string> bf16 = found_of(MHA_ARITHMETIC_BF16), int8 = found_of(MHA_ARITHMETIC_INT8);
+  return arithmetic == MHA_ARITHMETIC_BF16 ? bf16 : int8;
 }
 
 /// The one context of this target and thread count; made when first asked for.

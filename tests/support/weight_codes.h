@@ -26,6 +26,7 @@ class WeightCodes {
     } while (view_.quant != nullptr && view_.quant->group % 16 != 0 && view_.quant->group < K);
     view_.stride_b = view_.stride_h = 0;
     wide_ = rows_->widened(), text_ = rows_->describe();
+    parts_ = rows_->parts(), group_ = rows_->group(), float_zeros_ = rows_->has_float_zeros();
   }
   /// Of that layout; codes and zeros of all values.
   WeightCodes(Random& random, int64_t N, int64_t K, Nibbles layout) : N_(N), K_(K) { draw_nibbles(random, layout); }
@@ -36,6 +37,11 @@ class WeightCodes {
   mha_weight_layout layout() const { return layout_; }
   const std::vector<float>& widened() const { return wide_; }
   const mha_quant& quant() const { return quant_; }
+  const std::vector<CodeParts>& parts() const { return parts_; }
+  /// Inputs that share a scale; 0: all.
+  int64_t group() const { return group_; }
+  /// Zeros that may have a fraction.
+  bool has_float_zeros() const { return float_zeros_; }
   std::string describe() const { return text_; }
 
  private:
@@ -44,7 +50,7 @@ class WeightCodes {
   }
 
   void draw_nibbles(Random& random, Nibbles layout) {
-    const int64_t group = one_of<int64_t>(random, {0, 16, 32, 64, 128});
+    const int64_t group = group_ = one_of<int64_t>(random, {0, 16, 32, 64, 128});
     const int64_t groups = group > 0 ? (K_ + group - 1) / group : 1;
     const bool has_zeros = one_in(random, 2), rows = layout == Nibbles::kRows;
     const int64_t zero_row = (groups + 1) / 2 * 2, code_row = (K_ + 1) / 2 * 2;
@@ -56,7 +62,7 @@ class WeightCodes {
     scales_ = Elements(random_dtype(random), scales);
     std::vector<int> zeros;
     for (int64_t n = 0; n < N_ * groups; ++n) zeros.push_back(static_cast<int>(random.below(16)));
-    wide_.resize(static_cast<size_t>(N_ * K_));
+    wide_.resize(static_cast<size_t>(N_ * K_)), parts_.resize(wide_.size());
     for (int64_t n = 0; n < N_; ++n) {
       for (int64_t k = 0; k < K_; ++k) {
         const int64_t g = group > 0 ? k / group : 0;
@@ -72,7 +78,8 @@ class WeightCodes {
         }
         if (layout == Nibbles::kGptq) ++zero;
         const float value = static_cast<float>(code) - static_cast<float>(has_zeros ? zero : 8);
-        wide_[static_cast<size_t>(n * K_ + k)] = mha::test::widened(scales_.dtype(), scales_.bits(scale)) * value;
+        const CodeParts parts = {value, mha::test::widened(scales_.dtype(), scales_.bits(scale))};
+        parts_[static_cast<size_t>(n * K_ + k)] = parts, wide_[static_cast<size_t>(n * K_ + k)] = parts.value();
       }
     }
     quant_.scales = scales_.data(), quant_.scale_dtype = scales_.dtype(), quant_.group = group;
@@ -94,6 +101,9 @@ class WeightCodes {
   std::vector<unsigned char> codes_, zeros_;
   Elements scales_;
   std::vector<float> wide_;
+  std::vector<CodeParts> parts_;
+  int64_t group_ = 0;
+  bool float_zeros_ = false;
   std::string text_;
 };
 

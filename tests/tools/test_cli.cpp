@@ -83,7 +83,7 @@ TEST_CASE("cli: verify passes, a line for each target and arithmetic, then the c
   std::istringstream lines(text);
   for (const char* arithmetic : {"F32", "BF16"}) {
     for (const std::string& target : mha::test::all_targets()) {
-      if (arithmetic == std::string("BF16") && !mha::test::has_bf16(target)) continue;
+      if (arithmetic == std::string("BF16") && !mha::test::has_arithmetic(target, MHA_ARITHMETIC_BF16)) continue;
       std::string line;
       REQUIRE(std::getline(lines, line));
       CHECK(line.substr(0, target.size() + 1) == target + " ");

@@ -1,0 +1,370 @@
+// SPDX-License-Identifier: Apache-2.0
+// The packed GEMM in INT8: rows of inputs are rounded to integers of 8 bits, a scale for each group of inputs that weights
+// have a scale for; products with codes are exact sums of integers, so their order is free. What is rounded, in this order:
+//
+//   a = max |x| of the group; scale = a / 127; code = nearest(x * (127 / a)); all 0 where a < 2^-100, scale NaN where an
+//   x is not finite
+//   y = float(sum of code * (weight's code - zero)) * (scale * weight's scale); output = 0 + y of each group, ascending,
+//   + bias or 0
+//
+// nothing fused: the same bits on every target. A group goes in parts of kMostInt8Group inputs, each with a scale. As in
+// BF16, the panels of a group of columns are unpacked one block of k at a time into lines that tiles multiply; for few rows
+// in registers. Operands: IntPairs or its like. Included by algorithms-inl.h, once per target.
+namespace mha::MHA_TARGET_NS {
+namespace {
+
+// A sum of so many products of 127 and a code less its zero, 255 at most, stays below 2^31.
+constexpr int64_t kMostInt8Group = 65536;
+constexpr float kLeastInt8 = 0x1p-100f;
+
+// Codes and inputs as pairs of 16 bits.
+struct IntPairs {
+  static constexpr const char* kName = "INT8: rows rounded to 8 bits, exact products of pairs of 16 bits";
+  static constexpr int kInputsOfWord = 2;
+  struct Steps {
+    static MHA_INLINE Vec step(const Vec& x, const Vec& line, const Vec& sum) { return add_products(x, line, sum); }
+  };
+  // Line kNumber of a word of codes has inputs kNumber and kNumber + (lines of a word) of it. Codes of 8 bits are signed,
+  // of 4 bits as they are stored.
+  static constexpr int32_t kSignedZero = 0;  // what a signed code of 0 is
+  template <int kPerWord, int kNumber>
+  static MHA_INLINE Vec line(const Vec& words) {
+    if constexpr (kPerWord == 4) {
+      return line_of_bytes<kNumber>(words);
+    } else {
+      return line_of_nibbles<kNumber>(words);
+    }
+  }
+  // The bits of one of the inputs of a word.
+  static uint32_t place(int32_t code, int number) { return (static_cast<uint32_t>(code) & 0xffffu) << (16 * number); }
+};
+
+// Which inputs share a scale: groups of weights, in parts of kMostInt8Group.
+struct Int8Groups {
+  int64_t k, group, parts;  // parts of a group
+
+  explicit Int8Groups(const GemmArgs& g) : k(g.k), group(least(g.group, g.k)), parts(1) {
+    if (group > kMostInt8Group) parts = divide_up(group, kMostInt8Group);
+  }
+  int64_t count() const { return divide_up(k, group) * parts; }
+  int64_t number(int64_t at) const {
+    return parts == 1 ? at / group : at / group * parts + at % group / kMostInt8Group;
+  }
+  int64_t end(int64_t at) const {
+    const int64_t begin = at / group * group, of_group = least(begin + group, k);
+    return parts == 1 ? of_group : least(of_group, begin + (at - begin) / kMostInt8Group * kMostInt8Group + kMostInt8Group);
+  }
+  int64_t weight_group(int64_t at) const { return at / group; }
+};
+
+// Rows of inputs as codes, and what their groups share.
+struct Int8Rows {
+  float* words;  // [rows][stride]
+  int64_t stride;
+  float* scales;  // [rows][groups]
+  int32_t* sums;  // of codes, [rows][groups]
+  int64_t groups;
+};
+
+// Group [begin, end) of a row. E: the element type of inputs.
+template <class Operands, int kPerWord, class E>
+MHA_INLINE void ready_group(const char* src, int64_t begin, int64_t end, uint32_t* words, float* scale, int32_t* sum) {
+  constexpr int kLines = kPerWord / Operands::kInputsOfWord;
+  Vec most = zero(), probe = zero();
+  const auto inputs = [&](int64_t at) MHA_ALWAYS_INLINE {
+    const int64_t left = end - at;
+    const char* p = src + at * E::kBytes;
+    return left >= kLanes ? E::load(p) : E::load_first(p, static_cast<int>(left));
+  };
+  for (int64_t at = begin; at < end; at += kLanes) {
+    const Vec x = inputs(at);
+    most = max_or_second(absolute(x), most), probe = add(probe, mul(x, zero()));
+  }
+  const float greatest = max(most);
+  const bool finite = MHA_TARGET_NS::sum(probe) == 0.0f;
+  *scale = finite ? 0.0f : __builtin_nanf("");
+  *sum = 0;
+  const int64_t used = divide_up(end - begin, kPerWord) * kLines;
+  if (!finite || greatest < kLeastInt8) {
+    memset(words, 0, static_cast<size_t>(used) * sizeof(uint32_t));
+    return;
+  }
+  *scale = greatest / 127.0f;
+  const Vec inverse = set1(127.0f / greatest);
+  Vec total = zero();
+  for (int64_t at = begin; at < end; at += kLanes) {
+    alignas(64) int32_t codes[kLanes];
+    const Vec rounded = to_ints(mul(inputs(at), inverse));
+    total = add_ints(total, rounded);
+    store(reinterpret_cast<float*>(codes), rounded);
+    const int64_t whole = divide_up(least(end - at, kLanes), kPerWord);
+    for (int64_t w = 0; w < whole; ++w) {
+#pragma GCC unroll 8
+      for (int line = 0; line < kLines; ++line) {
+        uint32_t word = 0;
+        for (int n = 0; n < Operands::kInputsOfWord; ++n) {
+          word |= Operands::place(codes[w * kPerWord + n * kLines + line], n);
+        }
+        *words++ = word;
+      }
+    }
+  }
+  alignas(64) int32_t lanes[kLanes];
+  store(reinterpret_cast<float*>(lanes), total);
+  for (int32_t lane : lanes) *sum += lane;
+}
+
+template <class Operands, int kPerWord>
+MHA_NOINLINE void ready_rows(const GemmArgs& g, const Int8Groups& groups, const Int8Rows& rows) {
+  constexpr int64_t kLines = kPerWord / Operands::kInputsOfWord;
+  with_element(g.a_element, [&](auto e) MHA_ALWAYS_INLINE {
+    for (int64_t r = 0; r < g.m; ++r) {
+      for (int64_t k = 0, n = r * rows.groups; k < g.k; k = groups.end(k), ++n) {
+        uint32_t* words = reinterpret_cast<uint32_t*>(rows.words + r * rows.stride + k / kPerWord * kLines);
+        ready_group<Operands, kPerWord, decltype(e)>(g.a + r * g.a_stride, k, groups.end(k), words, &rows.scales[n],
+                                                     &rows.sums[n]);
+      }
+    }
+  });
+}
+
+// Codes of a panel and what they are less their zero.
+template <class Operands>
+struct Int8Weights {
+  const GemmArgs& g;
+  Int8Groups groups;
+  uint32_t flip;   // of each word of codes of 8 bits
+  int32_t offset;  // what a code of 0 less its zero is, where there are no zeros; else less the zero
+
+  explicit Int8Weights(const GemmArgs& args) : g(args), groups(args), flip(0), offset(0) {
+    const bool zeros = g.zeros != nullptr;
+    // Signed and unsigned codes of 8 bits are read alike.
+    const bool is_signed = g.panels_element == Element::kI8, wants_signed = Operands::kSignedZero == 0;
+    switch (g.panels_element) {
+      case Element::kI8:
+      case Element::kU8:
+        if (is_signed != wants_signed) flip = flip_of(Element::kU8);
+        offset = is_signed ? Operands::kSignedZero : zeros ? Operands::kSignedZero - 128 : Operands::kSignedZero;
+        break;
+      default:
+        offset = g.panels_element == Element::kI4 || !zeros ? 8 : 0;
+    }
+  }
+
+  template <int kPerWord>
+  MHA_INLINE Vec words(const char* at) const {
+    Vec w = load(reinterpret_cast<const float*>(at));
+    if (kPerWord == 4) w = map([&](int i) MHA_ALWAYS_INLINE { return flip_codes(w.r[i], flip); });
+    return w;
+  }
+  // What is to be taken from a code of each of 16 outputs.
+  MHA_INLINE Vec zeros_of(int64_t panel, int64_t k) const {
+    const char* at = g.zeros + (panel * divide_up(g.k, groups.group) + groups.weight_group(k)) * kLanes;
+    const Bytes16 bytes = load_bytes(at);
+    return add_ints(to_ints(g.zero_element == Element::kI8 ? signed_floats(bytes) : unsigned_floats(bytes)),
+                    set_ints(offset));
+  }
+  MHA_INLINE Vec scales_of(int64_t panel, int64_t k) const {
+    const int64_t n = panel * divide_up(g.k, groups.group) + groups.weight_group(k);
+    return load_elements(g.scale_element, g.scales + n * kLanes * bytes_of(g.scale_element), 0, kLanes);
+  }
+  // The sums of a group, less what zeros are in them, times the scales, added to c.
+  template <int kRows, int kPanels>
+  MHA_INLINE void add_group(const Sums<kRows, kPanels>& sums, const Int8Rows& rows, int64_t row, int64_t panel,
+                            int64_t k, float* c, int64_t pitch) const {
+    const int64_t group = groups.number(k);
+#pragma GCC unroll 8
+    for (int p = 0; p < kPanels; ++p) {
+      const Vec scale = scales_of(panel + p, k), zeros = g.zeros != nullptr ? zeros_of(panel + p, k) : zero();
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+        const int64_t n = (row + r) * rows.groups + group;
+        Vec sum = sums[r][p];
+        if (g.zeros != nullptr) {
+          sum = sub_ints(sum, mul_ints(zeros, set_ints(rows.sums[n])));
+        } else if (offset != 0) {
+          sum = sub_ints(sum, set_ints(offset * rows.sums[n]));
+        }
+        float* at = c + r * pitch + p * kLanes;
+        store(at, add(load(at), mul(to_floats(sum), mul(set1(rows.scales[n]), scale))));
+      }
+    }
+  }
+};
+
+constexpr int64_t kInt8Pitch = kWidenedPanels * kLanes;
+
+// Inputs [begin, end) of lines: whole groups, or a part of one, whose sums wait in `ints` for the next block.
+template <class Operands>
+struct Int8GemmTile {
+  static constexpr int kChains = 1;
+  const Int8Weights<Operands>& weights;
+  const Int8Rows& rows;
+  int64_t panel;  // of the first column
+  int64_t begin, end;
+  const float* lines;  // [columns / 16][panel_lines][16]
+  int64_t panel_lines;
+  float *c, *ints;  // [rows][kInt8Pitch]
+
+  template <int kRows, int kPanels>
+  MHA_INLINE void run(int64_t row, int64_t column) const {
+    const float* a = rows.words + row * rows.stride + begin / Operands::kInputsOfWord;
+    const float* b = lines + column * panel_lines;
+    const int64_t at = row * kInt8Pitch + column;
+    for (int64_t k = begin; k < end;) {
+      const int64_t group_end = weights.groups.end(k), last = least(end, group_end);
+      Sums<kRows, kPanels> sums;
+      const bool goes_on = k == begin && k > 0 && weights.groups.number(k) == weights.groups.number(k - 1);
+      if (goes_on) {
+        load_sums<kRows, kPanels>(sums, ints + at, kInt8Pitch);
+      } else {
+        clear<kRows, kPanels>(sums);
+      }
+      const int64_t count = last == weights.g.k ? panel_lines - (b - lines - column * panel_lines) / kLanes
+                                                : (last - k) / Operands::kInputsOfWord;
+      for (int64_t l = 0; l < count; ++l, ++a, b += kLanes) {
+        multiply_add_step<kRows, kPanels, typename Operands::Steps>(sums, a, rows.stride, b, panel_lines * kLanes);
+      }
+      if (last < group_end) {
+        store_sums<kRows, kPanels>(sums, ints + at, kInt8Pitch);
+      } else {
+        weights.template add_group<kRows, kPanels>(sums, rows, row, panel + column / kLanes, k, c + at, kInt8Pitch);
+      }
+      k = last;
+    }
+  }
+};
+
+// The same for few rows, from panels as they are packed.
+template <class Operands, int kPerWord>
+struct FewRowsInt8Tile {
+  static constexpr int kChains = 1;
+  const Int8Weights<Operands>& weights;
+  const Int8Rows& rows;
+  int64_t panel;  // of the first column
+  float* c;       // [rows][kInt8Pitch]
+
+  template <int kRows, int kPanels>
+  MHA_INLINE void run(int64_t row, int64_t column) const {
+    constexpr int kLines = kPerWord / Operands::kInputsOfWord;
+    constexpr int64_t kLineBytes = kLanes * kWordBytes;
+    const GemmArgs& g = weights.g;
+    const int64_t bytes = panel_bytes(Arithmetic::kInt8, g.panels_element, g.k), first = panel + column / kLanes;
+    const char* b = g.panels + first * bytes;
+    const float* a = rows.words + row * rows.stride;
+    for (int64_t k = 0; k < g.k;) {
+      const int64_t group_end = weights.groups.end(k);
+      Sums<kRows, kPanels> sums;
+      clear<kRows, kPanels>(sums);
+      for (int64_t words = divide_up(group_end - k, kPerWord); words > 0; --words, b += kLineBytes, a += kLines) {
+#pragma GCC unroll 8
+        for (int p = 0; p < kPanels; ++p) {
+          const char* at = b + p * bytes;
+          prefetch(at + kNearBytes), prefetch_to_l2(at + kFarLineBytes);
+          const Vec codes = weights.template words<kPerWord>(at);
+          for_each_number<kLines>([&](auto number) MHA_ALWAYS_INLINE {
+            constexpr int kNumber = decltype(number)::value;
+            const Vec line = Operands::template line<kPerWord, kNumber>(codes);
+#pragma GCC unroll 8
+            for (int r = 0; r < kRows; ++r) {
+              sums[r][p] = Operands::Steps::step(set1(a[r * rows.stride + kNumber]), line, sums[r][p]);
+            }
+          });
+        }
+      }
+      weights.template add_group<kRows, kPanels>(sums, rows, row, first, k, c + row * kInt8Pitch + column, kInt8Pitch);
+      k = group_end;
+    }
+  }
+};
+
+// Words [begin, end) of a panel as lines.
+template <class Operands, int kPerWord>
+MHA_NOINLINE void unpack_codes(const Int8Weights<Operands>& weights, const char* panel, int64_t words, float* lines) {
+  constexpr int kLines = kPerWord / Operands::kInputsOfWord;
+  for (int64_t w = 0; w < words; ++w, panel += kLanes * kWordBytes, lines += kLines * kLanes) {
+    prefetch_to_l2(panel + kFarLineBytes);
+    const Vec codes = weights.template words<kPerWord>(panel);
+    for_each_number<kLines>([&](auto number) MHA_ALWAYS_INLINE {
+      constexpr int kNumber = decltype(number)::value;
+      store(lines + kNumber * kLanes, Operands::template line<kPerWord, kNumber>(codes));
+    });
+  }
+}
+
+// Where a block of whole groups that begins at k ends, or a part of a group.
+inline int64_t int8_block_end(const Int8Groups& groups, int64_t k) {
+  int64_t end = groups.end(k);
+  if (end - k > kWidenedDepth) return k + kWidenedDepth;
+  while (end < groups.k && groups.end(end) - k <= kWidenedDepth) end = groups.end(end);
+  return end;
+}
+
+// Floats of lines of a block, outputs and sums of rows, and their words, scales and sums.
+template <class Operands>
+inline int64_t int8_gemm_scratch(int64_t rows, int64_t k) {
+  const int64_t words = round_up(k, 8) / Operands::kInputsOfWord, groups = divide_up(k, kLanes) + 1;
+  return kInt8Pitch * (kWidenedDepth / Operands::kInputsOfWord + 2 * rows) + round_up(rows * words, kLanes) +
+         2 * round_up(rows * groups, kLanes);
+}
+
+template <class Operands, int kPerWord>
+MHA_NOINLINE void int8_gemm_of(const GemmArgs& g) {
+  constexpr int64_t kLines = kPerWord / Operands::kInputsOfWord;
+  const Int8Weights<Operands> weights(g);
+  const Int8Groups& groups = weights.groups;
+  const int64_t panel_size = panel_bytes(Arithmetic::kInt8, g.panels_element, g.k);
+  float* lines = g.scratch;
+  float* outputs = lines + kInt8Pitch * (kWidenedDepth / Operands::kInputsOfWord);
+  Int8Rows rows;
+  float* ints = outputs + kInt8Pitch * g.m;
+  rows.words = ints + kInt8Pitch * g.m, rows.stride = divide_up(g.k, kPerWord) * kLines;
+  rows.groups = groups.count();
+  rows.scales = rows.words + round_up(g.m * rows.stride, kLanes);
+  rows.sums = reinterpret_cast<int32_t*>(rows.scales + round_up(g.m * rows.groups, kLanes));
+  ready_rows<Operands, kPerWord>(g, groups, rows);
+  const bool few = g.m <= most_tile_rows(1, 8);
+  for (int64_t column = 0; column < g.n; column += kInt8Pitch) {
+    const int64_t columns = least(g.n - column, kInt8Pitch), panel = column / kLanes;
+    memset(outputs, 0, static_cast<size_t>(g.m * kInt8Pitch) * sizeof(float));
+    if (few) {
+      cover(FewRowsInt8Tile<Operands, kPerWord>{weights, rows, panel, outputs}, g.m, round_up(columns, kLanes));
+    }
+    for (int64_t k = 0; k < g.k && !few;) {
+      const int64_t end = int8_block_end(groups, k), words = divide_up(end - k, kPerWord);
+      for (int64_t p = 0; p < divide_up(columns, kLanes); ++p) {
+        unpack_codes<Operands, kPerWord>(weights,
+                                         g.panels + (panel + p) * panel_size + k / kPerWord * kLanes * kWordBytes,
+                                         words, lines + p * words * kLines * kLanes);
+      }
+      cover(Int8GemmTile<Operands>{weights, rows, panel, k, end, lines, words * kLines, outputs, ints}, g.m,
+            round_up(columns, kLanes));
+      k = end;
+    }
+    for (int64_t r = 0; r < g.m; ++r) {
+      for (int64_t c = 0; c < columns; c += kLanes) {
+        const Vec bias = g.bias != nullptr ? load(g.bias + column + c) : zero();
+        store_elements(g.c_element, g.c + r * g.c_stride, column + c, add(load(outputs + r * kInt8Pitch + c), bias),
+                       static_cast<int>(least(columns - c, kLanes)));
+      }
+    }
+  }
+}
+
+template <class Operands>
+inline void int8_gemm(const GemmArgs* args) {
+  if (codes_of_word(args->panels_element) == 4) return int8_gemm_of<Operands, 4>(*args);
+  int8_gemm_of<Operands, 8>(*args);
+}
+
+template <class Operands>
+constexpr LinearKernels make_int8_linear() {
+  LinearKernels k = {};
+  k.gemm = int8_gemm<Operands>, k.gemm_scratch = int8_gemm_scratch<Operands>;
+  k.tile_rows = kMostTileRows, k.tile_columns = panels_for(kMostTileRows) * kLanes, k.depth = kMaxDepth;
+  k.products = Operands::kName;
+  return k;
+}
+
+}  // namespace
+}  // namespace mha::MHA_TARGET_NS

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0
+// Integers in the lanes of a vector, as bits, and exact products of them. Included by algorithms-inl.h, once per target.
+//
+// A line holds two integers of 16 bits for each of 16 lanes, in the order that the target multiplies fastest: both in the
+// word of their lane, or (NEON) all firsts before all seconds. add_products multiplies them with the two of a word that all
+// lanes share.
+namespace mha::MHA_TARGET_NS {
+namespace {
+
+#if defined(MHA_ISA_AVX512)
+MHA_INLINE __m512i bits(Reg r) { return _mm512_castps_si512(r); }
+MHA_INLINE Reg reg(__m512i i) { return _mm512_castsi512_ps(i); }
+MHA_INLINE Reg to_ints(Reg x) { return reg(_mm512_cvtps_epi32(x)); }
+MHA_INLINE Reg to_floats(Reg i) { return _mm512_cvtepi32_ps(bits(i)); }
+MHA_INLINE Reg add_ints(Reg a, Reg b) { return reg(_mm512_add_epi32(bits(a), bits(b))); }
+MHA_INLINE Reg sub_ints(Reg a, Reg b) { return reg(_mm512_sub_epi32(bits(a), bits(b))); }
+MHA_INLINE Reg mul_ints(Reg a, Reg b) { return reg(_mm512_mullo_epi32(bits(a), bits(b))); }
+MHA_INLINE Reg add_products(Reg x, Reg line, Reg sum) {
+  return reg(_mm512_add_epi32(bits(sum), _mm512_madd_epi16(bits(x), bits(line))));
+}
+// Bytes 0 and 2 of each word, or 1 and 3, as signed integers.
+MHA_INLINE Reg even_bytes(Reg w) { return reg(_mm512_srai_epi16(_mm512_slli_epi16(bits(w), 8), 8)); }
+MHA_INLINE Reg odd_bytes(Reg w) { return reg(_mm512_srai_epi16(bits(w), 8)); }
+// Nibbles n and n + 4 of each word.
+template <int kNumber>
+MHA_INLINE Reg nibble_pair(Reg w) {
+  return reg(_mm512_and_si512(_mm512_srli_epi16(bits(w), 4 * kNumber), _mm512_set1_epi32(0x000f000f)));
+}
+#elif defined(MHA_ISA_AVX2)
+MHA_INLINE __m256i bits(Reg r) { return _mm256_castps_si256(r); }
+MHA_INLINE Reg reg(__m256i i) { return _mm256_castsi256_ps(i); }
+MHA_INLINE Reg to_ints(Reg x) { return reg(_mm256_cvtps_epi32(x)); }
+MHA_INLINE Reg to_floats(Reg i) { return _mm256_cvtepi32_ps(bits(i)); }
+MHA_INLINE Reg add_ints(Reg a, Reg b) { return reg(_mm256_add_epi32(bits(a), bits(b))); }
+MHA_INLINE Reg sub_ints(Reg a, Reg b) { return reg(_mm256_sub_epi32(bits(a), bits(b))); }
+MHA_INLINE Reg mul_ints(Reg a, Reg b) { return reg(_mm256_mullo_epi32(bits(a), bits(b))); }
+MHA_INLINE Reg add_products(Reg x, Reg line, Reg sum) {
+  return reg(_mm256_add_epi32(bits(sum), _mm256_madd_epi16(bits(x), bits(line))));
+}
+MHA_INLINE Reg even_bytes(Reg w) { return reg(_mm256_srai_epi16(_mm256_slli_epi16(bits(w), 8), 8)); }
+MHA_INLINE Reg odd_bytes(Reg w) { return reg(_mm256_srai_epi16(bits(w), 8)); }
+template <int kNumber>
+MHA_INLINE Reg nibble_pair(Reg w) {
+  return reg(_mm256_and_si256(_mm256_srli_epi16(bits(w), 4 * kNumber), _mm256_set1_epi32(0x000f000f)));
+}
+#elif defined(MHA_ISA_SSE2)
+MHA_INLINE __m128i bits(Reg r) { return _mm_castps_si128(r); }
+MHA_INLINE Reg reg(__m128i i) { return _mm_castsi128_ps(i); }
+MHA_INLINE Reg to_ints(Reg x) { return reg(_mm_cvtps_epi32(x)); }
+MHA_INLINE Reg to_floats(Reg i) { return _mm_cvtepi32_ps(bits(i)); }
+MHA_INLINE Reg add_ints(Reg a, Reg b) { return reg(_mm_add_epi32(bits(a), bits(b))); }
+MHA_INLINE Reg sub_ints(Reg a, Reg b) { return reg(_mm_sub_epi32(bits(a), bits(b))); }
+MHA_INLINE Reg mul_ints(Reg a, Reg b) {
+  const __m128i even = _mm_mul_epu32(bits(a), bits(b));
+  const __m128i odd = _mm_mul_epu32(_mm_srli_epi64(bits(a), 32), _mm_srli_epi64(bits(b), 32));
+  return reg(_mm_unpacklo_epi32(_mm_shuffle_epi32(even, 0x08), _mm_shuffle_epi32(odd, 0x08)));
+}
+MHA_INLINE Reg add_products(Reg x, Reg line, Reg sum) {
+  return reg(_mm_add_epi32(bits(sum), _mm_madd_epi16(bits(x), bits(line))));
+}
+MHA_INLINE Reg even_bytes(Reg w) { return reg(_mm_srai_epi16(_mm_slli_epi16(bits(w), 8), 8)); }
+MHA_INLINE Reg odd_bytes(Reg w) { return reg(_mm_srai_epi16(bits(w), 8)); }
+template <int kNumber>
+MHA_INLINE Reg nibble_pair(Reg w) {
+  return reg(_mm_and_si128(_mm_srli_epi16(bits(w), 4 * kNumber), _mm_set1_epi32(0x000f000f)));
+}
+#elif defined(MHA_ISA_NEON)
+MHA_INLINE int32x4_t bits(Reg r) { return vreinterpretq_s32_f32(r); }
+MHA_INLINE Reg reg(int32x4_t i) { return vreinterpretq_f32_s32(i); }
+MHA_INLINE Reg to_ints(Reg x) { return reg(vcvtnq_s32_f32(x)); }
+MHA_INLINE Reg to_floats(Reg i) { return vcvtq_f32_s32(bits(i)); }
+MHA_INLINE Reg add_ints(Reg a, Reg b) { return reg(vaddq_s32(bits(a), bits(b))); }
+MHA_INLINE Reg sub_ints(Reg a, Reg b) { return reg(vsubq_s32(bits(a), bits(b))); }
+MHA_INLINE Reg mul_ints(Reg a, Reg b) { return reg(vmulq_s32(bits(a), bits(b))); }
+MHA_INLINE int16x8_t halves(Reg r) { return vreinterpretq_s16_f32(r); }
+MHA_INLINE Reg from_halves(int16x8_t h) { return vreinterpretq_f32_s16(h); }
+#endif
+
+MHA_INLINE Vec to_ints(const Vec& x) {
+  return map([&](int i) MHA_ALWAYS_INLINE { return to_ints(x.r[i]); });
+}
+MHA_INLINE Vec to_floats(const Vec& x) {
+  return map([&](int i) MHA_ALWAYS_INLINE { return to_floats(x.r[i]); });
+}
+MHA_INLINE Vec add_ints(const Vec& a, const Vec& b) {
+  return map([&](int i) MHA_ALWAYS_INLINE { return add_ints(a.r[i], b.r[i]); });
+}
+MHA_INLINE Vec sub_ints(const Vec& a, const Vec& b) {
+  return map([&](int i) MHA_ALWAYS_INLINE { return sub_ints(a.r[i], b.r[i]); });
+}
+// The lower 32 bits of products.
+MHA_INLINE Vec mul_ints(const Vec& a, const Vec& b) {
+  return map([&](int i) MHA_ALWAYS_INLINE { return mul_ints(a.r[i], b.r[i]); });
+}
+MHA_INLINE Vec set_ints(int32_t x) {
+  float word;
+  memcpy(&word, &x, sizeof(word));
+  return set1(word);
+}
+
+#if defined(MHA_ISA_NEON)
+MHA_INLINE Vec add_products(const Vec& x, const Vec& line, const Vec& sum) {
+  const int16x4_t both = vget_low_s16(halves(x.r[0]));
+  Vec v;
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const int16x8_t first = halves(line.r[i]), second = halves(line.r[i + 2]);
+    int32x4_t low = vmlal_lane_s16(bits(sum.r[2 * i]), vget_low_s16(first), both, 0);
+    int32x4_t high = vmlal_high_lane_s16(bits(sum.r[2 * i + 1]), first, both, 0);
+    v.r[2 * i] = reg(vmlal_lane_s16(low, vget_low_s16(second), both, 1));
+    v.r[2 * i + 1] = reg(vmlal_high_lane_s16(high, second, both, 1));
+  }
+  return v;
+}
+// A line of what of(words, n) makes 4 integers of 16 bits of, for the first and the second integer.
+template <class Of>
+MHA_INLINE Vec line_of(const Vec& words, Of of) {
+  Vec line;
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const int32x4_t low = bits(words.r[2 * i]), high = bits(words.r[2 * i + 1]);
+    line.r[i] = from_halves(vcombine_s16(of(low, Number<0>()), of(high, Number<0>())));
+    line.r[i + 2] = from_halves(vcombine_s16(of(low, Number<1>()), of(high, Number<1>())));
+  }
+  return line;
+}
+template <int kNumber>
+MHA_INLINE Vec line_of_bytes(const Vec& words) {
+  return line_of(words, [](int32x4_t w, auto second) MHA_ALWAYS_INLINE {
+    constexpr int kLeft = 24 - 8 * (kNumber + 2 * decltype(second)::value);
+    return vshr_n_s16(vshrn_n_s32(vshlq_n_s32(w, kLeft), 16), 8);
+  });
+}
+template <int kNumber>
+MHA_INLINE Vec line_of_nibbles(const Vec& words) {
+  return line_of(words, [](int32x4_t w, auto second) MHA_ALWAYS_INLINE {
+    constexpr int kLeft = 28 - 4 * (kNumber + 4 * decltype(second)::value);
+    const uint16x4_t top = vshrn_n_u32(vshlq_n_u32(vreinterpretq_u32_s32(w), kLeft), 16);
+    return vreinterpret_s16_u16(vshr_n_u16(top, 12));
+  });
+}
+#else
+MHA_INLINE Vec add_products(const Vec& x, const Vec& line, const Vec& sum) {
+  return map([&](int i) MHA_ALWAYS_INLINE { return add_products(x.r[i], line.r[i], sum.r[i]); });
+}
+// Of words of four signed bytes: bytes n and n + 2, n = 0 or 1.
+template <int kNumber>
+MHA_INLINE Vec line_of_bytes(const Vec& words) {
+  return map([&](int i)
+                 MHA_ALWAYS_INLINE { return kNumber == 0 ? even_bytes(words.r[i]) : odd_bytes(words.r[i]); });
+}
+// Of words of eight nibbles: nibbles n and n + 4, 0 to 15.
+template <int kNumber>
+MHA_INLINE Vec line_of_nibbles(const Vec& words) {
+  return map([&](int i) MHA_ALWAYS_INLINE { return nibble_pair<kNumber>(words.r[i]); });
+}
+#endif
+
+}  // namespace
+}  // namespace mha::MHA_TARGET_NS
