@@ -128,65 +128,68 @@ MHA_NOINLINE void ready_rows(const GemmArgs& g, const Int8Groups& groups, const 
   });
 }
 
-// Codes of a panel and what they are less their zero.
+// The panels of a group of columns: codes, and for each group of inputs what they are less their zero, and their scales.
 template <class Operands>
 struct Int8Weights {
   const GemmArgs& g;
   Int8Groups groups;
   uint32_t flip;   // of each word of codes of 8 bits
-  int32_t offset;  // what a code of 0 less its zero is, where there are no zeros; else less the zero
+  int32_t offset;  // where there are no zeros: what a code of 0 is; else to be added to zeros
+  int64_t weight_groups;
+  float *scales, *zeros;  // [panels][weight_groups][16], zeros as integers
 
-  explicit Int8Weights(const GemmArgs& args) : g(args), groups(args), flip(0), offset(0) {
-    const bool zeros = g.zeros != nullptr;
+  explicit Int8Weights(const GemmArgs& args)
+      : g(args), groups(args), flip(0), offset(0), weight_groups(divide_up(g.k, groups.group)) {
+    const bool has_zeros = g.zeros != nullptr;
     // Signed and unsigned codes of 8 bits are read alike.
     const bool is_signed = g.panels_element == Element::kI8, wants_signed = Operands::kSignedZero == 0;
     switch (g.panels_element) {
       case Element::kI8:
       case Element::kU8:
         if (is_signed != wants_signed) flip = flip_of(Element::kU8);
-        offset = is_signed ? Operands::kSignedZero : zeros ? Operands::kSignedZero - 128 : Operands::kSignedZero;
+        offset = !is_signed && has_zeros ? Operands::kSignedZero - 128 : Operands::kSignedZero;
         break;
       default:
-        offset = g.panels_element == Element::kI4 || !zeros ? 8 : 0;
+        offset = g.panels_element == Element::kI4 || !has_zeros ? 8 : 0;
     }
   }
 
+  // Makes scales and zeros ready for `panels` panels from number `first` on.
+  MHA_NOINLINE void ready(int64_t first, int64_t panels) const {
+    const int64_t begin = first * weight_groups * kLanes, count = panels * weight_groups * kLanes;
+    widen_row(g.scale_element, g.scales + begin * bytes_of(g.scale_element), count, scales);
+    for (int64_t n = 0; n < count && g.zeros != nullptr; n += kLanes) {
+      const Bytes16 bytes = load_bytes(g.zeros + begin + n);
+      const Vec z = g.zero_element == Element::kI8 ? signed_floats(bytes) : unsigned_floats(bytes);
+      store(zeros + n, add_ints(to_ints(z), set_ints(offset)));
+    }
+  }
   template <int kPerWord>
   MHA_INLINE Vec words(const char* at) const {
     Vec w = load(reinterpret_cast<const float*>(at));
     if (kPerWord == 4) w = map([&](int i) MHA_ALWAYS_INLINE { return flip_codes(w.r[i], flip); });
     return w;
   }
-  // What is to be taken from a code of each of 16 outputs.
-  MHA_INLINE Vec zeros_of(int64_t panel, int64_t k) const {
-    const char* at = g.zeros + (panel * divide_up(g.k, groups.group) + groups.weight_group(k)) * kLanes;
-    const Bytes16 bytes = load_bytes(at);
-    return add_ints(to_ints(g.zero_element == Element::kI8 ? signed_floats(bytes) : unsigned_floats(bytes)),
-                    set_ints(offset));
-  }
-  MHA_INLINE Vec scales_of(int64_t panel, int64_t k) const {
-    const int64_t n = panel * divide_up(g.k, groups.group) + groups.weight_group(k);
-    return load_elements(g.scale_element, g.scales + n * kLanes * bytes_of(g.scale_element), 0, kLanes);
-  }
-  // The sums of a group, less what zeros are in them, times the scales, added to c.
+  // The sums of a group of inputs, less what zeros are in them, times the scales, added to c. column: of those made ready.
   template <int kRows, int kPanels>
-  MHA_INLINE void add_group(const Sums<kRows, kPanels>& sums, const Int8Rows& rows, int64_t row, int64_t panel,
-                            int64_t k, float* c, int64_t pitch) const {
-    const int64_t group = groups.number(k);
+  MHA_INLINE void add_group(const Sums<kRows, kPanels>& sums, const Int8Rows& rows, int64_t row, int64_t column,
+                            int64_t group, float* c, int64_t pitch) const {
+    const int64_t of_weight = groups.parts == 1 ? group : group / groups.parts;
 #pragma GCC unroll 8
     for (int p = 0; p < kPanels; ++p) {
-      const Vec scale = scales_of(panel + p, k), zeros = g.zeros != nullptr ? zeros_of(panel + p, k) : zero();
+      const int64_t at = ((column / kLanes + p) * weight_groups + of_weight) * kLanes;
+      const Vec scale = load(scales + at), zero_codes = g.zeros != nullptr ? load(zeros + at) : zero();
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
         const int64_t n = (row + r) * rows.groups + group;
         Vec sum = sums[r][p];
         if (g.zeros != nullptr) {
-          sum = sub_ints(sum, mul_ints(zeros, set_ints(rows.sums[n])));
+          sum = sub_ints(sum, mul_ints(zero_codes, set_ints(rows.sums[n])));
         } else if (offset != 0) {
           sum = sub_ints(sum, set_ints(offset * rows.sums[n]));
         }
-        float* at = c + r * pitch + p * kLanes;
-        store(at, add(load(at), mul(to_floats(sum), mul(set1(rows.scales[n]), scale))));
+        float* to = c + r * pitch + p * kLanes;
+        store(to, add(load(to), mul(to_floats(sum), mul(set1(rows.scales[n]), scale))));
       }
     }
   }
@@ -200,10 +203,10 @@ struct Int8GemmTile {
   static constexpr int kChains = 1;
   const Int8Weights<Operands>& weights;
   const Int8Rows& rows;
-  int64_t panel;  // of the first column
   int64_t begin, end;
   const float* lines;  // [columns / 16][panel_lines][16]
   int64_t panel_lines;
+  bool goes_on;     // with a group that began in an earlier block
   float *c, *ints;  // [rows][kInt8Pitch]
 
   template <int kRows, int kPanels>
@@ -211,11 +214,11 @@ struct Int8GemmTile {
     const float* a = rows.words + row * rows.stride + begin / Operands::kInputsOfWord;
     const float* b = lines + column * panel_lines;
     const int64_t at = row * kInt8Pitch + column;
-    for (int64_t k = begin; k < end;) {
+    int64_t group = weights.groups.number(begin);
+    for (int64_t k = begin; k < end; ++group) {
       const int64_t group_end = weights.groups.end(k), last = least(end, group_end);
       Sums<kRows, kPanels> sums;
-      const bool goes_on = k == begin && k > 0 && weights.groups.number(k) == weights.groups.number(k - 1);
-      if (goes_on) {
+      if (goes_on && k == begin) {
         load_sums<kRows, kPanels>(sums, ints + at, kInt8Pitch);
       } else {
         clear<kRows, kPanels>(sums);
@@ -228,7 +231,7 @@ struct Int8GemmTile {
       if (last < group_end) {
         store_sums<kRows, kPanels>(sums, ints + at, kInt8Pitch);
       } else {
-        weights.template add_group<kRows, kPanels>(sums, rows, row, panel + column / kLanes, k, c + at, kInt8Pitch);
+        weights.template add_group<kRows, kPanels>(sums, rows, row, column, group, c + at, kInt8Pitch);
       }
       k = last;
     }
@@ -252,7 +255,7 @@ struct FewRowsInt8Tile {
     const int64_t bytes = panel_bytes(Arithmetic::kInt8, g.panels_element, g.k), first = panel + column / kLanes;
     const char* b = g.panels + first * bytes;
     const float* a = rows.words + row * rows.stride;
-    for (int64_t k = 0; k < g.k;) {
+    for (int64_t k = 0, group = 0; k < g.k; ++group) {
       const int64_t group_end = weights.groups.end(k);
       Sums<kRows, kPanels> sums;
       clear<kRows, kPanels>(sums);
@@ -272,7 +275,8 @@ struct FewRowsInt8Tile {
           });
         }
       }
-      weights.template add_group<kRows, kPanels>(sums, rows, row, first, k, c + row * kInt8Pitch + column, kInt8Pitch);
+      weights.template add_group<kRows, kPanels>(sums, rows, row, column, group, c + row * kInt8Pitch + column,
+                                                 kInt8Pitch);
       k = group_end;
     }
   }
@@ -300,26 +304,30 @@ inline int64_t int8_block_end(const Int8Groups& groups, int64_t k) {
   return end;
 }
 
+// Rows of words are so many words more than a power of two apart: otherwise those of a tile fall into one set of L1.
+constexpr int64_t kRowPad = 8;
+
 // Floats of lines of a block, outputs and sums of rows, and their words, scales and sums.
 template <class Operands>
 inline int64_t int8_gemm_scratch(int64_t rows, int64_t k) {
-  const int64_t words = round_up(k, 8) / Operands::kInputsOfWord, groups = divide_up(k, kLanes) + 1;
-  return kInt8Pitch * (kWidenedDepth / Operands::kInputsOfWord + 2 * rows) + round_up(rows * words, kLanes) +
-         2 * round_up(rows * groups, kLanes);
+  const int64_t words = round_up(k, 8) / Operands::kInputsOfWord , groups = divide_up(k, kLanes) + 1;
+  return kInt8Pitch * (kWidenedDepth / Operands::kInputsOfWord + 2 * (rows + groups)) +
+         round_up(rows * (words + kRowPad), kLanes) + 2 * round_up(rows * groups, kLanes);
 }
 
 template <class Operands, int kPerWord>
 MHA_NOINLINE void int8_gemm_of(const GemmArgs& g) {
   constexpr int64_t kLines = kPerWord / Operands::kInputsOfWord;
-  const Int8Weights<Operands> weights(g);
+  Int8Weights<Operands> weights(g);
   const Int8Groups& groups = weights.groups;
   const int64_t panel_size = panel_bytes(Arithmetic::kInt8, g.panels_element, g.k);
   float* lines = g.scratch;
   float* outputs = lines + kInt8Pitch * (kWidenedDepth / Operands::kInputsOfWord);
-  Int8Rows rows;
   float* ints = outputs + kInt8Pitch * g.m;
-  rows.words = ints + kInt8Pitch * g.m, rows.stride = divide_up(g.k, kPerWord) * kLines;
-  rows.groups = groups.count();
+  weights.scales = ints + kInt8Pitch * g.m, weights.zeros = weights.scales + kInt8Pitch * weights.weight_groups;
+  Int8Rows rows;
+  rows.words = weights.zeros + kInt8Pitch * weights.weight_groups;
+  rows.stride = divide_up(g.k, kPerWord) * kLines + kRowPad, rows.groups = groups.count();
   rows.scales = rows.words + round_up(g.m * rows.stride, kLanes);
   rows.sums = reinterpret_cast<int32_t*>(rows.scales + round_up(g.m * rows.groups, kLanes));
   ready_rows<Operands, kPerWord>(g, groups, rows);
@@ -327,6 +335,7 @@ MHA_NOINLINE void int8_gemm_of(const GemmArgs& g) {
   for (int64_t column = 0; column < g.n; column += kInt8Pitch) {
     const int64_t columns = least(g.n - column, kInt8Pitch), panel = column / kLanes;
     memset(outputs, 0, static_cast<size_t>(g.m * kInt8Pitch) * sizeof(float));
+    weights.ready(panel, divide_up(columns, kLanes));
     if (few) {
       cover(FewRowsInt8Tile<Operands, kPerWord>{weights, rows, panel, outputs}, g.m, round_up(columns, kLanes));
     }
@@ -337,8 +346,9 @@ MHA_NOINLINE void int8_gemm_of(const GemmArgs& g) {
                                          g.panels + (panel + p) * panel_size + k / kPerWord * kLanes * kWordBytes,
                                          words, lines + p * words * kLines * kLanes);
       }
-      cover(Int8GemmTile<Operands>{weights, rows, panel, k, end, lines, words * kLines, outputs, ints}, g.m,
-            round_up(columns, kLanes));
+      Int8GemmTile<Operands> tile = {weights, rows, k, end, lines, words * kLines, false, outputs, ints};
+      tile.goes_on = k > 0 && groups.number(k) == groups.number(k - 1);
+      cover(tile, g.m, round_up(columns, kLanes));
       k = end;
     }
     for (int64_t r = 0; r < g.m; ++r) {
