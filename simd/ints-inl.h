@@ -3,7 +3,10 @@
 //
 // A line holds two integers of 16 bits for each of 16 lanes, in the order that the target multiplies fastest: both in the
 // word of their lane, or (NEON) all firsts before all seconds. add_products multiplies them with the two of a word that all
-// lanes share.
+// lanes share. line_of_rows: of 16 signed bytes and 16 others.
+//
+// store_halves: 16 integers as 16 bits each, which they fit. kDotStep codes of 8 bits are widened to 16 and multiplied with
+// as many integers of 16 bits at once; sums_of: the sum of each register's lanes, in its lane.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
@@ -21,6 +24,26 @@ MHA_INLINE Reg add_products(Reg x, Reg line, Reg sum) {
 // Bytes 0 and 2 of each word, or 1 and 3, as signed integers.
 MHA_INLINE Reg even_bytes(Reg w) { return reg(_mm512_srai_epi16(_mm512_slli_epi16(bits(w), 8), 8)); }
 MHA_INLINE Reg odd_bytes(Reg w) { return reg(_mm512_srai_epi16(bits(w), 8)); }
+MHA_INLINE Vec line_of_rows(Bytes16 first, Bytes16 second) {
+  const __m256i pairs = _mm256_set_m128i(_mm_unpackhi_epi8(first, second), _mm_unpacklo_epi8(first, second));
+  return {{reg(_mm512_cvtepi8_epi16(pairs))}};
+}
+MHA_INLINE void store_halves(float* p, const Vec& ints) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(bits(ints.r[0])));
+}
+constexpr int kDotStep = 32;
+MHA_INLINE Reg widened_step(const char* p) {
+  return reg(_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+}
+MHA_INLINE Reg add_step(Reg codes, const float* x, Reg sum) {
+  return add_products(codes, Reg::load_unaligned(x), sum);
+}
+MHA_INLINE Reg sums_of(const Reg all[kRegLanes]) {
+  alignas(64) float rows[kRegLanes * kRegLanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRegLanes; ++i) all[i].store_unaligned(rows + i * kRegLanes);
+  return fold_rows(rows, [](__m512 a, __m512 b) MHA_ALWAYS_INLINE { return __m512(add_ints(a, b)); }).r[0];
+}
 // Nibbles n and n + 4 of each word.
 template <int kNumber>
 MHA_INLINE Reg nibble_pair(Reg w) {
@@ -39,6 +62,27 @@ MHA_INLINE Reg add_products(Reg x, Reg line, Reg sum) {
 }
 MHA_INLINE Reg even_bytes(Reg w) { return reg(_mm256_srai_epi16(_mm256_slli_epi16(bits(w), 8), 8)); }
 MHA_INLINE Reg odd_bytes(Reg w) { return reg(_mm256_srai_epi16(bits(w), 8)); }
+MHA_INLINE Vec line_of_rows(Bytes16 first, Bytes16 second) {
+  return {{reg(_mm256_cvtepi8_epi16(_mm_unpacklo_epi8(first, second))),
+           reg(_mm256_cvtepi8_epi16(_mm_unpackhi_epi8(first, second)))}};
+}
+MHA_INLINE void store_halves(float* p, const Vec& ints) {
+  const __m256i taken = _mm256_packs_epi32(bits(ints.r[0]), bits(ints.r[1]));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(taken, 0xd8));  // halves back in order
+}
+constexpr int kDotStep = 16;
+MHA_INLINE Reg widened_step(const char* p) { return reg(_mm256_cvtepi8_epi16(load_bytes(p))); }
+MHA_INLINE Reg add_step(Reg codes, const float* x, Reg sum) {
+  return add_products(codes, Reg::load_unaligned(x), sum);
+}
+MHA_INLINE Reg sums_of(const Reg all[kRegLanes]) {
+  const auto quads = [&](int i) MHA_ALWAYS_INLINE {
+    return _mm256_hadd_epi32(_mm256_hadd_epi32(bits(all[i]), bits(all[i + 1])),
+                             _mm256_hadd_epi32(bits(all[i + 2]), bits(all[i + 3])));
+  };
+  const __m256i low = quads(0), high = quads(4);
+  return reg(_mm256_add_epi32(_mm256_permute2x128_si256(low, high, 0x20), _mm256_permute2x128_si256(low, high, 0x31)));
+}
 template <int kNumber>
 MHA_INLINE Reg nibble_pair(Reg w) {
   return reg(_mm256_and_si256(_mm256_srli_epi16(bits(w), 4 * kNumber), _mm256_set1_epi32(0x000f000f)));
@@ -60,6 +104,28 @@ MHA_INLINE Reg add_products(Reg x, Reg line, Reg sum) {
 }
 MHA_INLINE Reg even_bytes(Reg w) { return reg(_mm_srai_epi16(_mm_slli_epi16(bits(w), 8), 8)); }
 MHA_INLINE Reg odd_bytes(Reg w) { return reg(_mm_srai_epi16(bits(w), 8)); }
+MHA_INLINE __m128i lower_halves(Bytes16 b) { return _mm_srai_epi16(_mm_unpacklo_epi8(b, b), 8); }
+MHA_INLINE __m128i upper_halves(Bytes16 b) { return _mm_srai_epi16(_mm_unpackhi_epi8(b, b), 8); }
+MHA_INLINE Vec line_of_rows(Bytes16 first, Bytes16 second) {
+  const __m128i low = _mm_unpacklo_epi8(first, second), high = _mm_unpackhi_epi8(first, second);
+  return {{reg(lower_halves(low)), reg(upper_halves(low)), reg(lower_halves(high)), reg(upper_halves(high))}};
+}
+MHA_INLINE void store_halves(float* p, const Vec& ints) {
+  reg(_mm_packs_epi32(bits(ints.r[0]), bits(ints.r[1]))).store_unaligned(p);
+  reg(_mm_packs_epi32(bits(ints.r[2]), bits(ints.r[3]))).store_unaligned(p + 4);
+}
+constexpr int kDotStep = 8;
+MHA_INLINE Reg widened_step(const char* p) {
+  return reg(lower_halves(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+MHA_INLINE Reg add_step(Reg codes, const float* x, Reg sum) {
+  return add_products(codes, Reg::load_unaligned(x), sum);
+}
+MHA_INLINE Reg sums_of(const Reg all[kRegLanes]) {
+  Reg q[4] = {all[0], all[1], all[2], all[3]};
+  transpose_quads(q);
+  return add_ints(add_ints(q[0], q[1]), add_ints(q[2], q[3]));
+}
 template <int kNumber>
 MHA_INLINE Reg nibble_pair(Reg w) {
   return reg(_mm_and_si128(_mm_srli_epi16(bits(w), 4 * kNumber), _mm_set1_epi32(0x000f000f)));
@@ -74,6 +140,29 @@ MHA_INLINE Reg sub_ints(Reg a, Reg b) { return reg(vsubq_s32(bits(a), bits(b)));
 MHA_INLINE Reg mul_ints(Reg a, Reg b) { return reg(vmulq_s32(bits(a), bits(b))); }
 MHA_INLINE int16x8_t halves(Reg r) { return vreinterpretq_s16_f32(r); }
 MHA_INLINE Reg from_halves(int16x8_t h) { return vreinterpretq_f32_s16(h); }
+MHA_INLINE Vec line_of_rows(Bytes16 first, Bytes16 second) {
+  const int8x16_t a = vreinterpretq_s8_u8(first), b = vreinterpretq_s8_u8(second);
+  return {{from_halves(vmovl_s8(vget_low_s8(a))), from_halves(vmovl_high_s8(a)),
+           from_halves(vmovl_s8(vget_low_s8(b))), from_halves(vmovl_high_s8(b))}};
+}
+MHA_INLINE void store_halves(float* p, const Vec& ints) {
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const int16x8_t all = vcombine_s16(vmovn_s32(bits(ints.r[2 * i])), vmovn_s32(bits(ints.r[2 * i + 1])));
+    from_halves(all).store_unaligned(p + 4 * i);
+  }
+}
+constexpr int kDotStep = 8;
+MHA_INLINE Reg widened_step(const char* p) {
+  return from_halves(vmovl_s8(vld1_s8(reinterpret_cast<const int8_t*>(p))));
+}
+MHA_INLINE Reg add_step(Reg codes, const float* x, Reg sum) {
+  const int16x8_t a = halves(codes), b = halves(Reg::load_unaligned(x));
+  return reg(vmlal_high_s16(vmlal_s16(bits(sum), vget_low_s16(a), vget_low_s16(b)), a, b));
+}
+MHA_INLINE Reg sums_of(const Reg all[kRegLanes]) {
+  return reg(vpaddq_s32(vpaddq_s32(bits(all[0]), bits(all[1])), vpaddq_s32(bits(all[2]), bits(all[3]))));
+}
 #endif
 
 MHA_INLINE Vec to_ints(const Vec& x) {

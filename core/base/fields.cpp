@@ -50,15 +50,10 @@ mha_status check_float(const char* name, const mha_dtype& dtype, mha_error* erro
   return fail(error, MHA_ERR_UNSUPPORTED, "%s.dtype is %s: must be MHA_F32", name, dtype_name(value));
 }
 
-mha_status check_arithmetic(const char* name, const mha_arithmetic& arithmetic, mha_arithmetic most, mha_error* error) {
+mha_status check_arithmetic(const mha_arithmetic& arithmetic, mha_error* error) {
   const int value = enum_value(arithmetic);
-  if (value < MHA_ARITHMETIC_F32 || value > MHA_ARITHMETIC_INT8) {
-    return fail(error, MHA_ERR_ARGUMENT, "%s is %d: not a value of mha_arithmetic", name, value);
-  }
-  if (value <= most) return MHA_OK;
-  return fail(error, MHA_ERR_UNSUPPORTED, "%s is %s: this version has %s here", name,
-              value == MHA_ARITHMETIC_BF16 ? "MHA_ARITHMETIC_BF16" : "MHA_ARITHMETIC_INT8",
-              most == MHA_ARITHMETIC_F32 ? "MHA_ARITHMETIC_F32 alone" : "MHA_ARITHMETIC_F32 and MHA_ARITHMETIC_BF16");
+  if (value >= MHA_ARITHMETIC_F32 && value <= MHA_ARITHMETIC_INT8) return MHA_OK;
+  return fail(error, MHA_ERR_ARGUMENT, "arithmetic is %d: not a value of mha_arithmetic", value);
 }
 
 mha_status check_storage(const char* name, const mha_storage& s, mha_error* error) {

@@ -54,8 +54,7 @@ mha_status check_dtype(const char* name, const mha_dtype& dtype, mha_error* erro
 // MHA_F32 only.
 mha_status check_float(const char* name, const mha_dtype& dtype, mha_error* error);
 
-// most: the greatest of mha_arithmetic that the call has in this version.
-mha_status check_arithmetic(const char* name, const mha_arithmetic& arithmetic, mha_arithmetic most, mha_error* error);
+mha_status check_arithmetic(const mha_arithmetic& arithmetic, mha_error* error);
 mha_status check_storage(const char* name, const mha_storage& storage, mha_error* error);
 mha_status check_layout(const mha_weight_layout& layout, mha_error* error);
 

@@ -29,6 +29,8 @@ mha_status check_extent(const char* name, const Dimensions& n, const ElementStri
 mha_status check_input(const char* name, const mha_view& v, const Dimensions& n, Check check, ConstTensor* out,
                        mha_error* error);
 // The same for keys or values, which may be codes.
+// The types of keys and values that the arithmetic multiplies.
+mha_status check_pair(const AttentionProblem& p, mha_error* error);
 mha_status check_tokens(const char* name, const mha_view& v, const Dimensions& n, Check check, ConstTensor* out,
                         CodeRows* codes, mha_error* error);
 // As check_input; distinct elements must not overlap either.

@@ -87,7 +87,7 @@ mha_status check_attention_sizes(const mha_attention_args& a, AttentionProblem* 
                       error));
   MHA_TRY(check_heads(a.num_heads, a.num_kv_heads, &p->kv_heads, error));
   MHA_TRY(check_scale(a.scale, a.scale_is_exact, a.head_dim, &p->scale, error));
-  MHA_TRY(check_arithmetic("arithmetic", a.arithmetic, MHA_ARITHMETIC_BF16, error));
+  MHA_TRY(check_arithmetic(a.arithmetic, error));
   p->arithmetic = static_cast<Arithmetic>(enum_value(a.arithmetic));
   p->batch = a.batch, p->heads = a.num_heads, p->query_len = a.query_len, p->key_len = a.key_len;
   p->head_dim = a.head_dim, p->value_head_dim = a.value_head_dim != 0 ? a.value_head_dim : a.head_dim;
@@ -149,6 +149,7 @@ mha_status validate_attention(const mha_attention_args* args, Check check, Atten
     MHA_TRY(check_tokens("key", a.key, sizes.key, keys, &p.key, &p.key_codes, error));
     MHA_TRY(check_tokens("value", a.value, sizes.value, keys, &p.value, &p.value_codes, error));
   }
+  MHA_TRY(check_pair(p, error));
   MHA_TRY(check_result("output", a.output, sizes.output, Order::kBthd, check, &p.output, error));
   if (a.masks != nullptr) MHA_TRY(check_masks(*a.masks, keys, &p, error));
   if (a.score_mods != nullptr) MHA_TRY(check_mods(*a.score_mods, keys, &p, error));
@@ -187,7 +188,7 @@ mha_status validate_layer_config(const mha_layer_config* config, mha_layer_confi
                        {"out_dim", c.out_dim, 0}},
                       error));
   MHA_TRY(check_heads(c.num_heads, c.num_kv_heads, &c.num_kv_heads, error));
-  MHA_TRY(check_arithmetic("arithmetic", c.arithmetic, MHA_ARITHMETIC_INT8, error));
+  MHA_TRY(check_arithmetic(c.arithmetic, error));
   MHA_TRY(check_layout(c.layout, error));
   if (c.head_dim == 0) {
     if (c.embed_dim % c.num_heads != 0) {
@@ -312,7 +313,7 @@ mha_status validate_forward(const mha_layer_config& c, const mha_layer_args* arg
   p.tail = 0;
   MHA_TRY(check_reserved("args", a.reserved_int, a.reserved, error));
   MHA_TRY(check_sizes({{"batch", a.batch, 0}, {"query_len", a.query_len, 0}, {"key_len", a.key_len, 0}}, error));
-  MHA_TRY(check_arithmetic("arithmetic", a.arithmetic, MHA_ARITHMETIC_BF16, error));
+  MHA_TRY(check_arithmetic(a.arithmetic, error));
   p.arithmetic = static_cast<Arithmetic>(enum_value(a.arithmetic));
   KeySource source = {};
   MHA_TRY(check_key_source(c, a, &source, error));
@@ -340,6 +341,7 @@ mha_status validate_forward(const mha_layer_config& c, const mha_layer_args* arg
     p.value = as_const(projected_tensor(c, p, kValue, nullptr));
     p.output = p.attended = projected_tensor(c, p, kOutput, nullptr);
   }
+  MHA_TRY(check_pair(p, error));
   p.hadamard_output = value_codes_of(p).hadamard;
   return check_layer_views(c, a, source, check, p, views, error);
 }

@@ -3,6 +3,7 @@
 #include <cstdio>
 
 #include "core/call/checks.h"
+#include "core/call/items.h"
 
 namespace mha {
 namespace {
@@ -121,6 +122,37 @@ mha_status check_quant(const char* name, const mha_quant& q, Element element, co
 }
 
 }  // namespace
+
+mha_status check_pair(const AttentionProblem& p, mha_error* error) {
+  if (p.arithmetic != Arithmetic::kInt8) return MHA_OK;
+  const struct {
+    const char* name;
+    Element element;
+    const CodeRows& codes;
+    int64_t width;
+  } parts[] = {{"key", key_element_of(p), key_codes_of(p), p.head_dim},
+               {"value", value_element_of(p), value_codes_of(p), p.value_head_dim}};
+  for (const auto& part : parts) {
+    if (part.element != Element::kI8) {
+      return fail(error, MHA_ERR_UNSUPPORTED,
+                  "%ss are %s: MHA_ARITHMETIC_INT8 multiplies keys and values of MHA_I8, given or in a cache", part.name,
+                  dtype_name(static_cast<int>(part.element)));
+    }
+    if (part.codes.group < part.width) {
+      return fail(error, MHA_ERR_UNSUPPORTED,
+                  "%s.quant.group is %lld: MHA_ARITHMETIC_INT8 takes one scale for a row (0)", part.name,
+                  ll{part.codes.group});
+    }
+    if (part.codes.zeros.place != ScalePlace::kNone) {
+      return fail(error, MHA_ERR_UNSUPPORTED, "%s.quant.zeros is given: MHA_ARITHMETIC_INT8 takes codes without zeros",
+                  part.name);
+    }
+  }
+  if (p.head_dim <= kMostInt8Width) return MHA_OK;
+  return fail(error, MHA_ERR_UNSUPPORTED,
+              "head_dim is %lld: MHA_ARITHMETIC_INT8 has at most %lld, so that sums of integers stay below 2^31",
+              ll{p.head_dim}, ll{kMostInt8Width});
+}
 
 mha_status check_stored_result(const char* name, const mha_mut_view& v, const Dimensions& n, Check check, Tensor* out,
                                mha_error* error) {

@@ -30,7 +30,7 @@ mha_status linear_problem(const mha_linear& linear, const mha_linear_args& a, Ch
 mha_status validate_linear_config(const mha_linear_config& c, WeightSource* weight, mha_error* error) {
   MHA_TRY(check_reserved("config", c.reserved, error));
   MHA_TRY(check_sizes({{"in_features", c.in_features, 1}, {"out_features", c.out_features, 1}}, error));
-  MHA_TRY(check_arithmetic("arithmetic", c.arithmetic, MHA_ARITHMETIC_INT8, error));
+  MHA_TRY(check_arithmetic(c.arithmetic, error));
   MHA_TRY(check_layout(c.layout, error));
   return check_weight("weight", c.weight, c.layout, c.out_features, c.in_features, weight, error);
 }

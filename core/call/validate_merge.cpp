@@ -81,7 +81,7 @@ mha_status validate_merge(const mha_merge_args& a, mha_error* error) {
 
 mha_status validate_merge_partials(const mha_merge_partials_args& a, PartialsProblem* p, mha_error* error) {
   MHA_TRY(check_reserved("args", a.reserved, error));
-  MHA_TRY(check_arithmetic("arithmetic", a.arithmetic, MHA_ARITHMETIC_BF16, error));
+  MHA_TRY(check_arithmetic(a.arithmetic, error));
   MHA_TRY(check_sizes({{"batch", a.batch, 0},
                        {"num_heads", a.num_heads, 0},
                        {"query_len", a.query_len, 0},

@@ -57,9 +57,13 @@
 
 #include "core/kernels/int8_gemm-inl.h"
 
+#include "core/kernels/int8-inl.h"
+
 #include "core/kernels/key_scores-inl.h"
 
 #include "core/kernels/in_place-inl.h"
+
+#include "core/kernels/int8_in_place-inl.h"
 
 #include "core/kernels/few_keys-inl.h"
 

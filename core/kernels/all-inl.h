@@ -27,12 +27,17 @@ constexpr PackedKernels kPacked = make_packed<F32Products>();
 constexpr InPlaceKernels kInPlace = {attention_in_place<F32Products>, in_place_scratch<1>, kInPlaceRows,
                                      kMaxInPlaceRows, F32Products::kName};
 constexpr FewKeysKernels kFewKeysKernels = {attention_few_keys, few_keys_scratch};
-constexpr ResultKernels kResults = {merge, finish_weights};
+constexpr ResultKernels kResults = {merge<Fused>, finish_weights<Fused>};
 constexpr RowKernels kRows = make_rows();
 // Without FMA there is no BF16: its results could not be the same bits.
 constexpr PackedKernels kBf16Packed = make_packed<Bf16Products>();
 constexpr InPlaceKernels kBf16InPlace = {attention_in_place<Bf16Products>, in_place_scratch<2>, kInPlaceRows,
                                          kMaxInPlaceRows, Bf16Products::kName};
+// INT8's bits are those of all targets.
+constexpr PackedKernels kInt8Packed = make_packed<Int8Products>();
+constexpr InPlaceKernels kInt8InPlace = {int8_attention_in_place, int8_in_place_scratch, kInPlaceRows, kMaxInPlaceRows,
+                                         Int8Products::kName};
+constexpr ResultKernels kInt8Results = {merge<Unfused>, finish_weights<Unfused>};
 constexpr LinearKernels kLinear = make_linear();
 constexpr LinearKernels kBf16Linear = make_bf16_linear<FmaOperands>();
 constexpr LinearKernels kInt8Linear = make_int8_linear<IntPairs>();
@@ -49,6 +54,10 @@ constexpr KernelTable make_table() {
     for (AttentionKernels& k : t.attention[static_cast<int>(Arithmetic::kBf16)]) {
       k = {&kBf16Packed, &kBf16InPlace, nullptr, &kResults};
     }
+  }
+  if constexpr (kHasCodes) {
+    t.attention[static_cast<int>(Arithmetic::kInt8)][static_cast<int>(Element::kI8)] = {&kInt8Packed, &kInt8InPlace,
+                                                                                        nullptr, &kInt8Results};
   }
   return t;
 }

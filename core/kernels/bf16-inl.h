@@ -119,6 +119,7 @@ struct PairedChains {
 // (2^(index / 256) - 1)). u < 256: the weight is 0. Those table entries are 2^((u - 32512) / 256) rounded to eight bits,
 // which is how they are computed here; none of the 256 is near a tie.
 struct Bf16Softmax {
+  using Rounding = Fused;
   static constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: the unit in the last place of a sum with it is 1
   static constexpr float kSteps = 256.0f;       // of u from a power of two to the next
   static constexpr float kOne = 127 * kSteps;   // u of a weight of 1
@@ -215,6 +216,7 @@ struct PairingSoftmax : Bf16Softmax {
 
 struct Bf16Products {
   static constexpr int kChains = 2;
+  static constexpr bool kSkipsHidden = false;
   static constexpr int64_t kGroupRows = kAttentionRows, kKeyStep = 1;
   using Session = F32Products::Session;
   static constexpr const char* kName =

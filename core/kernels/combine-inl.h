@@ -8,21 +8,21 @@ namespace mha::MHA_TARGET_NS {
 namespace {
 
 // Combines 16 columns of a row. kFirst: there is no running output yet. kLast: also makes the result.
-template <bool kFirst, bool kLast>
+template <class Rounding, bool kFirst, bool kLast>
 struct RowCombination {
   Vec keep, take, inverse;
 
   MHA_INLINE Vec operator()(const Vec& sums, const Vec& running) const {
     Vec v = mul(sums, take);
-    if (!kFirst) v = fma(running, keep, v);
+    if (!kFirst) v = Rounding::multiply_add(running, keep, v);
     return kLast ? add(mul(v, inverse), zero()) : v;
   }
 };
 
 // Combines one row. `before` may be `output`.
-template <bool kFirst, bool kLast>
-MHA_INLINE void combine_row(const RowCombination<kFirst, kLast>& combined, const float* sums, const float* before,
-                            int64_t width, float* output) {
+template <class Rounding, bool kFirst, bool kLast>
+MHA_INLINE void combine_row(const RowCombination<Rounding, kFirst, kLast>& combined, const float* sums,
+                            const float* before, int64_t width, float* output) {
   int64_t d = 0;
   for (; d + 4 * kLanes <= width; d += 4 * kLanes) {
     Vec v[4];
@@ -69,24 +69,25 @@ struct ChunkSums {
 // rows ahead.
 constexpr int64_t kRowsToWriteAhead = 4;
 
-template <bool kFirst, bool kLast>
+template <class Rounding, bool kFirst, bool kLast>
 void combine_rows_as(const ChunkSums& c, const RowFactors& f) {
   for (int64_t r = 0; r < c.num_rows; ++r) {
     if (r + kRowsToWriteAhead < c.num_rows) {
       const float* ahead = c.after(r + kRowsToWriteAhead);
       for (int64_t d = 0; d < c.width; d += kLanes) prefetch_to_write(ahead + d);
     }
-    const RowCombination<kFirst, kLast> combined = {set1(f.keep[r]), set1(f.take[r]), set1(f.inverse[r])};
+    const RowCombination<Rounding, kFirst, kLast> combined = {set1(f.keep[r]), set1(f.take[r]), set1(f.inverse[r])};
     combine_row(combined, c.sums + r * c.pitch, c.before(r), c.width, c.after(r));
     if (c.rounds()) round_row(c.element, c.sums + r * c.pitch, c.width, c.rows[r].output);
   }
 }
 
+template <class Rounding>
 MHA_NOINLINE void combine_rows(const ChunkSums& c, const RowFactors& f) {
   if (c.first) {
-    (c.last ? combine_rows_as<true, true> : combine_rows_as<true, false>)(c, f);
+    (c.last ? combine_rows_as<Rounding, true, true> : combine_rows_as<Rounding, true, false>)(c, f);
   } else {
-    (c.last ? combine_rows_as<false, true> : combine_rows_as<false, false>)(c, f);
+    (c.last ? combine_rows_as<Rounding, false, true> : combine_rows_as<Rounding, false, false>)(c, f);
   }
 }
 
@@ -102,6 +103,7 @@ inline void clear_empty_rows(const AttentionRow* rows, const RowState* states, i
 constexpr int64_t kMergeColumns = 16 * kLanes;
 
 // Combines the chunks of one row and their states. Only columns [column, column + width) are computed, into `output`.
+template <class Rounding>
 inline void merge_columns(const MergeArgs& m, int64_t column, int64_t width, float* output, RowFactors& f,
                           RowState* state) {
   const auto state_of = [&m](int64_t c) {
@@ -120,34 +122,35 @@ inline void merge_columns(const MergeArgs& m, int64_t column, int64_t width, flo
     if (chunk.sum == kUnseen) continue;
     store(f.running_max, set1(state->max)), store(f.running_sum, set1(state->sum));
     store(f.chunk_max, set1(chunk.max)), store(f.chunk_sum, set1(chunk.sum));
-    merge_states(f, 1);
+    merge_states<Rounding>(f, 1);
     *state = {f.running_max[0], f.running_sum[0]};
     const bool last = c + 1 == end;
-    if (last && m.has_sink) merge_one_sink(m.sink, f);
+    if (last && m.has_sink) merge_one_sink<Rounding>(m.sink, f);
     ChunkSums sums = {};
     sums.rows = &row, sums.num_rows = 1, sums.width = width;
     sums.sums = const_cast<float*>(m.partial_outputs) + c * m.step + column;  // only read, as nothing is rounded here
     sums.first = c == first, sums.leaves = true, sums.last = last;
-    combine_rows(sums, f);
+    combine_rows<Rounding>(sums, f);
   }
   clear_empty_rows(&row, state, 1, width, Element::kF32);
   if (first == end && m.has_sink) {
     load_states(state, 1, true, f);
-    merge_one_sink(m.sink, f);
+    merge_one_sink<Rounding>(m.sink, f);
   }
   if (m.has_sink) *state = {f.running_max[0], f.running_sum[0]};
 }
 
+template <class Rounding>
 inline void merge(const MergeArgs* args) {
   const MergeArgs& m = *args;
   RowFactors f;
   if (m.output_element == Element::kF32) {
-    return merge_columns(m, 0, m.value_head_dim, reinterpret_cast<float*>(m.output), f, m.state);
+    return merge_columns<Rounding>(m, 0, m.value_head_dim, reinterpret_cast<float*>(m.output), f, m.state);
   }
   alignas(64) float output[kMergeColumns];
   for (int64_t column = 0; column < m.value_head_dim; column += kMergeColumns) {
     const int64_t width = least(m.value_head_dim - column, kMergeColumns);
-    merge_columns(m, column, width, output, f, m.state);
+    merge_columns<Rounding>(m, column, width, output, f, m.state);
     round_row(m.output_element, output, width, m.output + column * bytes_of(m.output_element));
   }
 }

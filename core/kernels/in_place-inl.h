@@ -233,7 +233,8 @@ struct InPlaceBlocks {
   int64_t far_keys, far_values;  // tokens that kFarBytes hold
 
   explicit InPlaceBlocks(const AttentionArgs& args) : a(args) {}
-  auto softmax() const { return typename Products::FloatSoftmax(); }
+  using Softmax = typename Products::FloatSoftmax;
+  Softmax softmax() const { return {}; }
   float* scores() const { return scratch.scores; }
   float* sums() const { return scratch.sums; }
   int64_t pitch() const { return padded(a.value_head_dim); }

@@ -66,6 +66,23 @@ struct Int8Rows {
   int64_t groups;
 };
 
+// Integers as the words that lines are multiplied with; returns their end.
+template <class Operands, int kPerWord>
+MHA_INLINE uint32_t* put_words(const int32_t* codes, int64_t count, uint32_t* words) {
+  constexpr int kLines = kPerWord / Operands::kInputsOfWord;
+  for (int64_t w = 0; w < count; ++w) {
+#pragma GCC unroll 8
+    for (int line = 0; line < kLines; ++line) {
+      uint32_t word = 0;
+      for (int n = 0; n < Operands::kInputsOfWord; ++n) {
+        word |= Operands::place(codes[w * kPerWord + n * kLines + line], n);
+      }
+      *words++ = word;
+    }
+  }
+  return words;
+}
+
 // Group [begin, end) of a row. E: the element type of inputs.
 template <class Operands, int kPerWord, class E>
 MHA_INLINE void ready_group(const char* src, int64_t begin, int64_t end, uint32_t* words, float* scale, int32_t* sum) {
@@ -97,17 +114,7 @@ MHA_INLINE void ready_group(const char* src, int64_t begin, int64_t end, uint32_
     const Vec rounded = to_ints(mul(inputs(at), inverse));
     total = add_ints(total, rounded);
     store(reinterpret_cast<float*>(codes), rounded);
-    const int64_t whole = divide_up(least(end - at, kLanes), kPerWord);
-    for (int64_t w = 0; w < whole; ++w) {
-#pragma GCC unroll 8
-      for (int line = 0; line < kLines; ++line) {
-        uint32_t word = 0;
-        for (int n = 0; n < Operands::kInputsOfWord; ++n) {
-          word |= Operands::place(codes[w * kPerWord + n * kLines + line], n);
-        }
-        *words++ = word;
-      }
-    }
+    words = put_words<Operands, kPerWord>(codes, divide_up(least(end - at, kLanes), kPerWord), words);
   }
   alignas(64) int32_t lanes[kLanes];
   store(reinterpret_cast<float*>(lanes), total);

@@ -406,6 +406,9 @@ struct AngleArgs {
 enum class Arithmetic : int32_t { kF32, kBf16, kInt8 };
 constexpr int kArithmetics = 3;
 
+// INT8: the widest key, whose product with a query of 15 bits stays below 2^31.
+constexpr int64_t kMostInt8Width = 1024;
+
 // A build may leave BF16 out (MHA_BF16=OFF).
 #if defined(MHA_NO_BF16)
 constexpr bool kHasBf16 = false;

@@ -158,6 +158,7 @@ struct ValueProduct {
   const float* values;   // panels [width / 16][lines][16], a line for each key of the chunk or two
   int64_t panel_stride;  // from 16 columns to the next
   int64_t begin, keys;
+  bool skips;        // hidden keys must be left out: Products::kSkipsHidden
   bool ends_differ;  // some row sees fewer keys: its key_end comes before begin + keys
   float* sums;       // [rows][pitch]
   int64_t pitch;
@@ -211,6 +212,7 @@ struct F32Products {
   static constexpr int kChains = 1;  // of an element of a product
   static constexpr int64_t kGroupRows = kAttentionRows;
   static constexpr int64_t kKeyStep = 1;  // keys that multiply_values takes at a time, seen or not
+  static constexpr bool kSkipsHidden = false;  // multiply_values leaves hidden keys out, if values are not finite
   struct Session {                        // what lives as long as a kernel runs
     Session() {}
   };
@@ -264,7 +266,8 @@ struct PackedBlocks {
   PrefetchStreams ahead;
 
   explicit PackedBlocks(const AttentionArgs& args) : a(args) {}
-  auto softmax() const { return Products::softmax(scratch); }
+  using Softmax = decltype(Products::softmax(PackedScratch()));
+  Softmax softmax() const { return Products::softmax(scratch); }
   float* scores() const { return scratch.scores; }
   float* sums() const { return scratch.sums; }
   int64_t pitch() const { return padded(a.value_head_dim); }
@@ -297,21 +300,24 @@ struct PackedBlocks {
     const int64_t panel_stride = Products::value_lines(chunk.keys) * kLanes;
     // Keys of the chunk beyond those that any row of the group sees are hidden, too.
     const bool beyond = least(round_up(g.keys, Products::kKeyStep), chunk.keys) > g.keys;
-    if ((hidden || beyond) && !finite) {
-      sums_of_visible<typename Products::Chain>(
-          rows, g.num_rows, g.begin, g.keys, a.value_head_dim, scratch.scores,
-          [&](int64_t j, int64_t column, int) {
-            return Products::value_of(scratch.values + column / kLanes * panel_stride, j);
-          },
-          scratch.sums, pitch());
-      return;
+    const bool skips = (hidden || beyond) && !finite;
+    if constexpr (!Products::kSkipsHidden) {
+      if (skips) {
+        sums_of_visible<typename Products::Chain>(
+            rows, g.num_rows, g.begin, g.keys, a.value_head_dim, scratch.scores,
+            [&](int64_t j, int64_t column, int) {
+              return Products::value_of(scratch.values + column / kLanes * panel_stride, j);
+            },
+            scratch.sums, pitch());
+        return;
+      }
     }
     const int64_t next = g.row + g.num_rows;
     ahead.next_queries = queries_ahead(a, next, kGroupRows, chunk.last);
     ahead.next_weights = weights_ahead(a, next, kGroupRows, chunk.begin, chunk.keys);
     ahead.next_masks = masks_ahead(a, next, kGroupRows, chunk.begin, chunk.keys);
     ValueProduct product = {};
-    product.rows = rows;
+    product.rows = rows, product.skips = skips;
     product.values = scratch.values, product.panel_stride = panel_stride;
     product.begin = g.begin, product.keys = g.keys, product.ends_differ = g.sight.least_end < g.begin + g.keys;
     product.sums = scratch.sums, product.pitch = pitch(), product.ahead = &ahead;

@@ -7,12 +7,13 @@ namespace mha::MHA_TARGET_NS {
 namespace {
 
 // A chunk's factors from its maxima, for the rows of a group whose last chunk has been combined.
+template <class Rounding>
 MHA_NOINLINE void chunk_factors(const float* maxima, int64_t rows, const RowFactors& f, float* factors) {
   const Vec none = set1(-kInfinity);
   for (int64_t r = 0; r < rows; r += kLanes) {
     const Vec most = load(f.running_max + r), base = select_greater(most, none, most, zero());
     const Vec chunk = load_first(maxima + r, static_cast<int>(least(rows - r, kLanes)));
-    store(factors + r, mul(exp2_of_difference(chunk, base), inverse_or_zero(load(f.running_sum + r))));
+    store(factors + r, mul(exp2_of_difference<Rounding>(chunk, base), inverse_or_zero(load(f.running_sum + r))));
   }
 }
 
@@ -54,6 +55,7 @@ inline bool copies_whole(const AttentionRow* rows, int64_t keys, bool last) {
 
 // Stores a chunk's exponentials `weights` [num_rows][kScoreStride], of rows from `row` on, in the rows of attention
 // weights. `last`: also finishes these rows, up to their end.
+template <class Rounding>
 MHA_NOINLINE void keep_weights(const AttentionArgs& a, int64_t row, int64_t num_rows, int64_t begin, int64_t keys,
                                bool last, const RowFactors& f, const float* weights) {
   const AttentionRow* rows = a.rows + row;
@@ -70,10 +72,10 @@ MHA_NOINLINE void keep_weights(const AttentionArgs& a, int64_t row, int64_t num_
   alignas(64) float factors[kMaxGroupRows];
   for (int64_t c = 0; c < begin / kChunk; ++c) {
     const float* before = a.maxima + c * a.num_rows + row;
-    chunk_factors(before, num_rows, f, factors);
+    chunk_factors<Rounding>(before, num_rows, f, factors);
     for (int64_t r = 0; r < num_rows; ++r) finish_chunk(rows[r], c * kChunk, (c + 1) * kChunk, before[r], factors[r]);
   }
-  chunk_factors(f.chunk_max, num_rows, f, factors);
+  chunk_factors<Rounding>(f.chunk_max, num_rows, f, factors);
   for (int64_t r = 0; r < num_rows; ++r) {
     scale_weights(weights + r * kScoreStride, 0, keys, factors[r], rows[r].weights + begin);
     clear_weights(rows[r].weights, begin + keys, a.weights_len);
@@ -88,6 +90,7 @@ inline void clear_maxima(const AttentionArgs& a) {
   for (int64_t n = 0; n < count; ++n) a.maxima[n] = -kInfinity;
 }
 
+template <class Rounding>
 inline void finish_weights(const FinishWeightsArgs* args) {
   const AttentionRow& row = *args->row;
   RowFactors f;
@@ -96,7 +99,7 @@ inline void finish_weights(const FinishWeightsArgs* args) {
     const float maximum = args->maxima[c * args->step];
     alignas(64) float maxima[kLanes], factors[kLanes];
     store(maxima, set1(maximum));
-    chunk_factors(maxima, 1, f, factors);
+    chunk_factors<Rounding>(maxima, 1, f, factors);
     finish_chunk(row, c * kChunk, least((c + 1) * kChunk, args->weights_len), maximum, factors[0]);
   }
   clear_weights(row.weights, args->num_chunks * kChunk, args->weights_len);

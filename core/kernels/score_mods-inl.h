@@ -67,26 +67,29 @@ inline void rescale_scores(float factor, const ScoreRange& range, float* scores)
 
 // The product is the score (core/README.md, 6). A score that is small beside the cap stays as it is, since tanh x is x
 // there and s / cap may be denormal.
+template <class Rounding>
 MHA_COLD void apply_extreme_softcap(const ScoreMods& mods, const ScoreRange& range, float* scores) {
   const Vec cap = set1(mods.cap), slope = set1(mods.cap_slope), linear = set1(0x1p-12f);
   change_scores(range, scores, [&](Vec s, int64_t) MHA_ALWAYS_INLINE {
     const Vec x = mul(s, slope);
-    return select_greater(absolute(x), linear, mul(cap, tanh(x)), s);
+    return select_greater(absolute(x), linear, mul(cap, tanh<Rounding>(x)), s);
   });
 }
 
+template <class Rounding>
 inline void apply_softcap(const ScoreMods& mods, const RowMods&, const ScoreRange& range, float* scores) {
-  if (mods.cap_slope != 0.0f) return apply_extreme_softcap(mods, range, scores);
+  if (mods.cap_slope != 0.0f) return apply_extreme_softcap<Rounding>(mods, range, scores);
   const Vec cap = set1(mods.cap);
-  change_scores(range, scores, [&](Vec s, int64_t) MHA_ALWAYS_INLINE { return mul(cap, tanh(s)); });
+  change_scores(range, scores, [&](Vec s, int64_t) MHA_ALWAYS_INLINE { return mul(cap, tanh<Rounding>(s)); });
 }
 
 // Distances count on by 16, which is less work than computing each from its key.
+template <class Rounding>
 inline void apply_alibi(const ScoreMods&, const RowMods& row, const ScoreRange& range, float* scores) {
   const Vec slope = set1(-row.alibi_slope), step = set1(kLanes);
   Vec at = add(set1(static_cast<float>(range.distance + range.from)), lane_numbers());
   for (int64_t j = range.from; j < range.end; j += kLanes, at = add(at, step)) {
-    store(scores + j, fma(slope, absolute(at), load(scores + j)));
+    store(scores + j, Rounding::multiply_add(slope, absolute(at), load(scores + j)));
   }
 }
 
@@ -107,6 +110,7 @@ MHA_INLINE Vec load_biases(const float* bias, int64_t distance, const ScoreMods&
   return edge_biases(bias, distance, mods);
 }
 
+template <class Rounding>
 inline void apply_relative_bias(const ScoreMods& mods, const RowMods& row, const ScoreRange& range, float* scores) {
   const float* bias = row.relative_bias;
   const Vec scale = set1(kToScoreUnit), farthest = set1(bias[-mods.relative_left]);
@@ -114,12 +118,15 @@ inline void apply_relative_bias(const ScoreMods& mods, const RowMods& row, const
   const int64_t beyond = most(-mods.relative_left - (kLanes - 1) - range.distance - range.from, 0);
   const int64_t far_end = least(range.end, divide_up(beyond, kLanes) * kLanes + range.from);
   change_scores({range.from, far_end, range.distance}, scores,
-                [&](Vec s, int64_t) MHA_ALWAYS_INLINE { return fma(farthest, scale, s); });
+                [&](Vec s, int64_t) MHA_ALWAYS_INLINE { return Rounding::multiply_add(farthest, scale, s); });
   change_scores({most(range.from, far_end), range.end, range.distance}, scores,
-                [&](Vec s, int64_t at) MHA_ALWAYS_INLINE { return fma(load_biases(bias, at, mods), scale, s); });
+                [&](Vec s, int64_t at) MHA_ALWAYS_INLINE {
+                  return Rounding::multiply_add(load_biases(bias, at, mods), scale, s);
+                });
 }
 
 // All modifications of the keys in the row's range, in the order of the list. Scores outside are hidden afterwards.
+template <class Rounding>
 inline void modify_scores(const AttentionRow& row, const ScoreMods& mods, int64_t begin, int64_t keys, float* scores) {
   const RowMods& own = row.extras->mods;
   const int64_t seen = row.key_begin - begin;
@@ -128,7 +135,7 @@ inline void modify_scores(const AttentionRow& row, const ScoreMods& mods, int64_
   range.end = least(keys, row.key_end - begin), range.distance = begin - own.position;
   if (mods.rescale != 1.0f) rescale_scores(mods.rescale, range, scores);
 #define MHA_SCORE_MOD(name, field, text, given, positions, changed) \
-  if (mods.name) apply_##name(mods, own, range, scores);
+  if (mods.name) apply_##name<Rounding>(mods, own, range, scores);
 #include "core/kernels/score_mods.def"
 }
 

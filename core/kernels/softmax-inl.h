@@ -9,7 +9,10 @@ namespace {
 constexpr int64_t kScoreStride = kChunk + kLanes;
 
 // 2^(8 (x - base)). The difference is taken first, so that large x and base lose no precision.
-MHA_INLINE Vec exp2_of_difference(const Vec& x, const Vec& base) { return exp2(mul(sub(x, base), set1(kScoreUnit))); }
+template <class Rounding = Fused>
+MHA_INLINE Vec exp2_of_difference(const Vec& x, const Vec& base) {
+  return exp2<Rounding>(mul(sub(x, base), set1(kScoreUnit)));
+}
 
 // A maximum of -inf means that there is no key yet. Base 0 then avoids -inf minus -inf, and 2^(-inf - 0) is 0.
 MHA_INLINE float exponent_base(float max) { return max == -kInfinity ? 0.0f : max; }
@@ -38,14 +41,15 @@ inline void load_states(const RowState* states, int64_t rows, bool first, RowFac
 }
 
 // Merges the chunk's max and sum into the running ones. The caller passes chunks in ascending order.
+template <class Rounding = Fused>
 inline void merge_states(RowFactors& f, int64_t rows) {
   const Vec none = set1(-kInfinity);
   for (int64_t r = 0; r < rows; r += kLanes) {
     const Vec chunk = load(f.chunk_max + r), running = load(f.running_max + r);
     const Vec most = max_or_second(running, chunk);
     const Vec base = select_greater(most, none, most, zero());
-    const Vec keep = exp2_of_difference(running, base), take = exp2_of_difference(chunk, base);
-    const Vec total = fma(load(f.running_sum + r), keep, mul(load(f.chunk_sum + r), take));
+    const Vec keep = exp2_of_difference<Rounding>(running, base), take = exp2_of_difference<Rounding>(chunk, base);
+    const Vec total = Rounding::multiply_add(load(f.running_sum + r), keep, mul(load(f.chunk_sum + r), take));
     store(f.running_max + r, most);
     store(f.running_sum + r, total);
     store(f.keep + r, keep);
@@ -56,31 +60,35 @@ inline void merge_states(RowFactors& f, int64_t rows) {
 
 // Merges sinks [rows padded to 16] into the states of rows after their last chunk. A sink acts as one more chunk, with
 // one key and no value. `inverse` then turns the output into the result.
+template <class Rounding>
 inline void merge_sinks(const float* sinks, RowFactors& f, int64_t rows) {
   const Vec none = set1(-kInfinity);
   for (int64_t r = 0; r < rows; r += kLanes) {
     const Vec sink = load(sinks + r), running = load(f.running_max + r);
     const Vec most = max_or_second(running, sink);
     const Vec base = select_greater(most, none, most, zero());
-    const Vec keep = exp2_of_difference(running, base);
-    const Vec total = fma(load(f.running_sum + r), keep, exp2_of_difference(sink, base));
+    const Vec keep = exp2_of_difference<Rounding>(running, base);
+    const Vec total =
+        Rounding::multiply_add(load(f.running_sum + r), keep, exp2_of_difference<Rounding>(sink, base));
     store(f.running_max + r, most);
     store(f.running_sum + r, total);
     store(f.inverse + r, mul(keep, inverse_or_zero(total)));
   }
 }
 
+template <class Rounding>
 inline void merge_row_sinks(const AttentionRow* rows, int64_t num_rows, RowFactors& f) {
   alignas(64) float sinks[kMaxGroupRows];
   for (int64_t r = 0; r < round_up(num_rows, kLanes); ++r)
     sinks[r] = r < num_rows ? rows[r].extras->mods.sink : -kInfinity;
-  merge_sinks(sinks, f, num_rows);
+  merge_sinks<Rounding>(sinks, f, num_rows);
 }
 
+template <class Rounding>
 inline void merge_one_sink(float sink, RowFactors& f) {
   alignas(64) float sinks[kLanes];
   store(sinks, set1(sink));
-  merge_sinks(sinks, f, 1);
+  merge_sinks<Rounding>(sinks, f, 1);
 }
 
 inline void store_states(const RowFactors& f, int64_t rows, RowState* states) {
@@ -195,6 +203,7 @@ MHA_INLINE void fold_lanes(float* lanes, int64_t rows, float none, FoldRow fold_
 
 // What the softmax of F32 does with a row's maximum and scores; Bf16Softmax (bf16-inl.h) is its like.
 struct F32Softmax {
+  using Rounding = Fused;
   static MHA_INLINE float base(float max) { return max; }
   template <bool kCopies>
   MHA_INLINE Vec exp2_row(int64_t, float* scores, int64_t panels, float base, float* copy) const {

@@ -11,7 +11,7 @@
 //   multiply_values(group, hidden)    sums() [rows][pitch()] = probabilities, in scores(), * values. hidden: some key
 //                                     is hidden from some row; NaN or Inf in its value must not reach that row
 //   scores(), sums(), pitch(), running(row)
-//   softmax()                         F32Softmax or its like
+//   Softmax, softmax()                F32Softmax or its like
 namespace mha::MHA_TARGET_NS {
 namespace {
 
@@ -94,9 +94,10 @@ inline Group group_at(const AttentionRow* rows, int64_t row, int64_t num_rows, i
 }
 
 // Applies softcap, biases and masks to a group's scores. Returns whether any key is hidden from any row.
+template <class Rounding>
 inline bool mask_group(const AttentionRow* rows, const ScoreMods& mods, const Group& g, float* scores) {
   if (changes_scores(mods)) {
-    for (int64_t r = 0; r < g.num_rows; ++r) modify_scores(rows[r], mods, g.begin, g.keys, scores + r * kScoreStride);
+    for (int64_t r = 0; r < g.num_rows; ++r) modify_scores<Rounding>(rows[r], mods, g.begin, g.keys, scores + r * kScoreStride);
   }
   bool hidden = false;
   ChunkMasks common;
@@ -115,15 +116,16 @@ inline bool mask_group(const AttentionRow* rows, const ScoreMods& mods, const Gr
 template <class Softmax>
 MHA_NOINLINE bool softmax_step(const Softmax& softmax, const AttentionArgs& a, const Group& g, float* scores,
                                RowFactors& f) {
+  using Rounding = typename Softmax::Rounding;
   const AttentionRow* rows = a.rows + g.row;
   RowState* states = a.states + g.row;
-  const bool hidden = g.keys > 0 && mask_group(rows, a.mods, g, scores);
+  const bool hidden = g.keys > 0 && mask_group<Rounding>(rows, a.mods, g, scores);
   load_states(states, g.num_rows, g.first, f);
   softmax_rows(softmax, {rows, g.num_rows, g.begin, g.keys}, copies_whole(rows, g.keys, g.last), scores, f);
-  merge_states(f, g.num_rows);
+  merge_states<Rounding>(f, g.num_rows);
   store_states(f, g.num_rows, states);
-  if (g.last && a.mods.sinks) merge_row_sinks(rows, g.num_rows, f);
-  keep_weights(a, g.row, g.num_rows, g.begin, g.keys, g.last, f, scores);
+  if (g.last && a.mods.sinks) merge_row_sinks<Rounding>(rows, g.num_rows, f);
+  keep_weights<Rounding>(a, g.row, g.num_rows, g.begin, g.keys, g.last, f, scores);
   return hidden;
 }
 
@@ -156,7 +158,7 @@ MHA_NOINLINE void attention_step(const AttentionArgs& a, Blocks& blocks, const C
   sums.sums = blocks.sums(), sums.pitch = pitch, sums.running = blocks.running(row);
   sums.element = a.output_element;
   sums.first = g.first, sums.leaves = g.leaves, sums.last = g.last;
-  combine_rows(sums, factors);
+  combine_rows<typename Blocks::Softmax::Rounding>(sums, factors);
   if (g.last) clear_empty_rows(rows, a.states + row, num_rows, a.value_head_dim, a.output_element);
   if (g.last && a.mods.sinks) store_states(factors, num_rows, a.states + row);
 }

@@ -40,14 +40,14 @@ inline void weights_group(const WeightsArgs& args, int64_t row, int64_t num_rows
     Products::ready_queries(rows, num_rows, args.query_element, args.head_dim, args.query_scale, scratch.queries);
     Products::multiply_keys(scratch.queries, scratch.keys, args.head_dim, args.query_scale, num_rows,
                             round_up(g.keys, kLanes), scratch.scores);
-    mask_group(rows, args.mods, g, scratch.scores);
+    mask_group<typename Products::FloatSoftmax::Rounding>(rows, args.mods, g, scratch.scores);
   }
   RowFactors f;
   for (int64_t r = 0; r < num_rows; ++r) f.running_max[r] = rows[r].state.max, f.running_sum[r] = rows[r].state.sum;
   for (int64_t r = num_rows; r < round_up(num_rows, kLanes); ++r) f.running_max[r] = f.running_sum[r] = 0.0f;
   softmax_rows(typename Products::FloatSoftmax(), {rows, num_rows, begin, g.keys}, false, scratch.scores, f);
   alignas(64) float factors[kMaxGroupRows];
-  chunk_factors(f.chunk_max, num_rows, f, factors);
+  chunk_factors<typename Products::FloatSoftmax::Rounding>(f.chunk_max, num_rows, f, factors);
   for (int64_t r = 0; r < num_rows; ++r) {
     float* weights = scratch.scores + r * kScoreStride;
     float* output = reinterpret_cast<float*>(rows[r].output) + begin;

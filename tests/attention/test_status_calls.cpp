@@ -260,9 +260,7 @@ TEST_CASE("status: partial results and their merge", "[status][partial]") {
         {"output is at 0x", "aligned to 2 bytes"},
         [](Merge& m) { m.output.dtype = MHA_F16, m.output.data = static_cast<char*>(m.output.data) + 1; }},
        {MHA_ERR_UNSUPPORTED, {"output.dtype is MHA_I8"}, [](Merge& m) { m.output.dtype = MHA_I8; }},
-       {MHA_ERR_UNSUPPORTED,
-        {"arithmetic is MHA_ARITHMETIC_INT8", "MHA_ARITHMETIC_F32 and MHA_ARITHMETIC_BF16"},
-        [](Merge& m) { m.arithmetic = MHA_ARITHMETIC_INT8; }},
+       {MHA_ERR_ARGUMENT, {"arithmetic is 3"}, [](Merge& m) { m.arithmetic = no_value<mha_arithmetic>(3); }},
        {MHA_ERR_UNSUPPORTED, {"hadamard is 1"}, [](Merge& m) { m.hadamard = 1; }},
        {MHA_ERR_ARGUMENT, {"args.reserved[3] is not 0"}, [](Merge& m) { m.reserved[3] = 1; }}},
       [&](const Merge& m, mha_error* e) { return mha_attention_merge_partials(context, &m, e); }, untouched);

@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+// INT8 attention of few query rows (decoding): codes are read once, in place. A policy of the driver in step-inl.h, which
+// walks like in_place-inl.h. A key's codes are widened to 16 bits and multiplied with the query's in their natural order,
+// since sums of integers need no order: nothing is transposed. Values meet the probabilities of two keys at once. Included
+// by algorithms-inl.h, once per target.
+namespace mha::MHA_TARGET_NS {
+namespace {
+
+// How far ahead of a row that follows others without gaps codes are prefetched, in bytes.
+constexpr int64_t kNearCodes = 1024, kFarCodes = 8 * 1024;
+
+struct Int8InPlaceScratch {
+  float* scores;   // [rows][kScoreStride]
+  float* queries;  // integers of 16 bits [rows][D rounded up to 32]
+  float* factors;  // of queries, [rows]
+  float* pairs;    // [rows][kPairStride]: probabilities as integers of 16 bits, and their factor
+  float* sums;     // [rows][Dv rounded up to 16]: integers, floats in the end
+  float* running;  // the same: output between chunks
+};
+
+constexpr int64_t kQueryStep = 32;
+inline int64_t int8_query_floats(int64_t head_dim) { return round_up(head_dim, kQueryStep) / 2; }
+
+inline int64_t int8_in_place_scratch(int64_t rows, int64_t head_dim, int64_t value_head_dim) {
+  return rows * (kScoreStride + int8_query_floats(head_dim) + 1 + kPairStride + 2 * padded(value_head_dim)) + kLanes;
+}
+
+inline Int8InPlaceScratch split_int8_in_place(float* p, int64_t rows, int64_t head_dim, int64_t value_head_dim) {
+  Int8InPlaceScratch s;
+  s.scores = p;
+  s.queries = s.scores + rows * kScoreStride;
+  s.pairs = s.queries + rows * int8_query_floats(head_dim);
+  s.sums = s.pairs + rows * kPairStride;
+  s.running = s.sums + rows * padded(value_head_dim);
+  s.factors = s.running + rows * padded(value_head_dim);
+  return s;
+}
+
+// 16 keys of a head and its query rows.
+struct Int8KeyBlock {
+  const char* keys[kLanes];
+  const char* last;      // [16][kDotStep]: what a row has beyond its last whole step, zeros behind it; null: nothing
+  int64_t steps;         // whole ones
+  const float* queries;  // [rows][query_stride]
+  int64_t query_stride;
+  bool follow;  // rows follow each other without gaps
+  int32_t* sums;  // [rows][16]
+
+  // Rows [row, row + kRows) and keys [key, key + kKeys).
+  template <int kRows, int kKeys>
+  MHA_INLINE void tile(int64_t row, int64_t key) const {
+    static_assert(kRows * kKeys == kRegLanes, "a lane for each sum");
+    constexpr int64_t kStepFloats = kDotStep / 2;
+    Reg all[kRegLanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < kRegLanes; ++i) all[i] = Reg(0.0f);
+    const float* x = queries + row * query_stride;
+    for (int64_t s = 0; s < steps; ++s, x += kStepFloats) {
+#pragma GCC unroll 16
+      for (int k = 0; k < kKeys; ++k) {
+        const Reg codes = widened_step(keys[key + k] + s * kDotStep);
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) all[r * kKeys + k] = add_step(codes, x + r * query_stride, all[r * kKeys + k]);
+      }
+    }
+    if (last != nullptr) {
+#pragma GCC unroll 16
+      for (int k = 0; k < kKeys; ++k) {
+        const Reg codes = widened_step(last + (key + k) * kDotStep);
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) all[r * kKeys + k] = add_step(codes, x + r * query_stride, all[r * kKeys + k]);
+      }
+    }
+    alignas(64) float lanes[kRegLanes];
+    sums_of(all).store_unaligned(lanes);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      memcpy(sums + (row + r) * kLanes + key, lanes + r * kKeys, kKeys * sizeof(int32_t));
+    }
+  }
+  template <int kRows>
+  MHA_NOINLINE void tiles(int64_t row) const {
+    constexpr int kKeys = kRegLanes / kRows;
+    for (int64_t key = 0; key < kLanes; key += kKeys) {
+      if (follow && row == 0) {
+        for (int64_t line = 0; line < kKeys * steps * kDotStep; line += kLine) {
+          prefetch(keys[key] + kNearCodes + line), prefetch_to_l2(keys[key] + kFarCodes + line);
+        }
+      }
+      tile<kRows, kKeys>(row, key);
+    }
+  }
+  MHA_INLINE void run(int64_t rows) const {
+    int64_t row = 0;
+    for (; row + 4 <= rows; row += 4) tiles<4>(row);
+    if (row + 2 <= rows) tiles<2>(row), row += 2;
+    if (row < rows) tiles<1>(row);
+  }
+};
+
+// Values of 16 keys of a head, from column `begin` on.
+struct Int8ValueBlock {
+  const char* rows[kLanes];
+  int64_t pairs;       // of keys
+  const float* words;  // [rows][kPairStride], those of these keys
+  float* sums;         // [rows][pitch], integers
+  int64_t pitch;
+  bool follow;
+
+  template <int kRows, int kPanels>
+  MHA_INLINE void run(int64_t row, int64_t column) const {
+    Sums<kRows, kPanels> s;
+    float* at = sums + row * pitch + column;
+    load_sums<kRows, kPanels>(s, at, pitch);
+    const float* a = words + row * kPairStride;
+    for (int64_t w = 0; w < pairs; ++w) {
+      const char *first = rows[2 * w] + column, *second = rows[2 * w + 1] + column;
+      if (follow && row == 0) {
+        prefetch(first + kNearCodes), prefetch(second + kNearCodes);
+        prefetch_to_l2(first + kFarCodes), prefetch_to_l2(second + kFarCodes);
+      }
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) {
+        const Vec line = line_of_rows(load_bytes(first + p * kLanes), load_bytes(second + p * kLanes));
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) s[r][p] = add_products(set1(a[r * kPairStride + w]), line, s[r][p]);
+      }
+    }
+    store_sums<kRows, kPanels>(s, at, pitch);
+  }
+};
+
+template <int kRows, int kPanels = value_panels(kRows)>
+MHA_INLINE void cover_int8_values(const Int8ValueBlock& block, int64_t row, int64_t column, int64_t columns) {
+  for (; column + kPanels * kLanes <= columns; column += kPanels * kLanes) block.run<kRows, kPanels>(row, column);
+  if constexpr (kPanels > 1) {
+    if (column < columns) cover_int8_values<kRows, kPanels / 2>(block, row, column, columns);
+  }
+}
+
+MHA_NOINLINE void add_int8_values(const Int8ValueBlock& block, int64_t rows, int64_t columns) {
+  int64_t row = 0;
+  for (; row + 4 <= rows; row += 4) cover_int8_values<4>(block, row, 0, columns);
+  if (row + 2 <= rows) cover_int8_values<2>(block, row, 0, columns), row += 2;
+  if (row < rows) cover_int8_values<1>(block, row, 0, columns);
+}
+
+// All rows of the call are one group. The policy goes through a chunk's keys for all heads.
+struct Int8InPlaceBlocks {
+  static constexpr int64_t kGroupRows = kMaxGroupRows;
+  using Softmax = Int8Softmax;
+  const AttentionArgs& a;
+  Int8InPlaceScratch scratch;
+  bool one_chunk;
+  int64_t rows_per_head;
+  int64_t chunk_begin, keys;
+  int64_t first_block;  // no row sees the blocks of 16 keys before this one
+
+  explicit Int8InPlaceBlocks(const AttentionArgs& args) : a(args) {}
+  Softmax softmax() const { return {}; }
+  float* scores() const { return scratch.scores; }
+  float* sums() const { return scratch.sums; }
+  int64_t pitch() const { return padded(a.value_head_dim); }
+  float* running(int64_t) const { return one_chunk ? nullptr : scratch.running; }
+
+  void begin(const SeenChunks& seen) {
+    one_chunk = seen.first >= seen.last;
+    alignas(64) int32_t v[kMostInt8Width + kQueryStep] = {};
+    const int64_t floats = int8_query_floats(a.head_dim);
+    for (int64_t r = 0; r < a.num_rows; ++r) {
+      scratch.factors[r] = round_query(a.rows[r], a.query_element, a.head_dim, a.query_scale, v);
+      for (int64_t d = 0; d < 2 * floats; d += kLanes) {
+        store_halves(scratch.queries + r * floats + d / 2, load(reinterpret_cast<const float*>(v + d)));
+      }
+    }
+  }
+  void begin_chunk(const Chunk& chunk) {
+    chunk_begin = chunk.begin, keys = chunk.keys;
+    first_block = first_block_of(a, chunk.begin, chunk.keys);
+  }
+
+  int64_t blocks() const { return divide_up(keys, kLanes); }
+  int64_t keys_of(int64_t block) const { return least(keys - block * kLanes, kLanes); }
+
+  // Where the rows of a block's tokens are; beyond the last key its own, whose scores are hidden and probabilities 0.
+  // Whether they follow each other without gaps.
+  MHA_INLINE bool find_rows(const TokenRows& t, int64_t head, int64_t block, int64_t width,
+                            const char* rows[kLanes]) const {
+    const int64_t count = keys_of(block);
+    bool follow = true;
+    for_each_run(t, head, chunk_begin + block * kLanes, count, [&](const TokenRun& run, int64_t done) {
+      for (int64_t j = 0; j < run.count; ++j) rows[done + j] = run.row + j * run.stride;
+      follow = follow && run.stride == width;
+    });
+    for (int64_t j = count; j < kLanes; ++j) rows[j] = rows[count - 1];
+    return follow;
+  }
+
+  void multiply_keys(const Group&) const {
+    for (int64_t b = first_block; b < blocks(); ++b) {
+      for (int64_t h = 0; h < a.kv_heads; ++h) score(h, b);
+    }
+  }
+
+  MHA_NOINLINE void score(int64_t head, int64_t block) const {
+    Int8KeyBlock k;
+    alignas(64) char last[kLanes * kDotStep];
+    alignas(64) int32_t sums[kMaxGroupRows * kLanes];
+    alignas(64) float scales[2 * kLanes];
+    k.follow = find_rows(a.key, head, block, a.head_dim, k.keys);
+    k.steps = a.head_dim / kDotStep, k.last = nullptr;
+    const int64_t rest = a.head_dim - k.steps * kDotStep, row = head * rows_per_head;
+    if (rest > 0) {
+      memset(last, 0, sizeof(last));
+      for (int64_t j = 0; j < kLanes; ++j) {
+        memcpy(last + j * kDotStep, k.keys[j] + k.steps * kDotStep, static_cast<size_t>(rest));
+      }
+      k.last = last;
+    }
+    k.query_stride = int8_query_floats(a.head_dim), k.queries = scratch.queries + row * k.query_stride;
+    k.sums = sums;
+    k.run(rows_per_head);
+    token_scales(a.key, head, chunk_begin + block * kLanes, keys_of(block), scales);
+    const Vec scale = load(scales);
+    for (int64_t r = 0; r < rows_per_head; ++r) {
+      const Vec sum = load(reinterpret_cast<const float*>(sums + r * kLanes));
+      store(scratch.scores + (row + r) * kScoreStride + block * kLanes,
+            mul(mul(to_floats(sum), set1(scratch.factors[row + r])), scale));
+    }
+  }
+
+  void multiply_values(const Group&, bool hidden) const {
+    for (int64_t h = 0; h < a.kv_heads; ++h) round_head(h, hidden);
+    memset(scratch.sums, 0, static_cast<size_t>(a.num_rows * pitch()) * sizeof(float));
+    for (int64_t b = first_block; b < blocks(); ++b) {
+      for (int64_t h = 0; h < a.kv_heads; ++h) add_values(h, b);
+    }
+    for (int64_t r = 0; r < a.num_rows; ++r) {
+      const Vec factor = set1(scratch.pairs[r * kPairStride + kFactorPlace]);
+      float* sums = scratch.sums + r * pitch();
+      for (int64_t c = 0; c < pitch(); c += kLanes) store(sums + c, mul(to_floats(load(sums + c)), factor));
+    }
+  }
+
+  MHA_NOINLINE void round_head(int64_t head, bool hidden) const {
+    alignas(64) float scales[kChunkScales];
+    const int64_t first = first_block * kLanes, count = keys - first;
+    token_scales(a.value, head, chunk_begin + first, count, scales);
+    const bool skips = hidden && !scales_are_finite(scales, count);
+    for (int64_t r = head * rows_per_head; r < (head + 1) * rows_per_head; ++r) {
+      float* words = scratch.pairs + r * kPairStride;
+      words[kFactorPlace] = round_probabilities(scratch.scores + r * kScoreStride + first, scales, count, a.rows[r],
+                                                chunk_begin + first, skips, words + first / 2);
+    }
+  }
+
+  MHA_NOINLINE void add_values(int64_t head, int64_t block) const {
+    Int8ValueBlock v;
+    v.follow = find_rows(a.value, head, block, a.value_head_dim, v.rows);
+    const int64_t row = head * rows_per_head, whole = a.value_head_dim / kLanes * kLanes;
+    v.pairs = divide_up(keys_of(block), 2), v.words = scratch.pairs + row * kPairStride + block * kLanes / 2;
+    v.sums = scratch.sums + row * pitch(), v.pitch = pitch();
+    if (whole > 0) add_int8_values(v, rows_per_head, whole);
+    if (whole == a.value_head_dim) return;
+    alignas(16) char last[kLanes][kLanes] = {};
+    for (int64_t j = 0; j < kLanes; ++j) {
+      memcpy(last[j], v.rows[j] + whole, static_cast<size_t>(a.value_head_dim - whole));
+      v.rows[j] = last[j];
+    }
+    v.sums += whole, v.follow = false;
+    add_int8_values(v, rows_per_head, kLanes);
+  }
+};
+
+inline void int8_attention_in_place(const AttentionArgs* args) {
+  const AttentionArgs& a = *args;
+  Int8InPlaceBlocks blocks(a);
+  blocks.scratch = split_int8_in_place(a.scratch, a.num_rows, a.head_dim, a.value_head_dim);
+  blocks.rows_per_head = a.num_rows / a.kv_heads;
+  run_chunks(a, blocks);
+}
+
+}  // namespace
+}  // namespace mha::MHA_TARGET_NS
