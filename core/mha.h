@@ -6,8 +6,8 @@
  *     leaves all sequences of a cache as they were.
  *   - A call on one thread uses no thread runtime. A call that is given its workspace allocates nothing.
  *   - A result is a pure function of the values of its inputs: the same bits for any thread count, batch, split of the
- *     queries, strides, cache or pages (kind, page size, history), and FMA target (amx, avx512_bf16, avx512, avx2, neon;
- *     see mha_target_same_bits: the sse2 baseline has no fused multiply-add).
+ *     queries, strides, cache or pages (kind, page size, history), and FMA target (all but sse2, the baseline without
+ *     fused multiply-add; see mha_target_same_bits). In INT8 arithmetic sse2 has these bits, too.
  *   - Masks, positions and score changes combine freely and run in the attention kernels, without a Tq x Tk matrix. A
  *     combination that is not implemented returns MHA_ERR_UNSUPPORTED; there is no silent slow path (mha_*_explain).
  *   - No call reads or writes outside the stated extents. No alignment is needed beyond that of the element type.
@@ -288,17 +288,30 @@ typedef struct mha_mut_view {
  *   arithmetic | keys, values: any pair of                                       | in this version
  *   F32        | F32, F16, BF16, I8, U8, I4, U4, Q8_0, Q4_0 (mha_quant: any)     | all; caches do not store Q8_0, Q4_0
  *   BF16       | the same                                                        | all
- *   INT8       | I8 (at most one scale for each row; zeros NULL)                 | none
+ *   INT8       | I8 (one scale for a row, a tensor or what lies between; zeros   | all, D <= 1024
+ *              | NULL)                                                           |
  *
  * Query and output are F32, F16 or BF16 in each of them. Weights of a linear or a layer: F32 and BF16 over any type; INT8
- * over I8, I4, U4, Q8_0, Q4_0 (not in this version).
+ * over codes of any type whose zeros are integers, and over floats, which it rounds to I8 with a scale for each output
+ * unless `packed` says otherwise.
  *
  * BF16: queries, keys and values, widened as in F32, are rounded to bf16 once, to nearest even, and so are the softmax's
  * weights, to seven bits and an exponent (within 2^-7.5). Products and sums are floats, in the order of AMX's TDPBF16PS
  * (core/README.md); scale, masks and score changes are applied to the sums, in floats. All promises of F32 hold, among
  * results of BF16: the same bits for prefill and decode, threads, batch, caches and every FMA target. Targets without
  * FMA (sse2), and a library built with -DMHA_BF16=OFF, have MHA_ERR_UNSUPPORTED. Where a target only emulates it,
- * mha_attention_explain says so. Measured error: tests/README.md. */
+ * mha_attention_explain says so. Measured error: tests/README.md.
+ *
+ * INT8: sums of products of integers are exact, and each operation around them is rounded, none fused. So the bits are the
+ * same on every target, sse2 included (norm and rotation of rows are not part of it: without FMA they differ in the last
+ * bits). All other promises of F32 hold, among results of INT8. a is the greatest magnitude of the numbers that are rounded
+ * together: they count as 0 where a < 2^-100, and what depends on them is a NaN where one is not finite.
+ *   Attention: a query becomes v = nearest(q * (16256 / a)), 15 bits; a score is float(sum v * code) * (a / 16256 * scale)
+ *   times the key's scale. In each chunk of 256 keys the base of the softmax is the maximum, rounded up to an integer in
+ *   log2, and weights times the values' scales, g, become u = nearest(g * (32767 / a)); the chunk's output is
+ *   float(sum u * code) * (a / 32767). Scales of values may be negative.
+ *   Linear: inputs that share a scale of the weights, at most 65,536, become nearest(x * (127 / a)); the output is the sum
+ *   of float(sum of products) * (a / 127 * weight's scale) over these groups, ascending, then the bias. */
 typedef enum mha_arithmetic {
   MHA_ARITHMETIC_F32 = 0,  /* over the stored values, widened exactly: the same bits on every FMA target */
   MHA_ARITHMETIC_BF16 = 1, /* operands rounded to bf16, AMX's order of sums: the same bits on every FMA target */
@@ -603,7 +616,7 @@ typedef struct mha_attention_args {
  *           input tensor or a result is MHA_ERR_STRIDE where it is certain: the two begin at the same address, or one
  *           of them has no gaps and contains the first or last element of the other. Other overlaps are not noticed,
  *           and results are undefined; so are results that overlap a mask, a bias or the workspace.
- * Numerics: (BF16: mha_arithmetic.) f32 with f32 accumulation: one chain of fused multiply-adds for each score (over d
+ * Numerics: (BF16, INT8: mha_arithmetic.) f32 with f32 accumulation: one chain of fused multiply-adds for each score (over d
  *           ascending) and for each chunk of 256 keys; chunks are merged in ascending order by their log-sum-exp
  *           (online softmax: arXiv 1805.02867). exp2 is a polynomial of degree 5; attention weights below 2^-126 of the
  *           row's greatest are 0.
@@ -950,7 +963,7 @@ typedef struct mha_linear_config {
   mha_weight_layout layout;
   const mha_storage* packed;       /* how the packed weights are stored: rounded to floats of 16 bits, or to codes as
                                       mha_storage says; NULL: as they are given, in BF16 as MHA_BF16, which is the only
-                                      choice there */
+                                      choice there; in INT8 codes as they are given, floats as MHA_I8 */
   mha_storage_error* packed_error; /* the error of storing, written; NULL: not computed */
   uint64_t reserved[8];
 } mha_linear_config;
@@ -987,8 +1000,8 @@ typedef struct mha_linear_args {
 } mha_linear_args;
 
 /* Computes output[m,n] = bias[n] + sum_k input[m,k] * weight[n,k].
- * Numerics: one chain of fused multiply-adds over k ascending from 0 (BF16: mha_arithmetic), then the bias is added. A
- *           row's bits depend on that row alone. Denormals count as zero and rounding is to nearest, in any
+ * Numerics: one chain of fused multiply-adds over k ascending from 0 (BF16, INT8: mha_arithmetic), then the bias is
+ *           added. A row's bits depend on that row alone. Denormals count as zero and rounding is to nearest, in any
  *           floating-point mode of the caller.
  * Overlap:  as in mha_attention, but the output must not have the input's data.
  * Threads:  at most the context's. Needs a workspace only where input, weights, output or arithmetic are not F32.
