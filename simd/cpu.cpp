@@ -4,6 +4,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace mha {
@@ -26,8 +28,11 @@ CpuFeatures x86_features(const CpuRegisters& r) {
   f.avx512 = f.avx2 && has_all(r.xcr0, kZmmState) && has(r.leaf7_ebx, 16) && has(r.leaf7_ebx, 17) &&
              has(r.leaf7_ebx, 28) && has(r.leaf7_ebx, 30) && has(r.leaf7_ebx, 31);
   constexpr uint32_t kAuthenticAmd = 0x68747541;  // "Auth"
-  f.avx512_bf16 = f.avx512 && has(r.leaf7_1_eax, 5);
-  f.amx_bf16 = f.avx512_bf16 && has_all(r.xcr0, kTileState) && has(r.leaf7_edx, 22) && has(r.leaf7_edx, 24);
+  f.avx512_vnni = f.avx512 && has(r.leaf7_ecx, 11);
+  f.avx2_vnni = f.avx2 && has(r.leaf7_1_eax, 4);
+  f.avx512_bf16 = f.avx512_vnni && has(r.leaf7_1_eax, 5);
+  f.amx = f.avx512_bf16 && has_all(r.xcr0, kTileState) && has(r.leaf7_edx, 22) && has(r.leaf7_edx, 24) &&
+               has(r.leaf7_edx, 25);
   f.fast_bf16 = f.avx512_bf16 && r.vendor == kAuthenticAmd;
   return f;
 }
@@ -45,6 +50,7 @@ CpuRegisters read_x86_registers() {
   if (r.max_leaf >= 7) {
     __cpuid_count(7, 0, eax, ebx, ecx, edx);
     r.leaf7_ebx = ebx;
+    r.leaf7_ecx = ecx;
     r.leaf7_edx = edx;
     const unsigned subleaves = eax;
     if (subleaves >= 1) {
@@ -64,6 +70,12 @@ CpuFeatures cpu_features() {
 #if defined(__aarch64__)
   CpuFeatures f = {};
   f.neon = true;  // part of the base architecture
+#if defined(__linux__)
+  constexpr int kDotprod = 20;  // of AT_HWCAP: HWCAP_ASIMDDP
+  f.neon_dotprod = has(getauxval(AT_HWCAP), kDotprod);
+#elif defined(__APPLE__)
+  f.neon_dotprod = true;  // every Mac
+#endif
   return f;
 #else
   return x86_features(read_x86_registers());

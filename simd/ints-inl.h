@@ -18,6 +18,10 @@ MHA_INLINE Reg to_floats(Reg i) { return _mm512_cvtepi32_ps(bits(i)); }
 MHA_INLINE Reg add_ints(Reg a, Reg b) { return reg(_mm512_add_epi32(bits(a), bits(b))); }
 MHA_INLINE Reg sub_ints(Reg a, Reg b) { return reg(_mm512_sub_epi32(bits(a), bits(b))); }
 MHA_INLINE Reg mul_ints(Reg a, Reg b) { return reg(_mm512_mullo_epi32(bits(a), bits(b))); }
+template <int kLeft>
+MHA_INLINE Reg shift_left(Reg a) {
+  return reg(_mm512_slli_epi32(bits(a), kLeft));
+}
 MHA_INLINE Reg add_products(Reg x, Reg line, Reg sum) {
   return reg(_mm512_add_epi32(bits(sum), _mm512_madd_epi16(bits(x), bits(line))));
 }
@@ -57,6 +61,10 @@ MHA_INLINE Reg to_floats(Reg i) { return _mm256_cvtepi32_ps(bits(i)); }
 MHA_INLINE Reg add_ints(Reg a, Reg b) { return reg(_mm256_add_epi32(bits(a), bits(b))); }
 MHA_INLINE Reg sub_ints(Reg a, Reg b) { return reg(_mm256_sub_epi32(bits(a), bits(b))); }
 MHA_INLINE Reg mul_ints(Reg a, Reg b) { return reg(_mm256_mullo_epi32(bits(a), bits(b))); }
+template <int kLeft>
+MHA_INLINE Reg shift_left(Reg a) {
+  return reg(_mm256_slli_epi32(bits(a), kLeft));
+}
 MHA_INLINE Reg add_products(Reg x, Reg line, Reg sum) {
   return reg(_mm256_add_epi32(bits(sum), _mm256_madd_epi16(bits(x), bits(line))));
 }
@@ -99,6 +107,10 @@ MHA_INLINE Reg mul_ints(Reg a, Reg b) {
   const __m128i odd = _mm_mul_epu32(_mm_srli_epi64(bits(a), 32), _mm_srli_epi64(bits(b), 32));
   return reg(_mm_unpacklo_epi32(_mm_shuffle_epi32(even, 0x08), _mm_shuffle_epi32(odd, 0x08)));
 }
+template <int kLeft>
+MHA_INLINE Reg shift_left(Reg a) {
+  return reg(_mm_slli_epi32(bits(a), kLeft));
+}
 MHA_INLINE Reg add_products(Reg x, Reg line, Reg sum) {
   return reg(_mm_add_epi32(bits(sum), _mm_madd_epi16(bits(x), bits(line))));
 }
@@ -138,6 +150,10 @@ MHA_INLINE Reg to_floats(Reg i) { return vcvtq_f32_s32(bits(i)); }
 MHA_INLINE Reg add_ints(Reg a, Reg b) { return reg(vaddq_s32(bits(a), bits(b))); }
 MHA_INLINE Reg sub_ints(Reg a, Reg b) { return reg(vsubq_s32(bits(a), bits(b))); }
 MHA_INLINE Reg mul_ints(Reg a, Reg b) { return reg(vmulq_s32(bits(a), bits(b))); }
+template <int kLeft>
+MHA_INLINE Reg shift_left(Reg a) {
+  return reg(vshlq_n_s32(bits(a), kLeft));
+}
 MHA_INLINE int16x8_t halves(Reg r) { return vreinterpretq_s16_f32(r); }
 MHA_INLINE Reg from_halves(int16x8_t h) { return vreinterpretq_f32_s16(h); }
 MHA_INLINE Vec line_of_rows(Bytes16 first, Bytes16 second) {
@@ -180,6 +196,10 @@ MHA_INLINE Vec sub_ints(const Vec& a, const Vec& b) {
 // The lower 32 bits of products.
 MHA_INLINE Vec mul_ints(const Vec& a, const Vec& b) {
   return map([&](int i) MHA_ALWAYS_INLINE { return mul_ints(a.r[i], b.r[i]); });
+}
+template <int kLeft>
+MHA_INLINE Vec shift_left(const Vec& a) {
+  return map([&](int i) MHA_ALWAYS_INLINE { return shift_left<kLeft>(a.r[i]); });
 }
 MHA_INLINE Vec set_ints(int32_t x) {
   float word;

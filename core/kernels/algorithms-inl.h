@@ -75,6 +75,12 @@
 
 #include "core/kernels/hadamard-inl.h"
 
+#if defined(MHA_ISA_DOTS)
+#include "simd/dots-inl.h"
+
+#include "core/kernels/int8_dots-inl.h"
+#endif
+
 #if defined(MHA_ISA_AVX512_BF16)
 #include "simd/pairs-inl.h"
 

@@ -34,9 +34,8 @@ constexpr PackedKernels kBf16Packed = make_packed<Bf16Products>();
 constexpr InPlaceKernels kBf16InPlace = {attention_in_place<Bf16Products>, in_place_scratch<2>, kInPlaceRows,
                                          kMaxInPlaceRows, Bf16Products::kName};
 // INT8's bits are those of all targets.
-constexpr PackedKernels kInt8Packed = make_packed<Int8Products>();
-constexpr InPlaceKernels kInt8InPlace = {int8_attention_in_place, int8_in_place_scratch, kInPlaceRows, kMaxInPlaceRows,
-                                         Int8Products::kName};
+constexpr PackedKernels kInt8Packed = make_packed<Int8Products<IntPairs, IntPairs>>();
+constexpr InPlaceKernels kInt8InPlace = make_int8_in_place<IntPairs, IntPairs>();
 constexpr ResultKernels kInt8Results = {merge<Unfused>, finish_weights<Unfused>};
 constexpr LinearKernels kLinear = make_linear();
 constexpr LinearKernels kBf16Linear = make_bf16_linear<FmaOperands>();

@@ -74,11 +74,23 @@ inline bool scales_are_finite(const float* scales, int64_t count) {
   return sum(probe) == 0.0f;
 }
 
-// Probabilities times value scales as integers of 16 bits, zeros up to a multiple of 16 keys, and what sums of products
-// with values are multiplied with: u = nearest(g * (32767 / G)), g = probability * scale, G = max |g|, factor G / 32767. All
-// 0 where G < 2^-100; the factor is a NaN where a g is not finite. `skips`: keys that the row does not see have g = 0.
-MHA_NOINLINE float round_probabilities(const float* probabilities, const float* scales, int64_t keys,
-                                       const AttentionRow& row, int64_t begin, bool skips, float* words) {
+// A row of probabilities as words: kParts times those of a chunk's keys, then the factor of its sums, and what
+// Operands::kCorrects takes from them.
+constexpr int64_t kFactorPlace = kChunk / 2, kCorrectionPlace = kFactorPlace + 1;
+static_assert(kCorrectionPlace < kPairStride, "rows of words have room for their factor");
+
+template <class Operands>
+constexpr int64_t words_of_chunk() {
+  return kChunk / Operands::kInputsOfWord;
+}
+
+// Probabilities times value scales as integers of 15 bits and a sign, zeros up to a multiple of 16 keys:
+// u = nearest(g * (32767 / G)), g = probability * scale, G = max |g|, factor G / 32767. All 0 where G < 2^-100; the factor is
+// a NaN where a g is not finite. `skips`: keys that the row does not see have g = 0. `first`: the key that the arrays begin
+// with, in the chunk.
+template <class Operands>
+MHA_NOINLINE void round_probabilities(const float* probabilities, const float* scales, int64_t first, int64_t keys,
+                                      const AttentionRow& row, int64_t begin, bool skips, float* words) {
   alignas(64) float products[kChunk];
   for (int64_t j = 0; j < keys; j += kLanes) store(products + j, mul(load(probabilities + j), load(scales + j)));
   for (int64_t j = 0; j < keys && skips; ++j) {
@@ -90,27 +102,60 @@ MHA_NOINLINE float round_probabilities(const float* probabilities, const float* 
     most = max_or_second(absolute(g), most), probe = add(probe, mul(g, zero()));
   }
   const float greatest = max(most);
-  const bool finite = sum(probe) == 0.0f;
-  if (!finite || greatest < kLeastInt8) {
-    memset(words, 0, static_cast<size_t>(round_up(keys, kLanes)) * sizeof(int16_t));
-    return finite ? 0.0f : __builtin_nanf("");
+  const bool finite = sum(probe) == 0.0f, some = finite && greatest >= kLeastInt8;
+  const Vec inverse = set1(some ? kMostProbability / greatest : 0.0f);
+  Vec total = zero();
+  for (int64_t j = 0; j < keys; j += kLanes) {
+    const Vec u = some ? to_ints(mul(load(products + j), inverse)) : zero();
+    total = add_ints(total, Operands::store_probabilities(words, first + j, u));
   }
-  const Vec inverse = set1(kMostProbability / greatest);
-  for (int64_t j = 0; j < keys; j += kLanes) store_halves(words + j / 2, to_ints(mul(load(products + j), inverse)));
-  return greatest / kMostProbability;
+  words[kFactorPlace] = !finite ? __builtin_nanf("") : some ? greatest / kMostProbability : 0.0f;
+  if constexpr (Operands::kCorrects) {
+    alignas(64) int32_t lanes[kLanes];
+    store(reinterpret_cast<float*>(lanes), total);
+    int32_t correction = 0;
+    for (int32_t lane : lanes) correction += lane;
+    correction *= Operands::kSignedZero;
+    memcpy(words + kCorrectionPlace, &correction, sizeof(correction));
+  }
 }
 
-// Words of a key or query in packed form, and the line or word before them that holds scales.
-inline int64_t int8_words(int64_t head_dim) { return divide_up(head_dim, 4) * 2; }
+// The integer that a word is.
+MHA_INLINE int32_t int_at(const float* word) {
+  int32_t i;
+  memcpy(&i, word, sizeof(i));
+  return i;
+}
 
-// Where the factor of a row of probabilities is, behind its words.
-constexpr int64_t kFactorPlace = kChunk / 2;
-static_assert(kFactorPlace < kPairStride, "rows of words have room for their factor");
+// Sums of values' products as floats.
+template <class Operands>
+MHA_INLINE Vec value_sums(const Vec& sums, const float* words) {
+  const float factor = words[kFactorPlace];
+  if constexpr (Operands::kCorrects) {
+    const int32_t correction = int_at(words + kCorrectionPlace) << Operands::kProbabilityShift;
+    return mul(to_floats(sub_ints(sums, set_ints(correction))), set1(factor));
+  } else {
+    return mul(to_floats(sums), set1(factor));
+  }
+}
 
+// Words of a part of a key or query in packed form. Before those of a query are its factor and what its sums have too much;
+// before the lines of 16 keys are their scales.
+template <class Operands>
+inline int64_t int8_words(int64_t head_dim) {
+  return divide_up(head_dim, 4) * (4 / Operands::kInputsOfWord);
+}
+constexpr int64_t kQueryHead = 2;
+template <class Operands>
+inline int64_t int8_query_words(int64_t head_dim) {
+  return kQueryHead + Operands::kParts * int8_words<Operands>(head_dim);
+}
+
+template <class Operands>
 struct Int8ScoreTile {
   static constexpr int kChains = 1;
-  const float* queries;  // [rows][1 + words]: factor, words
-  const float* keys;     // [keys / 16][1 + words][16]: scales, lines
+  const float* queries;  // [rows][kQueryHead + kParts * words]
+  const float* keys;     // [keys / 16][1 + words][16]
   int64_t words;
   float* scores;  // [rows][kScoreStride]
 
@@ -118,62 +163,90 @@ struct Int8ScoreTile {
   MHA_INLINE void run(int64_t row, int64_t column) const {
     Sums<kRows, kPanels> sums;
     clear<kRows, kPanels>(sums);
-    const int64_t stride = 1 + words;
-    const float* a = queries + row * stride;
-    const float* b = keys + column * stride;
-    for (int64_t w = 1; w <= words; ++w) {
-      multiply_add_step<kRows, kPanels, IntPairs::Steps>(sums, a + w, stride, b + w * kLanes, stride * kLanes);
+    const int64_t a_stride = kQueryHead + Operands::kParts * words, b_stride = (1 + words) * kLanes;
+    const float* query = queries + row * a_stride;
+    const float* key = keys + column / kLanes * b_stride;
+    const float* a = query + kQueryHead;
+#pragma GCC unroll 2
+    for (int part = 0; part < Operands::kParts; ++part) {
+      if (part > 0) shift_sums<kRows, kPanels, Operands::kQueryShift>(sums);
+      const float* b = key;
+      for (int64_t w = 0; w < words; ++w) {
+        multiply_add_step<kRows, kPanels, typename Operands::Steps>(sums, a++, a_stride, b += kLanes, b_stride);
+      }
     }
 #pragma GCC unroll 8
     for (int p = 0; p < kPanels; ++p) {
-      const Vec scale = load(b + p * stride * kLanes);
+      const Vec scale = load(key + p * b_stride);
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
+        const float* head = query + r * a_stride;
+        Vec sum = sums[r][p];
+        if constexpr (Operands::kSignedZero != 0) sum = sub_ints(sum, set_ints(int_at(head + 1)));
         store(scores + (row + r) * kScoreStride + column + p * kLanes,
-              mul(mul(to_floats(sums[r][p]), set1(a[r * stride])), scale));
+              mul(mul(to_floats(sum), set1(*head)), scale));
       }
     }
   }
 };
 
+template <class Operands>
 struct Int8ValueTile : ValueProduct {
   static constexpr int kChains = 1;
 
+  template <int kPart>
+  struct Steps {
+    static MHA_INLINE Vec step(const Vec& x, const Vec& line, const Vec& sum) {
+      return Operands::template value_step<kPart>(x, line, sum);
+    }
+  };
+
   template <int kRows, int kPanels>
   MHA_INLINE void run(int64_t row, int64_t column) const {
-    const int64_t pairs = divide_up(keys_of<kRows>(row), 2);
-    const float* a = probabilities + row * probability_stride;
-    const float* b = values + column / kLanes * panel_stride;
+    const int64_t lines = divide_up(keys_of<kRows>(row), Operands::kInputsOfWord);
+    const float* words = probabilities + row * probability_stride;
+    const float* panel = values + column / kLanes * panel_stride;
     float* c = sums + row * pitch + column;
     Sums<kRows, kPanels> s;
     clear<kRows, kPanels>(s);
-    for (int64_t w = 0; w < pairs; ++w) {
-      multiply_add_step<kRows, kPanels, IntPairs::Steps>(s, a + w, probability_stride, b + w * kLanes, panel_stride);
-    }
+    for_each_number<Operands::kParts>([&](auto number) MHA_ALWAYS_INLINE {
+      constexpr int kPart = decltype(number)::value;
+      if constexpr (kPart > 0) shift_sums<kRows, kPanels, Operands::kProbabilityShift>(s);
+      const float* a = words + kPart * words_of_chunk<Operands>();
+      for (int64_t w = 0; w < lines; ++w) {
+        multiply_add_step<kRows, kPanels, Steps<kPart>>(s, a + w, probability_stride, panel + w * kLanes, panel_stride);
+      }
+    });
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
-      const Vec factor = set1(a[r * probability_stride + kFactorPlace]);
 #pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) store(c + r * pitch + p * kLanes, mul(to_floats(s[r][p]), factor));
+      for (int p = 0; p < kPanels; ++p) {
+        store(c + r * pitch + p * kLanes, value_sums<Operands>(s[r][p], words + r * probability_stride));
+      }
     }
   }
 };
 
+// KeyOperands, ValueOperands: IntPairs or its like.
+template <class KeyOperands, class ValueOperands>
 struct Int8Products {
   static constexpr int kChains = 1;
-  static constexpr int64_t kGroupRows = kAttentionRows, kKeyStep = 2;
+  static constexpr int64_t kGroupRows = kAttentionRows, kKeyStep = ValueOperands::kInputsOfWord;
   static constexpr bool kSkipsHidden = true;
-  static constexpr const char* kName = "INT8: queries and probabilities rounded to 15 bits, exact products of pairs";
+  static constexpr const char* kName = KeyOperands::kAttentionName;
   using Session = F32Products::Session;
   using FloatSoftmax = Int8Softmax;
+
+  // Floats of a query, which are more than those of a key.
+  static int64_t row_floats(int64_t head_dim) { return int8_query_words<KeyOperands>(head_dim); }
 
   static Int8Softmax softmax(const PackedScratch&) { return {}; }
   static int64_t scratch(int64_t rows, int64_t head_dim, int64_t value_head_dim, Element output) {
     return kGroupRows * kPairStride +
-           attention_scratch(kGroupRows, rows, 1 + int8_words(head_dim), value_head_dim, output);
+           attention_scratch(kGroupRows, rows, row_floats(head_dim), value_head_dim, output);
   }
   static PackedScratch split(float* p, int64_t head_dim, int64_t value_head_dim, bool keeps_outputs) {
-    PackedScratch s = split_scratch(p + kGroupRows * kPairStride, kGroupRows, 1 + int8_words(head_dim), value_head_dim,
+    PackedScratch s = split_scratch(p + kGroupRows * kPairStride, kGroupRows, row_floats(head_dim), value_head_dim,
                                     keeps_outputs);
     s.pairs = p;
     return s;
@@ -181,7 +254,8 @@ struct Int8Products {
 
   static MHA_NOINLINE void pack_keys(const TokenRows& t, int64_t begin, int64_t count, int64_t width, float* block,
                                      float* dst) {
-    const int64_t words = int8_words(width) / 2, pitch = round_up(width, 4 * kWords);
+    constexpr int kLines = 4 / KeyOperands::kInputsOfWord;
+    const int64_t words = divide_up(width, 4), pitch = round_up(width, 4 * kWords);
     char* bytes = reinterpret_cast<char*>(block);
     for (int64_t done = 0; done < count; done += kLanes) {
       const int64_t keys = least(count - done, kLanes);
@@ -207,31 +281,40 @@ struct Int8Products {
           Reg natural[kWords];
           transpose_words(low, low + 8 * run.stride, run.stride, natural);
 #pragma GCC unroll 8
-          for (int i = 0; i < kWords; ++i) columns[i].r[g] = natural[i];
+          for (int i = 0; i < kWords; ++i) {
+            columns[i].r[g] = KeyOperands::kSignedZero != 0 ? flip_codes(natural[i], flip_of(Element::kU8)) : natural[i];
+          }
         }
-        for (int64_t i = 0; i < least(words - w, kWords); ++i, dst += 2 * kLanes) {
-          store(dst, line_of_bytes<0>(columns[i])), store(dst + kLanes, line_of_bytes<1>(columns[i]));
+        for (int64_t i = 0; i < least(words - w, kWords); ++i) {
+          for_each_number<kLines>([&](auto number) MHA_ALWAYS_INLINE {
+            store(dst, KeyOperands::template line<4, decltype(number)::value>(columns[i]));
+            dst += kLanes;
+          });
         }
       }
     }
   }
 
-  static int64_t value_lines(int64_t keys) { return divide_up(keys, 2); }
+  static int64_t value_lines(int64_t keys) { return divide_up(keys, ValueOperands::kInputsOfWord); }
 
-  // Lines of pairs of keys, then the scales. Returns whether these are finite.
+  // Lines of kInputsOfWord keys, then the scales. Returns whether these are finite.
   static MHA_NOINLINE bool pack_values(const TokenRows& t, int64_t begin, int64_t keys, int64_t width, float*,
                                        float* dst) {
-    const int64_t lines = value_lines(keys);
-    const char* rows[kChunk + 1];
+    constexpr int64_t kTogether = ValueOperands::kInputsOfWord;
+    const char* rows[kChunk];
     for_each_run(t, 0, begin, keys, [&](const TokenRun& run, int64_t before) {
       for (int64_t j = 0; j < run.count; ++j) rows[before + j] = run.row + j * run.stride;
     });
     alignas(16) static constexpr char kNone[kLanes] = {};
-    for (int64_t c = 0; c < width; c += kLanes, dst += lines * kLanes) {
+    for (int64_t c = 0; c < width; c += kLanes) {
       const int count = static_cast<int>(least(width - c, kLanes));
-      for (int64_t j = 0; j < keys; j += 2) {
-        const Bytes16 second = j + 1 < keys ? I8::bytes(rows[j + 1], c, count) : load_bytes(kNone);
-        store(dst + j / 2 * kLanes, line_of_rows(I8::bytes(rows[j], c, count), second));
+      for (int64_t j = 0; j < keys; j += kTogether, dst += kLanes) {
+        Bytes16 together[kTogether];
+#pragma GCC unroll 4
+        for (int64_t i = 0; i < kTogether; ++i) {
+          together[i] = j + i < keys ? I8::bytes(rows[j + i], c, count) : load_bytes(kNone);
+        }
+        store(dst, ValueOperands::value_line(together));
       }
     }
     token_scales(t, 0, begin, keys, dst);
@@ -240,26 +323,32 @@ struct Int8Products {
 
   static void ready_queries(const AttentionRow* rows, int64_t num_rows, Element element, int64_t head_dim, float scale,
                             float* dst) {
-    const int64_t words = int8_words(head_dim);
-    int32_t v[kMostInt8Width];
-    for (int64_t r = 0; r < num_rows; ++r, dst += 1 + words) {
+    alignas(64) int32_t v[kMostInt8Width], part[kMostInt8Width];
+    const int64_t whole = round_up(head_dim, kLanes);
+    for (int64_t r = 0; r < num_rows; ++r, dst += row_floats(head_dim)) {
       *dst = round_query(rows[r], element, head_dim, scale, v);
-      put_words<IntPairs, 4>(v, words / 2, reinterpret_cast<uint32_t*>(dst + 1));
+      uint32_t* words = reinterpret_cast<uint32_t*>(dst + kQueryHead);
+      int32_t total = 0;
+      for (int64_t d = 0; d < head_dim; ++d) total += v[d];
+      words[-1] = static_cast<uint32_t>(total * KeyOperands::kSignedZero);
+      for (int p = 0; p < KeyOperands::kParts; ++p) {
+        for (int64_t d = 0; d < whole; ++d) part[d] = KeyOperands::query_part(v[d], p);
+        words = put_words<KeyOperands, 4>(part, divide_up(head_dim, 4), words);
+      }
     }
   }
   static void multiply_keys(const float* queries, const float* keys, int64_t head_dim, float, int64_t rows,
                             int64_t columns, float* scores) {
-    cover(Int8ScoreTile{queries, keys, int8_words(head_dim), scores}, rows, columns);
+    cover(Int8ScoreTile<KeyOperands>{queries, keys, int8_words<KeyOperands>(head_dim), scores}, rows, columns);
   }
   static void multiply_values(const PackedScratch& scratch, ValueProduct* product, int64_t rows, int64_t columns) {
     const float* scales = product->values + divide_up(columns, kLanes) * product->panel_stride;
     for (int64_t r = 0; r < rows; ++r) {
-      float* words = scratch.pairs + r * kPairStride;
-      words[kFactorPlace] = round_probabilities(scratch.scores + r * kScoreStride, scales, product->keys,
-                                                product->rows[r], product->begin, product->skips, words);
+      round_probabilities<ValueOperands>(scratch.scores + r * kScoreStride, scales, 0, product->keys, product->rows[r],
+                                         product->begin, product->skips, scratch.pairs + r * kPairStride);
     }
     product->probabilities = scratch.pairs, product->probability_stride = kPairStride;
-    cover(Int8ValueTile{*product}, rows, columns);
+    cover(Int8ValueTile<ValueOperands>{*product}, rows, columns);
   }
 };
 

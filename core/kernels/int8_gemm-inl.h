@@ -20,6 +20,8 @@ constexpr float kLeastInt8 = 0x1p-100f;
 // Codes and inputs as pairs of 16 bits.
 struct IntPairs {
   static constexpr const char* kName = "INT8: rows rounded to 8 bits, exact products of pairs of 16 bits";
+  static constexpr const char* kAttentionName =
+      "INT8: queries and probabilities rounded to 15 bits, exact products of pairs of 16 bits";
   static constexpr int kInputsOfWord = 2;
   struct Steps {
     static MHA_INLINE Vec step(const Vec& x, const Vec& line, const Vec& sum) { return add_products(x, line, sum); }
@@ -37,6 +39,29 @@ struct IntPairs {
   }
   // The bits of one of the inputs of a word.
   static uint32_t place(int32_t code, int number) { return (static_cast<uint32_t>(code) & 0xffffu) << (16 * number); }
+
+  // Attention: integers of 15 bits are one part, or two whose products are added with the first's shifted left.
+  static constexpr int kParts = 1, kQueryShift = 0, kProbabilityShift = 0;
+  static int32_t query_part(int32_t v, int) { return v; }
+  template <int kPart>
+  static MHA_INLINE Vec value_step(const Vec& x, const Vec& line, const Vec& sum) {
+    return add_products(x, line, sum);
+  }
+  // Columns of the values of kInputsOfWord keys.
+  static MHA_INLINE Vec value_line(const Bytes16* rows) { return line_of_rows(rows[0], rows[1]); }
+  static constexpr bool kCorrects = false;  // whether sums of values' products lack kSignedZero times the first parts
+  // 16 integers from key j on, in the words of a chunk's keys, part after part. Returns the first parts.
+  static MHA_INLINE Vec store_probabilities(float* words, int64_t j, const Vec& u) {
+    store_halves(words + j / 2, u);
+    return u;
+  }
+
+  // Decoding: kStep codes of a key, in their natural order, and the parts of a query's.
+  static constexpr int kStep = kDotStep;
+  static MHA_INLINE Reg key_codes(const char* p) { return widened_step(p); }
+  static MHA_INLINE Reg key_step(Reg codes, const float* x, Reg sum) { return add_step(codes, x, sum); }
+  static constexpr int64_t kQueryBytes = 2;  // of an element of a part
+  static MHA_INLINE void store_query(char* part, const Vec& v, int) { store_halves(reinterpret_cast<float*>(part), v); }
 };
 
 // Which inputs share a scale: groups of weights, in parts of kMostInt8Group.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // INT8 attention of few query rows (decoding): codes are read once, in place. A policy of the driver in step-inl.h, which
-// walks like in_place-inl.h. A key's codes are widened to 16 bits and multiplied with the query's in their natural order,
-// since sums of integers need no order: nothing is transposed. Values meet the probabilities of two keys at once. Included
-// by algorithms-inl.h, once per target.
+// walks like in_place-inl.h. A key's codes are multiplied with the query's in their natural order, since sums of integers need
+// no order: nothing is transposed. Values meet the probabilities of kInputsOfWord keys at once. Included by algorithms-inl.h,
+// once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
@@ -11,18 +11,19 @@ constexpr int64_t kNearCodes = 1024, kFarCodes = 8 * 1024;
 
 struct Int8InPlaceScratch {
   float* scores;   // [rows][kScoreStride]
-  float* queries;  // integers of 16 bits [rows][D rounded up to 32]
-  float* factors;  // of queries, [rows]
-  float* pairs;    // [rows][kPairStride]: probabilities as integers of 16 bits, and their factor
+  float* queries;  // [rows][kParts][D rounded up to 64], two bytes of an element in all
+  float* factors;  // of queries, [rows], and
+  float* excess;   // what their sums have too much, [rows] integers
+  float* pairs;    // [rows][kPairStride]: probabilities as words, and their factor
   float* sums;     // [rows][Dv rounded up to 16]: integers, floats in the end
   float* running;  // the same: output between chunks
 };
 
-constexpr int64_t kQueryStep = 32;
+constexpr int64_t kQueryStep = 64;
 inline int64_t int8_query_floats(int64_t head_dim) { return round_up(head_dim, kQueryStep) / 2; }
 
 inline int64_t int8_in_place_scratch(int64_t rows, int64_t head_dim, int64_t value_head_dim) {
-  return rows * (kScoreStride + int8_query_floats(head_dim) + 1 + kPairStride + 2 * padded(value_head_dim)) + kLanes;
+  return rows * (kScoreStride + int8_query_floats(head_dim) + 2 + kPairStride + 2 * padded(value_head_dim)) + kLanes;
 }
 
 inline Int8InPlaceScratch split_int8_in_place(float* p, int64_t rows, int64_t head_dim, int64_t value_head_dim) {
@@ -33,57 +34,69 @@ inline Int8InPlaceScratch split_int8_in_place(float* p, int64_t rows, int64_t he
   s.sums = s.pairs + rows * kPairStride;
   s.running = s.sums + rows * padded(value_head_dim);
   s.factors = s.running + rows * padded(value_head_dim);
+  s.excess = s.factors + rows;
   return s;
 }
 
 // 16 keys of a head and its query rows.
+template <class Operands>
 struct Int8KeyBlock {
+  static constexpr int64_t kStep = Operands::kStep, kStepFloats = kStep * Operands::kQueryBytes / kFloatBytes;
+  static constexpr int kParts = Operands::kParts, kMostRows = kRegLanes / kParts < 4 ? kRegLanes / kParts : 4;
   const char* keys[kLanes];
-  const char* last;      // [16][kDotStep]: what a row has beyond its last whole step, zeros behind it; null: nothing
+  const char* last;      // [16][kStep]: what a row has beyond its last whole step, zeros behind it; null: nothing
   int64_t steps;         // whole ones
-  const float* queries;  // [rows][query_stride]
+  const float* queries;  // [rows][query_stride], part after part
   int64_t query_stride;
-  bool follow;  // rows follow each other without gaps
+  bool follow;    // rows follow each other without gaps
   int32_t* sums;  // [rows][16]
 
   // Rows [row, row + kRows) and keys [key, key + kKeys).
   template <int kRows, int kKeys>
   MHA_INLINE void tile(int64_t row, int64_t key) const {
-    static_assert(kRows * kKeys == kRegLanes, "a lane for each sum");
-    constexpr int64_t kStepFloats = kDotStep / 2;
+    static_assert(kRows * kKeys * kParts == kRegLanes, "a lane for each sum");
     Reg all[kRegLanes];
 #pragma GCC unroll 16
     for (int i = 0; i < kRegLanes; ++i) all[i] = Reg(0.0f);
     const float* x = queries + row * query_stride;
+    const auto add_all = [&](const Reg& codes, int k) MHA_ALWAYS_INLINE {
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+        for (int p = 0; p < kParts; ++p) {
+          Reg& sum = all[(p * kRows + r) * kKeys + k];
+          sum = Operands::key_step(codes, x + r * query_stride + p * (query_stride / kParts), sum);
+        }
+      }
+    };
     for (int64_t s = 0; s < steps; ++s, x += kStepFloats) {
 #pragma GCC unroll 16
-      for (int k = 0; k < kKeys; ++k) {
-        const Reg codes = widened_step(keys[key + k] + s * kDotStep);
-#pragma GCC unroll 4
-        for (int r = 0; r < kRows; ++r) all[r * kKeys + k] = add_step(codes, x + r * query_stride, all[r * kKeys + k]);
-      }
+      for (int k = 0; k < kKeys; ++k) add_all(Operands::key_codes(keys[key + k] + s * kStep), k);
     }
     if (last != nullptr) {
 #pragma GCC unroll 16
-      for (int k = 0; k < kKeys; ++k) {
-        const Reg codes = widened_step(last + (key + k) * kDotStep);
-#pragma GCC unroll 4
-        for (int r = 0; r < kRows; ++r) all[r * kKeys + k] = add_step(codes, x + r * query_stride, all[r * kKeys + k]);
-      }
+      for (int k = 0; k < kKeys; ++k) add_all(Operands::key_codes(last + (key + k) * kStep), k);
     }
     alignas(64) float lanes[kRegLanes];
     sums_of(all).store_unaligned(lanes);
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
-      memcpy(sums + (row + r) * kLanes + key, lanes + r * kKeys, kKeys * sizeof(int32_t));
+#pragma GCC unroll 16
+      for (int k = 0; k < kKeys; ++k) {
+        uint32_t sum = static_cast<uint32_t>(int_at(lanes + r * kKeys + k));
+        if constexpr (kParts == 2) {
+          sum = (sum << Operands::kQueryShift) + static_cast<uint32_t>(int_at(lanes + (kRows + r) * kKeys + k));
+        }
+        sums[(row + r) * kLanes + key + k] = static_cast<int32_t>(sum);
+      }
     }
   }
   template <int kRows>
   MHA_NOINLINE void tiles(int64_t row) const {
-    constexpr int kKeys = kRegLanes / kRows;
+    constexpr int kKeys = kRegLanes / (kRows * kParts);
     for (int64_t key = 0; key < kLanes; key += kKeys) {
       if (follow && row == 0) {
-        for (int64_t line = 0; line < kKeys * steps * kDotStep; line += kLine) {
+        for (int64_t line = 0; line < kKeys * steps * kStep; line += kLine) {
           prefetch(keys[key] + kNearCodes + line), prefetch_to_l2(keys[key] + kFarCodes + line);
         }
       }
@@ -92,53 +105,92 @@ struct Int8KeyBlock {
   }
   MHA_INLINE void run(int64_t rows) const {
     int64_t row = 0;
-    for (; row + 4 <= rows; row += 4) tiles<4>(row);
-    if (row + 2 <= rows) tiles<2>(row), row += 2;
+    for (; row + kMostRows <= rows; row += kMostRows) tiles<kMostRows>(row);
+    if constexpr (kMostRows > 2) {
+      if (row + 2 <= rows) tiles<2>(row), row += 2;
+    }
     if (row < rows) tiles<1>(row);
   }
 };
 
 // Values of 16 keys of a head, from column `begin` on.
+template <class Operands>
 struct Int8ValueBlock {
+  static constexpr int kTogether = Operands::kInputsOfWord;
   const char* rows[kLanes];
-  int64_t pairs;       // of keys
+  int64_t count;       // words of keys
   const float* words;  // [rows][kPairStride], those of these keys
   float* sums;         // [rows][pitch], integers
   int64_t pitch;
   bool follow;
 
+  MHA_INLINE Vec line(int64_t word, int64_t column) const {
+    Bytes16 together[kTogether];
+#pragma GCC unroll 4
+    for (int i = 0; i < kTogether; ++i) together[i] = load_bytes(rows[word * kTogether + i] + column);
+    return Operands::value_line(together);
+  }
+  MHA_INLINE void prefetch_rows(int64_t word, int64_t column) const {
+#pragma GCC unroll 4
+    for (int i = 0; i < kTogether; ++i) {
+      const char* row = rows[word * kTogether + i] + column;
+      prefetch(row + kNearCodes), prefetch_to_l2(row + kFarCodes);
+    }
+  }
+
   template <int kRows, int kPanels>
   MHA_INLINE void run(int64_t row, int64_t column) const {
     Sums<kRows, kPanels> s;
     float* at = sums + row * pitch + column;
-    load_sums<kRows, kPanels>(s, at, pitch);
     const float* a = words + row * kPairStride;
-    for (int64_t w = 0; w < pairs; ++w) {
-      const char *first = rows[2 * w] + column, *second = rows[2 * w + 1] + column;
-      if (follow && row == 0) {
-        prefetch(first + kNearCodes), prefetch(second + kNearCodes);
-        prefetch_to_l2(first + kFarCodes), prefetch_to_l2(second + kFarCodes);
+    const bool ahead = follow && row == 0;
+    load_sums<kRows, kPanels>(s, at, pitch);
+    if constexpr (Operands::kParts == 1) {
+      for (int64_t w = 0; w < count; ++w) {
+        if (ahead) prefetch_rows(w, column);
+#pragma GCC unroll 8
+        for (int p = 0; p < kPanels; ++p) {
+          const Vec values = line(w, column + p * kLanes);
+#pragma GCC unroll 4
+          for (int r = 0; r < kRows; ++r) {
+            s[r][p] = Operands::template value_step<0>(set1(a[r * kPairStride + w]), values, s[r][p]);
+          }
+        }
       }
+    } else {
+      constexpr int64_t kSecond = words_of_chunk<Operands>();
+      for (int64_t w = 0; w < count && ahead; ++w) prefetch_rows(w, column);
 #pragma GCC unroll 8
       for (int p = 0; p < kPanels; ++p) {
-        const Vec line = line_of_rows(load_bytes(first + p * kLanes), load_bytes(second + p * kLanes));
+        Vec values[kLanes / kTogether];
+        for (int64_t w = 0; w < count; ++w) values[w] = line(w, column + p * kLanes);
 #pragma GCC unroll 4
-        for (int r = 0; r < kRows; ++r) s[r][p] = add_products(set1(a[r * kPairStride + w]), line, s[r][p]);
+        for (int r = 0; r < kRows; ++r) {
+          Vec sum = zero();
+          const float* x = a + r * kPairStride;
+          for (int64_t w = 0; w < count; ++w) sum = Operands::template value_step<0>(set1(x[w]), values[w], sum);
+          sum = shift_left<Operands::kProbabilityShift>(sum);
+          for (int64_t w = 0; w < count; ++w) {
+            sum = Operands::template value_step<1>(set1(x[kSecond + w]), values[w], sum);
+          }
+          s[r][p] = add_ints(s[r][p], sum);
+        }
       }
     }
     store_sums<kRows, kPanels>(s, at, pitch);
   }
 };
 
-template <int kRows, int kPanels = value_panels(kRows)>
-MHA_INLINE void cover_int8_values(const Int8ValueBlock& block, int64_t row, int64_t column, int64_t columns) {
-  for (; column + kPanels * kLanes <= columns; column += kPanels * kLanes) block.run<kRows, kPanels>(row, column);
+template <int kRows, class Operands, int kPanels = value_panels(kRows)>
+MHA_INLINE void cover_int8_values(const Int8ValueBlock<Operands>& block, int64_t row, int64_t column, int64_t columns) {
+  for (; column + kPanels * kLanes <= columns; column += kPanels * kLanes) block.template run<kRows, kPanels>(row, column);
   if constexpr (kPanels > 1) {
-    if (column < columns) cover_int8_values<kRows, kPanels / 2>(block, row, column, columns);
+    if (column < columns) cover_int8_values<kRows, Operands, kPanels / 2>(block, row, column, columns);
   }
 }
 
-MHA_NOINLINE void add_int8_values(const Int8ValueBlock& block, int64_t rows, int64_t columns) {
+template <class Operands>
+MHA_NOINLINE void add_int8_values(const Int8ValueBlock<Operands>& block, int64_t rows, int64_t columns) {
   int64_t row = 0;
   for (; row + 4 <= rows; row += 4) cover_int8_values<4>(block, row, 0, columns);
   if (row + 2 <= rows) cover_int8_values<2>(block, row, 0, columns), row += 2;
@@ -146,6 +198,7 @@ MHA_NOINLINE void add_int8_values(const Int8ValueBlock& block, int64_t rows, int
 }
 
 // All rows of the call are one group. The policy goes through a chunk's keys for all heads.
+template <class KeyOperands, class ValueOperands>
 struct Int8InPlaceBlocks {
   static constexpr int64_t kGroupRows = kMaxGroupRows;
   using Softmax = Int8Softmax;
@@ -166,11 +219,18 @@ struct Int8InPlaceBlocks {
   void begin(const SeenChunks& seen) {
     one_chunk = seen.first >= seen.last;
     alignas(64) int32_t v[kMostInt8Width + kQueryStep] = {};
-    const int64_t floats = int8_query_floats(a.head_dim);
+    const int64_t floats = int8_query_floats(a.head_dim), elements = 2 * floats;
     for (int64_t r = 0; r < a.num_rows; ++r) {
       scratch.factors[r] = round_query(a.rows[r], a.query_element, a.head_dim, a.query_scale, v);
-      for (int64_t d = 0; d < 2 * floats; d += kLanes) {
-        store_halves(scratch.queries + r * floats + d / 2, load(reinterpret_cast<const float*>(v + d)));
+      char* bytes = reinterpret_cast<char*>(scratch.queries + r * floats);
+      int32_t total = 0;
+      for (int64_t d = 0; d < a.head_dim; ++d) total += v[d];
+      total *= KeyOperands::kSignedZero;
+      memcpy(scratch.excess + r, &total, sizeof(total));
+      for (int part = 0; part < KeyOperands::kParts; ++part) {
+        for (int64_t d = 0; d < elements; d += kLanes, bytes += kLanes * KeyOperands::kQueryBytes) {
+          KeyOperands::store_query(bytes, load(reinterpret_cast<const float*>(v + d)), part);
+        }
       }
     }
   }
@@ -203,17 +263,18 @@ struct Int8InPlaceBlocks {
   }
 
   MHA_NOINLINE void score(int64_t head, int64_t block) const {
-    Int8KeyBlock k;
-    alignas(64) char last[kLanes * kDotStep];
+    constexpr int64_t kStep = KeyOperands::kStep;
+    Int8KeyBlock<KeyOperands> k;
+    alignas(64) char last[kLanes * kStep];
     alignas(64) int32_t sums[kMaxGroupRows * kLanes];
     alignas(64) float scales[2 * kLanes];
     k.follow = find_rows(a.key, head, block, a.head_dim, k.keys);
-    k.steps = a.head_dim / kDotStep, k.last = nullptr;
-    const int64_t rest = a.head_dim - k.steps * kDotStep, row = head * rows_per_head;
+    k.steps = a.head_dim / kStep, k.last = nullptr;
+    const int64_t rest = a.head_dim - k.steps * kStep, row = head * rows_per_head;
     if (rest > 0) {
       memset(last, 0, sizeof(last));
       for (int64_t j = 0; j < kLanes; ++j) {
-        memcpy(last + j * kDotStep, k.keys[j] + k.steps * kDotStep, static_cast<size_t>(rest));
+        memcpy(last + j * kStep, k.keys[j] + k.steps * kStep, static_cast<size_t>(rest));
       }
       k.last = last;
     }
@@ -223,7 +284,8 @@ struct Int8InPlaceBlocks {
     token_scales(a.key, head, chunk_begin + block * kLanes, keys_of(block), scales);
     const Vec scale = load(scales);
     for (int64_t r = 0; r < rows_per_head; ++r) {
-      const Vec sum = load(reinterpret_cast<const float*>(sums + r * kLanes));
+      Vec sum = load(reinterpret_cast<const float*>(sums + r * kLanes));
+      if constexpr (KeyOperands::kSignedZero != 0) sum = sub_ints(sum, set_ints(int_at(scratch.excess + row + r)));
       store(scratch.scores + (row + r) * kScoreStride + block * kLanes,
             mul(mul(to_floats(sum), set1(scratch.factors[row + r])), scale));
     }
@@ -236,9 +298,10 @@ struct Int8InPlaceBlocks {
       for (int64_t h = 0; h < a.kv_heads; ++h) add_values(h, b);
     }
     for (int64_t r = 0; r < a.num_rows; ++r) {
-      const Vec factor = set1(scratch.pairs[r * kPairStride + kFactorPlace]);
       float* sums = scratch.sums + r * pitch();
-      for (int64_t c = 0; c < pitch(); c += kLanes) store(sums + c, mul(to_floats(load(sums + c)), factor));
+      for (int64_t c = 0; c < pitch(); c += kLanes) {
+        store(sums + c, value_sums<ValueOperands>(load(sums + c), scratch.pairs + r * kPairStride));
+      }
     }
   }
 
@@ -248,17 +311,17 @@ struct Int8InPlaceBlocks {
     token_scales(a.value, head, chunk_begin + first, count, scales);
     const bool skips = hidden && !scales_are_finite(scales, count);
     for (int64_t r = head * rows_per_head; r < (head + 1) * rows_per_head; ++r) {
-      float* words = scratch.pairs + r * kPairStride;
-      words[kFactorPlace] = round_probabilities(scratch.scores + r * kScoreStride + first, scales, count, a.rows[r],
-                                                chunk_begin + first, skips, words + first / 2);
+      round_probabilities<ValueOperands>(scratch.scores + r * kScoreStride + first, scales, first, count, a.rows[r],
+                                         chunk_begin + first, skips, scratch.pairs + r * kPairStride);
     }
   }
 
   MHA_NOINLINE void add_values(int64_t head, int64_t block) const {
-    Int8ValueBlock v;
+    Int8ValueBlock<ValueOperands> v;
     v.follow = find_rows(a.value, head, block, a.value_head_dim, v.rows);
     const int64_t row = head * rows_per_head, whole = a.value_head_dim / kLanes * kLanes;
-    v.pairs = divide_up(keys_of(block), 2), v.words = scratch.pairs + row * kPairStride + block * kLanes / 2;
+    v.count = divide_up(keys_of(block), ValueOperands::kInputsOfWord);
+    v.words = scratch.pairs + row * kPairStride + block * kLanes / ValueOperands::kInputsOfWord;
     v.sums = scratch.sums + row * pitch(), v.pitch = pitch();
     if (whole > 0) add_int8_values(v, rows_per_head, whole);
     if (whole == a.value_head_dim) return;
@@ -272,12 +335,19 @@ struct Int8InPlaceBlocks {
   }
 };
 
+template <class KeyOperands, class ValueOperands>
 inline void int8_attention_in_place(const AttentionArgs* args) {
   const AttentionArgs& a = *args;
-  Int8InPlaceBlocks blocks(a);
+  Int8InPlaceBlocks<KeyOperands, ValueOperands> blocks(a);
   blocks.scratch = split_int8_in_place(a.scratch, a.num_rows, a.head_dim, a.value_head_dim);
   blocks.rows_per_head = a.num_rows / a.kv_heads;
   run_chunks(a, blocks);
+}
+
+template <class KeyOperands, class ValueOperands>
+constexpr InPlaceKernels make_int8_in_place() {
+  return {int8_attention_in_place<KeyOperands, ValueOperands>, int8_in_place_scratch, kInPlaceRows, kMaxInPlaceRows,
+          KeyOperands::kAttentionName};
 }
 
 }  // namespace

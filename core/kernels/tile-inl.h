@@ -41,6 +41,16 @@ MHA_INLINE void clear(Sums<kRows, kPanels>& sums) {
   }
 }
 
+// Sums that are integers, times a power of two.
+template <int kRows, int kPanels, int kLeft>
+MHA_INLINE void shift_sums(Sums<kRows, kPanels>& sums) {
+#pragma GCC unroll 8
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+    for (int p = 0; p < kPanels; ++p) sums[r][p] = shift_left<kLeft>(sums[r][p]);
+  }
+}
+
 // Loads sums from memory, rows `stride` apart.
 template <int kRows, int kPanels>
 MHA_INLINE void load_sums(Sums<kRows, kPanels>& sums, const float* at, int64_t stride) {

@@ -102,40 +102,70 @@ TEST_CASE("cpu: targets by what a CPU has", "[cpu]") {
   }
 }
 
-TEST_CASE("cpu: bf16 by tiles and by pairs, which are chosen where they are fast", "[cpu]") {
-  constexpr uint32_t kAmd = 0x68747541, kIntel = 0x756e6547, kBf16 = 1u << 5, kTiles = 1u << 22 | 1u << 24;
+TEST_CASE("cpu: products by tiles, by pairs and by four bytes, which are chosen where they are fast", "[cpu]") {
+  constexpr uint32_t kAmd = 0x68747541, kIntel = 0x756e6547, kBf16 = 1u << 5, kTiles = 1u << 22 | 1u << 24 | 1u << 25;
+  constexpr uint32_t kVnni = 1u << 11, kAvxVnni = 1u << 4;
   struct {
     const char* name;
     CpuRegisters registers;
-    bool supported, fast, tiles;
+    bool supported, fast, tiles, vnni, avx_vnni;
   } const cpus[] = {
-      {"Zen 4", {16, kHaswell1, kSse2, kSkylakeX7 | kIfma, 0x2e7, kAmd, 0, kBf16}, true, true, false},
-      {"Sapphire Rapids", {32, kHaswell1, kSse2, kSkylakeX7, 0x602e7, kIntel, kTiles, kBf16}, true, false, true},
-      {"Sapphire Rapids, no state of tiles",
-       {32, kHaswell1, kSse2, kSkylakeX7, 0x2e7, kIntel, kTiles, kBf16},
+      {"Zen 4", {16, kHaswell1, kSse2, kSkylakeX7 | kIfma, 0x2e7, kAmd, 0, kBf16, kVnni}, true, true, false, true, false},
+      {"Sapphire Rapids",
+       {32, kHaswell1, kSse2, kSkylakeX7, 0x602e7, kIntel, kTiles, kBf16 | kAvxVnni, kVnni},
        true,
        false,
+       true,
+       true,
+       true},
+      {"Sapphire Rapids, no state of tiles",
+       {32, kHaswell1, kSse2, kSkylakeX7, 0x2e7, kIntel, kTiles, kBf16, kVnni},
+       true,
+       false,
+       false,
+       true,
        false},
       {"Sapphire Rapids, state of their configuration alone",
-       {32, kHaswell1, kSse2, kSkylakeX7, 0x202e7, kIntel, kTiles, kBf16},
+       {32, kHaswell1, kSse2, kSkylakeX7, 0x202e7, kIntel, kTiles, kBf16, kVnni},
        true,
        false,
+       false,
+       true,
        false},
       {"Sapphire Rapids, AMX-BF16 masked by the VM",
-       {32, kHaswell1, kSse2, kSkylakeX7, 0x602e7, kIntel, 1u << 24, kBf16},
+       {32, kHaswell1, kSse2, kSkylakeX7, 0x602e7, kIntel, kTiles & ~(1u << 22), kBf16, kVnni},
        true,
        false,
+       false,
+       true,
        false},
-      {"Ice Lake", {27, kHaswell1, kSse2, kSkylakeX7 | kIfma, kZmm, kIntel, 0, 0}, false, false, false},
-      {"Zen 4, no zmm state", {16, kHaswell1, kSse2, kSkylakeX7, kYmm, kAmd, 0, kBf16}, false, false, false},
-      {"Zen 3", {16, kHaswell1, kSse2, kAvx2, 0x207, kAmd, 0, 0}, false, false, false},
+      {"Sapphire Rapids, AMX-INT8 masked by the VM",
+       {32, kHaswell1, kSse2, kSkylakeX7, 0x602e7, kIntel, kTiles & ~(1u << 25), kBf16, kVnni},
+       true,
+       false,
+       false,
+       true,
+       false},
+      {"Sapphire Rapids, VNNI masked by the VM",
+       {32, kHaswell1, kSse2, kSkylakeX7, 0x602e7, kIntel, kTiles, kBf16, 0},
+       false,
+       false,
+       false,
+       false,
+       false},
+      {"Alder Lake", {32, kHaswell1, kSse2, kAvx2, 0x207, kIntel, 0, kAvxVnni, 0}, false, false, false, false, true},
+      {"Ice Lake", {27, kHaswell1, kSse2, kSkylakeX7 | kIfma, kZmm, kIntel, 0, 0, kVnni}, false, false, false, true, false},
+      {"Zen 4, no zmm state", {16, kHaswell1, kSse2, kSkylakeX7, kYmm, kAmd, 0, kBf16, kVnni}, false, false, false, false, false},
+      {"Zen 3", {16, kHaswell1, kSse2, kAvx2, 0x207, kAmd, 0, 0, 0}, false, false, false, false, false},
   };
   for (const auto& cpu : cpus) {
     INFO(cpu.name);
     const CpuFeatures features = mha::x86_features(cpu.registers);
     CHECK(features.avx512_bf16 == cpu.supported);
     CHECK(features.fast_bf16 == cpu.fast);
-    CHECK(features.amx_bf16 == cpu.tiles);
+    CHECK(features.amx == cpu.tiles);
+    CHECK(features.avx512_vnni == cpu.vnni);
+    CHECK(features.avx2_vnni == cpu.avx_vnni);
     for (int64_t n = 0; n < mha::target_count(); ++n) {
       const bool pairs = std::string(mha::target_table(n)->name) == "avx512_bf16";
       CHECK(mha::target_chosen(n, features) == (pairs ? cpu.fast : mha::target_supported(n, features)));
@@ -145,14 +175,19 @@ TEST_CASE("cpu: bf16 by tiles and by pairs, which are chosen where they are fast
 }
 
 TEST_CASE("cpu: the best target comes first", "[cpu]") {
-  // A target that runs on fewer of these CPUs needs more instructions.
+  // A target that runs on fewer of these CPUs needs more instructions. Those over a base come before it.
   const auto cpus_of = [](int64_t n) {
     return std::count_if(std::begin(kCpus), std::end(kCpus),
                          [n](const Cpu& cpu) { return mha::target_supported(n, mha::x86_features(cpu.registers)); });
   };
-  for (int64_t n = 1; n < mha::target_count(); ++n) {
-    INFO(mha::target_table(n - 1)->name << " before " << mha::target_table(n)->name);
-    CHECK(cpus_of(n - 1) <= cpus_of(n));
+  int64_t before = -1;
+  for (int64_t n = 0; n < mha::target_count(); ++n) {
+    if (mha::target_table(n)->base != nullptr) continue;
+    if (before >= 0) {
+      INFO(mha::target_table(before)->name << " before " << mha::target_table(n)->name);
+      CHECK(cpus_of(before) <= cpus_of(n));
+    }
+    before = n;
   }
 }
 

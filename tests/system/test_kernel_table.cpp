@@ -72,6 +72,15 @@ TEST_CASE("kernel table: every target has kernels of F32 for every element type"
       CHECK(mha::linear_kernels_of(table, kF32, element).gemm != nullptr);
     }
     CHECK(table.rows().convert != nullptr);
+    if (mha::kHasCodes) {
+      const AttentionKernels int8 = mha::attention_kernels_of(table, Arithmetic::kInt8, Element::kI8);
+      REQUIRE((int8.packed != nullptr && int8.in_place != nullptr && int8.results != nullptr));
+      CHECK((int8.packed->attention != nullptr && int8.packed->weights != nullptr));
+      CHECK((int8.packed->products != nullptr && int8.in_place->products != nullptr));
+      for (const Element element : {Element::kI8, Element::kU8, Element::kI4, Element::kU4}) {
+        CHECK(mha::linear_kernels_of(table, Arithmetic::kInt8, element).gemm != nullptr);
+      }
+    }
     const AttentionKernels bf16 = mha::attention_kernels_of(table, Arithmetic::kBf16, Element::kF32);
     if (bf16.packed == nullptr) continue;
     CHECK(table.has_fma);

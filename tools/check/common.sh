@@ -88,14 +88,22 @@ host_family() {
 
 # The targets that this CPU runs, best first, one a line.
 runnable_targets() {
-  [ "$(host_family)" = x86_64 ] || { echo neon && return; }
   has() { for flag in "$@"; do grep -qw "$flag" /proc/cpuinfo || return 1; done; }
+  if [ "$(host_family)" = aarch64 ]; then
+    ! has asimddp || echo neon_dotprod
+    echo neon
+    return
+  fi
   if has avx512f avx512cd avx512bw avx512dq avx512vl; then
-    ! has amx_tile amx_bf16 avx512_bf16 || echo amx
-    ! has avx512_bf16 || echo avx512_bf16
+    ! has amx_tile amx_bf16 amx_int8 avx512_bf16 avx512_vnni || echo amx
+    ! has avx512_bf16 avx512_vnni || echo avx512_bf16
+    ! has avx512_vnni || echo avx512_vnni
     echo avx512
   fi
-  ! has avx2 fma f16c || echo avx2
+  if has avx2 fma f16c; then
+    ! has avx_vnni || echo avx2_vnni
+    echo avx2
+  fi
   echo sse2
 }
 

@@ -33,6 +33,13 @@ list(APPEND mha_baseline_flags -fno-fast-math -fno-rounding-math -ffp-contract=o
 
 include(CheckCXXSourceCompiles)
 
+# The option without which a target has no kernels of its own; empty: it has others.
+function(mha_option_of source option)
+  file(STRINGS "${source}" line REGEX "^// option: " LIMIT_COUNT 1)
+  string(REPLACE "// option: " "" line "${line}")
+  set(${option} "${line}" PARENT_SCOPE)
+endfunction()
+
 # Adds the target sources named in `wanted` (empty: all) to `library`, and defines MHA_HAVE_<NAME> for all its sources: 1
 # for these, 0 for the others of any family. simd/targets.def makes its list of that.
 function(mha_add_targets library wanted)
@@ -59,7 +66,8 @@ function(mha_add_targets library wanted)
         get_filename_component(name "${source}" NAME_WE)
         set(CMAKE_REQUIRED_FLAGS "${CMAKE_MATCH_1}")
         check_cxx_source_compiles("int main() { return 0; }" MHA_COMPILER_HAS_${name})
-        if(NOT MHA_BF16)
+        mha_option_of("${source}" option)
+        if(NOT ${option})
           list(REMOVE_ITEM wanted ${name})
         elseif(NOT MHA_COMPILER_HAS_${name})
           list(REMOVE_ITEM wanted ${name})
@@ -75,8 +83,9 @@ function(mha_add_targets library wanted)
     if(name IN_LIST wanted)
       file(STRINGS "${source}" base REGEX "^// base: " LIMIT_COUNT 1)
       string(REPLACE "// base: " "" base "${base}")
-      if(base AND NOT MHA_BF16)
-        message(FATAL_ERROR "MHA_TARGETS: '${name}' multiplies bf16, which MHA_BF16=OFF leaves out")
+      mha_option_of("${source}" option)
+      if(option AND NOT ${option})
+        message(FATAL_ERROR "MHA_TARGETS: '${name}' is of no use with ${option}=OFF")
       endif()
       if(base AND NOT base IN_LIST wanted)
         message(FATAL_ERROR "MHA_TARGETS: '${name}' takes most of its kernels from '${base}', so name both")

@@ -1,9 +1,14 @@
 // build-flags: -mavx512f -mavx512cd -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mamx-tile -mamx-bf16 -mavx2 -mfma -mpopcnt -mprefer-vector-width=512
 // base: avx512
+// option: MHA_BF16
 // SPDX-License-Identifier: Apache-2.0
 // AMX-BF16 over avx512: Intel Sapphire Rapids (2023) and later.
 #define MHA_TARGET_NS amx
+#if MHA_HAVE_AVX512_VNNI
+#define MHA_BASE_NS avx512_vnni
+#else
 #define MHA_BASE_NS avx512
+#endif
 #define MHA_TARGET_ARCH avx512bw
 #define MHA_ISA_AVX512
 #define MHA_ISA_AVX512_BF16

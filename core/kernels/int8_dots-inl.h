@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// INT8's products on targets that multiply four bytes at once (simd/dots-inl.h): the like of IntPairs. Integers of 15 bits are
+// two parts of a byte each. Where one operand must be unsigned (x86), codes are read with 128 added, which is taken from the
+// sums afterwards. Included by algorithms-inl.h, once per such target.
+namespace mha::MHA_TARGET_NS {
+namespace {
+
+struct IntDots {
+  static constexpr const char* kName = "INT8: rows rounded to 8 bits, exact products of four bytes at once";
+  static constexpr const char* kAttentionName =
+      "INT8: queries and probabilities rounded to 15 bits, two bytes each, exact products of four bytes at once";
+  static constexpr int kInputsOfWord = 4;
+  static constexpr int32_t kSignedZero = kSignedDots ? 0 : 128;
+  struct Steps {
+    static MHA_INLINE Vec step(const Vec& x, const Vec& line, const Vec& sum) { return add_dots(line, x, sum); }
+  };
+  template <int kPerWord, int kNumber>
+  static MHA_INLINE Vec line(const Vec& words) {
+    if constexpr (kPerWord == 4) return words;
+    return kNumber == 0 ? lower_nibbles(words) : upper_nibbles(words);
+  }
+  static uint32_t place(int32_t code, int number) { return (static_cast<uint32_t>(code) & 0xffu) << (8 * number); }
+
+  static constexpr int kParts = 2, kQueryShift = 7, kProbabilityShift = 8;
+  // v = 128 * first + second, both signed bytes for |v| <= 16256.
+  static int32_t query_part(int32_t v, int part) {
+    const int32_t first = (v + 64) >> 7;
+    return part == 0 ? first : v - 128 * first;
+  }
+  // u = 256 * first + second, a signed and an unsigned byte.
+  static constexpr bool kCorrects = true;
+#if defined(MHA_ISA_X86)
+  template <int kPart>
+  static MHA_INLINE Vec value_step(const Vec& x, const Vec& line, const Vec& sum) {
+    if constexpr (kPart == 1) return add_dots(x, line, sum);
+    const auto flipped = [&](int i) MHA_ALWAYS_INLINE { return flip_codes(line.r[i], flip_of(Element::kU8)); };
+    return add_dots(map(flipped), x, sum);
+  }
+  static MHA_INLINE Vec value_line(const Bytes16* rows) { return line_of_four(rows); }
+  static MHA_INLINE Vec store_probabilities(float* words, int64_t j, const Vec& u) {
+    const Vec first = shift_right<8>(u);
+    char* at = reinterpret_cast<char*>(words) + j;
+    store_bytes(at, lowest_bytes(first)), store_bytes(at + kChunk, lowest_bytes(u));
+    return first;
+  }
+#endif
+
+  static constexpr int kStep = 4 * kRegLanes;
+  static MHA_INLINE Reg key_codes(const char* p) {
+    const Reg codes = Reg::load_unaligned(reinterpret_cast<const float*>(p));
+    return kSignedDots ? codes : flip_codes(codes, flip_of(Element::kU8));
+  }
+  static MHA_INLINE Reg key_step(Reg codes, const float* x, Reg sum) {
+    return add_dots(codes, Reg::load_unaligned(x), sum);
+  }
+  static constexpr int64_t kQueryBytes = 1;
+  static MHA_INLINE void store_query(char* at, const Vec& v, int part) {
+    const Vec first = shift_right<7>(add_ints(v, set_ints(64)));
+    store_bytes(at, lowest_bytes(part == 0 ? first : sub_ints(v, shift_left<7>(first))));
+  }
+};
+
+}  // namespace
+}  // namespace mha::MHA_TARGET_NS
