@@ -4,11 +4,15 @@
 //
 // A product: c[m][n] += sum over k of the pairs a[m][k] * b[k][n], 16 pairs. From 0 one chain of fused multiply-adds over the
 // lower halves, k ascending, and one over the upper halves; their sum is added to c (Intel's manual, TDPBF16PS: nearest even,
-// denormals as zero, whatever MXCSR says).
+// denormals as zero, whatever MXCSR says). In INT8 words are four bytes and c integers: c[m][n] += sum over k of the products
+// of the bytes of a[m][k] and b[k][n], exact.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
 constexpr int64_t kTileSide = 16;
+
+// Which bytes are signed.
+enum class TileBytes { kSigned, kUnsignedRows };
 
 #if defined(MHA_TILES_EMULATED)
 
@@ -64,6 +68,23 @@ inline void tile_multiply() {
   }
 }
 
+template <TileBytes kBytes, int kC, int kA, int kB>
+inline void tile_multiply_bytes() {
+  TileMemory& t = tile_memory();
+  for (int64_t m = 0; m < kTileSide; ++m) {
+    for (int64_t n = 0; n < kTileSide; ++n) {
+      for (int64_t k = 0; k < kTileSide; ++k) {
+        for (int shift = 0; shift < 32; shift += 8) {
+          const auto byte = static_cast<uint8_t>(t.words[kA][m][k] >> shift);
+          const int32_t a = kBytes == TileBytes::kSigned ? static_cast<int8_t>(byte) : byte;
+          const int32_t b = static_cast<int8_t>(static_cast<uint8_t>(t.words[kB][k][n] >> shift));
+          t.words[kC][m][n] += static_cast<uint32_t>(a * b);
+        }
+      }
+    }
+  }
+}
+
 #else
 
 // Configures all eight tiles, and gives them back, so that threads of the host's that run afterwards save no tiles.
@@ -98,6 +119,14 @@ MHA_INLINE void tile_store(float* p, int64_t stride) {
 template <int kC, int kA, int kB>
 MHA_INLINE void tile_multiply() {
   __asm__ volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kC), "i"(kA), "i"(kB));
+}
+template <TileBytes kBytes, int kC, int kA, int kB>
+MHA_INLINE void tile_multiply_bytes() {
+  if constexpr (kBytes == TileBytes::kSigned) {
+    __asm__ volatile("tdpbssd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kC), "i"(kA), "i"(kB));
+  } else {
+    __asm__ volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kC), "i"(kA), "i"(kB));
+  }
 }
 
 #endif

@@ -90,6 +90,10 @@
 #if defined(MHA_ISA_AMX)
 #include "simd/tiles-inl.h"
 
+#include "core/kernels/tile_product-inl.h"
+
+#include "core/kernels/int8_tiles-inl.h"
+
 #include "core/kernels/bf16_tiles-inl.h"
 #endif
 

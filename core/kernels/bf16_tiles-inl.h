@@ -7,59 +7,8 @@
 //     a row of queries        words d 1 above d 0, d 3 above d 2, ...
 //     a row of probabilities  words key 16 above key 0, key 17 above key 1, ...
 //
-// Two tiles of rows and two of columns make four products of four loads.
 namespace mha::MHA_TARGET_NS {
 namespace {
-
-// Rows of a group are two tiles. Rows of the second that are not there are multiplied, and nobody reads what comes of it.
-constexpr int64_t kTileGroupRows = 2 * kTileSide;
-
-// A block of products: rows [0, 16 kRowTiles) and columns [0, 16 kColumnTiles). Tiles 0 to 3 hold sums, 4 and 5 rows, 6 and 7
-// columns.
-struct TileProduct {
-  const float* a;  // words, rows a_stride apart
-  int64_t a_stride;
-  const float* b;  // [blocks][16][16], b_stride from 16 columns to the next
-  int64_t b_stride;
-  const float* last;  // the last block of b of each 16 columns, where it is another; null: it is not. 256 words apart
-  int64_t blocks;     // of 32 steps
-  float* c;
-  int64_t c_stride;
-
-  const float* block_of(int64_t column, int64_t block) const {
-    if (last != nullptr && block + 1 == blocks) return last + column * kTileSide * kTileSide;
-    return b + column * b_stride + block * kTileSide * kTileSide;
-  }
-
-  template <int kRowTiles, int kColumnTiles>
-  MHA_INLINE void run() const {
-    tile_clear<0>();
-    if constexpr (kColumnTiles > 1) tile_clear<1>();
-    if constexpr (kRowTiles > 1) tile_clear<2>();
-    if constexpr (kRowTiles > 1 && kColumnTiles > 1) tile_clear<3>();
-    for (int64_t k = 0; k < blocks; ++k) {
-      tile_load<4>(a + k * kTileSide, a_stride);
-      tile_load<6>(block_of(0, k), kTileSide);
-      tile_multiply<0, 4, 6>();
-      if constexpr (kColumnTiles > 1) tile_load<7>(block_of(1, k), kTileSide), tile_multiply<1, 4, 7>();
-      if constexpr (kRowTiles > 1) tile_load<5>(a + kTileSide * a_stride + k * kTileSide, a_stride);
-      if constexpr (kRowTiles > 1) tile_multiply<2, 5, 6>();
-      if constexpr (kRowTiles > 1 && kColumnTiles > 1) tile_multiply<3, 5, 7>();
-    }
-    tile_store<0>(c, c_stride);
-    if constexpr (kColumnTiles > 1) tile_store<1>(c + kTileSide, c_stride);
-    if constexpr (kRowTiles > 1) tile_store<2>(c + kTileSide * c_stride, c_stride);
-    if constexpr (kRowTiles > 1 && kColumnTiles > 1) tile_store<3>(c + kTileSide * c_stride + kTileSide, c_stride);
-  }
-
-  MHA_NOINLINE void run(int64_t rows, int64_t columns) const {
-    const bool tall = rows > kTileSide, wide = columns > kTileSide;
-    if (tall && wide) return run<2, 2>();
-    if (tall) return run<2, 1>();
-    if (wide) return run<1, 2>();
-    run<1, 1>();
-  }
-};
 
 // Columns of values that are codes, widened at a time.
 constexpr int64_t kMostCodeWidth = 128;
@@ -186,7 +135,7 @@ struct Bf16TileProducts {
       TileProduct p = {};
       p.a = queries, p.a_stride = words, p.b = keys + c * words, p.b_stride = kTileSide * words;
       p.blocks = words / kTileSide, p.c = scores + c, p.c_stride = kScoreStride;
-      p.run(rows, columns - c);
+      p.run<Bf16Tiles>(rows, columns - c);
     }
     const Vec factor = set1(scale);
     for (int64_t r = 0; r < rows; ++r) {
@@ -201,7 +150,7 @@ struct Bf16TileProducts {
       p.a = scratch.pairs, p.a_stride = kPairStride, p.b = product->values + c / kLanes * product->panel_stride;
       p.b_stride = product->panel_stride, p.blocks = divide_up(product->keys, kBlock);
       p.c = product->sums + c, p.c_stride = product->pitch;
-      p.run(rows, columns - c);
+      p.run<Bf16Tiles>(rows, columns - c);
     }
   }
 };
@@ -240,7 +189,7 @@ MHA_NOINLINE void tile_gemm(const GemmArgs* args) {
     for (int64_t row = 0; row < g.m; row += kTileGroupRows) {
       const int64_t count = least(g.m - row, kTileGroupRows);
       p.a = rows + row * words;
-      p.run(count, columns);
+      p.run<Bf16Tiles>(count, columns);
       for (int64_t r = 0; r < count; ++r) {
         for (int64_t c = 0; c < columns; c += kLanes) {
           // Adding 0 makes 0 of -0, which depends on how many products of zeros there were.

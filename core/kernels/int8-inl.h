@@ -96,6 +96,7 @@ MHA_NOINLINE void round_probabilities(const float* probabilities, const float* s
   for (int64_t j = 0; j < keys && skips; ++j) {
     if (!is_visible(row, begin + j)) products[j] = 0.0f;
   }
+  for (int64_t j = keys; j % kLanes != 0; ++j) products[j] = 0.0f;  // other rows may see these keys, whatever their scales
   Vec most = zero(), probe = zero();
   for (int64_t j = 0; j < keys; j += kLanes) {
     const Vec g = load(products + j);
@@ -108,6 +109,10 @@ MHA_NOINLINE void round_probabilities(const float* probabilities, const float* s
   for (int64_t j = 0; j < keys; j += kLanes) {
     const Vec u = some ? to_ints(mul(load(products + j), inverse)) : zero();
     total = add_ints(total, Operands::store_probabilities(words, first + j, u));
+  }
+  constexpr int64_t kKeysTogether = Operands::kInputsOfWord * Operands::kWordsTogether;
+  for (int64_t j = round_up(first + keys, kLanes); j % kKeysTogether != 0; j += kLanes) {
+    Operands::store_probabilities(words, j, zero());
   }
   words[kFactorPlace] = !finite ? __builtin_nanf("") : some ? greatest / kMostProbability : 0.0f;
   if constexpr (Operands::kCorrects) {
@@ -143,7 +148,7 @@ MHA_INLINE Vec value_sums(const Vec& sums, const float* words) {
 // before the lines of 16 keys are their scales.
 template <class Operands>
 inline int64_t int8_words(int64_t head_dim) {
-  return divide_up(head_dim, 4) * (4 / Operands::kInputsOfWord);
+  return round_up(divide_up(head_dim, 4) * (4 / Operands::kInputsOfWord), Operands::kWordsTogether);
 }
 constexpr int64_t kQueryHead = 2;
 template <class Operands>
@@ -231,7 +236,7 @@ struct Int8ValueTile : ValueProduct {
 template <class KeyOperands, class ValueOperands>
 struct Int8Products {
   static constexpr int kChains = 1;
-  static constexpr int64_t kGroupRows = kAttentionRows, kKeyStep = ValueOperands::kInputsOfWord;
+  static constexpr int64_t kGroupRows = kAttentionRows, kKeyStep = 1;
   static constexpr bool kSkipsHidden = true;
   static constexpr const char* kName = KeyOperands::kAttentionName;
   using Session = F32Products::Session;
@@ -241,15 +246,23 @@ struct Int8Products {
   static int64_t row_floats(int64_t head_dim) { return int8_query_words<KeyOperands>(head_dim); }
 
   static Int8Softmax softmax(const PackedScratch&) { return {}; }
-  static int64_t scratch(int64_t rows, int64_t head_dim, int64_t value_head_dim, Element output) {
-    return kGroupRows * kPairStride +
-           attention_scratch(kGroupRows, rows, row_floats(head_dim), value_head_dim, output);
+  static int64_t scratch_of(int64_t group_rows, int64_t rows, int64_t head_dim, int64_t value_head_dim,
+                            Element output) {
+    return group_rows * kPairStride +
+           attention_scratch(group_rows, rows, row_floats(head_dim), value_head_dim, output);
   }
-  static PackedScratch split(float* p, int64_t head_dim, int64_t value_head_dim, bool keeps_outputs) {
-    PackedScratch s = split_scratch(p + kGroupRows * kPairStride, kGroupRows, row_floats(head_dim), value_head_dim,
+  static PackedScratch split_of(int64_t group_rows, float* p, int64_t head_dim, int64_t value_head_dim,
+                                bool keeps_outputs) {
+    PackedScratch s = split_scratch(p + group_rows * kPairStride, group_rows, row_floats(head_dim), value_head_dim,
                                     keeps_outputs);
     s.pairs = p;
     return s;
+  }
+  static int64_t scratch(int64_t rows, int64_t head_dim, int64_t value_head_dim, Element output) {
+    return scratch_of(kGroupRows, rows, head_dim, value_head_dim, output);
+  }
+  static PackedScratch split(float* p, int64_t head_dim, int64_t value_head_dim, bool keeps_outputs) {
+    return split_of(kGroupRows, p, head_dim, value_head_dim, keeps_outputs);
   }
 
   static MHA_NOINLINE void pack_keys(const TokenRows& t, int64_t begin, int64_t count, int64_t width, float* block,
@@ -292,12 +305,18 @@ struct Int8Products {
           });
         }
       }
+      for (int64_t line = words * kLines; line < int8_words<KeyOperands>(width); ++line, dst += kLanes) {
+        store(dst, zero());
+      }
     }
   }
 
-  static int64_t value_lines(int64_t keys) { return divide_up(keys, ValueOperands::kInputsOfWord); }
+  static int64_t value_lines(int64_t keys) {
+    return round_up(divide_up(keys, ValueOperands::kInputsOfWord), ValueOperands::kWordsTogether);
+  }
 
-  // Lines of kInputsOfWord keys, then the scales. Returns whether these are finite.
+  // Lines of kInputsOfWord keys, then the scales. Returns whether these are finite. Lines beyond the last key are not written:
+  // their probabilities are 0.
   static MHA_NOINLINE bool pack_values(const TokenRows& t, int64_t begin, int64_t keys, int64_t width, float*,
                                        float* dst) {
     constexpr int64_t kTogether = ValueOperands::kInputsOfWord;
@@ -306,15 +325,17 @@ struct Int8Products {
       for (int64_t j = 0; j < run.count; ++j) rows[before + j] = run.row + j * run.stride;
     });
     alignas(16) static constexpr char kNone[kLanes] = {};
-    for (int64_t c = 0; c < width; c += kLanes) {
+    const int64_t panel = value_lines(keys) * kLanes;
+    for (int64_t c = 0; c < width; c += kLanes, dst += panel) {
       const int count = static_cast<int>(least(width - c, kLanes));
-      for (int64_t j = 0; j < keys; j += kTogether, dst += kLanes) {
+      float* line = dst;
+      for (int64_t j = 0; j < keys; j += kTogether, line += kLanes) {
         Bytes16 together[kTogether];
 #pragma GCC unroll 4
         for (int64_t i = 0; i < kTogether; ++i) {
           together[i] = j + i < keys ? I8::bytes(rows[j + i], c, count) : load_bytes(kNone);
         }
-        store(dst, ValueOperands::value_line(together));
+        store(line, ValueOperands::value_line(together));
       }
     }
     token_scales(t, 0, begin, keys, dst);
@@ -333,7 +354,9 @@ struct Int8Products {
       words[-1] = static_cast<uint32_t>(total * KeyOperands::kSignedZero);
       for (int p = 0; p < KeyOperands::kParts; ++p) {
         for (int64_t d = 0; d < whole; ++d) part[d] = KeyOperands::query_part(v[d], p);
+        uint32_t* const end = words + int8_words<KeyOperands>(head_dim);
         words = put_words<KeyOperands, 4>(part, divide_up(head_dim, 4), words);
+        while (words < end) *words++ = 0;
       }
     }
   }
@@ -341,12 +364,16 @@ struct Int8Products {
                             int64_t columns, float* scores) {
     cover(Int8ScoreTile<KeyOperands>{queries, keys, int8_words<KeyOperands>(head_dim), scores}, rows, columns);
   }
-  static void multiply_values(const PackedScratch& scratch, ValueProduct* product, int64_t rows, int64_t columns) {
-    const float* scales = product->values + divide_up(columns, kLanes) * product->panel_stride;
+  static MHA_NOINLINE void round_rows(const PackedScratch& scratch, const ValueProduct& product, int64_t rows,
+                                      int64_t columns) {
+    const float* scales = product.values + divide_up(columns, kLanes) * product.panel_stride;
     for (int64_t r = 0; r < rows; ++r) {
-      round_probabilities<ValueOperands>(scratch.scores + r * kScoreStride, scales, 0, product->keys, product->rows[r],
-                                         product->begin, product->skips, scratch.pairs + r * kPairStride);
+      round_probabilities<ValueOperands>(scratch.scores + r * kScoreStride, scales, 0, product.keys, product.rows[r],
+                                         product.begin, product.skips, scratch.pairs + r * kPairStride);
     }
+  }
+  static void multiply_values(const PackedScratch& scratch, ValueProduct* product, int64_t rows, int64_t columns) {
+    round_rows(scratch, *product, rows, columns);
     product->probabilities = scratch.pairs, product->probability_stride = kPairStride;
     cover(Int8ValueTile<ValueOperands>{*product}, rows, columns);
   }

@@ -20,6 +20,7 @@ constexpr float kLeastInt8 = 0x1p-100f;
 // Codes and inputs as pairs of 16 bits.
 struct IntPairs {
   static constexpr const char* kName = "INT8: rows rounded to 8 bits, exact products of pairs of 16 bits";
+  static constexpr int64_t kWordsTogether = 1;  // that packed keys, values and queries are a multiple of
   static constexpr const char* kAttentionName =
       "INT8: queries and probabilities rounded to 15 bits, exact products of pairs of 16 bits";
   static constexpr int kInputsOfWord = 2;
@@ -347,6 +348,17 @@ inline int64_t int8_gemm_scratch(int64_t rows, int64_t k) {
          round_up(rows * (words + kRowPad), kLanes) + 2 * round_up(rows * groups, kLanes);
 }
 
+// Columns [column, column + columns) of the output, with the bias.
+MHA_NOINLINE void store_outputs(const GemmArgs& g, int64_t column, int64_t columns, const float* outputs) {
+  for (int64_t r = 0; r < g.m; ++r) {
+    for (int64_t c = 0; c < columns; c += kLanes) {
+      const Vec bias = g.bias != nullptr ? load(g.bias + column + c) : zero();
+      store_elements(g.c_element, g.c + r * g.c_stride, column + c, add(load(outputs + r * kInt8Pitch + c), bias),
+                     static_cast<int>(least(columns - c, kLanes)));
+    }
+  }
+}
+
 template <class Operands, int kPerWord>
 MHA_NOINLINE void int8_gemm_of(const GemmArgs& g) {
   constexpr int64_t kLines = kPerWord / Operands::kInputsOfWord;
@@ -383,13 +395,7 @@ MHA_NOINLINE void int8_gemm_of(const GemmArgs& g) {
       cover(tile, g.m, round_up(columns, kLanes));
       k = end;
     }
-    for (int64_t r = 0; r < g.m; ++r) {
-      for (int64_t c = 0; c < columns; c += kLanes) {
-        const Vec bias = g.bias != nullptr ? load(g.bias + column + c) : zero();
-        store_elements(g.c_element, g.c + r * g.c_stride, column + c, add(load(outputs + r * kInt8Pitch + c), bias),
-                       static_cast<int>(least(columns - c, kLanes)));
-      }
-    }
+    store_outputs(g, column, columns, outputs);
   }
 }
 

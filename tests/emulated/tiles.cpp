@@ -6,6 +6,7 @@
 #define MHA_TARGET_ARCH avx512bw
 #define MHA_ISA_AVX512
 #define MHA_ISA_AVX512_BF16
+#define MHA_ISA_DOTS
 #define MHA_ISA_AMX
 #define MHA_TILES_EMULATED
 #pragma GCC diagnostic ignored "-Wunused-function"

@@ -3,6 +3,7 @@
 // same numbers come another way (threads, targets, batch items, heads and queries on their own, other strides) to equal
 // bits.
 #include "tests/support/random_cases.h"
+#include "tests/support/row_codes.h"
 #include "tests/support/seeds.h"
 
 using namespace mha::test;
@@ -37,6 +38,7 @@ struct Drawn {
   RandomMasks masks;
   mha_weights_mode mode;
   mha_arithmetic arithmetic;
+  RowCodes key, value;  // what INT8 multiplies
 
   Drawn(Random& random, mha_arithmetic of)
       : shape(random_shape(random)),
@@ -50,6 +52,9 @@ struct Drawn {
     if (one_in(random, 4)) spoil(random, &problem.key);
     if (one_in(random, 4)) spoil(random, &problem.value);
     if (one_in(random, 4)) problem.scale = 0.3f;
+    if (arithmetic != MHA_ARITHMETIC_INT8) return;
+    key = RowCodes(problem.key, shape.key()), value = RowCodes(problem.value, shape.value());
+    if (one_in(random, 3)) value.negate_some(random);
   }
 
   AttentionCall args() const {
@@ -57,6 +62,7 @@ struct Drawn {
     args.query = view(problem.query.data(), dense_bthd(shape.query()));
     args.key = view(problem.key.data(), dense_bthd(shape.key()));
     args.value = view(problem.value.data(), dense_bthd(shape.value()));
+    if (arithmetic == MHA_ARITHMETIC_INT8) args.key = key.view(), args.value = value.view();
     masks.get().put_into(&args);
     args.score_mods = masks.mods();
     args.arithmetic = arithmetic;
@@ -76,14 +82,27 @@ struct Part {
 
 Part whole_of(const AttentionShape& s) { return {0, s.B, 0, s.H, 0, s.Tq}; }
 
-AttentionCall part_args(AttentionCall args, const Masks& masks, const AttentionShape& s, const Part& part) {
+/// Where the scales of a part's codes are.
+struct PartQuants {
+  mha_quant key, value;
+};
+
+AttentionCall part_args(AttentionCall args, const Masks& masks, const AttentionShape& s, const Part& part,
+                        PartQuants* quants) {
   const int64_t kv_head = part.h / (s.H / s.Hkv);
   const auto move = [](mha_view& view, int64_t elements) {
     if (view.data) view.data = static_cast<const float*>(view.data) + elements;  // null: an empty tensor
   };
+  const auto move_keys = [&](mha_view& view, mha_quant* quant) {
+    const int64_t elements = part.b * view.stride_b + kv_head * view.stride_h;
+    if (view.quant == nullptr) return move(view, elements);
+    if (view.data) view.data = static_cast<const int8_t*>(view.data) + elements;
+    *quant = *view.quant;
+    quant->scales = static_cast<const float*>(quant->scales) + part.b * quant->stride_b + kv_head * quant->stride_h;
+    view.quant = quant;
+  };
   move(args.query, part.b * args.query.stride_b + part.h * args.query.stride_h + part.q * args.query.stride_t);
-  move(args.key, part.b * args.key.stride_b + kv_head * args.key.stride_h);
-  move(args.value, part.b * args.value.stride_b + kv_head * args.value.stride_h);
+  move_keys(args.key, &quants->key), move_keys(args.value, &quants->value);
   masks_from(masks, {part.b, part.B, part.h, part.H, part.q, part.Tq, s.H, s.Tq, s.Tk}).put_into(&args);
   args.score_mods = mods_from(args.score_mods, part.h);
   args.batch = part.B, args.num_heads = part.H, args.query_len = part.Tq;
@@ -151,6 +170,7 @@ struct Elsewhere {
   }
   AttentionCall args(AttentionCall args) const {
     args.query = query.view();
+    if (args.arithmetic == MHA_ARITHMETIC_INT8) return args;  // codes stay
     args.key = key.view();
     args.value = value.view();
     return args;
@@ -215,7 +235,8 @@ class Property {
       wants_[target] = run_attention(shared_context(target, 1), drawn_.args());
       INFO("target " << target << ", one thread");
       CHECK(none_poison(wants_[target].output));
-      if (has_fma(target)) check_part(shape(), whole_of(shape()), drawn_.mode, wants_[target], wants_[first]);
+      const bool same = drawn_.arithmetic == MHA_ARITHMETIC_INT8 || has_fma(target);
+      if (same) check_part(shape(), whole_of(shape()), drawn_.mode, wants_[target], wants_[first]);
     }
   }
   void check_anywhere(const Part& part) { check_part_on(any_context(), part); }
@@ -223,8 +244,9 @@ class Property {
     const bool moved = one_in(random_, 2);
     INFO(context.describe() << (moved ? ", other strides" : "") << ": items " << part.b << " + " << part.B << ", heads "
                             << part.h << " + " << part.H << ", queries " << part.q << " + " << part.Tq);
+    PartQuants quants = {};
     const AttentionCall args =
-        part_args(moved ? moved_.args(drawn_.args()) : drawn_.args(), drawn_.masks.get(), shape(), part);
+        part_args(moved ? moved_.args(drawn_.args()) : drawn_.args(), drawn_.masks.get(), shape(), part, &quants);
     check_part(shape(), part, args.results.weights_mode, run_attention(context.get(), args), wants_[context.target]);
   }
 
@@ -241,6 +263,16 @@ TEST_CASE("properties: attention in BF16 comes to the same bits by every way", "
   for (const uint64_t seed : seeds(205000, 200)) {
     Random random(seed);
     Property property(random, MHA_ARITHMETIC_BF16);
+    INFO("seed " << seed << ": " << property.describe());
+    property.check();
+  }
+}
+
+TEST_CASE("properties: attention in INT8 comes to the same bits by every way", "[properties][bits][int8]") {
+  if (targets_of(MHA_ARITHMETIC_INT8).empty()) return;  // no target has it
+  for (const uint64_t seed : seeds(207000, 250)) {
+    Random random(seed);
+    Property property(random, MHA_ARITHMETIC_INT8);
     INFO("seed " << seed << ": " << property.describe());
     property.check();
   }
