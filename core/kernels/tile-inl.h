@@ -99,13 +99,24 @@ MHA_INLINE void multiply_add(Sums<kRows, kPanels>& sums, const float* a, int64_t
     multiply_add_step<kRows, kPanels>(sums, a + i, a_stride, b, panel_stride);
 }
 
+// The most rows of a tile: Tile::kMostRows where it says so.
+template <class Tile>
+constexpr auto row_limit(int) -> decltype(Tile::kMostRows + 0) {
+  return Tile::kMostRows;
+}
+template <class Tile>
+constexpr int row_limit(long) {
+  return 8;
+}
+
 // The tiles of one kind by size: at(rows, panels)(tile, begin, end, column) runs tile.run<rows, panels>(row, column)
 // for the rows from begin to end, `rows` apart. One call runs all tiles of one size, because a product of 64 steps is
 // so short that a call for each tile shows. Tile::kChains: sums that each element has.
 template <class Tile>
 struct TileTable {
   using Run = void (*)(const Tile& tile, int64_t begin, int64_t end, int64_t column);
-  static constexpr int kMostRows = most_tile_rows(Tile::kChains, 8), kMaxPanels = panels_for(1, Tile::kChains);
+  static constexpr int kMostRows = most_tile_rows(Tile::kChains, row_limit<Tile>(0));
+  static constexpr int kMaxPanels = panels_for(1, Tile::kChains);
   Run run[kMostRows][kMaxPanels] = {};
 
   constexpr TileTable() { fill<kMostRows, kMaxPanels>(); }
@@ -144,7 +155,8 @@ template <class Tile>
 void cover(const Tile& tile, int64_t rows, int64_t columns, int64_t tile_rows = most_tile_rows(Tile::kChains, 6)) {
   static constexpr TileTable<Tile> kTable;
   static constexpr FittingPanels<Tile::kChains> kFit;
-  static constexpr int kLow = most_tile_rows(Tile::kChains, 6), kTall = TileTable<Tile>::kMostRows;
+  static constexpr int kTall = TileTable<Tile>::kMostRows;
+  static constexpr int kLow = most_tile_rows(Tile::kChains, kTall < 6 ? kTall : 6);
   if (rows <= 0 || columns <= 0) return;
   const int64_t panels = divide_up(columns, kLanes);
   // Taller tiles have more chains to interleave and read B less often. They are used if they need no more groups of
