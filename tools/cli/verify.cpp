@@ -23,12 +23,15 @@ struct NamedArithmetic {
   mha_arithmetic arithmetic;
   const char* name;
 };
-constexpr NamedArithmetic kArithmetics[] = {{MHA_ARITHMETIC_F32, "F32"}, {MHA_ARITHMETIC_BF16, "BF16"}};
+constexpr NamedArithmetic kArithmetics[] = {
+    {MHA_ARITHMETIC_F32, "F32"}, {MHA_ARITHMETIC_BF16, "BF16"}, {MHA_ARITHMETIC_INT8, "INT8"}};
+constexpr int kArithmeticCount = 3;
 
 // What is known of one target in one arithmetic so far.
 struct TargetState {
   std::string name;
-  bool same_bits;                 // as the other targets with fused multiply-add
+  bool same_bits;                 // as the other targets with fused multiply-add, in INT8 as all
+  bool fma;
   std::vector<Context> contexts;  // one for each of kThreadCounts
   std::int64_t cases = 0;
   double worst[3] = {};  // by VerifyKind
@@ -71,7 +74,7 @@ std::vector<TargetState> supported_targets(const std::string& only) {
     const std::string name = mha_target_name(i);
     if (only.empty() ? mha_target_supported(i) == 0 : name != only) continue;
     TargetState state;
-    state.same_bits = mha_target_same_bits(i) == 1;
+    state.same_bits = state.fma = mha_target_same_bits(i) == 1;
     state.name = name;
     for (const std::int64_t threads : kThreadCounts) state.contexts.push_back(make_context(name.c_str(), threads));
     targets.push_back(std::move(state));
@@ -100,7 +103,8 @@ void run_case(const VerifyCase& verify_case, const std::vector<double>& want, mh
       target.failures.push_back(verify_case.name() + ": other bits with " + std::to_string(kThreadCounts[i]) +
                                 " threads than with 1");
     }
-    if (!target.same_bits) continue;
+    // A layer's attention is F32's, also where its projections are INT8's.
+    if (!target.same_bits || (!target.fma && verify_case.kind() == VerifyKind::kLayer)) continue;
     if (first_fma == nullptr) {
       first_fma = &target;
       fma_bits = got;
@@ -111,15 +115,14 @@ void run_case(const VerifyCase& verify_case, const std::vector<double>& want, mh
   }
 }
 
-bool has_bf16(const Context& context) {
+// Not every target, and not every build, has BF16 and INT8.
+bool has(const Context& context, mha_arithmetic arithmetic) {
   const float any = 0;
-  AttentionCall call;
-  call.batch = call.num_heads = call.query_len = call.key_len = call.head_dim = 1;
-  call.arithmetic = MHA_ARITHMETIC_BF16;
-  call.query = call.key = call.value = view(&any);
-  float output = 0;
-  call.output = mut_view(&output);
-  return static_cast<bool>(context.attention_workspace_bytes(call));
+  mha_linear_config config{};
+  config.in_features = config.out_features = 1;
+  config.weight = view(&any);
+  config.arithmetic = arithmetic;
+  return static_cast<bool>(Linear::create(context, config));
 }
 
 // Returns whether the target passed.
@@ -155,30 +158,37 @@ void add_verify(CLI::App& app, int& status) {
   command->add_option("--target", options->target, "Only this target (default: every supported one)");
   command->add_flag("--quick", options->quick, "A quarter of the cases");
   command->callback([options, &status] {
-    // Arithmetic by arithmetic; not every target, and not every build, has BF16.
-    std::vector<TargetState> targets[2] = {supported_targets(options->target), supported_targets(options->target)};
-    std::vector<TargetState>& in_bf16 = targets[1];
-    in_bf16.erase(
-        std::remove_if(in_bf16.begin(), in_bf16.end(), [](const TargetState& t) { return !has_bf16(t.contexts[0]); }),
-        in_bf16.end());
-    Code codes[2];
+    std::vector<TargetState> targets[kArithmeticCount];
+    for (int a = 0; a < kArithmeticCount; ++a) {
+      for (TargetState& target : supported_targets(options->target)) {
+        // In INT8 all targets share their bits.
+        if (kArithmetics[a].arithmetic == MHA_ARITHMETIC_INT8) target.same_bits = true;
+        if (has(target.contexts[0], kArithmetics[a].arithmetic)) targets[a].push_back(std::move(target));
+      }
+    }
+    Code codes[kArithmeticCount];
     const std::int64_t count = verify_case_count(options->quick);
     {
       Progress progress("verify", count);
       for (std::int64_t i = 0; i < count; ++i) {
         const auto verify_case = make_verify_case(i, options->quick);
         const std::vector<double> want = verify_case->reference();
-        for (int a = 0; a < 2; ++a) run_case(*verify_case, want, kArithmetics[a].arithmetic, targets[a], codes[a]);
+        for (int a = 0; a < kArithmeticCount; ++a) {
+          run_case(*verify_case, want, kArithmetics[a].arithmetic, targets[a], codes[a]);
+        }
         progress.step();
       }
     }
-    for (int a = 0; a < 2; ++a) {
+    for (int a = 0; a < kArithmeticCount; ++a) {
       for (const TargetState& target : targets[a]) {
         if (!print(target, targets[a], kArithmetics[a].name)) status = 1;
       }
     }
-    std::printf("bits of %lld cases: %s %s, %s %s (the same code: the same results)\n", static_cast<long long>(count),
-                kArithmetics[0].name, codes[0].text().c_str(), kArithmetics[1].name, codes[1].text().c_str());
+    std::printf("bits of %lld cases:", static_cast<long long>(count));
+    for (int a = 0; a < kArithmeticCount; ++a) {
+      std::printf("%s %s %s", a > 0 ? "," : "", kArithmetics[a].name, codes[a].text().c_str());
+    }
+    std::printf(" (the same code: the same results)\n");
   });
 }
 

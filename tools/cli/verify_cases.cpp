@@ -23,6 +23,8 @@ constexpr std::int64_t kQuickDivisor = 4;
 constexpr double kBounds[] = {4e-6, 1e-6, 4e-6};
 // The same of BF16, whose operands have eight bits.
 constexpr double kBf16Bounds[] = {1.5e-2, 1.5e-2, 2e-2};
+// The same of INT8, whose weights, keys and values have eight bits with a scale for each row, and inputs eight.
+constexpr double kInt8Bounds[] = {6e-2, 6e-2, 6e-2};
 
 template <std::size_t kCount>
 std::int64_t pick(const std::int64_t (&list)[kCount], std::int64_t index) {
@@ -36,6 +38,34 @@ std::vector<float> weight_values(std::int64_t rows, std::int64_t columns, std::u
   for (float& value : values) value = static_cast<float>(value * factor);
   return values;
 }
+
+// Rows of `width` rounded to signed bytes, each with a scale.
+class RowCodes {
+ public:
+  RowCodes() = default;
+  RowCodes(const std::vector<float>& values, std::int64_t width) {
+    for (std::size_t row = 0; row < values.size(); row += static_cast<std::size_t>(width)) {
+      float most = 0;
+      for (std::int64_t d = 0; d < width; ++d) most = std::max(most, std::abs(values[row + static_cast<std::size_t>(d)]));
+      scales_.push_back(most > 0 ? most / 127 : 1);
+      for (std::int64_t d = 0; d < width; ++d) {
+        const float code = std::nearbyint(values[row + static_cast<std::size_t>(d)] / scales_.back());
+        codes_.push_back(static_cast<std::int8_t>(code));
+      }
+    }
+  }
+  // As the floats' view; `rows` are the strides of rows.
+  mha_view as(mha_view floats, const mha_quant& rows) {
+    quant_ = rows, quant_.scales = scales_.data();
+    floats.data = codes_.data(), floats.dtype = MHA_I8, floats.quant = &quant_;
+    return floats;
+  }
+
+ private:
+  std::vector<std::int8_t> codes_;
+  std::vector<float> scales_;
+  mha_quant quant_{};
+};
 
 class LinearCase final : public VerifyCase {
  public:
@@ -145,6 +175,12 @@ class AttentionCase final : public VerifyCase {
       args_.query = view(query_.data(), {a.num_heads * a.query_len * a.head_dim, a.head_dim, a.query_len * a.head_dim});
       args_.key = view(key_.data(), {a.num_kv_heads * a.key_len * a.head_dim, a.head_dim, a.key_len * a.head_dim});
     }
+    mha_quant key_rows{}, value_rows{};
+    value_rows.stride_h = 1, value_rows.stride_t = a.num_kv_heads, value_rows.stride_b = a.key_len * a.num_kv_heads;
+    key_rows = value_rows;
+    if (index % 5 == 0) key_rows.stride_t = 1, key_rows.stride_h = a.key_len;
+    key_codes_ = RowCodes(key_, a.head_dim), value_codes_ = RowCodes(value_, a.value_head_dim);
+    coded_key_ = key_codes_.as(args_.key, key_rows), coded_value_ = value_codes_.as(args_.value, value_rows);
     mask_kind_ = pick(MaskData::kKinds, index);
     masks_.make(mask_kind_, a.batch, a.num_heads, a.query_len, a.key_len);
     masks_.put_into(args_);
@@ -167,6 +203,7 @@ class AttentionCase final : public VerifyCase {
     std::vector<float> all(total_);
     AttentionCall args = args_;
     args.arithmetic = arithmetic;
+    if (arithmetic == MHA_ARITHMETIC_INT8) args.key = coded_key_, args.value = coded_value_;
     args.output = mut_view(all.data());
     if (weights_size_ != 0) args.results.weights = mut_view(all.data() + output_size_);
     args.results.log_sum_exp = all.data() + output_size_ + weights_size_;
@@ -202,6 +239,8 @@ class AttentionCase final : public VerifyCase {
   std::int64_t mask_kind_ = 0;
   MaskData masks_;
   std::vector<float> query_, key_, value_;
+  RowCodes key_codes_, value_codes_;
+  mha_view coded_key_{}, coded_value_{};
   std::size_t output_size_ = 0, weights_size_ = 0, total_ = 0;
 };
 
@@ -250,7 +289,8 @@ class LayerCase final : public VerifyCase {
     const Layer layer = take(Layer::create(context, config, weights_));
     std::vector<float> all(total_);
     LayerCall args = args_;
-    args.arithmetic = arithmetic;
+    // Keys that a layer projects are floats, which INT8 does not multiply.
+    args.arithmetic = arithmetic == MHA_ARITHMETIC_INT8 ? MHA_ARITHMETIC_F32 : arithmetic;
     args.output = mut_view(all.data());
     if (averaged()) args.results.weights = mut_view(all.data() + output_size_);
     check(layer.forward(context, args));
@@ -296,7 +336,10 @@ class LayerCase final : public VerifyCase {
 }  // namespace
 
 double VerifyCase::bound(mha_arithmetic arithmetic) const {
-  return (arithmetic == MHA_ARITHMETIC_BF16 ? kBf16Bounds : kBounds)[static_cast<int>(kind_)];
+  const double* const bounds = arithmetic == MHA_ARITHMETIC_F32    ? kBounds
+                               : arithmetic == MHA_ARITHMETIC_BF16 ? kBf16Bounds
+                                                                   : kInt8Bounds;
+  return bounds[static_cast<int>(kind_)];
 }
 
 std::string VerifyCase::name() const {

@@ -28,12 +28,22 @@ std::vector<float> read_tensor(const io::Safetensors& file, const std::string& n
   return std::move(tensor->values);
 }
 
+ProductFormat ProductFormat::named(const std::string& name) {
+  ProductFormat format;
+  if (name == "bf16") format.arithmetic = MHA_ARITHMETIC_BF16;
+  if (name != "int8" && name != "int4") return format;
+  format.arithmetic = MHA_ARITHMETIC_INT8;
+  format.weights.dtype = MHA_I8;
+  if (name == "int4") format.weights.dtype = MHA_I4, format.weights.group = 32, format.weights.scale_dtype = MHA_F16;
+  return format;
+}
+
 Linear make_linear(const Context& context, int64_t in, int64_t out, const float* weight, const float* bias,
-                   mha_arithmetic arithmetic) {
+                   const ProductFormat& format) {
   mha_linear_config config = {};
   config.in_features = in, config.out_features = out;
   config.weight = view(weight), config.bias = bias;
-  config.arithmetic = arithmetic;
+  config.arithmetic = format.arithmetic, config.packed = format.packed();
   return require(Linear::create(context, config));
 }
 

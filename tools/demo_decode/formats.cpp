@@ -36,6 +36,7 @@ std::vector<Format> formats() {
           {"bf16", storage_of(MHA_BF16), storage_of(MHA_BF16)},
           {"bf16_arithmetic", storage_of(MHA_BF16), storage_of(MHA_BF16), MHA_ARITHMETIC_BF16},
           {"int8", int8, int8},
+          {"int8_arithmetic", int8, int8, MHA_ARITHMETIC_INT8},
           {"int8_groups", grouped, grouped},
           {"uint8_zeros", uint8, uint8},
           {"int4", int4, int4},

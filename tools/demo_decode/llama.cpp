@@ -75,7 +75,7 @@ std::vector<float> Llama::tensor(const std::string& name, const std::vector<int6
 }
 
 Linear Llama::linear(const std::vector<float>& weight, int64_t in, int64_t out) const {
-  return make_linear(context_, in, out, weight.data(), nullptr, arithmetic_);
+  return make_linear(context_, in, out, weight.data(), nullptr, {arithmetic_, {}});
 }
 
 /// Both in one product: rows of gate_proj, then of up_proj.

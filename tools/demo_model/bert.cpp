@@ -45,10 +45,11 @@ TokenBatch TokenBatch::item(int64_t b) const {
   return {1, lengths[b], {first, first + lengths[b]}, {lengths[b]}};
 }
 
-Bert::Bert(const Context& context, const BertConfig& config, const std::string& weights_path, mha_arithmetic arithmetic)
+Bert::Bert(const Context& context, const BertConfig& config, const std::string& weights_path,
+           const ProductFormat& format)
     : context_(context),
       config_(config),
-      arithmetic_(arithmetic),
+      format_(format),
       threads_(static_cast<int>(context.num_threads())),
       file_(open_weights(weights_path)) {
   words_ = tensor("embeddings.word_embeddings.weight", {config_.vocabulary, config_.hidden});
@@ -78,7 +79,7 @@ Bert::Norm Bert::norm(const std::string& name) const {
 
 Linear Bert::linear(const std::string& name, int64_t in, int64_t out) const {
   const std::vector<float> weight = tensor(name + ".weight", {out, in}), bias = tensor(name + ".bias", {out});
-  return make_linear(context_, in, out, weight.data(), bias.data(), arithmetic_);
+  return make_linear(context_, in, out, weight.data(), bias.data(), format_);
 }
 
 Layer Bert::attention(const std::string& name) const {
@@ -91,7 +92,7 @@ Layer Bert::attention(const std::string& name) const {
   mha_layer_config config = {};
   config.embed_dim = hidden;
   config.num_heads = config_.heads;
-  config.arithmetic = arithmetic_;
+  config.arithmetic = format_.arithmetic, config.packed = format_.packed();
   const mha_layer_weights weights = io::layer_weights(query, key, value, output);
   return require(Layer::create(context_, config, weights));
 }
@@ -127,7 +128,7 @@ void Bert::attend(const Block& layer, const TokenBatch& tokens) {
   args.query_len = tokens.width;
   args.query = view(state_.data());
   args.items.key_lengths = tokens.lengths.data();
-  args.arithmetic = arithmetic_;
+  args.arithmetic = format_.over_floats();
   args.output = mut_view(update_.data());
   const size_t bytes = require(layer.attention.workspace_bytes(context_, args));
   if (workspace_.size() < bytes) workspace_.resize(bytes);

@@ -34,7 +34,8 @@ struct TokenBatch {
 class Bert {
  public:
   /// `context` must outlive this. In BF16 the weights are kept in bf16; what is between products stays in floats.
-  Bert(const Context& context, const BertConfig& config, const std::string& weights_path, mha_arithmetic arithmetic);
+  Bert(const Context& context, const BertConfig& config, const std::string& weights_path,
+       const ProductFormat& format);
 
   /// One embedding of Euclidean length 1 per item, [batch, hidden]: the mean over its tokens. Not thread-safe (it keeps
   /// its buffers between calls).
@@ -61,7 +62,7 @@ class Bert {
 
   const Context& context_;
   BertConfig config_;
-  mha_arithmetic arithmetic_;
+  ProductFormat format_;
   int threads_;
   io::Safetensors file_;
   std::vector<float> words_, positions_, type_;

@@ -28,7 +28,7 @@ using mha::demo::TokenBatch;
 
 struct Options {
   std::string model, tokens, output, target;
-  mha_arithmetic arithmetic = MHA_ARITHMETIC_F32;
+  std::string format = "f32";
   int64_t threads = 0;
   int64_t repeat = 1;
 };
@@ -90,7 +90,7 @@ void run(const Options& options) {
 
   const TokenBatch tokens = read_tokens(options.tokens);
   const auto config = mha::demo::BertConfig::read(options.model + "/config.json");
-  Bert model(context, config, options.model + "/model.safetensors", options.arithmetic);
+  Bert model(context, config, options.model + "/model.safetensors", mha::demo::ProductFormat::named(options.format));
 
   const Run padded = timed("one padded batch", options.repeat, [&] { return model.encode(tokens); });
   const Run single = timed("one by one", options.repeat, [&] {
@@ -125,10 +125,9 @@ int main(int argc, char** argv) {
     app.add_option("--output", options.output, ".safetensors file to write")->required();
     app.add_option("--threads", options.threads, "0: the CPUs allowed")->check(CLI::Range(0, 1024));
     app.add_option("--target", options.target, "instruction-set target (default: the best)");
-    const std::map<std::string, mha_arithmetic> arithmetics = {{"f32", MHA_ARITHMETIC_F32},
-                                                               {"bf16", MHA_ARITHMETIC_BF16}};
-    app.add_option("--arithmetic", options.arithmetic, "of attention and of all products: f32 or bf16")
-        ->transform(CLI::CheckedTransformer(arithmetics));
+    app.add_option("--arithmetic", options.format,
+                   "of attention and of all products: f32 or bf16; int8 or int4: of products over weights of so many bits")
+        ->check(CLI::IsMember({"f32", "bf16", "int8", "int4"}));
     app.add_option("--repeat", options.repeat, "timed runs of each mode")->check(CLI::Range(0, 1000));
     try {
       app.parse(argc, argv);
