@@ -32,7 +32,7 @@ CpuFeatures x86_features(const CpuRegisters& r) {
   f.avx2_vnni = f.avx2 && has(r.leaf7_1_eax, 4);
   f.avx512_bf16 = f.avx512_vnni && has(r.leaf7_1_eax, 5);
   f.amx = f.avx512_bf16 && has_all(r.xcr0, kTileState) && has(r.leaf7_edx, 22) && has(r.leaf7_edx, 24) &&
-               has(r.leaf7_edx, 25);
+          has(r.leaf7_edx, 25);
   f.fast_bf16 = f.avx512_bf16 && r.vendor == kAuthenticAmd;
   return f;
 }

@@ -34,7 +34,8 @@ MHA_INLINE Reg lower_nibbles(Reg w) { return reg(_mm256_and_si256(bits(w), _mm25
 MHA_INLINE Reg upper_nibbles(Reg w) { return lower_nibbles(reg(_mm256_srli_epi32(bits(w), 4))); }
 MHA_INLINE Bytes16 lowest_bytes(const Vec& ints) {
   const __m256i byte = _mm256_set1_epi32(255);
-  const __m256i taken = _mm256_packs_epi32(_mm256_and_si256(bits(ints.r[0]), byte), _mm256_and_si256(bits(ints.r[1]), byte));
+  const __m256i taken =
+      _mm256_packs_epi32(_mm256_and_si256(bits(ints.r[0]), byte), _mm256_and_si256(bits(ints.r[1]), byte));
   const __m256i halves = _mm256_permute4x64_epi64(taken, 0xd8);  // back in order
   return _mm_packus_epi16(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
 }

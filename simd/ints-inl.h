@@ -39,9 +39,7 @@ constexpr int kDotStep = 32;
 MHA_INLINE Reg widened_step(const char* p) {
   return reg(_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
 }
-MHA_INLINE Reg add_step(Reg codes, const float* x, Reg sum) {
-  return add_products(codes, Reg::load_unaligned(x), sum);
-}
+MHA_INLINE Reg add_step(Reg codes, const float* x, Reg sum) { return add_products(codes, Reg::load_unaligned(x), sum); }
 MHA_INLINE Reg sums_of(const Reg all[kRegLanes]) {
   alignas(64) float rows[kRegLanes * kRegLanes];
 #pragma GCC unroll 16
@@ -80,9 +78,7 @@ MHA_INLINE void store_halves(float* p, const Vec& ints) {
 }
 constexpr int kDotStep = 16;
 MHA_INLINE Reg widened_step(const char* p) { return reg(_mm256_cvtepi8_epi16(load_bytes(p))); }
-MHA_INLINE Reg add_step(Reg codes, const float* x, Reg sum) {
-  return add_products(codes, Reg::load_unaligned(x), sum);
-}
+MHA_INLINE Reg add_step(Reg codes, const float* x, Reg sum) { return add_products(codes, Reg::load_unaligned(x), sum); }
 MHA_INLINE Reg sums_of(const Reg all[kRegLanes]) {
   const auto quads = [&](int i) MHA_ALWAYS_INLINE {
     return _mm256_hadd_epi32(_mm256_hadd_epi32(bits(all[i]), bits(all[i + 1])),
@@ -130,9 +126,7 @@ constexpr int kDotStep = 8;
 MHA_INLINE Reg widened_step(const char* p) {
   return reg(lower_halves(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
-MHA_INLINE Reg add_step(Reg codes, const float* x, Reg sum) {
-  return add_products(codes, Reg::load_unaligned(x), sum);
-}
+MHA_INLINE Reg add_step(Reg codes, const float* x, Reg sum) { return add_products(codes, Reg::load_unaligned(x), sum); }
 MHA_INLINE Reg sums_of(const Reg all[kRegLanes]) {
   Reg q[4] = {all[0], all[1], all[2], all[3]};
   transpose_quads(q);
@@ -158,8 +152,8 @@ MHA_INLINE int16x8_t halves(Reg r) { return vreinterpretq_s16_f32(r); }
 MHA_INLINE Reg from_halves(int16x8_t h) { return vreinterpretq_f32_s16(h); }
 MHA_INLINE Vec line_of_rows(Bytes16 first, Bytes16 second) {
   const int8x16_t a = vreinterpretq_s8_u8(first), b = vreinterpretq_s8_u8(second);
-  return {{from_halves(vmovl_s8(vget_low_s8(a))), from_halves(vmovl_high_s8(a)),
-           from_halves(vmovl_s8(vget_low_s8(b))), from_halves(vmovl_high_s8(b))}};
+  return {{from_halves(vmovl_s8(vget_low_s8(a))), from_halves(vmovl_high_s8(a)), from_halves(vmovl_s8(vget_low_s8(b))),
+           from_halves(vmovl_high_s8(b))}};
 }
 MHA_INLINE void store_halves(float* p, const Vec& ints) {
 #pragma GCC unroll 2
@@ -255,8 +249,7 @@ MHA_INLINE Vec add_products(const Vec& x, const Vec& line, const Vec& sum) {
 // Of words of four signed bytes: bytes n and n + 2, n = 0 or 1.
 template <int kNumber>
 MHA_INLINE Vec line_of_bytes(const Vec& words) {
-  return map([&](int i)
-                 MHA_ALWAYS_INLINE { return kNumber == 0 ? even_bytes(words.r[i]) : odd_bytes(words.r[i]); });
+  return map([&](int i) MHA_ALWAYS_INLINE { return kNumber == 0 ? even_bytes(words.r[i]) : odd_bytes(words.r[i]); });
 }
 // Of words of eight nibbles: nibbles n and n + 4, 0 to 15.
 template <int kNumber>

@@ -135,8 +135,8 @@ mha_status check_pair(const AttentionProblem& p, mha_error* error) {
   for (const auto& part : parts) {
     if (part.element != Element::kI8) {
       return fail(error, MHA_ERR_UNSUPPORTED,
-                  "%ss are %s: MHA_ARITHMETIC_INT8 multiplies keys and values of MHA_I8, given or in a cache", part.name,
-                  dtype_name(static_cast<int>(part.element)));
+                  "%ss are %s: MHA_ARITHMETIC_INT8 multiplies keys and values of MHA_I8, given or in a cache",
+                  part.name, dtype_name(static_cast<int>(part.element)));
     }
     if (part.codes.group < part.width) {
       return fail(error, MHA_ERR_UNSUPPORTED,

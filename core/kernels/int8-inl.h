@@ -96,7 +96,8 @@ MHA_NOINLINE void round_probabilities(const float* probabilities, const float* s
   for (int64_t j = 0; j < keys && skips; ++j) {
     if (!is_visible(row, begin + j)) products[j] = 0.0f;
   }
-  for (int64_t j = keys; j % kLanes != 0; ++j) products[j] = 0.0f;  // other rows may see these keys, whatever their scales
+  for (int64_t j = keys; j % kLanes != 0; ++j)
+    products[j] = 0.0f;  // other rows may see these keys, whatever their scales
   Vec most = zero(), probe = zero();
   for (int64_t j = 0; j < keys; j += kLanes) {
     const Vec g = load(products + j);
@@ -192,8 +193,7 @@ struct Int8ScoreTile {
         const float* head = query + r * a_stride;
         Vec sum = sums[r][p];
         if constexpr (Operands::kSignedZero != 0) sum = sub_ints(sum, set_ints(int_at(head + 1)));
-        store(scores + (row + r) * kScoreStride + column + p * kLanes,
-              mul(mul(to_floats(sum), set1(*head)), scale));
+        store(scores + (row + r) * kScoreStride + column + p * kLanes, mul(mul(to_floats(sum), set1(*head)), scale));
       }
     }
   }
@@ -252,13 +252,12 @@ struct Int8Products {
   static Int8Softmax softmax(const PackedScratch&) { return {}; }
   static int64_t scratch_of(int64_t group_rows, int64_t rows, int64_t head_dim, int64_t value_head_dim,
                             Element output) {
-    return group_rows * kPairStride +
-           attention_scratch(group_rows, rows, row_floats(head_dim), value_head_dim, output);
+    return group_rows * kPairStride + attention_scratch(group_rows, rows, row_floats(head_dim), value_head_dim, output);
   }
   static PackedScratch split_of(int64_t group_rows, float* p, int64_t head_dim, int64_t value_head_dim,
                                 bool keeps_outputs) {
-    PackedScratch s = split_scratch(p + group_rows * kPairStride, group_rows, row_floats(head_dim), value_head_dim,
-                                    keeps_outputs);
+    PackedScratch s =
+        split_scratch(p + group_rows * kPairStride, group_rows, row_floats(head_dim), value_head_dim, keeps_outputs);
     s.pairs = p;
     return s;
   }
@@ -299,7 +298,8 @@ struct Int8Products {
           transpose_words(low, low + 8 * run.stride, run.stride, natural);
 #pragma GCC unroll 8
           for (int i = 0; i < kWords; ++i) {
-            columns[i].r[g] = KeyOperands::kSignedZero != 0 ? flip_codes(natural[i], flip_of(Element::kU8)) : natural[i];
+            columns[i].r[g] =
+                KeyOperands::kSignedZero != 0 ? flip_codes(natural[i], flip_of(Element::kU8)) : natural[i];
           }
         }
         for (int64_t i = 0; i < least(words - w, kWords); ++i) {

@@ -78,7 +78,8 @@ struct Int8Groups {
   }
   int64_t end(int64_t at) const {
     const int64_t begin = at / group * group, of_group = least(begin + group, k);
-    return parts == 1 ? of_group : least(of_group, begin + (at - begin) / kMostInt8Group * kMostInt8Group + kMostInt8Group);
+    return parts == 1 ? of_group
+                      : least(of_group, begin + (at - begin) / kMostInt8Group * kMostInt8Group + kMostInt8Group);
   }
   int64_t weight_group(int64_t at) const { return at / group; }
 };
@@ -343,7 +344,7 @@ constexpr int64_t kRowPad = 8;
 // Floats of lines of a block, outputs and sums of rows, and their words, scales and sums.
 template <class Operands>
 inline int64_t int8_gemm_scratch(int64_t rows, int64_t k) {
-  const int64_t words = round_up(k, 8) / Operands::kInputsOfWord , groups = divide_up(k, kLanes) + 1;
+  const int64_t words = round_up(k, 8) / Operands::kInputsOfWord, groups = divide_up(k, kLanes) + 1;
   return kInt8Pitch * (kWidenedDepth / Operands::kInputsOfWord + 2 * (rows + groups)) +
          round_up(rows * (words + kRowPad), kLanes) + 2 * round_up(rows * groups, kLanes);
 }

@@ -183,7 +183,8 @@ struct Int8ValueBlock {
 
 template <int kRows, class Operands, int kPanels = value_panels(kRows)>
 MHA_INLINE void cover_int8_values(const Int8ValueBlock<Operands>& block, int64_t row, int64_t column, int64_t columns) {
-  for (; column + kPanels * kLanes <= columns; column += kPanels * kLanes) block.template run<kRows, kPanels>(row, column);
+  for (; column + kPanels * kLanes <= columns; column += kPanels * kLanes)
+    block.template run<kRows, kPanels>(row, column);
   if constexpr (kPanels > 1) {
     if (column < columns) cover_int8_values<kRows, Operands, kPanels / 2>(block, row, column, columns);
   }

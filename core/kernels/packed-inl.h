@@ -211,9 +211,9 @@ struct ValueTile : ValueProduct {
 struct F32Products {
   static constexpr int kChains = 1;  // of an element of a product
   static constexpr int64_t kGroupRows = kAttentionRows;
-  static constexpr int64_t kKeyStep = 1;  // keys that multiply_values takes at a time, seen or not
+  static constexpr int64_t kKeyStep = 1;       // keys that multiply_values takes at a time, seen or not
   static constexpr bool kSkipsHidden = false;  // multiply_values leaves hidden keys out, if values are not finite
-  struct Session {                        // what lives as long as a kernel runs
+  struct Session {                             // what lives as long as a kernel runs
     Session() {}
   };
   static constexpr const char* kName = "F32: chains of fused multiply-adds";

@@ -120,9 +120,8 @@ inline void apply_relative_bias(const ScoreMods& mods, const RowMods& row, const
   change_scores({range.from, far_end, range.distance}, scores,
                 [&](Vec s, int64_t) MHA_ALWAYS_INLINE { return Rounding::multiply_add(farthest, scale, s); });
   change_scores({most(range.from, far_end), range.end, range.distance}, scores,
-                [&](Vec s, int64_t at) MHA_ALWAYS_INLINE {
-                  return Rounding::multiply_add(load_biases(bias, at, mods), scale, s);
-                });
+                [&](Vec s, int64_t at)
+                    MHA_ALWAYS_INLINE { return Rounding::multiply_add(load_biases(bias, at, mods), scale, s); });
 }
 
 // All modifications of the keys in the row's range, in the order of the list. Scores outside are hidden afterwards.

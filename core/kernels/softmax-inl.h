@@ -68,8 +68,7 @@ inline void merge_sinks(const float* sinks, RowFactors& f, int64_t rows) {
     const Vec most = max_or_second(running, sink);
     const Vec base = select_greater(most, none, most, zero());
     const Vec keep = exp2_of_difference<Rounding>(running, base);
-    const Vec total =
-        Rounding::multiply_add(load(f.running_sum + r), keep, exp2_of_difference<Rounding>(sink, base));
+    const Vec total = Rounding::multiply_add(load(f.running_sum + r), keep, exp2_of_difference<Rounding>(sink, base));
     store(f.running_max + r, most);
     store(f.running_sum + r, total);
     store(f.inverse + r, mul(keep, inverse_or_zero(total)));

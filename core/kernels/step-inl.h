@@ -97,7 +97,8 @@ inline Group group_at(const AttentionRow* rows, int64_t row, int64_t num_rows, i
 template <class Rounding>
 inline bool mask_group(const AttentionRow* rows, const ScoreMods& mods, const Group& g, float* scores) {
   if (changes_scores(mods)) {
-    for (int64_t r = 0; r < g.num_rows; ++r) modify_scores<Rounding>(rows[r], mods, g.begin, g.keys, scores + r * kScoreStride);
+    for (int64_t r = 0; r < g.num_rows; ++r)
+      modify_scores<Rounding>(rows[r], mods, g.begin, g.keys, scores + r * kScoreStride);
   }
   bool hidden = false;
   ChunkMasks common;

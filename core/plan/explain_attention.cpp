@@ -217,8 +217,8 @@ void explain_elements(const AttentionProblem& p, Text* out) {
   bool floats = true;
   for (Element element : all) floats = floats && element == Element::kF32;
   if (floats) return;
-  const char* read = p.arithmetic == Arithmetic::kInt8 ? "keys and values multiplied as they are"
-                                                       : "read by widening to floats";
+  const char* read =
+      p.arithmetic == Arithmetic::kInt8 ? "keys and values multiplied as they are" : "read by widening to floats";
   out->line("elements: query %s, keys %s, values %s, output %s; %s, the output rounded once", name_of(all[0]),
             name_of(all[1]), name_of(all[2]), name_of(all[3]), read);
 }

@@ -44,7 +44,9 @@ const AttentionMistake kSizes[] = {
      {"scale is -1.17549e-38: a denormal"},
      MISTAKE(call.args.scale = float_of_bits(0x807fffff); call.args.scale_is_exact = 1)},
     {MHA_ERR_ARGUMENT, {"scale is nan"}, MISTAKE(call.args.scale = kNan; call.args.scale_is_exact = 1)},
-    {MHA_ERR_UNSUPPORTED, {"keys are MHA_F32: MHA_ARITHMETIC_INT8"}, MISTAKE(call.args.arithmetic = MHA_ARITHMETIC_INT8)},
+    {MHA_ERR_UNSUPPORTED,
+     {"keys are MHA_F32: MHA_ARITHMETIC_INT8"},
+     MISTAKE(call.args.arithmetic = MHA_ARITHMETIC_INT8)},
     {MHA_ERR_ARGUMENT, {"arithmetic is 3: not a value"}, MISTAKE(call.args.arithmetic = no_value<mha_arithmetic>(3))},
 };
 

@@ -343,7 +343,8 @@ TEST_CASE("weight codes: what cannot be is refused by name", "[codes][linear][st
   mha_storage packed = {};
   packed.dtype = MHA_I8;
   c = by_rows, c.packed = &packed, c.arithmetic = MHA_ARITHMETIC_BF16;
-  if (has_arithmetic(supported_targets().front(), MHA_ARITHMETIC_BF16)) refused("BF16 in bytes", c, MHA_ERR_UNSUPPORTED, "packed.dtype is MHA_I8");
+  if (has_arithmetic(supported_targets().front(), MHA_ARITHMETIC_BF16))
+    refused("BF16 in bytes", c, MHA_ERR_UNSUPPORTED, "packed.dtype is MHA_I8");
   c.arithmetic = MHA_ARITHMETIC_F32, packed.hadamard = 1;
   refused("rotated when packed", c, MHA_ERR_UNSUPPORTED, "packed.hadamard");
   packed.hadamard = 0, packed.group = 24;

@@ -3,6 +3,7 @@
 // drawn by integer arithmetic and exact conversions, so they are the same everywhere. tests/README.md says when the
 // hashes may change.
 #include "tests/support/layers.h"
+#include "tests/support/row_codes.h"
 
 using namespace mha::test;
 
@@ -106,6 +107,39 @@ TEST_CASE("golden bits: attention and linear in BF16", "[bits][golden][bf16]") {
       const std::vector<float> input = random_floats(c.M * c.K, 171000), weight = random_floats(c.N * c.K, 171001);
       const std::vector<float> bias = random_floats(c.N, 171002);
       const LinearPtr linear = make_linear(context, c.K, c.N, weight.data(), bias.data(), MHA_ARITHMETIC_BF16);
+      Hash hash;
+      hash.add(run_linear(context, linear.get(), input, c.M));
+      check_hash(target + " linear N " + std::to_string(c.N), hash, kLinearHashes[&c - kLinear]);
+    }
+  }
+}
+
+TEST_CASE("golden bits: attention and linear in INT8, on every target", "[bits][golden][int8]") {
+  constexpr uint64_t kHashes[] = {0x3f0850f00f1c800,  0xc79c42e7bdf892e6, 0x109f27b1391b3620,
+                                  0x58196929c24c4511, 0x6a882cbb75eb3659, 0x8094e672f9016f8e,
+                                  0x74990d0a007fc184, 0x9b50a6e6a44c863c, 0xe3742dd1844d3bd2};
+  constexpr uint64_t kLinearHashes[] = {0x30f459324876d02d, 0x6226ef3e5bef0b83, 0x9793e6ac895df906, 0x59bbe00490fe2ae8};
+  for (const std::string& target : targets_of(MHA_ARITHMETIC_INT8)) {
+    const mha_context* context = shared_context(target, 1);
+    uint64_t seed = 170000;
+    for (const AttentionHash& c : kAttention) {
+      AttentionProblem problem(c.shape, c.kind, ++seed);
+      for (float& value : problem.query) value *= c.magnitude;
+      const RowCodes key(problem.key, c.shape.key()), value(problem.value, c.shape.value());
+      AttentionCall args = problem.args();
+      args.results.weights_mode = c.mode, args.arithmetic = MHA_ARITHMETIC_INT8;
+      args.key = key.view(), args.value = value.view();
+      const AttentionResult got = run_attention(context, args);
+      Hash hash;
+      hash.add(got.output);
+      hash.add(got.weights);
+      hash.add(got.log_sum_exp);
+      check_hash(target + " " + describe(c.shape, c.kind), hash, kHashes[&c - kAttention]);
+    }
+    for (const LinearHash& c : kLinear) {
+      const std::vector<float> input = random_floats(c.M * c.K, 171000), weight = random_floats(c.N * c.K, 171001);
+      const std::vector<float> bias = random_floats(c.N, 171002);
+      const LinearPtr linear = make_linear(context, c.K, c.N, weight.data(), bias.data(), MHA_ARITHMETIC_INT8);
       Hash hash;
       hash.add(run_linear(context, linear.get(), input, c.M));
       check_hash(target + " linear N " + std::to_string(c.N), hash, kLinearHashes[&c - kLinear]);

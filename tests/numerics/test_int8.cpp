@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // INT8 attention: every target, those without FMA too, computes what the rules of core/README.md say, bit by bit.
-#include "tests/support/int8_order.h"
 #include <cstdio>
 #include <cstdlib>
+#include "tests/support/int8_order.h"
 
 #include "tests/support/caches.h"
 #include "tests/support/guard.h"
@@ -17,8 +17,8 @@ namespace {
 
 /// Codes of keys or values such as INT8 multiplies: signed bytes with a scale for each row, no zeros.
 std::unique_ptr<CodeTensor> row_codes(Random& random, const Extent& extent) {
-  const CodeType* type = std::find_if(std::begin(kCodeTypes), std::end(kCodeTypes),
-                                      [](const CodeType& t) { return t.dtype == MHA_I8; });
+  const CodeType* type =
+      std::find_if(std::begin(kCodeTypes), std::end(kCodeTypes), [](const CodeType& t) { return t.dtype == MHA_I8; });
   for (;;) {
     auto codes = std::make_unique<CodeTensor>(random, *type, extent);
     if (codes->view().quant->zeros == nullptr && (codes->group() == 0 || codes->group() >= extent.d)) return codes;
@@ -182,8 +182,8 @@ TEST_CASE("int8: no sum leaves 32 bits, whatever the codes", "[int8][extremes]")
       args.key.data = key.data(), args.key.dtype = MHA_I8, args.key.quant = &quant;
       args.value.data = value.data(), args.value.dtype = MHA_I8, args.value.quant = &quant;
       const CodeParts part = {static_cast<float>(code), scale};
-      const std::vector<float> want = int8::attention(p, std::vector<CodeParts>(key.size(), part),
-                                                      std::vector<CodeParts>(value.size(), part));
+      const std::vector<float> want =
+          int8::attention(p, std::vector<CodeParts>(key.size(), part), std::vector<CodeParts>(value.size(), part));
       CHECK(want[0] == Approx(scale * static_cast<float>(code)));
       for (const std::string& target : targets_of(MHA_ARITHMETIC_INT8)) {
         INFO("target " << target << " code " << code << " Tq " << Tq);

@@ -6,6 +6,7 @@
 #include "tests/support/bf16_order.h"
 #include "tests/support/element_linears.h"
 #include "tests/support/random_typed.h"
+#include "tests/support/row_codes.h"
 
 namespace mha::amx_emulated {
 extern const KernelTable table;
@@ -72,6 +73,24 @@ TEST_CASE("tiles: a NaN that no row of a group sees changes no bit", "[bf16][til
     for (int64_t d = 0; d < 40; ++d) p.value[static_cast<size_t>(prefix * 40 + d)] = kNan;
     AttentionCall args = p.args();
     args.arithmetic = MHA_ARITHMETIC_BF16;
+    check_same_bits("output", run_attention(&tiles, args).output,
+                    run_attention(shared_context("avx512", 1), args).output);
+  }
+}
+
+TEST_CASE("tiles: INT8 attention in the order of the rules", "[int8][tiles][bits]") {
+  if (!runs_here()) return;
+  const mha_context tiles = emulated();
+  for (const uint64_t seed : seeds(614000, 60)) {
+    Random random(seed);
+    const int64_t rows = one_of<int64_t>(random, {17, 31, 32, 33, 70});
+    const AttentionShape s = {1, 2, 1, rows, between(random, 1, 600), between(random, 1, 150), between(random, 1, 70)};
+    AttentionProblem p(s, static_cast<MaskKind>(random.below(kMaskKinds)), seed);
+    RowCodes key(p.key, s.key()), value(p.value, s.value());
+    if (one_in(random, 3)) value.negate_some(random);
+    INFO("seed " << seed << ": " << describe(p.shape));
+    AttentionCall args = p.args();
+    args.arithmetic = MHA_ARITHMETIC_INT8, args.key = key.view(), args.value = value.view();
     check_same_bits("output", run_attention(&tiles, args).output,
                     run_attention(shared_context("avx512", 1), args).output);
   }

@@ -117,8 +117,7 @@ Part chunk_of(const std::vector<float>& scores, const std::vector<bool>& visible
   const float kept = huge ? multiplied(most, to_huge) : 0;
   nan = nan || kept == std::numeric_limits<float>::infinity();
   if (!none) {
-    part.base = std::isinf(most) ? 0 : huge ? 8 * static_cast<double>(kept)
-                                            : std::ceil(8 * static_cast<double>(most));
+    part.base = std::isinf(most) ? 0 : huge ? 8 * static_cast<double>(kept) : std::ceil(8 * static_cast<double>(most));
   }
   const auto base = static_cast<float>(std::isinf(part.base) || huge ? 0 : part.base);
   std::vector<float> products(static_cast<size_t>(count));
@@ -193,10 +192,13 @@ inline std::vector<float> attention(const AttentionProblem& p, const std::vector
             scores.push_back(score);
             visible.push_back(mask != -std::numeric_limits<float>::infinity());
           }
-          row = merged(row, chunk_of(
-                                scores, visible, [&](int64_t j) { return value[static_cast<size_t>(row_of(j, s.Dv))].scale; },
-                                [&](int64_t j, int64_t d) { return static_cast<int64_t>(value[static_cast<size_t>(row_of(j, s.Dv) + d)].number); },
-                                s.Dv));
+          row = merged(
+              row, chunk_of(
+                       scores, visible, [&](int64_t j) { return value[static_cast<size_t>(row_of(j, s.Dv))].scale; },
+                       [&](int64_t j, int64_t d) {
+                         return static_cast<int64_t>(value[static_cast<size_t>(row_of(j, s.Dv) + d)].number);
+                       },
+                       s.Dv));
         }
         const float inverse = row.sum == 0 ? 0.0f : divided(1, row.sum);
         for (int64_t d = 0; d < s.Dv; ++d) {

@@ -100,9 +100,9 @@ TEST_CASE("context: target names outside the list", "[context]") {
 }
 
 TEST_CASE("context: the targets with fused multiply-add say that they share their bits", "[context]") {
-  const std::map<std::string, int> known = {
-      {"amx", 1},       {"avx512_bf16", 1}, {"avx512_vnni", 1},  {"avx512", 1}, {"avx2_vnni", 1},
-      {"avx2", 1},      {"neon", 1},        {"neon_dotprod", 1}, {"sse2", 0}};
+  const std::map<std::string, int> known = {{"amx", 1},    {"avx512_bf16", 1},  {"avx512_vnni", 1},
+                                            {"avx512", 1}, {"avx2_vnni", 1},    {"avx2", 1},
+                                            {"neon", 1},   {"neon_dotprod", 1}, {"sse2", 0}};
   int64_t found = 0;
   for (int64_t n = 0; n < mha_target_count(); ++n) {
     const auto target = known.find(mha_target_name(n));

@@ -110,7 +110,13 @@ TEST_CASE("cpu: products by tiles, by pairs and by four bytes, which are chosen 
     CpuRegisters registers;
     bool supported, fast, tiles, vnni, avx_vnni;
   } const cpus[] = {
-      {"Zen 4", {16, kHaswell1, kSse2, kSkylakeX7 | kIfma, 0x2e7, kAmd, 0, kBf16, kVnni}, true, true, false, true, false},
+      {"Zen 4",
+       {16, kHaswell1, kSse2, kSkylakeX7 | kIfma, 0x2e7, kAmd, 0, kBf16, kVnni},
+       true,
+       true,
+       false,
+       true,
+       false},
       {"Sapphire Rapids",
        {32, kHaswell1, kSse2, kSkylakeX7, 0x602e7, kIntel, kTiles, kBf16 | kAvxVnni, kVnni},
        true,
@@ -154,8 +160,20 @@ TEST_CASE("cpu: products by tiles, by pairs and by four bytes, which are chosen 
        false,
        false},
       {"Alder Lake", {32, kHaswell1, kSse2, kAvx2, 0x207, kIntel, 0, kAvxVnni, 0}, false, false, false, false, true},
-      {"Ice Lake", {27, kHaswell1, kSse2, kSkylakeX7 | kIfma, kZmm, kIntel, 0, 0, kVnni}, false, false, false, true, false},
-      {"Zen 4, no zmm state", {16, kHaswell1, kSse2, kSkylakeX7, kYmm, kAmd, 0, kBf16, kVnni}, false, false, false, false, false},
+      {"Ice Lake",
+       {27, kHaswell1, kSse2, kSkylakeX7 | kIfma, kZmm, kIntel, 0, 0, kVnni},
+       false,
+       false,
+       false,
+       true,
+       false},
+      {"Zen 4, no zmm state",
+       {16, kHaswell1, kSse2, kSkylakeX7, kYmm, kAmd, 0, kBf16, kVnni},
+       false,
+       false,
+       false,
+       false,
+       false},
       {"Zen 3", {16, kHaswell1, kSse2, kAvx2, 0x207, kAmd, 0, 0, 0}, false, false, false, false, false},
   };
   for (const auto& cpu : cpus) {

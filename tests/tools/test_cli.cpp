@@ -81,9 +81,11 @@ TEST_CASE("cli: verify passes, a line for each target and arithmetic, then the c
   const Folder folder;
   const std::string text = run_ok(folder, "verify --quick");
   std::istringstream lines(text);
-  for (const char* arithmetic : {"F32", "BF16"}) {
+  const std::pair<const char*, mha_arithmetic> arithmetics[] = {
+      {"F32", MHA_ARITHMETIC_F32}, {"BF16", MHA_ARITHMETIC_BF16}, {"INT8", MHA_ARITHMETIC_INT8}};
+  for (const auto& [arithmetic, number] : arithmetics) {
     for (const std::string& target : mha::test::all_targets()) {
-      if (arithmetic == std::string("BF16") && !mha::test::has_arithmetic(target, MHA_ARITHMETIC_BF16)) continue;
+      if (!mha::test::has_arithmetic(target, number)) continue;
       std::string line;
       REQUIRE(std::getline(lines, line));
       CHECK(line.substr(0, target.size() + 1) == target + " ");
@@ -96,7 +98,9 @@ TEST_CASE("cli: verify passes, a line for each target and arithmetic, then the c
   // Of these inputs, on every machine (but those without fused multiply-add).
   const bool bf16 = !mha::test::targets_of(MHA_ARITHMETIC_BF16).empty();
   if (!mha::test::fma_targets().empty()) CHECK(code.find("F32 5W85-QHKS, ") != std::string::npos);
-  CHECK(code.find(bf16 ? "BF16 A2N3-PZH2 (" : "BF16 none (") != std::string::npos);
+  CHECK(code.find(bf16 ? "BF16 A2N3-PZH2, " : "BF16 none, ") != std::string::npos);
+  const bool int8 = !mha::test::targets_of(MHA_ARITHMETIC_INT8).empty() && !mha::test::fma_targets().empty();
+  if (int8) CHECK(code.find("INT8 TCBD-F566 (") != std::string::npos);
   CHECK_FALSE(std::getline(lines, more));
   check_refused(folder, "verify --target nonsense", "nonsense");
 }

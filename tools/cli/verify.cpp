@@ -30,7 +30,7 @@ constexpr int kArithmeticCount = 3;
 // What is known of one target in one arithmetic so far.
 struct TargetState {
   std::string name;
-  bool same_bits;                 // as the other targets with fused multiply-add, in INT8 as all
+  bool same_bits;  // as the other targets with fused multiply-add, in INT8 as all
   bool fma;
   std::vector<Context> contexts;  // one for each of kThreadCounts
   std::int64_t cases = 0;

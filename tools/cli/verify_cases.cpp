@@ -24,7 +24,7 @@ constexpr double kBounds[] = {4e-6, 1e-6, 4e-6};
 // The same of BF16, whose operands have eight bits.
 constexpr double kBf16Bounds[] = {1.5e-2, 1.5e-2, 2e-2};
 // The same of INT8, whose weights, keys and values have eight bits with a scale for each row, and inputs eight.
-constexpr double kInt8Bounds[] = {6e-2, 6e-2, 6e-2};
+constexpr double kInt8Bounds[] = {3e-2, 1e-2, 5e-2};
 
 template <std::size_t kCount>
 std::int64_t pick(const std::int64_t (&list)[kCount], std::int64_t index) {
@@ -46,7 +46,8 @@ class RowCodes {
   RowCodes(const std::vector<float>& values, std::int64_t width) {
     for (std::size_t row = 0; row < values.size(); row += static_cast<std::size_t>(width)) {
       float most = 0;
-      for (std::int64_t d = 0; d < width; ++d) most = std::max(most, std::abs(values[row + static_cast<std::size_t>(d)]));
+      for (std::int64_t d = 0; d < width; ++d)
+        most = std::max(most, std::abs(values[row + static_cast<std::size_t>(d)]));
       scales_.push_back(most > 0 ? most / 127 : 1);
       for (std::int64_t d = 0; d < width; ++d) {
         const float code = std::nearbyint(values[row + static_cast<std::size_t>(d)] / scales_.back());

@@ -35,9 +35,7 @@ struct ProductFormat {
   static ProductFormat named(const std::string& name);
   const mha_storage* packed() const { return weights.dtype != MHA_F32 ? &weights : nullptr; }
   /// Of attention over floats, which INT8 does not multiply.
-  mha_arithmetic over_floats() const {
-    return arithmetic == MHA_ARITHMETIC_INT8 ? MHA_ARITHMETIC_F32 : arithmetic;
-  }
+  mha_arithmetic over_floats() const { return arithmetic == MHA_ARITHMETIC_INT8 ? MHA_ARITHMETIC_F32 : arithmetic; }
 };
 /// weight [out, in], bias [out] or nullptr.
 Linear make_linear(const Context& context, int64_t in, int64_t out, const float* weight, const float* bias,

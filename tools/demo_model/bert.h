@@ -34,8 +34,7 @@ struct TokenBatch {
 class Bert {
  public:
   /// `context` must outlive this. In BF16 the weights are kept in bf16; what is between products stays in floats.
-  Bert(const Context& context, const BertConfig& config, const std::string& weights_path,
-       const ProductFormat& format);
+  Bert(const Context& context, const BertConfig& config, const std::string& weights_path, const ProductFormat& format);
 
   /// One embedding of Euclidean length 1 per item, [batch, hidden]: the mean over its tokens. Not thread-safe (it keeps
   /// its buffers between calls).

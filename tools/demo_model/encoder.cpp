@@ -125,8 +125,9 @@ int main(int argc, char** argv) {
     app.add_option("--output", options.output, ".safetensors file to write")->required();
     app.add_option("--threads", options.threads, "0: the CPUs allowed")->check(CLI::Range(0, 1024));
     app.add_option("--target", options.target, "instruction-set target (default: the best)");
-    app.add_option("--arithmetic", options.format,
-                   "of attention and of all products: f32 or bf16; int8 or int4: of products over weights of so many bits")
+    app.add_option(
+           "--arithmetic", options.format,
+           "of attention and of all products: f32 or bf16; int8 or int4: of products over weights of so many bits")
         ->check(CLI::IsMember({"f32", "bf16", "int8", "int4"}));
     app.add_option("--repeat", options.repeat, "timed runs of each mode")->check(CLI::Range(0, 1000));
     try {
