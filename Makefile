@@ -14,7 +14,7 @@ configure_with = cmake -S . -B $(BUILD) $(without) $(1) $(CMAKE_ARGS) --log-leve
 configure = $(call configure_with)
 build = cmake --build $(BUILD) -j $(JOBS)
 
-.PHONY: all demo demo-model demo-decode accuracy demo-mpi test bench bench-peers bench-compare check size install clean help
+.PHONY: all demo demo-model demo-decode accuracy demo-mpi test bench bench-peers bench-compare check emulated size install clean help
 
 all: ## Build the library and the mha command line (the default)
 	@$(setup) build
@@ -75,6 +75,11 @@ check: ## Everything beyond the tests: sanitizers, other CPUs, symbols, style, m
 	@$(setup) test
 	@$(setup) check
 	@tools/check/run.sh
+
+emulated: ## Tests of every x86-64 target on an emulated CPU with AMX, for a machine without (ten minutes)
+	@$(setup) build
+	@$(setup) test
+	@tools/check/emulated.sh
 
 size: ## Print the size of the library and of a minimal program
 	@$(setup) build

@@ -9,6 +9,7 @@
 #   tools/setup.sh check            what `make check` needs beyond that
 #   tools/setup.sh peers            what `make bench-peers` needs beyond that
 #   tools/setup.sh mpi              what `make demo-mpi` needs beyond that: OpenMPI, unless there is an MPI
+#   tools/setup.sh emulator         what `make emulated` needs beyond what `make test` needs
 #   tools/setup.sh python [folder]  the Python environment of the oracles, in folder/venv (default build/venv)
 #   tools/setup.sh --print <group>  the packages of a group, one a line, whether they are there or not; installs nothing
 set -euo pipefail
@@ -156,6 +157,17 @@ group_mpi() {
   install_missing
 }
 
+group_emulator() {
+  want_command c++ g++
+  want_command make make
+  want_command xz xz-utils
+  want_command strip binutils
+  want_command python3 python3
+  want_command cpio cpio
+  want_command xorriso xorriso
+  install_missing
+}
+
 group_python() {
   group_peers
   [ -z "$print_only" ] || return 0
@@ -167,10 +179,10 @@ if [ "${1:-}" = --print ]; then
   shift
 fi
 case ${1:-} in
-  build | test | bench | check | peers | mpi) "group_$1" ;;
+  build | test | bench | check | peers | mpi | emulator) "group_$1" ;;
   python) group_python "${2:-}" ;;
   *)
-    sed -n '3,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '3,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     exit 2
     ;;
 esac
