@@ -35,6 +35,7 @@ class Case {
   double flops = 0;              ///< useful operations of a call: a multiply-add is two, an exponential none; 0: none
   double bytes = 0;              ///< inputs, weights and results of a call, each counted once
   std::vector<Region> streamed;  ///< what a call bound by bandwidth must read; empty: it is not bound by it
+  bool is_integer = false;       ///< its products are of integers: compared with multiply-adds of these, too
   std::vector<Region> parts_streamed;  ///< the same of run_parts(), where it is other memory
 };
 
@@ -62,6 +63,9 @@ CaseSpec attention_storage_case(const AttentionShape& shape, mha_dtype dtype, in
 CaseSpec attention_bf16_case(const AttentionShape& shape, int threads);
 CaseSpec linear_bf16_case(int64_t M, int64_t N, int64_t K, int threads);
 CaseSpec linear_storage_case(int64_t M, int64_t N, int64_t K, mha_dtype dtype, int threads);
+/// Over codes in INT8 arithmetic.
+CaseSpec attention_int8_case(const AttentionShape& shape, int threads);
+CaseSpec linear_codes_case(int64_t M, int64_t N, int64_t K, mha_dtype dtype, int threads);
 CaseSpec attention_weights_case(const AttentionShape& shape, int threads);
 /// Causal with each of masks and score modifications in turn; timed in turn with causal alone.
 std::vector<CaseSpec> masked_cases(int64_t length, int threads);
@@ -86,11 +90,12 @@ CaseSpec append_case(const AppendShape& shape);
 CaseSpec rope_case(int64_t tokens, int64_t num_heads, int64_t head_dim);
 CaseSpec forward_case(int64_t B, int64_t tokens, int64_t E, int64_t H, int threads);
 CaseSpec forward_bf16_case(int64_t B, int64_t tokens, int64_t E, int64_t H, int threads);
+CaseSpec forward_int8_case(int64_t B, int64_t tokens, int64_t E, int64_t H, int threads);
 CaseSpec notebook_case();
 
 /// Registers the case with Google Benchmark.
 void register_case(const CaseSpec& spec);
-/// Registers what the machine itself can do on `threads` threads: machine_fma and machine_read.
+/// Registers what the machine itself can do on `threads` threads: machine_fma, machine_int8 and machine_read.
 void register_machine(const std::string& target, int threads);
 /// Whether a case that ran was wrong or refused.
 bool any_case_failed();

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// /arithmetic:bf16: timed in turn with F32 arithmetic over the same cache.
-// decode_f32, decode_bf16, decode_f16, decode_int8, decode_int4: one call of attention for the newest token, or the newest few, of each sequence in
-// a cache that stores keys and values as the name says.
+// decode_f32, decode_bf16, decode_f16, decode_int8, decode_int4: one call of attention for the newest token, or the newest
+// few, of each sequence in a cache that stores keys and values as the name says.
+// /arithmetic:bf16, /arithmetic:int8: timed in turn with F32 arithmetic over the same cache.
 #include <algorithm>
 #include <cmath>
 
@@ -55,6 +55,7 @@ class DecodeCase : public Case {
     flops = 2.0 * static_cast<double>(kept * group * shape.query_len);
     const int64_t kept_bytes = kept / shape.head_dim * row_bytes(shape.dtype, shape.head_dim);
     bytes = static_cast<double>(kept_bytes) + 4.0 * static_cast<double>(query_.size() + output_.size());
+    is_integer = shape.arithmetic == MHA_ARITHMETIC_INT8;
     streamed = {cache_.region(static_cast<size_t>(kept_bytes))};
   }
   mha_status run() override { return mha_attention(context_.get(), &ready_, nullptr); }
@@ -150,6 +151,7 @@ CaseSpec decode_case(const DecodeShape& shape, int threads) {
   name += std::string("/cache:") + name_of(shape.kind);
   if (shape.page_size > 0) name += "/page:" + std::to_string(shape.page_size);
   if (shape.arithmetic == MHA_ARITHMETIC_BF16) name += "/arithmetic:bf16";
+  if (shape.arithmetic == MHA_ARITHMETIC_INT8) name += "/arithmetic:int8";
   name += "/threads:" + std::to_string(threads);
   return {name, "", threads, [=](const Context& context) -> std::unique_ptr<Case> {
             auto work = std::make_unique<DecodeCase>(context, shape);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "bench/support.h"
+#include "core/reference/elements.h"
 
 namespace mha::bench {
 
@@ -97,6 +98,53 @@ struct Stored {
   }
   Floats wide;
   Elements narrow;
+};
+
+/// Random rows [length, heads, width] as codes with their scales (storage_of), and the floats that they stand for.
+class Coded {
+ public:
+  Coded(const Context& context, mha_dtype dtype, int64_t length, int64_t heads, int64_t width, float bound,
+        uint64_t seed)
+      : wide(length * heads * width, bound, seed), dtype_(dtype) {
+    const mha_storage storage = storage_of(dtype);
+    const int64_t groups = storage.group > 0 ? width / storage.group : 1, rows = length * heads;
+    codes_ = Floats((rows * code_bytes(width) + 3) / 4);
+    scales_.resize(static_cast<size_t>(rows * groups * bytes_of(storage.scale_dtype)));
+    mha_rows_args args = {};
+    args.batch = 1, args.length = length, args.num_heads = heads, args.head_dim = width;
+    args.input = mha::view(wide.data());
+    args.output.data = codes_.data(), args.output.dtype = dtype;
+    args.storage = &storage;
+    args.scales = scales_.data();
+    require(context.rows_prepare(args));
+    quant_.scales = scales_.data(), quant_.scale_dtype = storage.scale_dtype, quant_.group = storage.group;
+    quant_.stride_t = heads * groups, quant_.stride_h = heads > 1 ? groups : 0, quant_.stride_d = groups > 1 ? 1 : 0;
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t d = 0; d < width; ++d)
+        wide.data()[row * width + d] = reference::code_value(view(), row * width, 0, row / heads, row % heads, d);
+    bytes = static_cast<double>(scales_.size()) + static_cast<double>(rows * code_bytes(width));
+  }
+  Coded(const Coded&) = delete;
+  Coded& operator=(const Coded&) = delete;
+
+  /// Points into this.
+  mha_view view() const {
+    mha_view view = {};
+    view.data = codes_.data(), view.dtype = dtype_, view.quant = &quant_;
+    return view;
+  }
+  Region region() const { return codes_.region(); }
+
+  Floats wide;
+  double bytes = 0;
+
+ private:
+  int64_t code_bytes(int64_t width) const { return dtype_ == MHA_I4 ? width / 2 : width; }
+
+  mha_dtype dtype_;
+  Floats codes_;
+  std::vector<unsigned char> scales_;
+  mha_quant quant_ = {};
 };
 
 /// A result in `dtype` must have the bits of the float result, rounded once. Returns what is wrong, or nothing.

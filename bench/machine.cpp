@@ -35,6 +35,21 @@ double rate_of(double seconds, Chunk chunk) {
   return units / elapsed;
 }
 
+/// Of `threads` threads together.
+double rate_of_turns(void (*multiply_add)(int64_t turns), double operations, int threads, double seconds) {
+  constexpr int64_t kTurns = 2000;  // some 5 microseconds: what a thread does between two looks at the clock
+  std::vector<double> rates(threads);
+  auto body = [&](int thread) {
+    multiply_add(4 * kTurns);  // wakes the wide units before the clock starts
+    rates[thread] = rate_of(seconds, [&] {
+      multiply_add(kTurns);
+      return operations * kTurns;
+    });
+  };
+  on_threads(threads, body);
+  return std::accumulate(rates.begin(), rates.end(), 0.0);
+}
+
 }  // namespace
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
@@ -51,17 +66,11 @@ void on_threads(int threads, void (*body)(void* data, int thread), void* data) {
 }
 
 double measure_flops(const MachineLoops& loops, int threads, double seconds) {
-  constexpr int64_t kTurns = 2000;  // some 5 microseconds: what a thread does between two looks at the clock
-  std::vector<double> rates(threads);
-  auto body = [&](int thread) {
-    loops.multiply_add(4 * kTurns);  // wakes the wide units before the clock starts
-    rates[thread] = rate_of(seconds, [&] {
-      loops.multiply_add(kTurns);
-      return loops.flops_per_turn * kTurns;
-    });
-  };
-  on_threads(threads, body);
-  return std::accumulate(rates.begin(), rates.end(), 0.0);
+  return rate_of_turns(loops.multiply_add, loops.flops_per_turn, threads, seconds);
+}
+
+double measure_operations(const IntegerLoop& loop, int threads, double seconds) {
+  return rate_of_turns(loop.multiply_add, loop.operations_per_turn, threads, seconds);
 }
 
 double measure_read(const MachineLoops& loops, int loop, const std::vector<Region>& regions, int threads,

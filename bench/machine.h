@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the machine can do, measured beside the cases: multiply-adds a second with a target's vectors, and bytes read a
-// second from given memory.
+// What the machine can do, measured beside the cases: multiply-adds a second with a target's vectors, of floats and of
+// integers, and bytes read a second from given memory.
 #ifndef MHA_BENCH_MACHINE_H
 #define MHA_BENCH_MACHINE_H
 
@@ -29,6 +29,15 @@ struct MachineLoops {
 /// this CPU.
 const MachineLoops& machine_loops(const std::string& target);
 
+/// Multiply-adds of integers in registers, by the instruction that a target has for them: of bytes where it multiplies
+/// bytes (VNNI, AMX, Arm's dotprod), else of 16 bits, whose sums have 32.
+struct IntegerLoop {
+  const char* target;
+  double operations_per_turn;
+  void (*multiply_add)(int64_t turns);
+};
+const IntegerLoop& integer_loop(const std::string& target);
+
 struct Region {
   const float* data;
   size_t bytes;
@@ -36,6 +45,8 @@ struct Region {
 
 /// FLOP/s of `threads` threads together, each busy for `seconds`.
 double measure_flops(const MachineLoops& loops, int threads, double seconds);
+/// The same of integers.
+double measure_operations(const IntegerLoop& loop, int threads, double seconds);
 
 /// Bytes/s of `threads` threads that read the regions over and over with one of the loops, a share each: for `seconds`,
 /// at least once.

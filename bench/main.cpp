@@ -95,6 +95,25 @@ void add_bf16(int threads, std::vector<CaseSpec>& cases) {
   }
 }
 
+void add_int8(int threads, std::vector<CaseSpec>& cases) {
+  for (bool causal : {false, true}) {
+    for (int64_t length : {128, 512, 2048})
+      cases.push_back(attention_int8_case({length, length, 8, 8, 64, causal}, threads));
+    cases.push_back(attention_int8_case({1024, 1024, 8, 8, 128, causal}, threads));
+  }
+  for (mha_dtype dtype : {MHA_I8, MHA_I4})
+    for (int64_t width : {1024, 4096})
+      for (int64_t M : {1, 8, 32, 128, 512}) cases.push_back(linear_codes_case(M, width, width, dtype, threads));
+  for (int64_t tokens : {128, 512}) cases.push_back(forward_int8_case(1, tokens, 768, 12, threads));
+  for (int64_t Hkv : {8, 32}) {
+    for (int64_t Tk : {4096, 16384}) {
+      DecodeShape shape = {1, Tk, 32, Hkv, 128, MHA_CACHE_CONTIGUOUS};
+      shape.dtype = MHA_I8, shape.arithmetic = MHA_ARITHMETIC_INT8;
+      cases.push_back(decode_case(shape, threads));
+    }
+  }
+}
+
 void add_decode(int threads, std::vector<CaseSpec>& cases) {
   for (int64_t B : {1, 8})
     for (int64_t Tk : {1024, 4096, 16384})
@@ -177,7 +196,8 @@ std::vector<std::string> lesser_targets(const std::string& target) {
 
 void register_all(const std::string& target, int max_threads) {
   std::vector<CaseSpec> cases;
-  for (const auto add : {add_linear, add_attention, add_storage, add_bf16, add_masks, add_decode, add_forward})
+  for (const auto add :
+       {add_linear, add_attention, add_storage, add_bf16, add_int8, add_masks, add_decode, add_forward})
     for (int threads = 1; threads <= max_threads; ++threads) add(threads, cases);
   for (CaseSpec& spec : cases) spec.target = target;
   for (const std::string& lesser : lesser_targets(target)) add_target(lesser, cases);

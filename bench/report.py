@@ -46,6 +46,12 @@ def twin_text(case):
     return f"{found[0][0]:.2f} {found[0][1]}" if found else ""
 
 
+def peak_text(case):
+    """The share of the peak of floats and, where integers are multiplied, that of theirs."""
+    integers = case.median("int8_peak_fraction")
+    return percent(case.median("peak_fraction")) + ("" if integers is None else f", int8 {percent(integers)}")
+
+
 def speed_up(case, cases):
     """One thread's median / this one's, where both were measured."""
     if case.threads == 1:
@@ -75,10 +81,10 @@ def machine_table(cases):
     lines = ["| machine | " + " | ".join(f"threads: {n}" for n in threads) + " |", "|---|" + "---:|" * len(threads)]
     rows = {}
     for case in machine:
-        rate = case.median("GFLOPS")
-        text = f"{rate:.0f} GFLOP/s" if rate else f"{case.median('GBps'):.1f} GB/s"
+        rate, integers = case.median("GFLOPS"), case.median("GOPS")
+        text = f"{rate:.0f} GFLOP/s" if rate else f"{integers:.0f} GOP/s" if integers else f"{case.median('GBps'):.1f} GB/s"
         kib = case.number("KiB")
-        label = "multiply-adds" if kib is None else f"read of {kib} KiB" if kib < 1024 else f"read of {kib >> 10} MiB"
+        label = "multiply-adds of integers" if integers else "multiply-adds" if kib is None else f"read of {kib} KiB" if kib < 1024 else f"read of {kib >> 10} MiB"
         rows.setdefault(label, {})[case.threads] = text
     for label, row in rows.items():
         lines.append(f"| {label} | " + " | ".join(row.get(n, "") for n in threads) + " |")
@@ -100,7 +106,7 @@ def case_table(cases):
             time_text(case.median("median_us")),
             percent(case.spread()),
             ratio(case.median("GFLOPS"), 1),
-            percent(case.median("peak_fraction")),
+            peak_text(case),
             ratio(case.median("GBps"), 1),
             percent(case.median("bandwidth_fraction")),
             ratio(case.median("naive_ratio"), 1),

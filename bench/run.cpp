@@ -39,7 +39,8 @@ struct Prepared {
   Context context;
   std::unique_ptr<Case> work;
   const MachineLoops* loops = nullptr;
-  int64_t calls = 1;  // of a sample
+  const IntegerLoop* integers = nullptr;  // null: the case has no use for them
+  int64_t calls = 1;                      // of a sample
   double naive_seconds = 0, burst_seconds = 0;
   int read_loop = 0;  // of `loops`, the fastest for what the case reads
 };
@@ -48,6 +49,7 @@ void prepare(const CaseSpec& spec, Prepared& p) {
   p.context = make_context(spec.target, spec.threads);
   p.loops = &machine_loops(p.context.target());
   p.work = spec.make(p.context);
+  if (p.work->is_integer) p.integers = &integer_loop(p.context.target());
   const mha_status status = p.work->run();
   if (status != MHA_OK) throw std::runtime_error(mha_status_string(status));
   p.error = p.work->check();
@@ -91,12 +93,14 @@ int64_t interruptions() {
 }
 
 struct Burst {
-  double flops = 0, bytes = 0;  // a second
+  double flops = 0, operations = 0, bytes = 0;  // a second; operations are those of integers
 };
 
 Burst burst(const Prepared& p, int threads) {
   Burst result;
-  result.flops = measure_flops(*p.loops, threads, std::min(p.burst_seconds, kLongestFlopBurst));
+  const double flop_seconds = std::min(p.burst_seconds, kLongestFlopBurst);
+  result.flops = measure_flops(*p.loops, threads, flop_seconds);
+  if (p.integers != nullptr) result.operations = measure_operations(*p.integers, threads, flop_seconds);
   // Last, so that a case bound by reading finds in the caches what reading its data leaves there.
   if (!p.work->streamed.empty())
     result.bytes = measure_read(*p.loops, p.read_loop, p.work->streamed, threads, p.burst_seconds);
@@ -123,7 +127,8 @@ class Sampler {
   void finish() {
     const Burst after = burst(p_, threads_);
     const bool is_clean = interruptions() == interruptions_;
-    const Burst mean = {(before_.flops + after.flops) / 2, (before_.bytes + after.bytes) / 2};
+    const Burst mean = {(before_.flops + after.flops) / 2, (before_.operations + after.operations) / 2,
+                        (before_.bytes + after.bytes) / 2};
     samples_.push_back({seconds_, 0, mean, is_clean});
     if (p_.work->has_parts()) {
       // The burst before run() reads what run() streams. Without the same here, only one of the two would find its data
@@ -192,6 +197,11 @@ void set_counters(benchmark::State& state, const Prepared& p, std::vector<Sample
     counters["peak_fraction"] =
         median_of(samples, [&](const Sample& s) { return work.flops / s.seconds / s.machine.flops; });
   }
+  if (p.integers != nullptr) {
+    counters["int8_peak_GOPS"] = median_of(samples, [](const Sample& s) { return s.machine.operations * 1e-9; });
+    counters["int8_peak_fraction"] =
+        median_of(samples, [&](const Sample& s) { return work.flops / s.seconds / s.machine.operations; });
+  }
   if (p.naive_seconds > 0) counters["naive_ratio"] = p.naive_seconds / seconds;
   counters["flops"] = work.flops;
   counters["bytes"] = work.bytes;
@@ -249,6 +259,14 @@ void register_machine(const std::string& target, int threads) {
     state.SetLabel(loops->vectors);
   };
   benchmark::RegisterBenchmark(("machine_fma" + suffix).c_str(), fma)->Unit(benchmark::kMicrosecond);
+  const IntegerLoop* integers = &integer_loop(target);
+  const auto int8 = [=](benchmark::State& state) {
+    std::vector<double> rates;
+    for ([[maybe_unused]] auto _ : state) rates.push_back(measure_operations(*integers, threads, kSampleSeconds));
+    state.counters["GOPS"] = median(rates) * 1e-9;
+    state.SetLabel(integers->target);
+  };
+  benchmark::RegisterBenchmark(("machine_int8" + suffix).c_str(), int8)->Unit(benchmark::kMicrosecond);
   // Sizes that fit in a core's two caches, in the shared cache, and in none (except a server's largest).
   for (int64_t kilobytes : {16, 512, 16 << 10, 512 << 10}) {
     const auto read = [=](benchmark::State& state) {

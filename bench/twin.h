@@ -20,6 +20,7 @@ class TwinCase : public Case {
     flops = work_->flops;
     bytes = work_->bytes;
     streamed = work_->streamed;
+    is_integer = work_->is_integer;
     parts_streamed = plain_->streamed;
   }
   mha_status run() override { return work_->run(); }
