@@ -78,6 +78,24 @@ def linear_inputs(sizes: dict[str, int]) -> tuple[np.ndarray, np.ndarray, np.nda
             uniform((sizes["N"],), 1, 3))  # fmt: skip
 
 
+def gaussian(shape: tuple[int, ...], deviation: float, seed: int) -> np.ndarray:
+    values = empty(shape)
+    np.random.default_rng(seed).standard_normal(out=values, dtype=np.float32)
+    values *= deviation
+    return values
+
+
+OUTLIERS = 128  # one input channel in so many is 30 times as large as the others, as in language models
+
+
+def coded_linear_inputs(sizes: dict[str, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of linears whose weights become codes: input [M, K], weight [N, K], bias [N], gaussian."""
+    source = gaussian((sizes["M"], sizes["K"]), 1, 1)
+    if sizes.get("outliers"):
+        source[:, OUTLIERS // 2 :: OUTLIERS] *= 30
+    return source, gaussian((sizes["N"], sizes["K"]), sizes["K"] ** -0.5, 2), gaussian((sizes["N"],), 1, 3)
+
+
 def layer_weights(embed_dim: int) -> dict[str, np.ndarray]:
     """nn.MultiheadAttention's parameters under its names."""
     bound = UNIT_VARIANCE / math.sqrt(embed_dim)

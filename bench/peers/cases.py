@@ -78,8 +78,19 @@ def bf16_cases(threads: int) -> list[Case]:
     return cases + [make("forward_bf16", threads, t == 128, B=1, T=t, E=768, H=12) for t in (128, 512)]
 
 
+def codes_cases(threads: int) -> list[Case]:
+    """Weights of 8 bits with a scale for each output (group: for 32 inputs), or of 4 bits with one for 32 inputs."""
+    cases = []
+    for family, group in (("linear_int8", {}), ("linear_int8", {"group": 32}), ("linear_int4", {})):
+        sizes = [(m, width, {}) for width in (1024, 4096) for m in (1, 8, 32, 128, 512)]
+        sizes.append((128, 1024, {"outliers": 1}))
+        cases += [make(family, threads, (m, width) == (128, 1024), M=m, N=width, K=width, **group, **more)
+                  for m, width, more in sizes]  # fmt: skip
+    return cases
+
+
 def select(threads: list[int], quick: bool, pattern: str) -> list[Case]:
     """The cases on these numbers of threads whose name matches the regular expression `pattern` somewhere."""
-    found = [case for n in threads for add in (linear_cases, attention_cases, decode_cases, forward_cases, bf16_cases)
-             for case in add(n)]  # fmt: skip
+    lists = (linear_cases, attention_cases, decode_cases, forward_cases, bf16_cases, codes_cases)
+    found = [case for n in threads for add in lists for case in add(n)]
     return [case for case in found if (case.quick or not quick) and re.search(pattern, case.name)]

@@ -9,12 +9,13 @@ from functools import lru_cache
 import numpy as np
 
 import decode_inputs
-from arrays import attention_inputs, bfloat16, forward_input, layer_weights, linear_inputs, widened
+from arrays import attention_inputs, bfloat16, coded_linear_inputs, forward_input, layer_weights, linear_inputs
+from arrays import widened
 from cases import Case
 
 # The largest error, as a fraction of the largest value, that rounding explains. decode_: the exact call is over the
 # floats before rounding; in float16 some sum the weighted values in it, too, which costs more and grows with their
-# number. In bfloat16: over the rounded tensors.
+# number. linear_int: over the floats before rounding, too. In bfloat16: over the rounded tensors.
 BOUNDS = {
     "decode_bf16": 1e-2,
     "decode_f16": 5e-2,
@@ -23,6 +24,8 @@ BOUNDS = {
     "attention_bf16": 2e-2,
     "linear_bf16": 2e-2,
     "forward_bf16": 3e-2,
+    "linear_int8": 5e-2,  # with outliers four times as much
+    "linear_int4": 1e-1,
 }
 
 
@@ -46,6 +49,9 @@ def linear(source: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarr
     return source.astype(np.float64) @ weight.astype(np.float64).T + bias
 
 
+CODED = ("linear_int8", "linear_int4")
+
+
 def in_bfloat16(arrays: list[np.ndarray]) -> list[np.ndarray]:
     return [widened(bfloat16(array)) for array in arrays]
 
@@ -64,6 +70,8 @@ def of(case: Case) -> np.ndarray:
     """The case's result in double, in the library's shape."""
     if case.family == "attention_bf16":
         return attention(*in_bfloat16(attention_inputs(case.sizes)), bool(case["causal"]))
+    if case.family in CODED:
+        return linear(*coded_linear_inputs(case.sizes))
     if case.family == "linear_bf16":
         return linear(*in_bfloat16(linear_inputs(case.sizes)))
     if case.family == "forward_bf16":
@@ -73,8 +81,13 @@ def of(case: Case) -> np.ndarray:
     return attention(*decode_inputs.floats(case.sizes), False)
 
 
-def error(case: Case, result: np.ndarray) -> float:
-    """The largest difference to the exact result / the largest value of that; a NaN counts as infinite."""
-    wanted = of(case)
+def bound(case: Case) -> float:
+    return BOUNDS[case.family] * (4 if case.sizes.get("outliers") else 1)
+
+
+def error(case: Case, result: np.ndarray, bias: bool = True) -> float:
+    """The largest difference to the exact result / the largest value of that; a NaN counts as infinite. `bias`: whether
+    a linear over codes has added it."""
+    wanted = of(case) if bias else of(case) - coded_linear_inputs(case.sizes)[2]
     gap = float(np.abs(result.reshape(wanted.shape) - wanted).max() / np.abs(wanted).max())
     return gap if np.isfinite(gap) else float("inf")

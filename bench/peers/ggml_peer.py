@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """ggml, llama.cpp's tensor library, through ctypes: ggml_flash_attn_ext and ggml_mul_mat in float32, and the former
-over keys and values of 16 bits and in ggml's blocks of 32 codes.
+over keys and values of 16 bits and in ggml's blocks of 32 codes, the latter with weights in such blocks.
 
 PyPI has llama-cpp-python and ggml-python as sources only; the wheel of xllamacpp, another wrapper of llama.cpp, has
 ggml inside and exports its functions. It is built for AVX2: the version says so."""
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import decode_inputs
-from arrays import attention_inputs, linear_inputs
+from arrays import attention_inputs, coded_linear_inputs, linear_inputs
 from cases import Case
 from peer import Peer, Way
 
@@ -89,6 +89,43 @@ class GgmlPeer(Peer):
             return Way("mul_mat", run, partial(self.results, run, result), [*inputs, bias], bias=False)
 
         return [way]
+
+    def linear_coded(self, case: Case) -> list[Callable[[], Way]]:
+        """Both round inputs to Q8_0 within the product."""
+        source, weight, bias = coded_linear_inputs(case.sizes)
+        kind, name = (2, "Q4_0") if case.family == "linear_int4" else (8, "Q8_0")
+
+        def way(repacked: bool) -> Way:
+            weights, context = self.context(), self.context()
+            stored = self.tensor(weights, weight, kind)
+            size = self.function("ggml_nbytes", c_size_t, c_void_p)(stored)
+            rows = np.empty(size, np.uint8)
+            write = self.function("ggml_quantize_chunk", c_size_t, c_int, c_void_p, c_void_p, *[c_int64] * 3, c_void_p)
+            write(kind, weight.ctypes.data, rows.ctypes.data, 0, *weight.shape, None)
+            plain = self.function("ggml_backend_cpu_buffer_type", c_void_p)
+            # Of C++ linkage. Weights lie in it as its fastest kernels want them, where it has such for the CPU.
+            fastest = self.function("_Z35ggml_backend_cpu_repack_buffer_typev", c_void_p)
+            allocate = self.function("ggml_backend_alloc_ctx_tensors_from_buft", c_void_p, c_void_p, c_void_p)
+            if not allocate(weights, fastest() if repacked else plain()):
+                raise RuntimeError("no buffer for the weights")
+            put = self.function("ggml_backend_tensor_set", None, c_void_p, c_void_p, c_size_t, c_size_t)
+            put(stored, rows.ctypes.data, 0, size)
+            given = self.tensor(context, source)
+            output = self.function("ggml_mul_mat", c_void_p, *[c_void_p] * 3)(context, stored, given)
+            run = self.compute(context, output)
+            view = self.view(given, source.shape)
+            view[...] = source
+            result = self.view(output, (case["M"], case["N"]))
+            how = f"mul_mat, {name}" + (", repacked" if repacked else "")
+            return Way(how, run, partial(self.results, run, result), [view, weight, bias], bias=False)
+
+        # Q8_0 has a repacked form on Arm only; asking for it elsewhere ends the process.
+        return [partial(way, False)] + ([partial(way, True)] if name == "Q4_0" else [])
+
+    linear_int4 = linear_coded
+
+    def linear_int8(self, case: Case) -> list[Callable[[], Way]]:
+        return self.linear_coded(case) if case.sizes.get("group") else []
 
     def attention_f32(self, case: Case) -> list[Callable[[], Way]]:
         def way() -> Way:

@@ -19,7 +19,7 @@ from arrays import bfloat16, empty, empty_like, widened
 from header import read_structs
 
 WEIGHTS_PER_HEAD = 1
-F32_ARITHMETIC, BF16_ARITHMETIC = 0, 1
+F32_ARITHMETIC, BF16_ARITHMETIC, INT8_ARITHMETIC = 0, 1, 2
 F32, F16, BF16, I8, I4 = 0, 1, 2, 3, 5
 DTYPES = {np.dtype(np.float32): F32, np.dtype(np.float16): F16, np.dtype(np.uint16): BF16}  # as in arrays.widened
 
@@ -102,6 +102,13 @@ def stored(library: Library, family: str, array: np.ndarray) -> np.ndarray | Cod
     return Codes(library, array, I4, 32, np.float16) if family == "decode_int4" else array
 
 
+def packing(family: str, group: int) -> Any:
+    """How a linear over codes stores its weights; None: in INT8 arithmetic int8 with a float scale for each output."""
+    if family == "linear_int4":
+        return Storage(dtype=I4, scale_dtype=F16, group=32)
+    return Storage(dtype=I8, scale_dtype=F16, group=group) if group else None
+
+
 class Groups:
     """The groups results and resources of a call, and the memory that they point to."""
 
@@ -161,18 +168,28 @@ def arithmetic_over(array: np.ndarray) -> int:
 
 
 class Linear:
-    """mha_linear_forward with packed weights; all tensors but the bias are of the source's type."""
+    """mha_linear_forward with packed weights, which `packed` rounds; all tensors but the bias are of the source's type."""
 
-    def __init__(self, library: Library, source: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> None:
+    def __init__(self, library: Library, source: np.ndarray, weight: np.ndarray, bias: np.ndarray | None,
+                 arithmetic: int | None = None, packed: Any = None) -> None:  # fmt: skip
         self.library = library
         self.handle = c_void_p()
         config = LinearConfig(in_features=weight.shape[1], out_features=weight.shape[0], weight=dense(weight),
-                              arithmetic=arithmetic_over(source))  # fmt: skip
+                              arithmetic=arithmetic_over(source) if arithmetic is None else arithmetic,
+                              packed=None if packed is None else ctypes.addressof(packed))  # fmt: skip
         config.bias = bias.ctypes.data if bias is not None else None
         library.call("mha_linear_create", library.context, byref(config), byref(self.handle))
         self.output = empty((source.shape[0], weight.shape[0]), source.dtype.type)
         self.args = LinearArgs(rows=source.shape[0], input=dense(source), output=dense(self.output, MutView))
         self.source = source
+        self.resources = Resources()
+        self.args.resources = ctypes.addressof(self.resources)
+        bytes_needed = c_size_t()
+        library.call("mha_linear_workspace_bytes", library.context, self.handle, byref(self.args), byref(bytes_needed))
+        self.workspace = empty((bytes_needed.value,), np.uint8)
+        if bytes_needed.value > 0:
+            self.resources.workspace = self.workspace.ctypes.data
+            self.resources.workspace_bytes = bytes_needed.value
         library.call("mha_linear_forward", library.context, self.handle, byref(self.args))
         self.run = library.prepared("mha_linear_forward", library.context, self.handle, byref(self.args))
 

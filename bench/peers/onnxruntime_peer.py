@@ -9,8 +9,10 @@ from functools import partial
 import numpy as np
 import onnxruntime
 
+import codes
 import onnxruntime_decode
-from arrays import attention_inputs, by_head, empty, forward_input, layer_weights, linear_inputs, notebook_inputs
+from arrays import attention_inputs, by_head, coded_linear_inputs, empty, forward_input, layer_weights, linear_inputs
+from arrays import notebook_inputs
 from cases import Case
 from onnxruntime_graph import MICROSOFT, Graph, attention, grouped_query
 from peer import Peer, Way
@@ -77,6 +79,48 @@ class OnnxRuntimePeer(Peer):
             partial(self.way, "Gemm, transB", partial(gemm, 1), inputs),
             partial(self.way, "MatMul, Add", matmul, inputs),
         ]
+
+    def linear_int8(self, case: Case) -> list[Callable[[], Way]]:
+        """Inputs are rounded in the call: to uint8 with one scale for all rows, or within MatMulNBits."""
+        source, weight, bias = coded_linear_inputs(case.sizes)
+        inputs, shape = [source, weight, bias], (case["M"], case["N"])
+        if case.sizes.get("group"):
+            return [partial(self.way, "MatMulNBits, 8 bits, accuracy_level 4", partial(self.n_bits, inputs, 8), inputs)]
+
+        def dynamic(largest: int, zero: int) -> Graph:
+            graph = Graph()
+            made, scales = codes.per_output(weight, largest)
+            stored = (made.astype(np.int16) + zero).astype(np.uint8 if zero else np.int8)
+            zeros = np.full(len(scales), zero, stored.dtype)
+            names = [graph.input("x", source), graph.constant("weight", stored.T), graph.constant("scales", scales),
+                     graph.constant("zeros", zeros), graph.constant("bias", bias)]  # fmt: skip
+            graph.node("DynamicQuantizeMatMul", names, graph.output("y", shape), MICROSOFT)
+            return graph
+
+        return [
+            partial(self.way, "DynamicQuantizeMatMul, uint8 weights", partial(dynamic, 127, 128), inputs),
+            # Its products of int8 weights are added in 16 bits without VNNI, and saturate; 7 bits do not (reduce_range).
+            partial(self.way, "DynamicQuantizeMatMul, int8 weights of 7 bits", partial(dynamic, 63, 0), inputs),
+        ]
+
+    def linear_int4(self, case: Case) -> list[Callable[[], Way]]:
+        inputs = list(coded_linear_inputs(case.sizes))
+        return [partial(self.way, f"MatMulNBits, accuracy_level {level}", partial(self.n_bits, inputs, 4, level), inputs)
+                for level in (4, 1)]  # fmt: skip
+
+    @staticmethod
+    def n_bits(inputs: list[np.ndarray], bits: int, level: int = 4) -> Graph:
+        """Blocks of 32 inputs; level 4 rounds inputs to int8, level 1 computes in floats."""
+        source, weight, bias = inputs
+        made, scales = codes.in_groups(weight, bits)
+        stored = codes.nibbles(made) if bits == 4 else (made.astype(np.int16) + 128).astype(np.uint8)
+        graph = Graph()
+        names = [graph.input("x", source), graph.constant("weight", stored), graph.constant("scales", scales), "", "",
+                 graph.constant("bias", bias)]  # fmt: skip
+        output = graph.output("y", (source.shape[0], weight.shape[0]))
+        graph.node("MatMulNBits", names, output, MICROSOFT, K=weight.shape[1], N=weight.shape[0], bits=bits,
+                   block_size=codes.GROUP, accuracy_level=level)  # fmt: skip
+        return graph
 
     def attention_f32(self, case: Case) -> list[Callable[[], Way]]:
         query, key, value = attention_inputs(case.sizes)

@@ -14,9 +14,10 @@ import openvino.properties as properties
 from openvino import opset13 as op
 from openvino.properties import hint
 
+import codes
 import openvino_decode
-from arrays import attention_inputs, bfloat16, by_head, empty, forward_input, layer_weights, linear_inputs
-from arrays import notebook_inputs, widened
+from arrays import attention_inputs, bfloat16, by_head, coded_linear_inputs, empty, forward_input, layer_weights
+from arrays import linear_inputs, notebook_inputs, widened
 from cases import Case
 from peer import Peer, Way
 
@@ -113,6 +114,46 @@ class OpenVinoPeer(Peer):
         source, weight, bias = (bfloat16(array) for array in linear_inputs(case.sizes))
         return [lambda: self.way("MatMul, Add", lambda nodes: [self.linear(nodes[0], weight, bias)], [source],
                                  [source, weight, widened(bias)], lambda outputs: outputs)]  # fmt: skip
+
+    def linear_int8(self, case: Case) -> list[Callable[[], Way]]:
+        arrays = coded_linear_inputs(case.sizes)
+        if case.sizes.get("group"):
+            return self.coded(arrays, *codes.in_groups(arrays[1], 8), openvino.Type.i8)
+        return self.coded(arrays, *codes.per_output(arrays[1]), openvino.Type.i8)
+
+    def linear_int4(self, case: Case) -> list[Callable[[], Way]]:
+        arrays = coded_linear_inputs(case.sizes)
+        return self.coded(arrays, *codes.in_groups(arrays[1], 4), openvino.Type.i4)
+
+    def coded(self, arrays: tuple[np.ndarray, ...], made: np.ndarray, scales: np.ndarray,
+              kind: openvino.Type) -> list[Callable[[], Way]]:  # fmt: skip
+        """Weights as codes, which the plugin widens in its product; inputs as floats, or (dynamic quantisation, where
+        the plugin has it for the CPU) rounded to 8 bits in groups of 32."""
+        source, weight, bias = arrays
+
+        def build(nodes: list[openvino.Node]) -> list[openvino.Node]:
+            four = kind == openvino.Type.i4
+            # int4 is two's complement here.
+            stored = (made[..., ::2] & 15 | (made[..., 1::2] & 15) << 4).astype(np.uint8) if four else made
+            tensor = openvino.Tensor(np.ascontiguousarray(stored), openvino.Shape(made.shape), kind)
+            wide = op.convert(openvino.op.Constant(tensor, False), "f32")
+            wide = op.multiply(wide, constant(scales[..., None]))
+            if made.ndim == 3:
+                wide = op.reshape(wide, op.constant(np.array(weight.shape)), False)
+            return [op.add(op.matmul(nodes[0], wide, False, True), constant(bias))]
+
+        def way(group: int) -> Way:
+            given = dict(self.config)
+            self.config = {**given, hint.dynamic_quantization_group_size(): group}
+            if group:
+                del self.config[hint.execution_mode()]  # ACCURACY would not round
+            try:
+                how = f"MatMul, Add, {kind.get_type_name()} weights" + (", inputs of 8 bits" if group else "")
+                return self.way(how, build, [source], list(arrays), lambda outputs: outputs)
+            finally:
+                self.config = given
+
+        return [partial(way, group) for group in (0, codes.GROUP)]
 
     def attention_f32(self, case: Case) -> list[Callable[[], Way]]:
         return self.attention(case, [by_head(array) for array in attention_inputs(case.sizes)])

@@ -50,7 +50,10 @@ def rank_of(record: dict) -> int:
 def label_of(record: dict) -> str:
     case = case_of(record)
     if case.family not in decode_inputs.FAMILIES:
-        return short_name(case) + (", bf16" if case.family.endswith("_bf16") else "")
+        coded = case.family.removeprefix("linear_") if case.family.startswith("linear_int") else ""
+        coded += " in groups" if case.number("group") else ""
+        coded += ", outliers" if case.number("outliers") else ""
+        return short_name(case) + (", bf16" if case.family.endswith("_bf16") else f", {coded}" if coded else "")
     bits = case.family.removeprefix("decode_")
     return f"decode {bits}, {case.number('Tk')} keys, heads {case.number('H')}/{case.number('Hkv')}"
 

@@ -37,9 +37,11 @@ def cell(record: dict | None) -> str:
 
 
 def storage(record: dict) -> str:
-    """What is compared on equal terms: float32, bfloat16, or caches of fewer bits."""
+    """What is compared on equal terms: float32, bfloat16, or caches and weights of fewer bits."""
     if "error" not in record:
         return "float32"
+    if record["case"].startswith("linear_int"):
+        return "linear, few bits"
     return "decode, few bits" if record["case"].startswith("decode_") else "bfloat16"
 
 
@@ -84,7 +86,7 @@ def markdown(records: list[dict], context: dict, notes: list[dict]) -> str:
     ]
     if any("error" in record for record in records):
         lines.append("In brackets: the error, largest difference / largest value, against the same in double, over the "
-                     "rounded tensors for `_bf16` and over the floats before rounding for `decode_`; beside mha's time "
+                     "rounded tensors for `_bf16` and over the floats before rounding for the others; beside mha's time "
                      "its own, the largest where peers have queries of different types.")  # fmt: skip
     lines.append("")
     if records:

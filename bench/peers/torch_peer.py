@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend
 
+import codes
 import decode_inputs
-from arrays import attention_inputs, bfloat16, by_head, forward_input, layer_weights, linear_inputs, notebook_inputs
-from arrays import widened
+from arrays import attention_inputs, bfloat16, by_head, coded_linear_inputs, forward_input, layer_weights
+from arrays import linear_inputs, notebook_inputs, widened
 from cases import Case
 from peer import Peer, Way
 
@@ -80,6 +81,58 @@ class TorchPeer(Peer):
             way("addmm(out=)", lambda: partial(torch.addmm, bias, source, weight.t(), out=output)),
             way("mkldnn._linear_pointwise, packed", lambda: partial(packed_for_onednn(weight, bias, rows), source)),
         ]
+
+    def linear_int8(self, case: Case) -> list[Callable[[], Way]]:
+        if case.sizes.get("group"):
+            return []
+        arrays = list(coded_linear_inputs(case.sizes))
+        source, weight, bias = map(torch.from_numpy, arrays)
+
+        def module(engine: str) -> Callable[[], torch.Tensor]:
+            """Inputs become uint8 with one scale for all rows (of 7 bits for FBGEMM)."""
+            torch.backends.quantized.engine = engine
+            with torch.inference_mode(False), torch.no_grad():
+                layer = torch.nn.Sequential(torch.nn.Linear(case["K"], case["N"]))
+                layer[0].weight.copy_(weight)
+                layer[0].bias.copy_(bias)
+                quantised = torch.ao.quantization.quantize_dynamic(
+                    layer, {torch.nn.Linear: torch.ao.quantization.per_channel_dynamic_qconfig}, torch.qint8
+                )[0]
+            return partial(quantised, source)
+
+        made, of_outputs = map(torch.from_numpy, codes.per_output(arrays[1]))
+
+        def int_mm() -> Callable[[], torch.Tensor]:
+            """Inputs become int8 with a scale for each row, by torch's operators."""
+            transposed = made.t()
+
+            def run() -> torch.Tensor:
+                scales = source.abs().amax(1, keepdim=True).div_(127)
+                rounded = (source / scales).round_().to(torch.int8)
+                return torch._int_mm(rounded, transposed).float().mul_(scales).mul_(of_outputs).add_(bias)
+
+            return run
+
+        makers = [partial(self.linear_way, f"quantized.dynamic.Linear, {engine}", arrays, partial(module, engine))
+                  for engine in torch.backends.quantized.supported_engines if engine in ("fbgemm", "onednn")]  # fmt: skip
+        if torch.cpu._is_vnni_supported():  # elsewhere a plain loop, some hundred times slower
+            makers.append(partial(self.linear_way, "_int_mm, rows rounded", arrays, int_mm))
+        return makers
+
+    def linear_int4(self, case: Case) -> list[Callable[[], Way]]:
+        arrays = list(coded_linear_inputs(case.sizes))
+        source, _, bias = map(torch.from_numpy, arrays)
+
+        def weight_only() -> Callable[[], torch.Tensor]:
+            """In bfloat16: in floats it is a plain loop without AVX-512."""
+            made, scales = codes.in_groups(arrays[1], 4)
+            flat = torch.from_numpy((made.reshape(made.shape[0], -1) + 8).astype(np.int32))
+            packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(flat, 1)
+            pairs = torch.from_numpy(np.stack([scales.T, np.zeros_like(scales.T)], axis=2).copy()).bfloat16()
+            given, added = source.bfloat16(), bias.bfloat16()
+            return lambda: torch.ops.aten._weight_int4pack_mm_for_cpu(given, packed, codes.GROUP, pairs).add_(added)
+
+        return [partial(self.linear_way, "_weight_int4pack_mm_for_cpu, in bfloat16", arrays, weight_only)]
 
     def attention_f32(self, case: Case) -> list[Callable[[], Way]]:
         arrays = [by_head(array) for array in attention_inputs(case.sizes)]

@@ -18,7 +18,7 @@ import decode_inputs
 import exact
 import timing
 from arrays import layer_weights
-from libmha import BF16_ARITHMETIC, F32_ARITHMETIC, Attention, Layer, Library, Linear, stored
+from libmha import BF16_ARITHMETIC, F32_ARITHMETIC, INT8_ARITHMETIC, Attention, Layer, Library, Linear, packing, stored
 from peer import Peer, Way
 
 TOLERANCE = 1e-4  # of the largest value
@@ -46,6 +46,10 @@ def prepare_mha(library: Library, case: cases.Case, way: Way) -> Attention | Lin
     if case.family in ("linear_f32", "linear_bf16"):
         source, weight, bias = way.inputs
         return Linear(library, source, weight, bias if way.bias else None)
+    if case.family in exact.CODED:
+        source, weight, bias = way.inputs
+        return Linear(library, source, weight, bias if way.bias else None, INT8_ARITHMETIC,
+                      packing(case.family, case.sizes.get("group", 0)))  # fmt: skip
     if case.family in ("forward_f32", "forward_bf16"):
         return Layer(library, layer_weights(case["E"]), case["H"], way.inputs[0], None, None, weights=False)
     if case.family == "notebook_f32":
@@ -76,9 +80,9 @@ def compared(case: cases.Case, ours: list[np.ndarray], way: Way) -> tuple[dict, 
     if case.family not in exact.BOUNDS:
         wrong = "" if relative <= TOLERANCE else f"{way.how} differs by {relative:.1e} of the largest value"
         return {"max_abs_diff": absolute}, wrong
-    errors = [exact.error(case, results[0]) for results in (ours, theirs)]
+    errors = [exact.error(case, results[0], way.bias) for results in (ours, theirs)]
     wrong = [f"{name} has an error of {error:.1e} of the largest value" for name, error in zip(("mha", way.how), errors)
-             if error > exact.BOUNDS[case.family]]  # fmt: skip
+             if error > exact.bound(case)]  # fmt: skip
     return {"max_abs_diff": absolute, "error": errors[1], "mha_error": errors[0]}, "; ".join(wrong)
 
 
