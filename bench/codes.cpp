@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// attention_int8, linear_int8, linear_int4: calls over codes in INT8 arithmetic, timed in turn with the call over floats in
-// F32. attention_int8: keys and values as int8 rows with a float scale each, queries and results floats. linear_int8:
+// attention_int8, linear_int8, linear_int4: calls over codes in INT8 arithmetic, timed in turn with the call over floats
+// in F32. attention_int8: keys and values as int8 rows with a float scale each, queries and results floats. linear_int8:
 // weights with a float scale for each output; linear_int4: with f16 scales of 32 inputs; inputs and results floats.
 // Checked against the reference over the floats that codes stand for.
 #include <cmath>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// decode_f32, decode_bf16, decode_f16, decode_int8, decode_int4: one call of attention for the newest token, or the newest
-// few, of each sequence in a cache that stores keys and values as the name says.
+// decode_f32, decode_bf16, decode_f16, decode_int8, decode_int4: one call of attention for the newest token, or the
+// newest few, of each sequence in a cache that stores keys and values as the name says.
 // /arithmetic:bf16, /arithmetic:int8: timed in turn with F32 arithmetic over the same cache.
 #include <algorithm>
 #include <cmath>

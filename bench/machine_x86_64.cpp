@@ -82,7 +82,7 @@ void multiply_add_128(int64_t turns) {
         "xmm13", "xmm14", "xmm15");
 }
 
-// --- Integers -----------------------------------------------------------------------------------------------------------
+// --- Integers ---------------------------------------------------------------------------------------------------------
 
 // Pairs of products of 16 bits, then a sum: 24 chains of sums for 512 bits, 12 for the others. Sums may wrap around.
 __attribute__((target("avx512f"))) void multiply_add_pairs_512(int64_t turns) {
@@ -211,7 +211,7 @@ void multiply_add_tiles(int64_t turns) {
       : "cc", "memory");
 }
 
-// --- Reading ------------------------------------------------------------------------------------------------------------
+// --- Reading ----------------------------------------------------------------------------------------------------------
 
 // 256 bytes of each stream in turn.
 #define MHA_READ_STREAMS(load, vector, offsets)                                                  \

@@ -22,8 +22,8 @@ constexpr double kNaiveWork = 6e7;
 // a wrong key or a lost row makes.
 constexpr double kTolerance = 1e-5;
 constexpr double kBf16Tolerance = 1e-2;  // of BF16: two or three times the worst seen
-// Of INT8, three times the worst seen: linears round their inputs to 8 bits, layers twice, attention what it multiplies to
-// 15 bits.
+// Of INT8, three times the worst seen: linears round their inputs to 8 bits, layers twice, attention what it multiplies
+// to 15 bits.
 constexpr double kInt8LinearTolerance = 1e-2, kInt8LayerTolerance = 3e-2, kInt8AttentionTolerance = 6e-4;
 
 double tolerance_of(mha_arithmetic arithmetic, double of_int8) {

@@ -82,9 +82,11 @@ def machine_table(cases):
     rows = {}
     for case in machine:
         rate, integers = case.median("GFLOPS"), case.median("GOPS")
-        text = f"{rate:.0f} GFLOP/s" if rate else f"{integers:.0f} GOP/s" if integers else f"{case.median('GBps'):.1f} GB/s"
+        text = f"{rate:.0f} GFLOP/s" if rate else f"{integers:.0f} GOP/s" if integers else None
+        text = text or f"{case.median('GBps'):.1f} GB/s"
         kib = case.number("KiB")
-        label = "multiply-adds of integers" if integers else "multiply-adds" if kib is None else f"read of {kib} KiB" if kib < 1024 else f"read of {kib >> 10} MiB"
+        label = "multiply-adds" if kib is None else f"read of {kib} KiB" if kib < 1024 else f"read of {kib >> 10} MiB"
+        label += " of integers" if integers else ""
         rows.setdefault(label, {})[case.threads] = text
     for label, row in rows.items():
         lines.append(f"| {label} | " + " | ".join(row.get(n, "") for n in threads) + " |")

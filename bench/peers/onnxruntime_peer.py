@@ -105,8 +105,8 @@ class OnnxRuntimePeer(Peer):
 
     def linear_int4(self, case: Case) -> list[Callable[[], Way]]:
         inputs = list(coded_linear_inputs(case.sizes))
-        return [partial(self.way, f"MatMulNBits, accuracy_level {level}", partial(self.n_bits, inputs, 4, level), inputs)
-                for level in (4, 1)]  # fmt: skip
+        names = {4: "MatMulNBits, accuracy_level 4", 1: "MatMulNBits, accuracy_level 1"}
+        return [partial(self.way, how, partial(self.n_bits, inputs, 4, level), inputs) for level, how in names.items()]
 
     @staticmethod
     def n_bits(inputs: list[np.ndarray], bits: int, level: int = 4) -> Graph:

@@ -86,7 +86,7 @@ def markdown(records: list[dict], context: dict, notes: list[dict]) -> str:
     ]
     if any("error" in record for record in records):
         lines.append("In brackets: the error, largest difference / largest value, against the same in double, over the "
-                     "rounded tensors for `_bf16` and over the floats before rounding for the others; beside mha's time "
+                     "rounded tensors for `_bf16` and over the floats before rounding else; beside mha's time "
                      "its own, the largest where peers have queries of different types.")  # fmt: skip
     lines.append("")
     if records:

@@ -113,8 +113,9 @@ class TorchPeer(Peer):
 
             return run
 
+        engines = [name for name in torch.backends.quantized.supported_engines if name in ("fbgemm", "onednn")]
         makers = [partial(self.linear_way, f"quantized.dynamic.Linear, {engine}", arrays, partial(module, engine))
-                  for engine in torch.backends.quantized.supported_engines if engine in ("fbgemm", "onednn")]  # fmt: skip
+                  for engine in engines]  # fmt: skip
         if torch.cpu._is_vnni_supported():  # elsewhere a plain loop, some hundred times slower
             makers.append(partial(self.linear_way, "_int_mm, rows rounded", arrays, int_mm))
         return makers
