@@ -87,7 +87,8 @@ def bound(case: Case) -> float:
 
 def error(case: Case, result: np.ndarray, bias: bool = True) -> float:
     """The largest difference to the exact result / the largest value of that; a NaN counts as infinite. `bias`: whether
-    a linear over codes has added it."""
-    wanted = of(case) if bias else of(case) - coded_linear_inputs(case.sizes)[2]
-    gap = float(np.abs(result.reshape(wanted.shape) - wanted).max() / np.abs(wanted).max())
+    a linear over codes has added it; the largest value has it, so that errors can be compared."""
+    whole = of(case)
+    wanted = whole if bias else whole - coded_linear_inputs(case.sizes)[2]
+    gap = float(np.abs(result.reshape(wanted.shape) - wanted).max() / np.abs(whole).max())
     return gap if np.isfinite(gap) else float("inf")
