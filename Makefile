@@ -24,7 +24,7 @@ all: ## Build the library and the mha command line (the default)
 demo: all ## Run the notebook: output, weights, differences to the reference and to PyTorch, times
 	@$(BUILD)/tools/mha notebook
 
-demo-model: ## Sentence embeddings with real MiniLM weights, beside torch (PyPI); ARITHMETIC=bf16: in BF16
+demo-model: ## Sentence embeddings with real MiniLM weights, beside torch (PyPI); ARITHMETIC=bf16, int8, int4
 	@$(setup) build
 	@$(setup) python $(BUILD)
 	@$(configure)

@@ -31,9 +31,10 @@ std::vector<float> read_tensor(const io::Safetensors& file, const std::string& n
 ProductFormat ProductFormat::named(const std::string& name) {
   ProductFormat format;
   if (name == "bf16") format.arithmetic = MHA_ARITHMETIC_BF16;
-  if (name != "int8" && name != "int4") return format;
+  if (name.rfind("int", 0) != 0) return format;
   format.arithmetic = MHA_ARITHMETIC_INT8;
   format.weights.dtype = MHA_I8;
+  if (name == "int8") format.weights.group = 32;
   if (name == "int4") format.weights.dtype = MHA_I4, format.weights.group = 32, format.weights.scale_dtype = MHA_F16;
   return format;
 }

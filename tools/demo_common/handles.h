@@ -31,7 +31,7 @@ struct ProductFormat {
   mha_arithmetic arithmetic = MHA_ARITHMETIC_F32;
   mha_storage weights = {};  // of INT8; zeroed: as the library chooses
 
-  /// "f32", "bf16", "int8" (a scale for each output), "int4" (groups of 32, f16 scales).
+  /// "f32", "bf16", "int8" (a scale for 32 inputs), "int8_rows" (for each output), "int4" (for 32 inputs, f16).
   static ProductFormat named(const std::string& name);
   const mha_storage* packed() const { return weights.dtype != MHA_F32 ? &weights : nullptr; }
   /// Of attention over floats, which INT8 does not multiply.

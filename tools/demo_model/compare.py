@@ -29,6 +29,7 @@ SENTENCES = pathlib.Path(__file__).resolve().parent / "sentences.txt"
 LEAST_COSINE = 0.99999
 LARGEST_DIFFERENCE = 1e-5  # of one element of an embedding of length 1
 LEAST_COSINE_BF16 = 0.9999
+LEAST_COSINE_CODES = {"int8": 0.999, "int8_rows": 0.98, "int4": 0.93}  # of products over such weights
 ROUNDS = 3
 NO_FMA = {"sse2"}
 MODES = {"padded": "one padded batch", "single": "one by one"}
@@ -167,11 +168,28 @@ def verdict_bf16(mha, torch_bf16, wanted, count):
     return good and same
 
 
+def verdict_codes(mha, wanted, arithmetic, count):
+    """Prints how far weights of 8 or 4 bits are from torch in float32; True if they are near enough."""
+    print()
+    good, bound = count >= 20, LEAST_COSINE_CODES[arithmetic]
+    for mode, what in MODES.items():
+        ours = cosines(mha[mode], wanted[mode])
+        met = bool(ours.min() >= bound)
+        good = good and met
+        print(
+            f"{what}: least cosine to torch in float32 {ours.min():.6f} (bound {bound}), mean {ours.mean():.6f}:"
+            f" {'ok' if met else 'MISSED'}"
+        )
+    same = mha["padded"].tobytes() == mha["single"].tobytes()
+    print(f"padded and one by one, mha: {'equal in every bit' if same else 'NOT EQUAL'}")
+    return good and same
+
+
 def check_other_targets(arguments, tokens, mha, report):
     """Runs every other target on one thread; True if those with fused multiply-add give the same bits."""
     good = True
     for target in report["supported_targets"]:
-        if target == report["target"] or (arguments.arithmetic == "bf16" and target in NO_FMA):
+        if target == report["target"] or (arguments.arithmetic != "f32" and target in NO_FMA):
             continue
         other, _ = run_mha(arguments, tokens, target, threads=1, repeat=0)
         same = all(mha[mode].tobytes() == other[mode].tobytes() for mode in MODES)
@@ -195,7 +213,7 @@ def main():
     parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for token ids and embeddings")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--target", help="instruction-set target of the library (default: the best)")
-    parser.add_argument("--arithmetic", choices=("f32", "bf16"), default="f32")
+    parser.add_argument("--arithmetic", choices=("f32", "bf16", *LEAST_COSINE_CODES), default="f32")
     parser.add_argument("--repeat", type=int, default=3, help="timed runs of each mode, in each of 3 rounds")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -232,6 +250,8 @@ def main():
         print_times(int(lengths.sum()), ids.size, report, mha_seconds, torch_seconds)
     if in_bf16:
         good = verdict_bf16(mha, torch_embeddings, wanted, len(sentences))
+    elif arguments.arithmetic in LEAST_COSINE_CODES:
+        good = verdict_codes(mha, wanted, arguments.arithmetic, len(sentences))
     else:
         exact = torch_bert.TorchBert(weights, config, torch.float64).encode_one_by_one(*tensors).numpy()
         good = verdict(mha, torch_embeddings, exact, len(sentences))

@@ -127,8 +127,8 @@ int main(int argc, char** argv) {
     app.add_option("--target", options.target, "instruction-set target (default: the best)");
     app.add_option(
            "--arithmetic", options.format,
-           "of attention and of all products: f32 or bf16; int8 or int4: of products over weights of so many bits")
-        ->check(CLI::IsMember({"f32", "bf16", "int8", "int4"}));
+           "of attention and of all products: f32 or bf16; int8, int8_rows, int4: of products over such weights")
+        ->check(CLI::IsMember({"f32", "bf16", "int8", "int8_rows", "int4"}));
     app.add_option("--repeat", options.repeat, "timed runs of each mode")->check(CLI::Range(0, 1000));
     try {
       app.parse(argc, argv);

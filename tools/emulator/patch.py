@@ -92,3 +92,13 @@ change("cpu/avx/avx512_bf16.cc", "convert_ne_fp32_to_bfloat16(op1.vmm32u(n));",
 for bits, least in (("32", "0x00800000"), ("64", "0x0010000000000000")):
     change(f"cpu/softfloat3e/s_subMagsF{bits}.c", "if (!expZ && sigDiff) {",
            f"if (!expZ && (uint{bits}_t(sigDiff) << shiftDist) < {least}) {{")
+
+# TDPBSSD, TDPBSUD and TDPBUSD take bytes for unsigned that are signed.
+def bytes_of(operand, kind):
+    shifts = ", ".join(f"{kind}(({operand} >> {n}) & 0xff)" for n in (8, 16))
+    return f"  const {kind} {operand}byte[4] = {{ {kind}({operand} & 0xff), {shifts}, {kind}({operand} >> 24) }};\n"
+
+
+for name, x, y in (("DPBDSS", "Bit8s", "Bit8s"), ("DPBDSU", "Bit8s", "Bit8u"), ("DPBDUS", "Bit8u", "Bit8s")):
+    head = f"BX_CPP_INLINE Bit32u {name}(Bit32u x, Bit32u y)\n{{\n"
+    change("cpu/avx/amx.cc", head + bytes_of("x", "Bit8u") + bytes_of("y", "Bit8u"), head + bytes_of("x", x) + bytes_of("y", y))
