@@ -376,7 +376,9 @@ MHA_NOINLINE void int8_gemm_of(const GemmArgs& g) {
   rows.scales = rows.words + round_up(g.m * rows.stride, kLanes);
   rows.sums = reinterpret_cast<int32_t*>(rows.scales + round_up(g.m * rows.groups, kLanes));
   ready_rows<Operands, kPerWord>(g, groups, rows);
-  const bool few = g.m <= most_tile_rows(1, 8);
+  // Reading codes of 8 bits twice costs less than storing their lines, of 4 bits as much as soon.
+  constexpr int kRows = most_tile_rows(1, 8);
+  const bool few = g.m <= (kPerWord == 4 ? 2 * kRows : kRows + kRows / 3);
   for (int64_t column = 0; column < g.n; column += kInt8Pitch) {
     const int64_t columns = least(g.n - column, kInt8Pitch), panel = column / kLanes;
     memset(outputs, 0, static_cast<size_t>(g.m * kInt8Pitch) * sizeof(float));
