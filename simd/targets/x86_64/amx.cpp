@@ -1,7 +1,7 @@
 // build-flags: -mavx512f -mavx512cd -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mavx512vnni -mamx-tile -mamx-bf16 -mamx-int8 -mavx2 -mfma -mpopcnt -mprefer-vector-width=512
 // base: avx512
-// option: MHA_BF16
 // SPDX-License-Identifier: Apache-2.0
+// option: MHA_BF16
 // AMX-BF16 and AMX-INT8 over avx512: Intel Sapphire Rapids (2023) and later.
 #define MHA_TARGET_NS amx
 #if MHA_HAVE_AVX512_VNNI

@@ -1,7 +1,7 @@
 // build-flags: -mavx2 -mfma -mf16c -mpopcnt -mavxvnni
 // base: avx2
-// option: MHA_CODES
 // SPDX-License-Identifier: Apache-2.0
+// option: MHA_CODES
 // AVX-VNNI over avx2: Intel Alder Lake (2021), AMD Zen 5 (2024) and later.
 #define MHA_TARGET_NS avx2_vnni
 #define MHA_BASE_NS avx2

@@ -1,7 +1,7 @@
 // build-flags: -mavx512f -mavx512cd -mavx512bw -mavx512dq -mavx512vl -mavx512bf16 -mavx2 -mfma -mpopcnt -mprefer-vector-width=512
 // base: avx512
-// option: MHA_BF16
 // SPDX-License-Identifier: Apache-2.0
+// option: MHA_BF16
 // AVX512-BF16 over avx512: chosen where products of pairs of bf16 are faster than those of floats (AMD Zen 4, 2022, and
 // later; on Intel they are slower).
 #define MHA_TARGET_NS avx512_bf16

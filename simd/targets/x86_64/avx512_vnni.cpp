@@ -1,7 +1,7 @@
 // build-flags: -mavx512f -mavx512cd -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mavx2 -mfma -mpopcnt -mprefer-vector-width=512
 // base: avx512
-// option: MHA_CODES
 // SPDX-License-Identifier: Apache-2.0
+// option: MHA_CODES
 // AVX512-VNNI over avx512: Intel Cascade Lake (2019), AMD Zen 4 (2022) and later.
 #define MHA_TARGET_NS avx512_vnni
 #define MHA_BASE_NS avx512
