@@ -201,6 +201,15 @@ MHA_INLINE Vec set_ints(int32_t x) {
   return set1(word);
 }
 
+// The sum of all lanes.
+MHA_INLINE int32_t sum_ints(const Vec& ints) {
+  alignas(64) int32_t lanes[kLanes];
+  store(reinterpret_cast<float*>(lanes), ints);
+  int32_t total = 0;
+  for (int32_t lane : lanes) total += lane;
+  return total;
+}
+
 #if defined(MHA_ISA_NEON)
 MHA_INLINE Vec add_products(const Vec& x, const Vec& line, const Vec& sum) {
   const int16x4_t both = vget_low_s16(halves(x.r[0]));

@@ -18,8 +18,7 @@ extern "C" mha_status mha_attention_merge_partials(const mha_context* context, c
   MHA_TRY(validate_merge_partials(*args, &job.problem, error));
   const auto arithmetic = static_cast<Arithmetic>(enum_value(args->arithmetic));
   MHA_TRY(check_target(*context->table, arithmetic, error));
-  job.kernels =
-      attention_kernels_of(*context->table, arithmetic, arithmetic == Arithmetic::kInt8 ? Element::kI8 : Element::kF32);
+  job.kernels = attention_kernels_of(*context->table, arithmetic, keys_of(arithmetic));
   if (job.problem.rows == 0) return MHA_OK;
   const double bytes = static_cast<double>(job.problem.rows) * static_cast<double>(args->num_chunks) *
                        static_cast<double>(partial_width(args->value_head_dim)) * sizeof(float);

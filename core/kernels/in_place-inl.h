@@ -159,21 +159,22 @@ constexpr int value_panels(int rows) {
   return panels;
 }
 
-template <class E, int kRows, int kPanels = value_panels(kRows)>
-MHA_INLINE void cover_values(const InPlaceValueTile<E>& tile, int64_t row, int64_t column, int64_t columns) {
+template <int kRows, class Tile, int kPanels = value_panels(kRows)>
+MHA_INLINE void cover_values(const Tile& tile, int64_t row, int64_t column, int64_t columns) {
   for (; column + kPanels * kLanes <= columns; column += kPanels * kLanes)
     tile.template run<kRows, kPanels>(row, column);
   if constexpr (kPanels > 1) {
-    if (column < columns) cover_values<E, kRows, kPanels / 2>(tile, row, column, columns);
+    if (column < columns) cover_values<kRows, Tile, kPanels / 2>(tile, row, column, columns);
   }
 }
 
-template <class E>
-MHA_NOINLINE void add_values_of(const InPlaceValueTile<E>& tile, int64_t rows, int64_t columns) {
+// Tile: InPlaceValueTile or Int8ValueBlock.
+template <class Tile>
+MHA_NOINLINE void add_values_of(const Tile& tile, int64_t rows, int64_t columns) {
   int64_t row = 0;
-  for (; row + 4 <= rows; row += 4) cover_values<E, 4>(tile, row, 0, columns);
-  if (row + 2 <= rows) cover_values<E, 2>(tile, row, 0, columns), row += 2;
-  if (row < rows) cover_values<E, 1>(tile, row, 0, columns);
+  for (; row + 4 <= rows; row += 4) cover_values<4>(tile, row, 0, columns);
+  if (row + 2 <= rows) cover_values<2>(tile, row, 0, columns), row += 2;
+  if (row < rows) cover_values<1>(tile, row, 0, columns);
 }
 
 template <int kChains>

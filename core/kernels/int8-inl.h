@@ -33,14 +33,14 @@ struct Int8Softmax {
 // Rounded: v = nearest(q * (16256 / a)), a = max |q|; the factor is (a / 16256) * scale. All 0 where a < 2^-100; the factor
 // is a NaN where an element is not finite.
 MHA_NOINLINE float round_query(const AttentionRow& row, Element element, int64_t head_dim, float scale, int32_t* v) {
-  Vec most = zero(), probe = zero();
+  RoundedTogether query;
   for (int64_t d = 0; d < head_dim; d += kLanes) {
     const Vec q = load_elements(element, row.query, d, static_cast<int>(least(head_dim - d, kLanes)));
-    most = max_or_second(absolute(q), most), probe = add(probe, mul(q, zero()));
+    query.add(q);
     store(reinterpret_cast<float*>(v + d), q);
   }
-  const float greatest = max(most);
-  const bool finite = sum(probe) == 0.0f;
+  const float greatest = query.greatest();
+  const bool finite = query.finite();
   if (!finite || greatest < kLeastInt8) {
     memset(v, 0, static_cast<size_t>(round_up(head_dim, kLanes)) * sizeof(int32_t));
     return finite ? 0.0f : __builtin_nanf("");
@@ -69,9 +69,9 @@ MHA_NOINLINE void token_scales(const TokenRows& t, int64_t head, int64_t begin, 
 constexpr int64_t kChunkScales = kChunk + kLanes;
 
 inline bool scales_are_finite(const float* scales, int64_t count) {
-  Vec probe = zero();
-  for (int64_t j = 0; j < count; j += kLanes) probe = add(probe, mul(load(scales + j), zero()));
-  return sum(probe) == 0.0f;
+  RoundedTogether all;
+  for (int64_t j = 0; j < count; j += kLanes) all.add(load(scales + j));
+  return all.finite();
 }
 
 // A row of probabilities as words: kParts times those of a chunk's keys, then the factor of its sums, and what
@@ -96,15 +96,13 @@ MHA_NOINLINE void round_probabilities(const float* probabilities, const float* s
   for (int64_t j = 0; j < keys && skips; ++j) {
     if (!is_visible(row, begin + j)) products[j] = 0.0f;
   }
-  for (int64_t j = keys; j % kLanes != 0; ++j)
+  for (int64_t j = keys; j % kLanes != 0; ++j) {
     products[j] = 0.0f;  // other rows may see these keys, whatever their scales
-  Vec most = zero(), probe = zero();
-  for (int64_t j = 0; j < keys; j += kLanes) {
-    const Vec g = load(products + j);
-    most = max_or_second(absolute(g), most), probe = add(probe, mul(g, zero()));
   }
-  const float greatest = max(most);
-  const bool finite = sum(probe) == 0.0f, some = finite && greatest >= kLeastInt8;
+  RoundedTogether all;
+  for (int64_t j = 0; j < keys; j += kLanes) all.add(load(products + j));
+  const float greatest = all.greatest();
+  const bool finite = all.finite(), some = finite && greatest >= kLeastInt8;
   const Vec inverse = set1(some ? kMostProbability / greatest : 0.0f);
   Vec total = zero();
   for (int64_t j = 0; j < keys; j += kLanes) {
@@ -117,11 +115,7 @@ MHA_NOINLINE void round_probabilities(const float* probabilities, const float* s
   }
   words[kFactorPlace] = !finite ? __builtin_nanf("") : some ? greatest / kMostProbability : 0.0f;
   if constexpr (Operands::kCorrects) {
-    alignas(64) int32_t lanes[kLanes];
-    store(reinterpret_cast<float*>(lanes), total);
-    int32_t correction = 0;
-    for (int32_t lane : lanes) correction += lane;
-    correction *= Operands::kSignedZero;
+    const int32_t correction = sum_ints(total) * Operands::kSignedZero;
     memcpy(words + kCorrectionPlace, &correction, sizeof(correction));
   }
 }
@@ -138,7 +132,7 @@ template <class Operands>
 MHA_INLINE Vec value_sums(const Vec& sums, const float* words) {
   const float factor = words[kFactorPlace];
   if constexpr (Operands::kCorrects) {
-    const int32_t correction = int_at(words + kCorrectionPlace) << Operands::kProbabilityShift;
+    const int32_t correction = int_at(words + kCorrectionPlace) * (1 << Operands::kProbabilityShift);
     return mul(to_floats(sub_ints(sums, set_ints(correction))), set1(factor));
   } else {
     return mul(to_floats(sums), set1(factor));

@@ -13,9 +13,20 @@
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// A sum of so many products of 127 and a code less its zero, 255 at most, stays below 2^31.
+// An input is at most 127, a code less its zero at most 255: the sum of 65,536 products is below 2^31.
 constexpr int64_t kMostInt8Group = 65536;
+
+// Numbers that are rounded to integers together: they count as 0 where the greatest magnitude is below this.
 constexpr float kLeastInt8 = 0x1p-100f;
+struct RoundedTogether {
+  Vec most = zero(), probe = zero();
+  MHA_INLINE void add(const Vec& x) {
+    most = max_or_second(absolute(x), most);
+    probe = MHA_TARGET_NS::add(probe, mul(x, zero()));  // 0 * NaN and 0 * Inf are NaN
+  }
+  MHA_INLINE float greatest() const { return max(most); }
+  MHA_INLINE bool finite() const { return sum(probe) == 0.0f; }
+};
 
 // Codes and inputs as pairs of 16 bits.
 struct IntPairs {
@@ -50,7 +61,8 @@ struct IntPairs {
   }
   // Columns of the values of kInputsOfWord keys.
   static MHA_INLINE Vec value_line(const Bytes16* rows) { return line_of_rows(rows[0], rows[1]); }
-  static constexpr bool kCorrects = false;  // whether sums of values' products lack kSignedZero times the first parts
+  // Whether a sum of values' products is too great by kSignedZero times the sum of the first parts.
+  static constexpr bool kCorrects = false;
   // 16 integers from key j on, in the words of a chunk's keys, part after part. Returns the first parts.
   static MHA_INLINE Vec store_probabilities(float* words, int64_t j, const Vec& u) {
     store_halves(words + j / 2, u);
@@ -81,7 +93,6 @@ struct Int8Groups {
     return parts == 1 ? of_group
                       : least(of_group, begin + (at - begin) / kMostInt8Group * kMostInt8Group + kMostInt8Group);
   }
-  int64_t weight_group(int64_t at) const { return at / group; }
 };
 
 // Rows of inputs as codes, and what their groups share.
@@ -114,18 +125,15 @@ MHA_INLINE uint32_t* put_words(const int32_t* codes, int64_t count, uint32_t* wo
 template <class Operands, int kPerWord, class E>
 MHA_INLINE void ready_group(const char* src, int64_t begin, int64_t end, uint32_t* words, float* scale, int32_t* sum) {
   constexpr int kLines = kPerWord / Operands::kInputsOfWord;
-  Vec most = zero(), probe = zero();
+  RoundedTogether group;
   const auto inputs = [&](int64_t at) MHA_ALWAYS_INLINE {
     const int64_t left = end - at;
     const char* p = src + at * E::kBytes;
     return left >= kLanes ? E::load(p) : E::load_first(p, static_cast<int>(left));
   };
-  for (int64_t at = begin; at < end; at += kLanes) {
-    const Vec x = inputs(at);
-    most = max_or_second(absolute(x), most), probe = add(probe, mul(x, zero()));
-  }
-  const float greatest = max(most);
-  const bool finite = MHA_TARGET_NS::sum(probe) == 0.0f;
+  for (int64_t at = begin; at < end; at += kLanes) group.add(inputs(at));
+  const float greatest = group.greatest();
+  const bool finite = group.finite();
   *scale = finite ? 0.0f : __builtin_nanf("");
   *sum = 0;
   const int64_t used = divide_up(end - begin, kPerWord) * kLines;
@@ -143,9 +151,7 @@ MHA_INLINE void ready_group(const char* src, int64_t begin, int64_t end, uint32_
     store(reinterpret_cast<float*>(codes), rounded);
     words = put_words<Operands, kPerWord>(codes, divide_up(least(end - at, kLanes), kPerWord), words);
   }
-  alignas(64) int32_t lanes[kLanes];
-  store(reinterpret_cast<float*>(lanes), total);
-  for (int32_t lane : lanes) *sum += lane;
+  *sum = sum_ints(total);
 }
 
 template <class Operands, int kPerWord>
@@ -316,7 +322,7 @@ struct FewRowsInt8Tile {
   }
 };
 
-// Words [begin, end) of a panel as lines.
+// The first words of a panel as lines.
 template <class Operands, int kPerWord>
 MHA_NOINLINE void unpack_codes(const Int8Weights<Operands>& weights, const char* panel, int64_t words, float* lines) {
   constexpr int kLines = kPerWord / Operands::kInputsOfWord;
@@ -376,7 +382,8 @@ MHA_NOINLINE void int8_gemm_of(const GemmArgs& g) {
   rows.scales = rows.words + round_up(g.m * rows.stride, kLanes);
   rows.sums = reinterpret_cast<int32_t*>(rows.scales + round_up(g.m * rows.groups, kLanes));
   ready_rows<Operands, kPerWord>(g, groups, rows);
-  // Reading codes of 8 bits twice costs less than storing their lines, of 4 bits as much as soon.
+  // Two tiles of rows still unpack codes of 8 bits faster in registers than through memory; codes of 4 bits, which take
+  // more operations, about one.
   constexpr int kRows = most_tile_rows(1, 8);
   const bool few = g.m <= (kPerWord == 4 ? 2 * kRows : kRows + kRows / 3);
   for (int64_t column = 0; column < g.n; column += kInt8Pitch) {

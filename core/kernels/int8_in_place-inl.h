@@ -113,7 +113,7 @@ struct Int8KeyBlock {
   }
 };
 
-// Values of 16 keys of a head, from column `begin` on.
+// Values of 16 keys of a head.
 template <class Operands>
 struct Int8ValueBlock {
   static constexpr int kTogether = Operands::kInputsOfWord;
@@ -180,23 +180,6 @@ struct Int8ValueBlock {
     store_sums<kRows, kPanels>(s, at, pitch);
   }
 };
-
-template <int kRows, class Operands, int kPanels = value_panels(kRows)>
-MHA_INLINE void cover_int8_values(const Int8ValueBlock<Operands>& block, int64_t row, int64_t column, int64_t columns) {
-  for (; column + kPanels * kLanes <= columns; column += kPanels * kLanes)
-    block.template run<kRows, kPanels>(row, column);
-  if constexpr (kPanels > 1) {
-    if (column < columns) cover_int8_values<kRows, Operands, kPanels / 2>(block, row, column, columns);
-  }
-}
-
-template <class Operands>
-MHA_NOINLINE void add_int8_values(const Int8ValueBlock<Operands>& block, int64_t rows, int64_t columns) {
-  int64_t row = 0;
-  for (; row + 4 <= rows; row += 4) cover_int8_values<4>(block, row, 0, columns);
-  if (row + 2 <= rows) cover_int8_values<2>(block, row, 0, columns), row += 2;
-  if (row < rows) cover_int8_values<1>(block, row, 0, columns);
-}
 
 // All rows of the call are one group. The policy goes through a chunk's keys for all heads.
 template <class KeyOperands, class ValueOperands>
@@ -324,7 +307,7 @@ struct Int8InPlaceBlocks {
     v.count = divide_up(keys_of(block), ValueOperands::kInputsOfWord);
     v.words = scratch.pairs + row * kPairStride + block * kLanes / ValueOperands::kInputsOfWord;
     v.sums = scratch.sums + row * pitch(), v.pitch = pitch();
-    if (whole > 0) add_int8_values(v, rows_per_head, whole);
+    if (whole > 0) add_values_of(v, rows_per_head, whole);
     if (whole == a.value_head_dim) return;
     alignas(16) char last[kLanes][kLanes] = {};
     for (int64_t j = 0; j < kLanes; ++j) {
@@ -332,7 +315,7 @@ struct Int8InPlaceBlocks {
       v.rows[j] = last[j];
     }
     v.sums += whole, v.follow = false;
-    add_int8_values(v, rows_per_head, kLanes);
+    add_values_of(v, rows_per_head, kLanes);
   }
 };
 

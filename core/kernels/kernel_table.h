@@ -406,6 +406,11 @@ struct AngleArgs {
 enum class Arithmetic : int32_t { kF32, kBf16, kInt8 };
 constexpr int kArithmetics = 3;
 
+// A type of keys that the arithmetic has on every target that has it.
+constexpr Element keys_of(Arithmetic arithmetic) {
+  return arithmetic == Arithmetic::kInt8 ? Element::kI8 : Element::kF32;
+}
+
 // INT8: the widest key, whose product with a query of 15 bits stays below 2^31.
 constexpr int64_t kMostInt8Width = 1024;
 

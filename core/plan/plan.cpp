@@ -18,12 +18,11 @@ constexpr int64_t kLeastTokens = 16;
 }  // namespace
 
 mha_status check_target(const KernelTable& table, Arithmetic arithmetic, mha_error* error) {
-  if (arithmetic == Arithmetic::kInt8) {  // every target has it
-    if (kHasCodes) return MHA_OK;
+  if (attention_kernels_of(table, arithmetic, keys_of(arithmetic)).packed != nullptr) return MHA_OK;
+  if (arithmetic == Arithmetic::kInt8) {
     return fail(error, MHA_ERR_UNSUPPORTED,
                 "arithmetic is MHA_ARITHMETIC_INT8: this library was built without codes (-DMHA_CODES=OFF)");
   }
-  if (attention_kernels_of(table, arithmetic, Element::kF32).packed != nullptr) return MHA_OK;
   if (!kHasBf16) {
     return fail(error, MHA_ERR_UNSUPPORTED,
                 "arithmetic is MHA_ARITHMETIC_BF16: this library was built without it (-DMHA_BF16=OFF)");
