@@ -68,6 +68,9 @@ inline void tile_multiply() {
   }
 }
 
+// The number that the low 8 bits stand for in two's complement.
+inline int32_t signed_byte(uint32_t byte) { return static_cast<int32_t>(byte ^ 0x80) - 0x80; }
+
 template <TileBytes kBytes, int kC, int kA, int kB>
 inline void tile_multiply_bytes() {
   TileMemory& t = tile_memory();
@@ -75,9 +78,9 @@ inline void tile_multiply_bytes() {
     for (int64_t n = 0; n < kTileSide; ++n) {
       for (int64_t k = 0; k < kTileSide; ++k) {
         for (int shift = 0; shift < 32; shift += 8) {
-          const auto byte = static_cast<uint8_t>(t.words[kA][m][k] >> shift);
-          const int32_t a = kBytes == TileBytes::kSigned ? static_cast<int8_t>(byte) : byte;
-          const int32_t b = static_cast<int8_t>(static_cast<uint8_t>(t.words[kB][k][n] >> shift));
+          const uint32_t byte = t.words[kA][m][k] >> shift & 0xFF;
+          const int32_t a = kBytes == TileBytes::kSigned ? signed_byte(byte) : static_cast<int32_t>(byte);
+          const int32_t b = signed_byte(t.words[kB][k][n] >> shift & 0xFF);
           t.words[kC][m][n] += static_cast<uint32_t>(a * b);
         }
       }

@@ -142,10 +142,10 @@ TEST_CASE("int8: weights that are not multiplied are refused by name", "[int8][l
 
 TEST_CASE("int8: a layer's projections are those of its linears", "[int8][layer]") {
   if (targets_of(MHA_ARITHMETIC_INT8).empty()) return;
-  constexpr int64_t E = 48, T = 9;
+  constexpr int64_t E = 48, Tq = 9;
   std::vector<float> weights[4];
   for (size_t n = 0; n < 4; ++n) weights[n] = random_floats(E * E, 623000 + n);
-  const std::vector<float> input = random_floats(T * E, 623010);
+  const std::vector<float> input = random_floats(Tq * E, 623010);
   for (const std::string& target : targets_of(MHA_ARITHMETIC_INT8)) {
     INFO("target " << target);
     const mha_context* context = shared_context(target, 2);
@@ -158,20 +158,20 @@ TEST_CASE("int8: a layer's projections are those of its linears", "[int8][layer]
     mha_error error = {};
     require_ok(mha_layer_create(context, &config, &given, &layer, &error), error);
     const LayerPtr owned(layer);
-    std::vector<float> projected[3], attended = poisoned(T * E), got = poisoned(T * E);
+    std::vector<float> projected[3], attended = poisoned(Tq * E), got = poisoned(Tq * E);
     for (size_t n = 0; n < 3; ++n) {
       projected[n] = run_linear(
-          context, make_linear(context, E, E, weights[n].data(), nullptr, MHA_ARITHMETIC_INT8).get(), input, T);
+          context, make_linear(context, E, E, weights[n].data(), nullptr, MHA_ARITHMETIC_INT8).get(), input, Tq);
     }
     AttentionCall attend = {};
-    attend.batch = 1, attend.num_heads = 3, attend.query_len = attend.key_len = T, attend.head_dim = E / 3;
+    attend.batch = 1, attend.num_heads = 3, attend.query_len = attend.key_len = Tq, attend.head_dim = E / 3;
     attend.query = view(projected[0].data()), attend.key = view(projected[1].data());
     attend.value = view(projected[2].data()), attend.output = mut_view(attended.data());
     require_ok(attention(context, attend, &error), error);
     const std::vector<float> want = run_linear(
-        context, make_linear(context, E, E, weights[3].data(), nullptr, MHA_ARITHMETIC_INT8).get(), attended, T);
+        context, make_linear(context, E, E, weights[3].data(), nullptr, MHA_ARITHMETIC_INT8).get(), attended, Tq);
     mha_layer_args args = {};
-    args.batch = 1, args.query_len = T, args.query = view(input.data()), args.output = mut_view(got.data());
+    args.batch = 1, args.query_len = Tq, args.query = view(input.data()), args.output = mut_view(got.data());
     require_ok(mha_layer_forward(context, layer, &args, &error), error);
     check_same_bits("output", got, want);
   }
