@@ -105,7 +105,7 @@ def attend(
     """A call for which why_not() has no reason."""
     rank = max(query.dim(), key.dim(), value.dim())
     batch: Sequence[int] = query.shape[:-3]
-    if rank != 4 or key.shape[0] != query.shape[0] or value.shape[0] != query.shape[0]:
+    if not (query.dim() == key.dim() == value.dim() == 4 and query.shape[0] == key.shape[0] == value.shape[0]):
         batch = torch.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])
     heads = query.shape[-3] if query.dim() > 2 else 1
     if heads == 1 and key.dim() > 2:
@@ -120,6 +120,24 @@ def attend(
     if rank == 4:
         return result
     return result.reshape(*batch, *result.shape[1:]) if rank > 4 else result.view(result.shape[4 - rank :])
+
+
+def attend_with_weights(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None,
+    is_causal: bool,
+    scale: float | None,
+    weights: str,
+) -> tuple[Tensor, Tensor]:
+    """The output and the attention weights, "per_head" or "averaged", of tensors of four dimensions."""
+    batch, heads = query.shape[:1], query.shape[1]
+    query, key, value = (_four_dimensions(x, batch, heads) for x in (query, key, value))
+    result = torch.ops.mha.scaled_dot_product_attention_with_weights(
+        query, key, value, attn_mask, is_causal, scale=scale, weights=weights
+    )
+    return result[0], result[1]
 
 
 def _four_dimensions(x: Tensor, batch: Sequence[int], heads: int) -> Tensor:

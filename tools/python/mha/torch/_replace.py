@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import threading
 import types
@@ -13,20 +14,32 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from ._attention import attend, why_not
+from ._attention import attend, attend_with_weights, why_not
 
 Tensor = torch.Tensor
 _torch_attention = torch._C._nn.scaled_dot_product_attention
 _torch_multi_head = torch.nn.functional.multi_head_attention_forward
 
-NEED_WEIGHTS = "nn.MultiheadAttention with need_weights computes without scaled_dot_product_attention"
+_signature = inspect.signature(_torch_multi_head)
+
+NEED_WEIGHTS = "need_weights in torch.compile"
+
+
+class _PassedOn(Exception):
+    """mha does not compute the call that _active.wanted is for."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class _Active(threading.local):
-    """The replacements of this thread, the innermost last."""
+    """What this thread does."""
 
     def __init__(self) -> None:
-        self.stack: list[replace_sdpa] = []
+        self.stack: list[replace_sdpa] = []  # the innermost last
+        self.wanted: str | None = None  # the weights that the next call also computes, and leaves in `weights`
+        self.weights: Tensor | None = None
 
 
 _active = _Active()
@@ -36,7 +49,7 @@ class replace_sdpa(TorchFunctionMode):  # noqa: N801  # used as a function
     """with replace_sdpa() as replaced: ...
 
     Within the block and in its thread, mha computes torch.nn.functional.scaled_dot_product_attention, also inside
-    nn.MultiheadAttention. What mha does not compute goes to torch. `taken` counts the calls that mha computed,
+    nn.MultiheadAttention (with need_weights, too). What mha does not compute goes to torch. `taken` counts the calls that mha computed,
     `passed` those that went to torch, by their reasons. Blocks may be nested; the end of a block undoes it, also after
     an exception. A function of torch.compile counts a call when it is traced, not when it runs.
     """
@@ -94,13 +107,19 @@ def _attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     reason = why_not(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+    wanted = None if torch.compiler.is_compiling() else _active.wanted
     if reason is not None:
+        if wanted is not None:
+            raise _PassedOn(reason)
         _count(reason)
         result: Tensor = _torch_attention(
             query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
         )
         return result
-    result = attend(query, key, value, attn_mask, is_causal, scale)
+    if wanted is None:
+        result = attend(query, key, value, attn_mask, is_causal, scale)
+    else:
+        result, _active.weights = attend_with_weights(query, key, value, attn_mask, is_causal, scale, wanted)
     _count(None)
     return result
 
@@ -124,6 +143,26 @@ _twin = _own_multi_head()
 
 
 def _multi_head(*args: Any, **kwargs: Any) -> Any:
-    if kwargs.get("need_weights", True):
+    given = _signature.bind(*args, **kwargs)
+    given.apply_defaults()
+    if not given.arguments["need_weights"]:
+        return _twin(*args, **kwargs)
+    # torch computes the weights without scaled_dot_product_attention. So its other path runs, and mha's op, which
+    # computes both, leaves the weights in _active.
+    if torch.compiler.is_compiling():
         _count(NEED_WEIGHTS)
-    return _twin(*args, **kwargs)
+        return _twin(*args, **kwargs)
+    given.arguments["need_weights"] = False
+    _active.wanted = "averaged" if given.arguments["average_attn_weights"] else "per_head"
+    try:
+        output, _ = _twin(*given.args, **given.kwargs)
+    except _PassedOn as passed:
+        _count(passed.reason)
+        _active.wanted = None
+        return _twin(*args, **kwargs)
+    finally:
+        _active.wanted = None
+    weights, _active.weights = _active.weights, None
+    assert weights is not None
+    weights = weights.to(output.dtype)
+    return output, weights if given.arguments["query"].dim() == 3 else weights.squeeze(0)
