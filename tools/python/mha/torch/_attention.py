@@ -68,8 +68,11 @@ def _why_not_shapes(
             return "shape"
     try:
         batch = torch.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])
-        if attn_mask is not None:
-            torch.broadcast_shapes((*batch, max(heads, key_heads), query.shape[-2], key.shape[-2]), attn_mask.shape)
+        scores = (*batch, max(heads, key_heads), query.shape[-2], key.shape[-2])
+        if max(query.dim(), key.dim(), value.dim()) < 3:
+            scores = scores[-2:]
+        if attn_mask is not None and torch.broadcast_shapes(scores, attn_mask.shape) != scores:
+            return "shape"
     except RuntimeError:
         return "shape"
     return None
@@ -110,7 +113,7 @@ def attend(
     heads = query.shape[-3] if query.dim() > 2 else 1
     if heads == 1 and key.dim() > 2:
         heads = key.shape[-3]
-    if attn_mask is not None and attn_mask.dim() > 4:
+    if attn_mask is not None and attn_mask.dim() > 3 and len(batch) > 1:
         attn_mask = attn_mask.expand(*batch, *attn_mask.shape[-3:]).reshape(-1, *attn_mask.shape[-3:])
     query = _four_dimensions(query, batch, heads)
     key, value = (_four_dimensions(x, batch, 0) for x in (key, value))

@@ -38,6 +38,7 @@ class _Active(threading.local):
 
     def __init__(self) -> None:
         self.stack: list[replace_sdpa] = []  # the innermost last
+        self.handling = False  # a function is being handled
         self.wanted: str | None = None  # the weights that the next call also computes, and leaves in `weights`
         self.weights: Tensor | None = None
 
@@ -73,16 +74,22 @@ class replace_sdpa(TorchFunctionMode):  # noqa: N801  # used as a function
     ) -> Any:
         kwargs = kwargs or {}
         if func is not _torch_attention and func is not _torch_multi_head:
+            if func is torch.Tensor.unflatten and torch.compiler.is_compiling():
+                func = torch.unflatten  # torch.compile cannot trace the method within a mode
             return func(*args, **kwargs)
         run = _attention if func is _torch_attention else _multi_head
         if torch.compiler.is_compiling():
             return run(*args, **kwargs)
-        # A mode that is nested around this one handles what this one passes on, and counts for itself.
+        if func is _torch_multi_head and _active.handling:
+            return _twin(*args, **kwargs)  # a block within this one handles the call, and counts it
+        # A block around this one handles what this one passes on, and counts for itself.
+        handling, _active.handling = _active.handling, True
         _active.stack.append(self)
         try:
             return run(*args, **kwargs)
         finally:
             _active.stack.pop()
+            _active.handling = handling
 
 
 @torch.compiler.assume_constant_result

@@ -91,7 +91,6 @@ def test_shapes_that_broadcast() -> None:
         (tensors((2, 6, 5, 8), (2, 6, 0, 8), (2, 6, 0, 4)), {}),
         (tensors((0, 6, 5, 8), (0, 6, 7, 8), (0, 6, 7, 4)), {}),
         ([x.mT for x in tensors((2, 6, 8, 5), (2, 6, 8, 7), (2, 6, 4, 7))], {}),
-        ([*tensors((2, 6, 5, 8), (2, 6, 7, 8), (2, 6, 7, 4)), torch.rand(5, 7) < 0.8], {"is_causal": True}),
     ]
     for args, kwargs in cases:
         wanted = exact(*args, **kwargs)
@@ -101,6 +100,11 @@ def test_shapes_that_broadcast() -> None:
         assert result.shape == wanted.shape
         assert result.numel() == 0 or relative(result, wanted) <= 2e-6
         assert torch.equal(mha.torch.scaled_dot_product_attention(*args, **kwargs), result)
+    # A mask and is_causal: both apply, as in torch's fused kernel; torch's other path refuses them.
+    args, mask = tensors((2, 6, 5, 8), (2, 6, 7, 8), (2, 6, 7, 4)), torch.rand(5, 7) < 0.8
+    with mha.torch.replace_sdpa():
+        result = attention(*args, mask, is_causal=True)
+    assert relative(result, exact(*args, mask.tril())) <= 2e-6
 
 
 def passed_on() -> list[tuple[str, Any]]:
@@ -133,6 +137,7 @@ def passed_on() -> list[tuple[str, Any]]:
         ("shape", call(query, key[..., :4], key, enable_gqa=True)),
         ("shape", call(query, query, query, torch.ones(3, 5))),
         ("shape", call(torch.randn(3, 4, 5, 8), query, query)),
+        ("shape", call(query[:1], query[:1], query[:1], torch.zeros(2, 1, 5, 5))),
         ("shape", call(torch.randn(8), query, query)),
         ("head dimension 0", call(query[..., :0], query[..., :0], query)),
         ("key and value have different numbers of heads", call(query, key, key[:, :1], enable_gqa=True)),
@@ -141,7 +146,7 @@ def passed_on() -> list[tuple[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("index", range(16))
+@pytest.mark.parametrize("index", range(len(passed_on())))
 def test_what_is_passed_on_is_counted_with_its_reason(index: int) -> None:
     reason, call = passed_on()[index]
 
@@ -278,8 +283,8 @@ def test_compile_inside_a_block(backend: str) -> None:
             for tokens in (5, 9, 33):
                 x = torch.randn(2, tokens, 32)
                 assert relative(compiled(x), run(x)) <= 5e-6
-    assert len(graphs) == 1
-    assert sum("mha" in str(node.target) for node in graphs[0].graph.nodes) == 2
+    calls = [sum("mha" in str(node.target) for node in graph.graph.nodes) for graph in graphs]
+    assert calls == [2] if backend == "eager" else set(calls) == {2}  # inductor may ask for the same graph twice
     assert (replaced.taken, replaced.passed) == (6, {})  # run() three times: the compiled graph counts when it is traced
     compiled(x)
-    assert len(graphs) == 2 and not any("mha" in str(node.target) for node in graphs[1].graph.nodes)
+    assert len(graphs) > len(calls) and not any("mha" in str(node.target) for node in graphs[-1].graph.nodes)
