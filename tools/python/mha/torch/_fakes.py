@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ._library import refuse_gradient
+from ._library import refuse_gradient, register_fake
 
 Size = Any  # int or torch.SymInt
 
@@ -38,7 +38,7 @@ def _attention_output(
     return query.new_empty((batch, tokens, heads, width), dtype=out_dtype or query.dtype).transpose(1, 2)
 
 
-@torch.library.register_fake("mha::scaled_dot_product_attention")
+@register_fake("mha::scaled_dot_product_attention")
 def _attention(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -74,7 +74,7 @@ def results(
     return query.new_empty(sizes[mode], dtype=torch.float32), query.new_empty(log_sum_exp, dtype=torch.float32)
 
 
-@torch.library.register_fake("mha::scaled_dot_product_attention_with_weights")
+@register_fake("mha::scaled_dot_product_attention_with_weights")
 def _attention_with_weights(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -94,19 +94,19 @@ def _attention_with_weights(
     return (output, *results(query, query.shape[1], query.shape[2], columns, options))
 
 
-@torch.library.register_fake("mha::linear_pack")
+@register_fake("mha::linear_pack")
 def _linear_pack(weight: torch.Tensor, *_: Any, **_options: Any) -> torch.Tensor:
     return weight.new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.uint8)
 
 
-@torch.library.register_fake("mha::layer_pack")
+@register_fake("mha::layer_pack")
 def _layer_pack(
     _in_proj: Any, _query: Any, _key: Any, _value: Any, output_weight: torch.Tensor, *_: Any, **_options: Any
 ) -> torch.Tensor:
     return output_weight.new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.uint8)
 
 
-@torch.library.register_fake("mha::linear")
+@register_fake("mha::linear")
 def _linear(
     input: torch.Tensor, packed: torch.Tensor, out_features: Size, *, out_dtype: torch.dtype | None = None
 ) -> torch.Tensor:
@@ -124,7 +124,7 @@ def _layer_output(
     return query.new_empty((batch, tokens, out_dim), dtype=dtype)
 
 
-@torch.library.register_fake("mha::layer")
+@register_fake("mha::layer")
 def _layer(
     query: torch.Tensor,
     key: torch.Tensor | None,
@@ -141,7 +141,7 @@ def _layer(
     return _layer_output(query, out_dim, tokens_first, out_dtype)
 
 
-@torch.library.register_fake("mha::layer_with_weights")
+@register_fake("mha::layer_with_weights")
 def _layer_with_weights(
     query: torch.Tensor,
     key: torch.Tensor | None,

@@ -5,9 +5,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import torch
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 GRADIENT_TEXT = (
     "mha: an input requires a gradient, but mha computes none: call it under torch.no_grad() or "
@@ -31,13 +35,18 @@ def _load() -> None:
     for core in sorted(folder.glob("libmha.so*"), key=lambda path: len(path.name)):
         ctypes.CDLL(str(core))
         break
-    torch.ops.load_library(str(ops))
+    torch.ops.load_library(str(ops))  # type: ignore[no-untyped-call]
 
 
 _load()
 
 # The object keeps the registrations alive.
-_registrations = torch.library.Library("mha", "FRAGMENT")
+_registrations = torch.library.Library("mha", "FRAGMENT")  # type: ignore[no-untyped-call]
+
+
+def register_fake(name: str) -> Callable[[Function], Function]:
+    """torch.library.register_fake, with a type."""
+    return cast(Callable[[Function], Function], torch.library.register_fake(name))
 
 
 def refuse_gradient(*tensors: torch.Tensor | None) -> None:
@@ -50,7 +59,7 @@ def _requires_grad(first: torch.Tensor, second: torch.Tensor, third: torch.Tenso
     return first.requires_grad or second.requires_grad or third.requires_grad
 
 
-_registrations.impl("_requires_grad", _requires_grad, "CPU")
+_registrations.impl("_requires_grad", _requires_grad, "CPU")  # type: ignore[no-untyped-call]
 
 
 def target() -> str:

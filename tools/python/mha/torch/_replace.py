@@ -9,7 +9,7 @@ import threading
 import types
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -46,13 +46,13 @@ class _Active(threading.local):
 _active = _Active()
 
 
-class replace_sdpa(TorchFunctionMode):  # noqa: N801  # used as a function
+class replace_sdpa(TorchFunctionMode):  # used as a function
     """with replace_sdpa() as replaced: ...
 
     Within the block and in its thread, mha computes torch.nn.functional.scaled_dot_product_attention, also inside
-    nn.MultiheadAttention (with need_weights, too). What mha does not compute goes to torch. `taken` counts the calls that mha computed,
-    `passed` those that went to torch, by their reasons. Blocks may be nested; the end of a block undoes it, also after
-    an exception. A function of torch.compile counts a call when it is traced, not when it runs.
+    nn.MultiheadAttention (with need_weights, too). What mha does not compute goes to torch. `taken` counts the calls
+    that mha computed, `passed` those that went to torch, by their reasons. Blocks may be nested; the end of a block
+    undoes it, also after an exception. A function of torch.compile counts a call when it is traced, not when it runs.
     """
 
     def __init__(self) -> None:
@@ -61,13 +61,13 @@ class replace_sdpa(TorchFunctionMode):  # noqa: N801  # used as a function
         self.passed: Counter[str] = Counter()
 
     def __enter__(self) -> replace_sdpa:
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         _active.stack.append(self)
         return self
 
     def __exit__(self, *exception: Any) -> None:
         _active.stack.pop()
-        super().__exit__(*exception)
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -92,8 +92,7 @@ class replace_sdpa(TorchFunctionMode):  # noqa: N801  # used as a function
             _active.handling = handling
 
 
-@torch.compiler.assume_constant_result
-def _count(reason: str | None) -> bool:
+def _count_now(reason: str | None) -> bool:
     """Counts a call for the replacement that handles it. torch.compile runs this while it traces."""
     if _active.stack:
         if reason is None:
@@ -101,6 +100,9 @@ def _count(reason: str | None) -> bool:
         else:
             _active.stack[-1].passed[reason] += 1
     return True
+
+
+_count = cast(Callable[[str | None], bool], torch.compiler.assume_constant_result(_count_now))  # type: ignore[no-untyped-call]
 
 
 def _attention(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ import torch
 import mha.torch
 
 pytest.importorskip("expecttest")  # torch.testing._internal needs it
-from torch.testing._internal.common_methods_invocations import op_db  # noqa: E402
+from torch.testing._internal.common_methods_invocations import op_db
 
 Tensor = torch.Tensor
 # Error relative to the largest result, and its floor: rounding of the result to the dtype.
@@ -21,7 +21,7 @@ TOLERANCES = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3, to
 
 
 def samples(name: str, dtype: torch.dtype) -> list[Any]:
-    (info,) = [op for op in op_db if op.name == name]
+    (info,) = [cast(Any, op) for op in op_db if op.name == name]
     return [(info.op, sample) for sample in info.sample_inputs("cpu", dtype, requires_grad=False)]
 
 
