@@ -1039,7 +1039,9 @@ typedef struct mha_layer_config {
   mha_arithmetic arithmetic; /* of the projections; each call states that of attention */
   mha_weight_layout layout;  /* of the weights */
   int reserved_int;
-  const mha_storage* packed;       /* how the packed weights are stored; NULL: as they are given */
+  const mha_storage* packed;       /* how the packed weights are stored; NULL: as they are given, in BF16 as MHA_BF16,
+                                      which is the only choice there; in INT8 codes as they are given, floats as
+                                      MHA_I8 */
   mha_storage_error* packed_error; /* [4], of query, key, value and output: the error of storing, written; NULL: not
                                       computed */
   uint64_t reserved[8];
