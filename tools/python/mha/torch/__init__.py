@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""mha inside torch: the ops torch.ops.mha.*, replace_sdpa() and convert(). README.md beside this file says how."""
+
+from __future__ import annotations
+
+from . import _fakes as _fakes
+from ._convert import Conversion, convert
+from ._library import library_folder, target
+from ._linear import Linear
+from ._multihead import MultiheadAttention
+
+__all__ = ["Conversion", "Linear", "MultiheadAttention", "convert", "library_folder", "target"]
