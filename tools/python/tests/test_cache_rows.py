@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import Any
 
@@ -201,6 +202,17 @@ def test_threads_share_a_context_and_get_their_own_errors() -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_the_child_of_a_fork_has_threads_of_its_own() -> None:
+    q = random(12, 2, 64, 8, 32)
+    want = mha.attention(q, q, q)
+    child = os.fork()
+    if child == 0:
+        same = np.array_equal(mha.attention(q, q, q), want)
+        os._exit(0 if same and "calling thread" not in mha.attention_explain(q, q, q).split("threads: ")[1].split("\n")[0] else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_verify() -> None:
