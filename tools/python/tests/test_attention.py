@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import direct
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given
-from reference import attend, close
 
+import direct
 import mha
+from reference import attend, close
 
 CONTEXTS = [mha.Context(1), mha.Context(2)]
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reference import attend, close
 
 import mha
+from reference import attend, close
 
 
 def random(seed: int, *shape: int) -> np.ndarray:

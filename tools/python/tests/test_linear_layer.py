@@ -9,9 +9,9 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given
-from reference import attend, close
 
 import mha
+from reference import attend, close
 
 
 def random(seed: int, *shape: int) -> np.ndarray:
