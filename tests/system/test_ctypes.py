@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The structs that bench/peers reads from core/mha.h have the layout that a C compiler gives them."""
+"""The structs that tools/python/header.py reads from core/mha.h have the layout that a C compiler gives them."""
 
 import ctypes
 import re
@@ -10,9 +10,9 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "bench" / "peers"))
+sys.path.insert(0, str(ROOT / "tools" / "python"))
 
-from header import read_structs  # noqa: E402
+from header import make_structs  # noqa: E402
 
 
 def compiled_layout(structs: dict[str, type[ctypes.Structure]]) -> dict[str, int]:
@@ -31,7 +31,7 @@ def compiled_layout(structs: dict[str, type[ctypes.Structure]]) -> dict[str, int
 
 
 def main() -> int:
-    structs = read_structs(ROOT / "core" / "mha.h")
+    structs = make_structs(ROOT / "core" / "mha.h")
     expected = compiled_layout(structs)
     found = {struct: ctypes.sizeof(made) for struct, made in structs.items()}
     for struct, made in structs.items():

@@ -65,7 +65,7 @@ class replace_sdpa(TorchFunctionMode):  # used as a function
         _active.stack.append(self)
         return self
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, *exception: object) -> None:
         _active.stack.pop()
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
 
