@@ -67,11 +67,11 @@ def _why_not_shapes(
         if key_heads == 0 or heads % key_heads != 0:
             return "shape"
     try:
-        batch = torch.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])  # type: ignore[no-untyped-call]
+        batch = torch.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])
         scores = (*batch, max(heads, key_heads), query.shape[-2], key.shape[-2])
         if max(query.dim(), key.dim(), value.dim()) < 3:
             scores = scores[-2:]
-        if attn_mask is not None and torch.broadcast_shapes(scores, attn_mask.shape) != scores:  # type: ignore[no-untyped-call]
+        if attn_mask is not None and torch.broadcast_shapes(scores, attn_mask.shape) != scores:
             return "shape"
     except RuntimeError:
         return "shape"
@@ -109,7 +109,7 @@ def attend(
     rank = max(query.dim(), key.dim(), value.dim())
     batch: Sequence[int] = query.shape[:-3]
     if not (query.dim() == key.dim() == value.dim() == 4 and query.shape[0] == key.shape[0] == value.shape[0]):
-        batch = torch.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])  # type: ignore[no-untyped-call]
+        batch = torch.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])
     heads = query.shape[-3] if query.dim() > 2 else 1
     if heads == 1 and key.dim() > 2:
         heads = key.shape[-3]

@@ -35,13 +35,13 @@ def _load() -> None:
     for core in sorted(folder.glob("libmha.so*"), key=lambda path: len(path.name)):
         ctypes.CDLL(str(core))
         break
-    torch.ops.load_library(str(ops))  # type: ignore[no-untyped-call]
+    torch.ops.load_library(str(ops))
 
 
 _load()
 
 # The object keeps the registrations alive.
-_registrations = torch.library.Library("mha", "FRAGMENT")  # type: ignore[no-untyped-call]
+_registrations = torch.library.Library("mha", "FRAGMENT")
 
 
 def register_fake(name: str) -> Callable[[Function], Function]:
@@ -59,7 +59,7 @@ def _requires_grad(first: torch.Tensor, second: torch.Tensor, third: torch.Tenso
     return first.requires_grad or second.requires_grad or third.requires_grad
 
 
-_registrations.impl("_requires_grad", _requires_grad, "CPU")  # type: ignore[no-untyped-call]
+_registrations.impl("_requires_grad", _requires_grad, "CPU")
 
 
 def target() -> str:

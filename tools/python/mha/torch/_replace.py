@@ -61,13 +61,13 @@ class replace_sdpa(TorchFunctionMode):  # used as a function
         self.passed: Counter[str] = Counter()
 
     def __enter__(self) -> replace_sdpa:
-        super().__enter__()  # type: ignore[no-untyped-call]
+        super().__enter__()
         _active.stack.append(self)
         return self
 
     def __exit__(self, *exception: object) -> None:
         _active.stack.pop()
-        super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        super().__exit__(*exception)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -102,7 +102,7 @@ def _count_now(reason: str | None) -> bool:
     return True
 
 
-_count = cast(Callable[[str | None], bool], torch.compiler.assume_constant_result(_count_now))  # type: ignore[no-untyped-call]
+_count = cast(Callable[[str | None], bool], torch.compiler.assume_constant_result(_count_now))
 
 
 def _attention(

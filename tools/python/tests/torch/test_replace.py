@@ -153,7 +153,7 @@ def test_what_is_passed_on_is_counted_with_its_reason(index: int) -> None:
     def outcome() -> str:
         try:
             call()
-        except Exception as error:  # torch refuses some of these calls
+        except Exception as error:  # noqa: BLE001  # torch refuses some of these calls
             return type(error).__name__
         return "result"
 
