@@ -23,8 +23,8 @@ def _width(size: Size, code_format: str | None) -> Size:
     return size
 
 
-def _check_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
-    refuse_gradient(query, key, value)
+def _check_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *others: Any) -> None:
+    refuse_gradient(query, key, value, *others)
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if tensor.dim() != 4:
             raise RuntimeError(f"mha: {name} must have 4 dimensions [batch, heads, tokens, width]")
@@ -43,12 +43,12 @@ def _attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    *_: Any,
+    *others: Any,
     value_format: str | None = None,
     out_dtype: torch.dtype | None = None,
-    **_options: Any,
+    **options: Any,
 ) -> torch.Tensor:
-    _check_attention(query, key, value)
+    _check_attention(query, key, value, *others, *options.values())
     return _attention_output(query, value, value_format, out_dtype)
 
 
@@ -79,12 +79,12 @@ def _attention_with_weights(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    *_: Any,
+    *others: Any,
     value_format: str | None = None,
     out_dtype: torch.dtype | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    _check_attention(query, key, value)
+    _check_attention(query, key, value, *others, *options.values())
     output = _attention_output(query, value, value_format, out_dtype)
     columns: Size = key.shape[2]
     if options.get("page_table") is not None:
@@ -132,12 +132,12 @@ def _layer(
     packed: torch.Tensor,
     out_dim: Size,
     num_heads: Size,
-    *_: Any,
+    *others: Any,
     tokens_first: bool = False,
     out_dtype: torch.dtype | None = None,
-    **_options: Any,
+    **options: Any,
 ) -> torch.Tensor:
-    refuse_gradient(query, key, value)
+    refuse_gradient(query, key, value, *others, *options.values())
     return _layer_output(query, out_dim, tokens_first, out_dtype)
 
 
@@ -149,13 +149,13 @@ def _layer_with_weights(
     packed: torch.Tensor,
     out_dim: Size,
     num_heads: Size,
-    *_: Any,
+    *others: Any,
     added_keys: Size = 0,
     tokens_first: bool = False,
     out_dtype: torch.dtype | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    refuse_gradient(query, key, value)
+    refuse_gradient(query, key, value, *others, *options.values())
     output = _layer_output(query, out_dim, tokens_first, out_dtype)
     columns: Size = (query if key is None else key).shape[1] + added_keys
     unequal = options.get("key_offsets" if key is not None else "query_offsets") is not None

@@ -49,9 +49,9 @@ def register_fake(name: str) -> Callable[[Function], Function]:
     return cast(Callable[[Function], Function], torch.library.register_fake(name))
 
 
-def refuse_gradient(*tensors: torch.Tensor | None) -> None:
-    """Raises if grad mode is on and a tensor requires a gradient."""
-    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+def refuse_gradient(*arguments: Any) -> None:
+    """Raises if grad mode is on and one of the arguments is a tensor that requires a gradient."""
+    if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in arguments):
         raise RuntimeError(GRADIENT_TEXT)
 
 

@@ -261,6 +261,10 @@ def test_gradients_are_refused() -> None:
         attention(*inputs)  # grad mode is off
         with torch.enable_grad(), pytest.raises(RuntimeError, match=r"torch.no_grad\(\)"):
             attention(*inputs)
+    for name, tensor in {"attn_mask": torch.zeros(33, 47), "sink_logits": torch.ones(8)}.items():
+        attention(*qkv(), **{name: tensor.requires_grad_()})
+        with torch.enable_grad(), pytest.raises(RuntimeError, match=r"torch.no_grad\(\)"):
+            attention(*qkv(), **{name: tensor})
     with torch.enable_grad():
         attention(*qkv())
 
