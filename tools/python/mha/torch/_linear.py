@@ -58,7 +58,7 @@ class Linear(torch.nn.Module):
         return result.train(linear.training)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = torch.ops.mha.linear(input, self.packed, self.out_features)
+        result: torch.Tensor = torch.ops.mha.linear.default(input, self.packed, self.out_features)
         return result
 
     def extra_repr(self) -> str:

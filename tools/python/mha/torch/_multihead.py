@@ -60,9 +60,9 @@ class MultiheadAttention(torch.nn.Module):
         options["arithmetic"] = self.attention_arithmetic
         arguments = (query, keys, values, self.packed, self.embed_dim, self.num_heads)
         if not need_weights:
-            return self._restore(torch.ops.mha.layer(*arguments, **options), batched), None
+            return self._restore(torch.ops.mha.layer.default(*arguments, **options), batched), None
         options["weights"] = "averaged" if average_attn_weights else "per_head"
-        output, weights, _ = torch.ops.mha.layer_with_weights(*arguments, **options)
+        output, weights, _ = torch.ops.mha.layer_with_weights.default(*arguments, **options)
         weights = weights.to(query.dtype)
         return self._restore(output, batched), weights if batched else weights.squeeze(0)
 
