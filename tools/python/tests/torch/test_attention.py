@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import pytest
@@ -221,6 +222,43 @@ def test_the_same_bits_on_any_number_of_threads(threads: int) -> None:
         assert torch.equal(attention(query, key, value, None, True), wanted)
     finally:
         torch.set_num_threads(before)
+
+
+def test_an_item_has_the_same_bits_alone() -> None:
+    query, key, value = qkv(batch=3, tq=70, tk=300)
+    wanted = attention(query, key, value, None, True, align="end")
+    for i in range(3):
+        alone = attention(query[i : i + 1], key[i : i + 1], value[i : i + 1], None, True, align="end")
+        assert torch.equal(alone, wanted[i : i + 1])
+    for i in (0, 13, 69):  # one query, as in decoding
+        row = attention(query[:, :, i : i + 1], key, value, None, True, offset=300 - 70 + i)
+        assert torch.equal(row, wanted[:, :, i : i + 1])
+
+
+def test_many_threads_call_at_once() -> None:
+    """The first calls make the context of their number of threads together."""
+    query, key, value = qkv(tq=40, tk=300)
+    wanted = attention(query, key, value)
+    start, before = threading.Barrier(8), torch.get_num_threads()
+    failed: list[int] = []
+
+    def work(number: int) -> None:
+        start.wait()
+        with torch.no_grad():
+            for _ in range(20):
+                if not torch.equal(attention(query, key, value), wanted):
+                    failed.append(number)
+
+    try:
+        torch.set_num_threads(4)
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        torch.set_num_threads(before)
+    assert not failed
 
 
 def wrong_calls() -> list[tuple[str, Any]]:
