@@ -20,6 +20,7 @@ TORCH_WARNS = (
     "ignore:.*LeafSpec.*:FutureWarning",
     "ignore:Support for mismatched key_padding_mask:UserWarning",
     "ignore:The PyTorch API of nested tensors:UserWarning",
+    "ignore:The given buffer is not writable:UserWarning",
 )
 
 
