@@ -79,9 +79,9 @@ inline std::vector<float> linear(const std::vector<float>& input, int64_t M, int
   return output;
 }
 
-/// 2^x for x <= 0 by the polynomial of simd/functions-inl.h, nothing fused.
+/// 2^x for x <= 0, or a NaN for infinity, by the polynomial of simd/functions-inl.h, nothing fused.
 inline float exp2(float x) {
-  if (std::isnan(x)) return x;
+  if (std::isnan(x) || x == kInf) return kNan;  // what is left of whole numbers is inf - inf
   if (x < -127.5f) return 0;
   const float whole = std::nearbyint(x), f = x - whole;
   float p = 0.0013269613f;
