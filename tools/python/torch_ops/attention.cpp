@@ -2,10 +2,10 @@
 // scaled_dot_product_attention and scaled_dot_product_attention_with_weights.
 #include <algorithm>
 
-#include "ops.h"
-#include "options.h"
-#include "results.h"
-#include "runtime.h"
+#include "tools/python/torch_ops/ops.h"
+#include "tools/python/torch_ops/options.h"
+#include "tools/python/torch_ops/results.h"
+#include "tools/python/torch_ops/runtime.h"
 
 namespace mha_torch {
 namespace {
@@ -131,7 +131,7 @@ Tensor Call::run(Results* results) {
   args.output.data = data_of(output);
   args.output.dtype = float_dtype(output, "out_dtype");
   if (results != nullptr) {
-    results->fill(options_, args.num_heads, args.query_len, options_.longest_keys, 0);
+    results->fill(options_, args.num_heads, args.query_len, options_.longest_keys);
     args.results = results->group();
   }
   mha_error error = {};

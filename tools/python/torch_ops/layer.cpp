@@ -2,11 +2,11 @@
 // layer and layer_with_weights: projections, attention and output projection over a packed layer.
 #include <algorithm>
 
-#include "ops.h"
-#include "options.h"
-#include "packed.h"
-#include "results.h"
-#include "runtime.h"
+#include "tools/python/torch_ops/ops.h"
+#include "tools/python/torch_ops/options.h"
+#include "tools/python/torch_ops/packed.h"
+#include "tools/python/torch_ops/results.h"
+#include "tools/python/torch_ops/runtime.h"
 
 namespace mha_torch {
 namespace {
@@ -154,9 +154,8 @@ Tensor Call::run(Results* results) {
   args.output.stride_b = output.stride(0);
   args.output.stride_t = output.stride(1);
   if (results != nullptr) {
-    // A wrong added_keys gives wrong weights, but no write beyond their memory: a layer adds at most two keys.
-    require(added_keys_ >= 0 && added_keys_ <= 2, "added_keys must be 0, 1 or 2");
-    results->fill(options_, num_heads_, query_.size(1), options_.longest_keys + added_keys_, 2 - added_keys_);
+    require(added_keys_ == mha_layer_added_keys(layer.get()), "packed is a layer of other added_keys");
+    results->fill(options_, num_heads_, query_.size(1), options_.longest_keys + added_keys_);
     args.results = results->group();
   }
   mha_error error = {};

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // layer_pack: the weights of a layer as one uint8 tensor.
-#include "ops.h"
-#include "packed.h"
-#include "runtime.h"
+#include "tools/python/torch_ops/ops.h"
+#include "tools/python/torch_ops/packed.h"
+#include "tools/python/torch_ops/runtime.h"
 
 namespace mha_torch {
 namespace {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Registers the ops with torch, in the namespace mha, through torch's stable ABI only.
-#include "ops.h"
-#include "runtime.h"
+#include "tools/python/torch_ops/ops.h"
+#include "tools/python/torch_ops/runtime.h"
 
 namespace {
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // linear_pack and linear.
-#include "ops.h"
-#include "packed.h"
-#include "runtime.h"
+#include "tools/python/torch_ops/ops.h"
+#include "tools/python/torch_ops/packed.h"
+#include "tools/python/torch_ops/runtime.h"
 
 namespace mha_torch {
 namespace {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "options.h"
+#include "tools/python/torch_ops/options.h"
 
 #include <algorithm>
 
-#include "runtime.h"
+#include "tools/python/torch_ops/runtime.h"
 
 namespace mha_torch {
 namespace {

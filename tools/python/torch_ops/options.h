@@ -5,7 +5,7 @@
 
 #include <mha/mha.h>
 
-#include "tensors.h"
+#include "tools/python/torch_ops/tensors.h"
 
 namespace mha_torch {
 

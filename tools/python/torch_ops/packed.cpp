@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "packed.h"
+#include "tools/python/torch_ops/packed.h"
 
-#include "runtime.h"
+#include "tools/python/torch_ops/runtime.h"
 
 namespace mha_torch {
 namespace {

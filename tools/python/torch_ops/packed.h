@@ -7,7 +7,7 @@
 
 #include <memory>
 
-#include "tensors.h"
+#include "tools/python/torch_ops/tensors.h"
 
 namespace mha_torch {
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "runtime.h"
+#include "tools/python/torch_ops/runtime.h"
 
 #include <algorithm>
 #include <atomic>

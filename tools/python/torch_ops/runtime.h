@@ -7,7 +7,7 @@
 
 #include <initializer_list>
 
-#include "stack.h"
+#include "tools/python/torch_ops/stack.h"
 
 namespace mha_torch {
 

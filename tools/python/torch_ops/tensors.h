@@ -7,7 +7,7 @@
 
 #include <vector>
 
-#include "stack.h"
+#include "tools/python/torch_ops/stack.h"
 
 namespace mha_torch {
 
@@ -61,8 +61,7 @@ struct Rows {
 
 // A new tensor with these strides.
 Tensor make_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype);
-// `spare` > 0: the memory has room for a last dimension that is greater by so much.
-Tensor make_dense(const std::vector<int64_t>& sizes, ScalarType dtype, int64_t spare = 0);
+Tensor make_dense(const std::vector<int64_t>& sizes, ScalarType dtype);
 
 struct MaskExtent {
   int64_t batch = 0, heads = 0, queries = 0, keys = 0;

@@ -283,3 +283,12 @@ def test_wrong_calls_of_a_layer() -> None:
     ):
         with pytest.raises(RuntimeError, match=text):
             call()  # type: ignore[no-untyped-call]
+
+
+def test_a_wrong_number_of_added_keys_is_refused() -> None:
+    module = nn.MultiheadAttention(16, 2, batch_first=True, add_zero_attn=True).eval()
+    converted = mha.torch.MultiheadAttention(module)
+    converted.added_keys = 0
+    x = torch.randn(1, 3, 16)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="packed is a layer of other added_keys"):
+        converted(x, x, x)
