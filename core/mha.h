@@ -1039,7 +1039,9 @@ typedef struct mha_layer_config {
   mha_arithmetic arithmetic; /* of the projections; each call states that of attention */
   mha_weight_layout layout;  /* of the weights */
   int reserved_int;
-  const mha_storage* packed;       /* how the packed weights are stored; NULL: as they are given */
+  const mha_storage* packed;       /* how the packed weights are stored; NULL: as they are given, in BF16 as MHA_BF16,
+                                      which is the only choice there; in INT8 codes as they are given, floats as
+                                      MHA_I8 */
   mha_storage_error* packed_error; /* [4], of query, key, value and output: the error of storing, written; NULL: not
                                       computed */
   uint64_t reserved[8];
@@ -1074,6 +1076,9 @@ MHA_API mha_status mha_layer_create(const mha_context* context, const mha_layer_
 MHA_API void mha_layer_destroy(mha_layer* layer); /* NULL is allowed */
 /* The configuration with every default filled in, without pointers; NULL layer: does nothing. */
 MHA_API void mha_layer_get_config(const mha_layer* layer, mha_layer_config* config);
+/* How many keys the layer adds to those of an item, 0 to 2 (bias_key, add_zero_attn), each with a column of returned
+ * attention weights. 0 for NULL. */
+MHA_API int64_t mha_layer_added_keys(const mha_layer* layer);
 
 /* As mha_linear_save_bytes, mha_linear_save and mha_linear_map, for a layer. */
 MHA_API mha_status mha_layer_save_bytes(const mha_layer* layer, size_t* bytes, mha_error* error);

@@ -409,6 +409,7 @@ class Layer : public Owned<mha_layer> {
     mha_layer_get_config(get(), &config);
     return config;
   }
+  std::int64_t added_keys() const noexcept { return mha_layer_added_keys(get()); }
   Result<std::size_t> save_bytes() const {
     return detail::result_of<std::size_t>(
         [&](std::size_t* n, mha_error* e) { return mha_layer_save_bytes(get(), n, e); });

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from arrays import bfloat16, empty, empty_like, widened
-from header import read_structs
+from header import make_structs
 
 WEIGHTS_PER_HEAD = 1
 F32_ARITHMETIC, BF16_ARITHMETIC, INT8_ARITHMETIC = 0, 1, 2
 F32, F16, BF16, I8, I4 = 0, 1, 2, 3, 5
 DTYPES = {np.dtype(np.float32): F32, np.dtype(np.float16): F16, np.dtype(np.uint16): BF16}  # as in arrays.widened
 
-STRUCTS = read_structs(Path(__file__).resolve().parents[2] / "core" / "mha.h")
+STRUCTS = make_structs(Path(__file__).resolve().parents[2] / "core" / "mha.h")
 Error, ContextOptions = STRUCTS["mha_error"], STRUCTS["mha_context_options"]
 View, MutView = STRUCTS["mha_view"], STRUCTS["mha_mut_view"]
 AttentionArgs, LinearArgs, LayerArgs = (STRUCTS[f"mha_{name}_args"] for name in ("attention", "linear", "layer"))

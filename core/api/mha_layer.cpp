@@ -109,3 +109,7 @@ extern "C" void mha_layer_destroy(mha_layer* layer) {
 extern "C" void mha_layer_get_config(const mha_layer* layer, mha_layer_config* config) {
   if (layer != nullptr && config != nullptr) *config = layer->config;
 }
+
+extern "C" int64_t mha_layer_added_keys(const mha_layer* layer) {
+  return layer != nullptr ? mha::tail_keys(*layer) : 0;
+}

@@ -210,6 +210,8 @@ TEST_CASE("added keys: a mapped layer has them too", "[added][blob]") {
       mha_layer* mapped = nullptr;
       require_ok(mha_layer_map(context, blob.data(), blob.size() * sizeof(float), &mapped, &error), error);
       const LayerPtr owner(mapped);
+      CHECK(mha_layer_added_keys(layer.get()) == p.count());
+      CHECK(mha_layer_added_keys(mapped) == p.count());
       const LayerCall args = p.args(MHA_WEIGHTS_PER_HEAD);
       const LayerResult want = run_layer(context, layer.get(), args, p.count());
       const LayerResult got = run_layer(context, mapped, args, p.count());

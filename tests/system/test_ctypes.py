@@ -12,7 +12,7 @@ sys.dont_write_bytecode = True
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "bench" / "peers"))
 
-from header import read_structs  # noqa: E402
+from header import make_structs  # noqa: E402
 
 
 def compiled_layout(structs: dict[str, type[ctypes.Structure]]) -> dict[str, int]:
@@ -31,7 +31,7 @@ def compiled_layout(structs: dict[str, type[ctypes.Structure]]) -> dict[str, int
 
 
 def main() -> int:
-    structs = read_structs(ROOT / "core" / "mha.h")
+    structs = make_structs(ROOT / "core" / "mha.h")
     expected = compiled_layout(structs)
     found = {struct: ctypes.sizeof(made) for struct, made in structs.items()}
     for struct, made in structs.items():

@@ -121,7 +121,7 @@ inline bool break_value(int fault, AttentionCall& a) {
       return true;
     case 16:
       a.key.quant = &kNoScales;
-      return true;
+      return a.key.dtype != MHA_I8;
     case 17:  // between two elements
       a.query.dtype = MHA_BF16;
       a.query.data = static_cast<const char*>(a.query.data) + 1;
@@ -132,6 +132,15 @@ inline bool break_value(int fault, AttentionCall& a) {
   }
 }
 constexpr int kValueFaults = 19, kReservedFaults = 15;
+
+// What INT8 does not multiply: zeros.
+inline bool break_int8(AttentionCall& a) {
+  static mha_quant quant;
+  quant = *a.value.quant;
+  quant.zeros = quant.scales, quant.zero_dtype = MHA_F32;
+  a.value.quant = &quant;
+  return quant.scale_dtype == MHA_F32;  // elsewhere scales are not aligned as zeros
+}
 
 // Breaks one argument; false if that fault does not apply to this problem.
 inline bool break_argument(int fault, AttentionCall& a, mha_status& expected) {
@@ -182,10 +191,11 @@ inline bool break_argument(int fault, AttentionCall& a, mha_status& expected) {
       return a.batch > 2;
     case 10:
       expected = MHA_ERR_NULL;  // codes need scales
-      a.key.dtype = MHA_I8;
+      a.key.dtype = MHA_I8, a.key.quant = nullptr;
       return true;
     case 11:
       expected = MHA_ERR_UNSUPPORTED;
+      if (a.arithmetic == MHA_ARITHMETIC_INT8) return break_int8(a);
       a.arithmetic = MHA_ARITHMETIC_INT8;
       return true;
     case 12:

@@ -25,6 +25,17 @@ inline mha_storage choose_storage(FuzzedDataProvider& input) {
   return storage;
 }
 
+// Codes that INT8 multiplies where a row of `width` has one scale.
+inline bool is_int8(const mha_storage& storage, std::int64_t width) {
+  return storage.dtype == MHA_I8 && storage.zero_points == 0 && (storage.group == 0 || storage.group >= width);
+}
+inline mha_storage choose_int8_storage(FuzzedDataProvider& input) {
+  mha_storage storage{};
+  storage.dtype = MHA_I8, storage.scale_dtype = choose_dtype(input);
+  storage.group = 32 * input.ConsumeIntegralInRange<int>(0, 1);
+  return storage;
+}
+
 inline bool has_nibbles(mha_dtype dtype) { return dtype == MHA_I4 || dtype == MHA_U4; }
 
 // Rows [T, heads, width] of floats become what such codes stand for.
@@ -63,6 +74,38 @@ inline void keep_codes(const Context& context, const mha_storage& storage, std::
     rows[static_cast<std::size_t>(n)] = scales.get(static_cast<std::size_t>(group)) * static_cast<float>(code - zero);
   }
 }
+
+// Tokens of a sequence as the codes that a cache keeps for INT8: keys or values, [T, heads, width].
+struct CodedTokens {
+  Buffer<std::int8_t> codes;
+  Elements scales;
+  mha_quant quant{};
+
+  // A NaN is the scale of what is not written.
+  CodedTokens(const mha_storage& storage, std::int64_t tokens, std::int64_t heads, std::int64_t width)
+      : codes(tokens * heads * width),
+        scales(storage.scale_dtype, tokens * heads, std::nanf("")),
+        row_(heads * width),
+        heads_(heads) {
+    std::fill_n(codes.data(), codes.size(), std::int8_t{77});
+    quant.scale_dtype = storage.scale_dtype, quant.scales = scales.data();
+    quant.stride_h = 1, quant.stride_t = heads;
+  }
+  // For tokens from `begin` on.
+  void written_by(std::int64_t begin, mha_mut_view& view, void*& scale_rows) const {
+    const std::int64_t bytes = quant.scale_dtype == MHA_F32 ? 4 : 2;
+    view.data = codes.data() + begin * row_, view.dtype = MHA_I8;
+    scale_rows = static_cast<char*>(scales.data()) + begin * heads_ * bytes;
+  }
+  mha_view view() const {
+    mha_view view{};
+    view.data = codes.data(), view.dtype = MHA_I8, view.quant = &quant;
+    return view;
+  }
+
+ private:
+  std::int64_t row_, heads_;
+};
 
 }  // namespace mha::fuzz
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// mha_attention, in F32 and in BF16, over keys and values that are codes, in tensors or in the caller's pages: the bits
-// of the call over the floats that they stand for, for any number of threads, on every target. Codes of rotated rows:
-// the same bits on the FMA targets and for the host's threads. All buffers are exact heap blocks for the address
-// sanitizer.
+// mha_attention over keys and values that are codes, in tensors or in the caller's pages, for any number of threads, on
+// every target: in F32 and in BF16 the bits of the call over the floats that they stand for, in INT8 those of the call over
+// a dense tensor of the same codes with a float scale for each row, equal on all targets; each row alone has its bits of
+// the whole call. Codes of rotated rows: the same bits on the FMA targets (INT8: on all) and for the host's threads. All
+// buffers are exact heap blocks for the address sanitizer.
 #include <fuzzer/FuzzedDataProvider.h>
 #include <mha/mha.hpp>
 
@@ -89,7 +90,7 @@ Problem make_problem(FuzzedDataProvider& input, std::mt19937& random) {
   a.query = mha::view<float>(p.query.data());
   a.results.weights_mode = size(0, 3) == 0 ? MHA_WEIGHTS_PER_HEAD : MHA_WEIGHTS_NONE;
   p.output = mha::fuzz::choose_dtype(input);
-  a.arithmetic = mha::fuzz::choose_arithmetic(input);
+  a.arithmetic = mha::fuzz::choose_arithmetic(input, true);
   a.positions.align = MHA_ALIGN_END;
   if (size(0, 1) == 0) return p;
   p.lengths = Buffer<std::int64_t>(a.batch);
@@ -106,6 +107,76 @@ Problem make_problem(FuzzedDataProvider& input, std::mt19937& random) {
     p.table[n] = static_cast<std::int32_t>(random() % static_cast<unsigned>(p.pages.num_pages));
   p.pages.table = p.table.data();
   return p;
+}
+
+// A row of queries alone has its bits of the whole call, `want`: a call of few rows multiplies codes where they are, one of
+// many packs them.
+void check_row(const Context& context, const Problem& p, const CodeTensor& key, const CodeTensor& value,
+               std::uint32_t which, const Results& want) {
+  const AttentionCall& a = p.args;
+  if (a.batch == 0 || a.query_len == 0) return;
+  const std::int64_t row = which % (a.batch * a.query_len), b = row / a.query_len, i = row % a.query_len;
+  Problem alone;
+  alone.args = a, alone.Dv = p.Dv;
+  AttentionCall& args = alone.args;
+  args.batch = args.query_len = 1;
+  args.query = mha::view<float>(p.query.data() + row * a.num_heads * a.head_dim);
+  const std::int64_t length = p.lengths.size() > 0 ? p.lengths[static_cast<std::size_t>(b)] : a.key_len;
+  if (p.lengths.size() > 0) args.items.key_lengths = p.lengths.data() + b;
+  args.positions.align = MHA_ALIGN_OFFSET, args.positions.offset = length - a.query_len + i;
+  mha_pages pages = p.pages;
+  if (a.pages != nullptr) {
+    pages.table += b * ((a.key_len + pages.page_size - 1) / pages.page_size);
+    args.pages = &pages;
+  }
+  mha_quant quants[2];
+  const std::int64_t first = a.pages != nullptr ? 0 : b;
+  const mha_view keys = key.plain_view(quants[0], first), values = value.plain_view(quants[1], first);
+  const Results got = attend(context, alone, keys, values, MHA_F32);
+  const auto place = static_cast<std::size_t>(row * a.num_heads * p.Dv);
+  for (std::size_t n = 0; n < got.output.size(); ++n)
+    MHA_FUZZ_CHECK(got.output.is(n, want.output.get(place + n)), "row %d alone: other bits", static_cast<int>(row));
+  for (std::int64_t h = 0; h < a.num_heads; ++h) {
+    const std::int64_t at = (b * a.num_heads + h) * a.query_len + i;
+    const bool same = std::memcmp(got.lse.data() + h, want.lse.data() + at, sizeof(float)) == 0;
+    const std::size_t bytes = got.weights.size() > 0 ? static_cast<std::size_t>(a.key_len) * sizeof(float) : 0;
+    MHA_FUZZ_CHECK(same && (bytes == 0 || std::memcmp(got.weights.data() + h * a.key_len,
+                                                      want.weights.data() + at * a.key_len, bytes) == 0),
+                   "row %d alone: other bits of weights or log_sum_exp", static_cast<int>(row));
+  }
+}
+
+// The results of the first target that others must have the bits of; `turned`: of rotated rows.
+struct Firsts {
+  Results plain, turned;
+  bool has_plain = false, has_turned = false;
+};
+
+void check_first(const Target& target, Results results, Results* first, bool* has_first) {
+  if (*has_first) check_same(results, *first, target.name.c_str());
+  *has_first = true;
+  *first = std::move(results);
+}
+
+void check_target(const Target& target, const Problem& p, const CodeTensor& key, const CodeTensor& value, int rotated,
+                  std::uint32_t row, Firsts* firsts) {
+  const bool rotates_keys = (rotated & 1) != 0 && p.args.head_dim % 16 == 0 && !key.scales_inside();
+  const bool rotates_values = (rotated & 2) != 0 && p.Dv % 16 == 0 && !value.scales_inside();
+  mha_quant quants[6];
+  const mha_view keys = key.view(quants[0], false), values = value.view(quants[1], false);
+  const mha_view rotated_keys = key.view(quants[2], rotates_keys);
+  const mha_view rotated_values = value.view(quants[3], rotates_values);
+  const mha_view plain_keys = key.plain_view(quants[4], 0), plain_values = value.plain_view(quants[5], 0);
+  const bool same_bits = target.same_bits_in(p.args.arithmetic);
+  Results want = attend(target.one_thread, p, plain_keys, plain_values, MHA_F32);
+  check_same(attend(target.one_thread, p, keys, values, p.output), want, "codes");
+  check_same(attend(target.host_threads, p, keys, values, p.output), want, "codes on threads");
+  check_row(target.one_thread, p, key, value, row, want);
+  if (same_bits) check_first(target, std::move(want), &firsts->plain, &firsts->has_plain);
+  if (!rotates_keys && !rotates_values) return;
+  Results turned = attend(target.one_thread, p, rotated_keys, rotated_values, MHA_F32);
+  check_same(attend(target.host_threads, p, rotated_keys, rotated_values, p.output), turned, "rotated, on threads");
+  if (same_bits) check_first(target, std::move(turned), &firsts->turned, &firsts->has_turned);
 }
 
 }  // namespace
@@ -125,28 +196,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const bool paged = p.args.pages != nullptr;
   const std::int64_t sizes[3] = {paged ? p.pages.num_pages : p.args.batch, paged ? p.pages.page_size : p.args.key_len,
                                  p.kv_heads};
-  const CodeTensor key(input, random, sizes, p.args.head_dim), value(input, random, sizes, p.Dv);
+  const bool int8 = p.args.arithmetic == MHA_ARITHMETIC_INT8;
+  const CodeTensor key(input, random, sizes, p.args.head_dim, int8), value(input, random, sizes, p.Dv, int8);
   const int rotated = input.ConsumeIntegralInRange<int>(0, 7);  // bits: keys, values
-  const bool rotates_keys = (rotated & 1) != 0 && p.args.head_dim % 16 == 0 && !key.scales_inside();
-  const bool rotates_values = (rotated & 2) != 0 && p.Dv % 16 == 0 && !value.scales_inside();
-  mha_quant quants[4];
-  const mha_view keys = key.view(quants[0], false), values = value.view(quants[1], false);
-  const mha_view rotated_keys = key.view(quants[2], rotates_keys);
-  const mha_view rotated_values = value.view(quants[3], rotates_values);
-  Results first;
-  bool have_first = false;
-  for (const Target& target : targets()) {
-    if (!target.computes(p.args.arithmetic)) continue;
-    const Results want = attend(target.one_thread, p, key.wide_view(), value.wide_view(), MHA_F32);
-    check_same(attend(target.one_thread, p, keys, values, p.output), want, "codes");
-    check_same(attend(target.host_threads, p, keys, values, p.output), want, "codes on threads");
-    if (!rotates_keys && !rotates_values) continue;
-    Results turned = attend(target.one_thread, p, rotated_keys, rotated_values, MHA_F32);
-    check_same(attend(target.host_threads, p, rotated_keys, rotated_values, p.output), turned, "rotated, on threads");
-    if (!target.same_bits) continue;
-    if (have_first) check_same(turned, first, target.name.c_str());
-    have_first = true;
-    first = std::move(turned);
-  }
+  Firsts firsts;
+  const std::uint32_t row = random();
+  for (const Target& target : targets())
+    if (target.computes(p.args.arithmetic)) check_target(target, p, key, value, rotated, row, &firsts);
   return 0;
 }

@@ -49,18 +49,27 @@ inline void check_ok(const Status& status) { MHA_FUZZ_CHECK(status, "%s", status
 struct Target {
   std::string name;
   bool same_bits;  // as the other targets with fused multiply-add
-  bool has_bf16;
+  bool has_bf16, has_int8;
   Context one_thread;
   Context host_threads;
 
-  bool computes(mha_arithmetic arithmetic) const { return arithmetic == MHA_ARITHMETIC_F32 || has_bf16; }
+  bool computes(mha_arithmetic arithmetic) const {
+    if (arithmetic == MHA_ARITHMETIC_F32) return true;
+    return arithmetic == MHA_ARITHMETIC_BF16 ? has_bf16 : has_int8;
+  }
+  // Whether attention in that arithmetic has the bits of the other targets of which this is true.
+  bool same_bits_in(mha_arithmetic arithmetic) const { return same_bits || arithmetic == MHA_ARITHMETIC_INT8; }
 };
 
-inline bool has_bf16(const Context& context) {
+inline bool has_arithmetic(const Context& context, mha_arithmetic arithmetic) {
   AttentionCall args;
   args.batch = args.num_heads = args.query_len = args.key_len = args.head_dim = 1;
-  args.arithmetic = MHA_ARITHMETIC_BF16;
+  args.arithmetic = arithmetic;
   args.query.data = args.key.data = args.value.data = args.output.data = &args;  // not read
+  mha_quant quant{};
+  quant.scales = &quant;  // not read
+  if (arithmetic == MHA_ARITHMETIC_INT8)
+    args.key.dtype = args.value.dtype = MHA_I8, args.key.quant = args.value.quant = &quant;
   return static_cast<bool>(context.attention_workspace_bytes(args));
 }
 
@@ -76,8 +85,9 @@ inline const std::vector<Target>& targets() {
       three.num_threads = 3;
       three.parallel_for.run = run_backwards;
       Context one_thread = take(Context::create(one));
-      const bool bf16 = has_bf16(one_thread);
-      made.push_back({mha_target_name(i), mha_target_same_bits(i) == 1, bf16, std::move(one_thread),
+      const bool bf16 = has_arithmetic(one_thread, MHA_ARITHMETIC_BF16);
+      const bool int8 = has_arithmetic(one_thread, MHA_ARITHMETIC_INT8);
+      made.push_back({mha_target_name(i), mha_target_same_bits(i) == 1, bf16, int8, std::move(one_thread),
                       take(Context::create(three))});
     }
     return made;
@@ -85,11 +95,12 @@ inline const std::vector<Target>& targets() {
   return list;
 }
 
-// BF16 for a third of the draws, where a target has it.
-inline mha_arithmetic choose_arithmetic(FuzzedDataProvider& input) {
-  const bool bf16 = input.ConsumeIntegralInRange<int>(0, 2) == 2;
-  const auto serves = [](const Target& target) { return target.has_bf16; };
-  return bf16 && std::any_of(targets().begin(), targets().end(), serves) ? MHA_ARITHMETIC_BF16 : MHA_ARITHMETIC_F32;
+// Each for a third of the draws, where a target has it; INT8 where keys and values are such codes (`may_int8`).
+inline mha_arithmetic choose_arithmetic(FuzzedDataProvider& input, bool may_int8) {
+  const auto arithmetic = static_cast<mha_arithmetic>(input.ConsumeIntegralInRange<int>(0, 2));
+  if (arithmetic == MHA_ARITHMETIC_INT8 && !may_int8) return MHA_ARITHMETIC_F32;
+  const auto serves = [&](const Target& target) { return target.computes(arithmetic); };
+  return std::any_of(targets().begin(), targets().end(), serves) ? arithmetic : MHA_ARITHMETIC_F32;
 }
 
 // How far outputs, weights and log-sum-exps may be from the double reference over the operands that the arithmetic

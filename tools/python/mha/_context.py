@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Contexts: which threads and which target calls use."""
+
+from __future__ import annotations
+
+import threading
+from ctypes import byref, c_void_p
+from typing import Literal
+
+from . import _abi as abi
+from ._library import call, library
+
+Threading = Literal["default", "openmp", "pool"]
+_THREADING = {
+    "default": abi.MHA_THREADING_DEFAULT,
+    "openmp": abi.MHA_THREADING_OPENMP,
+    "pool": abi.MHA_THREADING_POOL,
+}
+
+
+def number_of(choices: dict[str, int], choice: str, name: str) -> int:
+    """The number of an enumerator that is given by name."""
+    try:
+        return choices[choice]
+    except (KeyError, TypeError):
+        raise ValueError(f"{name} is {choice!r}, but must be one of {', '.join(map(repr, choices))}") from None
+
+
+class Context:
+    """Threads and target of calls. Immutable; threads may share it.
+
+    num_threads: 0: the CPUs that affinity and cgroup quota allow.
+    target: "avx2" or the like (see `targets`); None: the environment's MHA_TARGET, else the best for this CPU.
+    threading: whose threads: the context's own pool (a call that comes while another runs works alone, with the same
+        bits), or OpenMP's where the library was built with it (a wheel is not).
+    process_permissions: False: never request a permission for the whole process (AMX's tiles) from the kernel.
+
+    Raises ArgumentError, TargetError, ThreadError.
+    """
+
+    def __init__(
+        self, num_threads: int = 0, target: str | None = None, threading: Threading = "pool", process_permissions: bool = True
+    ) -> None:
+        options = abi.mha_context_options()
+        options.num_threads = num_threads
+        name = target.encode() if target is not None else None
+        if name is not None:
+            self._name = name  # read during the call only, but ctypes keeps no reference
+            options.target = c_void_p_of(name)
+        options.threading = number_of(_THREADING, threading, "threading")
+        options.no_process_permissions = 0 if process_permissions else 1
+        handle = c_void_p()
+        call(library.mha_context_create, byref(options), byref(handle))
+        self._handle = handle.value
+
+    def __del__(self) -> None:
+        handle = getattr(self, "_handle", None)
+        if handle:
+            library.mha_context_destroy(handle)
+
+    @property
+    def target(self) -> str:
+        """The name of the target chosen."""
+        text: bytes = library.mha_context_target(self._handle)
+        return text.decode()
+
+    @property
+    def num_threads(self) -> int:
+        """The most threads that a call uses."""
+        return int(library.mha_context_num_threads(self._handle))
+
+    def __repr__(self) -> str:
+        return f"mha.Context(num_threads={self.num_threads}, target={self.target!r})"
+
+
+def c_void_p_of(text: bytes) -> int:
+    """The address of zero-terminated text, valid while `text` lives."""
+    from ctypes import c_char_p, cast
+
+    return cast(c_char_p(text), c_void_p).value or 0
+
+
+_default: Context | None = None
+_lock = threading.Lock()
+
+
+def default_context() -> Context:
+    """The context of calls that are given none, made by the first of them."""
+    global _default
+    if _default is None:
+        with _lock:
+            if _default is None:
+                _default = Context()
+    return _default
+
+
+def set_default_context(context: Context | None) -> None:
+    """Sets the context of calls that are given none; None: a new one of all defaults when it is needed."""
+    global _default
+    _default = context
+
+
+def handle_of(context: Context | None) -> int | None:
+    return (context or _default or default_context())._handle
+
+
+def targets() -> list[str]:
+    """Names of the targets that are built in and that this CPU can run, best first."""
+    names = []
+    for index in range(library.mha_target_count()):
+        if library.mha_target_supported(index):
+            name: bytes = library.mha_target_name(index)
+            names.append(name.decode())
+    return names

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Linear: the packed GEMM on its own; and how weights are given to it and to layers."""
+
+from __future__ import annotations
+
+from ctypes import addressof, byref, c_size_t, c_void_p
+from typing import Any, Literal
+
+import numpy as np
+
+from . import _abi as abi
+from ._context import Context, handle_of, number_of
+from ._library import call, library, text_of
+from ._options import ARITHMETIC, Arithmetic
+from ._storage import DTYPES, Codes, Dtype, Storage, StorageError, fill_source, storage_error_of, storage_of
+from ._tensors import Tensor, dtype_name, empty_like, fill_view, finished, numbers, tensor
+
+WeightLayout = Literal["rows", "gptq", "gptq_v2", "awq"]
+WEIGHT_LAYOUTS = {
+    "rows": abi.MHA_WEIGHT_ROWS,
+    "gptq": abi.MHA_WEIGHT_GPTQ,
+    "gptq_v2": abi.MHA_WEIGHT_GPTQ_V2,
+    "awq": abi.MHA_WEIGHT_AWQ,
+}
+_NAMES = {number: name for name, number in ARITHMETIC.items()}
+_ROWS = (-1, 0, -1)  # axes of [out, in]
+
+
+class PackedWeight:
+    """GPTQ's or AWQ's weights as they are stored: int32 qweight, int32 qzeros or None, and scales [groups, out]."""
+
+    def __init__(self, qweight: Any, scales: Any, qzeros: Any = None, group: int = 0) -> None:
+        self.qweight, self.scales, self.qzeros, self.group = qweight, scales, qzeros, group
+
+
+def fill_weight(view: abi.mha_view, given: Any, name: str, layout: int, shape: tuple[int, int], keep: list[Any]) -> None:
+    """Fills the view of a weight [out, in] in the layout stated; checks its shape."""
+    out_features, in_features = shape
+    if layout == abi.MHA_WEIGHT_ROWS:
+        if isinstance(given, PackedWeight):
+            raise ValueError(f"{name} is an mha.PackedWeight, which needs layout 'gptq', 'gptq_v2' or 'awq'")
+        found = _with_zeros_of_nibbles(given, name, shape, view, keep)
+        if found.shape != shape:
+            raise ValueError(f"{name} has the shape {found.shape}, but must have {shape}")
+        return
+    if not isinstance(given, PackedWeight):
+        raise TypeError(f"{name} is a {type(given).__name__}; this layout takes an mha.PackedWeight(qweight, scales, qzeros, group)")
+    words = (in_features, out_features // 8) if layout == abi.MHA_WEIGHT_AWQ else (in_features // 8, out_features)
+    groups = in_features // given.group if given.group else 1
+    quant = abi.mha_quant()
+    qweight = numbers(given.qweight, f"{name}.qweight", 101, words)
+    scales = tensor(given.scales, f"{name}.scales")
+    scales = numbers(given.scales, f"{name}.scales", scales.dtype, (groups, out_features))
+    if scales.dtype not in (abi.MHA_F32, abi.MHA_F16, abi.MHA_BF16):
+        raise TypeError(f"{name}.scales is {dtype_name(scales.dtype)}, but must be float32, float16 or bfloat16")
+    view.data, view.dtype, view.quant = qweight.data, abi.MHA_U4, addressof(quant)
+    quant.scales, quant.scale_dtype, quant.group = scales.data, scales.dtype, given.group
+    keep += [qweight, scales, quant]
+    if given.qzeros is not None:
+        zeros = numbers(given.qzeros, f"{name}.qzeros", 101, (groups, out_features // 8))
+        quant.zeros, quant.zero_dtype = zeros.data, abi.MHA_U4
+        keep.append(zeros)
+
+
+def _with_zeros_of_nibbles(given: Any, name: str, shape: tuple[int, int], view: abi.mha_view, keep: list[Any]) -> Tensor:
+    """Rows; the zeros of "u4" codes may be nibbles too (MatMulNBits): uint8 [out, ceil(groups / 2)]."""
+    nibbles = isinstance(given, Codes) and given.dtype == "u4" and given.zeros is not None
+    if not nibbles or tensor(given.zeros, f"{name}.zeros").dtype != abi.MHA_U8:
+        return fill_source(view, given, name, _ROWS, keep)
+    groups = shape[1] // given.group if given.group else 1
+    zeros = tensor(given.zeros, f"{name}.zeros")
+    if zeros.shape == (shape[0], groups) and groups > 1:
+        return fill_source(view, given, name, _ROWS, keep)
+    found = fill_source(view, Codes(given.codes, given.scales, None, "u4", given.group), name, _ROWS, keep)
+    zeros = numbers(given.zeros, f"{name}.zeros", abi.MHA_U8, (shape[0], (groups + 1) // 2))
+    quant = next(struct for struct in keep if isinstance(struct, abi.mha_quant) and addressof(struct) == view.quant)
+    quant.zeros, quant.zero_dtype = zeros.data, abi.MHA_U4
+    keep.append(zeros)
+    return found
+
+
+def fill_packed(config: Any, packed: Storage | Dtype | None, keep: list[Any]) -> None:
+    if packed is not None:
+        storage = abi.mha_storage()
+        storage_of(packed).fill(storage)
+        config.packed = addressof(storage)
+        keep.append(storage)
+
+
+def aligned_bytes(count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """uint8 [count] at an address that is a multiple of 64."""
+    block = np.empty(count + 64, np.uint8)
+    start = -block.ctypes.data % 64
+    return block[start : start + count]
+
+
+def saved(handle: int | None, bytes_of: Any, save: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    needed = c_size_t()
+    call(bytes_of, handle, byref(needed))
+    blob = aligned_bytes(needed.value)
+    call(save, handle, blob.ctypes.data, needed.value)
+    return blob
+
+
+def mapped(blob: Any, map_blob: Any, context: Context | None) -> tuple[int | None, Tensor]:
+    given = tensor(blob, "blob")
+    if given.dtype not in (abi.MHA_U8, abi.MHA_I8) or len(given.shape) != 1 or (given.shape[0] > 1 and given.strides[0] != 1):
+        raise ValueError(f"blob is {dtype_name(given.dtype)} {given.shape}, but must be dense bytes")
+    handle = c_void_p()
+    call(map_blob, handle_of(context), given.data, given.shape[0], byref(handle))
+    return handle.value, given
+
+
+class Linear:
+    """output[..., n] = bias[n] + sum_k input[..., k] * weight[n, k], with packed weights. Immutable; threads may share it.
+
+    weight: [out, in] float32, float16 or bfloat16, torch's nn.Linear.weight; `Codes`; or with layout "gptq", "gptq_v2"
+        or "awq" a `PackedWeight`. Not kept.
+    bias: float32 [out].
+    arithmetic: "f32"; "bf16"; "int8": inputs are rounded to 8 bits, products are exact.
+    packed: how the packed weights are stored (`Storage`, or "bf16", "i8", ...); None: as they are given ("bf16" with
+        arithmetic "bf16"; floats as "i8" with "int8").
+    in_features, out_features: of a PackedWeight.
+
+    Raises ArgumentError, UnsupportedError, OutOfMemoryError.
+    """
+
+    _blob: Tensor | None = None
+    packed_error: StorageError
+    """The error that packing made."""
+
+    def __init__(
+        self,
+        weight: Any,
+        bias: Any = None,
+        *,
+        arithmetic: Arithmetic = "f32",
+        layout: WeightLayout = "rows",
+        packed: Storage | Dtype | None = None,
+        context: Context | None = None,
+    ) -> None:
+        keep: list[Any] = []
+        config = abi.mha_linear_config()
+        config.layout = number_of(WEIGHT_LAYOUTS, layout, "layout")
+        config.arithmetic = number_of(ARITHMETIC, arithmetic, "arithmetic")
+        shape = _shape_of(weight, config.layout)
+        config.out_features, config.in_features = shape
+        fill_weight(config.weight, weight, "weight", config.layout, shape, keep)
+        if bias is not None:
+            given = numbers(bias, "bias", abi.MHA_F32, (shape[0],))
+            config.bias = given.data
+            keep.append(given)
+        fill_packed(config, packed, keep)
+        error = abi.mha_storage_error()
+        config.packed_error = addressof(error)
+        handle = c_void_p()
+        call(library.mha_linear_create, handle_of(context), byref(config), byref(handle))
+        self._take(handle.value)
+        self.packed_error = storage_error_of(error)
+
+    def _take(self, handle: int | None) -> None:
+        self._handle = handle
+        config = abi.mha_linear_config()
+        library.mha_linear_get_config(handle, byref(config))
+        self.in_features, self.out_features = config.in_features, config.out_features
+        self.arithmetic = _NAMES[config.arithmetic]
+
+    def __del__(self) -> None:
+        handle = getattr(self, "_handle", None)
+        if handle:
+            library.mha_linear_destroy(handle)
+
+    def __repr__(self) -> str:
+        return f"mha.Linear(in_features={self.in_features}, out_features={self.out_features}, arithmetic={self.arithmetic!r})"
+
+    def save(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """The packed weights as bytes, the same on every target: write them to a file, and `map` them."""
+        return saved(self._handle, library.mha_linear_save_bytes, library.mha_linear_save)
+
+    @classmethod
+    def map(cls, blob: Any, *, context: Context | None = None) -> Linear:
+        """A linear over saved bytes, without a copy: `blob` is kept and must not change. Raises BlobError."""
+        made = cls.__new__(cls)
+        handle, made._blob = mapped(blob, library.mha_linear_map, context)
+        made._take(handle)
+        return made
+
+    def _args(self, source: Any, out: Any, dtype: str | None) -> tuple[abi.mha_linear_args, Any, Any]:
+        given = tensor(source, "input")
+        if not given.shape or given.shape[-1] != self.in_features:
+            raise ValueError(f"input has the shape {given.shape}, but must be [..., {self.in_features}]")
+        shape = (*given.shape[:-1], self.out_features)
+        if out is None:
+            out = empty_like(source, shape, given.dtype if dtype is None else number_of(DTYPES, dtype, "dtype"))
+        elif dtype is not None:
+            raise ValueError("dtype is given with out, whose own it would be")
+        result = tensor(out, "out", True)
+        if result.shape != shape:
+            raise ValueError(f"out has the shape {result.shape}, but must have {shape}")
+        args = abi.mha_linear_args()
+        rows = _rows(given, "input")
+        args.rows = rows.shape[0]
+        fill_view(args.input, rows, "input", _ROWS)
+        fill_view(args.output, _rows(result, "out"), "out", _ROWS)
+        return args, out, (given.owner, result.owner)
+
+    def forward(self, input: Any, *, out: Any = None, dtype: Dtype | None = None, context: Context | None = None) -> Any:
+        """input: [..., in_features] float32, float16 or bfloat16. Returns [..., out_features], of the input's type or `dtype`."""
+        args, output, _keep = self._args(input, out, dtype)
+        call(library.mha_linear_forward, handle_of(context), self._handle, byref(args))
+        return finished(output, input) if out is None else out
+
+    __call__ = forward
+
+    def explain(self, input: Any, *, context: Context | None = None) -> str:
+        """How `forward` would run, and why: lines of "key: value"."""
+        args, _, _keep = self._args(input, None, None)
+        return text_of(library.mha_linear_explain, handle_of(context), self._handle, byref(args))
+
+
+def _shape_of(weight: Any, layout: int) -> tuple[int, int]:
+    """(out, in) of a weight."""
+    if isinstance(weight, PackedWeight):
+        shape = tensor(weight.qweight, "weight.qweight").shape
+        if len(shape) != 2:
+            raise ValueError(f"weight.qweight has the shape {shape}, but must have two dimensions")
+        return (shape[1] * 8, shape[0]) if layout == abi.MHA_WEIGHT_AWQ else (shape[1], shape[0] * 8)
+    if isinstance(weight, Codes):
+        from ._storage import code_tensor
+
+        shape = code_tensor(weight, "weight").shape
+    else:
+        shape = tensor(weight, "weight").shape
+    if len(shape) != 2:
+        raise ValueError(f"weight has the shape {shape}, but must be [out, in]")
+    return (shape[0], shape[1])
+
+
+def _rows(given: Tensor, name: str) -> Tensor:
+    """[..., width] as [rows, width], where the leading dimensions are one run of equal strides."""
+    rows, step = 1, 0
+    for size, stride in zip(reversed(given.shape[:-1]), reversed(given.strides[:-1])):
+        if size > 1:
+            if rows > 1 and stride != rows * step:
+                raise ValueError(f"{name} with strides {given.strides} is no matrix of evenly spaced rows: copy it first")
+            if rows == 1:
+                step = stride
+        rows *= size
+    return given._replace(shape=(rows, given.shape[-1]), strides=(step, given.strides[-1]))
