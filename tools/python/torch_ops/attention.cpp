@@ -130,7 +130,7 @@ Tensor Call::run(Results* results) {
   args.output.data = data_of(output);
   args.output.dtype = float_dtype(output, "out_dtype");
   if (results != nullptr) {
-    results->fill(options_, args.num_heads, args.query_len, options_.longest_keys);
+    results->fill(options_, args.num_heads, args.query_len, options_.longest_keys, 0);
     args.results = results->group();
   }
   mha_error error = {};

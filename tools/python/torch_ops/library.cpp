@@ -15,6 +15,11 @@ void target_op(StableIValue* stack, uint64_t /*num_args*/, uint64_t /*num_output
 STABLE_TORCH_LIBRARY(mha, library) {
   library.def(mha_torch::attention_schema().c_str());
   library.def(mha_torch::attention_with_weights_schema().c_str());
+  library.def(mha_torch::linear_pack_schema().c_str());
+  library.def(mha_torch::linear_schema().c_str());
+  library.def(mha_torch::layer_pack_schema().c_str());
+  library.def(mha_torch::layer_schema().c_str());
+  library.def(mha_torch::layer_with_weights_schema().c_str());
   library.def("_target() -> str");
   // Implemented in Python: whether one of the tensors requires a gradient.
   library.def("_requires_grad(Tensor first, Tensor second, Tensor third) -> bool");
@@ -23,6 +28,11 @@ STABLE_TORCH_LIBRARY(mha, library) {
 STABLE_TORCH_LIBRARY_IMPL(mha, CPU, library) {
   library.impl("scaled_dot_product_attention", mha_torch::attention_op);
   library.impl("scaled_dot_product_attention_with_weights", mha_torch::attention_with_weights_op);
+  library.impl("linear_pack", mha_torch::linear_pack_op);
+  library.impl("linear", mha_torch::linear_op);
+  library.impl("layer_pack", mha_torch::layer_pack_op);
+  library.impl("layer", mha_torch::layer_op);
+  library.impl("layer_with_weights", mha_torch::layer_with_weights_op);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(mha, CompositeExplicitAutograd, library) { library.impl("_target", target_op); }

@@ -17,7 +17,9 @@ class Results {
   Results(const Results&) = delete;
   Results& operator=(const Results&) = delete;
 
-  void fill(const Options& options, int64_t num_heads, int64_t query_tokens, int64_t key_columns);
+  // `spare_columns`: memory for so many columns more is allocated after the weights.
+  void fill(const Options& options, int64_t num_heads, int64_t query_tokens, int64_t key_columns,
+            int64_t spare_columns);
   const mha_results* group() const { return &group_; }
   const Tensor& weights() const { return *weights_; }
   const Tensor& log_sum_exp() const { return *log_sum_exp_; }
@@ -31,7 +33,8 @@ class Results {
   mha_results group_ = {};
 };
 
-inline void Results::fill(const Options& options, int64_t num_heads, int64_t query_tokens, int64_t key_columns) {
+inline void Results::fill(const Options& options, int64_t num_heads, int64_t query_tokens, int64_t key_columns,
+                          int64_t spare_columns) {
   rows_list_.set(rows_, ScalarType::Long, -1, "weights_rows");
   const int64_t queries = rows_ ? rows_list_.count() : query_tokens;
   const int64_t batch = options.batch;
@@ -54,7 +57,7 @@ inline void Results::fill(const Options& options, int64_t num_heads, int64_t que
   } else {
     fail("weights \"" + mode_ + "\" is none of per_head, averaged, key_sums");
   }
-  weights_ = make_dense(sizes, ScalarType::Float);
+  weights_ = make_dense(sizes, ScalarType::Float, mode_.empty() ? 0 : spare_columns);
   if (!mode_.empty()) group_.weights.data = data_of(*weights_);
   group_.weights_rows = rows_list_.data<int64_t>();
   group_.num_weights_rows = rows_list_.count();

@@ -214,10 +214,18 @@ Tensor make_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>
   return Tensor(handle);
 }
 
-Tensor make_dense(const std::vector<int64_t>& sizes, ScalarType dtype) {
+Tensor make_dense(const std::vector<int64_t>& sizes, ScalarType dtype, int64_t spare) {
   std::vector<int64_t> strides(sizes.size(), 1);
   for (size_t i = sizes.size(); i-- > 1;) strides[i - 1] = strides[i] * (sizes[i] > 1 ? sizes[i] : 1);
-  return make_tensor(sizes, strides, dtype);
+  if (spare == 0) return make_tensor(sizes, strides, dtype);
+  int64_t elements = sizes.back() + spare;
+  for (size_t i = 0; i + 1 < sizes.size(); ++i) elements *= sizes[i];
+  const Tensor memory = make_tensor({elements}, {1}, dtype);
+  AtenTensorHandle handle = nullptr;
+  const auto status = aoti_torch__reinterpret_tensor(memory.get(), static_cast<int64_t>(sizes.size()), sizes.data(),
+                                                     strides.data(), 0, &handle);
+  if (status != TORCH_SUCCESS) fail("torch could not make a view of a result");
+  return Tensor(handle);
 }
 
 MaskStrides mask_strides(const Tensor& mask, const MaskExtent& extent, const char* name) {

@@ -61,7 +61,8 @@ struct Rows {
 
 // A new tensor with these strides.
 Tensor make_tensor(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, ScalarType dtype);
-Tensor make_dense(const std::vector<int64_t>& sizes, ScalarType dtype);
+// `spare` > 0: the memory has room for a last dimension that is greater by so much.
+Tensor make_dense(const std::vector<int64_t>& sizes, ScalarType dtype, int64_t spare = 0);
 
 struct MaskExtent {
   int64_t batch = 0, heads = 0, queries = 0, keys = 0;

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 from . import _fakes as _fakes
+from ._convert import Conversion, convert
 from ._library import library_folder, target
+from ._linear import Linear
+from ._multihead import MultiheadAttention
 
-__all__ = ["library_folder", "target"]
+__all__ = ["Conversion", "Linear", "MultiheadAttention", "convert", "library_folder", "target"]

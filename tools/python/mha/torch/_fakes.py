@@ -92,3 +92,73 @@ def _attention_with_weights(
     elif options.get("key_offsets") is not None and options.get("weights") is not None:
         columns = torch.library.get_ctx().new_dynamic_size()  # the longest item, which depends on the offsets' values
     return (output, *results(query, query.shape[1], query.shape[2], columns, options))
+
+
+@torch.library.register_fake("mha::linear_pack")
+def _linear_pack(weight: torch.Tensor, *_: Any, **_options: Any) -> torch.Tensor:
+    return weight.new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.uint8)
+
+
+@torch.library.register_fake("mha::layer_pack")
+def _layer_pack(
+    _in_proj: Any, _query: Any, _key: Any, _value: Any, output_weight: torch.Tensor, *_: Any, **_options: Any
+) -> torch.Tensor:
+    return output_weight.new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.uint8)
+
+
+@torch.library.register_fake("mha::linear")
+def _linear(
+    input: torch.Tensor, packed: torch.Tensor, out_features: Size, *, out_dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    refuse_gradient(input)
+    return input.new_empty((*input.shape[:-1], out_features), dtype=out_dtype or input.dtype)
+
+
+def _layer_output(
+    query: torch.Tensor, out_dim: Size, tokens_first: bool, out_dtype: torch.dtype | None
+) -> torch.Tensor:
+    batch, tokens, _ = query.shape
+    dtype = out_dtype or query.dtype
+    if tokens_first:
+        return query.new_empty((tokens, batch, out_dim), dtype=dtype).transpose(0, 1)
+    return query.new_empty((batch, tokens, out_dim), dtype=dtype)
+
+
+@torch.library.register_fake("mha::layer")
+def _layer(
+    query: torch.Tensor,
+    key: torch.Tensor | None,
+    value: torch.Tensor | None,
+    packed: torch.Tensor,
+    out_dim: Size,
+    num_heads: Size,
+    *_: Any,
+    tokens_first: bool = False,
+    out_dtype: torch.dtype | None = None,
+    **_options: Any,
+) -> torch.Tensor:
+    refuse_gradient(query, key, value)
+    return _layer_output(query, out_dim, tokens_first, out_dtype)
+
+
+@torch.library.register_fake("mha::layer_with_weights")
+def _layer_with_weights(
+    query: torch.Tensor,
+    key: torch.Tensor | None,
+    value: torch.Tensor | None,
+    packed: torch.Tensor,
+    out_dim: Size,
+    num_heads: Size,
+    *_: Any,
+    added_keys: Size = 0,
+    tokens_first: bool = False,
+    out_dtype: torch.dtype | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    refuse_gradient(query, key, value)
+    output = _layer_output(query, out_dim, tokens_first, out_dtype)
+    columns: Size = (query if key is None else key).shape[1] + added_keys
+    unequal = options.get("key_offsets" if key is not None else "query_offsets") is not None
+    if unequal and options.get("weights") is not None:
+        columns = torch.library.get_ctx().new_dynamic_size()  # the longest item, which depends on the offsets' values
+    return (output, *results(query, num_heads, query.shape[1], columns, options))
