@@ -56,7 +56,7 @@ class Mask(torch.Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with torch._C.DisableTorchFunctionSubclass():
-            if func in _READS:
+            if func in SHAPE_READS:
                 return func(*args, **(kwargs or {}))
             return func(*map(_made, args), **{name: _made(value) for name, value in (kwargs or {}).items()})
 
@@ -68,7 +68,7 @@ def reads_of_shape() -> set[Any]:
     return getters | {torch.Tensor.dim, torch.Tensor.size, torch.Tensor.ndimension, torch.Tensor.numel, torch.Tensor.__len__}
 
 
-_READS = reads_of_shape()
+SHAPE_READS = reads_of_shape()
 
 
 def _made(argument: Any) -> Any:

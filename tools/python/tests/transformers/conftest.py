@@ -15,5 +15,6 @@ pytest.importorskip("mha.transformers")
 @pytest.fixture(autouse=True)
 def no_grad() -> Iterator[None]:
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # these models are too small for more
     with torch.no_grad():
         yield
