@@ -4,9 +4,20 @@
 from __future__ import annotations
 
 from . import _fakes as _fakes
+from ._attention import scaled_dot_product_attention
 from ._convert import Conversion, convert
 from ._library import library_folder, target
 from ._linear import Linear
 from ._multihead import MultiheadAttention
+from ._replace import replace_sdpa
 
-__all__ = ["Conversion", "Linear", "MultiheadAttention", "convert", "library_folder", "target"]
+__all__ = [
+    "Conversion",
+    "Linear",
+    "MultiheadAttention",
+    "convert",
+    "library_folder",
+    "replace_sdpa",
+    "scaled_dot_product_attention",
+    "target",
+]
