@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
-import mha.torch as _ops  # registers torch.ops.mha
+import mha.torch  # registers torch.ops.mha
 
 from . import _cache
 from ._masks import Mask, Pattern, attention_mask
@@ -17,7 +17,7 @@ from ._masks import Mask, Pattern, attention_mask
 Tensor = torch.Tensor
 _attention = torch.ops.mha.scaled_dot_product_attention.default
 _attention_with_weights = torch.ops.mha.scaled_dot_product_attention_with_weights.default
-__all__ = ["_ops", "attention_forward", "register"]
+_BF16_TARGETS = ("amx", "avx512_bf16")
 
 
 def options_of(pattern: Pattern) -> dict[str, Any]:
@@ -63,14 +63,14 @@ def attention_forward(
     s_aux: Tensor | None = None,
     position_bias: Tensor | None = None,
     output_attentions: bool = False,
-    arithmetic: str = "f32",
+    arithmetic: str = "auto",
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Attention as transformers calls it: query [B, H, Tq, D], key [B, Hkv, Tk, D] and value [B, Hkv, Tk, Dv].
 
     softcap, s_aux (logits of attention sinks) and position_bias (added to the scores) are computed inside the kernels.
     output_attentions: the attention weights [B, H, Tq, Tk] are returned, too.
-    arithmetic: "f32", or "bf16" for products of numbers rounded to bf16.
+    arithmetic: "auto", "f32" or "bf16", as register() says.
     Returns the output [B, Tq, H, Dv] and the weights or None.
     """
     if dropout:
@@ -83,6 +83,8 @@ def attention_forward(
         options["sink_logits"] = s_aux
     if position_bias is not None:
         options["attn_bias"] = position_bias
+    if arithmetic == "auto":
+        arithmetic = "bf16" if query.dtype is torch.bfloat16 and mha.torch.target() in _BF16_TARGETS else "f32"
     if arithmetic != "f32":
         options["arithmetic"] = arithmetic
     if isinstance(key, _cache.CachedRows):
@@ -96,14 +98,14 @@ def attention_forward(
     return _attention(query, key, value, **options).transpose(1, 2), None
 
 
-def register(name: str = "mha", arithmetic: str = "f32") -> None:
+def register(name: str = "mha", arithmetic: str = "auto") -> None:
     """Registers attention and masks under a name for attn_implementation.
 
-    arithmetic: "f32" computes with the given numbers, also where a model's tensors are bf16; "bf16" rounds to bf16 and
-    uses the CPU's instructions for it, where it has some.
+    arithmetic: "f32" computes with the given numbers, also where a model's tensors are bf16. "bf16" rounds to bf16 what
+    it multiplies. "auto" does so where the tensors are bf16 and the CPU has instructions for it, and else as "f32".
     """
-    if arithmetic not in ("f32", "bf16"):
-        raise ValueError(f'mha: arithmetic "{arithmetic}" is neither f32 nor bf16')
-    function = attention_forward if arithmetic == "f32" else partial(attention_forward, arithmetic=arithmetic)
+    if arithmetic not in ("auto", "f32", "bf16"):
+        raise ValueError(f'mha: arithmetic "{arithmetic}" is none of auto, f32, bf16')
+    function = attention_forward if arithmetic == "auto" else partial(attention_forward, arithmetic=arithmetic)
     AttentionInterface.register(name, function)
     AttentionMaskInterface.register(name, attention_mask)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -68,10 +68,10 @@ class Settings:
     value: mha.Storage | str | None
     page_size: int
     capacity: int
-    arithmetic: str
+    arithmetic: str | None
 
 
-class PagedLayer(CacheLayerMixin):  # type: ignore[misc]
+class PagedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """The keys and values of one layer. Row b of the batch is the sequence self.sequences[b] of the paged cache."""
 
     is_compileable = False
@@ -91,11 +91,11 @@ class PagedLayer(CacheLayerMixin):  # type: ignore[misc]
         return len(self.sequences)
 
     @property
-    def keys(self) -> CachedRows:
+    def keys(self) -> CachedRows:  # type: ignore[override]
         return self._rows(self.pages.head_dim)
 
     @property
-    def values(self) -> CachedRows:
+    def values(self) -> CachedRows:  # type: ignore[override]
         return self._rows(self.pages.value_head_dim)
 
     def _rows(self, width: int) -> CachedRows:
@@ -135,16 +135,16 @@ class PagedLayer(CacheLayerMixin):  # type: ignore[misc]
         """Appends tokens [B, Hkv, T, D]. Returns what stands for all keys and all values."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        append: Callable[[], None] = lambda: self.pages.append(  # noqa: E731
-            key_states, value_states, sequences=self._chosen, layout="bhtd", context=context()
-        )
         try:
-            append()
+            self._append(key_states, value_states)
         except mha.CacheFullError:
             self._move(len(self.sequences), 2 * (self.length + key_states.shape[2]))
-            append()
+            self._append(key_states, value_states)
         self.length += int(key_states.shape[2])
         return self.keys, self.values
+
+    def _append(self, key: Tensor, value: Tensor) -> None:
+        self.pages.append(key, value, sequences=self._chosen, layout="bhtd", context=context())
 
     def _move(self, sequences: int, tokens: int) -> None:
         """Moves the rows into new pages with room for this many sequences and tokens of each."""
@@ -166,7 +166,6 @@ class PagedLayer(CacheLayerMixin):  # type: ignore[misc]
             query.transpose(1, 2),
             cache=self.pages,
             context=context(),
-            arithmetic=self.settings.arithmetic,  # type: ignore[arg-type]
             **self._arguments(options),
         )
         return found
@@ -188,7 +187,8 @@ class PagedLayer(CacheLayerMixin):  # type: ignore[misc]
             options["sink_logits"] = options["sink_logits"].float()
         if self._chosen is not None:
             given["sequences"] = self._chosen
-        options.pop("arithmetic", None)
+        if self.settings.arithmetic is not None:
+            options["arithmetic"] = self.settings.arithmetic
         return {**given, **options}
 
     def select(self, rows: Sequence[int]) -> None:
@@ -249,14 +249,14 @@ class PagedLayer(CacheLayerMixin):  # type: ignore[misc]
         raise NotImplementedError("mha: pages are in the CPU's memory, from where nothing is offloaded")
 
 
-class Cache(transformers.Cache):  # type: ignore[misc]
+class Cache(transformers.Cache):
     """Keys and values in pages of the library, for models with attn_implementation="mha".
 
     key, value: how they are stored: "f32", "f16", "bf16", "i8", "u8", "i4", "u4", or an mha.Storage; None: as the model
         computes them. value None: as key.
     page_size: tokens in a page; 0: 64.
     capacity: tokens of all rows of the batch together for which each layer has room at first; it doubles when full.
-    arithmetic: "f32"; "bf16" rounds what attention multiplies to bf16; "int8" needs keys and values "i8".
+    arithmetic: None: that of attn_implementation. Else "f32", "bf16", or "int8", which needs keys and values "i8".
 
     A step copies nothing but the new tokens. Beam search shares pages between beams. crop() and copy.deepcopy() work, too.
     """
@@ -268,7 +268,7 @@ class Cache(transformers.Cache):  # type: ignore[misc]
         *,
         page_size: int = 0,
         capacity: int = 0,
-        arithmetic: str = "f32",
+        arithmetic: str | None = None,
     ) -> None:
         settings = Settings(key, value or key, page_size, capacity, arithmetic)
         super().__init__(layer_class_to_replicate=partial(PagedLayer, settings))  # type: ignore[arg-type]
@@ -276,4 +276,4 @@ class Cache(transformers.Cache):  # type: ignore[misc]
     @property
     def used_bytes(self) -> int:
         """Bytes of the pages that hold tokens, of all layers."""
-        return sum(layer.pages.used_bytes for layer in self.layers if layer.is_initialized)
+        return sum(layer.pages.used_bytes for layer in self.layers if isinstance(layer, PagedLayer) and layer.is_initialized)

@@ -168,12 +168,13 @@ def attention_mask(
 
     None stands for causality where the first query stands at the first key, and the skip is allowed.
     """
-    sizes = {"batch_size": batch_size, "q_length": q_length, "kv_length": kv_length}
-    make = partial(
+    make: Callable[..., Any] = partial(
         masking_utils.sdpa_mask,
-        **sizes,
-        q_offset=q_offset,
-        kv_offset=kv_offset,
+        batch_size,
+        q_length,
+        kv_length,
+        q_offset,  # type: ignore[arg-type]  # a static cache gives a tensor
+        kv_offset,
         mask_function=mask_function,
         attention_mask=attention_mask,
         use_vmap=use_vmap,
@@ -184,7 +185,8 @@ def attention_mask(
     if not (use_vmap or is_tracing(attention_mask) or is_tracing(q_offset)):
         pattern = pattern_of(mask_function, Pattern(offset=int(q_offset) - kv_offset))
     if pattern is None:
-        return make(allow_is_causal_skip=allow_is_causal_skip, allow_is_bidirectional_skip=allow_is_bidirectional_skip)
+        made: Tensor | None = make(allow_is_causal_skip=allow_is_causal_skip, allow_is_bidirectional_skip=allow_is_bidirectional_skip)
+        return made
     pattern = simplified(with_padding(pattern, attention_mask, q_length, kv_length, kv_offset), q_length, kv_length)
     if pattern == Pattern(causal=True) and allow_is_causal_skip:
         return None

@@ -39,9 +39,7 @@ def gemma3() -> Any:
 
 
 def gpt_oss() -> Any:
-    config = tf.GptOssConfig(
-        **GROUPED, head_dim=16, sliding_window=12, layer_types=SLIDING, num_local_experts=4, num_experts_per_tok=2
-    )
+    config = tf.GptOssConfig(**GROUPED, head_dim=16, sliding_window=12, layer_types=SLIDING, num_local_experts=4, num_experts_per_tok=2)
     return tf.GptOssForCausalLM(config)
 
 

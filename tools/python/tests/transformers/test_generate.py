@@ -35,9 +35,7 @@ def assert_same(family: Family, *inputs: Tensor, **options: Any) -> None:
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
 def test_left_padding(name: str, cache: str) -> None:
     """The prompts and what follows are longer than the sliding windows."""
-    assert_same(
-        DECODERS[name], tokens(3, 20), attention_mask=padded(LENGTHS, 20, "left"), cache_implementation=cache
-    )
+    assert_same(DECODERS[name], tokens(3, 20), attention_mask=padded(LENGTHS, 20, "left"), cache_implementation=cache)
 
 
 @pytest.mark.parametrize("name", DECODERS)

@@ -121,9 +121,7 @@ def test_clip(side: str) -> None:
 
 def test_whisper() -> None:
     features, inputs = torch.randn(3, 16, 100), tokens(3, 30)
-    wanted, result = outputs(
-        Family(models.whisper), lambda model: model.model(features, decoder_input_ids=inputs).last_hidden_state
-    )
+    wanted, result = outputs(Family(models.whisper), lambda model: model.model(features, decoder_input_ids=inputs).last_hidden_state)
     assert_close(wanted, result)
 
 
