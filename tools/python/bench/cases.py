@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -75,10 +76,18 @@ def switched(model: Any, implementation: str, step: Step) -> Step:
     return run
 
 
+def converted(model: Any, weights: str | None) -> Any:
+    result = mha.torch.convert(model, weights)
+    assert result.converted
+    return result.module
+
+
 def forwards(make: Callable[[], Any], **inputs: Any) -> dict[str, Step]:
-    """transformers' sdpa and mha in f32."""
+    """transformers' sdpa and mha in f32, also with packed linear layers."""
     model = seeded(make, "sdpa")
-    return {name: switched(model, name, lambda: model(**inputs)) for name in ("sdpa", "mha")}
+    packed = converted(seeded(make, "mha"), None)
+    steps = {name: switched(model, name, lambda: model(**inputs)) for name in ("sdpa", "mha")}
+    return {**steps, "mha, packed": lambda: packed(**inputs)}
 
 
 def bert(batch: int, length: int, side: str | None = None) -> dict[str, Step]:
@@ -90,25 +99,21 @@ def bert(batch: int, length: int, side: str | None = None) -> dict[str, Step]:
     return forwards(bert_model, **inputs)
 
 
-def converted(model: Any, weights: str) -> Any:
-    result = mha.torch.convert(model, weights)
-    assert result.converted
-    return result.module
-
-
 def prefill(length: int) -> dict[str, Step]:
-    return forwards(llama_model, input_ids=ids(1, length), use_cache=False, logits_to_keep=1)
+    return forwards(partial(llama_model, 1), input_ids=ids(1, length), use_cache=False, logits_to_keep=1)
 
 
 def prefill_in_fewer_bits(length: int) -> dict[str, Step]:
-    """torch in bf16; mha with packed linear layers of bf16 and int8."""
+    """torch in bf16, and in f32 where it has no instructions for bf16; mha with packed linear layers of bf16 and int8."""
+    make = partial(llama_model, 1)
     inputs = {"input_ids": ids(1, length), "use_cache": False, "logits_to_keep": 1}
     models = {
-        "torch bf16": seeded(llama_model, "sdpa", torch.bfloat16),
-        "mha bf16": converted(seeded(llama_model, "mha", torch.bfloat16), "bf16"),
-        "mha int8": converted(seeded(llama_model, "mha"), "int8"),
+        "torch bf16": seeded(make, "sdpa", torch.bfloat16),
+        "torch f32": seeded(make, "sdpa"),
+        "mha bf16": converted(seeded(make, "mha", torch.bfloat16), "bf16"),
+        "mha int8": converted(seeded(make, "mha"), "int8"),
     }
-    return {name: (lambda model=model: model(**inputs)) for name, model in models.items()}
+    return {name: partial(model, **inputs) for name, model in models.items()}
 
 
 def decode_step(model: Any, context: int, cache: Any) -> Step:
@@ -137,8 +142,10 @@ def decode_in_fewer_bits(context: int) -> dict[str, Step]:
     torch_bf16 = seeded(llama_model, "sdpa", torch.bfloat16)
     int8 = converted(seeded(llama_model, "mha"), "int8")
     bf16 = converted(seeded(llama_model, "mha", torch.bfloat16), "bf16")
+    torch_f32 = seeded(llama_model, "sdpa")
     return {
         "torch bf16": decode_step(torch_bf16, context, tf.DynamicCache()),
+        "torch f32": decode_step(torch_f32, context, tf.DynamicCache()),
         "mha bf16": decode_step(bf16, context, mha.transformers.Cache("bf16")),
         "mha int8": decode_step(int8, context, mha.transformers.Cache("i8", arithmetic="int8")),
     }

@@ -75,7 +75,9 @@ def attention_forward(
     """
     if dropout:
         raise ValueError(f"mha: dropout is {dropout}, but mha has none: call model.eval()")
-    options = mask_options(module, attention_mask, is_causal, query.shape[2], key.shape[2])
+    cached = key.layer if isinstance(key, _cache.CachedRows) else None
+    keys = key.shape[2] if cached is None else cached.length
+    options = mask_options(module, attention_mask, is_causal, query.shape[2], keys)
     options["scale"] = scaling
     if softcap:
         options["softcap"] = softcap
@@ -87,10 +89,10 @@ def attention_forward(
         arithmetic = "bf16" if query.dtype is torch.bfloat16 and mha.torch.target() in _BF16_TARGETS else "f32"
     if arithmetic != "f32":
         options["arithmetic"] = arithmetic
-    if isinstance(key, _cache.CachedRows):
+    if cached is not None:
         if output_attentions:
             raise NotImplementedError("mha: output_attentions is not available with mha.transformers.Cache: use a DynamicCache")
-        return key.attend(query, options), None
+        return cached.attend(query, options), None
     if output_attentions:
         output, weights, _ = _attention_with_weights(query, key, value, weights="per_head", **options)
         return output.transpose(1, 2), weights

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,12 @@ def context() -> mha.Context:
     return found
 
 
+@cache
+def _zero(dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False):  # a tensor of inference mode could not be used outside it
+        return torch.zeros((), dtype=dtype)
+
+
 class CachedRows(torch.Tensor):
     """Stands for the keys, or the values, of a layer [B, Hkv, T, D], and has only their shape and dtype."""
 
@@ -44,7 +50,7 @@ class CachedRows(torch.Tensor):
 
     @staticmethod
     def of(layer: PagedLayer, sizes: tuple[int, int, int, int], dtype: torch.dtype) -> CachedRows:
-        rows = torch.zeros((), dtype=dtype).expand(sizes).as_subclass(CachedRows)
+        rows = _zero(dtype).expand(sizes).as_subclass(CachedRows)
         rows.layer = layer
         return rows
 
@@ -54,10 +60,6 @@ class CachedRows(torch.Tensor):
             raise RuntimeError(_REFUSAL)
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **(kwargs or {}))
-
-    def attend(self, query: Tensor, options: dict[str, Any]) -> Tensor:
-        """Attention [B, Tq, H, Dv] of a query [B, H, Tq, D]; options as those of the attention op."""
-        return self.layer.attend(query, options)
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,8 @@ class PagedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
             self._move(len(self.sequences), 2 * (self.length + key_states.shape[2]))
             self._append(key_states, value_states)
         self.length += int(key_states.shape[2])
-        return self.keys, self.values
+        keys = self.keys
+        return keys, keys if self.head_dim == self.value_head_dim else self.values
 
     def _append(self, key: Tensor, value: Tensor) -> None:
         self.pages.append(key, value, sequences=self._chosen, layout="bhtd", context=context())
@@ -162,6 +165,7 @@ class PagedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         return twin
 
     def attend(self, query: Tensor, options: dict[str, Any]) -> Tensor:
+        """Attention [B, Tq, H, Dv] of a query [B, H, Tq, D]; options as those of the attention op."""
         found: Tensor = mha.attention(
             query.transpose(1, 2),
             cache=self.pages,

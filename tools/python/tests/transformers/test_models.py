@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import models
 import pytest
 import torch
+import transformers
 from models import DECODERS, Family, made, padded, tokens
+
+import mha.transformers
 
 TOLERANCE = 5e-6  # of results of the order of 1
 LENGTHS = [40, 23, 7]
@@ -156,3 +160,41 @@ def test_dropout_is_refused() -> None:
     model.set_attn_implementation("mha")
     with pytest.raises(ValueError, match="call model.eval"):
         model(tokens(1, 5))
+
+
+def test_from_pretrained(tmp_path: Path) -> None:
+    """The name is taken where a model is loaded, also by the parts of a composite model."""
+    made(Family(models.clip)).save_pretrained(tmp_path)
+    model = transformers.AutoModel.from_pretrained(tmp_path, attn_implementation="mha")
+    assert model.config.text_config._attn_implementation == model.config.vision_config._attn_implementation == "mha"
+    assert model.vision_model.config._attn_implementation == "mha"
+
+
+@pytest.mark.parametrize("arithmetic", ["auto", "f32", "bf16"])
+def test_bf16(arithmetic: str) -> None:
+    """A model in bf16: attention differs from that in f32 by roundings to bf16 alone."""
+    mha.transformers.register("mha_for_test", arithmetic=arithmetic)
+    inputs, mask = tokens(3, 40), padded(LENGTHS, 40, "left")
+    model = made(DECODERS["llama"])
+    wanted = model.model(inputs, attention_mask=mask).last_hidden_state[mask.bool()]
+    model.bfloat16().set_attn_implementation("mha_for_test")
+    result = model.model(inputs, attention_mask=mask).last_hidden_state[mask.bool()]
+    assert result.dtype == torch.bfloat16
+    assert (wanted - result).norm() <= 0.02 * wanted.norm()
+
+
+def test_bad_arithmetic() -> None:
+    with pytest.raises(ValueError, match="none of auto, f32, bf16"):
+        mha.transformers.register("mha_for_test", arithmetic="int4")
+
+
+@pytest.mark.parametrize("cache", [None, mha.transformers.Cache])
+def test_threads(cache: Any) -> None:
+    """torch's number of threads is that of attention, too, and changes no bit of attention."""
+    model = made(DECODERS["llama"])
+    model.set_attn_implementation("mha")
+    results = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        results.append(model.model(tokens(2, 150), cache=cache() if cache else None).last_hidden_state)
+    assert (results[0] - results[1]).abs().max() <= TOLERANCE
