@@ -5,7 +5,7 @@
 
 Each round runs every variant of a case once, in turn, so that a change of the machine's speed meets all alike. A ratio
 is the median over rounds of (time of the baseline / time of the variant in the same round): above 1, mha is faster.
-Results are merged into the file, from which plot.py draws.
+Rounds are added to those that the file has of earlier runs on the same machine; plot.py draws from it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from cases import CASES, Case
 import mha.torch
 
 
-def measure(case: Case, seconds: float, rounds: int, threads: int) -> dict[str, Any]:
+def measure(case: Case, seconds: float, rounds: int, threads: int) -> dict[str, list[float]]:
+    """Milliseconds of every round, for each variant."""
     # With one thread its CPU time is taken, which leaves out the time that other processes take from it.
     clock = time.thread_time if threads == 1 else time.perf_counter
     steps = case.variants()
@@ -37,16 +38,23 @@ def measure(case: Case, seconds: float, rounds: int, threads: int) -> dict[str, 
         for name in names:
             begin = clock()
             steps[name]()
-            times[name].append(clock() - begin)
+            times[name].append(round(1e3 * (clock() - begin), 3))
+    return times
+
+
+def summary(case: Case, times: dict[str, list[float]], threads: int) -> dict[str, Any]:
     ratios = {name: [a / b for a, b in zip(times[case.baseline], found)] for name, found in times.items()}
     return {
         "title": case.title,
         "bar": case.bar,
         "baseline": case.baseline,
+        "target": mha.torch.target(),
+        "threads": threads,
         "rounds": len(times[case.baseline]),
-        "milliseconds": {name: 1e3 * statistics.median(found) for name, found in times.items()},
+        "milliseconds": {name: statistics.median(found) for name, found in times.items()},
         "ratio": {name: statistics.median(found) for name, found in ratios.items()},
-        "quartiles": {name: statistics.quantiles(found, n=4)[::2] for name, found in ratios.items()},
+        "quartiles": {name: statistics.quantiles(found * 2, n=4)[::2] for name, found in ratios.items()},
+        "times": times,
     }
 
 
@@ -54,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", choices=[[], *CASES], help="default: all")
     parser.add_argument("--seconds", type=float, default=30, help="of each case, models not counted")
-    parser.add_argument("--rounds", type=int, default=5, help="at least this many")
+    parser.add_argument("--rounds", type=int, default=2, help="at least this many")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--results", type=Path)
     arguments = parser.parse_args()
@@ -64,9 +72,10 @@ def main() -> None:
         found = json.loads(arguments.results.read_text())
     with torch.inference_mode():
         for name in arguments.cases or CASES:
-            result = measure(CASES[name], arguments.seconds, arguments.rounds, arguments.threads)
-            result["target"], result["threads"] = mha.torch.target(), arguments.threads
-            found[name] = result
+            times = measure(CASES[name], arguments.seconds, arguments.rounds, arguments.threads)
+            for variant, earlier in found.get(name, {"times": {}})["times"].items():
+                times[variant] = earlier + times[variant]
+            found[name] = result = summary(CASES[name], times, arguments.threads)
             columns = ", ".join(
                 f"{variant} {result['milliseconds'][variant]:.1f} ms ({result['ratio'][variant]:.2f})" for variant in result["ratio"]
             )

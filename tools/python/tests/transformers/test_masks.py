@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from models import DECODERS, made, padded, tokens
 from transformers import masking_utils as hf
 
@@ -131,3 +132,15 @@ def test_compiled() -> None:
     compiled = torch.compile(model.model, backend="aot_eager")
     result = compiled(inputs, attention_mask=mask, use_cache=False).last_hidden_state
     assert (result - wanted)[mask.bool()].abs().max() <= 5e-6
+
+
+def test_compiled_generate() -> None:
+    """generate() with a static cache compiles the steps after the prompt."""
+    model = made(DECODERS["llama"])
+    model.set_attn_implementation("mha")
+    inputs, options = tokens(3, 20), {"attention_mask": padded([20, 13, 6], 20, "left"), "max_new_tokens": 6}
+    wanted = model.generate(inputs, do_sample=False, **options)
+    config = transformers.CompileConfig(backend="aot_eager", mode=None)
+    config._compile_all_devices = True  # not only on GPUs
+    result = model.generate(inputs, do_sample=False, cache_implementation="static", compile_config=config, **options)
+    assert torch.equal(wanted, result)
