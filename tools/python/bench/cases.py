@@ -33,7 +33,7 @@ def seeded(make: Callable[[], Any], implementation: str, dtype: torch.dtype = to
 
 
 def bert_model() -> Any:
-    return tf.BertModel(tf.BertConfig(num_hidden_layers=2))  # Bert base but for the number of layers
+    return tf.BertModel(tf.BertConfig(num_hidden_layers=1))  # one layer of Bert base
 
 
 def llama_model(layers: int = 2) -> Any:
@@ -46,19 +46,19 @@ def llama_model(layers: int = 2) -> Any:
 
 def mistral_model() -> Any:
     config = tf.MistralConfig(
-        hidden_size=1024, intermediate_size=2816, num_hidden_layers=2, num_attention_heads=16, num_key_value_heads=4, vocab_size=8000,
+        hidden_size=1024, intermediate_size=2816, num_hidden_layers=1, num_attention_heads=16, num_key_value_heads=4, vocab_size=8000,
         sliding_window=512,
     )  # fmt: skip
     return tf.MistralForCausalLM(config)
 
 
 def vit_model() -> Any:
-    return tf.ViTModel(tf.ViTConfig(num_hidden_layers=2))
+    return tf.ViTModel(tf.ViTConfig(num_hidden_layers=1))
 
 
 def whisper_model() -> Any:
     return tf.WhisperModel(
-        tf.WhisperConfig(encoder_layers=2, decoder_layers=2, d_model=512, encoder_attention_heads=8, decoder_attention_heads=8)
+        tf.WhisperConfig(encoder_layers=1, decoder_layers=1, d_model=512, encoder_attention_heads=8, decoder_attention_heads=8)
     ).encoder
 
 

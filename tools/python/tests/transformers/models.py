@@ -103,11 +103,11 @@ def whisper() -> Any:
 
 
 def t5() -> Any:
-    config = tf.T5Config(
-        vocab_size=VOCABULARY, d_model=64, d_kv=16, d_ff=96, num_layers=2, num_heads=4, pad_token_id=0, eos_token_id=2,
-        decoder_start_token_id=0, initializer_factor=0.5,
-    )  # fmt: skip
-    return tf.T5ForConditionalGeneration(config)
+    sizes: dict[str, Any] = {
+        "vocab_size": VOCABULARY, "d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_heads": 4,
+        "pad_token_id": 0, "eos_token_id": 2, "decoder_start_token_id": 0, "initializer_factor": 0.5,
+    }  # fmt: skip
+    return tf.T5ForConditionalGeneration(tf.T5Config(**sizes))
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def test_bf16_model() -> None:
     """A model in bf16 has a cache of bf16, which loses nothing, and the same tokens."""
     model = ready(DECODERS["llama"]).bfloat16()
     inputs, mask = tokens(3, 20), padded([20, 13, 6], 20, "left")
-    cache = Cache()
+    cache: Any = Cache()
     wanted = model.generate(inputs, attention_mask=mask)
     assert torch.equal(model.generate(inputs, attention_mask=mask, cache=cache), wanted)
     assert "key='bf16'" in repr(cache.layers[0].pages)
@@ -99,7 +99,7 @@ def test_encoder_decoder(name: str, beams: int) -> None:
     else:
         inputs, options = torch.randn(3, 16, 100), {}
     wanted = model.generate(inputs, num_beams=beams, **options)
-    cache = transformers.EncoderDecoderCache(Cache(), Cache())
+    cache: Any = transformers.EncoderDecoderCache(Cache(), Cache())
     assert torch.equal(model.generate(inputs, num_beams=beams, cache=cache, **options), wanted)
     assert cache.self_attention_cache.used_bytes > 0 and cache.cross_attention_cache.used_bytes > 0
 
@@ -115,7 +115,7 @@ def test_assisted() -> None:
 def test_crop_and_select() -> None:
     model = ready(DECODERS["llama"])
     inputs = tokens(2, 30)
-    cache = Cache(page_size=16)
+    cache: Any = Cache(page_size=16)
     model(inputs, cache=cache)
     cache.crop(-12)
     assert cache.get_seq_length() == 18

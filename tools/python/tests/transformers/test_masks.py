@@ -82,6 +82,7 @@ def test_static_cache(padding: str) -> None:
 
 @pytest.mark.parametrize("function", [hf.causal_mask_function, hf.sliding_window_causal_mask_function(4)])
 def test_packed(function: Any) -> None:
+    assert PACKED is not None
     function = hf.and_masks(hf.remap_positions_for_packed_sequence(function, POSITIONS), hf.packed_sequence_mask_function(PACKED))
     mask = assert_same_attention(20, 20, mask_function=function, allow_is_causal_skip=False)
     assert isinstance(mask, Mask) and mask.pattern.segments is not None
@@ -129,7 +130,7 @@ def test_compiled() -> None:
     model.set_attn_implementation("mha")
     inputs, mask = tokens(3, 20), padded([20, 13, 6], 20, "left")
     wanted = model.model(inputs, attention_mask=mask, use_cache=False).last_hidden_state
-    compiled = torch.compile(model.model, backend="aot_eager")
+    compiled: Any = torch.compile(model.model, backend="aot_eager")
     result = compiled(inputs, attention_mask=mask, use_cache=False).last_hidden_state
     assert (result - wanted)[mask.bool()].abs().max() <= 5e-6
 
@@ -140,7 +141,8 @@ def test_compiled_generate() -> None:
     model.set_attn_implementation("mha")
     inputs, options = tokens(3, 20), {"attention_mask": padded([20, 13, 6], 20, "left"), "max_new_tokens": 6}
     wanted = model.generate(inputs, do_sample=False, **options)
-    config = transformers.CompileConfig(backend="aot_eager", mode=None)
+    options_of_compiler: dict[str, Any] = {"backend": "aot_eager", "mode": None}
+    config: Any = transformers.CompileConfig(**options_of_compiler)
     config._compile_all_devices = True  # not only on GPUs
     result = model.generate(inputs, do_sample=False, cache_implementation="static", compile_config=config, **options)
     assert torch.equal(wanted, result)
