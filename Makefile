@@ -14,7 +14,7 @@ configure_with = cmake -S . -B $(BUILD) $(without) $(1) $(CMAKE_ARGS) --log-leve
 configure = $(call configure_with)
 build = cmake --build $(BUILD) -j $(JOBS)
 
-.PHONY: all demo demo-model demo-decode accuracy demo-mpi test bench bench-peers bench-compare check emulated size install clean help
+.PHONY: all demo demo-model demo-decode accuracy demo-mpi test bench bench-peers bench-compare check emulated size wheel test-python install clean help
 
 all: ## Build the library and the mha command line (the default)
 	@$(setup) build
@@ -69,6 +69,14 @@ bench-peers: ## Time mha beside torch, onnxruntime, openvino, oneDNN, MKL, OpenB
 
 bench-compare: ## Say what moved between two results: A=old.json B=new.json
 	@python3 bench/compare.py $(A) $(B)
+
+wheel: ## Build the Python wheel mha-cpu into build/wheel (PyPI; WHEEL_ARCH=aarch64 by the cross compiler)
+	@$(setup) build
+	@$(setup) wheel $(WHEEL_ARCH)
+	@tools/python/build_wheel.sh $(BUILD) $(WHEEL_ARCH)
+
+test-python: wheel ## Test the wheel in a clean environment, with torch and transformers (PyPI)
+	@tools/python/test_wheel.sh $(BUILD)
 
 check: ## Everything beyond the tests: sanitizers, other CPUs, symbols, style, mutants, fuzzing (about an hour)
 	@$(setup) build

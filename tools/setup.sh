@@ -10,6 +10,7 @@
 #   tools/setup.sh peers            what `make bench-peers` needs beyond that
 #   tools/setup.sh mpi              what `make demo-mpi` needs beyond that: OpenMPI, unless there is an MPI
 #   tools/setup.sh emulator         what `make emulated` needs beyond what `make test` needs
+#   tools/setup.sh wheel [machine]  what `make wheel` needs beyond what the build needs; for x86_64 or aarch64
 #   tools/setup.sh python [folder]  the Python environment of the oracles, in folder/venv (default build/venv)
 #   tools/setup.sh --print <group>  the packages of a group, one a line, whether they are there or not; installs nothing
 set -euo pipefail
@@ -111,6 +112,8 @@ group_test() {
   want_command python3 python3
   want_command pkg-config pkg-config
   want_command objdump binutils
+  # The tests of the Python package run on Debian's Python where that of PATH has not what they need.
+  there "$root/tools/python/find_python.sh" || missing+=(python3-numpy python3-pytest python3-hypothesis)
   local tools=${#missing[@]}
   want_header catch2 catch2/catch_all.hpp catch2/catch.hpp
   want_header libbenchmark-dev benchmark/benchmark.h
@@ -157,6 +160,15 @@ group_mpi() {
   install_missing
 }
 
+# The wheel of tools/python is built in a virtual environment of its own; that of another machine by the cross compiler.
+group_wheel() {
+  group_peers
+  if [ "${1:-$(uname -m)}" != "$(uname -m)" ]; then
+    want_command "$1-linux-gnu-g++" "g++-${1//_/-}-linux-gnu"
+    install_missing
+  fi
+}
+
 group_emulator() {
   want_command c++ g++
   want_command make make
@@ -180,9 +192,10 @@ if [ "${1:-}" = --print ]; then
 fi
 case ${1:-} in
   build | test | bench | check | peers | mpi | emulator) "group_$1" ;;
+  wheel) group_wheel "${2:-}" ;;
   python) group_python "${2:-}" ;;
   *)
-    sed -n '3,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '3,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     exit 2
     ;;
 esac

@@ -7,6 +7,7 @@ counts against mha.
 """
 
 import ctypes
+import sys
 from collections.abc import Callable
 from ctypes import byref, c_char_p, c_size_t, c_void_p
 from functools import partial
@@ -16,14 +17,17 @@ from typing import Any
 import numpy as np
 
 from arrays import bfloat16, empty, empty_like, widened
-from header import make_structs
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools" / "python"))
+from header import make_structs  # noqa: E402
 
 WEIGHTS_PER_HEAD = 1
 F32_ARITHMETIC, BF16_ARITHMETIC, INT8_ARITHMETIC = 0, 1, 2
 F32, F16, BF16, I8, I4 = 0, 1, 2, 3, 5
 DTYPES = {np.dtype(np.float32): F32, np.dtype(np.float16): F16, np.dtype(np.uint16): BF16}  # as in arrays.widened
 
-STRUCTS = make_structs(Path(__file__).resolve().parents[2] / "core" / "mha.h")
+STRUCTS = make_structs(ROOT / "core" / "mha.h")
 Error, ContextOptions = STRUCTS["mha_error"], STRUCTS["mha_context_options"]
 View, MutView = STRUCTS["mha_view"], STRUCTS["mha_mut_view"]
 AttentionArgs, LinearArgs, LayerArgs = (STRUCTS[f"mha_{name}_args"] for name in ("attention", "linear", "layer"))

@@ -1,13 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The version, and status names.
+#include "core/base/version.h"
 #include "core/mha.h"
 
-#define MHA_STRING_(x) #x
-#define MHA_STRING(x) MHA_STRING_(x)
-
-extern "C" const char* mha_version(void) {
-  return MHA_STRING(MHA_VERSION_MAJOR) "." MHA_STRING(MHA_VERSION_MINOR) "." MHA_STRING(MHA_VERSION_PATCH);
-}
+extern "C" const char* mha_version(void) { return mha::kVersion; }
 
 extern "C" int mha_version_number(void) {
   return MHA_VERSION_MAJOR * 10000 + MHA_VERSION_MINOR * 100 + MHA_VERSION_PATCH;

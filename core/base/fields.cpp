@@ -4,6 +4,8 @@
 
 #include <cstdio>
 
+#include "core/base/version.h"
+
 namespace mha {
 
 using ll = long long;
@@ -13,7 +15,7 @@ mha_status fail_reserved(const char* name, const char* field, int64_t index, mha
   if (index >= 0) snprintf(place, sizeof(place), "[%lld]", ll{index});
   return fail(error, MHA_ERR_ARGUMENT,
               "%s.%s%s is not 0: the caller was built for a newer mha than this one (%s), or the struct was not zeroed",
-              name, field, place, mha_version());
+              name, field, place, kVersion);
 }
 
 const char* dtype_name(int dtype) {

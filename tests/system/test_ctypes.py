@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The structs that bench/peers reads from core/mha.h have the layout that a C compiler gives them."""
+"""The structs that tools/python/header.py reads from core/mha.h have the layout that a C compiler gives them."""
 
 import ctypes
 import re
@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "bench" / "peers"))
+sys.path.insert(0, str(ROOT / "tools" / "python"))
 
 from header import make_structs  # noqa: E402
 

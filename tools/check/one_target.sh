@@ -5,15 +5,21 @@
 # An unknown name is refused. Builds without codes and without BF16 pass the tests that need none, and say why they
 # refuse them.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+verified=
 mapfile -t names < <(target_names "$(host_family)")
 for name in "${names[@]}"; do
   base=$(sed -n 's|^// base: ||p' "$root/simd/targets/$(host_family)/$name.cpp")  # which a target of few kernels needs
   make_build "only_$name" -DMHA_TARGETS="$name${base:+;$base}"
   build_targets "only_$name" mha_cli
-  built=$("$out/only_$name/tools/mha" info --json |
+  built=$(nm --defined-only --demangle "$out/only_$name/libmha.a" 2>/dev/null |
+    sed -n 's/.* mha::\([a-z0-9_]*\)::table$/\1/p' | sort | paste -sd' ')
+  [ "$built" = "$(printf '%s\n' $name $base | sort | paste -sd' ')" ] || fail "asked for $name, got: $built"
+  runnable_targets | grep -xF "$name${base:+$'\n'$base}" >/dev/null || continue
+  listed=$("$out/only_$name/tools/mha" info --json |
     python3 -c 'import json, sys; print(*[t["name"] for t in json.load(sys.stdin)["targets"]])')
-  [ "$built" = "$name${base:+ $base}" ] || fail "asked for $name, got: $built"
+  [ "$listed" = "$name${base:+ $base}" ] || fail "asked for $name, mha info says: $listed"
   "$out/only_$name/tools/mha" verify
+  verified+="${verified:+ }$name"
 done
 if make_build unknown_target -DMHA_TARGETS=quantum 2>"$out/unknown_target.txt"; then fail "unknown target accepted"; fi
 grep -q "unknown target 'quantum'" "$out/unknown_target.txt" || fail "unknown target: unclear message"
@@ -31,4 +37,4 @@ build_targets no_bf16 mha_tests
 if make_build no_bf16_target -DMHA_TARGETS="avx512;avx512_bf16" -DMHA_BF16=OFF 2>"$out/no_bf16_target.txt"; then
   fail "a target of bf16 in a build without BF16"
 fi
-echo "built alone: ${names[*]}; $baseline without codes; $best without BF16"
+echo "built alone: ${names[*]}; run: $verified; $baseline without codes; $best without BF16"

@@ -8,7 +8,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <random>
 #include <vector>
 
@@ -126,9 +125,6 @@ inline Called call(const Context& context, const Call& c, bool floats) {
   return made;
 }
 
-inline bool same_bits(const Buffer<float>& a, const Buffer<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
 // Of results as floats: in the same bits, or those rounded.
 inline bool same_bits(const Results& a, const Results& floats) {
   return a.output.are(floats.output.floats().data()) && same_bits(a.lse, floats.lse);

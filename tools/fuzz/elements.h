@@ -7,6 +7,7 @@
 #include <fuzzer/FuzzedDataProvider.h>
 #include <mha/mha.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -35,6 +36,12 @@ inline float float_of(std::uint32_t bits) {
   float x = 0;
   std::memcpy(&x, &bits, sizeof x);
   return x;
+}
+
+// Equal bits, where one NaN is as good as another.
+inline bool same_float(float a, float b) { return bits_of(a) == bits_of(b) || (std::isnan(a) && std::isnan(b)); }
+inline bool same_bits(const Buffer<float>& a, const Buffer<float>& b) {
+  return a.size() == b.size() && std::equal(a.data(), a.data() + a.size(), b.data(), same_float);
 }
 
 // To nearest even. A NaN keeps its sign and the upper bits of its payload, and is quiet.
@@ -116,7 +123,8 @@ class Elements {
   }
   // Whether element i is x, rounded.
   bool is(std::size_t i, float x) const {
-    return dtype_ == MHA_F32 ? bits_of(floats_[i]) == bits_of(x) : halves_[i] == rounded(dtype_, x);
+    if (dtype_ == MHA_F32) return same_float(floats_[i], x);
+    return halves_[i] == rounded(dtype_, x) || (std::isnan(x) && std::isnan(get(i)));
   }
   // Whether all are those of `values`.
   bool are(const float* values) const {

@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <random>
 
 #include "core/reference/reference.h"
@@ -32,6 +31,7 @@ using mha::fuzz::Elements;
 using mha::fuzz::Layout;
 using mha::fuzz::Problem;
 using mha::fuzz::RowCodes;
+using mha::fuzz::same_bits;
 using mha::fuzz::take;
 using mha::fuzz::Target;
 using mha::fuzz::targets;
@@ -93,10 +93,6 @@ void check_tensor(const Layout& layout, const Buffer<float>& got, const std::vec
   for (std::size_t place = 0; place < got.size(); ++place) {
     MHA_FUZZ_CHECK(is_element[place] || got[place] == kPoison, "%s: wrote to the gap at %zu", what, place);
   }
-}
-
-bool same_bits(const Buffer<float>& a, const Buffer<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
 }
 
 bool same_bits(const Results& a, const Results& b) {

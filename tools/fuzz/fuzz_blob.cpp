@@ -103,8 +103,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     std::vector<std::vector<std::uint8_t>> made;
     for (const bool bias : {false, true}) {
       for (const mha_dtype dtype : mha::fuzz::kDtypes) made.push_back(valid_blob(bias, dtype, MHA_ARITHMETIC_F32));
-      if (mha::fuzz::has_bf16(context())) made.push_back(valid_blob(bias, MHA_BF16, MHA_ARITHMETIC_BF16));
-      for (const mha_dtype dtype : {MHA_I8, MHA_U4}) made.push_back(valid_blob(bias, dtype, MHA_ARITHMETIC_F32));
+      const auto has = [](mha_arithmetic arithmetic) { return mha::fuzz::has_arithmetic(context(), arithmetic); };
+      if (has(MHA_ARITHMETIC_BF16)) made.push_back(valid_blob(bias, MHA_BF16, MHA_ARITHMETIC_BF16));
+      for (const mha_dtype dtype : {MHA_I8, MHA_U4}) {
+        made.push_back(valid_blob(bias, dtype, MHA_ARITHMETIC_F32));
+        if (has(MHA_ARITHMETIC_INT8)) made.push_back(valid_blob(bias, dtype, MHA_ARITHMETIC_INT8));
+      }
     }
     return made;
   }();

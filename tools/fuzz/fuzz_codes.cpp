@@ -8,7 +8,6 @@
 #include <mha/mha.hpp>
 
 #include <cmath>
-#include <cstring>
 #include <random>
 
 #include "tools/fuzz/code_tensor.h"
@@ -22,6 +21,8 @@ using mha::fuzz::Buffer;
 using mha::fuzz::check_ok;
 using mha::fuzz::CodeTensor;
 using mha::fuzz::Elements;
+using mha::fuzz::same_bits;
+using mha::fuzz::same_float;
 using mha::fuzz::take;
 using mha::fuzz::Target;
 using mha::fuzz::targets;
@@ -44,10 +45,6 @@ struct Results {
   Buffer<float> weights, lse;
 };
 
-bool same_bits(const Buffer<float>& a, const Buffer<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
-}
-
 Results attend(const Context& context, const Problem& p, const mha_view& key, const mha_view& value, mha_dtype output) {
   AttentionCall args = p.args;
   args.key = key, args.value = value;
@@ -67,7 +64,10 @@ Results attend(const Context& context, const Problem& p, const mha_view& key, co
 
 void check_same(const Results& got, const Results& want, const char* what) {
   for (std::size_t i = 0; i < got.output.size(); ++i)
-    MHA_FUZZ_CHECK(got.output.is(i, want.output.get(i)), "%s: element %zu of the output", what, i);
+    MHA_FUZZ_CHECK(got.output.is(i, want.output.get(i)),
+                   "%s: element %zu of the output is %.9g (%08x), not %.9g (%08x)", what, i,
+                   static_cast<double>(got.output.get(i)), mha::fuzz::bits_of(got.output.get(i)),
+                   static_cast<double>(want.output.get(i)), mha::fuzz::bits_of(want.output.get(i)));
   MHA_FUZZ_CHECK(same_bits(got.weights, want.weights) && same_bits(got.lse, want.lse), "%s: weights or log_sum_exp",
                  what);
 }
@@ -138,11 +138,11 @@ void check_row(const Context& context, const Problem& p, const CodeTensor& key, 
     MHA_FUZZ_CHECK(got.output.is(n, want.output.get(place + n)), "row %d alone: other bits", static_cast<int>(row));
   for (std::int64_t h = 0; h < a.num_heads; ++h) {
     const std::int64_t at = (b * a.num_heads + h) * a.query_len + i;
-    const bool same = std::memcmp(got.lse.data() + h, want.lse.data() + at, sizeof(float)) == 0;
-    const std::size_t bytes = got.weights.size() > 0 ? static_cast<std::size_t>(a.key_len) * sizeof(float) : 0;
-    MHA_FUZZ_CHECK(same && (bytes == 0 || std::memcmp(got.weights.data() + h * a.key_len,
-                                                      want.weights.data() + at * a.key_len, bytes) == 0),
-                   "row %d alone: other bits of weights or log_sum_exp", static_cast<int>(row));
+    const auto own = static_cast<std::size_t>(h * a.key_len), whole = static_cast<std::size_t>(at * a.key_len);
+    bool same = same_float(got.lse[static_cast<std::size_t>(h)], want.lse[static_cast<std::size_t>(at)]);
+    for (std::size_t j = 0; got.weights.size() > 0 && j < static_cast<std::size_t>(a.key_len); ++j)
+      same &= same_float(got.weights[own + j], want.weights[whole + j]);
+    MHA_FUZZ_CHECK(same, "row %d alone: other bits of weights or log_sum_exp", static_cast<int>(row));
   }
 }
 

@@ -33,8 +33,7 @@ HEAD = '''# SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
 import ctypes
-from ctypes import Structure, c_char_p, c_double, c_float, c_int, c_int32, c_int64, c_size_t, c_uint16, c_uint64, c_void_p
-from ctypes import c_char
+from ctypes import Structure, c_char, c_char_p, c_double, c_float, c_int, c_int64, c_size_t, c_uint16, c_uint64, c_void_p
 from typing import Any
 '''
 

@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from ctypes import byref, c_void_p
+from ctypes import byref, c_char_p, c_void_p, cast
 from typing import Literal
 
 from . import _abi as abi
@@ -45,8 +46,7 @@ class Context:
         options.num_threads = num_threads
         name = target.encode() if target is not None else None
         if name is not None:
-            self._name = name  # read during the call only, but ctypes keeps no reference
-            options.target = c_void_p_of(name)
+            options.target = cast(c_char_p(name), c_void_p).value  # read during the call only
         options.threading = number_of(_THREADING, threading, "threading")
         options.no_process_permissions = 0 if process_permissions else 1
         handle = c_void_p()
@@ -73,13 +73,6 @@ class Context:
         return f"mha.Context(num_threads={self.num_threads}, target={self.target!r})"
 
 
-def c_void_p_of(text: bytes) -> int:
-    """The address of zero-terminated text, valid while `text` lives."""
-    from ctypes import c_char_p, cast
-
-    return cast(c_char_p(text), c_void_p).value or 0
-
-
 _default: Context | None = None
 _lock = threading.Lock()
 
@@ -98,6 +91,17 @@ def set_default_context(context: Context | None) -> None:
     """Sets the context of calls that are given none; None: a new one of all defaults when it is needed."""
     global _default
     _default = context
+
+
+def _make_new_in_child() -> None:
+    """The threads of a pool are not in the child of a fork: its calls get a new context. The old one stays, unused."""
+    global _default
+    _of_parents.append(_default)
+    _default = None
+
+
+_of_parents: list[Context | None] = []
+os.register_at_fork(after_in_child=_make_new_in_child)
 
 
 def handle_of(context: Context | None) -> int | None:

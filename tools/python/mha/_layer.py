@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from ctypes import addressof, byref, c_void_p
 from typing import TYPE_CHECKING, Any, Literal
@@ -237,6 +238,8 @@ class _Widths:
     def __init__(self, config: abi.mha_layer_config) -> None:
         width, heads = config.embed_dim, config.num_heads
         kv_heads = config.num_kv_heads or heads
+        if not config.head_dim and heads > 0 and width % heads:
+            raise ValueError(f"embed_dim is {width}: not a multiple of num_heads ({heads}), so give head_dim")
         head_dim = config.head_dim or (width // heads if heads > 0 else 0)
         value_dim = config.value_head_dim or head_dim
         query, key, value = heads * head_dim, kv_heads * head_dim, kv_heads * value_dim

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from ctypes import addressof, c_int64
 from dataclasses import dataclass
@@ -419,7 +420,7 @@ def longest(offsets: Any, name: str) -> int:
     if not isinstance(offsets, (list, tuple)):
         given = numbers(offsets, name, I64, tensor(offsets, name).shape)
         offsets = (c_int64 * given.shape[0]).from_address(given.data)[:] if given.shape and given.data else []
-    return max((int(end) - int(begin) for begin, end in zip(offsets, offsets[1:])), default=0)
+    return max((int(end) - int(begin) for begin, end in itertools.pairwise(offsets)), default=0)
 
 
 def cache_lengths(cache: Cache, sequences: Any, batch: int) -> list[int]:

@@ -172,7 +172,7 @@ def fill_source(view: abi.mha_view, given: Any, name: str, axes: tuple[int, int,
         keep.append(found.owner)
         return found
     found = code_tensor(given, name)
-    fill_view(view, found, name, axes)
+    fill_view(view, found, name, axes, codes=True)
     keep.append(found.owner)
     if found.dtype not in BLOCK_BYTES:
         quant = abi.mha_quant()

@@ -99,8 +99,8 @@ def dtype_name(number: int) -> str:
 
 
 def _refused(name: str, dtype: str) -> TypeError:
-    hint = "float32, float16 and bfloat16 (ml_dtypes for numpy), int8 and uint8 codes"
-    return TypeError(f"{name} is {dtype}; mha takes {hint}: convert it first, for example {name}.astype(numpy.float32)")
+    hint = "float32, float16 and bfloat16 (ml_dtypes for numpy)"
+    return TypeError(f"{name} is {dtype}; mha takes {hint} here: convert it first, for example {name}.astype(numpy.float32)")
 
 
 def _numpy_dtype(dtype: Any, name: str) -> int:
@@ -234,11 +234,15 @@ def stride_of(size: int, stride: int) -> int:
     return stride if stride else abi.MHA_BROADCAST
 
 
-def fill_view(view: Any, given: Tensor, name: str, axes: tuple[int, int, int]) -> None:
-    """Fills an mha_view or mha_mut_view from a tensor whose axes (b, t, h) are given; -1: it has no such axis."""
+def fill_view(view: Any, given: Tensor, name: str, axes: tuple[int, int, int], codes: bool = False) -> None:
+    """Fills an mha_view or mha_mut_view from a tensor whose axes (b, t, h) are given; -1: it has no such axis. `codes`: it
+    may have codes."""
     data, dtype, shape, strides, _ = given
-    if dtype >= BOOL:
+    if dtype > abi.MHA_BF16 and (not codes or dtype >= BOOL):
         raise _refused(name, dtype_name(dtype))
+    if 0 in shape:  # numpy's strides are 0 then; the library reads nothing
+        view.data, view.dtype = data, dtype
+        return
     if shape[-1] > 1 and strides[-1] != 1:
         raise ValueError(f"{name} has a stride of {strides[-1]} along its last dimension, which must be dense: copy it first")
     view.data = data
@@ -270,6 +274,8 @@ def numbers(values: Any, name: str, dtype: int, shape: tuple[int, ...]) -> Tenso
 
 
 def is_dense(given: Tensor) -> bool:
+    if 0 in given.shape:
+        return True
     step = 1
     for size, stride in zip(reversed(given.shape), reversed(given.strides)):
         if size > 1 and stride != step:

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,8 +23,9 @@ class Verified(NamedTuple):
 
 
 def command() -> Path:
-    """The `mha` command beside the library."""
-    return library_folder() / "mha"
+    """The `mha` command: beside the library, or what MHA_COMMAND names."""
+    given = os.environ.get("MHA_COMMAND")
+    return Path(given) if given else library_folder() / "mha"
 
 
 def verify(quick: bool = True, target: str | None = None) -> Verified:
@@ -46,5 +47,4 @@ def main() -> int:
 
 def include_folder() -> str:
     """The folder of <mha/mha.h>, for programs that link the wheel's libmha."""
-    given = Path(__file__).parent / "include"
-    return str(given if given.exists() else Path(sysconfig.get_paths()["include"]))
+    return str(Path(__file__).parent / "include")

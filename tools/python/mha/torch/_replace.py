@@ -45,7 +45,7 @@ class _Active(threading.local):
 _active = _Active()
 
 
-class replace_sdpa(TorchFunctionMode):  # noqa: N801  # used as a function
+class replace_sdpa(TorchFunctionMode):  # used as a function
     """with replace_sdpa() as replaced: ...
 
     Within the block and in its thread, mha computes torch.nn.functional.scaled_dot_product_attention, also inside
@@ -64,7 +64,7 @@ class replace_sdpa(TorchFunctionMode):  # noqa: N801  # used as a function
         _active.stack.append(self)
         return self
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, *exception: object) -> None:
         _active.stack.pop()
         super().__exit__(*exception)
 

@@ -12,7 +12,7 @@ import torch
 import mha.torch
 
 pytest.importorskip("expecttest")  # torch.testing._internal needs it
-from torch.testing._internal.common_methods_invocations import op_db  # noqa: E402
+from torch.testing._internal.common_methods_invocations import op_db
 
 Tensor = torch.Tensor
 # Error relative to the largest result, and its floor: rounding of the result to the dtype.
