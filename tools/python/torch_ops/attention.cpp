@@ -92,6 +92,7 @@ Tensor Call::make_output() const {
 
 Tensor Call::run(Results* results) {
   refuse_gradient(query_, key_, value_);
+  refuse_gradient({&key_codes_.scales, &key_codes_.zeros, &value_codes_.scales, &value_codes_.zeros});
   set_rows();
   Extent extent;
   extent.num_heads = query_rows_.heads;

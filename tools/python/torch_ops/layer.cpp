@@ -134,6 +134,7 @@ Tensor Call::make_output() const {
 
 Tensor Call::run(Results* results) {
   refuse_gradient(query_, key_ ? *key_ : query_, value_ ? *value_ : query_);
+  refuse_gradient({&key_norm_});
   const LayerHandle layer = map_layer(packed_);
   mha_layer_config config = {};
   mha_layer_get_config(layer.get(), &config);

@@ -10,6 +10,13 @@ void target_op(StableIValue* stack, uint64_t /*num_args*/, uint64_t /*num_output
   stack[0] = torch::stable::detail::from(std::string(mha_context_target(context)));
 }
 
+// What a process without Python has instead of the implementation in Python.
+void requires_grad_op(StableIValue* stack, uint64_t /*num_args*/, uint64_t /*num_outputs*/) {
+  mha_torch::Stack reader(stack);
+  for (int i = 0; i < 3; ++i) reader.next<mha_torch::Tensor>();
+  stack[0] = torch::stable::detail::from(false);
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY(mha, library) {
@@ -21,7 +28,7 @@ STABLE_TORCH_LIBRARY(mha, library) {
   library.def(mha_torch::layer_schema().c_str());
   library.def(mha_torch::layer_with_weights_schema().c_str());
   library.def("_target() -> str");
-  // Implemented in Python: whether one of the tensors requires a gradient.
+  // Whether one of the tensors requires a gradient. Python implements it; torch's stable ABI cannot tell.
   library.def("_requires_grad(Tensor first, Tensor second, Tensor third) -> bool");
 }
 
@@ -35,4 +42,7 @@ STABLE_TORCH_LIBRARY_IMPL(mha, CPU, library) {
   library.impl("layer_with_weights", mha_torch::layer_with_weights_op);
 }
 
-STABLE_TORCH_LIBRARY_IMPL(mha, CompositeExplicitAutograd, library) { library.impl("_target", target_op); }
+STABLE_TORCH_LIBRARY_IMPL(mha, CompositeExplicitAutograd, library) {
+  library.impl("_target", target_op);
+  library.impl("_requires_grad", requires_grad_op);
+}

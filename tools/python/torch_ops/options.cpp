@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "runtime.h"
+
 namespace mha_torch {
 namespace {
 
@@ -88,6 +90,8 @@ Options::Options(Stack& stack) {
 }
 
 void Options::fill(const Extent& extent) {
+  refuse_gradient(
+      {&attn_mask_, &attn_bias_, &alibi_slopes_, &relative_bias_, &sink_logits_, &query_norm_, &rope_cos_, &rope_sin_});
   fill_items(extent);
   fill_positions(extent);
   fill_masks(extent);

@@ -77,4 +77,11 @@ void refuse_gradient(const Tensor& first, const Tensor& second, const Tensor& th
   }
 }
 
+void refuse_gradient(std::initializer_list<const OptionalTensor*> tensors) {
+  if (!aoti_torch_grad_mode_is_enabled()) return;
+  for (const OptionalTensor* tensor : tensors) {
+    if (*tensor) refuse_gradient(**tensor, **tensor, **tensor);
+  }
+}
+
 }  // namespace mha_torch

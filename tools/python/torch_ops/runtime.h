@@ -5,6 +5,8 @@
 
 #include <mha/mha.h>
 
+#include <initializer_list>
+
 #include "stack.h"
 
 namespace mha_torch {
@@ -20,6 +22,7 @@ void check(mha_status status, const mha_error& error);
 void check_threads();
 
 // Throws if grad mode is on and one of the tensors requires a gradient, which mha cannot compute.
+void refuse_gradient(std::initializer_list<const OptionalTensor*> tensors);
 void refuse_gradient(const Tensor& first, const Tensor& second, const Tensor& third);
 
 }  // namespace mha_torch

@@ -66,10 +66,16 @@ def _why_not_shapes(
             return "heads without enable_gqa"
         if key_heads == 0 or heads % key_heads != 0:
             return "shape"
+    batch = query.shape[:-3]
+    if attn_mask is None and batch == key.shape[:-3] and batch == value.shape[:-3]:
+        return None  # the usual case; what follows takes longer than a small call
     try:
         batch = torch.broadcast_shapes(query.shape[:-3], key.shape[:-3], value.shape[:-3])
-        if attn_mask is not None:
-            torch.broadcast_shapes((*batch, max(heads, key_heads), query.shape[-2], key.shape[-2]), attn_mask.shape)
+        scores = (*batch, max(heads, key_heads), query.shape[-2], key.shape[-2])
+        if max(query.dim(), key.dim(), value.dim()) < 3:
+            scores = scores[-2:]
+        if attn_mask is not None and torch.broadcast_shapes(scores, attn_mask.shape) != scores:
+            return "shape"
     except RuntimeError:
         return "shape"
     return None
@@ -110,11 +116,11 @@ def attend(
     heads = query.shape[-3] if query.dim() > 2 else 1
     if heads == 1 and key.dim() > 2:
         heads = key.shape[-3]
-    if attn_mask is not None and attn_mask.dim() > 4:
+    if attn_mask is not None and attn_mask.dim() > 3 and len(batch) > 1:
         attn_mask = attn_mask.expand(*batch, *attn_mask.shape[-3:]).reshape(-1, *attn_mask.shape[-3:])
     query = _four_dimensions(query, batch, heads)
     key, value = (_four_dimensions(x, batch, 0) for x in (key, value))
-    result: Tensor = torch.ops.mha.scaled_dot_product_attention(
+    result: Tensor = torch.ops.mha.scaled_dot_product_attention.default(
         query, key, value, attn_mask, is_causal, scale=scale, arithmetic=arithmetic
     )
     if rank == 4:
@@ -134,7 +140,7 @@ def attend_with_weights(
     """The output and the attention weights, "per_head" or "averaged", of tensors of four dimensions."""
     batch, heads = query.shape[:1], query.shape[1]
     query, key, value = (_four_dimensions(x, batch, heads) for x in (query, key, value))
-    result = torch.ops.mha.scaled_dot_product_attention_with_weights(
+    result = torch.ops.mha.scaled_dot_product_attention_with_weights.default(
         query, key, value, attn_mask, is_causal, scale=scale, weights=weights
     )
     return result[0], result[1]

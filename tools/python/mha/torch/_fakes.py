@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ._library import refuse_gradient
+from ._library import refuse_gradient, register_fake
 
 Size = Any  # int or torch.SymInt
 
@@ -23,8 +23,8 @@ def _width(size: Size, code_format: str | None) -> Size:
     return size
 
 
-def _check_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
-    refuse_gradient(query, key, value)
+def _check_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *others: Any) -> None:
+    refuse_gradient(query, key, value, *others)
     for name, tensor in (("query", query), ("key", key), ("value", value)):
         if tensor.dim() != 4:
             raise RuntimeError(f"mha: {name} must have 4 dimensions [batch, heads, tokens, width]")
@@ -38,17 +38,17 @@ def _attention_output(
     return query.new_empty((batch, tokens, heads, width), dtype=out_dtype or query.dtype).transpose(1, 2)
 
 
-@torch.library.register_fake("mha::scaled_dot_product_attention")
+@register_fake("mha::scaled_dot_product_attention")
 def _attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    *_: Any,
+    *others: Any,
     value_format: str | None = None,
     out_dtype: torch.dtype | None = None,
-    **_options: Any,
+    **options: Any,
 ) -> torch.Tensor:
-    _check_attention(query, key, value)
+    _check_attention(query, key, value, *others, *options.values())
     return _attention_output(query, value, value_format, out_dtype)
 
 
@@ -74,17 +74,17 @@ def results(
     return query.new_empty(sizes[mode], dtype=torch.float32), query.new_empty(log_sum_exp, dtype=torch.float32)
 
 
-@torch.library.register_fake("mha::scaled_dot_product_attention_with_weights")
+@register_fake("mha::scaled_dot_product_attention_with_weights")
 def _attention_with_weights(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    *_: Any,
+    *others: Any,
     value_format: str | None = None,
     out_dtype: torch.dtype | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    _check_attention(query, key, value)
+    _check_attention(query, key, value, *others, *options.values())
     output = _attention_output(query, value, value_format, out_dtype)
     columns: Size = key.shape[2]
     if options.get("page_table") is not None:
@@ -94,19 +94,19 @@ def _attention_with_weights(
     return (output, *results(query, query.shape[1], query.shape[2], columns, options))
 
 
-@torch.library.register_fake("mha::linear_pack")
+@register_fake("mha::linear_pack")
 def _linear_pack(weight: torch.Tensor, *_: Any, **_options: Any) -> torch.Tensor:
     return weight.new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.uint8)
 
 
-@torch.library.register_fake("mha::layer_pack")
+@register_fake("mha::layer_pack")
 def _layer_pack(
     _in_proj: Any, _query: Any, _key: Any, _value: Any, output_weight: torch.Tensor, *_: Any, **_options: Any
 ) -> torch.Tensor:
     return output_weight.new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.uint8)
 
 
-@torch.library.register_fake("mha::linear")
+@register_fake("mha::linear")
 def _linear(
     input: torch.Tensor, packed: torch.Tensor, out_features: Size, *, out_dtype: torch.dtype | None = None
 ) -> torch.Tensor:
@@ -124,7 +124,7 @@ def _layer_output(
     return query.new_empty((batch, tokens, out_dim), dtype=dtype)
 
 
-@torch.library.register_fake("mha::layer")
+@register_fake("mha::layer")
 def _layer(
     query: torch.Tensor,
     key: torch.Tensor | None,
@@ -132,16 +132,16 @@ def _layer(
     packed: torch.Tensor,
     out_dim: Size,
     num_heads: Size,
-    *_: Any,
+    *others: Any,
     tokens_first: bool = False,
     out_dtype: torch.dtype | None = None,
-    **_options: Any,
+    **options: Any,
 ) -> torch.Tensor:
-    refuse_gradient(query, key, value)
+    refuse_gradient(query, key, value, *others, *options.values())
     return _layer_output(query, out_dim, tokens_first, out_dtype)
 
 
-@torch.library.register_fake("mha::layer_with_weights")
+@register_fake("mha::layer_with_weights")
 def _layer_with_weights(
     query: torch.Tensor,
     key: torch.Tensor | None,
@@ -149,13 +149,13 @@ def _layer_with_weights(
     packed: torch.Tensor,
     out_dim: Size,
     num_heads: Size,
-    *_: Any,
+    *others: Any,
     added_keys: Size = 0,
     tokens_first: bool = False,
     out_dtype: torch.dtype | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    refuse_gradient(query, key, value)
+    refuse_gradient(query, key, value, *others, *options.values())
     output = _layer_output(query, out_dim, tokens_first, out_dtype)
     columns: Size = (query if key is None else key).shape[1] + added_keys
     unequal = options.get("key_offsets" if key is not None else "query_offsets") is not None

@@ -5,9 +5,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import torch
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 GRADIENT_TEXT = (
     "mha: an input requires a gradient, but mha computes none: call it under torch.no_grad() or "
@@ -40,9 +44,14 @@ _load()
 _registrations = torch.library.Library("mha", "FRAGMENT")
 
 
-def refuse_gradient(*tensors: torch.Tensor | None) -> None:
-    """Raises if grad mode is on and a tensor requires a gradient."""
-    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+def register_fake(name: str) -> Callable[[Function], Function]:
+    """torch.library.register_fake, with a type."""
+    return cast(Callable[[Function], Function], torch.library.register_fake(name))
+
+
+def refuse_gradient(*arguments: Any) -> None:
+    """Raises if grad mode is on and one of the arguments is a tensor that requires a gradient."""
+    if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in arguments):
         raise RuntimeError(GRADIENT_TEXT)
 
 

@@ -52,15 +52,13 @@ class Linear(torch.nn.Module):
         self.register_buffer("packed", packed)
 
     @classmethod
-    def from_linear(
-        cls, linear: torch.nn.Linear, weights: str | None = None, arithmetic: str | None = None
-    ) -> Linear:
+    def from_linear(cls, linear: torch.nn.Linear, weights: str | None = None, arithmetic: str | None = None) -> Linear:
         packed = pack_linear(linear.weight, linear.bias, weights, arithmetic)
         result = cls(linear.in_features, linear.out_features, linear.bias is not None, weights=weights, packed=packed)
         return result.train(linear.training)
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        result: torch.Tensor = torch.ops.mha.linear(input, self.packed, self.out_features)
+        result: torch.Tensor = torch.ops.mha.linear.default(input, self.packed, self.out_features)
         return result
 
     def extra_repr(self) -> str:

@@ -51,19 +51,18 @@ class MultiheadAttention(torch.nn.Module):
         if is_causal and attn_mask is None:
             raise RuntimeError("Need attn_mask if specifying the is_causal hint.")
         batched = query.dim() == 3
-        inputs = [query, None if key is query else key, None if value is key else value]
-        if value is not key and key is query:
-            inputs[1] = key
-        query, keys, values = (None if x is None else self._batch_first(x, batched) for x in inputs)
-        assert query is not None
+        # The op projects what is not given from what is: the key from the query, the value from the key.
+        inputs = [None if key is query and value is key else key, None if value is key else value]
+        query = self._batch_first(query, batched)
+        keys, values = (None if x is None else self._batch_first(x, batched) for x in inputs)
         options = self._masks(query.shape[0], key_padding_mask, attn_mask, is_causal and not need_weights)
         options |= {"added_keys": self.added_keys, "tokens_first": not self.batch_first}
         options["arithmetic"] = self.attention_arithmetic
         arguments = (query, keys, values, self.packed, self.embed_dim, self.num_heads)
         if not need_weights:
-            return self._restore(torch.ops.mha.layer(*arguments, **options), batched), None
+            return self._restore(torch.ops.mha.layer.default(*arguments, **options), batched), None
         options["weights"] = "averaged" if average_attn_weights else "per_head"
-        output, weights, _ = torch.ops.mha.layer_with_weights(*arguments, **options)
+        output, weights, _ = torch.ops.mha.layer_with_weights.default(*arguments, **options)
         weights = weights.to(query.dtype)
         return self._restore(output, batched), weights if batched else weights.squeeze(0)
 

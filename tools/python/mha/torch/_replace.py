@@ -9,7 +9,7 @@ import threading
 import types
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -38,6 +38,7 @@ class _Active(threading.local):
 
     def __init__(self) -> None:
         self.stack: list[replace_sdpa] = []  # the innermost last
+        self.handling = False  # a function is being handled
         self.wanted: str | None = None  # the weights that the next call also computes, and leaves in `weights`
         self.weights: Tensor | None = None
 
@@ -49,9 +50,9 @@ class replace_sdpa(TorchFunctionMode):  # used as a function
     """with replace_sdpa() as replaced: ...
 
     Within the block and in its thread, mha computes torch.nn.functional.scaled_dot_product_attention, also inside
-    nn.MultiheadAttention (with need_weights, too). What mha does not compute goes to torch. `taken` counts the calls that mha computed,
-    `passed` those that went to torch, by their reasons. Blocks may be nested; the end of a block undoes it, also after
-    an exception. A function of torch.compile counts a call when it is traced, not when it runs.
+    nn.MultiheadAttention (with need_weights, too). What mha does not compute goes to torch. `taken` counts the calls
+    that mha computed, `passed` those that went to torch, by their reasons. Blocks may be nested; the end of a block
+    undoes it, also after an exception. A function of torch.compile counts a call when it is traced, not when it runs.
     """
 
     def __init__(self) -> None:
@@ -73,20 +74,25 @@ class replace_sdpa(TorchFunctionMode):  # used as a function
     ) -> Any:
         kwargs = kwargs or {}
         if func is not _torch_attention and func is not _torch_multi_head:
+            if func is torch.Tensor.unflatten and torch.compiler.is_compiling():
+                func = torch.unflatten  # torch.compile cannot trace the method within a mode
             return func(*args, **kwargs)
         run = _attention if func is _torch_attention else _multi_head
         if torch.compiler.is_compiling():
             return run(*args, **kwargs)
-        # A mode that is nested around this one handles what this one passes on, and counts for itself.
+        if func is _torch_multi_head and _active.handling:
+            return _twin(*args, **kwargs)  # a block within this one handles the call, and counts it
+        # A block around this one handles what this one passes on, and counts for itself.
+        handling, _active.handling = _active.handling, True
         _active.stack.append(self)
         try:
             return run(*args, **kwargs)
         finally:
             _active.stack.pop()
+            _active.handling = handling
 
 
-@torch.compiler.assume_constant_result
-def _count(reason: str | None) -> bool:
+def _count_now(reason: str | None) -> bool:
     """Counts a call for the replacement that handles it. torch.compile runs this while it traces."""
     if _active.stack:
         if reason is None:
@@ -94,6 +100,9 @@ def _count(reason: str | None) -> bool:
         else:
             _active.stack[-1].passed[reason] += 1
     return True
+
+
+_count = cast(Callable[[str | None], bool], torch.compiler.assume_constant_result(_count_now))
 
 
 def _attention(

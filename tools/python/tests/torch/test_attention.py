@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import pytest
 import torch
+from formula import assert_close, qkv, reference
 from torch.library import opcheck
 
 import mha.torch  # noqa: F401  # registers the ops
@@ -15,7 +17,6 @@ import mha.torch  # noqa: F401  # registers the ops
 Tensor = torch.Tensor
 attention = torch.ops.mha.scaled_dot_product_attention.default
 attention_with_weights = torch.ops.mha.scaled_dot_product_attention_with_weights.default
-TOLERANCE = 2e-6  # of the largest result, as torch's own tests of float32
 
 
 @pytest.fixture(autouse=True)
@@ -23,37 +24,6 @@ def no_grad() -> Any:
     torch.manual_seed(0)
     with torch.no_grad():
         yield
-
-
-def qkv(batch: int = 2, heads: int = 8, kv_heads: int = 2, tq: int = 33, tk: int = 47, d: int = 24, dv: int = 16) -> Any:
-    return torch.randn(batch, heads, tq, d), torch.randn(batch, kv_heads, tk, d), torch.randn(batch, kv_heads, tk, dv)
-
-
-def softmax_of(scores: Tensor, sinks: Tensor | None = None) -> Tensor:
-    """Softmax in which a row without a visible key is zeros."""
-    if sinks is not None:
-        column = sinks.double().view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
-        return softmax_of(torch.cat([scores, column], -1))[..., :-1]
-    return torch.nan_to_num(scores.softmax(-1), nan=0.0)
-
-
-def reference(query: Tensor, key: Tensor, value: Tensor, *, visible: Tensor | None = None, bias: Tensor | None = None,
-              scale: float | None = None, softcap: float = 0.0, sinks: Tensor | None = None) -> Tensor:
-    group = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
-    scores = query.double() @ key.double().mT * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
-    if softcap:
-        scores = softcap * torch.tanh(scores / softcap)
-    if bias is not None:
-        scores = scores + bias.double()
-    if visible is not None:
-        scores = scores.masked_fill(~visible, -math.inf)
-    return softmax_of(scores, sinks) @ value.double()
-
-
-def assert_close(result: Tensor, wanted: Tensor, tolerance: float = TOLERANCE) -> None:
-    assert result.shape == wanted.shape
-    assert (result.double() - wanted).abs().max().item() <= tolerance * max(1.0, wanted.abs().max().item())
 
 
 def distance(tq: int, tk: int, offset: int = 0) -> Tensor:
@@ -89,17 +59,30 @@ def test_score_changes() -> None:
     slopes, sinks, table = torch.rand(8), torch.randn(8), torch.randn(8, 11)
     away = distance(33, 47)
     bias = -slopes.view(8, 1, 1) * away.abs() + table[:, (away + 4).clamp(0, 10)]
-    result = attention(query, key, value, softcap=3.0, scale=0.4, alibi_slopes=slopes, relative_bias=table,
-                       relative_left=4, sink_logits=sinks)
+    result = attention(
+        query,
+        key,
+        value,
+        softcap=3.0,
+        scale=0.4,
+        alibi_slopes=slopes,
+        relative_bias=table,
+        relative_left=4,
+        sink_logits=sinks,
+    )
     assert_close(result, reference(query, key, value, bias=bias, scale=0.4, softcap=3.0, sinks=sinks), 4e-6)
 
 
-@pytest.mark.parametrize("shape", [(47,), (33, 47), (33, 1), (1, 47), (2, 1, 1, 47), (1, 8, 33, 47), (2, 8, 33, 47), (2, 1, 33, 1)])
+@pytest.mark.parametrize(
+    "shape", [(47,), (33, 47), (33, 1), (1, 47), (2, 1, 1, 47), (1, 8, 33, 47), (2, 8, 33, 47), (2, 1, 33, 1)]
+)
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.bfloat16, torch.float16])
 def test_masks_broadcast(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     query, key, value = qkv()
     mask = torch.rand(shape) < 0.7 if dtype == torch.bool else torch.randn(shape).to(dtype)
-    wanted = reference(query, key, value, visible=mask) if dtype == torch.bool else reference(query, key, value, bias=mask)
+    wanted = (
+        reference(query, key, value, visible=mask) if dtype == torch.bool else reference(query, key, value, bias=mask)
+    )
     assert_close(attention(query, key, value, mask), wanted)
 
 
@@ -153,8 +136,16 @@ def test_key_lengths(integer: torch.dtype) -> None:
 def test_packed_items_have_the_bits_of_each_alone() -> None:
     query, key, value = qkv(batch=1, tq=33, tk=47)
     starts, key_starts = [0, 5, 5, 33], [0, 20, 31, 47]
-    result = attention(query, key, value, None, True, align="end", query_offsets=torch.tensor(starts),
-                       key_offsets=torch.tensor(key_starts))
+    result = attention(
+        query,
+        key,
+        value,
+        None,
+        True,
+        align="end",
+        query_offsets=torch.tensor(starts),
+        key_offsets=torch.tensor(key_starts),
+    )
     for i in range(3):
         rows, keys = slice(starts[i], starts[i + 1]), slice(key_starts[i], key_starts[i + 1])
         alone = attention(query[:, :, rows], key[:, :, keys], value[:, :, keys], None, True, align="end")
@@ -177,65 +168,6 @@ def test_pages_have_the_bits_of_dense_keys() -> None:
         assert torch.equal(attention(query, pages_k, pages_v, page_table=table, key_lengths=lengths, **kwargs), wanted)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_16_bits_follow_the_widening_law(dtype: torch.dtype) -> None:
-    query, key, value = (x.to(dtype) for x in qkv())
-    result = attention(query, key, value, None, True)
-    assert result.dtype == dtype
-    widened = attention(query.float(), key.float(), value.float(), None, True)
-    assert torch.equal(result, widened.to(dtype))
-    assert torch.equal(attention(query, key, value, None, True, out_dtype=torch.float32), widened)
-
-
-@pytest.mark.parametrize("dtype,zero", [(torch.int8, 0), (torch.uint8, 128)])
-def test_codes_of_8_bits_follow_the_widening_law(dtype: torch.dtype, zero: int) -> None:
-    query, key, value = qkv()
-    info = torch.iinfo(dtype)
-    codes = [torch.randint(info.min, info.max, x.shape, dtype=dtype) for x in (key, value)]
-    scales = [torch.rand(2, 2, 47, 1) / 100, torch.rand(2, 1, 1, 4).half() / 100]
-    widened = [(c.float() - zero) * s.float().repeat_interleave(c.shape[-1] // s.shape[-1], -1)
-               for c, s in zip(codes, scales, strict=True)]
-    result = attention(query, *codes, key_scales=scales[0], value_scales=scales[1])
-    assert torch.equal(result, attention(query, *widened))
-
-
-def test_codes_with_zeros_and_token_groups() -> None:
-    query, key, value = qkv()
-    codes = torch.randint(0, 255, key.shape, dtype=torch.uint8)
-    scales, zeros = torch.rand(2, 2, 12, 3) / 100, torch.randint(0, 255, (2, 2, 12, 3), dtype=torch.uint8)
-    wide = [x.float().repeat_interleave(4, 2)[:, :, :47].repeat_interleave(8, 3) for x in (scales, zeros)]
-    result = attention(query, codes, value, key_scales=scales, key_zeros=zeros, scale_tokens=4)
-    assert torch.equal(result, attention(query, (codes.float() - wide[1]) * wide[0], value))
-
-
-@pytest.mark.parametrize("code_format,zero", [("int4", 8), ("uint4", 8)])
-def test_codes_of_4_bits(code_format: str, zero: int) -> None:
-    query, key, value = qkv()
-    stored = torch.randint(0, 16, key.shape, dtype=torch.uint8)
-    packed = stored[..., 0::2] | (stored[..., 1::2] << 4)
-    scales = torch.rand(2, 2, 47, 1)
-    result = attention(query, packed, value, key_format=code_format, key_scales=scales)
-    assert torch.equal(result, attention(query, (stored.float() - zero) * scales, value))
-
-
-def test_blocks_of_ggml() -> None:
-    query, key, value = qkv(d=64)
-    codes, scales = torch.randint(-127, 127, (2, 2, 47, 2, 32), dtype=torch.int8), torch.rand(2, 2, 47, 2, 1).half()
-    blocks = torch.cat([scales.view(torch.uint8), codes.view(torch.uint8)], -1).flatten(-2)
-    result = attention(query, blocks, value, key_format="q8_0")
-    assert torch.equal(result, attention(query, (codes.float() * scales.float()).flatten(-2), value))
-
-
-def test_arithmetic_of_int8_and_bf16() -> None:
-    query, key, value = qkv()
-    scales = [x.abs().amax(-1, keepdim=True) / 127 for x in (key, value)]
-    codes = [(x / s).round().to(torch.int8) for x, s in zip((key, value), scales, strict=True)]
-    result = attention(query, *codes, key_scales=scales[0], value_scales=scales[1], arithmetic="int8")
-    wanted = reference(query, codes[0] * scales[0], codes[1] * scales[1])
-    assert_close(result, wanted, 1e-3)
-    assert_close(attention(query, key, value, arithmetic="bf16"), reference(query, key, value), 3e-2)
-
-
 def test_rope_and_norm_of_queries() -> None:
     query, key, value = qkv()
     angles = torch.outer(torch.arange(60.0), 10000 ** (-torch.arange(0, 24, 2) / 24))
@@ -245,8 +177,9 @@ def test_rope_and_norm_of_queries() -> None:
     c, s = cos[positions][:, None], sin[positions][:, None]
     first, second = normed[..., :12], normed[..., 12:]
     rotated = torch.cat([first * c - second * s, second * c + first * s], -1)
-    result = attention(query, key, value, query_norm=weight, norm_epsilon=1e-5, rope_cos=cos, rope_sin=sin,
-                       positions=positions)
+    result = attention(
+        query, key, value, query_norm=weight, norm_epsilon=1e-5, rope_cos=cos, rope_sin=sin, positions=positions
+    )
     assert_close(result, reference(rotated, key, value))
 
 
@@ -291,6 +224,43 @@ def test_the_same_bits_on_any_number_of_threads(threads: int) -> None:
         torch.set_num_threads(before)
 
 
+def test_an_item_has_the_same_bits_alone() -> None:
+    query, key, value = qkv(batch=3, tq=70, tk=300)
+    wanted = attention(query, key, value, None, True, align="end")
+    for i in range(3):
+        alone = attention(query[i : i + 1], key[i : i + 1], value[i : i + 1], None, True, align="end")
+        assert torch.equal(alone, wanted[i : i + 1])
+    for i in (0, 13, 69):  # one query, as in decoding
+        row = attention(query[:, :, i : i + 1], key, value, None, True, offset=300 - 70 + i)
+        assert torch.equal(row, wanted[:, :, i : i + 1])
+
+
+def test_many_threads_call_at_once() -> None:
+    """The first calls make the context of their number of threads together."""
+    query, key, value = qkv(tq=40, tk=300)
+    wanted = attention(query, key, value)
+    start, before = threading.Barrier(8), torch.get_num_threads()
+    failed: list[int] = []
+
+    def work(number: int) -> None:
+        start.wait()
+        with torch.no_grad():
+            for _ in range(20):
+                if not torch.equal(attention(query, key, value), wanted):
+                    failed.append(number)
+
+    try:
+        torch.set_num_threads(4)
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        torch.set_num_threads(before)
+    assert not failed
+
+
 def wrong_calls() -> list[tuple[str, Any]]:
     query, key, value = qkv()
     return [
@@ -329,18 +299,30 @@ def test_gradients_are_refused() -> None:
         attention(*inputs)  # grad mode is off
         with torch.enable_grad(), pytest.raises(RuntimeError, match=r"torch.no_grad\(\)"):
             attention(*inputs)
+    for name, tensor in {"attn_mask": torch.zeros(33, 47), "sink_logits": torch.ones(8)}.items():
+        attention(*qkv(), **{name: tensor.requires_grad_()})
+        with torch.enable_grad(), pytest.raises(RuntimeError, match=r"torch.no_grad\(\)"):
+            attention(*qkv(), **{name: tensor})
     with torch.enable_grad():
         attention(*qkv())
 
 
-@pytest.mark.parametrize(
-    "kwargs",
-    [{}, {"is_causal": True}, {"attn_mask": torch.ones(33, 47, dtype=torch.bool)}, {"key_lengths": torch.tensor([40, 7])},
-     {"out_dtype": torch.bfloat16}, {"sink_logits": torch.ones(8), "window_left": 5, "offset": 3}],
-)  # fmt: skip
+CHECKED: list[dict[str, Any]] = [
+    {},
+    {"is_causal": True},
+    {"attn_mask": torch.ones(33, 47, dtype=torch.bool)},
+    {"key_lengths": torch.tensor([40, 7])},
+    {"out_dtype": torch.bfloat16},
+    {"sink_logits": torch.ones(8), "window_left": 5, "offset": 3},
+]
+
+
+@pytest.mark.parametrize("kwargs", CHECKED)
 def test_opcheck(kwargs: dict[str, Any]) -> None:
     with torch.enable_grad():
         assert set(opcheck(attention, qkv(), kwargs).values()) == {"SUCCESS"}
         for weights in ("per_head", "averaged", "key_sums", None):
-            results = opcheck(attention_with_weights, qkv(), kwargs | {"weights": weights, "log_sum_exp": weights is None})
+            results = opcheck(
+                attention_with_weights, qkv(), kwargs | {"weights": weights, "log_sum_exp": weights is None}
+            )
             assert set(results.values()) == {"SUCCESS"}

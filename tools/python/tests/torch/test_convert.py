@@ -172,9 +172,7 @@ def encoder(norm_first: bool = False) -> nn.Module:
     return nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
 
 
-@pytest.mark.parametrize(
-    "weights,error", [(None, 5e-6), ("f16", 5e-3), ("bf16", 3e-2), ("int8", 8e-2), ("int4", 0.6)]
-)
+@pytest.mark.parametrize("weights,error", [(None, 5e-6), ("f16", 5e-3), ("bf16", 3e-2), ("int8", 8e-2), ("int4", 0.6)])
 def test_convert_a_transformer(weights: str | None, error: float) -> None:
     model, x = encoder(), torch.randn(3, 17, 64)
     padding = torch.arange(17)[None] >= torch.tensor([[17], [9], [4]])
@@ -245,7 +243,8 @@ def test_opcheck(mode: str | None) -> None:
     with torch.enable_grad():
         for keys in (None, key):
             for tokens_first in (False, True):
-                args, kwargs = (x, keys, None, packed, 32, 4), {"added_keys": 2, "tokens_first": tokens_first}
+                args = (x, keys, None, packed, 32, 4)
+                kwargs: dict[str, Any] = {"added_keys": 2, "tokens_first": tokens_first}
                 assert set(opcheck(torch.ops.mha.layer.default, args, kwargs).values()) == {"SUCCESS"}
                 kwargs |= {"weights": mode, "log_sum_exp": mode is None}
                 results = opcheck(torch.ops.mha.layer_with_weights.default, args, kwargs)
@@ -283,4 +282,4 @@ def test_wrong_calls_of_a_layer() -> None:
         ("MHA_ERR_UNSUPPORTED", lambda: layer(x, None, None, packed, 32, 4, softcap=3.0)),
     ):
         with pytest.raises(RuntimeError, match=text):
-            call()
+            call()  # type: ignore[no-untyped-call]

@@ -62,7 +62,9 @@ def test_16_bits(dtype: torch.dtype) -> None:
     assert torch.equal(linear(x, packed.packed, 41, out_dtype=torch.float32), wide(x.float()))
 
 
-@pytest.mark.parametrize("weights,bits,error", [("f16", 16, 1e-3), ("bf16", 16, 8e-3), ("int8", 8, 2e-2), ("int4", 4, 0.2)])
+@pytest.mark.parametrize(
+    "weights,bits,error", [("f16", 16, 1e-3), ("bf16", 16, 8e-3), ("int8", 8, 2e-2), ("int4", 4, 0.2)]
+)
 def test_rounded_weights(weights: str, bits: int, error: float) -> None:
     source = torch.nn.Linear(256, 64)
     packed = mha.torch.Linear.from_linear(source, weights)
@@ -103,7 +105,7 @@ def test_codes_in_rows() -> None:
 
 def words(codes: Tensor, dim: int, order: tuple[int, ...] = tuple(range(8))) -> Tensor:
     """Packs eight codes of dimension `dim` into an int32."""
-    parts = codes.long().unflatten(dim, (-1, 8)).movedim(dim + 1, 0)
+    parts = torch.unflatten(codes.long(), dim, (-1, 8)).movedim(dim + 1, 0)
     result = sum(parts[source] << (4 * place) for place, source in enumerate(order))
     assert isinstance(result, Tensor)
     return torch.where(result >= 2**31, result - 2**32, result).to(torch.int32)
@@ -129,10 +131,10 @@ def test_state_dict_save_and_load(tmp_path: Path) -> None:
     file = tmp_path / "linear.pt"
     torch.save(source.state_dict(), file)
     x = torch.randn(2, 64)
-    for options in ({}, {"mmap": True}):
+    for mmap in (False, True):
         fresh = mha.torch.Linear(64, 48, weights="int4")
         assert not torch.equal(fresh(x), source(x))
-        fresh.load_state_dict(torch.load(file, **options), assign=bool(options))
+        fresh.load_state_dict(torch.load(file, mmap=mmap), assign=mmap)
         assert torch.equal(fresh(x), source(x))
     assert torch.equal(source.half()(x), fresh(x))  # .half() does not touch bytes
 
@@ -173,7 +175,9 @@ def test_opcheck() -> None:
             assert set(opcheck(linear, (torch.randn(shape), packed, 24)).values()) == {"SUCCESS"}
         assert set(opcheck(linear, (torch.randn(3, 32), packed, 24), {"out_dtype": torch.half}).values()) == {"SUCCESS"}
         utilities = ("test_schema", "test_autograd_registration", "test_faketensor")
-        assert set(opcheck(pack, (weight, weight[:, 0]), {"dtype": "int8"}, test_utils=utilities).values()) == {"SUCCESS"}
+        assert set(opcheck(pack, (weight, weight[:, 0]), {"dtype": "int8"}, test_utils=utilities).values()) == {
+            "SUCCESS"
+        }
 
 
 def test_compile_export_save_and_load() -> None:

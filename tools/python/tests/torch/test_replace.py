@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from torch.nn import functional
 import mha.torch
 
 Tensor = torch.Tensor
-attention = functional.scaled_dot_product_attention  # a name taken before the block is replaced, too
+attention: Any = functional.scaled_dot_product_attention  # a name taken before the block is replaced, too
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def relative(result: Tensor, wanted: Tensor) -> float:
 
 def exact(*args: Any, **kwargs: Any) -> Tensor:
     """torch's attention in float64."""
-    wide = [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in args]
+    wide: list[Any] = [x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for x in args]
     return functional.scaled_dot_product_attention(*wide, **kwargs)
 
 
@@ -68,10 +68,10 @@ def test_the_grid_of_torch(dtype: torch.dtype, head_dim: int) -> None:
 
 
 def test_shapes_that_broadcast() -> None:
-    def tensors(*shapes: tuple[int, ...]) -> list[Tensor]:
+    def tensors(*shapes: tuple[int, ...]) -> list[Any]:
         return [torch.randn(s) for s in shapes]
 
-    cases: list[tuple[list[Tensor], dict[str, Any]]] = [
+    cases: list[tuple[list[Any], dict[str, Any]]] = [
         (tensors((5, 8), (7, 8), (7, 4)), {}),
         (tensors((3, 5, 8), (3, 7, 8), (3, 7, 4)), {}),
         (tensors((3, 5, 8), (1, 7, 8), (1, 7, 4), (3, 5, 7)), {}),
@@ -91,7 +91,6 @@ def test_shapes_that_broadcast() -> None:
         (tensors((2, 6, 5, 8), (2, 6, 0, 8), (2, 6, 0, 4)), {}),
         (tensors((0, 6, 5, 8), (0, 6, 7, 8), (0, 6, 7, 4)), {}),
         ([x.mT for x in tensors((2, 6, 8, 5), (2, 6, 8, 7), (2, 6, 4, 7))], {}),
-        ([*tensors((2, 6, 5, 8), (2, 6, 7, 8), (2, 6, 7, 4)), torch.rand(5, 7) < 0.8], {"is_causal": True}),
     ]
     for args, kwargs in cases:
         wanted = exact(*args, **kwargs)
@@ -101,6 +100,11 @@ def test_shapes_that_broadcast() -> None:
         assert result.shape == wanted.shape
         assert result.numel() == 0 or relative(result, wanted) <= 2e-6
         assert torch.equal(mha.torch.scaled_dot_product_attention(*args, **kwargs), result)
+    # A mask and is_causal: both apply, as in torch's fused kernel; torch's other path refuses them.
+    args, mask = tensors((2, 6, 5, 8), (2, 6, 7, 8), (2, 6, 7, 4)), torch.rand(5, 7) < 0.8
+    with mha.torch.replace_sdpa():
+        result = attention(*args, mask, is_causal=True)
+    assert relative(result, exact(*args, mask.tril())) <= 2e-6
 
 
 def passed_on() -> list[tuple[str, Any]]:
@@ -114,7 +118,7 @@ def passed_on() -> list[tuple[str, Any]]:
     def gradient() -> None:
         with torch.enable_grad():
             wide = query.clone().requires_grad_()
-            attention(wide, query, query).sum().backward()
+            torch.autograd.backward(attention(wide, query, query).sum())
             assert wide.grad is not None
 
     def autocast() -> None:
@@ -133,6 +137,7 @@ def passed_on() -> list[tuple[str, Any]]:
         ("shape", call(query, key[..., :4], key, enable_gqa=True)),
         ("shape", call(query, query, query, torch.ones(3, 5))),
         ("shape", call(torch.randn(3, 4, 5, 8), query, query)),
+        ("shape", call(query[:1], query[:1], query[:1], torch.zeros(2, 1, 5, 5))),
         ("shape", call(torch.randn(8), query, query)),
         ("head dimension 0", call(query[..., :0], query[..., :0], query)),
         ("key and value have different numbers of heads", call(query, key, key[:, :1], enable_gqa=True)),
@@ -141,7 +146,7 @@ def passed_on() -> list[tuple[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("index", range(16))
+@pytest.mark.parametrize("index", range(len(passed_on())))
 def test_what_is_passed_on_is_counted_with_its_reason(index: int) -> None:
     reason, call = passed_on()[index]
 
@@ -262,14 +267,15 @@ def test_compile_inside_a_block(backend: str) -> None:
     module = nn.MultiheadAttention(32, 4, batch_first=True).eval()
 
     def run(x: Tensor) -> Tensor:
-        heads = x.unflatten(-1, (4, 8)).transpose(1, 2)
+        heads = cast(Any, x).unflatten(-1, (4, 8)).transpose(1, 2)
         attended = functional.scaled_dot_product_attention(heads, heads, heads, is_causal=True)
-        return module(x, x, x, need_weights=False)[0] + attended.transpose(1, 2).flatten(2)
+        result: Tensor = module(x, x, x, need_weights=False)[0] + attended.transpose(1, 2).flatten(2)
+        return result
 
-    graphs: list[torch.fx.GraphModule] = []
+    calls: list[int] = []  # of mha in each graph
 
     def recording(graph: torch.fx.GraphModule, example: list[Tensor]) -> Any:
-        graphs.append(graph)
+        calls.append(sum("mha" in str(node.target) for node in graph.graph.nodes))
         return torch._dynamo.lookup_backend(backend)(graph, example)
 
     compiled = torch.compile(run, fullgraph=True, dynamic=True, backend=recording)
@@ -278,8 +284,10 @@ def test_compile_inside_a_block(backend: str) -> None:
             for tokens in (5, 9, 33):
                 x = torch.randn(2, tokens, 32)
                 assert relative(compiled(x), run(x)) <= 5e-6
-    assert len(graphs) == 1
-    assert sum("mha" in str(node.target) for node in graphs[0].graph.nodes) == 2
-    assert (replaced.taken, replaced.passed) == (6, {})  # run() three times: the compiled graph counts when it is traced
+    assert calls == [2] if backend == "eager" else set(calls) == {2}  # inductor may ask for the same graph twice
+    assert (replaced.taken, replaced.passed) == (
+        6,
+        {},
+    )  # run() three times: the compiled graph counts when it is traced
     compiled(x)
-    assert len(graphs) == 2 and not any("mha" in str(node.target) for node in graphs[1].graph.nodes)
+    assert calls[-1] == 0
