@@ -6,11 +6,11 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import models
 import pytest
+import small_models
 import torch
 import transformers
-from models import DECODERS, Family, made, padded, tokens
+from small_models import DECODERS, Family, made, padded, tokens
 
 import mha
 from mha.transformers import Cache
@@ -93,7 +93,7 @@ def test_bf16_model() -> None:
 @pytest.mark.parametrize("name", ["whisper", "t5"])
 @pytest.mark.parametrize("beams", [1, 3])
 def test_encoder_decoder(name: str, beams: int) -> None:
-    model = ready(Family(getattr(models, name)))
+    model = ready(Family(getattr(small_models, name)))
     if name == "t5":
         inputs, options = tokens(3, 20), {"attention_mask": padded([20, 13, 6], 20, "right")}
     else:

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import models
 import pytest
+import small_models
 import torch
-from models import DECODERS, Family, made, padded, tokens
+from small_models import DECODERS, Family, made, padded, tokens
 
 LENGTHS = [20, 13, 6]
 NEW = 16
@@ -78,9 +78,9 @@ def test_assisted() -> None:
 @pytest.mark.parametrize("cache", ["dynamic", "static"])
 def test_t5(beams: int, cache: str) -> None:
     options = {"attention_mask": padded(LENGTHS, 20, "right"), "num_beams": beams, "cache_implementation": cache}
-    assert_same(Family(models.t5), tokens(3, 20), **options)
+    assert_same(Family(small_models.t5), tokens(3, 20), **options)
 
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_whisper(beams: int) -> None:
-    assert_same(Family(models.whisper), torch.randn(2, 16, 100), num_beams=beams)
+    assert_same(Family(small_models.whisper), torch.randn(2, 16, 100), num_beams=beams)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from models import DECODERS, made, padded, tokens
+from small_models import DECODERS, made, padded, tokens
 from transformers import masking_utils as hf
 
 from mha.transformers import Mask, attention_mask

@@ -6,11 +6,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import models
 import pytest
+import small_models
 import torch
 import transformers
-from models import DECODERS, Family, made, padded, tokens
+from small_models import DECODERS, Family, made, padded, tokens
 
 import mha.transformers
 
@@ -83,14 +83,14 @@ def test_packed_sequences(name: str) -> None:
 def test_bert(side: str) -> None:
     inputs = tokens(3, 40)
     mask = None if side == "none" else padded(LENGTHS, 40, side)
-    wanted, result = outputs(Family(models.bert), lambda model: model(inputs, attention_mask=mask).last_hidden_state)
+    wanted, result = outputs(Family(small_models.bert), lambda model: model(inputs, attention_mask=mask).last_hidden_state)
     assert_close(wanted, result, None if mask is None else mask.bool())
 
 
 def test_bert_mask_with_holes() -> None:
     inputs = tokens(3, 40)
     mask = (torch.rand(3, 40) < 0.7).long()
-    wanted, result = outputs(Family(models.bert), lambda model: model(inputs, attention_mask=mask).last_hidden_state)
+    wanted, result = outputs(Family(small_models.bert), lambda model: model(inputs, attention_mask=mask).last_hidden_state)
     assert_close(wanted, result)
 
 
@@ -105,7 +105,7 @@ def test_mask_of_four_dimensions(dtype: torch.dtype) -> None:
 
 def test_vit() -> None:
     pixels = torch.randn(3, 3, 32, 32)
-    wanted, result = outputs(Family(models.vit), lambda model: model(pixels).last_hidden_state)
+    wanted, result = outputs(Family(small_models.vit), lambda model: model(pixels).last_hidden_state)
     assert_close(wanted, result)
 
 
@@ -119,13 +119,13 @@ def test_clip(side: str) -> None:
         found = model(input_ids=inputs, pixel_values=pixels, attention_mask=mask)
         return torch.cat([found.text_embeds, found.image_embeds])
 
-    wanted, result = outputs(Family(models.clip), call)
+    wanted, result = outputs(Family(small_models.clip), call)
     assert_close(wanted, result)
 
 
 def test_whisper() -> None:
     features, inputs = torch.randn(3, 16, 100), tokens(3, 30)
-    wanted, result = outputs(Family(models.whisper), lambda model: model.model(features, decoder_input_ids=inputs).last_hidden_state)
+    wanted, result = outputs(Family(small_models.whisper), lambda model: model.model(features, decoder_input_ids=inputs).last_hidden_state)
     assert_close(wanted, result)
 
 
@@ -139,7 +139,7 @@ def test_t5(side: str) -> None:
         hidden: Tensor = found.decoder_hidden_states[-1]
         return hidden
 
-    wanted, result = outputs(Family(models.t5), call)
+    wanted, result = outputs(Family(small_models.t5), call)
     assert_close(wanted, result)
 
 
@@ -156,7 +156,7 @@ def test_attention_weights() -> None:
 
 
 def test_dropout_is_refused() -> None:
-    model = made(Family(models.bert)).train()
+    model = made(Family(small_models.bert)).train()
     model.set_attn_implementation("mha")
     with pytest.raises(ValueError, match="call model.eval"):
         model(tokens(1, 5))
@@ -164,7 +164,7 @@ def test_dropout_is_refused() -> None:
 
 def test_from_pretrained(tmp_path: Path) -> None:
     """The name is taken where a model is loaded, also by the parts of a composite model."""
-    made(Family(models.clip)).save_pretrained(tmp_path)
+    made(Family(small_models.clip)).save_pretrained(tmp_path)
     model = transformers.AutoModel.from_pretrained(tmp_path, attn_implementation="mha")
     assert model.config.text_config._attn_implementation == model.config.vision_config._attn_implementation == "mha"
     assert model.vision_model.config._attn_implementation == "mha"
