@@ -74,24 +74,38 @@ def options_of_queries(options: Mapping[str, Any], begin: int, end: int) -> dict
     return made
 
 
-def options_of_segment(options: Mapping[str, Any], segment: Segment, position: int, queries: int, batch: int) -> dict[str, Any]:
-    """The options of `options_of_queries` for the keys of a segment; the first query stands at `position`.
+def options_of_item(options: Mapping[str, Any], item: int) -> dict[str, Any]:
+    """The options of `options_of_queries` of one item of the batch."""
+    made = dict(options)
+    for name in ("mask", "mask2", "bit_mask"):
+        if name in made:
+            made[name] = _cut(made[name], -4, item, item + 1)
+    for name in ("query_segments", "query_positions", "key_segments"):
+        if name in made:
+            made[name] = _table(made, name)[item : item + 1]
+    if "prefix_lengths" in made:
+        made["prefix_lengths"] = [int(made["prefix_lengths"][item])]
+    return made
+
+
+def options_of_segment(options: Mapping[str, Any], segment: Segment, position: int, queries: int) -> dict[str, Any]:
+    """The options of `options_of_item` for the keys of a segment; the first query stands at `position`.
 
     A part's keys, and so the positions of queries, count from its first key.
     """
     made = dict(options)
     made["align"], made["offset"] = "offset", position - segment.start
     if "rope" in made and "query_positions" not in made:
-        made["query_positions"] = np.broadcast_to(np.arange(position, position + queries), (batch, queries)).copy()
+        made["query_positions"] = np.arange(position, position + queries)[None]
     for name in ("mask", "mask2"):
         if name in made:
             made[name] = _cut(made[name], -1, segment.start, segment.end)
     if "bit_mask" in made:
         made["bit_mask"] = made["bit_mask"][..., segment.start // 8 : -(-segment.end // 8)]
     if "key_segments" in made:
-        made["key_segments"] = np.ascontiguousarray(_table(made, "key_segments")[:, segment.start : segment.end]).reshape(-1)
+        made["key_segments"] = made["key_segments"][0, segment.start : segment.end]
     if "prefix_lengths" in made:
-        made["prefix_lengths"] = [max(0, int(length) - segment.start) for length in made["prefix_lengths"]]
+        made["prefix_lengths"] = [max(0, made["prefix_lengths"][0] - segment.start)]
     if "sink_tokens" in made:
         made["sink_tokens"] = max(0, made["sink_tokens"] - segment.start)
         if not made["sink_tokens"]:

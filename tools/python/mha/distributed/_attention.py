@@ -18,7 +18,7 @@ from .._tensors import dtype_name, empty_like, finished, tensor
 from . import _arguments as arguments
 from ._placement import Placement
 from ._ranks import Call, Ranks, message
-from ._rows import Floats, copy_rows
+from ._rows import Floats, copy_rows, joined_items
 from ._traffic import HEADER_BYTES, row_range
 
 
@@ -130,13 +130,18 @@ class Attention:
         """Partial results of the chunks of this rank that a query may see, one array for each segment."""
         keys = self.keys
         options = arguments.options_of_queries(self.options, begin, end)
+        items = [arguments.options_of_item(options, item) for item in range(keys.batch)]
         parts = []
         for segment in keys.placement.segments:
             chunks = segment.visible(visible)
-            if segment.rank == keys.ranks.rank and chunks:
-                here = arguments.options_of_segment(options, segment, self.position + begin, end - begin, keys.batch)
-                arguments_here: dict[str, Any] = {**self.shared, **here}
-                parts.append(attention_partial(query, cache=keys.stores[segment.start], **arguments_here)[:chunks])
+            if segment.rank != keys.ranks.rank or not chunks:
+                continue
+            of_items = []
+            for item, chosen in enumerate(items):
+                here = arguments.options_of_segment(chosen, segment, self.position + begin, end - begin)
+                given: dict[str, Any] = {**self.shared, **here, "cache": keys.stores[segment.start], "sequences": [item]}
+                of_items.append(attention_partial(query[item : item + 1], **given)[:chunks])
+            parts.append(joined_items(of_items, keys.value_head_dim))
         return parts
 
     def _messages(self, parts: list[Floats], rows: int) -> list[torch.Tensor]:

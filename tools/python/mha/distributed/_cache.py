@@ -104,6 +104,11 @@ class SplitCache:
             held[segment.rank] += segment.length
         return held
 
+    @property
+    def chunks(self) -> list[int]:
+        """How many chunks of 256 keys each rank holds, as `attention_traffic` takes them."""
+        return self._placement.chunks(self.length)
+
     def __repr__(self) -> str:
         return f"mha.distributed.SplitCache({self._ranks!r}, tokens {self._placement!r})"
 

@@ -27,6 +27,14 @@ def copy_rows(partials: Floats, rows: tuple[int, int], value_head_dim: int, into
     into[:, sums:] = partials[:, states + 2 * begin : states + 2 * end]
 
 
+def joined_items(items: list[Floats], value_head_dim: int) -> Floats:
+    """Partial results of all rows of a batch from those of its items, which the library gives one by one."""
+    if len(items) == 1:
+        return items[0]
+    sums = items[0].shape[1] // (value_head_dim + 2) * value_head_dim
+    return np.concatenate([item[:, :sums] for item in items] + [item[:, sums:] for item in items], axis=1)
+
+
 @functools.cache
 def check_layout() -> None:
     """Raises UnsupportedError if the library's partial results cannot be divided by `copy_rows`."""

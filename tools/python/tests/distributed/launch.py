@@ -9,7 +9,10 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _START = 60.0  # seconds for processes to begin and find each other on a busy machine
 
@@ -24,11 +27,12 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-def _rank(function: Callable[..., Any], rank: int, size: int, store: str, timeout: float, connection: Any, arguments: tuple[Any, ...]) -> None:
+def _rank(
+    function: Callable[..., Any], rank: int, size: int, store: str, timeout: float, connection: Any, arguments: tuple[Any, ...]
+) -> None:
+    import mha
     import torch
     import torch.distributed as dist
-
-    import mha
     from mha import distributed
 
     torch.set_num_threads(1)
@@ -75,13 +79,16 @@ class Running:
         except (EOFError, ConnectionResetError):
             return None
 
+    def outcome(self, rank: int, seconds: float = 60.0) -> Outcome:
+        """Of one rank; an empty one if it has none by then."""
+        return self._next(rank, seconds) or Outcome(None, "", "", seconds)
+
     def outcomes(self, seconds: float = 60.0) -> list[Outcome]:
         """Of all ranks; a rank that has none by then gets an empty one."""
         end = time.monotonic() + seconds
-        found = [self._next(rank, max(0.0, end - time.monotonic())) for rank in range(len(self.processes))]
-        return [outcome or Outcome(None, "", "", seconds) for outcome in found]
+        return [self.outcome(rank, max(0.0, end - time.monotonic())) for rank in range(len(self.processes))]
 
-    def __enter__(self) -> Running:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

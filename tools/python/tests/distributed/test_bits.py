@@ -6,10 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 import cases
+import mha
 import pytest
 from launch import run
-
-import mha
 
 STORED: dict[str, tuple[dict[str, Any], str]] = {
     "f32": ({}, "f32"),
