@@ -70,16 +70,19 @@ def query_of(batch: int, count: int) -> np.ndarray:
     return random(100 + count, batch, count, HEADS, DIM)
 
 
-def prefill_and_decode(ranks: distributed.Ranks, storage: Mapping[str, Any], arithmetic: str, batch: int) -> Any:
+def prefill_and_decode(ranks: distributed.Ranks, stored: Mapping[str, tuple[dict[str, Any], str, int]]) -> Any:
     """A prompt, then steps of several and of single tokens over the ends of shares, around all ranks and back to the first."""
-    pair = Pair(ranks, batch, capacity=1024 if ranks.size < 4 else 512, **storage)
+    found = {}
     steps = [300, 200, 11, 1, 1, 1, 250, 3, 1, 1, 200] if ranks.size > 1 else [300, 200, 11, 1, 1, 1]
-    for count in steps:
-        pair.append(count)
-        query = query_of(batch, count)
-        pair.compare(f"{count} to {pair.split.length}", query, causal=True, arithmetic=arithmetic)
-    pair.compare("not causal", query_of(batch, 2), arithmetic=arithmetic)
-    return pair.failed, pair.split.length, pair.split.lengths
+    for name, (storage, arithmetic, batch) in stored.items():
+        pair = Pair(ranks, batch, capacity=1024 if ranks.size < 4 else 512, **storage)
+        for count in steps:
+            pair.append(count)
+            query = query_of(batch, count)
+            pair.compare(f"{count} to {pair.split.length}", query, causal=True, arithmetic=arithmetic)
+        pair.compare("not causal", query_of(batch, 2), arithmetic=arithmetic)
+        found[name] = pair.failed, pair.split.length, pair.split.lengths
+    return found
 
 
 def shards(ranks: distributed.Ranks) -> Any:

@@ -86,19 +86,32 @@ def fails_between_the_steps(ranks: distributed.Ranks) -> Any:
     return failure_of(lambda: attend(pair))
 
 
-def differ(ranks: distributed.Ranks, what: str) -> Any:
-    """One rank calls with something else: the name and text of every rank's error, and whether a later call is right."""
+def differ(ranks: distributed.Ranks) -> Any:
+    """One rank calls with something else: the name and text of this rank's errors, and whether a later call is right."""
     pair = Pair(ranks)
     pair.append(900)
-    odd = ranks.rank == 1
+    found = {}
+    for what, call in calls_that_differ(pair, ranks.rank).items():
+        try:
+            call()
+            error, text = "", ""
+        except Exception as raised:  # noqa: BLE001  # the test looks at it
+            error, text = type(raised).__name__, str(raised)
+        pair.compare("later", query_of(1, 1), causal=True)
+        found[what] = error, text, not pair.failed and pair.split.length == 900
+    return found
+
+
+def calls_that_differ(pair: Pair, rank: int) -> dict[str, Callable[[], Any]]:
+    ranks, odd = pair.split.ranks, rank == 1
     query: Any = query_of(1, 1)
     key, value = pair.next(100)
-    calls: dict[str, Callable[[], Any]] = {
+    return {
         "shape": lambda: pair.split.attention(query_of(1, 3) if odd else query),
         "large shape": lambda: pair.split.attention(query_of(1, 500) if odd else query),
         "values": lambda: pair.split.attention(query * 2 if odd else query),
         "options": lambda: pair.split.attention(query, softcap=3.0 if odd else 4.0),
-        "arrays of options": lambda: pair.split.attention(query, sink_logits=random(ranks.rank, HEADS)),
+        "arrays of options": lambda: pair.split.attention(query, sink_logits=random(rank, HEADS)),
         "call": lambda: pair.split.append_shard(key[:, :0], value[:, :0]) if odd else pair.split.attention(query),
         "type of one": lambda: pair.split.attention(query.astype(np.float64) if odd else query),
         "option of one": lambda: pair.split.attention(query, window_left=-1 if odd else 5),
@@ -112,14 +125,6 @@ def differ(ranks: distributed.Ranks, what: str) -> Any:
         "config": lambda: distributed.SplitCache(1, 8, 256, ranks=ranks, share=512 if odd else 256),
         "capacity": lambda: distributed.SplitCache(1, 8, 300, ranks=ranks),
     }
-    try:
-        calls[what]()
-        found = ("", "")
-    except Exception as error:  # noqa: BLE001  # the test looks at it
-        found = (type(error).__name__, str(error))
-    pair.append(1)
-    pair.compare("later", query, causal=True)
-    return *found, not pair.failed and pair.split.length == 901
 
 
 def tokens_differ(ranks: distributed.Ranks) -> Any:
@@ -133,11 +138,14 @@ def tokens_differ(ranks: distributed.Ranks) -> Any:
     return first, pair.failed
 
 
-def count(ranks: distributed.Ranks, frame: int) -> Any:
-    """What calls exchanged, and what attention_traffic says of them."""
-    if frame:
-        _ranks.frame_bytes = _traffic.frame_bytes = lambda _: frame
-        ranks = distributed.Ranks(timeout=ranks.timeout)
+def count(ranks: distributed.Ranks) -> Any:
+    """What calls exchanged, and what attention_traffic says of them; then with frames that are too small for the data."""
+    found = [exchanged(ranks)]
+    _ranks.frame_bytes = _traffic.frame_bytes = lambda _: 100
+    return [*found, exchanged(distributed.Ranks(timeout=ranks.timeout))]
+
+
+def exchanged(ranks: distributed.Ranks) -> Any:
     pair = Pair(ranks, capacity=1024)
     pair.append(900)
     found = []

@@ -10,24 +10,25 @@ import mha
 import pytest
 from launch import run
 
-STORED: dict[str, tuple[dict[str, Any], str]] = {
-    "f32": ({}, "f32"),
-    "bf16": ({"key": "bf16", "value": "bf16"}, "f32"),
-    "i8": ({"key": "i8", "value": "i8"}, "f32"),
-    "bf16 arithmetic": ({"key": "bf16", "value": "bf16"}, "bf16"),
-    "int8 arithmetic": ({"key": "i8", "value": "i8"}, "int8"),
-    "hadamard": ({"key": mha.Storage("i4", "f16", 16, hadamard=True), "value": mha.Storage("i8", hadamard=True)}, "f32"),
-    "fixed": ({"key": "i8", "key_fixed": mha.Codes(None, 0.02)}, "f32"),
+# Storage of the cache, arithmetic, items.
+STORED: dict[str, tuple[dict[str, Any], str, int]] = {
+    "f32": ({}, "f32", 2),
+    "bf16": ({"key": "bf16", "value": "bf16"}, "f32", 1),
+    "i8": ({"key": "i8", "value": "i8"}, "f32", 1),
+    "bf16 arithmetic": ({"key": "bf16", "value": "bf16"}, "bf16", 1),
+    "int8 arithmetic": ({"key": "i8", "value": "i8"}, "int8", 1),
+    "hadamard": ({"key": mha.Storage("i4", "f16", 16, hadamard=True), "value": mha.Storage("i8", hadamard=True)}, "f32", 1),
+    "fixed": ({"key": "i8", "key_fixed": mha.Codes(None, 0.02)}, "f32", 1),
 }
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
-@pytest.mark.parametrize("stored", STORED)
-def test_prefill_and_decode(size: int, stored: str) -> None:
-    storage, arithmetic = STORED[stored]
-    for failed, length, lengths in run(size, cases.prefill_and_decode, storage, arithmetic, 2 if stored == "f32" else 1):
-        assert not failed
-        assert sum(lengths) == length and min(lengths) > 0
+def test_prefill_and_decode(size: int) -> None:
+    for found in run(size, cases.prefill_and_decode, STORED):
+        assert found.keys() == STORED.keys()
+        for failed, length, lengths in found.values():
+            assert not failed
+            assert sum(lengths) == length and min(lengths) > 0
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
