@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 CHUNK = 256  # keys of one partial result
 HEADER_BYTES = 64
-_LEAST_FRAME, _ALL_FRAMES = 16 << 10, 8 << 20
+_LEAST_FRAME, _ALL_FRAMES = 16 << 10, 16 << 20
 
 
 @dataclass
