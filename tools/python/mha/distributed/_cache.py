@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import Cache, Codes, Context, Norm, Results, Rope, Storage
+from .. import Cache, Codes, Context, Norm, Results, Rope, Storage, default_context, version
 from .._attention import Layout, axes_of, shaped
+from .._library import library
 from .._options import Arithmetic, Options
 from .._storage import Dtype, storage_of
 from .._tensors import tensor
@@ -22,6 +23,15 @@ from ._traffic import CHUNK
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+
+def bits_of(context: Context | None) -> str:
+    """The library, and the targets that have the bits of this context's target: the same on ranks that can be merged."""
+    target = (context or default_context()).target
+    for index in range(library.mha_target_count()):
+        if library.mha_target_name(index).decode() == target and library.mha_target_same_bits(index):
+            return f"mha {version()} with the bits of all FMA targets"
+    return f"mha {version()} with the bits of {target}"
 
 
 class SplitCache:
@@ -75,7 +85,7 @@ class SplitCache:
                 "value_fixed": value_fixed,
             }
             sizes = (num_kv_heads, head_dim, capacity, turn, partial_bytes)
-            text = f"SplitCache of {sizes}, {', '.join(f'{name}={arguments.described(part)}' for name, part in self._made.items())}"
+            text = f"SplitCache of {sizes}, {bits_of(context)}, {', '.join(f'{name}={arguments.described(part)}' for name, part in self._made.items())}"
             # Takes one token of each call on every rank, so that all ranks refuse what one would.
             self._probe = Cache(num_kv_heads, head_dim, 1, context=context, **self._made)
             call.agree(arguments.digest(text), text, 0, [message(0)] * ranks.size, [0] * ranks.size)

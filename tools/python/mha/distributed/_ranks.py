@@ -241,12 +241,9 @@ class Call:
                 try:
                     work.wait(timedelta(seconds=left))
                 except RuntimeError as error:
-                    late = time.monotonic() >= self._deadline
-                    reason = (
-                        f"no message {what} rank {peer} got through in time"
-                        if late
-                        else (f"the connection to rank {peer} broke, because it ended or saw a failure itself")
-                    )
+                    reason = f"the connection to rank {peer} broke, because it ended or saw a failure itself"
+                    if "timed out" in str(error).lower() or time.monotonic() >= self._deadline:
+                        reason = f"no message {what} rank {peer} got through in time"
                     self._fail(peer, step, f"{reason} ({str(error).splitlines()[0]})", error)
         ranks._traffic.steps += bool(receives or sends)
         ranks._pending.clear()  # all that was posted so far is done

@@ -123,6 +123,7 @@ def calls_that_differ(pair: Pair, rank: int) -> dict[str, Callable[[], Any]]:
         "width": lambda: pair.split.append(key[..., :-1].copy(), value),
         "shards after a part of a chunk": lambda: pair.split.append_shard(key, value),
         "config": lambda: distributed.SplitCache(1, 8, 256, ranks=ranks, share=512 if odd else 256),
+        "target": lambda: distributed.SplitCache(1, 8, 256, ranks=ranks, context=mha.Context(1, mha.targets()[-1] if odd else None)),
         "capacity": lambda: distributed.SplitCache(1, 8, 300, ranks=ranks),
     }
 
