@@ -14,8 +14,6 @@ template <int kRight>
 MHA_INLINE Reg shift_right(Reg a) {
   return reg(_mm512_srai_epi32(bits(a), kRight));
 }
-MHA_INLINE Reg lower_nibbles(Reg w) { return reg(_mm512_and_si512(bits(w), _mm512_set1_epi32(0x0f0f0f0f))); }
-MHA_INLINE Reg upper_nibbles(Reg w) { return lower_nibbles(reg(_mm512_srli_epi32(bits(w), 4))); }
 MHA_INLINE Bytes16 lowest_bytes(const Vec& ints) { return _mm512_cvtepi32_epi8(bits(ints.r[0])); }
 MHA_INLINE Vec columns_of(const Bytes16 quads[4]) {
   const __m256i low = _mm256_set_m128i(quads[1], quads[0]), high = _mm256_set_m128i(quads[3], quads[2]);
@@ -30,8 +28,6 @@ template <int kRight>
 MHA_INLINE Reg shift_right(Reg a) {
   return reg(_mm256_srai_epi32(bits(a), kRight));
 }
-MHA_INLINE Reg lower_nibbles(Reg w) { return reg(_mm256_and_si256(bits(w), _mm256_set1_epi32(0x0f0f0f0f))); }
-MHA_INLINE Reg upper_nibbles(Reg w) { return lower_nibbles(reg(_mm256_srli_epi32(bits(w), 4))); }
 MHA_INLINE Bytes16 lowest_bytes(const Vec& ints) {
   const __m256i byte = _mm256_set1_epi32(255);
   const __m256i taken =

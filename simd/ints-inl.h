@@ -5,6 +5,9 @@
 // word of their lane, or (NEON) all firsts before all seconds. add_products multiplies them with the two of a word that all
 // lanes share. line_of_rows: of 16 signed bytes and 16 others.
 //
+// lower_nibbles, upper_nibbles: those of each byte, 0 to 15, as bytes. add_byte_products: pairs of products of such bytes and
+// signed ones, added in 16 bits; widened_halves: the sums of two neighbours of these, in 32 bits (AVX-512, AVX2).
+//
 // store_halves: 16 integers as 16 bits each, which they fit. kDotStep codes of 8 bits are widened to 16 and multiplied with
 // as many integers of 16 bits at once; sums_of: the sum of each register's lanes, in its lane.
 namespace mha::MHA_TARGET_NS {
@@ -46,6 +49,12 @@ MHA_INLINE Reg sums_of(const Reg all[kRegLanes]) {
   for (int i = 0; i < kRegLanes; ++i) all[i].store_unaligned(rows + i * kRegLanes);
   return fold_rows(rows, [](__m512 a, __m512 b) MHA_ALWAYS_INLINE { return __m512(add_ints(a, b)); }).r[0];
 }
+MHA_INLINE Reg lower_nibbles(Reg w) { return reg(_mm512_and_si512(bits(w), _mm512_set1_epi32(0x0f0f0f0f))); }
+MHA_INLINE Reg upper_nibbles(Reg w) { return lower_nibbles(reg(_mm512_srli_epi32(bits(w), 4))); }
+MHA_INLINE Reg add_byte_products(Reg nibbles, Reg x, Reg halves) {
+  return reg(_mm512_add_epi16(bits(halves), _mm512_maddubs_epi16(bits(nibbles), bits(x))));
+}
+MHA_INLINE Reg widened_halves(Reg halves) { return reg(_mm512_madd_epi16(bits(halves), _mm512_set1_epi16(1))); }
 // Nibbles n and n + 4 of each word.
 template <int kNumber>
 MHA_INLINE Reg nibble_pair(Reg w) {
@@ -87,6 +96,12 @@ MHA_INLINE Reg sums_of(const Reg all[kRegLanes]) {
   const __m256i low = quads(0), high = quads(4);
   return reg(_mm256_add_epi32(_mm256_permute2x128_si256(low, high, 0x20), _mm256_permute2x128_si256(low, high, 0x31)));
 }
+MHA_INLINE Reg lower_nibbles(Reg w) { return reg(_mm256_and_si256(bits(w), _mm256_set1_epi32(0x0f0f0f0f))); }
+MHA_INLINE Reg upper_nibbles(Reg w) { return lower_nibbles(reg(_mm256_srli_epi32(bits(w), 4))); }
+MHA_INLINE Reg add_byte_products(Reg nibbles, Reg x, Reg halves) {
+  return reg(_mm256_add_epi16(bits(halves), _mm256_maddubs_epi16(bits(nibbles), bits(x))));
+}
+MHA_INLINE Reg widened_halves(Reg halves) { return reg(_mm256_madd_epi16(bits(halves), _mm256_set1_epi16(1))); }
 template <int kNumber>
 MHA_INLINE Reg nibble_pair(Reg w) {
   return reg(_mm256_and_si256(_mm256_srli_epi16(bits(w), 4 * kNumber), _mm256_set1_epi32(0x000f000f)));

@@ -39,7 +39,8 @@ constexpr InPlaceKernels kInt8InPlace = make_int8_in_place<IntPairs, IntPairs>()
 constexpr ResultKernels kInt8Results = {merge<Unfused>, finish_weights<Unfused>};
 constexpr LinearKernels kLinear = make_linear();
 constexpr LinearKernels kBf16Linear = make_bf16_linear<FmaOperands>();
-constexpr LinearKernels kInt8Linear = make_int8_linear<IntPairs>();
+constexpr LinearKernels kInt8Linear8 = make_int8_linear<IntPairs, 4>();
+constexpr LinearKernels kInt8Linear4 = make_int8_linear<NibbleOperands, 8>();
 
 // In F32 one kernel reads every element type.
 constexpr KernelTable make_table() {
@@ -66,9 +67,7 @@ constexpr LinearTable make_linear_table() {
   for (const LinearKernels*& k : t.kernels[static_cast<int>(Arithmetic::kF32)]) k = &kLinear;
   if constexpr (kHasFma && kHasBf16)
     t.kernels[static_cast<int>(Arithmetic::kBf16)][static_cast<int>(Element::kBf16)] = &kBf16Linear;
-  for (const Element element : {Element::kI8, Element::kU8, Element::kI4, Element::kU4}) {
-    if (kHasCodes) t.kernels[static_cast<int>(Arithmetic::kInt8)][static_cast<int>(element)] = &kInt8Linear;
-  }
+  if (kHasCodes) put_int8_linears(&t, &kInt8Linear8, &kInt8Linear4);
   return t;
 }
 

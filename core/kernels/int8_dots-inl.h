@@ -10,6 +10,7 @@ struct IntDots {
   static constexpr const char* kAttentionName =
       "INT8: queries and probabilities rounded to 15 bits, two bytes each, exact products of four bytes at once";
   static constexpr int kInputsOfWord = 4;
+  static constexpr int64_t kHalfSteps = 0;
   static constexpr int64_t kWordsTogether = 1;
   static constexpr int32_t kSignedZero = kSignedDots ? 0 : 128;
   struct Steps {

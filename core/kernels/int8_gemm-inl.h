@@ -35,6 +35,7 @@ struct IntPairs {
   static constexpr const char* kAttentionName =
       "INT8: queries and probabilities rounded to 15 bits, exact products of pairs of 16 bits";
   static constexpr int kInputsOfWord = 2;
+  static constexpr int64_t kHalfSteps = 0;
   struct Steps {
     static MHA_INLINE Vec step(const Vec& x, const Vec& line, const Vec& sum) { return add_products(x, line, sum); }
   };
@@ -77,6 +78,55 @@ struct IntPairs {
   static MHA_INLINE void store_query(char* part, const Vec& v, int) { store_halves(reinterpret_cast<float*>(part), v); }
 };
 
+// Where two bytes' products are added in 16 bits (x86): codes of 4 bits, which are 0 to 15, as bytes. Of inputs up to 127
+// two products are at most 3810, so 16 bits hold the sums of 8 steps.
+#if defined(MHA_ISA_AVX512) || defined(MHA_ISA_AVX2)
+struct IntNibbles {
+  static constexpr const char* kName =
+      "INT8: rows rounded to 8 bits, exact products of nibbles and bytes, added in 16 bits";
+  static constexpr int kInputsOfWord = 4;
+  static constexpr int32_t kSignedZero = 0;
+  static constexpr int64_t kHalfSteps = 8;
+  struct Steps {
+    static MHA_INLINE Vec step(const Vec& x, const Vec& line, const Vec& halves) {
+      return map([&](int i) MHA_ALWAYS_INLINE { return add_byte_products(line.r[i], x.r[i], halves.r[i]); });
+    }
+  };
+  static MHA_INLINE Vec widened(const Vec& halves) {
+    return map([&](int i) MHA_ALWAYS_INLINE { return widened_halves(halves.r[i]); });
+  }
+  template <int kPerWord, int kNumber>
+  static MHA_INLINE Vec line(const Vec& words) {
+    return map([&](int i)
+                   MHA_ALWAYS_INLINE { return kNumber == 0 ? lower_nibbles(words.r[i]) : upper_nibbles(words.r[i]); });
+  }
+  static uint32_t place(int32_t code, int number) { return (static_cast<uint32_t>(code) & 0xffu) << (8 * number); }
+};
+using NibbleOperands = IntNibbles;
+#else
+using NibbleOperands = IntPairs;
+#endif
+
+// Adds `steps` steps of products to sums: each(into, steps) adds them to integers of 32 bits, or so many of them that 16
+// bits hold their sums, and those are widened.
+template <class Operands, int64_t kHalfSteps, int kRows, int kPanels, class Each>
+MHA_INLINE void add_steps(Sums<kRows, kPanels>& sums, int64_t steps, Each each) {
+  if constexpr (kHalfSteps == 0) {
+    each(sums, steps);
+  } else {
+    for (; steps > 0; steps -= kHalfSteps) {
+      Sums<kRows, kPanels> halves;
+      clear<kRows, kPanels>(halves);
+      each(halves, least(steps, kHalfSteps));
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 8
+        for (int p = 0; p < kPanels; ++p) sums[r][p] = add_ints(sums[r][p], Operands::widened(halves[r][p]));
+      }
+    }
+  }
+}
+
 // Which inputs share a scale: groups of weights, in parts of kMostInt8Group.
 struct Int8Groups {
   int64_t k, group, parts;  // parts of a group
@@ -93,6 +143,9 @@ struct Int8Groups {
     return parts == 1 ? of_group
                       : least(of_group, begin + (at - begin) / kMostInt8Group * kMostInt8Group + kMostInt8Group);
   }
+  // The same where `begin` is where a group or a part of one begins, mostly without a division.
+  int64_t end_from(int64_t begin) const { return parts == 1 ? least(begin + group, k) : end(begin); }
+  int64_t of_weight(int64_t number) const { return parts == 1 ? number : number / parts; }
 };
 
 // Rows of inputs as codes, and what their groups share.
@@ -168,6 +221,8 @@ MHA_NOINLINE void ready_rows(const GemmArgs& g, const Int8Groups& groups, const 
   });
 }
 
+constexpr int64_t kInt8Pitch = kWidenedPanels * kLanes;
+
 // The panels of a group of columns: codes, and for each group of inputs what they are less their zero, and their scales.
 template <class Operands>
 struct Int8Weights {
@@ -213,29 +268,48 @@ struct Int8Weights {
   // The sums of a group of inputs, less what zeros are in them, times the scales, added to c. column: of those made ready.
   template <int kRows, int kPanels>
   MHA_INLINE void add_group(const Sums<kRows, kPanels>& sums, const Int8Rows& rows, int64_t row, int64_t column,
-                            int64_t group, float* c, int64_t pitch) const {
-    const int64_t of_weight = groups.parts == 1 ? group : group / groups.parts;
+                            int64_t group, float* c) const {
+    const int64_t at = (column / kLanes * weight_groups + groups.of_weight(group)) * kLanes;
+    const int64_t panel_step = weight_groups * kLanes, n = row * rows.groups + group;
+    const float *of_weights = scales + at, *of_rows = rows.scales + n;
+    const int32_t* row_sums = rows.sums + n;
+    if (g.zeros != nullptr) {
+      const float* of_zeros = zeros + at;
+      add_products_of<kRows, kPanels>(
+          sums, of_weights, panel_step, of_rows, rows.groups, c, [=](int r, int p, const Vec& sum) MHA_ALWAYS_INLINE {
+            return sub_ints(sum, mul_ints(load(of_zeros + p * panel_step), set_ints(row_sums[r * rows.groups])));
+          });
+    } else if (offset != 0) {
+      const int32_t zero_code = offset;
+      add_products_of<kRows, kPanels>(sums, of_weights, panel_step, of_rows, rows.groups, c,
+                                      [=](int r, int, const Vec& sum) MHA_ALWAYS_INLINE {
+                                        return sub_ints(sum, set_ints(zero_code * row_sums[r * rows.groups]));
+                                      });
+    } else {
+      add_products_of<kRows, kPanels>(sums, of_weights, panel_step, of_rows, rows.groups, c,
+                                      [](int, int, const Vec& sum) MHA_ALWAYS_INLINE { return sum; });
+    }
+  }
+
+ private:
+  // All that it reads is in local variables: what is stored could otherwise be part of a struct, which would be read again.
+  template <int kRows, int kPanels, class Less>
+  static MHA_INLINE void add_products_of(const Sums<kRows, kPanels>& sums, const float* of_weights, int64_t panel_step,
+                                         const float* of_rows, int64_t row_step, float* c, Less less) {
+    Vec scale[kPanels];
 #pragma GCC unroll 8
-    for (int p = 0; p < kPanels; ++p) {
-      const int64_t at = ((column / kLanes + p) * weight_groups + of_weight) * kLanes;
-      const Vec scale = load(scales + at), zero_codes = g.zeros != nullptr ? load(zeros + at) : zero();
+    for (int p = 0; p < kPanels; ++p) scale[p] = load(of_weights + p * panel_step);
 #pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) {
-        const int64_t n = (row + r) * rows.groups + group;
-        Vec sum = sums[r][p];
-        if (g.zeros != nullptr) {
-          sum = sub_ints(sum, mul_ints(zero_codes, set_ints(rows.sums[n])));
-        } else if (offset != 0) {
-          sum = sub_ints(sum, set_ints(offset * rows.sums[n]));
-        }
-        float* to = c + r * pitch + p * kLanes;
-        store(to, add(load(to), mul(to_floats(sum), mul(set1(rows.scales[n]), scale))));
+    for (int r = 0; r < kRows; ++r) {
+      const Vec of_row = set1(of_rows[r * row_step]);
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) {
+        float* to = c + r * kInt8Pitch + p * kLanes;
+        store(to, add(load(to), mul(to_floats(less(r, p, sums[r][p])), mul(of_row, scale[p]))));
       }
     }
   }
 };
-
-constexpr int64_t kInt8Pitch = kWidenedPanels * kLanes;
 
 // Inputs [begin, end) of lines: whole groups, or a part of one, whose sums wait in `ints` for the next block.
 template <class Operands>
@@ -254,24 +328,29 @@ struct Int8GemmTile {
     const float* a = rows.words + row * rows.stride + begin / Operands::kInputsOfWord;
     const float* b = lines + column * panel_lines;
     const int64_t at = row * kInt8Pitch + column;
-    int64_t group = weights.groups.number(begin);
-    for (int64_t k = begin; k < end; ++group) {
-      const int64_t group_end = weights.groups.end(k), last = least(end, group_end);
+    const Int8Groups groups = weights.groups;
+    const int64_t stride = rows.stride, panel_stride = panel_lines * kLanes;
+    int64_t group = groups.number(begin);
+    for (int64_t k = begin, group_end = groups.end(begin); k < end; ++group, group_end = groups.end_from(k)) {
+      const int64_t last = least(end, group_end);
       Sums<kRows, kPanels> sums;
       if (goes_on && k == begin) {
         load_sums<kRows, kPanels>(sums, ints + at, kInt8Pitch);
       } else {
         clear<kRows, kPanels>(sums);
       }
-      const int64_t count = last == weights.g.k ? panel_lines - (b - lines - column * panel_lines) / kLanes
-                                                : (last - k) / Operands::kInputsOfWord;
-      for (int64_t l = 0; l < count; ++l, ++a, b += kLanes) {
-        multiply_add_step<kRows, kPanels, typename Operands::Steps>(sums, a, rows.stride, b, panel_lines * kLanes);
-      }
+      const int64_t count = last == groups.k ? panel_lines - (b - lines - column * panel_lines) / kLanes
+                                             : (last - k) / Operands::kInputsOfWord;
+      const auto lines_of = [&](Sums<kRows, kPanels>& into, int64_t steps) MHA_ALWAYS_INLINE {
+        for (int64_t l = 0; l < steps; ++l, ++a, b += kLanes) {
+          multiply_add_step<kRows, kPanels, typename Operands::Steps>(into, a, stride, b, panel_stride);
+        }
+      };
+      add_steps<Operands, Operands::kHalfSteps>(sums, count, lines_of);
       if (last < group_end) {
         store_sums<kRows, kPanels>(sums, ints + at, kInt8Pitch);
       } else {
-        weights.template add_group<kRows, kPanels>(sums, rows, row, column, group, c + at, kInt8Pitch);
+        weights.template add_group<kRows, kPanels>(sums, rows, row, column, group, c + at);
       }
       k = last;
     }
@@ -295,28 +374,32 @@ struct FewRowsInt8Tile {
     const int64_t bytes = panel_bytes(Arithmetic::kInt8, g.panels_element, g.k), first = panel + column / kLanes;
     const char* b = g.panels + first * bytes;
     const float* a = rows.words + row * rows.stride;
-    for (int64_t k = 0, group = 0; k < g.k; ++group) {
-      const int64_t group_end = weights.groups.end(k);
+    const Int8Groups groups = weights.groups;
+    const int64_t stride = rows.stride;
+    for (int64_t k = 0, group = 0; k < groups.k; ++group) {
+      const int64_t group_end = groups.end_from(k);
       Sums<kRows, kPanels> sums;
       clear<kRows, kPanels>(sums);
-      for (int64_t words = divide_up(group_end - k, kPerWord); words > 0; --words, b += kLineBytes, a += kLines) {
+      const auto words_of = [&](Sums<kRows, kPanels>& into, int64_t words) MHA_ALWAYS_INLINE {
+        for (; words > 0; --words, b += kLineBytes, a += kLines) {
 #pragma GCC unroll 8
-        for (int p = 0; p < kPanels; ++p) {
-          const char* at = b + p * bytes;
-          prefetch(at + kNearBytes), prefetch_to_l2(at + kFarLineBytes);
-          const Vec codes = weights.template words<kPerWord>(at);
-          for_each_number<kLines>([&](auto number) MHA_ALWAYS_INLINE {
-            constexpr int kNumber = decltype(number)::value;
-            const Vec line = Operands::template line<kPerWord, kNumber>(codes);
+          for (int p = 0; p < kPanels; ++p) {
+            const char* at = b + p * bytes;
+            prefetch(at + kNearBytes), prefetch_to_l2(at + kFarLineBytes);
+            const Vec codes = weights.template words<kPerWord>(at);
+            for_each_number<kLines>([&](auto number) MHA_ALWAYS_INLINE {
+              constexpr int kNumber = decltype(number)::value;
+              const Vec line = Operands::template line<kPerWord, kNumber>(codes);
 #pragma GCC unroll 8
-            for (int r = 0; r < kRows; ++r) {
-              sums[r][p] = Operands::Steps::step(set1(a[r * rows.stride + kNumber]), line, sums[r][p]);
-            }
-          });
+              for (int r = 0; r < kRows; ++r) {
+                into[r][p] = Operands::Steps::step(set1(a[r * stride + kNumber]), line, into[r][p]);
+              }
+            });
+          }
         }
-      }
-      weights.template add_group<kRows, kPanels>(sums, rows, row, column, group, c + row * kInt8Pitch + column,
-                                                 kInt8Pitch);
+      };
+      add_steps<Operands, Operands::kHalfSteps / kLines>(sums, divide_up(group_end - k, kPerWord), words_of);
+      weights.template add_group<kRows, kPanels>(sums, rows, row, column, group, c + row * kInt8Pitch + column);
       k = group_end;
     }
   }
@@ -367,7 +450,8 @@ MHA_NOINLINE void store_outputs(const GemmArgs& g, int64_t column, int64_t colum
 }
 
 template <class Operands, int kPerWord>
-MHA_NOINLINE void int8_gemm_of(const GemmArgs& g) {
+MHA_NOINLINE void int8_gemm(const GemmArgs* args) {
+  const GemmArgs& g = *args;
   constexpr int64_t kLines = kPerWord / Operands::kInputsOfWord;
   Int8Weights<Operands> weights(g);
   const Int8Groups& groups = weights.groups;
@@ -383,9 +467,10 @@ MHA_NOINLINE void int8_gemm_of(const GemmArgs& g) {
   rows.sums = reinterpret_cast<int32_t*>(rows.scales + round_up(g.m * rows.groups, kLanes));
   ready_rows<Operands, kPerWord>(g, groups, rows);
   // Two tiles of rows still unpack codes of 8 bits faster in registers than through memory; codes of 4 bits, which take
-  // more operations, about one.
+  // more operations, about one, but as bytes, which take fewer, some thirty.
   constexpr int kRows = most_tile_rows(1, 8);
-  const bool few = g.m <= (kPerWord == 4 ? 2 * kRows : kRows + kRows / 3);
+  constexpr int64_t kMostFew = Operands::kHalfSteps != 0 ? 32 * kRows : kPerWord == 4 ? 2 * kRows : kRows + kRows / 3;
+  const bool few = g.m <= kMostFew;
   for (int64_t column = 0; column < g.n; column += kInt8Pitch) {
     const int64_t columns = least(g.n - column, kInt8Pitch), panel = column / kLanes;
     memset(outputs, 0, static_cast<size_t>(g.m * kInt8Pitch) * sizeof(float));
@@ -409,19 +494,20 @@ MHA_NOINLINE void int8_gemm_of(const GemmArgs& g) {
   }
 }
 
-template <class Operands>
-inline void int8_gemm(const GemmArgs* args) {
-  if (codes_of_word(args->panels_element) == 4) return int8_gemm_of<Operands, 4>(*args);
-  int8_gemm_of<Operands, 8>(*args);
-}
-
-template <class Operands>
+// kPerWord: codes of a word, 4 of 8 bits or 8 of 4 bits.
+template <class Operands, int kPerWord>
 constexpr LinearKernels make_int8_linear() {
   LinearKernels k = {};
-  k.gemm = int8_gemm<Operands>, k.gemm_scratch = int8_gemm_scratch<Operands>;
+  k.gemm = int8_gemm<Operands, kPerWord>, k.gemm_scratch = int8_gemm_scratch<Operands>;
   k.tile_rows = kMostTileRows, k.tile_columns = panels_for(kMostTileRows) * kLanes, k.depth = kMaxDepth;
   k.products = Operands::kName;
   return k;
+}
+
+constexpr void put_int8_linears(LinearTable* table, const LinearKernels* of_bytes, const LinearKernels* of_nibbles) {
+  const LinearKernels** kernels = table->kernels[static_cast<int>(Arithmetic::kInt8)];
+  for (const Element element : {Element::kI8, Element::kU8}) kernels[static_cast<int>(element)] = of_bytes;
+  for (const Element element : {Element::kI4, Element::kU4}) kernels[static_cast<int>(element)] = of_nibbles;
 }
 
 }  // namespace

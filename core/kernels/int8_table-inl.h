@@ -19,7 +19,7 @@ using ValueDots = IntPairs;  // a part of a probability is unsigned, which dotpr
 
 constexpr PackedKernels kPacked = make_packed<Int8Products<IntDots, ValueDots>>();
 constexpr InPlaceKernels kInPlace = make_int8_in_place<IntDots, ValueDots>();
-constexpr LinearKernels kLinear = make_int8_linear<IntDots>();
+constexpr LinearKernels kLinear8 = make_int8_linear<IntDots, 4>(), kLinear4 = make_int8_linear<IntDots, 8>();
 
 constexpr KernelTable make_table() {
   KernelTable t = {};
@@ -32,9 +32,7 @@ constexpr KernelTable make_table() {
 constexpr LinearTable make_linear_table() {
   LinearTable t = {};
   t.base = &MHA_BASE_NS::linear_table;
-  for (const Element element : {Element::kI8, Element::kU8, Element::kI4, Element::kU4}) {
-    t.kernels[static_cast<int>(Arithmetic::kInt8)][static_cast<int>(element)] = &kLinear;
-  }
+  put_int8_linears(&t, &kLinear8, &kLinear4);
   return t;
 }
 

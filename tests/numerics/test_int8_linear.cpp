@@ -41,7 +41,7 @@ TEST_CASE("int8: linears over codes of every type and layout, every element by t
   int64_t cases = 0;
   for (const uint64_t seed : seeds(620000, 300)) {
     Random random(seed);
-    const int64_t M = one_of<int64_t>(random, {1, 2, 5, 7, 9, 33});
+    const int64_t M = one_of<int64_t>(random, {1, 2, 5, 7, 9, 33, 264});
     const int64_t N = one_of<int64_t>(random, {1, 8, 15, 16, 40, 64, 65, 136});
     const int64_t K = one_of<int64_t>(random, {1, 8, 31, 32, 64, 96, 129, 160, 520, 1032});
     const WeightCodes weight(random, N, K);
@@ -118,6 +118,33 @@ TEST_CASE("int8: a group of more than 65,536 inputs goes in parts", "[int8][line
       INFO("target " << target << " M " << M);
       const mha_context* context = shared_context(target, 1);
       check_same_bits("output", run_linear(context, make(context, config).get(), input, M), want);
+    }
+  }
+}
+
+TEST_CASE("int8: the greatest codes of 4 bits and inputs, whose sums fill 16 bits on some targets",
+          "[int8][codes][linear][extremes]") {
+  if (targets_of(MHA_ARITHMETIC_INT8).empty()) return;
+  const int64_t K = 288, N = 33;
+  const float scale = 0.5f;
+  const std::vector<uint8_t> codes(static_cast<size_t>(N * K / 2), 0xff);
+  for (const auto& [M, input_value] : {std::pair<int64_t, float>{1, 1.0f}, {10, -1.0f}, {264, 1.0f}, {264, -1.0f}}) {
+    const std::vector<float> input(static_cast<size_t>(M * K), input_value);
+    for (const mha_dtype dtype : {MHA_I4, MHA_U4}) {
+      for (const int64_t group : {0, 32, 96}) {
+        mha_quant quant = {};
+        quant.scales = &scale, quant.group = group;
+        mha_linear_config config = {};
+        config.in_features = K, config.out_features = N, config.arithmetic = MHA_ARITHMETIC_INT8;
+        config.weight.data = codes.data(), config.weight.dtype = dtype, config.weight.quant = &quant;
+        const std::vector<float> want = int8::linear(
+            input, M, N, K, std::vector<CodeParts>(static_cast<size_t>(N * K), {7.0f, scale}), group, nullptr);
+        for (const std::string& target : targets_of(MHA_ARITHMETIC_INT8)) {
+          INFO("target " << target << " M " << M << " group " << group);
+          const mha_context* context = shared_context(target, 1);
+          check_same_bits("output", run_linear(context, make(context, config).get(), input, M), want);
+        }
+      }
     }
   }
 }
