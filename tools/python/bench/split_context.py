@@ -27,9 +27,10 @@ def chunks_of(tokens: int, ranks: int) -> list[int]:
 
 
 def measure(rank: int, size: int, store: str, tokens: int, steps: int, connection: Any) -> None:
-    import mha
     import torch
     import torch.distributed as dist
+
+    import mha
     from mha import distributed
 
     torch.set_num_threads(1)

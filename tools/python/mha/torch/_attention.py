@@ -49,9 +49,7 @@ def why_not(
     return _why_not_shapes(query, key, value, attn_mask, enable_gqa)
 
 
-def _why_not_shapes(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, enable_gqa: bool
-) -> str | None:
+def _why_not_shapes(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, enable_gqa: bool) -> str | None:
     if min(query.dim(), key.dim(), value.dim()) < 2:
         return "shape"
     if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:

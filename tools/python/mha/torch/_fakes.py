@@ -30,9 +30,7 @@ def _check_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
             raise RuntimeError(f"mha: {name} must have 4 dimensions [batch, heads, tokens, width]")
 
 
-def _attention_output(
-    query: torch.Tensor, value: torch.Tensor, value_format: str | None, out_dtype: torch.dtype | None
-) -> torch.Tensor:
+def _attention_output(query: torch.Tensor, value: torch.Tensor, value_format: str | None, out_dtype: torch.dtype | None) -> torch.Tensor:
     batch, heads, tokens = query.shape[:3]
     width = _width(value.shape[3], value_format)
     return query.new_empty((batch, tokens, heads, width), dtype=out_dtype or query.dtype).transpose(1, 2)
@@ -52,9 +50,7 @@ def _attention(
     return _attention_output(query, value, value_format, out_dtype)
 
 
-def results(
-    query: torch.Tensor, heads: Size, tokens: Size, columns: Size, options: dict[str, Any]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def results(query: torch.Tensor, heads: Size, tokens: Size, columns: Size, options: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """The attention weights and the log-sum-exp."""
     offsets, rows, mode = options.get("query_offsets"), options.get("weights_rows"), options.get("weights")
     batch = query.shape[0] if offsets is None else offsets.shape[0] - 1
@@ -100,23 +96,17 @@ def _linear_pack(weight: torch.Tensor, *_: Any, **_options: Any) -> torch.Tensor
 
 
 @register_fake("mha::layer_pack")
-def _layer_pack(
-    _in_proj: Any, _query: Any, _key: Any, _value: Any, output_weight: torch.Tensor, *_: Any, **_options: Any
-) -> torch.Tensor:
+def _layer_pack(_in_proj: Any, _query: Any, _key: Any, _value: Any, output_weight: torch.Tensor, *_: Any, **_options: Any) -> torch.Tensor:
     return output_weight.new_empty((torch.library.get_ctx().new_dynamic_size(),), dtype=torch.uint8)
 
 
 @register_fake("mha::linear")
-def _linear(
-    input: torch.Tensor, packed: torch.Tensor, out_features: Size, *, out_dtype: torch.dtype | None = None
-) -> torch.Tensor:
+def _linear(input: torch.Tensor, packed: torch.Tensor, out_features: Size, *, out_dtype: torch.dtype | None = None) -> torch.Tensor:
     refuse_gradient(input)
     return input.new_empty((*input.shape[:-1], out_features), dtype=out_dtype or input.dtype)
 
 
-def _layer_output(
-    query: torch.Tensor, out_dim: Size, tokens_first: bool, out_dtype: torch.dtype | None
-) -> torch.Tensor:
+def _layer_output(query: torch.Tensor, out_dim: Size, tokens_first: bool, out_dtype: torch.dtype | None) -> torch.Tensor:
     batch, tokens, _ = query.shape
     dtype = out_dtype or query.dtype
     if tokens_first:

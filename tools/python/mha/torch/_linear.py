@@ -65,9 +65,7 @@ class Linear(torch.nn.Module):
         return f"{self.in_features}, {self.out_features}, bias={self.has_bias}, weights={self.weights}"
 
 
-def pack_linear(
-    weight: torch.Tensor, bias: torch.Tensor | None, weights: str | None, arithmetic: str | None
-) -> torch.Tensor:
+def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None, weights: str | None, arithmetic: str | None) -> torch.Tensor:
     """Weight and bias of a linear layer as one uint8 tensor."""
     with torch.no_grad():
         packed: torch.Tensor = torch.ops.mha.linear_pack(weight, bias, **storage_options(weights, arithmetic))

@@ -9,12 +9,15 @@ import threading
 import types
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch.overrides import TorchFunctionMode
 
 from ._attention import attend, attend_with_weights, why_not
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Tensor = torch.Tensor
 _torch_attention = torch._C._nn.scaled_dot_product_attention
@@ -60,7 +63,7 @@ class replace_sdpa(TorchFunctionMode):  # used as a function
         self.taken = 0
         self.passed: Counter[str] = Counter()
 
-    def __enter__(self) -> replace_sdpa:
+    def __enter__(self) -> Self:
         super().__enter__()
         _active.stack.append(self)
         return self
@@ -121,9 +124,7 @@ def _attention(
         if wanted is not None:
             raise _PassedOn(reason)
         _count(reason)
-        result: Tensor = _torch_attention(
-            query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-        )
+        result: Tensor = _torch_attention(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
         return result
     if wanted is None:
         result = attend(query, key, value, attn_mask, is_causal, scale)

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import mha
 import numpy as np
+
+import mha
 from mha import distributed
 
 HEADS, KV_HEADS, DIM, VALUE_DIM = 6, 2, 32, 16

@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import mha
 import numpy as np
+
+import mha
 from cases import DIM, HEADS, Pair, bits, query_of, random
 from mha import distributed
 from mha.distributed import _attention, _ranks, _traffic

@@ -30,9 +30,10 @@ class Outcome(NamedTuple):
 def _rank(
     function: Callable[..., Any], rank: int, size: int, store: str, timeout: float, connection: Any, arguments: tuple[Any, ...]
 ) -> None:
-    import mha
     import torch
     import torch.distributed as dist
+
+    import mha
     from mha import distributed
 
     torch.set_num_threads(1)

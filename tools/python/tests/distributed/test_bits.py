@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import cases
-import mha
 import pytest
 from launch import run
+
+import cases
+import mha
 
 # Storage of the cache, arithmetic, items.
 STORED: dict[str, tuple[dict[str, Any], str, int]] = {

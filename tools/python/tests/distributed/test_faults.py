@@ -8,10 +8,11 @@ import signal
 from typing import Any
 
 import faults
-import mha
 import pytest
 import torch.distributed as dist
 from launch import Running, run
+
+import mha
 from mha import distributed
 
 LATE = 3.0  # seconds that a busy machine may add to a timeout

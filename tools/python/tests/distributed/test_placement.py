@@ -6,9 +6,10 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import mha
 from hypothesis import given
 from hypothesis import strategies as st
+
+import mha
 from mha.distributed._placement import Placement
 from mha.distributed._rows import check_layout
 from mha.distributed._traffic import row_range

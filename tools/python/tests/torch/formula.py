@@ -12,9 +12,7 @@ Tensor = torch.Tensor
 TOLERANCE = 2e-6  # of the largest result, as torch's own tests of float32
 
 
-def qkv(
-    batch: int = 2, heads: int = 8, kv_heads: int = 2, tq: int = 33, tk: int = 47, d: int = 24, dv: int = 16
-) -> Any:
+def qkv(batch: int = 2, heads: int = 8, kv_heads: int = 2, tq: int = 33, tk: int = 47, d: int = 24, dv: int = 16) -> Any:
     return torch.randn(batch, heads, tq, d), torch.randn(batch, kv_heads, tk, d), torch.randn(batch, kv_heads, tk, dv)
 
 

@@ -73,16 +73,12 @@ def test_score_changes() -> None:
     assert_close(result, reference(query, key, value, bias=bias, scale=0.4, softcap=3.0, sinks=sinks), 4e-6)
 
 
-@pytest.mark.parametrize(
-    "shape", [(47,), (33, 47), (33, 1), (1, 47), (2, 1, 1, 47), (1, 8, 33, 47), (2, 8, 33, 47), (2, 1, 33, 1)]
-)
+@pytest.mark.parametrize("shape", [(47,), (33, 47), (33, 1), (1, 47), (2, 1, 1, 47), (1, 8, 33, 47), (2, 8, 33, 47), (2, 1, 33, 1)])
 @pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.bfloat16, torch.float16])
 def test_masks_broadcast(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     query, key, value = qkv()
     mask = torch.rand(shape) < 0.7 if dtype == torch.bool else torch.randn(shape).to(dtype)
-    wanted = (
-        reference(query, key, value, visible=mask) if dtype == torch.bool else reference(query, key, value, bias=mask)
-    )
+    wanted = reference(query, key, value, visible=mask) if dtype == torch.bool else reference(query, key, value, bias=mask)
     assert_close(attention(query, key, value, mask), wanted)
 
 
@@ -177,9 +173,7 @@ def test_rope_and_norm_of_queries() -> None:
     c, s = cos[positions][:, None], sin[positions][:, None]
     first, second = normed[..., :12], normed[..., 12:]
     rotated = torch.cat([first * c - second * s, second * c + first * s], -1)
-    result = attention(
-        query, key, value, query_norm=weight, norm_epsilon=1e-5, rope_cos=cos, rope_sin=sin, positions=positions
-    )
+    result = attention(query, key, value, query_norm=weight, norm_epsilon=1e-5, rope_cos=cos, rope_sin=sin, positions=positions)
     assert_close(result, reference(rotated, key, value))
 
 
@@ -322,7 +316,5 @@ def test_opcheck(kwargs: dict[str, Any]) -> None:
     with torch.enable_grad():
         assert set(opcheck(attention, qkv(), kwargs).values()) == {"SUCCESS"}
         for weights in ("per_head", "averaged", "key_sums", None):
-            results = opcheck(
-                attention_with_weights, qkv(), kwargs | {"weights": weights, "log_sum_exp": weights is None}
-            )
+            results = opcheck(attention_with_weights, qkv(), kwargs | {"weights": weights, "log_sum_exp": weights is None})
             assert set(results.values()) == {"SUCCESS"}

@@ -37,10 +37,7 @@ def test_codes_of_8_bits_follow_the_widening_law(dtype: torch.dtype, zero: int) 
     info = torch.iinfo(dtype)
     codes = [torch.randint(info.min, info.max, x.shape, dtype=dtype) for x in (key, value)]
     scales = [torch.rand(2, 2, 47, 1) / 100, torch.rand(2, 1, 1, 4).half() / 100]
-    widened = [
-        (c.float() - zero) * s.float().repeat_interleave(c.shape[-1] // s.shape[-1], -1)
-        for c, s in zip(codes, scales, strict=True)
-    ]
+    widened = [(c.float() - zero) * s.float().repeat_interleave(c.shape[-1] // s.shape[-1], -1) for c, s in zip(codes, scales, strict=True)]
     result = attention(query, *codes, key_scales=scales[0], value_scales=scales[1])
     assert torch.equal(result, attention(query, *widened))
 

@@ -62,9 +62,7 @@ def test_16_bits(dtype: torch.dtype) -> None:
     assert torch.equal(linear(x, packed.packed, 41, out_dtype=torch.float32), wide(x.float()))
 
 
-@pytest.mark.parametrize(
-    "weights,bits,error", [("f16", 16, 1e-3), ("bf16", 16, 8e-3), ("int8", 8, 2e-2), ("int4", 4, 0.2)]
-)
+@pytest.mark.parametrize("weights,bits,error", [("f16", 16, 1e-3), ("bf16", 16, 8e-3), ("int8", 8, 2e-2), ("int4", 4, 0.2)])
 def test_rounded_weights(weights: str, bits: int, error: float) -> None:
     source = torch.nn.Linear(256, 64)
     packed = mha.torch.Linear.from_linear(source, weights)
@@ -175,9 +173,7 @@ def test_opcheck() -> None:
             assert set(opcheck(linear, (torch.randn(shape), packed, 24)).values()) == {"SUCCESS"}
         assert set(opcheck(linear, (torch.randn(3, 32), packed, 24), {"out_dtype": torch.half}).values()) == {"SUCCESS"}
         utilities = ("test_schema", "test_autograd_registration", "test_faketensor")
-        assert set(opcheck(pack, (weight, weight[:, 0]), {"dtype": "int8"}, test_utils=utilities).values()) == {
-            "SUCCESS"
-        }
+        assert set(opcheck(pack, (weight, weight[:, 0]), {"dtype": "int8"}, test_utils=utilities).values()) == {"SUCCESS"}
 
 
 def test_compile_export_save_and_load() -> None:

@@ -93,9 +93,7 @@ def test_multi_head_attention_forward(dtype: torch.dtype) -> None:
     name = "nn.functional.multi_head_attention_forward"
 
     def dropout(sample: Any) -> bool:
-        given = inspect.signature(torch.nn.functional.multi_head_attention_forward).bind(
-            sample.input, *sample.args, **sample.kwargs
-        )
+        given = inspect.signature(torch.nn.functional.multi_head_attention_forward).bind(sample.input, *sample.args, **sample.kwargs)
         given.apply_defaults()
         return bool(given.arguments["training"] and given.arguments["dropout_p"] > 0)
 
