@@ -73,7 +73,7 @@ class Settings:
     arithmetic: str | None
 
 
-class PagedLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
+class PagedLayer(CacheLayerMixin):
     """The keys and values of one layer. Row b of the batch is the sequence self.sequences[b] of the paged cache."""
 
     is_compileable = False
