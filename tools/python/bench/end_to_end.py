@@ -46,7 +46,7 @@ def summary(case: Case, times: dict[str, list[float]], threads: int) -> dict[str
     ratios = {name: [a / b for a, b in zip(times[case.baseline], found)] for name, found in times.items()}
     return {
         "title": case.title,
-        "bar": case.bar,
+        "bars": case.bars,
         "baseline": case.baseline,
         "target": mha.torch.target(),
         "threads": threads,

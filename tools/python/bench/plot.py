@@ -36,7 +36,6 @@ def draw(results: dict[str, Any]) -> str:
     scale = WIDTH / max(longest, 1.2)
     parts, y = [], 30.0
     for _, case, variants in bars(results):
-        top = y
         parts.append(text(8, y + 15, case["title"]))
         for variant in variants:
             ratio, (low, high) = case["ratio"][variant], case["quartiles"][variant]
@@ -44,9 +43,10 @@ def draw(results: dict[str, Any]) -> str:
             parts.append(f'<rect x="{LEFT}" y="{y:.1f}" width="{ratio * scale:.1f}" height="{ROW - 4}" fill="{colour}"/>')
             parts.append(line(LEFT + low * scale, y + 9, LEFT + high * scale, y + 9, "#222222"))
             parts.append(text(LEFT + max(ratio, high) * scale + 6, y + 14, f"{ratio:.2f}  {variant}"))
+            if variant in case["bars"]:
+                bar = LEFT + case["bars"][variant] * scale
+                parts.append(line(bar, y - 2, bar, y + ROW - 2, "#b02a2a"))
             y += ROW
-        if case["bar"]:
-            parts.append(line(LEFT + case["bar"] * scale, top - 3, LEFT + case["bar"] * scale, y, "#b02a2a"))
         y += GAP
     parts.append(line(LEFT + scale, 24, LEFT + scale, y, "#999999"))
     parts.append(text(LEFT, 16, "time of torch's attention (or torch in bf16) / time with mha; red: what is asked for"))
@@ -61,7 +61,7 @@ def table(results: dict[str, Any]) -> str:
         for variant in variants:
             low, high = case["quartiles"][variant]
             baseline, times = case["baseline"], case["milliseconds"]
-            bar = f"{case['bar']:.2f}" if case["bar"] else ""
+            bar = f"{case['bars'][variant]:.2f}" if variant in case["bars"] else ""
             rows.append(
                 f"| {case['title']} | {baseline} | {times[baseline]:.0f} | {variant} | {times[variant]:.0f} | "
                 f"{case['ratio'][variant]:.2f} | {low:.2f} to {high:.2f} | {bar} |"
