@@ -84,10 +84,10 @@ struct Int8TileProducts : Int8Products<IntTiles, IntTiles> {
 // Fewer rows than this fill so little of a tile that the base's kernels are as fast, which read weights once for all rows.
 constexpr int64_t kLeastTileRows = 8;
 
-inline const LinearKernels& int8_base() {
+inline const LinearKernels& int8_base(Element element) {
   const LinearTable* t = &MHA_BASE_NS::linear_table;
-  while (t->kernels[static_cast<int>(Arithmetic::kInt8)][static_cast<int>(Element::kI8)] == nullptr) t = t->base;
-  return *t->kernels[static_cast<int>(Arithmetic::kInt8)][static_cast<int>(Element::kI8)];
+  while (t->kernels[static_cast<int>(Arithmetic::kInt8)][static_cast<int>(element)] == nullptr) t = t->base;
+  return *t->kernels[static_cast<int>(Arithmetic::kInt8)][static_cast<int>(element)];
 }
 
 // Lines of a group of inputs in whole tiles.
@@ -106,7 +106,8 @@ inline int64_t int8_tile_scratch(int64_t rows, int64_t k) {
   const int64_t own = 2 * kLanes * most_group_lines(k) + kInt8Pitch * (rows + 2 * groups) +
                       round_up(padded_rows * stride, kLanes) + 2 * round_up(rows * groups, kLanes) +
                       kTileGroupRows * 2 * kTileSide;
-  return most(own, int8_base().gemm_scratch(rows, k));
+  const auto of_base = [&](Element element) { return int8_base(element).gemm_scratch(rows, k); };
+  return most(own, most(of_base(Element::kI8), of_base(Element::kI4)));
 }
 
 // Lines of a group of one panel, zeros up to a whole tile.
@@ -165,8 +166,7 @@ MHA_NOINLINE void int8_tile_gemm_of(const GemmArgs& g) {
             for (int64_t n = 0; n < panels; ++n) {
               const Sums<1, 1> sum = {{load(sums + r * 2 * kTileSide + n * kLanes)}};
               const int64_t at = c + n * kLanes;
-              weights.template add_group<1, 1>(sum, rows, row + r, at, group, outputs + (row + r) * kInt8Pitch + at,
-                                               kInt8Pitch);
+              weights.template add_group<1, 1>(sum, rows, row + r, at, group, outputs + (row + r) * kInt8Pitch + at);
             }
           }
         }
@@ -177,7 +177,7 @@ MHA_NOINLINE void int8_tile_gemm_of(const GemmArgs& g) {
 }
 
 inline void int8_tile_gemm(const GemmArgs* args) {
-  if (args->m < kLeastTileRows) return int8_base().gemm(args);
+  if (args->m < kLeastTileRows) return int8_base(args->panels_element).gemm(args);
   if (codes_of_word(args->panels_element) == 4) return int8_tile_gemm_of<4>(*args);
   int8_tile_gemm_of<8>(*args);
 }
