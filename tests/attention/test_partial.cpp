@@ -38,6 +38,34 @@ TEST_CASE("partial results: parts of whole chunks merge to the bits of one call"
   });
 }
 
+TEST_CASE("partial results: rows merge apart to the bits of all together", "[partial]") {
+  for_each_target([](const std::string&, const mha_context* context) {
+    const AttentionShape s = {2, 4, 2, 3, 700, 16, 24};
+    const AttentionProblem p(s, MaskKind::kCausal, 55);
+    const std::vector<float> partials = partial(context, p.args());
+    const AttentionResult want = merged(context, s, partials, nullptr);
+    const int64_t rows = s.B * s.H * s.Tq, width = s.Dv + 2, chunks = 3;
+    REQUIRE(static_cast<int64_t>(partials.size()) == chunks * rows * width);
+    for (const auto& [begin, end] : {std::pair<int64_t, int64_t>{0, 5}, {5, 6}, {6, rows}}) {
+      std::vector<float> some;
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        const float *sums = partials.data() + chunk * rows * width, *states = sums + rows * s.Dv;
+        some.insert(some.end(), sums + begin * s.Dv, sums + end * s.Dv);
+        some.insert(some.end(), states + begin * 2, states + end * 2);
+      }
+      const AttentionResult got = merged(context, {1, 1, 1, end - begin, s.Tk, s.D, s.Dv}, some, nullptr);
+      for (int64_t row = begin; row < end; ++row) {
+        const int64_t b = row / (s.H * s.Tq), h = row / s.Tq % s.H, i = row % s.Tq;
+        const float* of_row = want.output.data() + ((b * s.Tq + i) * s.H + h) * s.Dv;
+        check_same_bits("row",
+                        std::vector<float>(got.output.begin() + (row - begin) * s.Dv,
+                                           got.output.begin() + (row - begin + 1) * s.Dv),
+                        std::vector<float>(of_row, of_row + s.Dv));
+      }
+    }
+  });
+}
+
 TEST_CASE("partial results: of a sequence in a cache; of nothing", "[partial][cache]") {
   for_each_target([](const std::string& target, const mha_context* one) {
     const AttentionShape s = {1, 4, 2, 3, 600, 16, 16};

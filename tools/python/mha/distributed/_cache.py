@@ -18,7 +18,6 @@ from ._attention import Attention, Keys
 from ._errors import RankError
 from ._placement import Placement
 from ._ranks import Ranks, message
-from ._rows import check_layout
 from ._traffic import CHUNK
 
 if TYPE_CHECKING:
@@ -69,7 +68,6 @@ class SplitCache:
     ) -> None:
         self._ranks = ranks
         with ranks.call("SplitCache") as call:
-            check_layout()
             turn = capacity if share is None else share
             for name, size in (("capacity", capacity), ("share", turn)):
                 if size < CHUNK or size % CHUNK:

@@ -2,17 +2,14 @@
 """Partial results of some rows (of an item, a query head and a query), taken out of those of all rows.
 
 Rows do not depend on each other, so each rank merges a share of them. The partial results of a chunk are, in one array of
-floats: Dv sums of each row, then two numbers of each row. mha.h does not promise this layout, so `check_layout` tests it.
+floats: Dv sums of each row, then two numbers of each row (mha_attention_partial).
 """
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
-
-from .. import Cache, UnsupportedError, attention_partial, merge_partials
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -33,22 +30,3 @@ def joined_items(items: list[Floats], value_head_dim: int) -> Floats:
         return items[0]
     sums = items[0].shape[1] // (value_head_dim + 2) * value_head_dim
     return np.concatenate([item[:, :sums] for item in items] + [item[:, sums:] for item in items], axis=1)
-
-
-@functools.cache
-def check_layout() -> None:
-    """Raises UnsupportedError if the library's partial results cannot be divided by `copy_rows`."""
-    width = 8
-    numbers = np.random.default_rng(0).standard_normal((2, 300, 2, width), np.float32)
-    cache = Cache(2, width, 300)
-    cache.append(numbers[:1], numbers[1:])
-    query = np.ascontiguousarray(numbers[:1, :2].repeat(2, axis=2))
-    partials = attention_partial(query, cache=cache)
-    rows = partials.shape[1] // (width + 2)
-    whole = merge_partials(partials, query, width).output.transpose(0, 2, 1, 3).reshape(rows, width)
-    for begin, end in ((0, 3), (3, rows)):
-        some = np.empty((len(partials), (end - begin) * (width + 2)), np.float32)
-        copy_rows(partials, (begin, end), width, some)
-        merged = merge_partials(some, np.empty((1, 1, end - begin, width), np.float32), width).output[0, 0]
-        if merged.tobytes() != whole[begin:end].tobytes():
-            raise UnsupportedError("this library has partial results of another layout than mha.distributed knows")

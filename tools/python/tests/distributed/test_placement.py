@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 import mha
 from mha.distributed._placement import Placement
-from mha.distributed._rows import check_layout
 from mha.distributed._traffic import row_range
 
 STEPS = st.lists(
@@ -68,10 +67,6 @@ def test_every_row_is_merged_by_one_rank(rows: int, ranks: int) -> None:
     assert [row for begin, end in ranges for row in range(begin, end)] == list(range(rows))
     sizes = [end - begin for begin, end in ranges]
     assert max(sizes) - min(sizes) <= 1
-
-
-def test_partial_results_have_the_layout_that_rows_are_taken_from() -> None:
-    check_layout()
 
 
 def test_tokens_take_turns() -> None:
