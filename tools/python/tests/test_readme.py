@@ -11,5 +11,5 @@ def test_the_example_runs() -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(blocks) == 1
     names: dict[str, object] = {}
-    exec(compile(blocks[0], "README.md", "exec"), names)
+    exec(compile(blocks[0], "README.md", "exec"), names)  # noqa: S102
     assert getattr(names["output"], "shape", None) == (1, 10, 8, 64)
