@@ -82,7 +82,10 @@ case $kind in
   pkg_config) with_pkg_config ;;
   find_package_c) with_cmake find_package -DCMAKE_PREFIX_PATH="$prefix" -DCONSUMER_LANGUAGE=C ;;
   find_package_cxx) with_cmake find_package -DCMAKE_PREFIX_PATH="$prefix" -DCONSUMER_LANGUAGE=CXX ;;
-  add_subdirectory) with_cmake subproject -DMHA_SOURCE="$source" ;;
+  add_subdirectory) # one target, because host_native builds all of them as a subproject
+    [ "$(uname -m)" = x86_64 ] && one=sse2 || one=neon
+    with_cmake subproject -DMHA_SOURCE="$source" -DMHA_TARGETS=$one
+    ;;
   headers)
     for standard in c11 c17 c2x; do headers cc c $standard mha.h main.c; done # c2x: C23, as gcc 12 calls it
     for standard in c++17 c++20 c++2b; do                                     # c++2b: C++23
