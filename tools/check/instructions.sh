@@ -40,7 +40,13 @@ while IFS= read -r object; do
   esac
   count=$((count + 1))
 done < <(find "$objects" -name '*.o')
-# The patterns must be able to see what they look for.
-has "$objects/simd/targets/x86_64/avx2.cpp.o" "$vex" || fail "the scan does not see AVX in the avx2 target"
-has "$objects/simd/targets/x86_64/avx512.cpp.o" "$avx512" || fail "the scan does not see AVX-512 in the avx512 target"
+# The patterns must be able to see what they look for, in a target that a given tree may leave out.
+given=${1:-}
+sees() { # <target> <pattern> <instructions>
+  local object=$objects/simd/targets/x86_64/$1.cpp.o
+  if [ -n "$given" ] && [ ! -e "$object" ]; then return; fi
+  has "$object" "$2" || fail "the scan does not see $3 in the $1 target"
+}
+sees avx2 "$vex" AVX
+sees avx512 "$avx512" AVX-512
 echo "$count objects hold only the instructions they may"
