@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cases import CASES, Case
 
 import mha.torch
-from cases import CASES, Case
 
 
 def measure(case: Case, seconds: float, rounds: int, threads: int) -> dict[str, list[float]]:

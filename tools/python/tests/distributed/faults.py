@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from cases import DIM, HEADS, Pair, bits, query_of, random
 
 import mha
-from cases import DIM, HEADS, Pair, bits, query_of, random
 from mha import distributed
 from mha.distributed import _attention, _ranks, _traffic
 

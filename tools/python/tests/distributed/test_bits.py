@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import cases
 import pytest
 from launch import run
 
-import cases
 import mha
 
 # Storage of the cache, arithmetic, items.
