@@ -3,12 +3,16 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
-import hypothesis
+os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(tempfile.gettempdir()) / "mha-hypothesis"))  # not the source tree
+import hypothesis  # noqa: E402
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).parent))  # reference, direct
 
-hypothesis.settings.register_profile("tests", deadline=None, max_examples=int(os.environ.get("MHA_EXAMPLES", "60")), derandomize=True)
+hypothesis.settings.register_profile(
+    "tests", deadline=None, database=None, max_examples=int(os.environ.get("MHA_EXAMPLES", "60")), derandomize=True
+)
 hypothesis.settings.load_profile("tests")
