@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HYPOTHESIS_STORAGE_DIRECTORY", str(Path(tempfile.gettempdir()) / "mha-hypothesis"))  # not the source tree
-import hypothesis  # noqa: E402
+import hypothesis
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(Path(__file__).parent))  # reference, direct
