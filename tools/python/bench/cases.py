@@ -37,7 +37,7 @@ def bert_model() -> Any:
 
 
 def llama_model(layers: int = 2) -> Any:
-    """The sizes of TinyLlama, but for the number of layers."""
+    """The sizes of TinyLlama, except the number of layers."""
     config = tf.LlamaConfig(
         hidden_size=2048, intermediate_size=5632, num_hidden_layers=layers, num_attention_heads=32, num_key_value_heads=4, vocab_size=8000
     )

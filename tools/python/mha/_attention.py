@@ -42,6 +42,20 @@ _BATCHED = ((0, 1, 2), (0, 2, 1))
 _PACKED = ((-1, 0, 1), (-1, 1, 0))
 
 
+class AttentionOptions(Options, total=False):
+    """What `attention` and its like take: see there."""
+
+    causal: bool
+    scale: float | None
+    arithmetic: Arithmetic
+    layout: Layout
+    cache: Cache | None
+    pages: Pages | None
+
+
+_OWN = frozenset(("causal", "scale", "arithmetic", "layout", "cache", "pages"))
+
+
 class Results(NamedTuple):
     """output: as `attention` gives it.
     weights: float32 [B, H, Tq, Tk] ("per_head"), [B, Tq, Tk] ("averaged": the mean over heads) or [B, H, Tk] ("key_sums":
@@ -101,23 +115,12 @@ def fill_results(
 class _Call:
     """The arguments of a call of attention, and what keeps their memory."""
 
-    def __init__(
-        self,
-        query: Any,
-        key: Any,
-        value: Any,
-        causal: bool,
-        scale: float | None,
-        arithmetic: str,
-        layout: str,
-        cache: Cache | None,
-        pages: Pages | None,
-        options: Mapping[str, Any],
-    ) -> None:
+    def __init__(self, query: Any, key: Any, value: Any, options: Mapping[str, Any]) -> None:
         self.keep: list[Any] = []
         self.args = args = abi.mha_attention_args()
         self.groups = groups_of(args, self.keep)
-        self.axes = axes_of(layout, options.get("query_offsets") is not None)
+        self.layout = options.get("layout", "bthd")
+        self.axes = axes_of(self.layout, options.get("query_offsets") is not None)
         self.query = tensor(query, "query")
         fill_view(args.query, self.query, "query", self.axes)
         args.batch, args.query_len, args.num_heads, args.head_dim = shaped(
@@ -126,17 +129,17 @@ class _Call:
         batch = batch_of(options)
         if batch is not None:
             args.batch = batch
-        args.causal = int(causal)
+        args.causal = int(options.get("causal", False))
+        scale = options.get("scale")
         if scale is not None:
             args.scale, args.scale_is_exact = scale, 1
-        if arithmetic != "f32":
-            args.arithmetic = number_of(ARITHMETIC, arithmetic, "arithmetic")
-        self.sizes = self._fill_keys(key, value, layout, cache, pages, options)
-        if options:
-            fill_options(options, self.sizes, self.groups, self.keep)
+        args.arithmetic = number_of(ARITHMETIC, options.get("arithmetic", "f32"), "arithmetic")
+        self.sizes = self._fill_keys(key, value, options)
+        fill_options(options, _OWN, self.sizes, self.groups, self.keep)
 
-    def _fill_keys(self, key: Any, value: Any, layout: str, cache: Cache | None, pages: Pages | None, options: Mapping[str, Any]) -> Sizes:
+    def _fill_keys(self, key: Any, value: Any, options: Mapping[str, Any]) -> Sizes:
         args = self.args
+        cache, pages = options.get("cache"), options.get("pages")
         packed_queries, packed_keys = self.axes[0] < 0, options.get("key_offsets") is not None
         item_queries = longest(options["query_offsets"], "query_offsets") if packed_queries else args.query_len
         if cache is not None:
@@ -147,7 +150,7 @@ class _Call:
             lengths = cache_lengths(cache, options.get("sequences"), args.batch)
             key_len, item_keys, packed_keys = sum(lengths), max(lengths, default=0), True
         else:
-            axes = axes_of(layout, packed_keys)
+            axes = axes_of(self.layout, packed_keys)
             keys = fill_source(args.key, key, "key", axes, self.keep)
             values = fill_source(args.value, value, "value", axes, self.keep)
             wanted = "[B, T, Hkv, D] (packed: [T, Hkv, D]; pages: [pages, page_size, Hkv, D])"
@@ -232,7 +235,8 @@ def attention(
     Returns the output. Rows with no visible key are zeros. Same bits for any threads, batch, strides or cache.
     Raises ArgumentError, UnsupportedError, OutOfMemoryError; TypeError and ValueError for arrays that cannot be taken.
     """
-    made = _Call(query, key, value, causal, scale, arithmetic, layout, cache, pages, options)
+    own = {"causal": causal, "scale": scale, "arithmetic": arithmetic, "layout": layout, "cache": cache, "pages": pages}
+    made = _Call(query, key, value, own | options)
     output = made.output(query, out, dtype)
     call(library.mha_attention, handle_of(context), byref(made.args))
     return finished(output, query) if out is None else out
@@ -248,20 +252,14 @@ def attention_results(
     log_sum_exp: bool = False,
     out: Any = None,
     dtype: Dtype | None = None,
-    causal: bool = False,
-    scale: float | None = None,
-    arithmetic: Arithmetic = "f32",
-    layout: Layout = "bthd",
-    cache: Cache | None = None,
-    pages: Pages | None = None,
     context: Context | None = None,
-    **options: Unpack[Options],
+    **options: Unpack[AttentionOptions],
 ) -> Results:
     """As `attention`, with more results: attention weights, and the logarithm of the sum of exp(score).
 
     weights_rows: int64, ascending: the queries whose weights are returned or summed.
     """
-    made = _Call(query, key, value, causal, scale, arithmetic, layout, cache, pages, options)
+    made = _Call(query, key, value, options)
     output = made.output(query, out, dtype)
     found, lse = fill_results(made.groups, query, made.sizes, weights, weights_rows, log_sum_exp, made.keep)
     call(library.mha_attention, handle_of(context), byref(made.args))
@@ -273,17 +271,11 @@ def attention_explain(
     key: Any = None,
     value: Any = None,
     *,
-    causal: bool = False,
-    scale: float | None = None,
-    arithmetic: Arithmetic = "f32",
-    layout: Layout = "bthd",
-    cache: Cache | None = None,
-    pages: Pages | None = None,
     context: Context | None = None,
-    **options: Unpack[Options],
+    **options: Unpack[AttentionOptions],
 ) -> str:
     """How `attention` would run with these arguments, and why: lines of "key: value"."""
-    made = _Call(query, key, value, causal, scale, arithmetic, layout, cache, pages, options)
+    made = _Call(query, key, value, options)
     made.output(query, None, None)
     return text_of(library.mha_attention_explain, handle_of(context), byref(made.args))
 
@@ -293,21 +285,15 @@ def attention_partial(
     key: Any = None,
     value: Any = None,
     *,
-    causal: bool = False,
-    scale: float | None = None,
-    arithmetic: Arithmetic = "f32",
-    layout: Layout = "bthd",
-    cache: Cache | None = None,
-    pages: Pages | None = None,
     context: Context | None = None,
-    **options: Unpack[Options],
+    **options: Unpack[AttentionOptions],
 ) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Attention over a part of the keys: float32 [chunks of 256 keys, B * H * Tq * (Dv + 2)], for `merge_partials`.
 
     Where anything depends on positions, use align "offset" with Tk of the whole - Tq - the number of keys before the part.
     Every part except the last has a multiple of 256 keys.
     """
-    made = _Call(query, key, value, causal, scale, arithmetic, layout, cache, pages, options)
+    made = _Call(query, key, value, options)
     needed = c_size_t()
     handle = handle_of(context)
     call(library.mha_attention_partial_bytes, handle, byref(made.args), byref(needed))

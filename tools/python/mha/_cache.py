@@ -15,7 +15,7 @@ from ._context import Context, handle_of, number_of
 from ._library import call, library
 from ._linear import saved
 from ._options import Norm, Rope
-from ._storage import BITS, DTYPES, Codes, Dtype, Storage, _broadcast, storage_of
+from ._storage import BITS, DTYPES, Codes, Dtype, Storage, broadcast, storage_of
 from ._tensors import I64, fill_view, is_dense, numbers, tensor
 
 CacheKind = Literal["contiguous", "ring", "paged"]
@@ -182,7 +182,7 @@ class Cache:
 
     def save(self, sequence: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """One sequence as bytes, with a checksum."""
-        return saved_sequence(self._handle, sequence)
+        return saved(library.mha_cache_save_bytes, library.mha_cache_save, self._handle, sequence)
 
     def load(self, sequence: int, blob: Any) -> None:
         """Loads saved bytes into an empty sequence, or changes nothing. Raises BlobError, CacheFullError."""
@@ -246,7 +246,7 @@ def _exported(count: int, heads: int, storage: abi.mha_storage, width: int) -> E
 def _fixed_quant(fixed: Codes, name: str, heads: int, width: int, keep: list[Any]) -> abi.mha_quant:
     groups = width // fixed.group if fixed.group else 1
     quant = abi.mha_quant()
-    scales = _broadcast(
+    scales = broadcast(
         np.asarray(fixed.scales, np.float32) if np.isscalar(fixed.scales) else fixed.scales, f"{name}.scales", (heads, groups)
     )
     quant.scales, quant.scale_dtype = scales.data, scales.dtype
@@ -255,22 +255,12 @@ def _fixed_quant(fixed: Codes, name: str, heads: int, width: int, keep: list[Any
     quant.stride_d = scales.strides[1] if groups > 1 else 0
     keep += [scales, quant]
     if fixed.zeros is not None:
-        zeros = _broadcast(fixed.zeros, f"{name}.zeros", (heads, groups))
+        zeros = broadcast(fixed.zeros, f"{name}.zeros", (heads, groups))
         if zeros.strides != scales.strides:
             raise ValueError(f"{name}.zeros must have the layout of {name}.scales")
         quant.zeros, quant.zero_dtype = zeros.data, zeros.dtype
         keep.append(zeros)
     return quant
-
-
-def saved_sequence(handle: int | None, sequence: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    def bytes_of(cache: int | None, bytes_needed: Any, error: Any) -> int:
-        return int(library.mha_cache_save_bytes(cache, sequence, bytes_needed, error))
-
-    def save(cache: int | None, blob: int, size: int, error: Any) -> int:
-        return int(library.mha_cache_save(cache, sequence, blob, size, error))
-
-    return saved(handle, bytes_of, save)
 
 
 def reserve(caches: Sequence[Cache], tokens: Any, *, sequences: Any = None) -> None:

@@ -8,13 +8,11 @@ from collections.abc import Mapping
 from ctypes import addressof, byref, c_void_p
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from . import _abi as abi
 from ._attention import Results, fill_results
 from ._context import Context, handle_of, number_of
 from ._library import call, library, text_of
-from ._linear import WEIGHT_LAYOUTS, WeightLayout, fill_packed, fill_weight, mapped, saved
+from ._linear import WEIGHT_LAYOUTS, Packed, WeightLayout, fill_packed, fill_weight
 from ._options import ARITHMETIC, Arithmetic, Options, Sizes, WeightsMode, batch_of, cache_lengths, fill_options, groups_of, longest
 from ._storage import DTYPES, Dtype, Storage, StorageError, storage_error_of
 from ._tensors import Tensor, empty_like, fill_view, finished, numbers, tensor
@@ -30,7 +28,19 @@ _NAMES = {number: name for name, number in ARITHMETIC.items()}
 _BATCHED, _PACKED = (0, 1, -1), (-1, 0, -1)
 
 
-class Layer:
+class LayerOptions(Options, total=False):
+    """What `Layer.forward` and its like take: see there."""
+
+    causal: bool
+    arithmetic: Arithmetic
+    cache: Cache | None
+    cache_use: CacheUse
+
+
+_OWN = frozenset(("causal", "arithmetic", "cache", "cache_use"))
+
+
+class Layer(Packed):
     """output = concat_h(attention(q_h, k_g, v_g)) Wo^T + bo, with q = query Wq^T + bq, and k and v alike, over packed
     weights. Immutable; threads may share it.
 
@@ -46,7 +56,7 @@ class Layer:
     Raises ArgumentError, UnsupportedError, OutOfMemoryError.
     """
 
-    _blob: Tensor | None = None
+    _kind = "layer"
     packed_errors: tuple[StorageError, StorageError, StorageError, StorageError]
     """The errors that packing the weights of query, key, value and output made."""
 
@@ -135,25 +145,8 @@ class Layer:
         self.arithmetic = _NAMES[config.arithmetic]
         self._added_keys = int(library.mha_layer_added_keys(handle))
 
-    def __del__(self) -> None:
-        handle = getattr(self, "_handle", None)
-        if handle:
-            library.mha_layer_destroy(handle)
-
     def __repr__(self) -> str:
         return f"mha.Layer(embed_dim={self.embed_dim}, num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads})"
-
-    def save(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """The packed weights as bytes, the same on every target: write them to a file, and `map` them."""
-        return saved(self._handle, library.mha_layer_save_bytes, library.mha_layer_save)
-
-    @classmethod
-    def map(cls, blob: Any, *, context: Context | None = None) -> Layer:
-        """A layer over saved bytes, without a copy: `blob` is kept and must not change. Raises BlobError."""
-        made = cls.__new__(cls)
-        handle, made._blob = mapped(blob, library.mha_layer_map, context)
-        made._take(handle)
-        return made
 
     def forward(
         self,
@@ -179,7 +172,8 @@ class Layer:
         Returns [B, Tq, out_dim], of query's kind and type (or `dtype`).
         Raises ArgumentError, UnsupportedError, OutOfMemoryError, CacheFullError.
         """
-        made = _Call(self, query, key, value, causal, arithmetic, cache, cache_use, options)
+        own = {"causal": causal, "arithmetic": arithmetic, "cache": cache, "cache_use": cache_use}
+        made = _Call(self, query, key, value, own | options)
         output = made.output(query, out, dtype)
         call(library.mha_layer_forward, handle_of(context), self._handle, byref(made.args))
         return finished(output, query) if out is None else out
@@ -197,16 +191,12 @@ class Layer:
         log_sum_exp: bool = False,
         out: Any = None,
         dtype: Dtype | None = None,
-        causal: bool = False,
-        arithmetic: Arithmetic = "f32",
-        cache: Cache | None = None,
-        cache_use: CacheUse = "append",
         context: Context | None = None,
-        **options: Unpack[Options],
+        **options: Unpack[LayerOptions],
     ) -> Results:
         """As `forward`, with attention weights and log-sum-exp: see `attention_results`. bias_key and add_zero_attn give the
         weights a column each."""
-        made = _Call(self, query, key, value, causal, arithmetic, cache, cache_use, options)
+        made = _Call(self, query, key, value, options)
         output = made.output(query, out, dtype)
         sizes = made.sizes._replace(item_keys=made.sizes.item_keys + self._added_keys)
         found, lse = fill_results(made.groups, query, sizes, weights, weights_rows, log_sum_exp, made.keep)
@@ -219,15 +209,11 @@ class Layer:
         key: Any = None,
         value: Any = None,
         *,
-        causal: bool = False,
-        arithmetic: Arithmetic = "f32",
-        cache: Cache | None = None,
-        cache_use: CacheUse = "append",
         context: Context | None = None,
-        **options: Unpack[Options],
+        **options: Unpack[LayerOptions],
     ) -> str:
         """How `forward` would run with these arguments, and why: lines of "key: value"."""
-        made = _Call(self, query, key, value, causal, arithmetic, cache, cache_use, options)
+        made = _Call(self, query, key, value, options)
         made.output(query, None, None)
         return text_of(library.mha_layer_explain, handle_of(context), self._handle, byref(made.args))
 
@@ -265,18 +251,7 @@ class _Widths:
 class _Call:
     """The arguments of a call of a layer, and what keeps their memory."""
 
-    def __init__(
-        self,
-        layer: Layer,
-        query: Any,
-        key: Any,
-        value: Any,
-        causal: bool,
-        arithmetic: str,
-        cache: Cache | None,
-        cache_use: str,
-        options: Mapping[str, Any],
-    ) -> None:
+    def __init__(self, layer: Layer, query: Any, key: Any, value: Any, options: Mapping[str, Any]) -> None:
         self.keep: list[Any] = []
         self.layer = layer
         self.args = args = abi.mha_layer_args()
@@ -286,12 +261,10 @@ class _Call:
         args.query_len = self.query.shape[-2]
         batch = batch_of(options)
         args.batch = self.query.shape[0] if batch is None else batch
-        args.causal = int(causal)
-        if arithmetic != "f32":
-            args.arithmetic = number_of(ARITHMETIC, arithmetic, "arithmetic")
-        self.sizes = self._fill_keys(key, value, cache, cache_use, options)
-        if options:
-            fill_options(options, self.sizes, self.groups, self.keep)
+        args.causal = int(options.get("causal", False))
+        args.arithmetic = number_of(ARITHMETIC, options.get("arithmetic", "f32"), "arithmetic")
+        self.sizes = self._fill_keys(key, value, options)
+        fill_options(options, _OWN, self.sizes, self.groups, self.keep)
 
     def _fill(self, view: abi.mha_view, given: Any, name: str, width: int, packed: bool) -> Tensor:
         found = tensor(given, name)
@@ -301,8 +274,9 @@ class _Call:
         self.keep.append(found.owner)
         return found
 
-    def _fill_keys(self, key: Any, value: Any, cache: Cache | None, cache_use: str, options: Mapping[str, Any]) -> Sizes:
+    def _fill_keys(self, key: Any, value: Any, options: Mapping[str, Any]) -> Sizes:
         args, layer = self.args, self.layer
+        cache, cache_use = options.get("cache"), options.get("cache_use", "append")
         packed_keys = options.get("key_offsets") is not None
         item_queries = longest(options["query_offsets"], "query_offsets") if self.packed else args.query_len
         key_len = item_keys = args.query_len

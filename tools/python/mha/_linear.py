@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from ctypes import addressof, byref, c_size_t, c_void_p
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -12,8 +12,11 @@ from . import _abi as abi
 from ._context import Context, handle_of, number_of
 from ._library import call, library, text_of
 from ._options import ARITHMETIC, Arithmetic
-from ._storage import DTYPES, Codes, Dtype, Storage, StorageError, fill_source, storage_error_of, storage_of
-from ._tensors import Tensor, dtype_name, empty_like, fill_view, finished, numbers, tensor
+from ._storage import DTYPES, Codes, Dtype, Storage, StorageError, code_tensor, fill_source, storage_error_of, storage_of
+from ._tensors import I32, Tensor, dtype_name, empty_like, fill_view, finished, is_dense, numbers, tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 WeightLayout = Literal["rows", "gptq", "gptq_v2", "awq"]
 WEIGHT_LAYOUTS = {
@@ -48,7 +51,7 @@ def fill_weight(view: abi.mha_view, given: Any, name: str, layout: int, shape: t
     words = (in_features, out_features // 8) if layout == abi.MHA_WEIGHT_AWQ else (in_features // 8, out_features)
     groups = in_features // given.group if given.group else 1
     quant = abi.mha_quant()
-    qweight = numbers(given.qweight, f"{name}.qweight", 101, words)
+    qweight = numbers(given.qweight, f"{name}.qweight", I32, words)
     scales = tensor(given.scales, f"{name}.scales")
     scales = numbers(given.scales, f"{name}.scales", scales.dtype, (groups, out_features))
     if scales.dtype not in (abi.MHA_F32, abi.MHA_F16, abi.MHA_BF16):
@@ -57,7 +60,7 @@ def fill_weight(view: abi.mha_view, given: Any, name: str, layout: int, shape: t
     quant.scales, quant.scale_dtype, quant.group = scales.data, scales.dtype, given.group
     keep += [qweight, scales, quant]
     if given.qzeros is not None:
-        zeros = numbers(given.qzeros, f"{name}.qzeros", 101, (groups, out_features // 8))
+        zeros = numbers(given.qzeros, f"{name}.qzeros", I32, (groups, out_features // 8))
         quant.zeros, quant.zero_dtype = zeros.data, abi.MHA_U4
         keep.append(zeros)
 
@@ -94,24 +97,50 @@ def aligned_bytes(count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return block[start : start + count]
 
 
-def saved(handle: int | None, bytes_of: Any, save: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def saved(bytes_of: Any, save: Any, *what: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """What the library saves: bytes_of and save are its functions, `what` their first arguments."""
     needed = c_size_t()
-    call(bytes_of, handle, byref(needed))
+    call(bytes_of, *what, byref(needed))
     blob = aligned_bytes(needed.value)
-    call(save, handle, blob.ctypes.data, needed.value)
+    call(save, *what, blob.ctypes.data, needed.value)
     return blob
 
 
-def mapped(blob: Any, map_blob: Any, context: Context | None) -> tuple[int | None, Tensor]:
-    given = tensor(blob, "blob")
-    if given.dtype not in (abi.MHA_U8, abi.MHA_I8) or len(given.shape) != 1 or (given.shape[0] > 1 and given.strides[0] != 1):
-        raise ValueError(f"blob is {dtype_name(given.dtype)} {given.shape}, but must be dense bytes")
-    handle = c_void_p()
-    call(map_blob, handle_of(context), given.data, given.shape[0], byref(handle))
-    return handle.value, given
+class Packed:
+    """Packed weights in a handle of the library: what Linear and Layer share."""
+
+    _kind: ClassVar[str]
+    _handle: int | None = None
+    _blob: Tensor | None = None
+
+    def _take(self, handle: int | None) -> None:
+        """Keeps the handle, and what its configuration says."""
+        raise NotImplementedError
+
+    def __del__(self) -> None:
+        if self._handle:
+            getattr(library, f"mha_{self._kind}_destroy")(self._handle)
+
+    def save(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """The packed weights as bytes, the same on every target: write them to a file, and `map` them."""
+        name = f"mha_{self._kind}_save"
+        return saved(getattr(library, f"{name}_bytes"), getattr(library, name), self._handle)
+
+    @classmethod
+    def map(cls, blob: Any, *, context: Context | None = None) -> Self:
+        """Uses saved bytes without a copy: `blob` is kept and must not change. Raises BlobError."""
+        given = tensor(blob, "blob")
+        if given.dtype not in (abi.MHA_U8, abi.MHA_I8) or len(given.shape) != 1 or not is_dense(given):
+            raise ValueError(f"blob is {dtype_name(given.dtype)} {given.shape}, but must be dense bytes")
+        handle = c_void_p()
+        call(getattr(library, f"mha_{cls._kind}_map"), handle_of(context), given.data, given.shape[0], byref(handle))
+        made = cls.__new__(cls)
+        made._blob = given
+        made._take(handle.value)
+        return made
 
 
-class Linear:
+class Linear(Packed):
     """output[..., n] = bias[n] + sum_k input[..., k] * weight[n, k], with packed weights. Immutable; threads may share it.
 
     weight: [out, in] float32, float16 or bfloat16, torch's nn.Linear.weight; `Codes`; or with layout "gptq", "gptq_v2"
@@ -125,7 +154,7 @@ class Linear:
     Raises ArgumentError, UnsupportedError, OutOfMemoryError.
     """
 
-    _blob: Tensor | None = None
+    _kind = "linear"
     packed_error: StorageError
     """The error that packing made."""
 
@@ -165,25 +194,8 @@ class Linear:
         self.in_features, self.out_features = config.in_features, config.out_features
         self.arithmetic = _NAMES[config.arithmetic]
 
-    def __del__(self) -> None:
-        handle = getattr(self, "_handle", None)
-        if handle:
-            library.mha_linear_destroy(handle)
-
     def __repr__(self) -> str:
         return f"mha.Linear(in_features={self.in_features}, out_features={self.out_features}, arithmetic={self.arithmetic!r})"
-
-    def save(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """The packed weights as bytes, the same on every target: write them to a file, and `map` them."""
-        return saved(self._handle, library.mha_linear_save_bytes, library.mha_linear_save)
-
-    @classmethod
-    def map(cls, blob: Any, *, context: Context | None = None) -> Linear:
-        """A linear over saved bytes, without a copy: `blob` is kept and must not change. Raises BlobError."""
-        made = cls.__new__(cls)
-        handle, made._blob = mapped(blob, library.mha_linear_map, context)
-        made._take(handle)
-        return made
 
     def _args(self, source: Any, out: Any, dtype: str | None) -> tuple[abi.mha_linear_args, Any, Any]:
         given = tensor(source, "input")
@@ -226,8 +238,6 @@ def _shape_of(weight: Any, layout: int) -> tuple[int, int]:
             raise ValueError(f"weight.qweight has the shape {shape}, but must have two dimensions")
         return (shape[1] * 8, shape[0]) if layout == abi.MHA_WEIGHT_AWQ else (shape[1], shape[0] * 8)
     if isinstance(weight, Codes):
-        from ._storage import code_tensor
-
         shape = code_tensor(weight, "weight").shape
     else:
         shape = tensor(weight, "weight").shape

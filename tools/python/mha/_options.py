@@ -394,10 +394,11 @@ def groups_of(args: Any, keep: list[Any]) -> Group:
     return group
 
 
-def fill_options(options: Mapping[str, Any], sizes: Sizes, groups: Group, keep: list[Any]) -> None:
+def fill_options(options: Mapping[str, Any], own: frozenset[str], sizes: Sizes, groups: Group, keep: list[Any]) -> None:
+    """Fills the groups. own: names of options that the call itself has used."""
     for name in options:
-        if name not in _FILL:
-            raise TypeError(f"{name!r} is no argument of this call; there are {', '.join(_FILL)}")
+        if name not in _FILL and name not in own:
+            raise TypeError(f"{name!r} is no argument of this call; there are {', '.join([*sorted(own), *_FILL])}")
     for name, fill in _FILL.items():  # in this order: relative_left needs relative_bias
         value = options.get(name)
         if value is not None:

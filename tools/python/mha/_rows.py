@@ -13,10 +13,8 @@ from ._attention import Layout, axes_of, shaped
 from ._context import Context, handle_of, number_of
 from ._library import call, library
 from ._options import Norm, Rope
-from ._storage import BITS, DTYPES, Codes, Dtype, ScaleDtype, Storage, StorageError, storage_error_of
+from ._storage import BITS, DTYPES, Codes, Dtype, Storage, StorageError, storage_error_of
 from ._tensors import I64, Tensor, dtype_name, empty_like, fill_view, finished, is_dense, numbers, tensor
-
-_SCALES: dict[ScaleDtype, int] = {"f32": abi.MHA_F32, "f16": abi.MHA_F16, "bf16": abi.MHA_BF16}
 
 
 class PreparedCodes(NamedTuple):

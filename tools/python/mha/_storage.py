@@ -36,8 +36,8 @@ class Codes:
     codes: int8 or uint8 array, shaped as the tensor that they stand for; with dtype "i4" or "u4" uint8, two codes in a
         byte, the lower nibble first, so that the last dimension is half as long; with "q8_0" or "q4_0" uint8, ggml's
         blocks of 34 or 18 bytes for 32 elements, scales inside.
-    scales: float32, float16 or bfloat16. One number, or an array that broadcasts to the shape of codes but for the last
-        dimension, which is 1 (a scale for each row) or the number of groups of a row.
+    scales: float32, float16 or bfloat16. An array that broadcasts to the shape of codes, except that the last dimension is 1
+        (a scale for each row) or the number of groups of a row.
     zeros: as scales; float32, float16, int8 or uint8. None: 0 ("u8": 128, "u4": 8).
     dtype: None: "i8" or "u8", as the array is.
     group: elements of a row that share a scale; 0: the whole row.
@@ -115,7 +115,7 @@ def code_tensor(given: Codes, name: str) -> Tensor:
     return Tensor(codes.data, dtype, shape, (*strides, codes.strides[-1]), codes.owner)
 
 
-def _broadcast(given: Any, name: str, shape: tuple[int, ...]) -> Tensor:
+def broadcast(given: Any, name: str, shape: tuple[int, ...]) -> Tensor:
     """Scales or zeros of the shape, in which 1 repeats; strides of repeated dimensions are 0."""
     found = tensor(given, name)
     if len(found.shape) > len(shape):
@@ -139,7 +139,7 @@ def fill_quant(quant: abi.mha_quant, given: Codes, codes: Tensor, name: str, axe
         raise ValueError(f"{name}.group is {given.group}, which does not divide rows of {codes.shape[-1]}")
     groups = codes.shape[-1] // given.group if given.group else 1
     shape = (*codes.shape[:-1], groups)
-    scales = _broadcast(given.scales, f"{name}.scales", shape)
+    scales = broadcast(given.scales, f"{name}.scales", shape)
     if scales.dtype not in (abi.MHA_F32, abi.MHA_F16, abi.MHA_BF16):
         raise TypeError(f"{name}.scales is {dtype_name(scales.dtype)}, but must be float32, float16 or bfloat16")
     quant.scales = scales.data
@@ -152,7 +152,7 @@ def fill_quant(quant: abi.mha_quant, given: Codes, codes: Tensor, name: str, axe
     quant.stride_d = scales.strides[-1] if groups > 1 else 0
     keep.append(scales)
     if given.zeros is not None:
-        zeros = _broadcast(given.zeros, f"{name}.zeros", shape)
+        zeros = broadcast(given.zeros, f"{name}.zeros", shape)
         if zeros.dtype not in (abi.MHA_F32, abi.MHA_F16, abi.MHA_I8, abi.MHA_U8):
             raise TypeError(f"{name}.zeros is {dtype_name(zeros.dtype)}, but must be float32, float16, int8 or uint8")
         if zeros.strides != scales.strides:

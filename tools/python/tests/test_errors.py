@@ -15,7 +15,7 @@ Q = np.random.default_rng(0).standard_normal((2, 3, 4, 8)).astype(np.float32)
 OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"window_left": -1}, mha.ArgumentError, "masks.window_left is -1"),
     ({"window_left": 1.5}, TypeError, "window_left is a float"),
-    ({"windw_left": 1}, TypeError, "'windw_left' is no argument of this call; there are query_offsets"),
+    ({"windw_left": 1}, TypeError, "'windw_left' is no argument of this call; there are arithmetic, cache, .* window_left"),
     ({"softcap": -2.0}, mha.ArgumentError, "softcap is -2"),
     ({"arithmetic": "f64"}, ValueError, "arithmetic is 'f64', but must be one of 'f32', 'bf16', 'int8'"),
     ({"arithmetic": "int8"}, mha.UnsupportedError, "INT8"),

@@ -152,20 +152,10 @@ std::string attention_with_weights_schema() {
          kOptionsSchema + ", " + kCodesSchema + ", " + kResultsSchema + ") -> (Tensor, Tensor, Tensor)";
 }
 
-void attention_op(StableIValue* stack, uint64_t /*num_args*/, uint64_t /*num_outputs*/) {
-  Stack reader(stack);
-  Call call(reader);
-  stack[0] = torch::stable::detail::from(call.run(nullptr));
-}
+void attention_op(StableIValue* stack, uint64_t /*num_args*/, uint64_t /*num_outputs*/) { run_op<Call>(stack); }
 
 void attention_with_weights_op(StableIValue* stack, uint64_t /*num_args*/, uint64_t /*num_outputs*/) {
-  Stack reader(stack);
-  Call call(reader);
-  Results results(reader);
-  const Tensor output = call.run(&results);
-  stack[0] = torch::stable::detail::from(output);
-  stack[1] = torch::stable::detail::from(results.weights());
-  stack[2] = torch::stable::detail::from(results.log_sum_exp());
+  run_op_with_results<Call>(stack);
 }
 
 }  // namespace mha_torch

@@ -175,20 +175,10 @@ std::string layer_with_weights_schema() {
          ") -> (Tensor, Tensor, Tensor)";
 }
 
-void layer_op(StableIValue* stack, uint64_t /*num_args*/, uint64_t /*num_outputs*/) {
-  Stack reader(stack);
-  Call call(reader);
-  stack[0] = torch::stable::detail::from(call.run(nullptr));
-}
+void layer_op(StableIValue* stack, uint64_t /*num_args*/, uint64_t /*num_outputs*/) { run_op<Call>(stack); }
 
 void layer_with_weights_op(StableIValue* stack, uint64_t /*num_args*/, uint64_t /*num_outputs*/) {
-  Stack reader(stack);
-  Call call(reader);
-  Results results(reader);
-  const Tensor output = call.run(&results);
-  stack[0] = torch::stable::detail::from(output);
-  stack[1] = torch::stable::detail::from(results.weights());
-  stack[2] = torch::stable::detail::from(results.log_sum_exp());
+  run_op_with_results<Call>(stack);
 }
 
 }  // namespace mha_torch

@@ -67,6 +67,26 @@ inline void Results::fill(const Options& options, int64_t num_heads, int64_t que
   if (wants_log_sum_exp_) group_.log_sum_exp = static_cast<float*>(data_of(*log_sum_exp_));
 }
 
+// An op of the stable ABI. Call: reads its arguments from the stack, and runs.
+template <class Call>
+void run_op(StableIValue* stack) {
+  Stack reader(stack);
+  Call call(reader);
+  stack[0] = torch::stable::detail::from(call.run(nullptr));
+}
+
+// The same with weights and log-sum-exp.
+template <class Call>
+void run_op_with_results(StableIValue* stack) {
+  Stack reader(stack);
+  Call call(reader);
+  Results results(reader);
+  const Tensor output = call.run(&results);
+  stack[0] = torch::stable::detail::from(output);
+  stack[1] = torch::stable::detail::from(results.weights());
+  stack[2] = torch::stable::detail::from(results.log_sum_exp());
+}
+
 }  // namespace mha_torch
 
 #endif  // MHA_TORCH_OPS_RESULTS_H

@@ -19,13 +19,6 @@ attention = torch.ops.mha.scaled_dot_product_attention.default
 attention_with_weights = torch.ops.mha.scaled_dot_product_attention_with_weights.default
 
 
-@pytest.fixture(autouse=True)
-def no_grad() -> Any:
-    torch.manual_seed(0)
-    with torch.no_grad():
-        yield
-
-
 def distance(tq: int, tk: int, offset: int = 0) -> Tensor:
     """j - p(i)"""
     return torch.arange(tk)[None, :] - torch.arange(tq)[:, None] - offset

@@ -35,14 +35,6 @@ class Block(torch.nn.Module):
         return torch.relu(self.output(attended.transpose(1, 2).reshape(batch, tokens, width)))
 
 
-@pytest.fixture(autouse=True)
-def no_grad() -> Any:
-    torch.manual_seed(0)
-    torch._dynamo.reset()
-    with torch.no_grad():
-        yield
-
-
 def inputs(batch: int = 2, tokens: int = 12) -> tuple[Tensor, Tensor]:
     return torch.randn(batch, tokens, 32), torch.randint(1, tokens + 1, (batch,))
 

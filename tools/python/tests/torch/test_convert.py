@@ -20,14 +20,6 @@ Tensor = torch.Tensor
 TOLERANCE = 2e-6  # of the largest result, as torch's own tests of float32
 
 
-@pytest.fixture(autouse=True)
-def no_grad() -> Any:
-    torch.manual_seed(0)
-    torch._dynamo.reset()
-    with torch.no_grad():
-        yield
-
-
 def assert_close(result: Tensor | None, wanted: Tensor | None, tolerance: float = TOLERANCE) -> None:
     if result is None or wanted is None:
         assert result is None and wanted is None

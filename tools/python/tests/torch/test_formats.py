@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from formula import assert_close, qkv, reference
@@ -12,13 +10,6 @@ from formula import assert_close, qkv, reference
 import mha.torch  # noqa: F401  # registers the ops
 
 attention = torch.ops.mha.scaled_dot_product_attention.default
-
-
-@pytest.fixture(autouse=True)
-def no_grad() -> Any:
-    torch.manual_seed(0)
-    with torch.no_grad():
-        yield
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,14 +15,6 @@ import mha.torch
 Tensor = torch.Tensor
 pack = torch.ops.mha.linear_pack.default
 linear = torch.ops.mha.linear.default
-
-
-@pytest.fixture(autouse=True)
-def no_grad() -> Any:
-    torch.manual_seed(0)
-    torch._dynamo.reset()
-    with torch.no_grad():
-        yield
 
 
 def relative(result: Tensor, wanted: Tensor) -> float:

@@ -9,11 +9,9 @@ from typing import Any, cast
 
 import pytest
 import torch
+from torch.testing._internal.common_methods_invocations import op_db
 
 import mha.torch
-
-pytest.importorskip("expecttest")  # torch.testing._internal needs it
-from torch.testing._internal.common_methods_invocations import op_db
 
 Tensor = torch.Tensor
 # Error relative to the largest result, and its floor: rounding of the result to the dtype.
@@ -34,13 +32,6 @@ def run(op: Any, sample: Any, change: Any = lambda x: x) -> tuple[Tensor, ...]:
     args, kwargs = [change(x) for x in (sample.input, *sample.args)], {k: change(x) for k, x in sample.kwargs.items()}
     result = op(*args, **kwargs)
     return tuple(x for x in result if x is not None) if isinstance(result, tuple) else (result,)
-
-
-@pytest.fixture(autouse=True)
-def no_grad() -> Any:
-    torch.manual_seed(0)
-    with torch.no_grad():
-        yield
 
 
 def error(results: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> float:

@@ -18,14 +18,6 @@ Tensor = torch.Tensor
 attention: Any = functional.scaled_dot_product_attention  # a name taken before the block is replaced, too
 
 
-@pytest.fixture(autouse=True)
-def no_grad() -> Any:
-    torch.manual_seed(0)
-    torch._dynamo.reset()
-    with torch.no_grad():
-        yield
-
-
 def relative(result: Tensor, wanted: Tensor) -> float:
     assert result.shape == wanted.shape
     return ((result.double() - wanted.double()).abs().max() / wanted.abs().max().clamp(min=1)).item()
