@@ -14,7 +14,7 @@ configure_with = cmake -S . -B $(BUILD) $(without) $(1) $(CMAKE_ARGS) --log-leve
 configure = $(call configure_with)
 build = cmake --build $(BUILD) -j $(JOBS)
 
-.PHONY: all demo demo-model demo-decode accuracy demo-mpi test bench bench-peers bench-compare check emulated size wheel test-python install clean help
+.PHONY: all demo demo-model demo-decode accuracy demo-mpi test bench bench-peers bench-compare check emulated size wheel test-python test-engines install clean help
 
 all: ## Build the library and the mha command line (the default)
 	@$(setup) build
@@ -77,6 +77,13 @@ wheel: ## Build the Python wheel mha-cpu into build/wheel (PyPI; WHEEL_ARCH=aarc
 
 test-python: wheel ## Test the wheel in a clean environment, with torch and transformers (PyPI)
 	@tools/python/test_wheel.sh $(BUILD)
+
+test-engines: ## Test the adapters inside ONNX Runtime, ggml and others (PyPI; ENGINES="onnxruntime ggml": some)
+	@$(setup) build
+	@$(setup) engines
+	@$(configure)
+	@$(build) --target mha mha_cli
+	@tools/engines/run.sh $(BUILD) $(ENGINES)
 
 check: ## Everything beyond the tests: sanitizers, other CPUs, symbols, style, mutants, fuzzing (about an hour)
 	@$(setup) build

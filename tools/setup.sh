@@ -8,6 +8,7 @@
 #   tools/setup.sh bench            what `make bench` needs beyond that
 #   tools/setup.sh check            what `make check` needs beyond that
 #   tools/setup.sh peers            what `make bench-peers` needs beyond that
+#   tools/setup.sh engines          what `make test-engines` needs beyond what the build needs
 #   tools/setup.sh mpi              what `make demo-mpi` needs beyond that: OpenMPI, unless there is an MPI
 #   tools/setup.sh emulator         what `make emulated` needs beyond what `make test` needs
 #   tools/setup.sh wheel [machine]  what `make wheel` needs beyond what the build needs; for x86_64 or aarch64
@@ -154,6 +155,8 @@ group_peers() {
   install_missing
 }
 
+group_engines() { group_peers; }
+
 group_mpi() {
   want_command mpirun openmpi-bin
   want_command mpicc libopenmpi-dev
@@ -191,11 +194,11 @@ if [ "${1:-}" = --print ]; then
   shift
 fi
 case ${1:-} in
-  build | test | bench | check | peers | mpi | emulator) "group_$1" ;;
+  build | test | bench | check | peers | engines | mpi | emulator) "group_$1" ;;
   wheel) group_wheel "${2:-}" ;;
   python) group_python "${2:-}" ;;
   *)
-    sed -n '3,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '3,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     exit 2
     ;;
 esac
