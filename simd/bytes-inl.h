@@ -5,6 +5,7 @@ namespace {
 
 // flip_bytes: each 32 bits with some of them inverted. signed_floats, unsigned_floats: 16 bytes as floats; round_to_bytes:
 // whole floats of -128 .. 127 as bytes. store_nibbles: bytes of 0 .. 15, the first of two in the lower half of its byte.
+// store_both: 32 bytes at once, so that a wide load of them soon after need not wait.
 #if defined(MHA_ISA_X86)
 using Bytes16 = __m128i;
 MHA_INLINE Bytes16 load_bytes(const char* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
@@ -18,7 +19,16 @@ MHA_INLINE Bytes16 upper_nibbles(Bytes16 bytes) { return lower_nibbles(_mm_srli_
 MHA_INLINE Bytes16 flip_bytes(Bytes16 bytes, uint32_t bits) {
   return _mm_xor_si128(bytes, _mm_set1_epi32(static_cast<int>(bits)));
 }
+MHA_INLINE Bytes16 set1_bytes(int value) { return _mm_set1_epi8(static_cast<char>(value)); }
+MHA_INLINE Bytes16 sub_bytes(Bytes16 a, Bytes16 b) { return _mm_sub_epi8(a, b); }
 MHA_INLINE void store_bytes(char* p, Bytes16 bytes) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes); }
+MHA_INLINE void store_both(char* p, Bytes16 first, Bytes16 second) {
+#if defined(MHA_ISA_SSE2)
+  store_bytes(p, first), store_bytes(p + kLanes, second);
+#else
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_set_m128i(second, first));
+#endif
+}
 MHA_INLINE void store_nibbles(char* p, Bytes16 bytes) {
   const __m128i pairs = _mm_and_si128(_mm_or_si128(bytes, _mm_srli_epi16(bytes, 4)), _mm_set1_epi16(255));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(pairs, pairs));
@@ -36,7 +46,12 @@ MHA_INLINE Bytes16 upper_nibbles(Bytes16 bytes) { return vshrq_n_u8(bytes, 4); }
 MHA_INLINE Bytes16 flip_bytes(Bytes16 bytes, uint32_t bits) {
   return veorq_u8(bytes, vreinterpretq_u8_u32(vdupq_n_u32(bits)));
 }
+MHA_INLINE Bytes16 set1_bytes(int value) { return vdupq_n_u8(static_cast<uint8_t>(value)); }
+MHA_INLINE Bytes16 sub_bytes(Bytes16 a, Bytes16 b) { return vsubq_u8(a, b); }
 MHA_INLINE void store_bytes(char* p, Bytes16 bytes) { vst1q_u8(reinterpret_cast<uint8_t*>(p), bytes); }
+MHA_INLINE void store_both(char* p, Bytes16 first, Bytes16 second) {
+  store_bytes(p, first), store_bytes(p + kLanes, second);
+}
 MHA_INLINE void store_nibbles(char* p, Bytes16 bytes) {
   const uint8x16_t pairs = vorrq_u8(vuzp1q_u8(bytes, bytes), vshlq_n_u8(vuzp2q_u8(bytes, bytes), 4));
   vst1_u8(reinterpret_cast<uint8_t*>(p), vget_low_u8(pairs));

@@ -47,6 +47,8 @@
 
 #include "core/kernels/prefetch-inl.h"
 
+#include "core/kernels/gather_codes-inl.h"
+
 #include "core/kernels/step-inl.h"
 
 #include "core/kernels/packed-inl.h"

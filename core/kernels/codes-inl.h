@@ -40,19 +40,28 @@ struct I4 {
   }
 };
 
-// ggml's blocks of 32: an F16, which is their scale, then 32 codes of 8 bits.
+// ggml's blocks of 32: an F16, which is their scale, then 32 codes of 8 bits. bytes: those of a block.
 struct Q8 {
+  static constexpr int64_t kBlockBytes = row_bytes(Element::kQ8_0, 32);
+  static MHA_INLINE void bytes(const char* block, Bytes16* first, Bytes16* second) {
+    *first = load_bytes(block + 2), *second = load_bytes(block + 2 + kLanes);
+  }
   static MHA_INLINE Vec codes(const char* row, int64_t index, int) {
-    return signed_floats(load_bytes(row + row_bytes(Element::kQ8_0, index / 32 * 32) + 2 + index % 32));
+    return signed_floats(load_bytes(row + index / 32 * kBlockBytes + 2 + index % 32));
   }
 };
 
 // The same with 16 bytes of two codes each: code n and code 16 + n, stored as code + 8.
 struct Q4 {
+  static constexpr int64_t kBlockBytes = row_bytes(Element::kQ4_0, 32);
+  static MHA_INLINE void bytes(const char* block, Bytes16* first, Bytes16* second) {
+    const Bytes16 pairs = load_bytes(block + 2), zeros = set1_bytes(8);
+    *first = sub_bytes(lower_nibbles(pairs), zeros), *second = sub_bytes(upper_nibbles(pairs), zeros);
+  }
   static MHA_INLINE Vec codes(const char* row, int64_t index, int) {
-    const Bytes16 pairs = load_bytes(row + row_bytes(Element::kQ4_0, index / 32 * 32) + 2);
+    const Bytes16 pairs = load_bytes(row + index / 32 * kBlockBytes + 2);
     const Bytes16 nibbles = index % 32 == 0 ? lower_nibbles(pairs) : upper_nibbles(pairs);
-    return sub(unsigned_floats(nibbles), set1(8.0f));
+    return signed_floats(sub_bytes(nibbles, set1_bytes(8)));
   }
 };
 
@@ -71,7 +80,7 @@ MHA_NOINLINE Vec load_codes(Element element, const char* row, int64_t index, int
 // Codes of 8 bits as decoding reads them in place, and the GEMM packed weights: the four of each 32 bits of a register, as floats, times 1 / kUnit.
 // Unsigned ones have their upper bit flipped before, which takes 128 from them: their zero, where none is given.
 struct Codes8 {
-  static constexpr bool kIsCode = true;
+  static constexpr bool kIsCode = true, kHasZeros = false;
   static constexpr int kPerWord = 4;
   static constexpr float kUnit = 0x1p-24f;
   template <int kNumber>
@@ -81,9 +90,14 @@ struct Codes8 {
   static MHA_INLINE Vec load(const char* p, uint32_t flip) { return signed_floats(flip_bytes(load_bytes(p), flip)); }
 };
 
+// The same with a zero beside each scale, an integer of 8 bits.
+struct Codes8WithZeros : Codes8 {
+  static constexpr bool kHasZeros = true;
+};
+
 // The same of 4 bits, signed and unsigned ones: both are stored with their zero at 8.
 struct Codes4 {
-  static constexpr bool kIsCode = true;
+  static constexpr bool kIsCode = true, kHasZeros = false;
   static constexpr int kPerWord = 8;
   static constexpr float kUnit = kNibbleUnit;
   template <int kNumber>
@@ -217,32 +231,46 @@ inline int group_shift(int64_t group, int64_t width) {
   return -1;
 }
 
-// Whether codes are such as decoding reads in place: without zeros, with a scale for each token's row, or for few groups
-// of it.
-inline bool reads_codes_in_place(const TokenRows& t, int64_t width) {
-  const bool bytes = t.element == Element::kI8 || t.element == Element::kU8;
-  const bool nibbles = t.element == Element::kI4 || t.element == Element::kU4;
-  if (!bytes && !(nibbles && kReadsNibbles)) return false;
+constexpr bool is_nibble(Element element) { return element == Element::kI4 || element == Element::kU4; }
+
+// Whether decoding can keep the scales of codes: those of each token's own row, one or a few groups of it; zeros, if any,
+// are integers.
+inline bool keeps_scales(const TokenRows& t, int64_t width) {
   const CodeRows& c = *t.codes;
-  return c.zeros.place == ScalePlace::kNone && c.group_tokens == 1 && divide_up(width, c.group) <= kMostGroups &&
-         group_shift(c.group, width) >= 0;
+  const Element zeros = c.zeros.element;
+  return (c.zeros.place == ScalePlace::kNone || zeros == Element::kI8 || zeros == Element::kU8) &&
+         c.group_tokens == 1 && divide_up(width, c.group) <= kMostGroups && group_shift(c.group, width) >= 0;
 }
 
-// Scales of 16 tokens of one page, [16][groups] or for each group of 16; floats behind them are written, too.
+// Whether decoding reads codes in place: bytes, and nibbles without zeros.
+inline bool reads_codes_in_place(const TokenRows& t, int64_t width) {
+  const bool bytes = t.element == Element::kI8 || t.element == Element::kU8;
+  const bool nibbles = is_nibble(t.element) && t.codes->zeros.place == ScalePlace::kNone;
+  return (bytes || (nibbles && kReadsNibbles)) && keeps_scales(t, width);
+}
+
+// Scales, or zeros, of 16 tokens of one page, [16][groups] or for each group of 16; floats behind them are written, too.
 constexpr int64_t kScalesOfBlock = kLanes * kMostGroups + kLanes;
 struct TokenScales {
   alignas(64) float of[kScalesOfBlock];
 };
 
-// Those of `count` tokens of one page.
-MHA_NOINLINE void load_scales(const TokenRows& t, int64_t head, int64_t token, int count, int64_t groups, float* out) {
-  const CodeScales& s = t.codes->scales;
+// `count` (1 to 16) scales or zeros that follow each other.
+MHA_NOINLINE Vec load_scale_lanes(Element element, const char* p, int count) {
+  if (element == Element::kI8) return I8::codes(p, 0, count);
+  if (element == Element::kU8) return U8::codes(p, 0, count);
+  return load_elements(element, p, 0, count);
+}
+
+// Those of `count` tokens of one page; s: the scales or the zeros of t.codes.
+MHA_NOINLINE void load_scales(const TokenRows& t, const CodeScales& s, int64_t head, int64_t token, int count,
+                              int64_t groups, float* out) {
   const char* first = row_of_scales(s, t, head, token);
   const int64_t bytes = bytes_of(s.element);
   if (s.stride_t == groups * bytes && (s.stride_d == bytes || groups == 1)) {
     const int64_t all = count * groups;
     for (int64_t n = 0; n < all; n += kLanes) {
-      store(out + n, load_elements(s.element, first, n, static_cast<int>(least(all - n, kLanes))));
+      store(out + n, load_scale_lanes(s.element, first + n * bytes, static_cast<int>(least(all - n, kLanes))));
     }
     return;
   }
@@ -252,16 +280,30 @@ MHA_NOINLINE void load_scales(const TokenRows& t, int64_t head, int64_t token, i
   }
 }
 
-// Those of 16 tokens, the first `first` of them in one page, the others in another; for each group the 16 of it side by
-// side.
-MHA_NOINLINE void load_scales_by_group(const TokenRows& t, int64_t head, int64_t token, int first, int64_t groups,
-                                       TokenScales* out) {
-  load_scales(t, head, token, first, groups, out->of);
-  if (first < kLanes) load_scales(t, head, token + first, kLanes - first, groups, out->of + first * groups);
+// [16][groups] -> for each group the 16 tokens' side by side.
+MHA_NOINLINE void sort_by_group(int64_t groups, TokenScales* scales) {
   if (groups == 1) return;
   Vec columns[kMostGroups];
-  for (int64_t g = 0; g < groups; g += 4) transpose_16x4(out->of + g, groups, columns + g);
-  for (int64_t g = 0; g < groups; ++g) store(out->of + g * kLanes, columns[g]);
+  for (int64_t g = 0; g < groups; g += 4) transpose_16x4(scales->of + g, groups, columns + g);
+  for (int64_t g = 0; g < groups; ++g) store(scales->of + g * kLanes, columns[g]);
+}
+
+// Those of 16 tokens, the first `first` of them in one page, the others in another; sorted by group.
+MHA_NOINLINE void load_scales_by_group(const TokenRows& t, const CodeScales& s, int64_t head, int64_t token, int first,
+                                       int64_t groups, TokenScales* out) {
+  load_scales(t, s, head, token, first, groups, out->of);
+  if (first < kLanes) load_scales(t, s, head, token + first, kLanes - first, groups, out->of + first * groups);
+  sort_by_group(groups, out);
+}
+
+// What signed codes of 8 bits have for the zero of an unsigned type, whose upper bit is flipped.
+constexpr float flipped_zero(Element element) { return element == Element::kU8 ? 128.0f : 0.0f; }
+
+// zeros = (zeros - those that flipping the codes takes) * unit, exactly; `count` of them.
+MHA_NOINLINE void ready_zeros(Element codes, float unit, int64_t count, TokenScales* zeros) {
+  for (int64_t n = 0; n < count; n += kLanes) {
+    store(zeros->of + n, mul(sub(load(zeros->of + n), set1(flipped_zero(codes))), set1(unit)));
+  }
 }
 
 // Multiplies the scales of 16 tokens by `unit`, a power of two. Whether that changes nothing but their exponents: those

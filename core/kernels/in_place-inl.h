@@ -54,30 +54,36 @@ inline bool reads_in_place(const TokenRows& t, int64_t width) {
   return kHasFma && (!is_code(t.element) || reads_codes_in_place(t, width));
 }
 
+// Codes that become codes of 8 bits in scratch.block first (gather_codes).
+inline bool gathers(const TokenRows& t, int64_t width) {
+  return kHasFma && is_code(t.element) && gathers_codes(t, width);
+}
+
 template <class Take>
-MHA_INLINE void with_in_place_element(Element element, Take take) {
+MHA_INLINE void with_in_place_element(const TokenRows& t, Take take) {
   if constexpr (kHasFma) {
-    if (kHasCodes && (element == Element::kI4 || element == Element::kU4)) return take(Codes4());
-    if (is_code(element)) return take(Codes8());
-    with_element(element, take);
+    if (!is_code(t.element)) return with_element(t.element, take);
+    if (kHasCodes && is_nibble(t.element)) return take(Codes4());
+    if (kHasCodes && t.codes->zeros.place != ScalePlace::kNone) return take(Codes8WithZeros());
+    take(Codes8());
   } else {
     take(F32());
   }
 }
 
 // kUnit of the codes of an element type.
-inline float unit_of(Element element) {
+inline float unit_of(const TokenRows& t) {
   float unit = 1;
-  with_in_place_element(element, [&](auto e) MHA_ALWAYS_INLINE {
+  with_in_place_element(t, [&](auto e) MHA_ALWAYS_INLINE {
     using E = decltype(e);
     if constexpr (E::kIsCode) unit = E::kUnit;
   });
   return unit;
 }
 
-inline int64_t most_rows_of_two(Element element) {
+inline int64_t most_rows_of_two(const TokenRows& t) {
   int64_t rows = 0;
-  with_in_place_element(element, [&](auto e) MHA_ALWAYS_INLINE { rows = most_rows_of_two<decltype(e)>(); });
+  with_in_place_element(t, [&](auto e) MHA_ALWAYS_INLINE { rows = most_rows_of_two<decltype(e)>(); });
   return rows;
 }
 
@@ -102,15 +108,20 @@ struct InPlaceValueTile {
   // Bytes from a row to the ones to prefetch into L1 and into L2: rows of later tokens, or of later heads. 0: repeats the
   // line that is read anyway.
   int64_t near, far;
-  // Where the values are codes: scales [keys][groups]; the group of element d is d / 16 >> shift; flip: of each word.
-  const float* scales;
+  // Where the values are codes: scales and zeros [keys][groups]; the group of element d is d / 16 >> shift; flip: of each
+  // word.
+  const float *scales, *zeros;
   int64_t groups;
   int shift;
   uint32_t flip;
 
-  MHA_INLINE Vec load(const char* p, const float* key_scales, int64_t column) const {
+  // `at`: of the key's first scale.
+  MHA_INLINE Vec load(const char* p, int64_t at, int64_t column) const {
     if constexpr (E::kIsCode) {
-      return mul(E::load(p, flip), set1(key_scales[(column / kLanes) >> shift]));
+      at += (column / kLanes) >> shift;
+      Vec codes = E::load(p, flip);
+      if constexpr (E::kHasZeros) codes = sub(codes, set1(zeros[at]));
+      return mul(codes, set1(scales[at]));
     } else {
       return E::load(p);
     }
@@ -127,7 +138,7 @@ struct InPlaceValueTile {
     }
     const float* a = probabilities + row * kScoreStride;
     const char* b = values + bytes_in<E>(column);
-    const float* key_scales = scales;
+    int64_t at_scales = 0;
     constexpr int kLines = static_cast<int>((bytes_in<E>(kPanels * kLanes) + kLine - 1) / kLine);
     for (int64_t j = 0; j < keys; ++j, b += value_stride) {
 #pragma GCC unroll 8
@@ -137,9 +148,9 @@ struct InPlaceValueTile {
       Vec column_values[kPanels];
 #pragma GCC unroll 8
       for (int p = 0; p < kPanels; ++p) {
-        column_values[p] = load(b + bytes_in<E>(p * kLanes), key_scales, column + p * kLanes);
+        column_values[p] = load(b + bytes_in<E>(p * kLanes), at_scales, column + p * kLanes);
       }
-      if constexpr (E::kIsCode) key_scales += groups;
+      if constexpr (E::kIsCode) at_scales += groups;
 #pragma GCC unroll 8
       for (int r = 0; r < kRows; ++r) {
         const Vec x = set1(a[r * kScoreStride + j]);
@@ -342,8 +353,9 @@ struct InPlaceBlocks {
 
   // Codes are taken in whole steps: 0 times a scale of infinity beyond the last column would be NaN.
   bool whole_steps() const {
-    const int64_t per_word = 4 * kLanes / row_bytes(a.key.element, kLanes);
-    return !is_code(a.key.element) || a.head_dim % (kWords * per_word) == 0;
+    if (!is_code(a.key.element)) return true;
+    const int64_t per_word = is_nibble(a.key.element) && !gathers_keys() ? Codes4::kPerWord : Codes8::kPerWord;
+    return a.head_dim % (kWords * per_word) == 0;
   }
 
   // Elements that are read where they are. BF16 rounds others first.
@@ -351,11 +363,11 @@ struct InPlaceBlocks {
     return kChains == 2 ? t.element == Element::kBf16 : reads_in_place(t, width);
   }
   template <class Take>
-  static MHA_INLINE void with_read_element(Element element, Take take) {
+  static MHA_INLINE void with_read_element(const TokenRows& t, Take take) {
     if constexpr (kChains == 2) {
       take(Bf16());
     } else {
-      with_in_place_element(element, take);
+      with_in_place_element(t, take);
     }
   }
   void copy_tokens(const TokenRows& t, int64_t head, int64_t token, int64_t count, int64_t column,
@@ -364,11 +376,12 @@ struct InPlaceBlocks {
     if (kChains == 2 && t.element != Element::kBf16) at_bf16(scratch.block, count * padded(width));
   }
 
-  bool reads_keys() const { return reads(a.key, a.head_dim) && whole_steps(); }
+  bool reads_keys() const { return (reads(a.key, a.head_dim) || gathers_keys()) && whole_steps(); }
+  bool gathers_keys() const { return kChains == 1 && gathers(a.key, a.head_dim); }
 
   // Whether this block and the next are better taken together.
   bool takes_two(int64_t block) const {
-    if (rows_per_head > most_rows_of_two(a.key.element) || block + 1 >= blocks() || keys_of(block + 1) < kLanes) {
+    if (rows_per_head > most_rows_of_two(a.key) || block + 1 >= blocks() || keys_of(block + 1) < kLanes) {
       return false;
     }
     // Both in one page, and so are the rows to be prefetched next.
@@ -376,62 +389,115 @@ struct InPlaceBlocks {
     return reads_keys();
   }
 
-  // The scores of one block, or of two that takes_two() allows. 16 keys in one page, or 8 in each of two, are read in
-  // place. Other blocks are copied, and widened, first; so are those of codes whose scales times kUnit would be denormal.
+  // The scores of one block, or of two that takes_two() allows. Blocks that are not read in place, and not gathered, are
+  // copied, and widened, first.
   void score(int64_t head, int64_t block, int64_t count) const {
-    const int64_t token = chunk_begin + block * kLanes;
-    TokenRun run = run_at(a.key, head, token, a.key_end - token);
     KeyBlock k;
     k.blocks = static_cast<int>(count);
     k.near = k.near_high = k.far = k.far_high = nullptr;
-    k.low = run.row, k.high = run.row + 8 * run.stride;
-    const bool in_two = run.count == 8 && keys_of(block) == kLanes;
-    if (in_two) {
-      const TokenRun second = run_at(a.key, head, token + 8, a.key_end - token - 8);
-      if (second.count >= 8) k.high = second.row, run.count = kLanes;
-    }
     k.head_dim = a.head_dim, k.queries = queries_of(head), k.rows = rows_per_head;
     k.scores = scratch.scores + head * rows_per_head * kScoreStride + block * kLanes;
-    TokenScales scales[2];
-    bool in_place = keys_of(block) == kLanes && run.count >= kLanes && reads_keys();
-    if (in_place && is_code(a.key.element)) {
-      const int64_t group = a.key.codes->group, groups = divide_up(a.head_dim, group);
-      k.scales = scales[0].of, k.shift = group_shift(group, a.head_dim), k.flip = flip_of(a.key.element);
-      for (int64_t n = 0; n < count; ++n) {
-        load_scales_by_group(a.key, head, token + n * kLanes, in_two ? 8 : kLanes, groups, &scales[n]);
-        in_place = scale_by_unit(unit_of(a.key.element), groups, &scales[n]) && in_place;
-      }
-    }
-    if (in_place) {
-      k.stride = run.stride;
-      if (run.stride == row_bytes(a.key.element, a.head_dim)) {
-        const int64_t near = count == 2 ? 2 * kLanes : kNearTokens;
-        k.near = rows_ahead(a.key, a.next_key, head, token, run, near);
-        k.far = rows_ahead(a.key, a.next_key, head, token, run, far_keys);
-        k.near_high = rows_after(k.near, 8 * k.stride), k.far_high = rows_after(k.far, 8 * k.stride);
-        if (in_two) {
-          k.near_high = rows_ahead(a.key, a.next_key, head, token + 8, run, kNearTokens);
-          k.far_high = rows_ahead(a.key, a.next_key, head, token + 8, run, far_keys);
-        }
-      }
-      with_read_element(a.key.element, [&](auto e) MHA_ALWAYS_INLINE { key_scores<decltype(e), kChains>(k); });
-      return;
-    }
+    if (gathers_keys() ? score_gathered(head, block, &k) : score_in_place(head, block, &k)) return;
     k.blocks = 1;
+    k.near = k.near_high = k.far = k.far_high = nullptr;
     k.stride = padded(a.head_dim) * kFloatBytes;
     k.low = reinterpret_cast<const char*>(scratch.block), k.high = k.low + 8 * k.stride;
     for (int64_t n = 0; n < count; ++n, k.scores += kLanes) {
-      copy_tokens(a.key, head, token + n * kLanes, keys_of(block + n), 0, a.head_dim);
+      copy_tokens(a.key, head, chunk_begin + (block + n) * kLanes, keys_of(block + n), 0, a.head_dim);
       key_scores<F32, kChains>(k);
     }
   }
 
-  // Values are read in place up to the last whole vector of columns; the rest is copied.
+  // 16 keys in one page, or 8 in each of two, are read in place, but for those of codes whose scales times kUnit would be
+  // denormal.
+  MHA_INLINE bool score_in_place(int64_t head, int64_t block, KeyBlock* k) const {
+    const int64_t token = chunk_begin + block * kLanes;
+    TokenRun run = run_at(a.key, head, token, a.key_end - token);
+    k->low = run.row, k->high = run.row + 8 * run.stride;
+    const bool in_two = run.count == 8 && keys_of(block) == kLanes;
+    if (in_two) {
+      const TokenRun second = run_at(a.key, head, token + 8, a.key_end - token - 8);
+      if (second.count >= 8) k->high = second.row, run.count = kLanes;
+    }
+    if (keys_of(block) < kLanes || run.count < kLanes || !reads_keys()) return false;
+    TokenScales scales[2], zeros[2];
+    if (is_code(a.key.element)) {
+      const CodeRows& codes = *a.key.codes;
+      const int64_t groups = divide_up(a.head_dim, codes.group);
+      const float unit = unit_of(a.key);
+      k->scales = scales[0].of, k->zeros = zeros[0].of, k->shift = group_shift(codes.group, a.head_dim);
+      k->flip = flip_of(a.key.element);
+      for (int64_t n = 0; n < k->blocks; ++n) {
+        const int first = in_two ? 8 : kLanes;
+        load_scales_by_group(a.key, codes.scales, head, token + n * kLanes, first, groups, &scales[n]);
+        if (!scale_by_unit(unit, groups, &scales[n])) return false;
+        if (codes.zeros.place == ScalePlace::kNone) continue;
+        load_scales_by_group(a.key, codes.zeros, head, token + n * kLanes, first, groups, &zeros[n]);
+        ready_zeros(a.key.element, 1 / unit, groups * kLanes, &zeros[n]);
+      }
+    }
+    k->stride = run.stride;
+    if (run.stride == row_bytes(a.key.element, a.head_dim)) {
+      const int64_t near = k->blocks == 2 ? 2 * kLanes : kNearTokens;
+      k->near = rows_ahead(a.key, a.next_key, head, token, run, near);
+      k->far = rows_ahead(a.key, a.next_key, head, token, run, far_keys);
+      k->near_high = rows_after(k->near, 8 * k->stride), k->far_high = rows_after(k->far, 8 * k->stride);
+      if (in_two) {
+        k->near_high = rows_ahead(a.key, a.next_key, head, token + 8, run, kNearTokens);
+        k->far_high = rows_ahead(a.key, a.next_key, head, token + 8, run, far_keys);
+      }
+    }
+    with_read_element(a.key, [&](auto e) MHA_ALWAYS_INLINE { key_scores<decltype(e), kChains>(*k); });
+    return true;
+  }
+
+  // Rows of gathered codes are this many bytes apart: reads of 16 rows that are a power of two apart meet in one bank of L1.
+  static int64_t gathered_pitch(int64_t width) { return width + kLanes; }
+
+  // Prefetched while keys or values at `token` are gathered: rows of later tokens where these follow each other, values of
+  // later heads where heads are side by side.
+  void prefetch_ahead(const TokenRows& tokens, const TokenRows& next, int64_t head, int64_t token, int64_t width,
+                      int64_t near, int64_t far, GatheredCodes* codes) const {
+    const TokenRun run = run_at(tokens, head, token, a.key_end - token);
+    codes->near = codes->far = 0;
+    if (run.stride == row_bytes(tokens.element, width)) {
+      const char* rows = rows_ahead(tokens, next, head, token, run, near);
+      if (rows != nullptr) codes->near = rows - run.row;
+      rows = rows_ahead(tokens, next, head, token, run, far);
+      if (rows != nullptr) codes->far = rows - run.row;
+    } else if (&tokens == &a.value) {
+      codes->far = values_further(head + kFarHeads, token, run.row) - run.row;
+    }
+  }
+
+  MHA_NOINLINE bool score_gathered(int64_t head, int64_t block, KeyBlock* k) const {
+    if constexpr (kChains == 2) return false;
+    if (!whole_steps()) return false;
+    const int64_t token = chunk_begin + block * kLanes, group = a.key.codes->group;
+    TokenScales scales[2];
+    GatheredCodes codes;
+    codes.rows = reinterpret_cast<char*>(scratch.block), codes.pitch = gathered_pitch(a.head_dim);
+    codes.groups = divide_up(a.head_dim, group);
+    k->low = codes.rows, k->high = k->low + 8 * codes.pitch, k->stride = codes.pitch;
+    k->scales = scales[0].of, k->shift = group_shift(group, a.head_dim), k->flip = 0;
+    prefetch_ahead(a.key, a.next_key, head, token, a.head_dim, k->blocks * kLanes, far_keys, &codes);
+    for (int64_t n = 0; n < k->blocks; ++n, codes.rows += kLanes * codes.pitch) {
+      codes.scales = scales[n].of;
+      if (!gather_codes(a.key, head, token + n * kLanes, keys_of(block + n), a.head_dim, codes)) return false;
+      sort_by_group(codes.groups, &scales[n]);
+      if (!scale_by_unit(Codes8::kUnit, codes.groups, &scales[n])) return false;
+    }
+    key_scores<Codes8, 1>(*k);
+    return true;
+  }
+
+  // Values are read in place, or gathered, up to the last whole vector of columns; the rest is copied.
   void add_values(int64_t head, int64_t block) const {
-    const int64_t whole = reads(a.value, a.value_head_dim) ? a.value_head_dim / kLanes * kLanes : 0;
-    if (whole > 0) {
-      with_read_element(a.value.element,
-                        [&](auto e) MHA_ALWAYS_INLINE { add_in_place<decltype(e)>(head, block, whole); });
+    int64_t whole = a.value_head_dim / kLanes * kLanes;
+    if (whole > 0 && reads(a.value, a.value_head_dim)) {
+      with_read_element(a.value, [&](auto e) MHA_ALWAYS_INLINE { add_in_place<decltype(e)>(head, block, whole); });
+    } else if (whole == 0 || !add_gathered(head, block, whole)) {
+      whole = 0;
     }
     if (whole == a.value_head_dim) return;
     const int64_t rest = a.value_head_dim - whole;
@@ -443,6 +509,24 @@ struct InPlaceBlocks {
     add_values_of(tile, rows_per_head, padded(rest));
   }
 
+  MHA_NOINLINE bool add_gathered(int64_t head, int64_t block, int64_t whole) const {
+    if (kChains == 2 || !gathers(a.value, a.value_head_dim)) return false;
+    const int64_t token = chunk_begin + block * kLanes, group = a.value.codes->group;
+    TokenScales scales;
+    GatheredCodes codes;
+    codes.rows = reinterpret_cast<char*>(scratch.block), codes.pitch = gathered_pitch(whole);
+    codes.scales = scales.of, codes.groups = divide_up(a.value_head_dim, group);
+    prefetch_ahead(a.value, a.next_value, head, token, a.value_head_dim, kLanes, far_values, &codes);
+    if (!gather_codes(a.value, head, token, keys_of(block), whole, codes)) return false;
+    InPlaceValueTile<Codes8> tile;
+    start_tile(head, block, &tile);
+    tile.values = codes.rows, tile.value_stride = codes.pitch, tile.keys = keys_of(block);
+    tile.scales = scales.of, tile.groups = codes.groups;
+    tile.shift = group_shift(group, a.value_head_dim), tile.flip = 0;
+    add_values_of(tile, rows_per_head, whole);
+    return true;
+  }
+
   // Sets all but the values. (One field after the other: a load of a field from a wide store that filled the struct with
   // zeros may have to wait until everything before it is done, as in key_scores.)
   template <class E>
@@ -452,7 +536,7 @@ struct InPlaceBlocks {
     tile->sums = kChains == 2 ? half_of(head, block) : scratch.sums + row * pitch();
     tile->sums_stride = pitch();
     tile->first = kChains == 2 || block == first_block;
-    tile->near = tile->far = 0, tile->scales = nullptr;
+    tile->near = tile->far = 0, tile->scales = tile->zeros = nullptr;
   }
 
   template <class E>
@@ -471,16 +555,21 @@ struct InPlaceBlocks {
     }
     if (near != nullptr) tile.near = near - values.row;
     if (far != nullptr) tile.far = far - values.row;
-    TokenScales scales;
+    TokenScales scales, zeros;
     if constexpr (E::kIsCode) {
       const int64_t group = a.value.codes->group;
-      tile.scales = scales.of, tile.groups = divide_up(a.value_head_dim, group);
+      tile.scales = scales.of, tile.zeros = zeros.of, tile.groups = divide_up(a.value_head_dim, group);
       tile.shift = group_shift(group, a.value_head_dim), tile.flip = flip_of(a.value.element);
     }
     for_each_run(a.value, head, token, keys_of(block), [&](const TokenRun& run, int64_t done) MHA_ALWAYS_INLINE {
       tile.values = run.row, tile.value_stride = run.stride, tile.keys = run.count;
       if constexpr (E::kIsCode) {
-        load_scales(a.value, head, token + done, static_cast<int>(run.count), tile.groups, scales.of);
+        const int count = static_cast<int>(run.count);
+        load_scales(a.value, a.value.codes->scales, head, token + done, count, tile.groups, scales.of);
+        if constexpr (E::kHasZeros) {
+          load_scales(a.value, a.value.codes->zeros, head, token + done, count, tile.groups, zeros.of);
+          ready_zeros(a.value.element, 1, count * tile.groups, &zeros);
+        }
       }
       add_values_of(tile, rows_per_head, whole);
       tile.probabilities += run.count, tile.first = false;

@@ -57,7 +57,7 @@ MHA_NOINLINE float round_query(const AttentionRow& row, Element element, int64_t
 MHA_NOINLINE void token_scales(const TokenRows& t, int64_t head, int64_t begin, int64_t count, float* out) {
   for_each_run(t, head, begin, count, [&](const TokenRun& run, int64_t done) {
     if (t.codes->group_tokens == 1) {
-      load_scales(t, head, begin + done, static_cast<int>(run.count), 1, out + done);
+      load_scales(t, t.codes->scales, head, begin + done, static_cast<int>(run.count), 1, out + done);
       return;
     }
     for (int64_t j = done; j < done + run.count; ++j) {

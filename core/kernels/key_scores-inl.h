@@ -92,9 +92,9 @@ struct KeyBlock {
   float* scores;  // [rows][kScoreStride]
   const float* queries;
   int64_t rows, head_dim;
-  // Where keys are codes: scales [groups][16] times the type's kUnit, of each block; the group of element d is
-  // d / 16 >> shift; flip: of each word.
-  const float* scales;
+  // Where keys are codes: scales [groups][16] times the type's kUnit, of each block, and zeros divided by it; the group of
+  // element d is d / 16 >> shift; flip: of each word.
+  const float *scales, *zeros;
   int shift;
   uint32_t flip;
 };
@@ -171,7 +171,7 @@ MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_
       if (far == far_end) far = k.far_high;
     }
     // All registers of keys go through the elements together, so that a query is broadcast once for all.
-    Reg words[kGroups][kWords], scale[kGroups];
+    Reg words[kGroups][kWords], scale[kGroups], zero_point[kGroups];
 #pragma GCC unroll 8
     for (int g = 0; g < kGroups; ++g) {
       transpose_words(low[g], high[g], stride, words[g]);
@@ -184,7 +184,9 @@ MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_
         if constexpr (E::kIsCode) {
           if (c * E::kPerWord % kLanes == 0) {  // the scale of 16 elements at least
             const int64_t group = ((d + c * E::kPerWord) / kLanes) >> k.shift, row = first_row + g * kRegLanes;
-            scale[g] = Reg::load_unaligned(k.scales + row / kLanes * kScalesOfBlock + group * kLanes + row % kLanes);
+            const int64_t at = row / kLanes * kScalesOfBlock + group * kLanes + row % kLanes;
+            scale[g] = Reg::load_unaligned(k.scales + at);
+            if constexpr (E::kHasZeros) zero_point[g] = Reg::load_unaligned(k.zeros + at);
           }
           if constexpr (E::kPerWord == 4) words[g][c] = flip_codes(words[g][c], k.flip);
         }
@@ -195,7 +197,10 @@ MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_
 #pragma GCC unroll 8
         for (int g = 0; g < kGroups; ++g) {
           parts[g] = E::template part<kNumber>(words[g][c]);
-          if constexpr (E::kIsCode) parts[g] = parts[g] * scale[g];
+          if constexpr (E::kIsCode) {
+            if constexpr (E::kHasZeros) parts[g] = parts[g] - zero_point[g];
+            parts[g] = parts[g] * scale[g];
+          }
         }
         const int element = c * E::kPerWord + kNumber;
 #pragma GCC unroll 8

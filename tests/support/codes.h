@@ -133,8 +133,9 @@ class CodeTensor {
     quant_.scales = scales_.data(), quant_.scale_dtype = scales_.dtype();
     if (one_in(random, 2)) return;
     quant_.zero_dtype = one_of(random, {MHA_F32, MHA_F16, MHA_I8, MHA_U8});
+    const bool near = one_in(random, 2);  // among the codes of 4 bits; others may be far from all codes
     for (int64_t n = 0; n < count; ++n) {
-      const int64_t zero = quant_.zero_dtype == MHA_U8 ? random.below(256) : random.below(256) - 128;
+      const int64_t zero = near ? random.below(16) : random.below(256) - (quant_.zero_dtype == MHA_U8 ? 0 : 128);
       const bool is_float = quant_.zero_dtype == MHA_F32 || quant_.zero_dtype == MHA_F16;
       zeros_.push_back(static_cast<float>(zero) + (is_float && one_in(random, 3) ? 0.375f : 0.0f));
       zero_bytes_.push_back(static_cast<unsigned char>(zero));
