@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Runs the toy engines in C and in C++, each on one and on several threads. All generate the same tokens, with the same bits
+# of their hidden states and logits. Each program checks the rest by itself.
+#   run.sh <build folder>
+set -euo pipefail
+tools=${1:?the build folder}/tools
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+for program in toy_engine toy_engine_cpp; do
+  for threads in 1 8; do
+    "$tools/example_$program" $threads >"$work/$program.$threads"
+    echo "example_$program $threads"
+    grep -v '^request' "$work/$program.$threads"
+    grep '^request' "$work/$program.$threads" >"$work/requests"
+    [ -e "$work/first" ] || cp "$work/requests" "$work/first"
+    diff "$work/first" "$work/requests"
+  done
+done
+[ "$(wc -l <"$work/first")" -eq 108 ]
+echo "the same tokens and bits from all: $(wc -l <"$work/first") requests"
