@@ -99,6 +99,10 @@ case $kind in
     source "$here/host.sh"
     exit
     ;;
+  embedding_*)
+    source "$here/embedding.sh"
+    exit
+    ;;
   host_options | two_versions | two_headers | wrong_types | exported | offline | make_install)
     source "$here/$kind.sh"
     exit

@@ -26,13 +26,15 @@ make_build() {
     "${launcher[@]}" "$@" --log-level=WARNING
 }
 
-# The same for sanitizers, whose kernels take minutes to compile at the library's -O3: Debug leaves that out, tests and
-# tools are not optimised at all, and targets that this CPU does not run are left out. Warnings are no errors:
-# instrumented frames are larger than those that the frame-size warning is about.
+# make_sanitized_build <name> <compiler flags> <cmake argument>...: the same for sanitizers, of C and C++. Their kernels take
+# minutes to compile at the library's -O3: Debug leaves that out, tests and tools are not optimised at all, and targets that
+# this CPU does not run are left out. Warnings are no errors: instrumented frames are larger than those that the
+# frame-size warning is about.
 make_sanitized_build() {
-  local name=$1
-  shift
+  local name=$1 flags=$2
+  shift 2
   make_build "$name" -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 -DCMAKE_CXX_COMPILER=clang++ -DMHA_WERROR=OFF \
+    -DCMAKE_C_COMPILER=clang -DCMAKE_C_FLAGS_DEBUG=-O1 -DCMAKE_C_FLAGS="$flags" -DCMAKE_CXX_FLAGS="$flags" \
     -DMHA_TEST_OPTIMISATION=-O0 -DMHA_TOOL_OPTIMISATION=-O0 -DMHA_TARGETS="$(runnable_targets | paste -sd';')" \
     -DCMAKE_CXX_COMPILER_LAUNCHER="$root/tools/check/launch_sanitized.sh" "$@"
 }

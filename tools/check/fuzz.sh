@@ -4,7 +4,7 @@
 #   FUZZ_SECONDS=600 tools/check/fuzz.sh      for a longer one
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 seconds=${FUZZ_SECONDS:-25}
-make_sanitized_build fuzz -DMHA_BUILD_FUZZERS=ON -DMHA_BUILD_TESTS=OFF
+make_sanitized_build fuzz "" -DMHA_BUILD_FUZZERS=ON -DMHA_BUILD_TESTS=OFF
 build_targets fuzz
 targets=()
 for target in "$out"/fuzz/tools/fuzz/fuzz_*; do

@@ -71,8 +71,8 @@ mha_status toy_runner_create(const toy_model* model, const mha_context* context,
                              toy_runner** runner, mha_error* error);
 void toy_runner_destroy(toy_runner* runner); /* NULL is allowed */
 
-/* Runs the first `layers` layers; fewer than kToyLayers make a cheap model for drafts. If it fails, no cache has changed,
- * provided that room was reserved in all of them. */
+/* Runs the first `layers` layers; fewer than kToyLayers make a cheap model for drafts. With room reserved in the caches
+ * of these layers it does not fail with MHA_ERR_FULL. */
 mha_status toy_run(toy_runner* runner, const toy_batch* batch, int layers, mha_error* error);
 
 /* The next of a sequence of 64-bit random numbers, which any start begins (splitmix64, doi:10.1145/2660193.2660195). */

@@ -117,8 +117,8 @@ mha_status toy_engine_step(toy_engine* engine, mha_error* error) {
   if (status == MHA_OK) status = toy_propose(engine, error);
   if (status == MHA_OK) status = collect(engine, error);
   if (status != MHA_OK) return status;
-  ++engine->stats.steps;
   if (batch->items == 0) return MHA_OK;
+  ++engine->stats.steps;
   status = toy_run(engine->runner, batch, kToyLayers, error);
   engine->stats.rows += toy_batch_rows(batch);
   if (batch->items > engine->stats.largest_batch) engine->stats.largest_batch = batch->items;
