@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: Apache-2.0
+// An engine's dense tensors as arguments of mha_attention: for adapters of engines that pass whole tensors. As these
+// engines broadcast, a batch, a head or a dimension of a mask that is 1 is repeated. Shapes are not checked here.
+#ifndef MHA_ENGINES_COMMON_DENSE_H
+#define MHA_ENGINES_COMMON_DENSE_H
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <mha/mha.hpp>
+
+namespace mha_engines {
+
+enum class Order { kTokensFirst, kHeadsFirst };  // [B, T, H, D] or [B, H, T, D]
+
+struct Tensor {
+  void* data;
+  mha_dtype dtype;
+  std::array<std::int64_t, 4> size;
+};
+
+/// A tensor of at most four dimensions; those that are missing are 1.
+template <class Dims>
+Tensor dense(void* data, mha_dtype dtype, const Dims& dims) {
+  Tensor tensor{data, dtype, {1, 1, 1, 1}};
+  std::copy_backward(dims.begin(), dims.end(), tensor.size.end());
+  return tensor;
+}
+
+inline mha_view view_of(const Tensor& tensor, Order order, std::int64_t batch, std::int64_t heads) {
+  const auto& size = tensor.size;
+  const bool tokens_first = order == Order::kTokensFirst;
+  mha_view view = {};
+  view.data = tensor.data;
+  view.dtype = tensor.dtype;
+  view.stride_b = size[0] == 1 && batch != 1 ? MHA_BROADCAST : size[1] * size[2] * size[3];
+  view.stride_t = tokens_first ? size[2] * size[3] : size[3];
+  view.stride_h = tokens_first ? size[3] : size[2] * size[3];
+  if (size[tokens_first ? 2 : 1] == 1 && heads != 1) view.stride_h = MHA_BROADCAST;
+  return view;
+}
+
+/// Sizes and views of a call. Key and value may have fewer heads than query (grouped heads).
+inline void set_tensors(mha::AttentionCall& call, Order order, const Tensor& query, const Tensor& key,
+                        const Tensor& value, const Tensor& output) {
+  const int tokens = order == Order::kTokensFirst ? 1 : 2, heads = 3 - tokens;
+  call.batch = output.size[0];
+  call.num_heads = output.size[heads];
+  call.num_kv_heads = std::max(key.size[heads], value.size[heads]);
+  call.query_len = output.size[tokens];
+  call.key_len = key.size[tokens];
+  call.head_dim = key.size[3];
+  call.value_head_dim = value.size[3];
+  call.query = view_of(query, order, call.batch, call.num_heads);
+  call.key = view_of(key, order, call.batch, call.num_kv_heads);
+  call.value = view_of(value, order, call.batch, call.num_kv_heads);
+  const mha_view written = view_of(output, order, call.batch, call.num_heads);
+  call.output = {output.data, output.dtype, 0, written.stride_b, written.stride_t, written.stride_h};
+}
+
+/// A mask [1 or B, 1 or H, 1 or Tq, 1 or Tk] of mha_masks: mha_bool_mask, or mha_add_mask, whose dtype is the caller's.
+template <class Mask>
+void set_mask(Mask& mask, const Tensor& tensor) {
+  const auto& size = tensor.size;
+  mask.data = static_cast<decltype(mask.data)>(tensor.data);
+  mask.stride_k = size[3] == 1 ? MHA_BROADCAST : 1;
+  mask.stride_q = size[2] == 1 ? 0 : size[3];
+  mask.stride_h = size[1] == 1 ? 0 : size[2] * size[3];
+  mask.stride_b = size[0] == 1 ? 0 : size[1] * size[2] * size[3];
+}
+
+}  // namespace mha_engines
+
+#endif  // MHA_ENGINES_COMMON_DENSE_H
