@@ -60,4 +60,9 @@ def _serves(node: torch.fx.Node) -> bool:
     dropout = node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)
     query, key, value = (x.meta["val"] for x in node.args[:3])
     floats = (torch.float32, torch.float16, torch.bfloat16)
-    return dropout == 0.0 and query.dim() in (3, 4) and query.shape[:-3] == key.shape[:-3] and all(x.dtype in floats for x in (query, key, value))
+    return (
+        dropout == 0.0
+        and query.dim() in (3, 4)
+        and query.shape[:-3] == key.shape[:-3]
+        and all(x.dtype in floats for x in (query, key, value))
+    )

@@ -37,7 +37,7 @@ def attention(
     scores = (q.shape[0], q.shape[2], q.shape[1], k.shape[1])
     for x in masks:
         if any(given not in (1, size) for given, size in zip(x.shape, scores)):
-            raise ValueError(f"mha: the {x.dtype} mask has shape {x.shape}: it must broadcast to [B, N, T, S] = {scores}")
+            raise ValueError(f"mha: a mask or bias has shape {x.shape}: it must broadcast to [B, N, T, S] = {scores}")
     scale = float(q.shape[3] ** -0.5 if scale is None else scale)
     output = _attention_p.bind(q, k, v, *masks, scale=scale, causal=bool(is_causal))
     return output[0] if jnp.ndim(query) == 3 else output
