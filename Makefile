@@ -14,7 +14,7 @@ configure_with = cmake -S . -B $(BUILD) $(without) $(1) $(CMAKE_ARGS) --log-leve
 configure = $(call configure_with)
 build = cmake --build $(BUILD) -j $(JOBS)
 
-.PHONY: all demo demo-model demo-decode accuracy demo-mpi test bench bench-peers bench-compare check emulated size wheel test-python test-engines install clean help
+.PHONY: all demo demo-model demo-decode accuracy demo-mpi test bench bench-peers bench-compare check emulated size wheel test-python test-engines docs test-packaging install clean help
 
 all: ## Build the library and the mha command line (the default)
 	@$(setup) build
@@ -85,6 +85,15 @@ test-engines: ## Test the adapters inside ONNX Runtime, ggml and others (PyPI; E
 	@$(build) --target mha mha_cli
 	@tools/engines/run.sh $(BUILD) $(ENGINES)
 
+docs: ## Build the site of the project into build/docs, with its links checked (PyPI)
+	@$(setup) docs
+	@tools/docs/build.sh $(BUILD)
+
+test-packaging: ## Build and try the packages: Debian, conan (PyPI), vcpkg, SBOM (PACKAGES="debian conan": some)
+	@$(setup) build
+	@$(setup) packaging
+	@tools/packaging/test.sh $(BUILD) $(PACKAGES)
+
 check: ## Everything beyond the tests: sanitizers, other CPUs, symbols, style, mutants, fuzzing (about an hour)
 	@$(setup) build
 	@$(setup) test
@@ -107,4 +116,4 @@ clean: ## Remove the build folder
 	@cmake -E rm -rf $(BUILD)
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -9,6 +9,8 @@
 #   tools/setup.sh check            what `make check` needs beyond that
 #   tools/setup.sh peers            what `make bench-peers` needs beyond that
 #   tools/setup.sh engines          what `make test-engines` needs beyond what the build needs
+#   tools/setup.sh docs             what `make docs` needs
+#   tools/setup.sh packaging        what `make test-packaging` needs beyond what the build needs
 #   tools/setup.sh mpi              what `make demo-mpi` needs beyond that: OpenMPI, unless there is an MPI
 #   tools/setup.sh emulator         what `make emulated` needs beyond what `make test` needs
 #   tools/setup.sh wheel [machine]  what `make wheel` needs beyond what the build needs; for x86_64 or aarch64
@@ -157,6 +159,16 @@ group_peers() {
 
 group_engines() { group_peers; }
 
+group_docs() { group_peers; }
+
+group_packaging() {
+  want_command dpkg-buildpackage dpkg-dev
+  want_command dh debhelper
+  want_command lintian lintian
+  want_command pkg-config pkg-config
+  group_peers
+}
+
 group_mpi() {
   want_command mpirun openmpi-bin
   want_command mpicc libopenmpi-dev
@@ -194,11 +206,11 @@ if [ "${1:-}" = --print ]; then
   shift
 fi
 case ${1:-} in
-  build | test | bench | check | peers | engines | mpi | emulator) "group_$1" ;;
+  build | test | bench | check | peers | engines | docs | packaging | mpi | emulator) "group_$1" ;;
   wheel) group_wheel "${2:-}" ;;
   python) group_python "${2:-}" ;;
   *)
-    sed -n '3,16s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '3,18s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     exit 2
     ;;
 esac

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The links between the project's Markdown files lead somewhere, the pages of the interface have every name of mha.h, and
+the tools of `make docs` notice where that is not so. Needs no package; `make docs` checks the built site."""
+
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+sys.dont_write_bytecode = True
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools" / "docs"))
+
+import api  # noqa: E402
+import header_comments  # noqa: E402
+import pages  # noqa: E402
+from sitemap import Site  # noqa: E402
+
+PLOTS = {name: ("title", "caption") for name in ("peers", "fractions", "formats")}
+
+
+def build(folder: str, change: Callable[[Site], None] = lambda site: None) -> Site:
+    site = Site(ROOT, Path(folder))
+    change(site)
+    site.plan()
+    names = api.write(ROOT / "core/mha.h", site.docs)
+    site.api_pages = ["api/index", *dict.fromkeys(name.split("#")[0].removesuffix(".html") for name in names.values())]
+    site.write(PLOTS)
+    site.menu()
+    return site
+
+
+def message_of(change: Callable[[Site], None]) -> str:
+    """What the run ends with after this change."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            build(folder, change)
+        except SystemExit as stop:
+            return str(stop.code)
+    return "nothing"
+
+
+def appended(file: str, text: str) -> Callable[[Site], None]:
+    def change(site: Site) -> None:
+        site.texts[file] += text
+
+    return change
+
+
+def without_menu_of_tests(site: Site) -> None:
+    site.settings["menu"]["order"] = [[title, [name for name in group if name != "inside/"]] for title, group in site.settings["menu"]["order"]]
+
+
+def without_notes(site: Site) -> None:
+    site.settings["page"][-1]["sections"] = ["README.md#no-such-section"]
+
+
+def check(name: str, want: str, got: str) -> bool:
+    if want in got:
+        return True
+    print(f"{name}: expected '{want}', got '{got}'")
+    return False
+
+
+def main() -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        site = build(folder)
+        text = (site.docs / "adding.md").read_text(encoding="utf-8")
+    names = api.names_of(header_comments.read(ROOT / "core/mha.h"))
+    lacking = {name: page for name, page in names.items() if name != "mha_attention_args.causal"}
+    good = [
+        check("a section that stands on another page", "{ #adding-a-target }", text),
+        check("dead link", "README.md: the link to no/such.md leads nowhere", message_of(appended("README.md", "\n[x](no/such.md)\n"))),
+        check("dead anchor", "has no heading 'nothing'", message_of(appended("README.md", "\n[x](tests/README.md#nothing)\n"))),
+        check("a page without a place", "the menu has no place for", message_of(without_menu_of_tests)),
+        check("a section that is not there", "no section 'no-such-section'", message_of(without_notes)),
+        check("a name that pages lack", "['mha_attention_args.causal']", str(api.missing(lacking, ROOT / "core/mha.h"))),
+        check("nothing lacks", "[]", str(api.missing(names, ROOT / "core/mha.h"))),
+        check("a list below text", "['text', '', '- entry']", str(pages.normalised(["text", "- entry"]))),
+        check("a number below text is text", "['text', '2. text']", str(pages.normalised(["text", "2. text"]))),
+        check("anchors of GitHub", "threads-openmp-the-pool-or-yours", pages.slug("Threads: OpenMP, the pool, or yours")),
+    ]
+    print(f"{len(site.pages)} pages, {len(names)} names, {sum(good)} of {len(good)} checks good")
+    return 0 if all(good) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
