@@ -109,15 +109,16 @@ def softmax(scores: np.ndarray, sink: float) -> np.ndarray:
     return np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
 
 
-def reference(tensors: Tensors, variants: list[Variant]) -> list[np.ndarray]:
+def reference(tensors: Tensors, variants: list[Variant], scale: float | None = None) -> list[np.ndarray]:
     """Attention of each variant in double precision, as Tensors.output."""
     shape, exact = tensors.shape, tensors.exact
+    scale = shape.hsk**-0.5 if scale is None else scale
     heads = shape.nh * shape.nr2
     outputs = [np.empty((shape.nr3, shape.nb, heads, tensors.value_dim)) for _ in variants]
     factors = {variant.max_bias: slopes(heads, variant.max_bias) for variant in variants}
     for item in range(shape.nr3):
         for head in range(heads):
-            products = exact["q"][item, head] @ exact["k"][item, head // shape.nr2].T * (1 / math.sqrt(shape.hsk))
+            products = exact["q"][item, head] @ exact["k"][item, head // shape.nr2].T * scale
             for variant, output in zip(variants, outputs):
                 scores = products
                 if variant.softcap:

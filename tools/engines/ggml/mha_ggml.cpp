@@ -91,8 +91,8 @@ bool set_mask(const ggml_tensor* mask, const mha_attention_args& args, mha_add_m
   const std::array<int64_t, 4> wanted = {args.key_len, args.query_len, args.num_heads, args.batch};
   for (int n = 0; n < 4; ++n) {
     if (n < 2 ? mask->ne[n] >= wanted[n] : mask->ne[n] == 1 || mask->ne[n] == wanted[n]) continue;
-    constexpr std::array<const char*, 4> kNames = {"mask: ne[0]", "mask: ne[1]", "mask: ne[2]", "mask: ne[3]"};
-    return refuse(error, kNames[n], "must not be", mask->ne[n]);
+    constexpr std::array<const char*, 4> kNames = {"mask->ne[0]", "mask->ne[1]", "mask->ne[2]", "mask->ne[3]"};
+    return refuse(error, kNames[n], n < 2 ? "is too small," : "must be 1 or that of q, but is", mask->ne[n]);
   }
   add->data = data_of(mask);
   add->dtype = MHA_F16;
