@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+// MatMul and Gemm of ai.onnx with a constant weight of floats, which is packed once, when the session is made. All others
+// are ONNX Runtime's own.
+#include <memory>
+
+#include "op.h"
+
+namespace host {
+namespace {
+
+struct LinearDeleter {
+  void operator()(mha_linear* linear) const { mha_linear_destroy(linear); }
+};
+
+// rows x columns of floats, transposed.
+std::vector<float> transposed(const float* source, std::int64_t rows, std::int64_t columns) {
+  constexpr std::int64_t kTile = 16;
+  std::vector<float> result(static_cast<std::size_t>(rows * columns));
+  for (std::int64_t top = 0; top < rows; top += kTile) {
+    for (std::int64_t column = 0; column < columns; ++column) {
+      for (std::int64_t row = top; row < rows && row < top + kTile; ++row) {
+        result[static_cast<std::size_t>(column * rows + row)] = source[row * columns + column];
+      }
+    }
+  }
+  return result;
+}
+
+class Linear : public Kernel {
+ public:
+  // weight: [in, out], or [out, in] where out_first.
+  Linear(const Node& node, const Tensor& weight, bool out_first, const Tensor& bias) : Kernel(node) {
+    mha_linear_config config = {};
+    config.in_features = in_ = weight.dim(out_first ? 1 : 0);
+    config.out_features = out_ = weight.dim(out_first ? 0 : 1);
+    std::vector<float> rows;
+    if (!out_first) rows = transposed(weight.as<float>(), in_, out_);
+    config.weight.data = out_first ? weight.data : rows.data();
+    config.bias = bias ? bias.as<float>() : nullptr;
+    mha_linear* linear = nullptr;
+    mha_error error = {};
+    // The packed weight comes from the library's own allocator, which asks for huge pages.
+    mha_context_options options = {};
+    options.num_threads = 1;
+    mha_context* packing = nullptr;
+    check(mha_context_create(&options, &packing, &error), error);
+    const mha_status status = mha_linear_create(packing, &config, &linear, &error);
+    mha_context_destroy(packing);
+    check(status, error);
+    linear_.reset(linear);
+  }
+
+  void compute(Call& call) override {
+    const Tensor input = call.input(0);
+    if (input.rank == 0 || input.dim(input.rank - 1) != in_) {
+      refuse("MatMul: A is " + input.text() + ", but B has " + std::to_string(in_) + " rows");
+    }
+    std::vector<std::int64_t> shape(input.shape, input.shape + input.rank - 1);
+    shape.push_back(out_);
+    mha_linear_args args = {};
+    args.rows = input.elements() / in_;
+    args.input.data = input.data;
+    args.output.data = call.output(0, shape);
+    args.resources = &call.resources;
+    mha_error error = {};
+    check(mha_linear_forward(context(), linear_.get(), &args, &error), error);
+  }
+
+ private:
+  std::int64_t in_ = 0, out_ = 0;
+  std::unique_ptr<mha_linear, LinearDeleter> linear_;
+};
+
+bool is_weight(const Tensor& tensor) {
+  return tensor && tensor.type == ort::kFloat && tensor.rank == 2 && tensor.dim(0) > 0 && tensor.dim(1) > 0;
+}
+
+Kernel* make_matmul(const Node& node) {
+  const Tensor weight = node.constant(1);
+  if (is_weight(weight)) return new Linear(node, weight, false, {});
+  return leave_to_ort(node, {"MatMul", "", 13, {}, {}, {}, {{"T", node.input_type(0)}}}, "");
+}
+
+Kernel* make_gemm(const Node& node) {
+  const Tensor weight = node.constant(1), bias = node.has_input(2) ? node.constant(2) : Tensor();
+  const bool out_first = node.integer("transB", 0) != 0;
+  const bool bias_fits =
+      node.has_input(2) ? bias && bias.elements() == (is_weight(weight) ? weight.dim(out_first ? 0 : 1) : 0) : true;
+  if (is_weight(weight) && bias_fits && node.integer("transA", 0) == 0 && node.real("alpha", 1) == 1 &&
+      node.real("beta", 1) == 1) {
+    return new Linear(node, weight, out_first, bias);
+  }
+  return leave_to_ort(
+      node, {"Gemm", "", 13, {"transA", "transB"}, {"alpha", "beta"}, {}, {{"T", node.input_type(0)}}}, "");
+}
+
+}  // namespace
+
+void add_linear(std::vector<Op>& ops) {
+  for (ort::ElementType type : {ort::kFloat, ort::kFloat16, ort::kDouble, ort::kBfloat16, ort::kInt32, ort::kInt64,
+                                ort::kUint32, ort::kUint64}) {
+    const Port needed = {type, ort::kRequired}, optional = {type, ort::kOptional};
+    ops.emplace_back("MatMul", 13, std::vector<Port>{needed, needed}, std::vector<Port>{needed}, make_matmul);
+    ops.emplace_back("Gemm", 13, std::vector<Port>{needed, needed, optional}, std::vector<Port>{needed}, make_gemm);
+  }
+}
+
+}  // namespace host
