@@ -34,13 +34,12 @@ ort::Status* compute(void* kernel, ort::Context* context) {
   });
 }
 
-// The domain of some operators. A session keeps pointers to the domain and to the operators, and may end after this
-// library's own static objects: so neither is ever freed.
-ort::Domain* make_domain(const char* name, std::initializer_list<void (*)(std::vector<Op>&)> files) {
-  auto* ops = new std::vector<Op>;
-  for (const auto add : files) add(*ops);
+// A session keeps pointers to the domain and to its operators, and may end after this library's own static objects: so
+// neither is ever freed.
+ort::Domain* make_domain() {
+  const auto* ops = new std::vector<Op>(domain_ops());
   ort::Domain* domain = nullptr;
-  check(api().CreateCustomOpDomain(name, &domain));
+  check(api().CreateCustomOpDomain(domain_name(), &domain));
   for (const Op& op : *ops) check(api().CustomOpDomain_Add(domain, &op));
   return domain;
 }
@@ -84,10 +83,7 @@ extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps
     return create_status(ort::kFail, problem.c_str());
   }
   return guarded([&] {
-    static ort::Domain* const domains[] = {
-        make_domain("", {add_onnx_attention, add_linear}),
-        make_domain("com.microsoft", {add_multi_head_attention, add_group_query_attention}),
-    };
-    for (ort::Domain* domain : domains) check(api().AddCustomOpDomain(options, domain));
+    static ort::Domain* const domain = make_domain();
+    check(api().AddCustomOpDomain(options, domain));
   });
 }

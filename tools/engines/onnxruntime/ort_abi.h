@@ -8,7 +8,7 @@
 
 namespace ort {
 
-// Version 25 of the table has the last slot used here (412); ONNX Runtime 1.25 and later offer it.
+// Version 25 of the table has the last slot used here (414); ONNX Runtime 1.25 and later offer it.
 constexpr std::uint32_t kApiVersion = 25;
 
 struct Status;        // null: success
@@ -95,7 +95,7 @@ enum Severity : int { kInfo = 1, kWarning = 2 };
   X(297, GetKeyValue, const char*, (const KeyValues*, const char* key))                                                \
   X(300, ReleaseKeyValuePairs, void, (KeyValues*))                                                                     \
   X(391, KernelInfo_GetConfigEntries, Status*, (const KernelInfo*, KeyValues**))                                       \
-  X(412, GetTensorElementTypeAndShapeDataReference, Status*,                                                           \
+  X(414, GetTensorElementTypeAndShapeDataReference, Status*,                                                           \
     (const Value*, ElementType*, const std::int64_t** shape, std::size_t* rank))
 
 // The slots used, by name.
