@@ -343,6 +343,16 @@ Kernel* make(const Node& node) {
   if (node.integer("sliding_window_cache", 0) != 0) reason = "sliding_window_cache";
   if (reason.empty()) return new GroupQueryAttention(node);
   const ort::ElementType type = node.input_type(kQuery), cache = node.input_type(kPastKey);
+  const std::int64_t heads = node.integer("num_heads", 1), key_heads = node.integer("kv_num_heads", 1);
+  const bool window_cache = node.integer("sliding_window_cache", 0) != 0;
+  const auto shapes = [=](const Call& call) -> Shapes {
+    const Tensor query = call.input(kQuery), past = call.input(kPastKey);
+    const std::int64_t parts = call.input(kKey) ? heads : heads + 2 * key_heads, dim = query.dim(2) / parts;
+    const std::int64_t total = call.input(kTotal).as<std::int32_t>()[0];
+    const std::int64_t room = past && (window_cache || past.dim(2) > total) ? past.dim(2) : total;
+    const std::vector<std::int64_t> present = {query.dim(0), key_heads, room, past ? past.dim(3) : dim};
+    return {{query.dim(0), query.dim(1), heads * dim}, present, present, {query.dim(0), heads, query.dim(1), total}};
+  };
   return leave_to_ort(
       node,
       {"GroupQueryAttention",
@@ -352,7 +362,8 @@ Kernel* make(const Node& node) {
         "kv_cache_bit_width", "qk_output", "sliding_window_cache"},
        {"scale", "softcap", "qk_norm_epsilon", "q_norm_epsilon", "k_norm_epsilon"},
        {"k_quant_type", "v_quant_type"},
-       {{"T", type}, {"T_CACHE", cache == ort::kAny ? type : cache}, {"T_KV_SCALE", ort::kFloat}, {"M", ort::kInt32}}},
+       {{"T", type}, {"T_CACHE", cache == ort::kAny ? type : cache}, {"T_KV_SCALE", ort::kFloat}, {"M", ort::kInt32}},
+       shapes},
       reason);
 }
 

@@ -143,10 +143,14 @@ Tensor Call::input(std::size_t index) const {
   return describe(value);
 }
 
-void* Call::output(std::size_t index, const std::vector<std::int64_t>& shape) const {
+ort::Value* Call::output_value(std::size_t index, const std::vector<std::int64_t>& shape) const {
   ort::Value* value = nullptr;
-  if (index >= outputs_) return nullptr;
-  check(api().KernelContext_GetOutput(context, index, shape.data(), shape.size(), &value));
+  if (index < outputs_) check(api().KernelContext_GetOutput(context, index, shape.data(), shape.size(), &value));
+  return value;
+}
+
+void* Call::output(std::size_t index, const std::vector<std::int64_t>& shape) const {
+  ort::Value* value = output_value(index, shape);
   if (!value) return nullptr;
   void* data = nullptr;
   check(api().GetTensorMutableData(value, &data));

@@ -6,6 +6,7 @@
 #include <mha/mha.h>
 
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <stdexcept>
 #include <string>
@@ -74,6 +75,7 @@ class Call {
   // The memory of an output; null where the node does not have it.
   void* output(std::size_t index, std::initializer_list<std::int64_t> shape) const;
   void* output(std::size_t index, const std::vector<std::int64_t>& shape) const;
+  ort::Value* output_value(std::size_t index, const std::vector<std::int64_t>& shape) const;
   // Calls body(i) for each i in [0, count), on the threads of the session.
   template <class Body>
   void parallel(std::int64_t count, const Body& body) const {
@@ -121,14 +123,18 @@ class Kernel {
   mha_context* context_ = nullptr;
 };
 
+using Shapes = std::vector<std::vector<std::int64_t>>;
+
 // A kernel that calls ONNX Runtime's own kernel of the same name, for what mha does not serve.
 struct Standard {
   const char* name;
   const char* domain;
   int version;
-  std::vector<const char*> integers, reals, strings;                       // attributes
-  std::vector<std::pair<const char*, ort::ElementType>> constraints;       // types, by the names of the schema
+  std::vector<const char*> integers, reals, strings;                  // attributes
+  std::vector<std::pair<const char*, ort::ElementType>> constraints;  // types, by the names of the schema
+  std::function<Shapes(const Call&)> shapes;                          // of the outputs
 };
+// `reason` goes into the session's log; empty: nothing does.
 Kernel* leave_to_ort(const Node& node, const Standard& standard, const std::string& reason);
 
 }  // namespace host

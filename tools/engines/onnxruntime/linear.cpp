@@ -75,23 +75,42 @@ bool is_weight(const Tensor& tensor) {
   return tensor && tensor.type == ort::kFloat && tensor.rank == 2 && tensor.dim(0) > 0 && tensor.dim(1) > 0;
 }
 
+// As numpy.matmul: vectors get a dimension, which the result does not have; the leading dimensions are broadcast.
+Shapes matmul_shapes(const Call& call) {
+  const Tensor a = call.input(0), b = call.input(1);
+  if (a.rank == 0 || b.rank == 0) refuse("MatMul: A is " + a.text() + ", B is " + b.text());
+  std::vector<std::int64_t> shape;
+  const std::size_t lead_a = a.rank > 2 ? a.rank - 2 : 0, lead_b = b.rank > 2 ? b.rank - 2 : 0;
+  const std::size_t lead = lead_a > lead_b ? lead_a : lead_b;
+  for (std::size_t i = 0; i < lead; ++i) {
+    const std::int64_t from_a = i + lead_a >= lead ? a.dim(i + lead_a - lead) : 1;
+    const std::int64_t from_b = i + lead_b >= lead ? b.dim(i + lead_b - lead) : 1;
+    shape.push_back(from_a == 1 ? from_b : from_a);
+  }
+  if (a.rank > 1) shape.push_back(a.dim(a.rank - 2));
+  if (b.rank > 1) shape.push_back(b.dim(b.rank - 1));
+  return {shape};
+}
+
 Kernel* make_matmul(const Node& node) {
   const Tensor weight = node.constant(1);
   if (is_weight(weight)) return new Linear(node, weight, false, {});
-  return leave_to_ort(node, {"MatMul", "", 13, {}, {}, {}, {{"T", node.input_type(0)}}}, "");
+  return leave_to_ort(node, {"MatMul", "", 13, {}, {}, {}, {{"T", node.input_type(0)}}, matmul_shapes}, "");
 }
 
 Kernel* make_gemm(const Node& node) {
   const Tensor weight = node.constant(1), bias = node.has_input(2) ? node.constant(2) : Tensor();
-  const bool out_first = node.integer("transB", 0) != 0;
+  const bool in_last = node.integer("transA", 0) == 0, out_first = node.integer("transB", 0) != 0;
   const bool bias_fits =
-      node.has_input(2) ? bias && bias.elements() == (is_weight(weight) ? weight.dim(out_first ? 0 : 1) : 0) : true;
-  if (is_weight(weight) && bias_fits && node.integer("transA", 0) == 0 && node.real("alpha", 1) == 1 &&
-      node.real("beta", 1) == 1) {
+      !node.has_input(2) || (bias && is_weight(weight) && bias.elements() == weight.dim(out_first ? 0 : 1));
+  if (is_weight(weight) && bias_fits && in_last && node.real("alpha", 1) == 1 && node.real("beta", 1) == 1) {
     return new Linear(node, weight, out_first, bias);
   }
+  const auto shapes = [in_last, out_first](const Call& call) -> Shapes {
+    return {{call.input(0).dim(in_last ? 0 : 1), call.input(1).dim(out_first ? 0 : 1)}};
+  };
   return leave_to_ort(
-      node, {"Gemm", "", 13, {"transA", "transB"}, {"alpha", "beta"}, {}, {{"T", node.input_type(0)}}}, "");
+      node, {"Gemm", "", 13, {"transA", "transB"}, {"alpha", "beta"}, {}, {{"T", node.input_type(0)}}, shapes}, "");
 }
 
 }  // namespace

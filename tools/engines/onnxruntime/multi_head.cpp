@@ -208,21 +208,11 @@ class MultiHeadAttention : public Kernel {
 };
 
 Kernel* make(const Node& node) {
-  std::string reason;
-  if (node.has_output(kProducts)) reason = "the output qk";
-  if (node.has_input(kPastLength)) reason = "the input past_sequence_length";
-  if (node.has_input(kCacheIndirection)) reason = "the input cache_indirection";
-  if (reason.empty()) return new MultiHeadAttention(node);
-  const ort::ElementType type = node.input_type(kQuery);
-  return leave_to_ort(node,
-                      {"MultiHeadAttention",
-                       "com.microsoft",
-                       1,
-                       {"num_heads", "unidirectional"},
-                       {"scale", "mask_filter_value"},
-                       {},
-                       {{"T", type}, {"M", ort::kInt32}, {"QK", type}}},
-                      reason);
+  for (const auto& [input, name] : {std::pair{kPastLength, "past_sequence_length"}, {kCacheIndirection, "cache_indirection"}}) {
+    if (node.has_input(input)) refuse(std::string("MultiHeadAttention: the input ") + name + " is not served");
+  }
+  if (node.has_output(kProducts)) refuse("MultiHeadAttention: the output qk is not served");
+  return new MultiHeadAttention(node);
 }
 
 }  // namespace

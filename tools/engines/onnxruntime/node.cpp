@@ -29,15 +29,13 @@ bool found(ort::Status* status) {
 
 class LeftToOrt : public Kernel {
  public:
-  LeftToOrt(const Node& node, const Standard& standard) : Kernel(node), name_(standard.name) {
+  LeftToOrt(const Node& node, const Standard& standard)
+      : Kernel(node), shapes_(standard.shapes), type_(standard.constraints[0].second) {
     std::size_t inputs = 0, outputs = 0;
     check(api().KernelInfo_GetInputCount(node.info, &inputs));
     check(api().KernelInfo_GetOutputCount(node.info, &outputs));
-    inputs_.resize(inputs);
-    outputs_.resize(outputs);
-    for (std::size_t i = 1; i < outputs; ++i) {
-      if (!node.has_output(i)) refuse(name_ + " with a gap in its outputs is not served");
-    }
+    inputs_ = inputs;
+    outputs_ = outputs;
     std::vector<ort::Attribute*> attributes = copied(node, standard);
     std::vector<const char*> names;
     std::vector<ort::ElementType> types;
@@ -55,11 +53,22 @@ class LeftToOrt : public Kernel {
   ~LeftToOrt() override { api().ReleaseOp(operator_); }
 
   void compute(Call& call) override {
-    for (std::size_t i = 0; i < inputs_.size(); ++i) {
-      check(api().KernelContext_GetInput(call.context, i, &inputs_[i]));
+    std::vector<const ort::Value*> inputs(inputs_);
+    for (std::size_t i = 0; i < inputs_; ++i) check(api().KernelContext_GetInput(call.context, i, &inputs[i]));
+    const Shapes shapes = shapes_(call);
+    std::vector<ort::Value*> outputs, unused;
+    // The kernel writes all outputs up to the last: one that the node does not have gets memory of its own.
+    for (std::size_t i = 0; i < outputs_; ++i) {
+      outputs.push_back(call.output_value(i, shapes[i]));
+      if (outputs.back()) continue;
+      unused.push_back(nullptr);
+      check(api().CreateTensorAsOrtValue(allocator(), shapes[i].data(), shapes[i].size(), type_, &unused.back()));
+      outputs.back() = unused.back();
     }
-    check(api().InvokeOp(call.context, operator_, inputs_.data(), static_cast<int>(inputs_.size()), outputs_.data(),
-                         static_cast<int>(outputs_.size())));
+    ort::Status* status = api().InvokeOp(call.context, operator_, inputs.data(), static_cast<int>(inputs_),
+                                         outputs.data(), static_cast<int>(outputs_));
+    for (ort::Value* value : unused) api().ReleaseValue(value);
+    check(status);
   }
 
  private:
@@ -84,10 +93,10 @@ class LeftToOrt : public Kernel {
     return attributes;
   }
 
-  std::string name_;
+  std::function<Shapes(const Call&)> shapes_;
+  ort::ElementType type_;  // of outputs that are not wanted
   ort::Operator* operator_ = nullptr;
-  std::vector<const ort::Value*> inputs_;
-  std::vector<ort::Value*> outputs_;
+  std::size_t inputs_ = 0, outputs_ = 0;
 };
 
 }  // namespace

@@ -10,6 +10,16 @@ enum Input { kQuery, kKey, kValue, kMask, kPastKey, kPastValue, kNonpad, kInputs
 enum Output { kOutput, kPresentKey, kPresentValue, kProducts, kOutputs };
 constexpr int kProbabilities = 3;  // qk_matmul_output_mode
 
+Rows rows(const Tensor& tensor, const char* name, std::int64_t heads, const char* attribute) {
+  if (tensor.rank == 4) return {tensor.dim(0), tensor.dim(1), tensor.dim(2), tensor.dim(3)};
+  if (tensor.rank != 3) refuse(std::string("Attention: ") + name + " has neither 3 nor 4 dimensions: " + tensor.text());
+  if (heads <= 0 || tensor.dim(2) % heads != 0) {
+    refuse(std::string("Attention: ") + attribute + " " + std::to_string(heads) + " does not divide the width of " +
+           name + ", " + tensor.text());
+  }
+  return {tensor.dim(0), heads, tensor.dim(1), tensor.dim(2) / heads};
+}
+
 class OnnxAttention : public Kernel {
  public:
   explicit OnnxAttention(const Node& node)
@@ -70,16 +80,6 @@ class OnnxAttention : public Kernel {
   }
 
  private:
-  static Rows rows(const Tensor& tensor, const char* name, std::int64_t heads, const char* attribute) {
-    if (tensor.rank == 4) return {tensor.dim(0), tensor.dim(1), tensor.dim(2), tensor.dim(3)};
-    if (tensor.rank != 3) refuse(std::string("Attention: ") + name + " has neither 3 nor 4 dimensions: " + tensor.text());
-    if (heads <= 0 || tensor.dim(2) % heads != 0) {
-      refuse(std::string("Attention: ") + attribute + " " + std::to_string(heads) + " does not divide the width of " +
-             name + ", " + tensor.text());
-    }
-    return {tensor.dim(0), heads, tensor.dim(1), tensor.dim(2) / heads};
-  }
-
   static void check_shapes(const Rows& queries, const Rows& keys, const Rows& values) {
     const auto same = [](const char* what, std::int64_t left, std::int64_t right) {
       if (left != right) {
@@ -131,7 +131,7 @@ class OnnxAttention : public Kernel {
     const mha_attention_args& args = attention.args;
     const MaskStrides strides = broadcast(mask, "attn_mask", {args.batch, args.num_heads, args.query_len, total});
     if (mask.type == ort::kBool) {
-      attention.masks.bool_mask = {mask.as<std::uint8_t>(), strides.b, strides.h, strides.q, strides.k};
+      set_bool_mask(attention, mask, strides, !attention.depends_on_positions() && attention.offsets.empty());
     } else {
       attention.masks.add_mask = add_mask(mask, strides);
     }
@@ -160,13 +160,28 @@ Kernel* make(const Node& node) {
   const std::string reason = why_not(node);
   if (reason.empty()) return new OnnxAttention(node);
   const ort::ElementType mask = node.input_type(kMask);
+  const std::int64_t query_heads = node.integer("q_num_heads", 0), key_heads = node.integer("kv_num_heads", 0);
+  const auto shapes = [query_heads, key_heads](const Call& call) -> Shapes {
+    const Tensor query = call.input(kQuery), past = call.input(kPastKey);
+    const Rows queries = rows(query, "Q", query_heads, "q_num_heads");
+    const Rows keys = rows(call.input(kKey), "K", key_heads, "kv_num_heads");
+    const Rows values = rows(call.input(kValue), "V", key_heads, "kv_num_heads");
+    const std::int64_t total = keys.length + (past ? past.dim(2) : 0);
+    return {query.rank == 3
+                ? std::vector<std::int64_t>{queries.batch, queries.length, queries.heads * values.dim}
+                : std::vector<std::int64_t>{queries.batch, queries.heads, queries.length, values.dim},
+            {keys.batch, keys.heads, total, keys.dim},
+            {keys.batch, keys.heads, total, values.dim},
+            {queries.batch, queries.heads, queries.length, total}};
+  };
   Standard standard = {"Attention",
                        "",
                        24,
                        {"is_causal", "kv_num_heads", "q_num_heads", "qk_matmul_output_mode", "softmax_precision"},
                        {"scale", "softcap"},
                        {},
-                       {{"T1", node.input_type(kQuery)}, {"T2", node.input_type(kValue)}}};
+                       {{"T1", node.input_type(kQuery)}, {"T2", node.input_type(kValue)}},
+                       shapes};
   standard.constraints.push_back({"U", mask == ort::kAny ? ort::kBool : mask});
   return leave_to_ort(node, standard, reason);
 }

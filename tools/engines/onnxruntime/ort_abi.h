@@ -58,6 +58,8 @@ enum Severity : int { kInfo = 1, kWarning = 2 };
   X(26, CreateCustomOpDomain, Status*, (const char* name, Domain**))                                                   \
   X(27, CustomOpDomain_Add, Status*, (Domain*, const CustomOp*))                                                       \
   X(28, AddCustomOpDomain, Status*, (Options*, Domain*))                                                               \
+  X(48, CreateTensorAsOrtValue, Status*,                                                                               \
+    (Allocator*, const std::int64_t* shape, std::size_t rank, ElementType, Value**))                                   \
   X(51, GetTensorMutableData, Status*, (Value*, void** data))                                                          \
   X(55, CastTypeInfoToTensorInfo, Status*, (const TypeInfo*, const TensorInfo**))                                      \
   X(60, GetTensorElementType, Status*, (const TensorInfo*, ElementType*))                                              \
@@ -69,6 +71,7 @@ enum Severity : int { kInfo = 1, kWarning = 2 };
   X(90, KernelContext_GetInput, Status*, (const Context*, std::size_t index, const Value**))                           \
   X(91, KernelContext_GetOutput, Status*, (Context*, std::size_t index, const std::int64_t*, std::size_t, Value**))    \
   X(93, ReleaseStatus, void, (Status*))                                                                                \
+  X(96, ReleaseValue, void, (Value*))                                                                                  \
   X(98, ReleaseTypeInfo, void, (TypeInfo*))                                                                            \
   X(132, ReleaseAllocator, void, (Allocator*))                                                                         \
   X(211, CreateOpAttr, Status*, (const char* name, const void* data, int length, AttributeType, Attribute**))          \
