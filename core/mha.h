@@ -446,7 +446,7 @@ typedef struct mha_block_mask {
 /* All given masks apply. Query i sees key j < Tk_b if all of these hold:
  *   (j <= p(i) if causal, and window_right), or j < prefix_lengths[b]
  *   window_left, or j < sink_tokens
- *   segments, block_mask, bit_mask, bool_mask, add_mask and add_mask2 != -inf
+ *   segments, block_mask, bit_mask, bool_mask, add_mask (times its factor) and add_mask2 != -inf
  * Chunks of 256 keys that no query of a block sees are not read (additive masks do not count here).
  * Masked keys, values and entries never affect a result, not even by a NaN or Inf in them.
  * A row with no visible key gives zeros (attention weights 0, log-sum-exp -inf); so does a row whose visible scores are
@@ -467,7 +467,10 @@ typedef struct mha_masks {
   mha_add_mask add_mask2; /* score + add_mask, rounded, + add_mask2: for example a padding mask and a bias */
   mha_bit_mask bit_mask;
   mha_block_mask block_mask;
-  uint64_t reserved[8];
+  const float* add_mask_factors; /* [H]: entries of add_mask (not of add_mask2) are multiplied by the head's, rounded, before
+                                    they are added (ggml's max_bias: ALiBi's slopes times a mask of any values); each
+                                    finite, > 0, no denormal. Refused without add_mask. NULL: ones */
+  uint64_t reserved[7];
 } mha_masks;
 
 /* Changes of scores other than masks. The order is: softcap, biases, masks, the softmax with its sink. A bias or a sink

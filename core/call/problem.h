@@ -141,7 +141,7 @@ struct AttentionProblem {
   bool has_extras() const {
     return has_mods() || masks.bit_mask.data != nullptr || masks.block_mask.pairs != nullptr ||
            masks.key_segments != nullptr || has_strided_masks() || masks.add_mask2.data != nullptr ||
-           (masks.window_left > 0 && masks.sink_tokens > 0);
+           masks.add_mask_factors != nullptr || (masks.window_left > 0 && masks.sink_tokens > 0);
   }
   // Masks of single keys whose entries do not follow each other, or are no floats.
   bool has_strided_masks() const {

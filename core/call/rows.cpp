@@ -55,6 +55,7 @@ void fill_extras(const AttentionProblem& p, int64_t b, int64_t h, int64_t i, Row
   extras->mods.position = position_of(p, b, i);
   extras->add_mask2 = add_mask_row(m.add_mask2, b, h, i);
   extras->bool_step = m.bool_mask.stride_k;
+  extras->add_factor = m.add_mask_factors != nullptr ? m.add_mask_factors[h] : 1.0f;
   extras->add_step = m.add_mask.stride_k, extras->add2_step = m.add_mask2.stride_k;
   extras->add_element = element_of(m.add_mask), extras->add2_element = element_of(m.add_mask2);
   if (m.bit_mask.data != nullptr) {

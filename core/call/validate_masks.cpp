@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Checks of masks.
+#include <cfloat>
+#include <cmath>
+
 #include "core/call/checks.h"
 #include "core/call/items.h"
+#include "core/math/denormal.h"
 
 namespace mha {
 namespace {
@@ -52,6 +56,20 @@ mha_status check_add_mask(const char* name, Check check, const AttentionProblem&
   const size_t bytes = static_cast<size_t>(bytes_of(static_cast<Element>(enum_value(m->dtype))));
   if (check != Check::kSizesOnly) MHA_TRY(check_aligned(name, m->data, error, bytes));
   return check_key_mask(name, p, m, error);
+}
+
+mha_status check_factors(const mha_masks& m, Check check, const AttentionProblem& p, mha_error* error) {
+  if (m.add_mask_factors == nullptr) return MHA_OK;
+  if (m.add_mask.data == nullptr) {
+    return fail(error, MHA_ERR_ARGUMENT, "masks.add_mask_factors is given, but masks.add_mask.data is NULL");
+  }
+  for (int64_t h = 0; h < p.heads && check != Check::kSizesOnly; ++h) {
+    const float factor = m.add_mask_factors[h];
+    if (std::isfinite(factor) && factor >= FLT_MIN) continue;
+    return fail(error, MHA_ERR_ARGUMENT, "masks.add_mask_factors[%lld] is %g: must be finite, > 0 and no denormal",
+                ll{h}, exact_value(factor));
+  }
+  return MHA_OK;
 }
 
 mha_status check_bit_mask(const AttentionProblem& p, mha_bit_mask* m, mha_error* error) {
@@ -128,6 +146,7 @@ mha_status check_masks(const mha_masks& given, Check check, AttentionProblem* p,
   MHA_TRY(check_key_mask("masks.bool_mask", *p, &m.bool_mask, error));
   MHA_TRY(check_add_mask("masks.add_mask", check, *p, &m.add_mask, error));
   MHA_TRY(check_add_mask("masks.add_mask2", check, *p, &m.add_mask2, error));
+  MHA_TRY(check_factors(m, check, *p, error));
   return check_bit_mask(*p, &m.bit_mask, error);
 }
 

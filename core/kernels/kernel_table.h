@@ -222,6 +222,7 @@ constexpr float kUnseen = -1.0f;
 // The rest of what decides which keys a row sees and how its scores change. Only calls that need it have it.
 struct RowExtras {
   const char* add_mask2;                   // [key_len] or null: added after AttentionRow::add_mask
+  float add_factor;                        // of the entries of AttentionRow::add_mask
   Element add_element, add2_element;       // of the additive masks
   int64_t bool_step, add_step, add2_step;  // entries from key to key of the masks; 0: one for all, 1: dense
   const uint8_t* bit_mask;                 // [ceil(key_len / 8)] or null: bit j % 8 of byte j / 8 set = visible

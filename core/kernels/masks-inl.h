@@ -25,18 +25,20 @@ inline const char* add_mask2(const AttentionRow& row) {
   return row.extras != nullptr ? row.extras->add_mask2 : nullptr;
 }
 
-// An additive mask of a row.
+// An additive mask of a row: entries of a type, times a factor.
 struct AddMask {
   const char* entries;  // null: none
   Element element;
   int64_t step;
+  float factor;
 };
 inline AddMask first_add_mask(const AttentionRow& row) {
-  return {row.add_mask, row.extras != nullptr ? row.extras->add_element : Element::kF32, add_step(row)};
+  if (row.extras == nullptr) return {row.add_mask, Element::kF32, 1, 1};
+  return {row.add_mask, row.extras->add_element, row.extras->add_step, row.extras->add_factor};
 }
 inline AddMask second_add_mask(const AttentionRow& row) {
-  if (row.extras == nullptr) return {nullptr, Element::kF32, 1};
-  return {row.extras->add_mask2, row.extras->add2_element, row.extras->add2_step};
+  if (row.extras == nullptr) return {nullptr, Element::kF32, 1, 1};
+  return {row.extras->add_mask2, row.extras->add2_element, row.extras->add2_step, 1};
 }
 
 // Bit l set: entry key + l is not 0, l < count.
@@ -52,14 +54,16 @@ inline uint32_t bool_bits(const uint8_t* mask, int64_t step, int64_t key, int co
 inline float mask_entry(const AddMask& mask, int64_t key) {
   float entry = 0;
   widen_row(mask.element, mask.entries + key * mask.step * bytes_of(mask.element), 1, &entry);
-  return entry;
+  return entry * mask.factor;
 }
 
 // Entries key + l, l < count; zeros beyond.
 MHA_NOINLINE Vec mask_entries(const AddMask& mask, int64_t key, int count) {
   if (mask.step == 1) {
-    if (mask.element != Element::kF32) return load_elements(mask.element, mask.entries, key, count);
-    return load_first(reinterpret_cast<const float*>(mask.entries) + key, count);
+    const Vec entries = mask.element == Element::kF32
+                            ? load_first(reinterpret_cast<const float*>(mask.entries) + key, count)
+                            : load_elements(mask.element, mask.entries, key, count);
+    return mul(entries, set1(mask.factor));
   }
   alignas(64) float buffer[kLanes] = {};
   for (int l = 0; l < count; ++l) buffer[l] = mask_entry(mask, key + l);

@@ -105,7 +105,8 @@ void explain_masks(const AttentionProblem& p, Text* out) {
        {masks.block_mask.pairs != nullptr, "block list"},
        {masks.bit_mask.data != nullptr, "bits"},
        {masks.bool_mask.data != nullptr, "bool"},
-       {masks.add_mask.data != nullptr, "additive"},
+       {masks.add_mask.data != nullptr && masks.add_mask_factors == nullptr, "additive"},
+       {masks.add_mask_factors != nullptr, "additive, times a factor of each head"},
        {masks.add_mask2.data != nullptr, "second additive"}},
       "in the attention kernel: chunks of 256 keys that no row of a pass sees are skipped (additive: computed), "
       "others masked in registers",

@@ -166,6 +166,12 @@ float add_mask_of(const mha_add_mask& m, int64_t b, int64_t h, int64_t i, int64_
   return m.data ? element_at(m.dtype, m.data, entry_of(m, b, h, i, j)) : 0.0f;
 }
 
+/// What the first mask adds: its entry times the head's factor, rounded.
+float first_mask_of(const mha_masks& m, int64_t b, int64_t h, int64_t i, int64_t j) {
+  const float entry = add_mask_of(m.add_mask, b, h, i, j);
+  return m.add_mask_factors ? entry * m.add_mask_factors[h] : entry;
+}
+
 /// Whether query i of head h of item b may attend to key j.
 bool is_visible(const Problem& p, int64_t b, int64_t h, int64_t i, int64_t j) {
   const mha_masks& m = p.masks;
@@ -186,7 +192,7 @@ bool is_visible(const Problem& p, int64_t b, int64_t h, int64_t i, int64_t j) {
   }
   if (m.bool_mask.data && !m.bool_mask.data[entry_of(m.bool_mask, b, h, i, j)]) return false;
   const float hidden = -std::numeric_limits<float>::infinity();
-  return add_mask_of(m.add_mask, b, h, i, j) != hidden && add_mask_of(m.add_mask2, b, h, i, j) != hidden;
+  return first_mask_of(m, b, h, i, j) != hidden && add_mask_of(m.add_mask2, b, h, i, j) != hidden;
 }
 
 /// The score of key j at `distance` = j - p(i), from scale * <q, k>: each modification as the list defines it.
@@ -216,7 +222,7 @@ T attend_row(const Problem& p, int64_t b, int64_t h, int64_t i, const Q* q, cons
     for (int64_t d = 0; d < p.D; ++d) dot += T(q[d]) * T(k[d]);
     probs[j] = modified(p, h, j - position_of(p, b, i), dot * T(p.scale));
     if (j < p.Tk - p.tail) {
-      probs[j] += T(add_mask_of(p.masks.add_mask, b, h, i, j));
+      probs[j] += T(first_mask_of(p.masks, b, h, i, j));
       probs[j] += T(add_mask_of(p.masks.add_mask2, b, h, i, j));
     }
     visible.push_back(j);

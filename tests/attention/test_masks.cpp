@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Structured masks and score modifications: values against the double reference over random combinations, what each
 // mask means on small cases, what is hidden cannot matter, work that is skipped. (Equal bits: test_properties.cpp.)
+#include <cfloat>
 #include <functional>
 
+#include "tests/support/dtypes.h"
 #include "tests/support/random_cases.h"
 #include "tests/support/seeds.h"
 
@@ -185,6 +187,40 @@ TEST_CASE("masks: a NaN in one value reaches the queries that see its key, and n
           }
         }
       });
+    }
+  }
+}
+
+TEST_CASE("masks: factors of heads give the bits of a mask that was multiplied before", "[masks][bits]") {
+  constexpr int64_t Tk = 600, H = 4;
+  const std::vector<float> factors = {1, 0.25f, 3.1f, 0x1p-60f};
+  for (const int64_t Tq : {1, 40}) {  // in place, and packed
+    const AttentionProblem problem({2, H, 2, Tq, Tk, 16, 16}, MaskKind::kCausal, 30);
+    for (const mha_dtype dtype : {MHA_F32, MHA_F16, MHA_BF16}) {
+      Random random(31);
+      std::vector<float> given(static_cast<size_t>(Tq * Tk)), other(static_cast<size_t>(Tk));
+      for (float& add : given) add = one_in(random, 4) ? -kInf : 4 * random.uniform() - 2;
+      for (float& add : other) add = random.uniform();
+      given[7] = -FLT_MAX;  // times 3.1 it hides its key
+      const Elements stored(dtype, given);
+      const std::vector<float> widened = stored.widened();
+      std::vector<float> multiplied;
+      for (const float factor : factors)
+        for (const float add : widened) multiplied.push_back(add * factor);
+      AttentionCall args = problem.args(), before = args;
+      args.masks.add_mask = {stored.data(), dtype, 0, 0, 0, Tk, 1};
+      args.masks.add_mask2.data = before.masks.add_mask2.data = other.data();
+      args.masks.add_mask_factors = factors.data();
+      before.masks.add_mask = {multiplied.data(), MHA_F32, 0, 0, Tq * Tk, Tk, 1};
+      for (const mha_weights_mode mode : {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD}) {
+        args.results.weights_mode = before.results.weights_mode = mode;
+        for_each_target([&](const std::string& target, const mha_context* context) {
+          INFO(target << " Tq " << Tq << " dtype " << dtype);
+          const AttentionResult got = run_attention(context, args), want = run_attention(context, before);
+          CHECK(same_bits(got.output, want.output));
+          CHECK(same_bits(got.weights, want.weights));
+        });
+      }
     }
   }
 }

@@ -132,7 +132,8 @@ inline float mask_of(const AttentionProblem& p, int64_t b, int64_t h, int64_t i,
   if (open.data && !open.data[b * open.stride_b + h * open.stride_h + i * open.stride_q + j]) return hidden;
   const mha_add_mask& add = m.add_mask;
   if (!add.data) return 0;
-  return static_cast<const float*>(add.data)[b * add.stride_b + h * add.stride_h + i * add.stride_q + j];
+  const float entry = static_cast<const float*>(add.data)[b * add.stride_b + h * add.stride_h + i * add.stride_q + j];
+  return m.add_mask_factors ? entry * m.add_mask_factors[h] : entry;
 }
 
 /// The output [B, Tq, H, Dv] of a call without score modifications whose scores are not huge. `scale` as given; 0: the

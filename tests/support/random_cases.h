@@ -65,6 +65,7 @@ class RandomMasks {
     if (one_in(random, 3)) {
       draw_add_mask(random, {B, H, Tq, Tk}, &adds_, &masks_.add_mask);
       if (one_in(random, 3)) draw_add_mask(random, {B, H, Tq, Tk}, &more_adds_, &masks_.add_mask2);
+      if (one_in(random, 3)) draw_factors(random, H);
     }
     if (one_in(random, 2)) draw_structured(random, {B, H, Tq, Tk});
     if (one_in(random, 2)) draw_mods(random, {B, H, Tq, Tk});
@@ -83,6 +84,7 @@ class RandomMasks {
     if (masks_.bool_mask.data) text << " bool";
     if (masks_.add_mask.data) text << " add";
     if (masks_.add_mask2.data) text << " twice";
+    if (masks_.add_mask_factors) text << " factors";
     if (masks_.window_left) text << " window left " << masks_.window_left;
     if (masks_.window_right) text << " window right " << masks_.window_right;
     if (masks_.sink_tokens) text << " sink tokens " << masks_.sink_tokens;
@@ -127,6 +129,11 @@ class RandomMasks {
     const int64_t closed = between(random, 0, 6);  // of eight
     for (float& add : *values) add = random.below(8) < closed ? -kInf : 3 * random.uniform();
     m->data = values->data();
+  }
+
+  void draw_factors(Random& random, int64_t heads) {
+    for (int64_t h = 0; h < heads; ++h) factors_.push_back(std::exp2(4 * random.uniform()));
+    masks_.add_mask_factors = factors_.data();
   }
 
   void draw_structured(Random& random, const Sizes& s) {
@@ -216,7 +223,7 @@ class RandomMasks {
   std::vector<float> slopes_, biases_, sinks_;
   std::vector<int64_t> lengths_;
   std::vector<uint8_t> bools_;
-  std::vector<float> adds_, more_adds_;
+  std::vector<float> adds_, more_adds_, factors_;
 };
 
 /// Items [b, b + B), heads [h, h + H), queries [q, q + count) of a call of of_heads heads, Tq queries and Tk keys.
@@ -266,6 +273,7 @@ inline Masks masks_from(Masks masks, const MaskPart& part) {
   for (mha_add_mask* m : {&masks.add_mask, &masks.add_mask2}) {
     if (m->data) m->data = static_cast<const float*>(m->data) + entry(*m);
   }
+  if (masks.add_mask_factors) masks.add_mask_factors += h;
   return masks;
 }
 

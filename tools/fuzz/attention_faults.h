@@ -66,6 +66,9 @@ inline bool set_reserved(int which, AttentionCall& a) {
 // Scales, which floats have not.
 inline constexpr mha_quant kNoScales{};
 
+// Of an additive mask, refused with one and without.
+inline constexpr float kNoFactor = 0;
+
 // Breaks a value; false if that fault does not apply to this problem.
 inline bool break_value(int fault, AttentionCall& a) {
   switch (fault) {
@@ -126,12 +129,15 @@ inline bool break_value(int fault, AttentionCall& a) {
       a.query.dtype = MHA_BF16;
       a.query.data = static_cast<const char*>(a.query.data) + 1;
       return true;
+    case 18:
+      a.masks.add_mask_factors = &kNoFactor;
+      return true;
     default:
       a.resources.workspace = nullptr;
       return a.resources.workspace_bytes > 0;
   }
 }
-constexpr int kValueFaults = 19, kReservedFaults = 15;
+constexpr int kValueFaults = 20, kReservedFaults = 15;
 
 // What INT8 does not multiply: zeros.
 inline bool break_int8(AttentionCall& a) {

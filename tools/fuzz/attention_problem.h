@@ -72,7 +72,7 @@ struct Dtypes {
 struct Problem {
   AttentionCall args;
   Layout query_layout, key_layout, value_layout, output_layout, weights_layout;
-  Buffer<float> query, key, value, add_mask, add_mask2;
+  Buffer<float> query, key, value, add_mask, add_mask2, factors;
   RowCodes key_codes, value_codes;  // in INT8
   Buffer<std::uint8_t> bool_mask;
   Buffer<std::int64_t> lengths, offsets;
@@ -160,6 +160,11 @@ inline void make_masks(FuzzedDataProvider& input, std::mt19937& random, Problem&
     dtype = choose_dtype(input);
     keep(dtype, added);
     mask.data = added.data();
+  }
+  if (masks.add_mask.data != nullptr && input.ConsumeBool()) {
+    p.factors = Buffer<float>(a.num_heads);
+    for (std::size_t h = 0; h < p.factors.size(); ++h) p.factors[h] = static_cast<float>(1 + random() % 64) * 0x1p-4F;
+    masks.add_mask_factors = p.factors.data();
   }
 }
 

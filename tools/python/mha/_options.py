@@ -149,7 +149,7 @@ class Options(TypedDict, total=False):
     prefix_lengths: [B]: causality does not hide keys j < prefix_lengths[b].
     query_segments, key_segments: int32 [B, Tq], [B, Tk] (packed: [Tq], [Tk]).
     mask: bool (True: visible) or float32, float16, bfloat16 (added to scores); broadcasts to [B, H, Tq, Tk].
-    mask2: float: added after mask.
+    mask2: float: added after mask. mask_factors: float32 [H]: a float mask is multiplied by the head's before.
     bit_mask: uint8 [B or 1, H or 1, Tq or 1, ceil(Tk / 8)]: a bit for each key, the lowest first.
     block_mask: BlockMask.
     softcap: scores become softcap * tanh(score / softcap).
@@ -177,6 +177,7 @@ class Options(TypedDict, total=False):
     key_segments: Any
     mask: Any
     mask2: Any
+    mask_factors: Any
     bit_mask: Any
     block_mask: BlockMask
     softcap: float
@@ -357,6 +358,7 @@ _FILL: dict[str, Any] = {
     "key_segments": _array("key_segments", I32, "key_segments", "masks", _key_rows),
     "mask": _fill_mask,
     "mask2": _fill_mask2,
+    "mask_factors": _array("mask_factors", abi.MHA_F32, "add_mask_factors", "masks", lambda s: (s.heads,)),
     "bit_mask": _fill_bit_mask,
     "block_mask": _fill_block_mask,
     "softcap": _number("softcap", "softcap", "score_mods"),

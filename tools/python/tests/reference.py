@@ -67,7 +67,9 @@ def attend(q: np.ndarray, k: np.ndarray, v: np.ndarray, position: int, scale: fl
             if mask.dtype == bool:
                 seen = seen & mask
             else:
-                scores = scores + mask.astype(np.float64)
+                factors = o.get("mask_factors") if name == "mask" else None
+                factor = 1.0 if factors is None else np.asarray(factors, np.float64)[:, None, None]
+                scores = scores + mask.astype(np.float64) * factor
     scores = np.where(seen, scores, -np.inf)
     sinks = np.full((heads, 1), -np.inf) if o.get("sink_logits") is None else np.asarray(o["sink_logits"], np.float64)[:, None]
     top = np.maximum(scores.max(axis=-1, initial=-np.inf), sinks)

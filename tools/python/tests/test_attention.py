@@ -85,6 +85,7 @@ def test_masks_broadcast(p: dict[str, Any], repeats: tuple[bool, bool, bool], dt
     options = {"mask": mask > -0.5 if dtype is bool else mask.astype(dtype)}
     if dtype is not bool:
         options["mask2"] = random(p["seed"] + 6, p["tq"], 1)
+        options["mask_factors"] = [0.5 * (h + 1) for h in range(p["heads"])]
     check(p, **options)
 
 
