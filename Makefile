@@ -89,8 +89,7 @@ docs: ## Build the site of the project into build/docs, with its links checked (
 	@$(setup) docs
 	@tools/docs/build.sh $(BUILD)
 
-test-packaging: ## Build and try the packages: Debian, conan (PyPI), vcpkg, SBOM (PACKAGES="debian conan": some)
-	@$(setup) build
+test-packaging: all ## Build and try the packages: Debian, conan (PyPI), vcpkg, SBOM (PACKAGES="debian conan": some)
 	@$(setup) packaging
 	@tools/packaging/test.sh $(BUILD) $(PACKAGES)
 

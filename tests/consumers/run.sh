@@ -103,7 +103,7 @@ case $kind in
     source "$here/embedding.sh"
     exit
     ;;
-  host_options | two_versions | two_headers | wrong_types | exported | offline | make_install)
+  host_options | two_versions | two_headers | wrong_types | exported | offline | make_install | components)
     source "$here/$kind.sh"
     exit
     ;;
