@@ -78,6 +78,8 @@ def main() -> int:
         check("nothing lacks", "[]", str(api.missing(names, ROOT / "core/mha.h"))),
         check("a list below text", "['text', '', '- entry']", str(pages.normalised(["text", "- entry"]))),
         check("a number below text is text", "['text', '2. text']", str(pages.normalised(["text", "2. text"]))),
+        check("a link over two lines", "['[a', 'b](to x.md)']", str(pages.with_links(["[a", "b](x.md)"], lambda to: f"to {to}"))),
+        check("a link in code", "['```', '[a](x.md)', '```']", str(pages.with_links(["```", "[a](x.md)", "```"], str.upper))),
         check("anchors of GitHub", "threads-openmp-the-pool-or-yours", pages.slug("Threads: OpenMP, the pool, or yours")),
     ]
     print(f"{len(site.pages)} pages, {len(names)} names, {sum(good)} of {len(good)} checks good")

@@ -26,7 +26,9 @@ fi
 export PYTHONDONTWRITEBYTECODE=1 PYTHONWARNINGS=error::UserWarning NO_MKDOCS_2_WARNING=1
 rm -rf "$out"
 "$venv/bin/python" "$here/assemble.py" "$root" "$work" "$out"
-"$venv/bin/mkdocs" build --quiet --strict --config-file "$work/mkdocs.yml"
+# Not --quiet: that hides the warnings from --strict, too.
+"$venv/bin/mkdocs" build --strict --config-file "$work/mkdocs.yml" >"$work/mkdocs.txt" 2>&1 ||
+  { cat "$work/mkdocs.txt" && exit 1; }
 "$venv/bin/python" "$here/rendering.py" "$work" "$out"
 "$venv/bin/python" "$here/links.py" "$out"
 printf 'docs: %s/index.html\n' "$out"

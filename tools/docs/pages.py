@@ -8,6 +8,7 @@ import html
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 FENCE = re.compile(r"^\s*```")
 HEADING = re.compile(r"^(#{1,6}) +(.*?)\s*$")
@@ -111,7 +112,10 @@ def with_links(lines: list[str], target: Callable[[str], str]) -> list[str]:
         mark, text, address = match.groups()
         return match[0] if "://" in address else f"{mark}[{text}]({target(address)})"
 
-    return [line if code else LINK.sub(replaced, line) for line, code in _marked(lines)]
+    # The text of a link may go on in the next line, so runs of lines are searched, not lines.
+    runs = groupby(_marked(lines), key=lambda marked: marked[1])
+    texts = [(code, "\n".join(line for line, _ in run)) for code, run in runs]
+    return "\n".join(text if code else LINK.sub(replaced, text) for code, text in texts).split("\n")
 
 
 def with_anchors(lines: list[str], used: dict[str, int], prefix: str) -> tuple[list[str], dict[str, str]]:
