@@ -11,10 +11,10 @@ sys.dont_write_bytecode = True
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools" / "docs"))
 
-import api  # noqa: E402
-import header_comments  # noqa: E402
-import pages  # noqa: E402
-from sitemap import Site  # noqa: E402
+import api
+import header_comments
+import pages
+from sitemap import Site
 
 PLOTS = {name: ("title", "caption") for name in ("peers", "fractions", "formats")}
 
@@ -48,7 +48,8 @@ def appended(file: str, text: str) -> Callable[[Site], None]:
 
 
 def without_menu_of_tests(site: Site) -> None:
-    site.settings["menu"]["order"] = [[title, [name for name in group if name != "inside/"]] for title, group in site.settings["menu"]["order"]]
+    for _, group in site.settings["menu"]["order"]:
+        group[:] = [name for name in group if name != "inside/"]
 
 
 def without_notes(site: Site) -> None:

@@ -13,7 +13,7 @@ import header_comments
 from header_comments import Declaration, Item, Member, Section
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "python"))
-import header as plain_header  # noqa: E402  (tools/python/header.py)
+import header as plain_header
 
 LABELS = "Shapes|Overlap|Numerics|Threads|Requires|Returns"
 LABEL = re.compile(rf"^({LABELS}):\s+(.*)$")
@@ -179,9 +179,9 @@ def index_markdown(parsed: header_comments.Header) -> str:
         for item in section.items:
             for declaration in item.declarations:
                 by_kind.setdefault(declaration.kind, []).append(f"`{declaration.name}`")
-        for kind in KINDS:
+        for kind, title in KINDS.items():
             if kind in by_kind:
-                lines += [f"{KINDS[kind]}: {', '.join(by_kind[kind])}", ""]
+                lines += [f"{title}: {', '.join(by_kind[kind])}", ""]
     return "\n".join(lines) + "\n"
 
 

@@ -46,9 +46,9 @@ def faults_of(site: Path, name: Path, pages: dict[Path, Page], counts: dict[str,
         target = target / "index.html" if target.is_dir() else target
         if not target.is_file():
             yield f"{name}: {address} leads to no file"
-        elif url.fragment and target.suffix == ".html":
-            if unquote(url.fragment) not in pages[target.relative_to(site)].anchors:
-                yield f"{name}: {address} leads to no anchor"
+        anchored = target.is_file() and target.suffix == ".html" and url.fragment
+        if anchored and unquote(url.fragment) not in pages[target.relative_to(site)].anchors:
+            yield f"{name}: {address} leads to no anchor"
 
 
 def main() -> int:

@@ -12,13 +12,13 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  (the backend comes first)
+import matplotlib.pyplot as plt
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 sys.path += [str(BENCH), str(BENCH / "peers")]
-import plot as peers_plot  # noqa: E402  (bench/peers/plot.py)
-import results  # noqa: E402  (bench/results.py)
-import roofline  # noqa: E402  (bench/roofline.py)
+import plot as peers_plot
+import results
+import roofline
 
 Row = dict[str, str]
 STYLE = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "svg.fonttype": "none"}

@@ -8,12 +8,12 @@ import os
 import posixpath
 import shutil
 import sys
-import tomllib
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import pages
+import tomllib
 
 HERE = Path(__file__).resolve().parent
 LANGUAGES = {".hpp": "cpp", ".h": "c", ".cpp": "cpp", ".py": "python", ".sh": "bash", ".toml": "toml", ".cmake": "cmake"}

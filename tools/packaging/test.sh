@@ -5,9 +5,9 @@
 #   tools/packaging/test.sh [build folder] [part]...     parts: sbom debian conan vcpkg (default: all)
 #
 # Everything is below <build>/packaging; the SBOM is that of the build folder itself, which has the library and the command. The
-# packages are built with the family's baseline target alone, which takes minutes and not half an hour; PACKAGING_TARGETS names
-# others ("avx2;sse2", "all"). The Debian packages are unpacked, and installed into a root of their own; with PACKAGING_INSTALL=1
-# also on this machine, and removed again (root).
+# packages are built with the family's baseline target alone, as Debug, which takes minutes; PACKAGING_FULL=1 builds all
+# targets, optimised, as users get them. The Debian packages are unpacked, and installed into a root of their own; with
+# PACKAGING_INSTALL=1 also on this machine, and removed again (root).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -17,9 +17,9 @@ mkdir -p "$out"
 shift || true
 parts=("$@")
 [ ${#parts[@]} -gt 0 ] || parts=(sbom debian conan vcpkg)
-[ "$(uname -m)" = x86_64 ] && base=sse2 || base=neon
-targets=${PACKAGING_TARGETS:-$base}
-[ "$targets" != all ] || targets=
+targets=sse2 build_type=Debug
+[ "$(uname -m)" = x86_64 ] || targets=neon
+[ "${PACKAGING_FULL:-0}" = 0 ] || targets='' build_type=Release
 export CMAKE_GENERATOR=Ninja
 
 say() { printf 'packaging: %s\n' "$*"; }

@@ -24,7 +24,7 @@ conan profile detect --force >/dev/null
 conan remote remove conancenter >/dev/null 2>&1 || true
 conan export-pkg "$out/xsimd_recipe" >"$out/conan_xsimd.txt" 2>&1 || { tail -n 20 "$out/conan_xsimd.txt" && fail "xsimd's headers"; }
 for shared in False True; do
-  conan create "$here/conan" -o "mha/*:shared=$shared" ${targets:+-o "mha/*:targets=${targets//;/,}"} --no-remote \
+  conan create "$here/conan" -s build_type=$build_type -o "mha/*:shared=$shared" ${targets:+-o "mha/*:targets=$targets"} --no-remote \
     >"$out/conan_$shared.txt" 2>&1 || { tail -n 40 "$out/conan_$shared.txt" && fail "conan create, shared=$shared"; }
   grep -q 'mha/.* (test package): Running test()' "$out/conan_$shared.txt" || fail "conan ran no test package"
 done

@@ -3,6 +3,7 @@
 
 import re
 from pathlib import Path
+from typing import ClassVar
 
 from conan import ConanFile
 from conan.errors import ConanInvalidConfiguration
@@ -20,14 +21,14 @@ class MhaRecipe(ConanFile):
     topics = ("attention", "transformer", "inference", "simd")
     package_type = "library"
     settings = "os", "arch", "compiler", "build_type"
-    options = {
+    options: ClassVar = {
         "shared": [True, False],
         "openmp": [True, False],
         "codes": [True, False],
         "bf16": [True, False],
         "targets": [None, "ANY"],  # as MHA_TARGETS, "avx2,sse2"; None: all of the CPU's family
     }
-    default_options = {"shared": False, "openmp": True, "codes": True, "bf16": True, "targets": None}
+    default_options: ClassVar = {"shared": False, "openmp": True, "codes": True, "bf16": True, "targets": None}
 
     def set_version(self):
         header = load(self, Path(self.recipe_folder, "../../../core/mha.h"))
@@ -35,7 +36,8 @@ class MhaRecipe(ConanFile):
 
     def export_sources(self):
         root = Path(self.recipe_folder, "../../..")
-        for pattern in ("CMakeLists.txt", "LICENSE", "core/*", "simd/*", "tools/cmake/*", "tools/packaging/NOTICE", "tools/packaging/sbom.cmake"):
+        files = ("CMakeLists.txt", "LICENSE", "tools/packaging/NOTICE", "tools/packaging/sbom.cmake")
+        for pattern in (*files, "core/*", "simd/*", "tools/cmake/*"):
             copy(self, pattern, root, self.export_sources_folder)
 
     def layout(self):
