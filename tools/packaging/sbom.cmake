@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-# Writes the SBOM of the library, and of the command where that is installed: SPDX 2.3 as JSON. It lists the source files with
-# their checksums and the licences that their first lines name, and the headers of others that are compiled in. The same tree
-# gives the same file, but for the time, which SOURCE_DATE_EPOCH sets.
+# Writes the SBOM of the library, and of the command where that is installed: SPDX 2.3 as JSON. It lists the source
+# files with their checksums and the licences that their first lines name, and the headers of others that are compiled in. The
+# same tree gives the same file, but for the time, which SOURCE_DATE_EPOCH sets.
 #
-#   cmake -DSOURCE=<source tree> -DOUTPUT=<file> [-DXSIMD_INCLUDE_DIR=<folder>] [-DCOMMAND_PARTS=CLI11=<version>,...] -P sbom.cmake
+#   cmake -DSOURCE=<source tree> -DOUTPUT=<file> [-DXSIMD_INCLUDE_DIR=<folder>] [-DCOMMAND_PARTS=CLI11=<version>,...]
+#     -P sbom.cmake
 cmake_minimum_required(VERSION 3.18...3.31)
 
 file(STRINGS "${SOURCE}/core/mha.h" version REGEX "^#define MHA_VERSION_(MAJOR|MINOR|PATCH) [0-9]+$")
@@ -29,8 +30,9 @@ if(NOT MAJOR STREQUAL "")
   set(xsimd_version "${MAJOR}.${MINOR}.${PATCH}")
 endif()
 
-# --- Files of the source ------------------------------------------------------------------------------------------------
-set(patterns core/*.h core/*.hpp core/*/*.h core/*/*.cpp core/*/*.def simd/*.h simd/*.cpp simd/*.def simd/targets/*/*.cpp)
+# --- Files of the source ----------------------------------------------------------------------------------------------
+set(patterns core/*.h core/*.hpp core/*/*.h core/*/*.cpp core/*/*.def)
+list(APPEND patterns simd/*.h simd/*.cpp simd/*.def simd/targets/*/*.cpp)
 if(COMMAND_PARTS)
   list(APPEND patterns tools/cli/*.h tools/cli/*.cpp tools/io/*.h tools/io/*.cpp)
 endif()
@@ -52,15 +54,17 @@ foreach(source IN LISTS sources)
   list(APPEND checksums ${sha1})
   list(APPEND contained "\"SPDXRef-File-${id}\"")
   list(APPEND files "{\"SPDXID\": \"SPDXRef-File-${id}\", \"fileName\": \"./${source}\", \"fileTypes\": [\"SOURCE\"],
-     \"checksums\": [{\"algorithm\": \"SHA1\", \"checksumValue\": \"${sha1}\"}, {\"algorithm\": \"SHA256\", \"checksumValue\": \"${sha256}\"}],
-     \"licenseConcluded\": \"${licence}\", \"licenseInfoInFiles\": [\"${licence}\"], \"copyrightText\": \"NOASSERTION\"}")
+     \"checksums\": [{\"algorithm\": \"SHA1\", \"checksumValue\": \"${sha1}\"},
+       {\"algorithm\": \"SHA256\", \"checksumValue\": \"${sha256}\"}],
+     \"licenseConcluded\": \"${licence}\", \"licenseInfoInFiles\": [\"${licence}\"],
+     \"copyrightText\": \"NOASSERTION\"}")
 endforeach()
 # The code over all files, as SPDX 2.3 (7.9) defines it.
 list(SORT checksums)
 list(JOIN checksums "" checksums)
 string(SHA1 verification "${checksums}")
 
-# --- Packages and how they belong together -----------------------------------------------------------------------------------
+# --- Packages and how they belong together ----------------------------------------------------------------------------
 set(packages "")
 set(relations "")
 
@@ -76,7 +80,8 @@ function(add_package id name version licence location copyright more)
 endfunction()
 
 macro(relate from kind to)
-  list(APPEND relations "{\"spdxElementId\": \"SPDXRef-${from}\", \"relationshipType\": \"${kind}\", \"relatedSpdxElement\": \"SPDXRef-${to}\"}")
+  list(APPEND relations "{\"spdxElementId\": \"SPDXRef-${from}\", \"relationshipType\": \"${kind}\",
+     \"relatedSpdxElement\": \"SPDXRef-${to}\"}")
 endmacro()
 
 set(ours "Copyright the mha authors")
@@ -100,7 +105,8 @@ if(COMMAND_PARTS)
   relate(DOCUMENT DESCRIBES command)
   relate(command GENERATED_FROM source)
   relate(command STATIC_LINK library)
-  set(CLI11_facts BSD-3-Clause https://github.com/CLIUtils/CLI11 "Copyright University of Cincinnati, developed by Henry Schreiner")
+  set(CLI11_facts BSD-3-Clause https://github.com/CLIUtils/CLI11
+    "Copyright University of Cincinnati, developed by Henry Schreiner")
   set(nlohmann_json_facts MIT https://github.com/nlohmann/json "Copyright Niels Lohmann")
   string(REPLACE "," ";" parts "${COMMAND_PARTS}")
   foreach(part IN LISTS parts)
@@ -114,7 +120,7 @@ if(COMMAND_PARTS)
   endforeach()
 endif()
 
-# --- The document -------------------------------------------------------------------------------------------------------------
+# --- The document -----------------------------------------------------------------------------------------------------
 string(TIMESTAMP created UTC)
 string(UUID uuid NAMESPACE 6ba7b811-9dad-11d1-80b4-00c04fd430c8 TYPE SHA1
   NAME "mha-${version}-${verification}-xsimd-${xsimd_version}-${COMMAND_PARTS}-${created}")

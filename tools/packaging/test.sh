@@ -4,10 +4,10 @@
 #
 #   tools/packaging/test.sh [build folder] [part]...     parts: sbom debian conan vcpkg (default: all)
 #
-# Everything is below <build>/packaging; the SBOM is that of the build folder itself, which has the library and the command. The
-# packages are built with the family's baseline target alone, as Debug, which takes minutes; PACKAGING_FULL=1 builds all
-# targets, optimised, as users get them. The Debian packages are unpacked, and installed into a root of their own; with
-# PACKAGING_INSTALL=1 also on this machine, and removed again (root).
+# Everything is below <build>/packaging; the SBOM is that of the build folder itself, which has the library and the
+# command. The packages are built with the family's baseline target alone, as Debug, which takes minutes;
+# PACKAGING_FULL=1 builds all targets, optimised, as users get them. The Debian packages are unpacked, and installed into a root of their
+# own; with PACKAGING_INSTALL=1 also on this machine, and removed again (root).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -40,10 +40,11 @@ environment() {
   export PATH=$venv/bin:$PATH
 }
 
-# use_cmake <prefix> [argument of cmake]...: a C program that finds the package there, built and run.
+# use_cmake <prefix>: a C program that finds the package there, built and run.
 use_cmake() {
   rm -rf "$out/consumer_$part"
-  cmake -S "$root/tests/consumers/find_package" -B "$out/consumer_$part" -DCONSUMER_LANGUAGE=C "-DCMAKE_PREFIX_PATH=$1" "${@:2}" --log-level=WARNING
+  cmake -S "$root/tests/consumers/find_package" -B "$out/consumer_$part" -DCONSUMER_LANGUAGE=C \
+    "-DCMAKE_PREFIX_PATH=$1" --log-level=WARNING
   grep -q "mha_DIR:PATH=$1/" "$out/consumer_$part/CMakeCache.txt" || fail "CMake did not find the package of $1"
   cmake --build "$out/consumer_$part" >/dev/null
   "$out/consumer_$part/consumer"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Sourced by test.sh. The Debian packages are built in a copy of the tree, checked by lintian, unpacked and used, and installed.
+# Sourced by test.sh. The Debian packages are built in a copy of the tree, checked by lintian, unpacked and used, and
+# installed.
 tree=$out/debian/mha
 rm -rf "$out/debian"
 mkdir -p "$tree"
@@ -8,7 +9,8 @@ mkdir -p "$tree"
 cp -r "$here/debian" "$tree/debian"
 
 [ $build_type = Release ] || export DEB_BUILD_OPTIONS=nocheck # `mha verify` takes long where nothing is optimised
-(cd "$tree" && CMAKE_ARGS="-DMHA_TARGETS='$targets' -DCMAKE_BUILD_TYPE=$build_type" dpkg-buildpackage --build=binary --no-sign) >"$out/debian/build.txt" 2>&1 ||
+export CMAKE_ARGS="-DMHA_TARGETS=$targets -DCMAKE_BUILD_TYPE=$build_type"
+(cd "$tree" && dpkg-buildpackage --build=binary --no-sign) >"$out/debian/build.txt" 2>&1 ||
   { tail -n 40 "$out/debian/build.txt" && fail "dpkg-buildpackage"; }
 lintian --fail-on error,warning --suppress-tags-from-file "$here/debian_tags.txt" "$out"/debian/mha_*.changes
 
@@ -26,7 +28,10 @@ use_pkg_config "$out/debian/root/usr/lib/$multiarch/pkgconfig"
 database=$out/debian/installed
 mkdir -p "$database/var/lib/dpkg/updates" "$database/var/lib/dpkg/info" "$database/var/log"
 touch "$database/var/lib/dpkg/status" "$database/var/lib/dpkg/available"
-own_root() { dpkg --root="$database" --force-depends --force-not-root --force-script-chrootless --log=/dev/null "$@" >>"$out/debian/dpkg.txt" 2>&1; }
+own_root() {
+  dpkg --root="$database" --force-depends --force-not-root --force-script-chrootless --log=/dev/null "$@" \
+    >>"$out/debian/dpkg.txt" 2>&1
+}
 own_root --install "$out"/debian/*.deb || { tail -n 20 "$out/debian/dpkg.txt" && fail "dpkg --install"; }
 [ -e "$database/usr/include/mha/mha.h" ] && [ -x "$database/usr/bin/mha" ] || fail "dpkg did not install the files"
 own_root --remove libmha-dev mha-tools

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Sourced by test.sh. The SBOM that is installed is valid SPDX 2.3, names what is compiled in with its licence and version, and
-# its checksums are those of the sources; a source without a licence is refused.
+# Sourced by test.sh. The SBOM that is installed is valid SPDX 2.3, names what is compiled in with its licence and
+# version, and its checksums are those of the sources; a source without a licence is refused.
 environment
 rm -rf "$out/doc"
 cmake --install "$build" --prefix "$out/doc" --component mha_doc >/dev/null

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Sourced by test.sh. The port builds and its package is used, with stand-ins for vcpkg's functions (try_port.cmake): vcpkg
-# itself is not in Debian and not on PyPI. 
+# Sourced by test.sh. The port builds and its package is used, with stand-ins for vcpkg's functions (try_port.cmake):
+# vcpkg itself is not in Debian and not on PyPI.
 settings="-DMHA_TARGETS=$targets;-DCMAKE_BUILD_TYPE=$build_type"
 [ -z "${CMAKE_CXX_COMPILER_LAUNCHER:-}" ] || settings+=";-DCMAKE_CXX_COMPILER_LAUNCHER=$CMAKE_CXX_COMPILER_LAUNCHER"
 port() { # <folder> <features>

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-# Runs the port without vcpkg, which neither Debian nor PyPI has: functions of the names that the portfile calls do what vcpkg's
-# own are documented to do, for a release build alone. They fail on arguments that they do not know.
+# Runs the port without vcpkg, which neither Debian nor PyPI has: functions of the names that the portfile calls do what
+# vcpkg's own are documented to do, for a release build alone. They fail on arguments that they do not know.
 #
-#   cmake -DWORK=<folder> -DINSTALLED=<folder with include/xsimd> [-DFEATURES=bf16;codes] [-DSETTINGS=-D...;-D...] -P try_port.cmake
+#   cmake -DWORK=<folder> -DINSTALLED=<folder with include/xsimd> [-DFEATURES=bf16;codes] [-DSETTINGS=-D...;-D...]
+#     -P try_port.cmake
 cmake_minimum_required(VERSION 3.18...3.31)
 set(CURRENT_INSTALLED_DIR "${INSTALLED}")
 set(CURRENT_PACKAGES_DIR "${WORK}/packages/mha")
@@ -40,8 +41,9 @@ endfunction()
 
 function(vcpkg_cmake_configure)
   parse(vcpkg_cmake_configure "SOURCE_PATH" "OPTIONS" ${ARGN})
-  run("${CMAKE_COMMAND}" -S "${arg_SOURCE_PATH}" -B "${build}" -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF
-    "-DCMAKE_INSTALL_PREFIX=${CURRENT_PACKAGES_DIR}" -DCMAKE_INSTALL_LIBDIR=lib ${arg_OPTIONS} ${SETTINGS})
+  run("${CMAKE_COMMAND}" -S "${arg_SOURCE_PATH}" -B "${build}" -G Ninja -DCMAKE_BUILD_TYPE=Release
+    -DBUILD_SHARED_LIBS=OFF "-DCMAKE_INSTALL_PREFIX=${CURRENT_PACKAGES_DIR}" -DCMAKE_INSTALL_LIBDIR=lib
+    ${arg_OPTIONS} ${SETTINGS})
 endfunction()
 
 function(vcpkg_cmake_install)
@@ -58,7 +60,8 @@ function(vcpkg_cmake_config_fixup)
   file(GLOB configs "${target}/*.cmake")
   foreach(config IN LISTS configs)
     file(READ "${config}" text)
-    string(REGEX REPLACE "get_filename_component\\(_IMPORT_PREFIX \"\\\${CMAKE_CURRENT_LIST_FILE}\" PATH\\)(\nget_filename_component\\(_IMPORT_PREFIX \"\\\${_IMPORT_PREFIX}\" PATH\\))*"
+    set(call "get_filename_component\\(_IMPORT_PREFIX \"\\\${")
+    string(REGEX REPLACE "${call}CMAKE_CURRENT_LIST_FILE}\" PATH\\)(\n${call}_IMPORT_PREFIX}\" PATH\\))*"
       "get_filename_component(_IMPORT_PREFIX \"\${CMAKE_CURRENT_LIST_DIR}/../..\" ABSOLUTE)" text "${text}")
     string(REPLACE "\${CMAKE_CURRENT_LIST_DIR}/../../../" "\${CMAKE_CURRENT_LIST_DIR}/../../" text "${text}")
     file(WRITE "${config}" "${text}")
@@ -85,7 +88,8 @@ file(REMOVE_RECURSE "${WORK}")
 include("${CMAKE_CURRENT_LIST_DIR}/mha/portfile.cmake")
 # What vcpkg's own checks after a build look at.
 file(GLOB_RECURSE installed RELATIVE "${CURRENT_PACKAGES_DIR}" "${CURRENT_PACKAGES_DIR}/*")
-foreach(wanted include/mha/mha.h lib/libmha.a lib/pkgconfig/mha.pc share/mha/mha-config.cmake share/mha/copyright share/mha/usage)
+foreach(wanted include/mha/mha.h lib/libmha.a lib/pkgconfig/mha.pc share/mha/mha-config.cmake share/mha/copyright
+    share/mha/usage)
   if(NOT wanted IN_LIST installed)
     message(FATAL_ERROR "vcpkg port: ${wanted} is missing; there are: ${installed}")
   endif()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# Port of mha for vcpkg. It builds the source tree that it lies in: `vcpkg install mha --overlay-ports=tools/packaging/vcpkg`.
-# In a registry, vcpkg_from_github or its like takes the place of the next line, with the tag "v${VERSION}".
+# Port of mha for vcpkg. It builds the source tree that it lies in:
+# `vcpkg install mha --overlay-ports=tools/packaging/vcpkg`. In a registry,
+# vcpkg_from_github or its like takes the place of the next line, with the tag "v${VERSION}".
 get_filename_component(SOURCE_PATH "${CMAKE_CURRENT_LIST_DIR}/../../../.." ABSOLUTE)
 
 vcpkg_check_features(OUT_FEATURE_OPTIONS feature_options FEATURES
