@@ -6,8 +6,8 @@
 #
 # Everything is below <build>/packaging; the SBOM is that of the build folder itself, which has the library and the
 # command. The packages are built with the family's baseline target alone, as Debug, which takes minutes;
-# PACKAGING_FULL=1 builds all targets, optimised, as users get them. The Debian packages are unpacked, and installed into a root of their
-# own; with PACKAGING_INSTALL=1 also on this machine, and removed again (root).
+# PACKAGING_FULL=1 builds all targets, optimised, as users get them. The Debian packages are unpacked, and installed
+# into a root of their own; with PACKAGING_INSTALL=1 also on this machine, and removed again (root).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Sourced by test.sh. `conan create` without network: the package is built, and its test package built and run, static and
-# shared. xsimd comes from a recipe of a few lines over the headers of this machine.
+# Sourced by test.sh. `conan create` without network: the package is built, and its test package built and run, static
+# and shared. xsimd comes from a recipe of a few lines over the headers of this machine.
 environment
 xsimd=${XSIMD_INCLUDE_DIR:-/usr/include}
 export CONAN_HOME=$out/conan
