@@ -26,4 +26,4 @@ class MhaTest(ConanFile):
 
     def test(self):
         if can_run(self):
-            self.run(str(Path(self.cpp.build.bindir, "consumer")), env="conanrun")
+            self.run(f"{self.cpp.build.bindir}/consumer", env="conanrun")
