@@ -18,10 +18,11 @@ static void must(mha_status status) {
   exit(1);
 }
 
-static atomic_llong bytes_in_use;
+static atomic_llong bytes_in_use, allocations;
 static void* allocate(void* user, size_t bytes, size_t alignment) {
   (void)user;
   atomic_fetch_add(&bytes_in_use, (long long)bytes);
+  atomic_fetch_add(&allocations, 1);
   return aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
 }
 static void release(void* user, void* block, size_t bytes) {
@@ -87,12 +88,17 @@ static int check_totals(const load_traffic* traffic, const toy_caches* caches, c
     fprintf(stderr, "load test: layer %d: %zu bytes of the cache are still in use\n", n, used);
     right = 0;
   }
-  if (stats->preemptions == 0 || stats->cancelled == 0 || stats->forks == 0 || stats->accepted == 0) {
-    fprintf(stderr,
-            "load test: there were no preemptions, cancellations, forks, or right drafts: more tokens needed\n");
-    right = 0;
-  }
   return right;
+}
+
+/* Of one worker, whose course does not depend on when threads run. */
+static int check_events(const toy_stats* stats) {
+  if (stats->preemptions > 0 && stats->cancelled > 0 && stats->forks > 0 && stats->accepted > 0) return 1;
+  fprintf(stderr,
+          "load test: %" PRId64 " preemptions, %" PRId64 " cancellations, %" PRId64 " forks, %" PRId64
+          " right drafts: each must happen; give more tokens\n",
+          stats->preemptions, stats->cancelled, stats->forks, stats->accepted);
+  return 0;
 }
 
 int main(int argc, char** argv) {
@@ -114,9 +120,16 @@ int main(int argc, char** argv) {
   const size_t page_bytes = bytes_of_a_page(&caches);
 
   const load_setup setup = {context, model, &caches, &traffic, workers};
+  const long long allocated = atomic_load(&allocations);
   must(load_serve(&setup, &figures, &error));
   print_figures(&traffic, &figures, page_bytes);
   int right = check_totals(&traffic, &caches, &figures.engines);
+  if (workers == 1 && !check_events(&figures.engines)) right = 0;
+  if (atomic_load(&allocations) != allocated) {
+    fprintf(stderr, "load test: the library allocated %lld times while it served\n",
+            atomic_load(&allocations) - allocated);
+    right = 0;
+  }
   must(load_check(&setup, &error));
   printf("each request has the tokens and the bits that it has alone\n");
 

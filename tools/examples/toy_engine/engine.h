@@ -70,7 +70,8 @@ typedef struct toy_stats {
 typedef struct toy_engine toy_engine;
 
 mha_status toy_engine_create(const toy_engine_config* config, toy_engine** engine, mha_error* error);
-void toy_engine_destroy(toy_engine* engine); /* NULL is allowed */
+/* NULL is allowed. Sequences of requests that still run stay in the caches: cancel these first. */
+void toy_engine_destroy(toy_engine* engine);
 /* Refuses a request that would not fit even alone. */
 mha_status toy_engine_submit(toy_engine* engine, toy_request* request, mha_error* error);
 /* Ends a request that waits or runs; it keeps what it has generated. A child that has not begun will not begin. */
