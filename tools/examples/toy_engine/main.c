@@ -72,6 +72,10 @@ static void check_all(const toy_model* model, const toy_request* requests) {
 int main(int argc, char** argv) {
   static toy_request requests[kRequests + kChildren];
   const mha_context_options options = {.num_threads = argc > 1 ? atoi(argv[1]) : 0};
+  if (argc > 1 && (options.num_threads < 1 || options.num_threads > 1024)) {
+    fprintf(stderr, "threads is '%s', not in [1, 1024]\n", argv[1]);
+    return 2;
+  }
   mha_context* context;
   toy_model* model;
   toy_caches caches;

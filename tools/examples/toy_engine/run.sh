@@ -16,6 +16,8 @@ for program in toy_engine toy_engine_cpp; do
     [ -e "$work/first" ] || cp "$work/requests" "$work/first"
     diff "$work/first" "$work/requests"
   done
+  if "$tools/example_$program" many 2>"$work/message"; then exit 1; fi
+  grep -Fx "threads is 'many', not in [1, 1024]" "$work/message"
 done
 [ "$(wc -l <"$work/first")" -eq 108 ]
 echo "the same tokens and bits from all: $(wc -l <"$work/first") requests"
