@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 sys.path.insert(0, os.environ["MHA_ENGINE_BUILD"])
 jax.config.update("jax_num_cpu_devices", 2)  # before the first use: sharding needs two devices
 
-import mha_jax  # noqa: E402
+import mha_jax
 
 DTYPES = ("float32", "float16", "bfloat16")
 SHAPES = {  # B, T, S, N, K, H

@@ -13,7 +13,7 @@ from openvino.properties import hint, inference_num_threads
 
 sys.path.insert(0, os.environ["MHA_ENGINE_BUILD"])
 
-import mha_openvino  # noqa: E402
+import mha_openvino
 
 F32 = np.float32
 QKV = {  # of query, key and value, as the operation broadcasts them
