@@ -7,7 +7,8 @@ import sys
 
 import torch
 import torch.nn.functional as F
-from executorch.exir import to_edge
+from executorch.exir import ExecutorchBackendConfig, to_edge
+from executorch.exir.passes import MemoryPlanningPass
 from executorch.extension.llm.custom_ops import custom_ops as _llama_kernels  # noqa: F401  registers llama::custom_sdpa
 from executorch.runtime import Runtime
 from in_turn import Case, Ways, main
@@ -29,21 +30,22 @@ class Attention(torch.nn.Module):
 
 
 class LlamaAttention(torch.nn.Module):
-    """Tensors [B, T, H, D]; the last argument but three is the position of query 0."""
+    """Tensors [B, T, H, D]. The keys that it reads end with the position of the last query."""
 
     def __init__(self, case: Case) -> None:
         super().__init__()
-        self.causal = case.causal
+        self.first, self.causal = case.keys - case.queries, case.causal
 
     def forward(self, query, key, value):
-        return torch.ops.llama.custom_sdpa(query, key, value, 0, None, 0.0, self.causal)
+        return torch.ops.llama.custom_sdpa(query, key, value, self.first, None, 0.0, self.causal)
 
 
 def call(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], replaced: bool = False):
     program = torch.export.export(module, inputs)
     if replaced:
         mha_executorch.replace_sdpa(program)
-    buffer = to_edge(program).to_executorch().buffer
+    in_place = ExecutorchBackendConfig(memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False))  # inputs: no copy
+    buffer = to_edge(program).to_executorch(in_place).buffer
     loaded = Runtime.get().load_program(buffer)
     method = loaded.load_method("forward")
     return lambda _kept=(buffer, loaded): method.execute(inputs)
@@ -51,10 +53,13 @@ def call(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], replaced: bo
 
 def ways(case: Case, _threads: int) -> Ways:
     inputs = tuple(torch.from_numpy(x) for x in case.arrays())
-    ours = call(Attention(case), inputs, replaced=True)
-    yield "its kernels, decomposed", call(Attention(case), inputs), ours
     by_token = tuple(x.transpose(1, 2).contiguous() for x in inputs)
-    yield "llama::custom_sdpa", call(LlamaAttention(case), by_token), ours
+    ours = call(Attention(case), inputs, replaced=True)
+    decomposed, llama = call(Attention(case), inputs), call(LlamaAttention(case), by_token)
+    torch.testing.assert_close(ours()[0], decomposed()[0])
+    torch.testing.assert_close(ours()[0], llama()[0].transpose(1, 2))
+    yield "its kernels, decomposed", decomposed, ours
+    yield "llama::custom_sdpa", llama, ours
 
 
 if __name__ == "__main__":
