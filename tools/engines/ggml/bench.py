@@ -4,6 +4,7 @@ Prints a Markdown table of the time of ggml's kernel / the time of mha's."""
 
 import argparse
 import time
+from collections.abc import Callable
 from statistics import median
 
 import numpy as np
@@ -22,7 +23,7 @@ def causal(queries: int, keys: int) -> np.ndarray:
     return mask
 
 
-def times(backend: Backend, shape: Shape, seconds: float) -> list[float]:
+def times(backend: Backend, shape: Shape, seconds: float, clock: Callable[[], float]) -> list[float]:
     """Medians of ggml and of mha, measured in turn."""
     with Graph(backend) as graph:
         tensors = attention.Tensors(graph, shape)
@@ -38,9 +39,9 @@ def times(backend: Backend, shape: Shape, seconds: float) -> list[float]:
         end = time.perf_counter() + seconds
         while len(taken[1]) < 5 or time.perf_counter() < end:
             for plan, list_of in zip(plans, taken):
-                begin = time.perf_counter()
+                begin = clock()
                 graph.compute(plan)
-                list_of.append(time.perf_counter() - begin)
+                list_of.append(clock() - begin)
     return [median(some) for some in taken]
 
 
@@ -48,22 +49,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=2, help="for each pair, but at least 5 runs of both")
     parser.add_argument("--only", default="", help="cases whose names contain this")
+    parser.add_argument("--cpu", action="store_true", help="processor time, of one thread: for a machine that others use")
     options = parser.parse_args()
-    print(f"ggml {call('version').decode()}: its time / mha's time (mha's in ms)\n")
-    print("| case | threads |", *(f" {kind} |" for kind in KINDS))
-    print("|---|---:|", *("---:|" for _ in KINDS))
+    clock = time.process_time if options.cpu else time.perf_counter
+    kind_of_time = "processor time" if options.cpu else "time"
+    print(f"ggml {call('version').decode()}: its {kind_of_time} / mha's (mha's in ms)\n")
+    print("| case | threads |", " | ".join(KINDS), "|")
+    print("|---|---:" + "|---:" * len(KINDS) + "|")
     for name, (queries, keys) in CASES.items():
         if options.only not in name:
             continue
-        for threads in (1, 2):
+        for threads in (1,) if options.cpu else (1, 2):
             backend = Backend(threads)
             row = []
             for kind in KINDS:
                 shape = Shape(128, 128, 8, 4, 1, keys, queries, kind, kind)
-                theirs, mine = times(backend, shape, options.seconds)
+                theirs, mine = times(backend, shape, options.seconds, clock)
                 row.append(f"{theirs / mine:.2f} ({mine * 1e3:.2f})")
             backend.close()
-            print(f"| {name} | {threads} |", *(f" {cell} |" for cell in row), flush=True)
+            print(f"| {name} | {threads} |", " | ".join(row), "|", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import importlib.util
 import os
 from ctypes import c_bool, c_char_p, c_float, c_int, c_int64, c_size_t, c_void_p
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -100,7 +101,7 @@ class Graph:
         self.context = call("init", InitParams(4 << 20, None, True))
         self.buffer = None
 
-    def __enter__(self) -> "Graph":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
