@@ -37,7 +37,7 @@ def times(backend: Backend, shape: Shape, seconds: float, clock: Callable[[], fl
         for plan in plans:
             graph.compute(plan)
         end = time.perf_counter() + seconds
-        while len(taken[1]) < 5 or time.perf_counter() < end:
+        while len(taken[1]) < 3 or time.perf_counter() < end:
             for plan, list_of in zip(plans, taken):
                 begin = clock()
                 graph.compute(plan)
@@ -47,7 +47,7 @@ def times(backend: Backend, shape: Shape, seconds: float, clock: Callable[[], fl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=2, help="for each pair, but at least 5 runs of both")
+    parser.add_argument("--seconds", type=float, default=2, help="for each pair, but at least 3 runs of both")
     parser.add_argument("--only", default="", help="cases whose names contain this")
     parser.add_argument("--cpu", action="store_true", help="processor time, of one thread: for a machine that others use")
     options = parser.parse_args()
