@@ -72,11 +72,17 @@ class OnnxAttention : public Kernel {
     attention.set_offset(past);
     set_lengths(attention, call.input(kMask), call.input(kNonpad), past, total);
     set_mask(attention, call.input(kMask), total);
-    if (void* weights = call.output(kProducts, {queries.batch, queries.heads, queries.length, total})) {
-      attention.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
-      attention.results.weights.data = weights;
-    }
+    const Rows weights = {queries.batch, queries.heads, queries.length, total};
+    void* probabilities = call.output(kProducts, {weights.batch, weights.heads, weights.length, weights.dim});
+    if (!probabilities) return attention.forward(context(), call);
+    const bool narrow = query.type != ort::kFloat;
+    const Buffer wide(allocator(), narrow ? 4 * weights.batch * weights.heads * weights.length * weights.dim : 0);
+    attention.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
+    attention.results.weights.data = narrow ? wide.data() : probabilities;
     attention.forward(context(), call);
+    if (!narrow) return;
+    copy_rows(context(), call, weights, view(wide.data(), MHA_F32, Layout::kByHead, weights),
+              mut_view(probabilities, dtype(query.type), Layout::kByHead, weights));
   }
 
  private:
@@ -151,8 +157,6 @@ std::string why_not(const Node& node) {
   if (!is_float(type)) return "its type is none of float, float16, bfloat16";
   if (node.has_input(kMask) && mask != ort::kBool && !is_float(mask)) return "its mask has integers or doubles";
   if (node.has_output(kProducts) && mode != kProbabilities) return "qk_matmul_output_mode " + std::to_string(mode);
-  if (node.has_output(kProducts) && type != ort::kFloat) return "qk_matmul_output of 16 bits";
-  if (node.integer("softmax_precision", 0) == ort::kDouble) return "softmax_precision is double";
   return "";
 }
 
@@ -174,6 +178,9 @@ Kernel* make(const Node& node) {
             {keys.batch, keys.heads, total, values.dim},
             {queries.batch, queries.heads, queries.length, total}};
   };
+  if (node.integer("left_window_size", -1) >= 0 || node.integer("right_window_size", -1) >= 0) {
+    refuse("Attention: " + reason + " is not served, and ONNX Runtime has no kernel with windows to leave it to");
+  }
   Standard standard = {"Attention",
                        "",
                        24,
