@@ -108,9 +108,9 @@ mha_dtype dtype(ort::ElementType type) {
   }
 }
 
-const float* floats(const Tensor& tensor, std::vector<float>& storage) {
-  if (tensor.type == ort::kFloat) return tensor.as<float>();
-  storage.resize(static_cast<std::size_t>(tensor.elements()));
+bool is_narrow(ort::ElementType type) { return type == ort::kFloat16 || type == ort::kBfloat16; }
+
+void convert(const void* from, ort::ElementType from_type, void* to, ort::ElementType to_type, std::int64_t count) {
   static mha_context* const context = [] {
     mha_context_options options = {};
     options.num_threads = 1;
@@ -120,14 +120,20 @@ const float* floats(const Tensor& tensor, std::vector<float>& storage) {
     return made;
   }();
   mha_rows_args args = {};
-  args.batch = args.num_heads = 1;
-  args.length = storage.empty() ? 0 : 1;
-  args.head_dim = tensor.elements() > 0 ? tensor.elements() : 1;
-  args.input.data = tensor.data;
-  args.input.dtype = dtype(tensor.type);
-  args.output.data = storage.data();
+  args.batch = args.num_heads = args.length = 1;
+  args.head_dim = count;
+  args.input.data = from;
+  args.input.dtype = dtype(from_type);
+  args.output.data = to;
+  args.output.dtype = dtype(to_type);
   mha_error error = {};
-  check(mha_rows_prepare(context, &args, &error), error);
+  if (count > 0) check(mha_rows_prepare(context, &args, &error), error);
+}
+
+const float* floats(const Tensor& tensor, std::vector<float>& storage) {
+  if (tensor.type == ort::kFloat) return tensor.as<float>();
+  storage.resize(static_cast<std::size_t>(tensor.elements()));
+  convert(tensor.data, tensor.type, storage.data(), ort::kFloat, tensor.elements());
   return storage.data();
 }
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -48,15 +49,21 @@ struct Tensor {
 Tensor describe(const ort::Value* value);
 
 mha_dtype dtype(ort::ElementType type);  // of floats; refuses others
+bool is_narrow(ort::ElementType type);   // a float of 16 bits
 // Floats of any of the three types as f32: the data itself, or a copy in `storage`.
 const float* floats(const Tensor& tensor, std::vector<float>& storage);
+// Converts floats on one thread.
+void convert(const void* from, ort::ElementType from_type, void* to, ort::ElementType to_type, std::int64_t count);
 
 // A node while its kernel is made.
 class Node {
  public:
   explicit Node(const ort::KernelInfo* info) : info(info) {}
-  std::int64_t integer(const char* name, std::int64_t otherwise) const;
-  float real(const char* name, float otherwise) const;
+  // Attributes. ONNX Runtime has filled in none of the defaults of its schema, because this operator's schema has none.
+  std::optional<std::int64_t> integer(const char* name) const;
+  std::optional<float> real(const char* name) const;
+  std::int64_t integer(const char* name, std::int64_t otherwise) const { return integer(name).value_or(otherwise); }
+  float real(const char* name, float otherwise) const { return real(name).value_or(otherwise); }
   std::string string(const char* name, const char* otherwise) const;
   bool has_input(std::size_t index) const;
   bool has_output(std::size_t index) const;
@@ -125,12 +132,16 @@ class Kernel {
 
 using Shapes = std::vector<std::vector<std::int64_t>>;
 
-// A kernel that calls ONNX Runtime's own kernel of the same name, for what mha does not serve.
+// A kernel that calls ONNX Runtime's own kernel of the same name, for what mha does not serve. Tensors of 16 bits are
+// widened to floats for it, because it has few kernels for them.
 struct Standard {
   const char* name;
   const char* domain;
   int version;
-  std::vector<const char*> integers, reals, strings;                  // attributes
+  // Attributes, with the defaults that ONNX Runtime's kernel needs.
+  std::vector<std::pair<const char*, std::optional<std::int64_t>>> integers;
+  std::vector<std::pair<const char*, std::optional<float>>> reals;
+  std::vector<const char*> strings;
   std::vector<std::pair<const char*, ort::ElementType>> constraints;  // types, by the names of the schema
   std::function<Shapes(const Call&)> shapes;                          // of the outputs
 };

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// MatMul and Gemm of ai.onnx with a constant weight of floats, which is packed once, when the session is made. All others
-// are ONNX Runtime's own.
+// MatMul and Gemm of ai.onnx with a constant weight of floats of 32 or 16 bits, which is packed once, when the session is
+// made. All others are ONNX Runtime's own.
 #include <memory>
 
 #include "op.h"
@@ -26,6 +26,20 @@ std::vector<float> transposed(const float* source, std::int64_t rows, std::int64
   return result;
 }
 
+mha_linear* pack(const mha_linear_config& config) {
+  // The packed weight comes from the library's own allocator, which asks for huge pages.
+  mha_context_options options = {};
+  options.num_threads = 1;
+  mha_context* context = nullptr;
+  mha_error error = {};
+  check(mha_context_create(&options, &context, &error), error);
+  mha_linear* linear = nullptr;
+  const mha_status status = mha_linear_create(context, &config, &linear, &error);
+  mha_context_destroy(context);
+  check(status, error);
+  return linear;
+}
+
 class Linear : public Kernel {
  public:
   // weight: [in, out], or [out, in] where out_first.
@@ -33,21 +47,16 @@ class Linear : public Kernel {
     mha_linear_config config = {};
     config.in_features = in_ = weight.dim(out_first ? 1 : 0);
     config.out_features = out_ = weight.dim(out_first ? 0 : 1);
-    std::vector<float> rows;
-    if (!out_first) rows = transposed(weight.as<float>(), in_, out_);
-    config.weight.data = out_first ? weight.data : rows.data();
-    config.bias = bias ? bias.as<float>() : nullptr;
-    mha_linear* linear = nullptr;
-    mha_error error = {};
-    // The packed weight comes from the library's own allocator, which asks for huge pages.
-    mha_context_options options = {};
-    options.num_threads = 1;
-    mha_context* packing = nullptr;
-    check(mha_context_create(&options, &packing, &error), error);
-    const mha_status status = mha_linear_create(packing, &config, &linear, &error);
-    mha_context_destroy(packing);
-    check(status, error);
-    linear_.reset(linear);
+    type_ = dtype(weight.type);
+    std::vector<float> wide, rows, wide_bias;
+    const float* values = floats(weight, wide);
+    if (!out_first) rows = transposed(values, in_, out_);
+    config.weight.data = out_first ? values : rows.data();
+    config.bias = bias ? floats(bias, wide_bias) : nullptr;
+    mha_storage storage = {};
+    storage.dtype = type_;  // of 16 bits: as the model has it, without rounding
+    config.packed = type_ == MHA_F32 ? nullptr : &storage;
+    linear_.reset(pack(config));
   }
 
   void compute(Call& call) override {
@@ -60,6 +69,7 @@ class Linear : public Kernel {
     mha_linear_args args = {};
     args.rows = input.elements() / in_;
     args.input.data = input.data;
+    args.input.dtype = args.output.dtype = type_;
     args.output.data = call.output(0, shape);
     args.resources = &call.resources;
     mha_error error = {};
@@ -68,11 +78,13 @@ class Linear : public Kernel {
 
  private:
   std::int64_t in_ = 0, out_ = 0;
+  mha_dtype type_ = MHA_F32;
   std::unique_ptr<mha_linear, LinearDeleter> linear_;
 };
 
 bool is_weight(const Tensor& tensor) {
-  return tensor && tensor.type == ort::kFloat && tensor.rank == 2 && tensor.dim(0) > 0 && tensor.dim(1) > 0;
+  const bool is_float = tensor && (tensor.type == ort::kFloat || is_narrow(tensor.type));
+  return is_float && tensor.rank == 2 && tensor.dim(0) > 0 && tensor.dim(1) > 0;
 }
 
 // As numpy.matmul: vectors get a dimension, which the result does not have; the leading dimensions are broadcast.
@@ -109,8 +121,16 @@ Kernel* make_gemm(const Node& node) {
   const auto shapes = [in_last, out_first](const Call& call) -> Shapes {
     return {{call.input(0).dim(in_last ? 0 : 1), call.input(1).dim(out_first ? 0 : 1)}};
   };
-  return leave_to_ort(
-      node, {"Gemm", "", 13, {"transA", "transB"}, {"alpha", "beta"}, {}, {{"T", node.input_type(0)}}, shapes}, "");
+  return leave_to_ort(node,
+                      {"Gemm",
+                       "",
+                       13,
+                       {{"transA", 0}, {"transB", 0}},
+                       {{"alpha", 1.0F}, {"beta", 1.0F}},
+                       {},
+                       {{"T", node.input_type(0)}},
+                       shapes},
+                      "");
 }
 
 }  // namespace

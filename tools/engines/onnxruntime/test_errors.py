@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is refused, with the text that the user of ONNX Runtime gets; and MatMul and Gemm."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+import pytest
+from sessions import MICROSOFT, MICROSOFT_OPERATORS, ONNX_OPERATORS, one_node, session
+
+
+def numbers(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape, dtype=np.float32)
+
+
+def refused(kind: str, domain: str, inputs: dict, outputs: list[str], **attributes: object) -> str:
+    model = one_node(kind, domain, inputs, outputs, **attributes)
+    library = MICROSOFT_OPERATORS if domain else ONNX_OPERATORS
+    with pytest.raises(Exception, match="mha: ") as failure:
+        session(model, (library,)).run(None, {name: array for name, array in inputs.items() if array is not None})
+    return str(failure.value)
+
+
+def test_attention() -> None:
+    query = numbers(2, 5, 30)
+    text = refused("Attention", "", {"Q": query, "K": query, "V": query}, ["Y"], q_num_heads=4, kv_num_heads=4)
+    assert "q_num_heads 4 does not divide the width of Q, [2, 5, 30]" in text
+    four = {"Q": numbers(1, 4, 5, 8), "K": numbers(1, 3, 5, 8), "V": numbers(1, 3, 5, 8)}
+    text = refused("Attention", "", four, ["Y"])
+    assert "num_heads is 4: not a multiple of num_kv_heads (3)" in text  # the library's own
+    three = {name: numbers(1, 4, 5, 8) for name in "QKV"} | {"attn_mask": numbers(3, 1, 5, 5)}
+    assert "attn_mask is [3, 1, 5, 5]: its dimension 0 is neither 1 nor 1" in refused("Attention", "", three, ["Y"])
+
+
+def test_lengths() -> None:
+    inputs = {name: numbers(1, 4, 5, 8) for name in "QKV"}
+    inputs |= dict.fromkeys(["attn_mask", "past_key", "past_value"]) | {"nonpad_kv_seqlen": np.array([9], np.int64)}
+    assert "nonpad_kv_seqlen[0] is 9 of 5 keys" in refused("Attention", "", inputs, ["Y"])
+
+
+def test_multi_head() -> None:
+    query = numbers(2, 5, 32)
+    inputs = {"query": query, "key": query, "value": query, "bias": numbers(7)}
+    assert "bias is [7], not [96]" in refused("MultiHeadAttention", MICROSOFT, inputs, ["output"], num_heads=4)
+
+
+def test_grouped() -> None:
+    inputs = {"query": numbers(1, 1, 32), "key": numbers(1, 1, 16), "value": numbers(1, 1, 16), "past_key": None,
+              "past_value": None, "seqlens_k": np.array([4], np.int32), "total_sequence_length": np.array(5, np.int32)}  # fmt: skip
+    text = refused("GroupQueryAttention", MICROSOFT, inputs, ["output"], num_heads=4, kv_num_heads=2)
+    assert "an item has 4 earlier and 1 new tokens, past_key is absent" in text
+
+
+def test_threads() -> None:
+    model = one_node("Attention", "", {name: numbers(1, 4, 5, 8) for name in "QKV"}, ["Y"])
+    with pytest.raises(Exception, match="mha.num_threads is no number from 0 to 1024: many"):
+        session(model, (ONNX_OPERATORS,), **{"mha.num_threads": "many"})
+
+
+def test_old_runtime() -> None:
+    """An ONNX Runtime whose C API has no version 25: the library says so by the status that it returns."""
+    messages = []
+    create = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)
+    make_status = create(lambda code, text: messages.append((code, text.decode())) or 1)
+    table = (ctypes.c_void_p * 1)(ctypes.cast(make_status, ctypes.c_void_p))
+    get_api = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint32)(
+        lambda version: ctypes.addressof(table) if version == 1 else None)  # fmt: skip
+    get_version = ctypes.CFUNCTYPE(ctypes.c_char_p)(lambda: b"1.20.0")
+    base = (ctypes.c_void_p * 2)(ctypes.cast(get_api, ctypes.c_void_p), ctypes.cast(get_version, ctypes.c_void_p))
+    register = ctypes.CDLL(str(ONNX_OPERATORS)).RegisterCustomOps
+    register.restype = ctypes.c_void_p
+    assert register(None, base) == 1
+    assert messages == [(1, "mha's operators need version 25 of ONNX Runtime's C API; this is ONNX Runtime 1.20.0")]
+
+
+PRODUCTS = {
+    "rows": ((3, 8), (8, 5)),
+    "batches": ((2, 3, 8), (8, 5)),
+    "vector": ((8,), (8, 5)),
+    "to_vector": ((3, 8), (8,)),
+    "broadcast": ((4, 1, 3, 8), (2, 8, 5)),
+}
+
+
+@pytest.mark.parametrize("constant", [True, False])
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_matmul(name: str, constant: bool) -> None:
+    left, right = PRODUCTS[name]
+    inputs = {"A": numbers(*left), "B": numbers(*right, seed=1)}
+    feed = {"A": inputs["A"]} if constant else inputs
+    model = one_node("MatMul", "", inputs, ["Y"], ("B",) if constant else ())
+    result = session(model, (ONNX_OPERATORS,), 2).run(None, feed)[0]
+    expected = np.matmul(inputs["A"].astype(np.float64), inputs["B"].astype(np.float64))
+    assert result.shape == expected.shape
+    assert np.abs(result - expected).max() <= 2e-6
+
+
+@pytest.mark.parametrize("attributes", [{}, {"transB": 1}, {"transA": 1}, {"alpha": 0.5, "beta": 2.0}], ids=str)
+@pytest.mark.parametrize("constants", [("B", "C"), ("B",), ()], ids=str)
+def test_gemm(constants: tuple[str, ...], attributes: dict) -> None:
+    left, right = numbers(3, 8), numbers(8, 5, seed=1)
+    bias = numbers(5)
+    expected = attributes.get("alpha", 1) * (left.astype(np.float64) @ right) + attributes.get("beta", 1) * bias
+    inputs = {"A": np.ascontiguousarray(left.T) if "transA" in attributes else left,
+              "B": np.ascontiguousarray(right.T) if "transB" in attributes else right, "C": bias}  # fmt: skip
+    model = one_node("Gemm", "", inputs, ["Y"], constants, **attributes)
+    feed = {name: array for name, array in inputs.items() if name not in constants}
+    result = session(model, (ONNX_OPERATORS,), 2).run(None, feed)[0]
+    assert np.abs(result - expected).max() <= 2e-6
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.int32, np.int64])
+def test_matmul_of_other_types(kind: type) -> None:
+    """Left to ONNX Runtime. The model would not load if mha's operator did not name these types."""
+    inputs = {"A": (4 * numbers(3, 8)).astype(kind), "B": (4 * numbers(8, 5)).astype(kind)}
+    model = one_node("MatMul", "", inputs, ["Y"])
+    assert np.array_equal(session(model, (ONNX_OPERATORS,)).run(None, inputs)[0], session(model).run(None, inputs)[0])
+
+
+@pytest.mark.parametrize("constants", [("B",), ()], ids=["constant", "variable"])
+def test_matmul_float16(constants: tuple[str, ...]) -> None:
+    inputs = {"A": numbers(3, 64).astype(np.float16), "B": numbers(64, 5).astype(np.float16)}
+    model = one_node("MatMul", "", inputs, ["Y"], constants)
+    feed = {name: array for name, array in inputs.items() if name not in constants}
+    result = session(model, (ONNX_OPERATORS,)).run(None, feed)[0]
+    expected = inputs["A"].astype(np.float64) @ inputs["B"].astype(np.float64)
+    assert result.dtype == np.float16
+    assert np.abs(result - expected).max() <= 2.0**-11 * np.abs(expected).max()
+
+
+def test_double_attention() -> None:
+    """ONNX Runtime has no kernel for it, but computes the operator's definition; a custom operator cannot have one."""
+    inputs = {name: numbers(1, 4, 5, 8).astype(np.float64) for name in "QKV"}
+    model = one_node("Attention", "", inputs, ["Y"])
+    with pytest.raises(Exception, match="its type is none of float, float16, bfloat16. It has no kernel for it, either"):
+        session(model, (ONNX_OPERATORS,))
+
+
+def test_products_of_float16(capfd: pytest.CaptureFixture) -> None:
+    """Left to ONNX Runtime's float32 kernel."""
+    inputs = {name: numbers(1, 4, 5, 8).astype(np.float16) for name in "QKV"}
+    model = one_node("Attention", "", inputs, ["Y", "", "", "products"], qk_matmul_output_mode=0)
+    products = session(model, (ONNX_OPERATORS,)).run(None, inputs)[1]
+    assert "mha leaves Attention 'the_node' to ONNX Runtime: qk_matmul_output_mode 0" in capfd.readouterr().err
+    expected = inputs["Q"].astype(np.float64) @ inputs["K"].astype(np.float64).swapaxes(2, 3) / 8**0.5
+    assert products.dtype == np.float16
+    assert np.abs(products - expected).max() <= 2.0**-11 * np.abs(expected).max()
