@@ -75,8 +75,8 @@ MaskStrides broadcast(const Tensor& mask, const char* name, const std::vector<st
     const std::int64_t size = mask.dim(from);
     const bool fits = size == 1 || size == shape[to] || (i == 0 && size < shape[to]);
     if (!fits) {
-      refuse(std::string(name) + " is " + mask.text() + ": its dimension " + std::to_string(from) + " is neither 1 nor " +
-             std::to_string(shape[to]));
+      refuse(std::string(name) + " is " + mask.text() + ": its dimension " + std::to_string(from) +
+             " is neither 1 nor " + std::to_string(shape[to]));
     }
     strides[to] = size == 1 ? 0 : step;
     step *= size;

@@ -101,10 +101,14 @@ Tensor describe(const ort::Value* value) {
 
 mha_dtype dtype(ort::ElementType type) {
   switch (type) {
-    case ort::kFloat: return MHA_F32;
-    case ort::kFloat16: return MHA_F16;
-    case ort::kBfloat16: return MHA_BF16;
-    default: refuse("ONNX's element type " + std::to_string(type) + " is none of float, float16, bfloat16");
+    case ort::kFloat:
+      return MHA_F32;
+    case ort::kFloat16:
+      return MHA_F16;
+    case ort::kBfloat16:
+      return MHA_BF16;
+    default:
+      refuse("ONNX's element type " + std::to_string(type) + " is none of float, float16, bfloat16");
   }
 }
 

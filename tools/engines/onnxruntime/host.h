@@ -86,7 +86,8 @@ class Call {
   // Calls body(i) for each i in [0, count), on the threads of the session.
   template <class Body>
   void parallel(std::int64_t count, const Body& body) const {
-    run(count, [](void* data, std::int64_t index) { (*static_cast<const Body*>(data))(index); },
+    run(
+        count, [](void* data, std::int64_t index) { (*static_cast<const Body*>(data))(index); },
         const_cast<Body*>(&body));
   }
   void run(std::int64_t count, void (*task)(void*, std::int64_t), void* data) const;

@@ -83,8 +83,8 @@ class MultiHeadAttention : public Kernel {
     std::vector<float> padding;
     set_padding(attention, call.input(kPaddingMask), padding);
     if (const Tensor bias = call.input(kAttentionBias)) {
-      attention.masks.add_mask2 =
-          add_mask(bias, broadcast(bias, "MultiHeadAttention: attention_bias", {args.batch, heads_, args.query_len, total}));
+      attention.masks.add_mask2 = add_mask(
+          bias, broadcast(bias, "MultiHeadAttention: attention_bias", {args.batch, heads_, args.query_len, total}));
     }
     attention.forward(context(), call);
   }
@@ -105,7 +105,8 @@ class MultiHeadAttention : public Kernel {
     if (query.rank == 5) {
       result.queries = result.keys = result.values = {query.dim(0), heads_, query.dim(1), query.dim(4)};
       if (query.dim(2) != heads_ || query.dim(3) != 3 || key || value) {
-        refuse("MultiHeadAttention: a packed query is [B, S, num_heads, 3, D] without key and value, not " + query.text());
+        refuse("MultiHeadAttention: a packed query is [B, S, num_heads, 3, D] without key and value, not " +
+               query.text());
       }
       result.query = part(query, 0, result.queries);
       result.key = part(query, 1, result.keys);
@@ -171,8 +172,9 @@ class MultiHeadAttention : public Kernel {
   static void check_past(const Tensor& past, const Rows& fresh, const char* name) {
     if (!past) return;
     if (past.rank != 4 || past.dim(0) != fresh.batch || past.dim(1) != fresh.heads || past.dim(3) != fresh.dim) {
-      refuse(std::string("MultiHeadAttention: ") + name + " is " + past.text() + ", not [" + std::to_string(fresh.batch) +
-             ", " + std::to_string(fresh.heads) + ", P, " + std::to_string(fresh.dim) + "]");
+      refuse(std::string("MultiHeadAttention: ") + name + " is " + past.text() + ", not [" +
+             std::to_string(fresh.batch) + ", " + std::to_string(fresh.heads) + ", P, " + std::to_string(fresh.dim) +
+             "]");
     }
   }
 
@@ -185,8 +187,7 @@ class MultiHeadAttention : public Kernel {
     const std::int32_t* given = mask.as<std::int32_t>();
     const bool lengths = mask.rank == 1 && (mask.dim(0) == batch || mask.dim(0) == 3 * batch + 2);
     const bool rows = mask.rank == 2 && mask.dim(0) == batch && mask.dim(1) == total;
-    const bool full =
-        mask.rank == 3 && mask.dim(0) == batch && mask.dim(1) == args.query_len && mask.dim(2) == total;
+    const bool full = mask.rank == 3 && mask.dim(0) == batch && mask.dim(1) == args.query_len && mask.dim(2) == total;
     if (!lengths && !rows && !full) {
       refuse("MultiHeadAttention: key_padding_mask is " + mask.text() + " with " + std::to_string(batch) +
              " items and " + std::to_string(total) + " keys");
@@ -208,7 +209,8 @@ class MultiHeadAttention : public Kernel {
 };
 
 Kernel* make(const Node& node) {
-  for (const auto& [input, name] : {std::pair{kPastLength, "past_sequence_length"}, {kCacheIndirection, "cache_indirection"}}) {
+  for (const auto& [input, name] :
+       {std::pair{kPastLength, "past_sequence_length"}, {kCacheIndirection, "cache_indirection"}}) {
     if (node.has_input(input)) refuse(std::string("MultiHeadAttention: the input ") + name + " is not served");
   }
   if (node.has_output(kProducts)) refuse("MultiHeadAttention: the output qk is not served");
@@ -220,9 +222,10 @@ Kernel* make(const Node& node) {
 void add_multi_head_attention(std::vector<Op>& ops) {
   for (ort::ElementType type : {ort::kFloat, ort::kFloat16, ort::kBfloat16}) {
     const Port needed = {type, ort::kRequired}, optional = {type, ort::kOptional}, mask = {ort::kInt32, ort::kOptional};
-    ops.emplace_back("MultiHeadAttention", 1,
-                     std::vector<Port>{needed, optional, optional, optional, mask, optional, optional, optional, mask, mask},
-                     std::vector<Port>{needed, optional, optional, optional}, make);
+    ops.emplace_back(
+        "MultiHeadAttention", 1,
+        std::vector<Port>{needed, optional, optional, optional, mask, optional, optional, optional, mask, mask},
+        std::vector<Port>{needed, optional, optional, optional}, make);
   }
 }
 

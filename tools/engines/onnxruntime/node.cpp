@@ -41,9 +41,8 @@ std::optional<float> Node::real(const char* name) const {
 }
 
 std::string Node::string(const char* name, const char* otherwise) const {
-  const std::string value = written([&](char* out, std::size_t* bytes) {
-    return api().KernelInfoGetAttribute_string(info, name, out, bytes);
-  });
+  const std::string value = written(
+      [&](char* out, std::size_t* bytes) { return api().KernelInfoGetAttribute_string(info, name, out, bytes); });
   return value.empty() ? otherwise : value;
 }
 

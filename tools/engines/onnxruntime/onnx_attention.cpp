@@ -89,7 +89,8 @@ class OnnxAttention : public Kernel {
   static void check_shapes(const Rows& queries, const Rows& keys, const Rows& values) {
     const auto same = [](const char* what, std::int64_t left, std::int64_t right) {
       if (left != right) {
-        refuse(std::string("Attention: ") + what + " differ: " + std::to_string(left) + " and " + std::to_string(right));
+        refuse(std::string("Attention: ") + what + " differ: " + std::to_string(left) + " and " +
+               std::to_string(right));
       }
     };
     same("the batch sizes of Q and K", queries.batch, keys.batch);
@@ -147,9 +148,7 @@ class OnnxAttention : public Kernel {
   float scale_, softcap_;
 };
 
-bool is_float(ort::ElementType type) {
-  return type == ort::kFloat || type == ort::kFloat16 || type == ort::kBfloat16;
-}
+bool is_float(ort::ElementType type) { return type == ort::kFloat || type == ort::kFloat16 || type == ort::kBfloat16; }
 
 std::string why_not(const Node& node) {
   const ort::ElementType type = node.input_type(kQuery), mask = node.input_type(kMask);
@@ -171,9 +170,8 @@ Kernel* make(const Node& node) {
     const Rows keys = rows(call.input(kKey), "K", key_heads, "kv_num_heads");
     const Rows values = rows(call.input(kValue), "V", key_heads, "kv_num_heads");
     const std::int64_t total = keys.length + (past ? past.dim(2) : 0);
-    return {query.rank == 3
-                ? std::vector<std::int64_t>{queries.batch, queries.length, queries.heads * values.dim}
-                : std::vector<std::int64_t>{queries.batch, queries.heads, queries.length, values.dim},
+    return {query.rank == 3 ? std::vector<std::int64_t>{queries.batch, queries.length, queries.heads * values.dim}
+                            : std::vector<std::int64_t>{queries.batch, queries.heads, queries.length, values.dim},
             {keys.batch, keys.heads, total, keys.dim},
             {keys.batch, keys.heads, total, values.dim},
             {queries.batch, queries.heads, queries.length, total}};
@@ -202,10 +200,11 @@ Kernel* make(const Node& node) {
 void add_onnx_attention(std::vector<Op>& ops) {
   for (ort::ElementType type : {ort::kFloat, ort::kFloat16, ort::kBfloat16, ort::kDouble}) {
     const Port needed = {type, ort::kRequired}, optional = {type, ort::kOptional};
-    ops.emplace_back("Attention", 23,
-                     std::vector<Port>{needed, needed, needed, {ort::kAny, ort::kOptional}, optional, optional,
-                                       {ort::kInt64, ort::kOptional}},
-                     std::vector<Port>{needed, optional, optional, optional}, make);
+    ops.emplace_back(
+        "Attention", 23,
+        std::vector<Port>{
+            needed, needed, needed, {ort::kAny, ort::kOptional}, optional, optional, {ort::kInt64, ort::kOptional}},
+        std::vector<Port>{needed, optional, optional, optional}, make);
   }
 }
 
