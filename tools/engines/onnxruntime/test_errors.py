@@ -7,6 +7,7 @@ import ctypes
 
 import numpy as np
 import pytest
+
 from sessions import MICROSOFT, MICROSOFT_OPERATORS, ONNX_OPERATORS, one_node, session
 
 

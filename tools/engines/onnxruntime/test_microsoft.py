@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from sessions import MICROSOFT, MICROSOFT_OPERATORS, one_node, session
 
 B, H, HKV, D = 2, 4, 2, 16

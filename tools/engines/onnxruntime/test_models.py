@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-import models
 import numpy as np
 import onnx
 import pytest
 import torch
+
+import models
 from sessions import ONNX_OPERATORS, session
 
 BOUND = 2e-5  # of results of magnitude 4

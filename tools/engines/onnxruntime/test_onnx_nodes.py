@@ -10,6 +10,7 @@ import onnx.backend.test.case.node as node_cases
 import onnxruntime
 import pytest
 from onnx import helper
+
 from sessions import ONNX_OPERATORS, session
 
 importlib.import_module("onnx.backend.test.case.node.attention")
