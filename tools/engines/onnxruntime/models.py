@@ -41,7 +41,7 @@ class Decoder(torch.nn.Module):
         cache = DynamicCache(config=self.config)
         for layer in range(len(past) // 2):
             cache.update(past[2 * layer], past[2 * layer + 1], layer)
-        result = self.model(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True)
+        result = self.model(input_ids=ids, position_ids=positions, cache=cache, use_cache=True)
         present = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
         return (result.logits, *present)
 

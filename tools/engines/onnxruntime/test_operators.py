@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is refused, with the text that the user of ONNX Runtime gets; and MatMul and Gemm."""
+"""What is refused, with the text that the user of ONNX Runtime gets; masks, MatMul and Gemm, threads."""
 
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,7 +68,8 @@ def test_old_runtime() -> None:
     table = (ctypes.c_void_p * 1)(ctypes.cast(make_status, ctypes.c_void_p))
     get_api = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint32)(
         lambda version: ctypes.addressof(table) if version == 1 else None)  # fmt: skip
-    get_version = ctypes.CFUNCTYPE(ctypes.c_char_p)(lambda: b"1.20.0")
+    version_text = ctypes.create_string_buffer(b"1.20.0")
+    get_version = ctypes.CFUNCTYPE(ctypes.c_void_p)(lambda: ctypes.addressof(version_text))
     base = (ctypes.c_void_p * 2)(ctypes.cast(get_api, ctypes.c_void_p), ctypes.cast(get_version, ctypes.c_void_p))
     register = ctypes.CDLL(str(ONNX_OPERATORS)).RegisterCustomOps
     register.restype = ctypes.c_void_p
@@ -147,3 +149,71 @@ def test_products_of_float16(capfd: pytest.CaptureFixture) -> None:
     expected = inputs["Q"].astype(np.float64) @ inputs["K"].astype(np.float64).swapaxes(2, 3) / 8**0.5
     assert products.dtype == np.float16
     assert np.abs(products - expected).max() <= 2.0**-11 * np.abs(expected).max()
+
+
+def prefixes(*counts: int, queries: int = 6, keys: int = 9) -> np.ndarray:
+    """Each item shows its first keys."""
+    return np.stack([np.broadcast_to(np.arange(keys) < count, (1, queries, keys)) for count in counts])
+
+
+def lower(*offsets: int, queries: int = 6, keys: int = 9) -> np.ndarray:
+    """Row i of each item shows the first i + 1 + offset keys."""
+    return np.stack([np.arange(keys)[None] <= np.arange(queries)[:, None] + offset for offset in offsets])[:, None]
+
+
+RANDOM = np.random.default_rng(3).random((2, 4, 6, 9)) < 0.6
+MASKS = {
+    "everything": np.ones((2, 1, 6, 9), bool),
+    "nothing": np.zeros((2, 1, 6, 9), bool),
+    "padding": prefixes(4, 9),
+    "padding_of_all": prefixes(4, 0),
+    "padding_row": prefixes(4, 9)[:, :, :1],
+    "causal": lower(0, 0),
+    "causal_offsets": lower(3, 1),
+    "causal_from_nothing": lower(-1, -3),
+    "causal_beyond": lower(7, 20),
+    "causal_and_padding": lower(0, 2) & prefixes(4, 9),
+    "one_item_causal": np.concatenate([lower(3), prefixes(5)]),
+    "gap": prefixes(7, 9) & (np.arange(9) != 3),
+    "left_padding": ~prefixes(2, 0),
+    "heads": RANDOM,
+    "random": RANDOM[:, :1],
+    "two_dimensions": lower(2)[0, 0],
+    "one_key": np.array([[[[True]]], [[[False]]]]),
+    "short": prefixes(5, 7, keys=7),
+}
+
+
+@pytest.mark.parametrize("causal", [0, 1])
+@pytest.mark.parametrize("name", MASKS)
+def test_masks(name: str, causal: int) -> None:
+    """Against double precision; a row without a key gives zeros. Keys behind the end of a mask are hidden."""
+    query, key, value = numbers(2, 4, 6, 8), numbers(2, 4, 9, 8), numbers(2, 4, 9, 8, seed=1)
+    mask = MASKS[name]
+    width = mask.shape[-1] if mask.shape[-1] > 1 else 9  # a mask of one key is repeated
+    visible = np.zeros((2, 4, 6, 9), bool)
+    visible[..., :width] = mask
+    if causal:
+        visible &= np.tril(np.ones((6, 9), bool))
+    scores = np.where(visible, query.astype(np.float64) @ key.astype(np.float64).swapaxes(2, 3) / 8**0.5, -np.inf)
+    weights = np.exp(scores - np.where(visible.any(-1), scores.max(-1), 0)[..., None])
+    sums = weights.sum(-1, keepdims=True)
+    expected = np.where(sums > 0, weights / np.where(sums > 0, sums, 1), 0) @ value
+    inputs = {"Q": query, "K": key, "V": value, "attn_mask": mask}
+    model = one_node("Attention", "", inputs, ["Y"], is_causal=causal)
+    assert np.abs(session(model, (ONNX_OPERATORS,), 2).run(None, inputs)[0] - expected).max() <= 1e-6
+
+
+def test_threads_are_those_of_the_session() -> None:
+    inputs = {name: numbers(1, 8, 300, 64) for name in "QKV"}
+    model = one_node("Attention", "", inputs, ["Y"])
+
+    def threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    for count in (1, 2, 3):
+        before = threads()
+        runner = session(model, (ONNX_OPERATORS,), count)
+        runner.run(None, inputs)
+        assert threads() == before + count - 1
+        del runner
