@@ -45,7 +45,7 @@ TEST_CASE("cli: help and version") {
   const Folder folder;
   CHECK(run_ok(folder, "--version") == std::string(mha_version()) + "\n");
   const std::string overview = run_ok(folder, "--help");
-  for (const std::string name : {"info", "run", "verify", "notebook", "explain"}) {
+  for (const std::string name : {"info", "run", "quantize", "bench", "verify", "notebook", "explain"}) {
     CHECK(overview.find(name) != std::string::npos);
     CHECK(run_ok(folder, name + " --help").find("Usage: mha " + name) != std::string::npos);
   }
@@ -77,7 +77,7 @@ TEST_CASE("cli: the notebook is within its bounds of the reference and of PyTorc
   check_refused(folder, "notebook --data other.safetensors", "tensor 'query' has shape [2, 10], expected [1, 20]");
 }
 
-TEST_CASE("cli: verify passes, a line for each target and arithmetic, then the code of the bits") {
+TEST_CASE("cli: verify passes, a line for each target and arithmetic and for its storage, then the code of the bits") {
   const Folder folder;
   const std::string text = run_ok(folder, "verify --quick");
   std::istringstream lines(text);
@@ -92,6 +92,21 @@ TEST_CASE("cli: verify passes, a line for each target and arithmetic, then the c
       CHECK(line.find(std::string(" ") + arithmetic + " ") != std::string::npos);
       CHECK(line.find("PASS") != std::string::npos);
     }
+  }
+  for (const std::string& target : mha::test::all_targets()) {
+    std::string line;
+    REQUIRE(std::getline(lines, line));
+    CHECK(line.substr(0, target.size() + 1) == target + " ");
+    CHECK(line.find(" storage PASS ") != std::string::npos);
+    CHECK(line.find(" with the bits of the widened floats: f16, bf16") != std::string::npos);
+    const bool codes = mha::test::has_arithmetic(target, MHA_ARITHMETIC_INT8);
+    for (const char* format : {", i8", ", u8", ", i4", ", u4", ", q8_0", ", q4_0"}) {
+      CHECK((line.find(format) != std::string::npos) == codes);
+    }
+    // Nothing is missing but what the target or the build does not have.
+    if (codes && mha::test::has_arithmetic(target, MHA_ARITHMETIC_BF16)) continue;
+    REQUIRE(std::getline(lines, line));
+    CHECK(line.find("combinations are not there, the first: ") != std::string::npos);
   }
   std::string code, more;
   REQUIRE(std::getline(lines, code));
@@ -178,9 +193,9 @@ TEST_CASE("cli: explain is the library's own text") {
 
 TEST_CASE("cli: wrong arguments") {
   const Folder folder;
-  check_refused(
-      folder, "",
-      "a command is required: info, run, verify, notebook, explain (usage: mha COMMAND [OPTIONS]; mha --help");
+  check_refused(folder, "",
+                "a command is required: info, run, quantize, bench, verify, notebook, explain (usage: mha COMMAND "
+                "[OPTIONS]; mha --help");
   check_refused(folder, "nonsense", "unknown command or option 'nonsense'");
   check_refused(folder, "explain nonsense", "'nonsense'");
   check_refused(folder, "info --nonsense", "--nonsense");

@@ -10,9 +10,12 @@ namespace mha::cli {
 
 void add_info(CLI::App& app, int& status);
 void add_run(CLI::App& app, int& status);
+void add_quantize(CLI::App& app, int& status);
+void add_bench(CLI::App& app, int& status);
 void add_verify(CLI::App& app, int& status);
 void add_notebook(CLI::App& app, int& status);
 void add_explain(CLI::App& app, int& status);
+void add_interface(CLI::App& app, int& status);  // hidden: man, completion
 
 }  // namespace mha::cli
 

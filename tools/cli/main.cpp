@@ -24,8 +24,10 @@ int fail(const std::string& message) {
 // "no command; one of info, run, ...: usage".
 std::string no_command(const CLI::App& app) {
   std::string names;
-  for (const CLI::App* command : app.get_subcommands(nullptr))
+  for (const CLI::App* command : app.get_subcommands(nullptr)) {
+    if (command->get_group().empty()) continue;  // hidden
     names += (names.empty() ? "" : ", ") + command->get_name();
+  }
   return "a command is required: " + names + " (usage: mha COMMAND [OPTIONS]; mha --help says what each does)";
 }
 
@@ -34,7 +36,7 @@ std::string no_command(const CLI::App& app) {
 int main(int argc, char** argv) {
   int status = 0;
   try {
-    CLI::App app{"Multi-head attention for CPUs: look at this machine, run a layer on files, check the library.",
+    CLI::App app{"Multi-head attention for CPUs: look at this machine, run, pack and time layers, check the library.",
                  "mha"};
     app.set_version_flag("--version", mha_version());
     app.require_subcommand(1);
@@ -42,9 +44,12 @@ int main(int argc, char** argv) {
         "Exit status: 0 all is well, 1 a check failed, 2 wrong arguments or files.\n`mha COMMAND --help` says more.");
     mha::cli::add_info(app, status);
     mha::cli::add_run(app, status);
+    mha::cli::add_quantize(app, status);
+    mha::cli::add_bench(app, status);
     mha::cli::add_verify(app, status);
     mha::cli::add_notebook(app, status);
     mha::cli::add_explain(app, status);
+    mha::cli::add_interface(app, status);
     try {
       app.parse(argc, argv);
     } catch (const CLI::ParseError& error) {

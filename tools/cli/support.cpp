@@ -6,7 +6,6 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <map>
 #include <random>
 
 namespace mha::cli {
@@ -39,11 +38,40 @@ std::string target_reason(const ContextFlags& flags) {
 }
 
 void add_arithmetic_option(CLI::App& app, mha_arithmetic& arithmetic) {
-  const std::map<std::string, mha_arithmetic> names = {{"f32", MHA_ARITHMETIC_F32}, {"bf16", MHA_ARITHMETIC_BF16}};
-  app.add_option("--arithmetic", arithmetic, "How products are computed: f32 or bf16 (default f32)")
-      ->transform(CLI::CheckedTransformer(names))
-      ->type_name("NAME")
-      ->option_text("NAME");
+  app.add_option_function<std::string>(
+         "--arithmetic", [&](const std::string& word) { arithmetic = parse_arithmetic("--arithmetic", word); },
+         "How products are computed: f32 (default), bf16 or int8")
+      ->type_name("NAME");
+}
+
+void add_attention_arithmetic_option(CLI::App& app, std::string& word) {
+  app.add_option("--attention-arithmetic", word,
+                 "The same of attention alone (default: as --arithmetic, f32 where that is int8)")
+      ->type_name("NAME");
+}
+
+mha_arithmetic parse_arithmetic(const std::string& option, const std::string& word) {
+  if (word == "f32") return MHA_ARITHMETIC_F32;
+  if (word == "bf16") return MHA_ARITHMETIC_BF16;
+  if (word == "int8") return MHA_ARITHMETIC_INT8;
+  throw Failure(option + " is '" + word + "', must be f32, bf16 or int8");
+}
+
+mha_arithmetic attention_arithmetic(const std::string& word, mha_arithmetic projections) {
+  if (!word.empty()) return parse_arithmetic("--attention-arithmetic", word);
+  return projections == MHA_ARITHMETIC_INT8 ? MHA_ARITHMETIC_F32 : projections;
+}
+
+const char* arithmetic_name(mha_arithmetic arithmetic) {
+  switch (arithmetic) {
+    case MHA_ARITHMETIC_F32:
+      return "f32";
+    case MHA_ARITHMETIC_BF16:
+      return "bf16";
+    case MHA_ARITHMETIC_INT8:
+      return "int8";
+  }
+  return "unknown";
 }
 
 void add_causal_option(CLI::App& app, std::vector<std::string>& words) {
@@ -77,14 +105,15 @@ Causal parse_causal(const CLI::App& app, const std::vector<std::string>& words) 
 }
 
 void add_weights_mode_option(CLI::App& app, std::string& word, const std::string& help) {
-  app.add_option("--weights-mode", word, help)->type_name("none|per-head|averaged");
+  app.add_option("--weights-mode", word, help)->type_name("NAME");
 }
 
 mha_weights_mode parse_weights_mode(const std::string& word) {
   if (word == "none") return MHA_WEIGHTS_NONE;
   if (word == "per-head") return MHA_WEIGHTS_PER_HEAD;
   if (word == "averaged") return MHA_WEIGHTS_AVERAGED;
-  throw Failure("--weights-mode is '" + word + "', must be none, per-head or averaged");
+  if (word == "key-sums") return MHA_WEIGHTS_KEY_SUMS;
+  throw Failure("--weights-mode is '" + word + "', must be none, per-head, averaged or key-sums");
 }
 
 Progress::Progress(std::string label, std::int64_t total) : label_(std::move(label)), total_(total) {

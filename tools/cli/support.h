@@ -70,10 +70,15 @@ struct Causal {
 void add_causal_option(CLI::App& app, std::vector<std::string>& words);
 Causal parse_causal(const CLI::App& app, const std::vector<std::string>& words);
 
-// `--arithmetic f32|bf16`.
+// `--arithmetic f32|bf16|int8`, and for a layer `--attention-arithmetic`, whose default is that of the projections, but F32
+// where theirs is INT8: keys that a layer projects are floats, which INT8 does not multiply.
 void add_arithmetic_option(CLI::App& app, mha_arithmetic& arithmetic);
+void add_attention_arithmetic_option(CLI::App& app, std::string& word);
+mha_arithmetic parse_arithmetic(const std::string& option, const std::string& word);
+mha_arithmetic attention_arithmetic(const std::string& word, mha_arithmetic projections);
+const char* arithmetic_name(mha_arithmetic arithmetic);
 
-// The value of `--weights-mode none|per-head|averaged`.
+// The value of `--weights-mode none|per-head|averaged|key-sums`.
 void add_weights_mode_option(CLI::App& app, std::string& word, const std::string& help);
 mha_weights_mode parse_weights_mode(const std::string& word);
 

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // `mha verify`: is the library right on this machine? Every supported target and arithmetic against the double reference, a
-// line each, and the promise of equal bits between thread counts and between the targets with fused multiply-add. The last
-// line is a short code of these bits: two machines with the same code gave the same results.
+// line each, and the promise of equal bits between thread counts and between the targets with fused multiply-add; then every
+// storage format of each target against the floats that it stands for. The last line is a short code of the bits of the first
+// part: two machines with the same code gave the same results.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -13,6 +14,7 @@
 #include "tools/cli/commands.h"
 #include "tools/cli/support.h"
 #include "tools/cli/verify_cases.h"
+#include "tools/cli/verify_storage.h"
 
 namespace mha::cli {
 namespace {
@@ -127,6 +129,14 @@ bool has(const Context& context, mha_arithmetic arithmetic) {
   return static_cast<bool>(Linear::create(context, config));
 }
 
+void print_failures(const std::vector<std::string>& failures) {
+  constexpr std::size_t kShown = 5;
+  for (std::size_t i = 0; i < failures.size() && i < kShown; ++i) {
+    std::printf("                 %s\n", failures[i].c_str());
+  }
+  if (failures.size() > kShown) std::printf("                 and %zu more\n", failures.size() - kShown);
+}
+
 // Returns whether the target passed.
 bool print(const TargetState& target, const std::vector<TargetState>& targets, const char* arithmetic) {
   std::string equal = "same bits with 1, 2, 3 and 5 threads";
@@ -138,13 +148,43 @@ bool print(const TargetState& target, const std::vector<TargetState>& targets, c
               static_cast<long long>(target.cases));
   for (int kind = 0; kind < 3; ++kind) std::printf(" %s %.1e,", kVerifyKindNames[kind], target.worst[kind]);
   std::printf(" %s\n", pass ? equal.c_str() : "the first failures:");
-  constexpr std::size_t kShown = 5;
-  for (std::size_t i = 0; i < target.failures.size() && i < kShown; ++i) {
-    std::printf("                 %s\n", target.failures[i].c_str());
+  print_failures(target.failures);
+  return pass;
+}
+
+// "what: a, b, c", or nothing for an empty list.
+void print_list(const char* what, const std::vector<std::string>& list) {
+  for (std::size_t i = 0; i < list.size(); ++i) std::printf("%s%s", i == 0 ? what : ", ", list[i].c_str());
+}
+
+// Returns whether the target passed.
+bool print(const StorageCheck& storage) {
+  const bool pass = storage.failures.empty();
+  std::printf("%-11s storage %s  %lld cases", storage.target.c_str(), pass ? "PASS" : "FAIL",
+              static_cast<long long>(storage.cases));
+  print_list(" with the bits of the widened floats: ", storage.formats);
+  std::printf("\n");
+  // A target or a build that lacks BF16 or codes says the same of many formats.
+  if (!storage.missing.empty()) {
+    std::printf("                 %zu combinations are not there, the first: %s\n", storage.missing.size(),
+                storage.missing[0].c_str());
   }
-  if (target.failures.size() > kShown) {
-    std::printf("                 and %zu more\n", target.failures.size() - kShown);
+  print_failures(storage.failures);
+  return pass;
+}
+
+// Of every target that is checked; returns whether all passed.
+bool verify_storage(const std::string& only, bool quick) {
+  std::vector<StorageCheck> checks;
+  {
+    Progress progress("verify storage", mha_target_count());
+    for (const TargetState& target : supported_targets(only)) {
+      checks.push_back(check_storage(target.name, quick));
+      progress.step();
+    }
   }
+  bool pass = true;
+  for (const StorageCheck& storage : checks) pass = print(storage) && pass;
   return pass;
 }
 
@@ -186,6 +226,7 @@ void add_verify(CLI::App& app, int& status) {
         if (!print(target, targets[a], kArithmetics[a].name)) status = 1;
       }
     }
+    if (!verify_storage(options->target, options->quick)) status = 1;
     std::printf("bits of %lld cases:", static_cast<long long>(count));
     for (int a = 0; a < kArithmeticCount; ++a) {
       std::printf("%s %s %s", a > 0 ? "," : "", kArithmetics[a].name, codes[a].text().c_str());

@@ -20,17 +20,20 @@ const std::vector<ProjectionNames>& all_names() {
       {"query", "key", "value", {"output.dense", "out_proj", "dense", "output"}},
       // DistilBERT
       {"q_lin", "k_lin", "v_lin", {"out_lin"}},
+      // GGUF
+      {"attn_q", "attn_k", "attn_v", {"attn_output", "attn_out"}},
   };
   return names;
 }
 
-bool has(const io::Safetensors& file, const std::string& name) { return file.find(name) != nullptr; }
+constexpr FusedNames kFused[] = {{"in_proj_weight", "in_proj_bias", "out_proj"},
+                                 {"attn_qkv.weight", "attn_qkv.bias", "attn_output"}};
 
-bool has_weight(const io::Safetensors& file, const std::string& projection) {
-  return has(file, projection + ".weight");
-}
+bool has(const WeightFile& file, const std::string& name) { return file.find(name) != nullptr; }
 
-bool has_layer(const io::Safetensors& file, const std::string& prefix, const ProjectionNames& names) {
+bool has_weight(const WeightFile& file, const std::string& projection) { return has(file, projection + ".weight"); }
+
+bool has_layer(const WeightFile& file, const std::string& prefix, const ProjectionNames& names) {
   return has_weight(file, prefix + names.query) && has_weight(file, prefix + names.key) &&
          has_weight(file, prefix + names.value) && has_weight(file, output_name(file, prefix, names));
 }
@@ -40,7 +43,7 @@ bool ends_with(const std::string& text, const std::string& end) {
 }
 
 // The prefixes of whole layers, in the order of the file.
-std::vector<std::string> prefixes_in(const io::Safetensors& file) {
+std::vector<std::string> prefixes_in(const WeightFile& file) {
   std::vector<std::string> found;
   const auto take = [&](const std::string& name, const std::string& end, auto is_layer) {
     if (!ends_with(name, end)) return;
@@ -49,10 +52,13 @@ std::vector<std::string> prefixes_in(const io::Safetensors& file) {
     if (!whole_word || !is_layer(prefix)) return;
     if (std::find(found.begin(), found.end(), prefix) == found.end()) found.push_back(prefix);
   };
-  const auto has_output = [&](const std::string& prefix) { return has(file, prefix + "out_proj.weight"); };
-  for (const io::TensorInfo& tensor : file.tensors()) {
-    take(tensor.name, "in_proj_weight", has_output);
-    take(tensor.name, "q_proj_weight", has_output);
+  for (const WeightInfo& tensor : file.tensors()) {
+    for (const FusedNames& names : kFused) {
+      take(tensor.name, names.weight,
+           [&](const std::string& prefix) { return has_weight(file, prefix + names.output); });
+    }
+    take(tensor.name, "q_proj_weight",
+         [&](const std::string& prefix) { return has_weight(file, prefix + "out_proj"); });
     for (const ProjectionNames& names : all_names()) {
       take(tensor.name, std::string(names.query) + ".weight",
            [&](const std::string& prefix) { return has_layer(file, prefix, names); });
@@ -63,7 +69,14 @@ std::vector<std::string> prefixes_in(const io::Safetensors& file) {
 
 }  // namespace
 
-const ProjectionNames* find_names(const io::Safetensors& file, const std::string& prefix) {
+const FusedNames* find_fused(const WeightFile& file, const std::string& prefix) {
+  for (const FusedNames& names : kFused) {
+    if (has(file, prefix + names.weight)) return &names;
+  }
+  return nullptr;
+}
+
+const ProjectionNames* find_names(const WeightFile& file, const std::string& prefix) {
   for (const ProjectionNames& names : all_names()) {
     if (has_layer(file, prefix, names)) return &names;
   }
@@ -73,14 +86,14 @@ const ProjectionNames* find_names(const io::Safetensors& file, const std::string
   return nullptr;
 }
 
-std::string output_name(const io::Safetensors& file, const std::string& prefix, const ProjectionNames& names) {
+std::string output_name(const WeightFile& file, const std::string& prefix, const ProjectionNames& names) {
   for (const char* output : names.outputs) {
     if (has_weight(file, prefix + output)) return prefix + output;
   }
   return prefix + names.outputs.front();
 }
 
-std::string layers_hint(const io::Safetensors& file) {
+std::string layers_hint(const WeightFile& file) {
   const std::vector<std::string> found = prefixes_in(file);
   if (found.empty()) return ", and no prefix of its tensors makes a whole attention layer";
   std::string text =

@@ -12,6 +12,11 @@ install(TARGETS mha EXPORT mha-targets
 install(FILES ${public_headers} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/mha COMPONENT mha_dev)
 if(TARGET mha_cli)
   install(TARGETS mha_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT mha_tools)
+  if(NOT CMAKE_CROSSCOMPILING)  # man page and completions of bash, zsh and fish, where these look for them
+    install(DIRECTORY ${PROJECT_BINARY_DIR}/tools/share/man/ DESTINATION ${CMAKE_INSTALL_MANDIR} COMPONENT mha_tools)
+    install(DIRECTORY ${PROJECT_BINARY_DIR}/tools/share/ DESTINATION ${CMAKE_INSTALL_DATADIR} COMPONENT mha_tools
+      PATTERN man EXCLUDE)
+  endif()
 endif()
 
 # The licence, what distributors of binaries must reproduce, and the SBOM, which is made when it is installed.

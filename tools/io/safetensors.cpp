@@ -87,13 +87,20 @@ const TensorInfo* Safetensors::find(const std::string& name) const {
   return found == index_.end() ? nullptr : &tensors_[found->second];
 }
 
+Result<std::vector<std::byte>> Safetensors::read_bytes(const std::string& name) const {
+  const TensorInfo* info = find(name);
+  if (info == nullptr) return source_.fail("has no tensor '" + printable(name) + "'");
+  return source_.read(data_offset_ + info->begin, info->end - info->begin);
+}
+
 template <class T>
 Result<Tensor<T>> Safetensors::read(const std::string& name) const {
   const TensorInfo* info = find(name);
   const std::string label = "tensor '" + printable(name) + "': ";
-  if (info == nullptr) return source_.fail("has no tensor '" + printable(name) + "'");
-  if (info->scalar == Scalar::kOther) return source_.fail(label + "dtype " + info->dtype + " is not supported");
-  const auto raw = source_.read(data_offset_ + info->begin, info->end - info->begin);
+  if (info != nullptr && info->scalar == Scalar::kOther) {
+    return source_.fail(label + "dtype " + info->dtype + " is not supported");
+  }
+  const auto raw = read_bytes(name);
   if (!raw) return raw.error();
   auto values = convert<T>(info->scalar, raw->data(), shape_elements(info->shape));
   if (!values) return source_.fail(label + values.message());

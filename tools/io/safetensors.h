@@ -7,6 +7,7 @@
 #ifndef MHA_TOOLS_IO_SAFETENSORS_H
 #define MHA_TOOLS_IO_SAFETENSORS_H
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -43,6 +44,8 @@ class Safetensors {
   // The tensor's values as T (tensor.h lists the conversions). Fails if it is missing.
   template <class T>
   Result<Tensor<T>> read(const std::string& name) const;
+  // The tensor's bytes, as the file has them, of any type. Fails if it is missing.
+  Result<std::vector<std::byte>> read_bytes(const std::string& name) const;
 
  private:
   explicit Safetensors(Source source) : source_(std::move(source)) {}

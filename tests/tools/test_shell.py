@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The man page and the completion scripts, which `mha man` and `mha completion` make from the options of the command: they name
+every command and option of --help, roff and the shells read them without a complaint, and bash completes what it should."""
+
+import re
+import shutil
+import subprocess
+import unittest
+
+from command import CommandTest
+
+COMMANDS = ["info", "run", "quantize", "bench", "verify", "notebook", "explain"]
+CALLS = ["attention", "linear", "layer"]
+
+
+def options_of(text):
+    return set(re.findall(r"^  (?:-h,)?(--[a-z0-9-]+)", text, re.MULTILINE))
+
+
+class Shell(CommandTest):
+    def all_options(self):
+        """What --help of every command lists."""
+        paths = [[c] for c in COMMANDS if c != "explain"] + [["explain", c] for c in CALLS]
+        return {" ".join(path): options_of(self.ok(*path, "--help")) for path in paths}
+
+    def test_man_page(self):
+        page = self.ok("man")
+        version = self.ok("--version").strip()
+        self.assertIn(f'.TH MHA 1 "" "mha {version}"', page)
+        for path, options in self.all_options().items():
+            start = page.index(f".SS mha {path}\n")
+            section = page[start : page.find("\n.SS ", start)].replace("\\-", "-")
+            for option in options - {"--help"}:
+                self.assertIn(f"\\fB{option}\\fR", section, path)
+        for heading in ("NAME", "SYNOPSIS", "DESCRIPTION", "COMMANDS", "EXIT STATUS", "ENVIRONMENT", "FILES"):
+            self.assertIn(f".SH {heading}\n", page)
+
+    def test_roff_reads_it(self):
+        if shutil.which("groff") is None:
+            self.skipTest("groff is not installed")
+        page = self.ok("man")
+        done = subprocess.run(["groff", "-man", "-ww", "-Tascii"], input=page, capture_output=True, text=True, check=True)
+        self.assertEqual(done.stderr, "")
+        text = re.sub(r"\x1b\[[0-9;]*m|.\x08", "", done.stdout)
+        self.assertIn("--attention-weights", text)
+        self.assertIn("mha explain layer", text)
+
+    def complete(self, *words):
+        """What bash offers for the last word."""
+        self.write("mha.bash", self.ok("completion", "bash").encode())
+        quoted = " ".join(f"'{word}'" for word in ("mha", *words))
+        script = f'source ./mha.bash; COMP_WORDS=({quoted}); COMP_CWORD={len(words)}; _mha; printf "%s\\n" "${{COMPREPLY[@]}}"'
+        done = subprocess.run(["bash", "-u", "-c", script], cwd=self.folder, capture_output=True, text=True, check=True)
+        self.assertEqual(done.stderr, "")
+        return set(done.stdout.split())
+
+    def test_bash(self):
+        self.assertEqual(self.complete(""), {*COMMANDS, "--help", "--version"})
+        self.assertEqual(self.complete("ve"), {"verify"})
+        self.assertEqual(self.complete("explain", ""), {*CALLS, "--help"})
+        self.assertEqual(self.complete("explain", "layer", "--kd"), {"--kdim"})
+        for path, options in self.all_options().items():
+            self.assertEqual(self.complete(*path.split(), "--"), options, path)
+        self.assertEqual(self.complete("run", "--arithmetic", ""), {"f32", "bf16", "int8"})
+        self.assertEqual(self.complete("bench", "--output", "j"), {"json"})
+        self.assertEqual(self.complete("run", "--repeat", ""), set())
+        self.write("weights.gguf", b"")
+        self.assertEqual(self.complete("run", "--weights", "wei"), {"weights.gguf"})
+        self.assertEqual(self.complete("run", "--output", "wei"), {"weights.gguf"})
+        # The command of an option's value is not taken for a subcommand of another.
+        self.assertIn("--rows", self.complete("explain", "linear", "--"))
+        self.assertNotIn("--rows", self.complete("run", "--prefix", "linear", "--"))
+
+    def test_words_are_values(self):
+        """What is offered as a value is taken as one."""
+        for word in self.complete("info", "--target", ""):
+            self.assertNotIn("unknown", self.run_mha("info", "--target", word).stderr)
+        base = ["explain", "attention", "--query-len", "3", "--key-len", "64", "--num-heads", "2", "--head-dim", "32"]
+        for option in ("--arithmetic", "--weights-mode", "--rope", "--cache", "--key-dtype", "--query-dtype", "--add-mask", "--align"):
+            for word in self.complete(*base, option, ""):
+                error = self.run_mha(*base, option, word).stderr
+                self.assertNotRegex(error, f"'{word}'", f"{option} {word}")
+
+    def parses(self, shell, *check):
+        script = self.ok("completion", shell)
+        for options in self.all_options().values():
+            for option in options:
+                self.assertIn(option if shell != "fish" else f"-l {option[2:]} ", script)
+        if shutil.which(shell) is None:
+            self.skipTest(f"{shell} is not installed: its syntax is not checked")
+        self.write("script", script.encode())
+        done = subprocess.run([shell, *check, "script"], cwd=self.folder, capture_output=True, text=True, check=False)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+    def test_bash_syntax(self):
+        self.parses("bash", "-n")
+
+    def test_zsh_syntax(self):
+        self.parses("zsh", "-n")
+
+    def test_fish_syntax(self):
+        self.parses("fish", "-n")
+
+    def test_refused(self):
+        self.refused("'tcsh' must be bash, zsh or fish", "completion", "tcsh")
+        self.refused("shell is required", "completion")
+
+
+if __name__ == "__main__":
+    unittest.main()
