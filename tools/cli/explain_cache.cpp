@@ -124,6 +124,7 @@ Cache make_cache(const Context& context, const CallOptions& options, const CallD
   if (config.kind == MHA_CACHE_RING && o.sink_tokens == 0) config.sink_tokens = options.masks.sink_tokens;
   config.capacity = o.capacity != 0 ? o.capacity : capacity_for(config, options, lengths, sizes.appended);
   check_bytes(config);
+  const Progress progress("filling the cache", 1);
   Cache cache = take(Cache::create(context, config));
   fill(context, cache, sizes, lengths, o.shared_tokens);
   return cache;

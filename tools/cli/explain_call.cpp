@@ -15,7 +15,6 @@ struct NotRead {
   std::int64_t pairs[2] = {0, 0};
 };
 NotRead not_read;
-std::vector<std::byte> no_workspace(1);
 
 const std::int64_t* data_of(const std::vector<std::int64_t>& list) { return list.empty() ? nullptr : list.data(); }
 
@@ -182,30 +181,22 @@ void put_shared(const CLI::App& app, const CallOptions& o, CallData& data, Call&
   if (!given(app, {"--key-len", "--packed-key-lengths", "--cache-lengths", "--self-attention"})) {
     throw Failure("--key-len is required");
   }
+  if (given(app, {"--page-size", "--shared-tokens"}) && !given(app, {"--cache", "--pages"})) {
+    throw Failure("--page-size and --shared-tokens are of --cache or --pages");
+  }
   put_items(o.items, data, call);
   put_positions(app, o.positions, data, call);
   put_masks(o.masks, data, call);
   put_scores(o.scores, call);
   put_rows(o.rows, data, call);
   put_results(o.results, data, call);
-  call.resources = resources_of(o.resources);
+  call.resources.max_threads = o.max_threads;
   call.arithmetic = o.arithmetic;
   call.query.dtype = parse_dtype("--query-dtype", o.query);
   call.output.dtype = parse_dtype("--output-dtype", o.output);
 }
 
 }  // namespace
-
-mha_resources resources_of(const ResourceOptions& o) {
-  mha_resources resources{};
-  resources.max_threads = o.max_threads;
-  if (o.workspace_bytes < 0) {
-    throw Failure("--workspace-bytes is " + std::to_string(o.workspace_bytes) + ", must not be negative");
-  }
-  if (o.workspace_bytes > 0) resources.workspace = no_workspace.data();
-  resources.workspace_bytes = static_cast<std::size_t>(o.workspace_bytes);
-  return resources;
-}
 
 const float* some_floats() { return &not_read.add_mask; }
 

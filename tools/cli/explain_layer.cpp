@@ -94,7 +94,7 @@ struct LinearOptions {
   std::string input = "f32", output = "f32";
   bool bias = false;
   mha_arithmetic arithmetic = MHA_ARITHMETIC_F32;
-  ResourceOptions resources;
+  std::int64_t max_threads = 0;
   ContextFlags context;
 };
 
@@ -115,7 +115,8 @@ void explain_linear(const LinearOptions& o) {
   args.rows = o.rows;
   args.input.dtype = parse_dtype("--input-dtype", o.input);
   args.output.dtype = parse_dtype("--output-dtype", o.output);
-  const mha_resources resources = resources_of(o.resources);
+  mha_resources resources{};
+  resources.max_threads = o.max_threads;
   args.resources = &resources;
   print_plan([&](Span<char> text) { return linear.explain(context, args, text); });
 }
@@ -163,7 +164,10 @@ Layer make_layer(const Context& context, const LayerOptions& o) {
 void explain_layer(const CLI::App& command, const LayerOptions& options) {
   const CallOptions& o = options.call;
   const Context context = make_context(o.context);
-  const Layer layer = make_layer(context, options);
+  const Layer layer = [&] {
+    const Progress progress("packing the layer", 1);
+    return make_layer(context, options);
+  }();
   LayerCall args;
   CallData data;
   put_options(command, o, data, args);
@@ -185,8 +189,6 @@ void explain_layer(const CLI::App& command, const LayerOptions& options) {
   } else if (!options.self_attention) {  // tensors of their own, as wide as kdim and vdim
     args.key.data = args.value.data = some_floats();
     args.key.dtype = parse_dtype("--key-dtype", o.key), args.value.dtype = parse_dtype("--value-dtype", o.value);
-  } else {
-    args.key_len = 0;
   }
   print_plan([&](Span<char> text) { return layer.explain(context, args, text); });
 }
@@ -204,7 +206,7 @@ void add_explain_linear(CLI::App& parent) {
   command->add_option("--input-dtype", options->input, "Element type of the input (default f32)")->type_name("DTYPE");
   command->add_option("--output-dtype", options->output, "Of the output (default f32)")->type_name("DTYPE");
   add_arithmetic_option(*command, options->arithmetic);
-  add_resource_options(*command, options->resources);
+  add_max_threads_option(*command, options->max_threads);
   add_context_options(*command, options->context);
   command->callback([=] { explain_linear(*options); });
 }
@@ -228,6 +230,9 @@ void add_explain_layer(CLI::App& parent) {
   add_weight_options(*command, options->weight);
   add_call_options(*command, ExplainCall::kLayer, options->call);
   add_attention_arithmetic_option(*command, options->attention_arithmetic);
+  for (const char* name : {"--key-len", "--key-dtype", "--value-dtype", "--cache"}) {
+    command->get_option("--self-attention")->excludes(command->get_option(name));
+  }
   command->callback([=] { explain_layer(*command, *options); });
 }
 

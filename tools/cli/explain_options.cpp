@@ -143,9 +143,8 @@ void add_tensors(CLI::App& app, ExplainCall call, CallOptions& o) {
 
 }  // namespace
 
-void add_resource_options(CLI::App& app, ResourceOptions& o) {
-  app.add_option("--max-threads", o.max_threads, "Threads of the context that the call may use (default 0: all)");
-  app.add_option("--workspace-bytes", o.workspace_bytes, "The caller's workspace has so many bytes (default: none)");
+void add_max_threads_option(CLI::App& app, std::int64_t& max_threads) {
+  app.add_option("--max-threads", max_threads, "Threads of the context that the call may use (default 0: all)");
 }
 
 void add_call_options(CLI::App& app, ExplainCall call, CallOptions& o) {
@@ -161,7 +160,7 @@ void add_call_options(CLI::App& app, ExplainCall call, CallOptions& o) {
     add_arithmetic_option(app, o.arithmetic);
   });
   in_group(app, "Resources", [&] {
-    add_resource_options(app, o.resources);
+    add_max_threads_option(app, o.max_threads);
     add_context_options(app, o.context);
   });
   app.get_option("--query-lengths")->excludes("--query-len")->excludes("--batch");
@@ -177,6 +176,7 @@ void add_call_options(CLI::App& app, ExplainCall call, CallOptions& o) {
         "--value-in-key", "--cache-use", "--sequences"},
        "--cache");
   need(app, {"--weights-dtype", "--weights-rows"}, "--weights-mode");
+  for (const char* name : {"--key-dtype", "--value-dtype"}) app.get_option("--cache")->excludes(name);
 }
 
 }  // namespace mha::cli

@@ -54,11 +54,6 @@ struct ResultOptions {
   std::string weights_mode = "none", weights_dtype = "f32", weights_rows;
 };
 
-struct ResourceOptions {
-  std::int64_t max_threads = 0;
-  std::int64_t workspace_bytes = 0;
-};
-
 struct CacheOptions {
   std::string kind;  // empty: none
   std::string lengths, key = "f32", value = "f32", use = "append";
@@ -73,7 +68,7 @@ struct CallOptions {
   ScoreOptions scores;
   RowOptions rows;
   ResultOptions results;
-  ResourceOptions resources;
+  std::int64_t max_threads = 0;
   CacheOptions cache;
   std::string query = "f32", key = "f32", value = "f32", output = "f32";
   mha_arithmetic arithmetic = MHA_ARITHMETIC_F32;
@@ -85,7 +80,7 @@ enum class ExplainCall { kAttention, kLayer };
 
 // All options that the call has; `app` is the subcommand.
 void add_call_options(CLI::App& app, ExplainCall call, CallOptions& options);
-void add_resource_options(CLI::App& app, ResourceOptions& options);
+void add_max_threads_option(CLI::App& app, std::int64_t& max_threads);
 
 // The arrays and groups that a call's arguments point to; they live as long as this.
 struct CallData {
@@ -97,9 +92,6 @@ struct CallData {
 // Fills in what attention and layers share. The sizes of the batch come from the lists where they are given.
 void put_options(const CLI::App& app, const CallOptions& options, CallData& data, AttentionCall& call);
 void put_options(const CLI::App& app, const CallOptions& options, CallData& data, LayerCall& call);
-
-// --max-threads and --workspace-bytes.
-mha_resources resources_of(const ResourceOptions& options);
 
 // What stands for data that is not read.
 const float* some_floats();
