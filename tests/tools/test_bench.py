@@ -3,9 +3,12 @@
 compared, and files of other programs are refused. Nothing is asserted about speed."""
 
 import json
+import os
+import pty
+import subprocess
 import unittest
 
-from command import CommandTest
+from command import MHA, CommandTest
 
 SMALL = ["--num-heads", "4", "--num-kv-heads", "2", "--head-dim", "32", "--length", "20", "--keys", "40", "--layer-length", "9",
          "--rows", "1,20", "--in-features", "64", "--out-features", "48", "--min-time", "0", "--repetitions", "3"]  # fmt: skip
@@ -95,6 +98,19 @@ class Bench(CommandTest):
         self.assertIn("2 cases compared, 0 changed; 1 only in the earlier run, 0 only in this one", text)
         self.assertIn("- target: another before, ", text)
         self.assertNotIn("**", text)
+
+    def test_progress_on_a_terminal(self):
+        """What takes over a second says how far it is on stderr, if that is a terminal, and takes the line back."""
+        one = ["--min-time", "0.3", "--rows", "1,2", "--threads", "1", "--kinds", "linear", "--formats", "f32", "--arithmetic", "f32"]
+        arguments = ["bench", *small_without(one), *one]
+        main, terminal = pty.openpty()
+        done = subprocess.run([MHA, *arguments], cwd=self.folder, stdout=subprocess.PIPE, stderr=terminal, check=True)
+        os.close(terminal)
+        shown = os.read(main, 1 << 16).decode()
+        os.close(main)
+        self.assertIn("bench: 0 of 2, 1 s", shown)
+        self.assertTrue(shown.endswith("\r\x1b[K"), repr(shown))
+        self.assertNotIn(b"bench: ", done.stdout)
 
     def test_refused_files(self):
         good = self.bench("--threads", "1", "--kinds", "linear", "--formats", "f32", "--arithmetic", "f32")

@@ -216,7 +216,11 @@ class Explain(CommandTest):
 
     def test_options(self):
         codes = "codes" not in self.run_mha("explain", *LINEAR, "--weight-dtype", "q8_0").stderr
-        for base, tables in (([*ATTENTION, *SIZES], (SHARED, OF_ATTENTION)), ([*LAYER, *SIZES], (SHARED, OF_LAYER)), (LINEAR, (OF_LINEAR,))):
+        for base, tables in (
+            ([*ATTENTION, *SIZES], (SHARED, OF_ATTENTION)),
+            ([*LAYER, *SIZES], (SHARED, OF_LAYER)),
+            (LINEAR, (OF_LINEAR,)),
+        ):
             for table in tables:
                 for options, part in table.items():
                     if not codes and re.search(r"[iu][48]|q[48]_0|int8", options):

@@ -6,8 +6,21 @@ import struct
 import unittest
 
 from command import (
-    CommandTest, bf16_bytes, f16_bytes, f32_bytes, floats, gguf, gguf_text, npy, q4_0, q8_0, read_npy, round_f32, safetensors,
-    widened_bf16, widened_f16,
+    CommandTest,
+    bf16_bytes,
+    f16_bytes,
+    f32_bytes,
+    floats,
+    gguf,
+    gguf_text,
+    npy,
+    q4_0,
+    q8_0,
+    read_npy,
+    round_f32,
+    safetensors,
+    widened_bf16,
+    widened_f16,
 )
 
 # A layer of width 64 with 4 query heads on 2 key/value heads of 16.
@@ -58,7 +71,9 @@ class RunFormats(CommandTest):
         for name, (rows, columns) in SHAPES.items():
             codes = [int(x * 127) for x in self.weights[name]]
             raw = to_bytes([0.01 + 0.001 * n for n in range(rows * groups)])
-            scales = {"F32": lambda b: list(struct.unpack(f"<{len(b) // 4}f", b)), "F16": widened_f16, "BF16": widened_bf16}[scale_type](raw)
+            scales = {"F32": lambda b: list(struct.unpack(f"<{len(b) // 4}f", b)), "F16": widened_f16, "BF16": widened_bf16}[scale_type](
+                raw
+            )
             zero = [n % 11 - 5 if zeros else 0 for n in range(rows * groups)]
             tensors[f"{name}_proj.weight"] = ("I8", (rows, columns), struct.pack(f"<{rows * columns}b", *codes))
             tensors[f"{name}_proj.weight_scale"] = (scale_type, (rows, groups), raw)
