@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "tools/io/gguf_cursor.h"
+#include "tools/io/gguf_types.h"
 #include "tools/io/tensor.h"
 
 namespace mha::io {
@@ -21,50 +22,6 @@ constexpr std::uint64_t kKeptIntegers = 4096;  // longer arrays (token types) ar
 constexpr std::uint64_t kMaxDims = 4;          // of ggml
 constexpr std::uint64_t kLeastTensorBytes = 24, kLeastPairBytes = 13;
 constexpr std::uint64_t kMaxAlignment = std::uint64_t{1} << 20;
-
-struct TypeInfo {
-  std::uint32_t id;
-  const char* name;
-  std::uint64_t elements, bytes;  // of a block
-  GgufType type;
-};
-constexpr auto kOther = GgufType::kOther;
-constexpr TypeInfo kTypes[] = {{0, "F32", 1, 4, GgufType::kF32},
-                               {1, "F16", 1, 2, GgufType::kF16},
-                               {2, "Q4_0", 32, 18, GgufType::kQ4_0},
-                               {3, "Q4_1", 32, 20, kOther},
-                               {6, "Q5_0", 32, 22, kOther},
-                               {7, "Q5_1", 32, 24, kOther},
-                               {8, "Q8_0", 32, 34, GgufType::kQ8_0},
-                               {9, "Q8_1", 32, 36, kOther},
-                               {10, "Q2_K", 256, 84, kOther},
-                               {11, "Q3_K", 256, 110, kOther},
-                               {12, "Q4_K", 256, 144, kOther},
-                               {13, "Q5_K", 256, 176, kOther},
-                               {14, "Q6_K", 256, 210, kOther},
-                               {15, "Q8_K", 256, 292, kOther},
-                               {16, "IQ2_XXS", 256, 66, kOther},
-                               {17, "IQ2_XS", 256, 74, kOther},
-                               {18, "IQ3_XXS", 256, 98, kOther},
-                               {19, "IQ1_S", 256, 50, kOther},
-                               {20, "IQ4_NL", 32, 18, kOther},
-                               {21, "IQ3_S", 256, 110, kOther},
-                               {22, "IQ2_S", 256, 82, kOther},
-                               {23, "IQ4_XS", 256, 136, kOther},
-                               {24, "I8", 1, 1, kOther},
-                               {25, "I16", 1, 2, kOther},
-                               {26, "I32", 1, 4, kOther},
-                               {27, "I64", 1, 8, kOther},
-                               {28, "F64", 1, 8, kOther},
-                               {29, "IQ1_M", 256, 56, kOther},
-                               {30, "BF16", 1, 2, GgufType::kBF16}};
-
-const TypeInfo* find_type(std::uint32_t id) {
-  for (const TypeInfo& known : kTypes) {
-    if (known.id == id) return &known;
-  }
-  return nullptr;
-}
 
 // Types of metadata values.
 enum ValueType : std::uint32_t {
@@ -232,7 +189,7 @@ class GgufParser {
   // The name and the bytes that follow from type and shape.
   static std::string take_type(std::uint32_t id, GgufTensor& tensor) {
     if (const auto bytes = shape_bytes(tensor.shape, 1); !bytes) return bytes.message();
-    const TypeInfo* type = find_type(id);
+    const GgufTypeInfo* type = find_gguf_type(id);
     tensor.type_name = type != nullptr ? type->name : "type " + std::to_string(id);
     if (type == nullptr) return {};
     tensor.type = type->type;
