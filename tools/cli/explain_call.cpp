@@ -7,7 +7,8 @@ namespace {
 
 // Data that is not read, but whose address says that it is there. Each its own, since results must not overlap.
 struct NotRead {
-  float add_mask = 0, add_mask2 = 0, slopes = 0, bias = 0, sinks = 0, log_sum_exp = 0, weights = 0, norm = 1;
+  float add_mask = 0, add_mask2 = 0, factors = 1, slopes = 0, bias = 0, sinks = 0, log_sum_exp = 0, weights = 0,
+        norm = 1;
   float cos = 1, sin = 0;
   std::int32_t query_segments = 0, key_segments = 0;
   std::int64_t query_positions = 0, key_positions = 0;
@@ -97,6 +98,7 @@ void put_masks(const MaskOptions& o, CallData& data, Call& call) {
   if (!o.add_mask.empty()) {
     masks.add_mask.data = &not_read.add_mask, masks.add_mask.dtype = parse_dtype("--add-mask", o.add_mask);
   }
+  if (o.factors) masks.add_mask_factors = &not_read.factors;
   if (!o.add_mask2.empty()) {
     masks.add_mask2.data = &not_read.add_mask2, masks.add_mask2.dtype = parse_dtype("--add-mask2", o.add_mask2);
   }

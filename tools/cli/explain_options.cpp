@@ -61,6 +61,7 @@ void add_masks(CLI::App& app, MaskOptions& o) {
   app.add_flag("--bool-mask", o.bool_mask, "With a boolean mask");
   add_optional_word(app, "--add-mask", o.add_mask, "f32", "With an additive mask of f32, f16 or bf16 (alone: f32)");
   add_optional_word(app, "--add-mask2", o.add_mask2, "f32", "With a second one");
+  app.add_flag("--mask-factors", o.factors, "The first one's entries times a factor of each head");
   app.add_flag("--bit-mask", o.bit_mask, "With a mask of one bit for each key");
   app.add_option("--block-mask", o.block_mask, "With a block-sparse mask of QUERY,KEY blocks")->type_name("N,N");
   app.add_flag("--segments", o.segments, "With segments of queries and keys");

@@ -33,6 +33,7 @@ struct MaskOptions {
   std::int64_t window_left = 0, window_right = 0, sink_tokens = 0;
   std::string prefix_lengths, block_mask;
   std::string add_mask, add_mask2;  // element types; empty: none
+  bool factors = false;
   bool bool_mask = false, bit_mask = false, segments = false;
 };
 

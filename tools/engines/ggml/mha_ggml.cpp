@@ -6,22 +6,20 @@
 #include <mha/mha.h>
 
 #include <array>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
 #include <new>
 #include <vector>
 
-#include "alibi.h"
 #include "team.h"
 
-using mha_ggml_detail::ScaledMask;
 using mha_ggml_detail::Team;
 
 struct mha_ggml {
   Team team;
   mha_context* context = nullptr;
-  std::vector<char> workspace;  // both grow to what the largest node needs
-  ScaledMask scaled_mask;
+  std::vector<char> workspace;  // grows to what the largest node needs
   mha_error error = {};
 };
 
@@ -43,6 +41,7 @@ struct Call {
   mha_masks masks = {};
   mha_score_mods score_mods = {};
   mha_resources resources = {};
+  std::vector<float> factors;
 };
 
 bool refuse(mha_error* error, const char* name, const char* what, size_t number) {
@@ -102,6 +101,19 @@ bool set_mask(const ggml_tensor* mask, const mha_attention_args& args, mha_add_m
   return true;
 }
 
+// The factors of a mask for max_bias > 0: ALiBi's slopes (arXiv 2108.12409), which ggml multiplies with a mask of any values.
+std::vector<float> slopes_of(int64_t heads, float max_bias) {
+  const auto power = static_cast<int64_t>(1) << static_cast<int>(std::floor(std::log2(static_cast<double>(heads))));
+  const float first = std::pow(2.0F, -max_bias / static_cast<float>(power));
+  const float second = std::pow(2.0F, -max_bias / 2 / static_cast<float>(power));
+  std::vector<float> slopes;
+  for (int64_t h = 0; h < heads; ++h) {
+    const bool within = h < power;
+    slopes.push_back(std::pow(within ? first : second, static_cast<float>(within ? h + 1 : 2 * (h - power) + 1)));
+  }
+  return slopes;
+}
+
 bool set_call(ggml_tensor* const* sources, const Params& params, Call* call, mha_error* error) {
   const ggml_tensor *query = sources[kQuery], *key = sources[kKey], *value = sources[kValue];
   mha_attention_args& args = call->args;
@@ -115,6 +127,10 @@ bool set_call(ggml_tensor* const* sources, const Params& params, Call* call, mha
   if (key->ne[2] != value->ne[2]) return refuse(error, "v", "must have the heads of k, but ne[2] is", value->ne[2]);
   if (sources[kMask] != nullptr) {
     if (!set_mask(sources[kMask], args, &call->masks.add_mask, error)) return false;
+    if (params.max_bias > 0) {
+      call->factors = slopes_of(args.num_heads, params.max_bias);
+      call->masks.add_mask_factors = call->factors.data();
+    }
     args.masks = &call->masks;
   }
   call->score_mods.softcap = params.softcap;
@@ -132,17 +148,12 @@ mha_status run(mha_ggml* mha, ggml_tensor* node, int threads) {
   if (!set_call(node->src, params, &call, &mha->error)) return MHA_ERR_ARGUMENT;
   call.args.output.data = node->data;
   call.resources.max_threads = threads;
-  const auto attend = [mha, &call](const mha_attention_args& args) {
-    call.resources.workspace = nullptr, call.resources.workspace_bytes = 0;
-    size_t bytes = 0;
-    const mha_status status = mha_attention_workspace_bytes(mha->context, &args, &bytes, &mha->error);
-    if (status != MHA_OK) return status;
-    if (mha->workspace.size() < bytes) mha->workspace.resize(bytes);
-    if (bytes > 0) call.resources.workspace = mha->workspace.data(), call.resources.workspace_bytes = bytes;
-    return mha_attention(mha->context, &args, &mha->error);
-  };
-  if (params.max_bias <= 0) return attend(call.args);
-  return mha->scaled_mask.for_blocks(call.args, params.max_bias, &mha->team, attend);
+  size_t bytes = 0;
+  const mha_status status = mha_attention_workspace_bytes(mha->context, &call.args, &bytes, &mha->error);
+  if (status != MHA_OK) return status;
+  if (mha->workspace.size() < bytes) mha->workspace.resize(bytes);
+  if (bytes > 0) call.resources.workspace = mha->workspace.data(), call.resources.workspace_bytes = bytes;
+  return mha_attention(mha->context, &call.args, &mha->error);
 }
 
 void compute(ggml_tensor* node, int thread, int threads, void* user) {
