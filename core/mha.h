@@ -467,10 +467,10 @@ typedef struct mha_masks {
   mha_add_mask add_mask2; /* score + add_mask, rounded, + add_mask2: for example a padding mask and a bias */
   mha_bit_mask bit_mask;
   mha_block_mask block_mask;
-  const float*
-      add_mask_factors; /* [H]: entries of add_mask (not of add_mask2) are multiplied by the head's, rounded, before
-                                    they are added (ggml's max_bias: ALiBi's slopes times a mask of any values); each
-                                    finite, > 0, no denormal. Refused without add_mask. NULL: ones */
+  /* [H]: entries of add_mask (not of add_mask2) are multiplied by the head's factor, and rounded, before they are added
+   * (ggml's max_bias: ALiBi's slopes times a mask of any values). Each finite, > 0, no denormal. Refused without
+   * add_mask. NULL: ones */
+  const float* add_mask_factors;
   uint64_t reserved[7];
 } mha_masks;
 
