@@ -8,6 +8,7 @@ the configuration of mkdocs.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -31,7 +32,9 @@ def main() -> int:
     shutil.copytree(HERE / "assets", site.docs / "assets")
     (work / "names.json").write_text(json.dumps(names), encoding="utf-8")
     (work / "originals.json").write_text(json.dumps(site.originals()), encoding="utf-8")
+    version = re.findall(r"#define MHA_VERSION_(?:MAJOR|MINOR|PATCH) (\d+)", (root / "core/mha.h").read_text(encoding="utf-8"))
     settings = {
+        "site_name": f"mha {'.'.join(version)}",
         "INHERIT": str(HERE / "mkdocs.yml"),
         "docs_dir": str(site.docs),
         "site_dir": str(out),
