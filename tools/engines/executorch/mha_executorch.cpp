@@ -24,6 +24,7 @@ void run_on_pool(void* /*user*/, int64_t count, void (*task)(void*, int64_t), vo
 mha::Result<mha::Context> make_context() {
   mha_context_options options = {};
   options.parallel_for.run = run_on_pool;
+  options.num_threads = 1024;  // the most: each call says how many threads the engine has
   return mha::Context::create(options);
 }
 

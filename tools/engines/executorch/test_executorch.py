@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import cpu_time
 import numpy as np
 import oracle
 import pytest
@@ -182,3 +183,16 @@ def test_result_does_not_depend_on_threads():
     buffer = export(Attention(is_causal=True), inputs)
     alone = torch.cat([run(export(Attention(is_causal=True), one), one) for one in zip(*(x.split(1) for x in inputs))])
     assert np.array_equal(run(buffer, inputs).numpy(), alone.numpy())
+
+
+def test_threads_are_those_of_the_runtime():
+    if cpu_time.cpus() < 2:
+        pytest.skip("two threads need two CPUs; this process may use one")
+    inputs = draw(((4, 8, 256, 64),) * 3)
+    program = Runtime.get().load_program(export(Attention(), inputs))
+    method = program.load_method("forward")
+    method.execute(inputs)
+    before = len(os.listdir("/proc/self/task"))
+    shares = cpu_time.shares(lambda: method.execute(inputs))
+    assert shares[1] > 0.2
+    assert len(os.listdir("/proc/self/task")) == before

@@ -4,6 +4,7 @@
 import os
 import sys
 
+import cpu_time
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,6 +142,8 @@ def test_work_is_done_on_the_threads_of_xla():
     before = len(os.listdir("/proc/self/task"))
     mha_jax.attention(*arrays).block_until_ready()
     assert len(os.listdir("/proc/self/task")) == before
+    shares = cpu_time.shares(lambda: mha_jax.attention(*arrays).block_until_ready())
+    assert sum(share > 0.2 for share in shares) >= min(cpu_time.cpus(), 2)
 
 
 def test_no_gradient():

@@ -22,6 +22,7 @@ const mha::Context& shared_context() {
   static mha::Result<mha::Context> shared = [] {
     mha_context_options options = {};
     options.parallel_for.run = run_in_arena;
+    options.num_threads = 1024;  // the most: each call says how many threads the engine has
     return mha::Context::create(options);
   }();
   OPENVINO_ASSERT(shared, "mha: ", shared.status().message());

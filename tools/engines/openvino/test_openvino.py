@@ -4,12 +4,13 @@
 import os
 import sys
 
+import cpu_time
 import numpy as np
 import openvino as ov
 import oracle
 import pytest
 from openvino import opset13 as op
-from openvino.properties import hint, inference_num_threads
+from openvino.properties import hint, inference_num_threads, num_streams
 
 sys.path.insert(0, os.environ["MHA_ENGINE_BUILD"])
 
@@ -143,6 +144,18 @@ def test_layers_of_a_model(cores, tmp_path):
     assert np.abs(ours - theirs).max() <= 10 * oracle.bound("float32")  # three layers of other sums
     results = [both(cores, block(96, 6, 3), given, tmp_path, {inference_num_threads(): n})[1] for n in (1, 2)]
     assert all(result.tobytes() == ours.tobytes() for result in results)
+
+
+@pytest.mark.parametrize("threads", (1, 2))
+def test_threads_are_those_of_the_request(cores, threads):
+    if threads > cpu_time.cpus():
+        pytest.skip(f"{threads} threads need as many CPUs; this process may use {cpu_time.cpus()}")
+    arrays = draw([(4, 8, 256, 64)] * 3)
+    model = sdpa_model(arrays)
+    assert mha_openvino.replace(model) == 1
+    compiled = cores[0].compile_model(model, "CPU", {inference_num_threads(): threads, num_streams(): 1})
+    shares = cpu_time.shares(lambda: compiled(arrays))
+    assert sum(share > 0.2 for share in shares) == threads
 
 
 def test_model_in_memory(cores):
