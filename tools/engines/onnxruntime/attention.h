@@ -42,16 +42,16 @@ struct Attention {
   void forward(const mha_context* context, Call& call);
 };
 
-// A mask that is broadcast to [B, H, Tq, Tk], whose last dimension may be shorter than Tk: strides of it in elements. It
-// refuses other shapes, with the name of the input.
+// A mask that is broadcast to [B, H, Tq, Tk], whose last dimension may be shorter than Tk: strides of it in elements.
+// It refuses other shapes, with the name of the input.
 struct MaskStrides {
   std::int64_t b, h, q, k;
 };
 MaskStrides broadcast(const Tensor& mask, const char* name, const std::vector<std::int64_t>& shape);
 mha_add_mask add_mask(const Tensor& mask, const MaskStrides& strides);
-// Sets a mask of booleans. One that hides nothing, only the keys behind an item's last, or what is later than a query is
-// not passed on as a mask, but as nothing, key_lengths, or causality: these cost no time for each key. `free_offset`: no
-// position has been used yet, so that causality may bring its own offset.
+// Sets a mask of booleans. One that hides nothing, only the keys behind an item's last, or what is later than a query
+// is not passed on as a mask, but as nothing, key_lengths, or causality: these cost no time for each key.
+// `free_offset`: no position has been used yet, so that causality may bring its own offset.
 void set_bool_mask(Attention& attention, const Tensor& mask, const MaskStrides& strides, bool free_offset);
 
 // Copies rows, on the threads of the call.

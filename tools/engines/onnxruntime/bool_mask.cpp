@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Masks of booleans that say something simpler (attention.h, set_bool_mask). Exporters make them from causality and padding.
+// Masks of booleans that say something simpler (attention.h, set_bool_mask). Exporters make them from causality and
+// padding.
 #include <cstring>
 
 #include "attention.h"

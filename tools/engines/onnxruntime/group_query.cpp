@@ -15,66 +15,68 @@ class GroupQueryAttention : public Kernel {
   explicit GroupQueryAttention(const Node& node) : Kernel(node), of_(node) {}
 
   void compute(Call& call) override {
-    const Operands operands = read_operands(call, of_);
-    const std::vector<Lengths> lengths = read_lengths(call, operands.queries);
-    const std::int64_t capacity = room_for(call, of_, operands, lengths);
-    Attention attention;
+    Step step = {call, read_operands(call, of_), {}, 0, {}};
+    step.lengths = read_lengths(call, step.operands.queries);
+    step.capacity = room_for(call, of_, step.operands, step.lengths);
+    const Operands& operands = step.operands;
     std::vector<float> tables[4];
-    std::vector<std::int64_t> positions;
-    set_rotation(call, attention, operands.queries, lengths, positions, tables);
+    set_rotation(step, tables);
     Codes key_codes = codes(call.input(kKeyScale), operands.stored, of_.key_type, "k", operands.keys);
     Codes value_codes = codes(call.input(kValueScale), operands.stored, of_.value_type, "v", operands.keys);
     mha_norm key_norm = {};
-    const bool normed = set_norms(call, attention, key_norm, tables[2], tables[3]);
+    const bool normed = set_norms(call, step.attention, key_norm, tables[2], tables[3]);
 
-    mha_rows_args rows = {};
+    mha_rows_args plain = {}, rows = {};
     rows.norm = normed ? &key_norm : nullptr;
-    rows.rope = attention.args.rope;
-    rows.positions = of_.rotary ? positions.data() : nullptr;
+    rows.rope = step.attention.args.rope;
+    rows.positions = of_.rotary ? step.attention.query_positions.data() : nullptr;
     std::unique_ptr<Buffer> memory[2];
-    const mha_view key =
-        append(call, operands, lengths, {kPastKey, kPresentKey, capacity}, operands.key, key_codes, rows, memory[0]);
-    rows.norm = nullptr;
-    rows.rope = nullptr;
-    rows.positions = nullptr;
-    const mha_view value = append(call, operands, lengths, {kPastValue, kPresentValue, capacity}, operands.value,
-                                  value_codes, rows, memory[1]);
-    attend(call, attention, operands, lengths, key, value, capacity);
+    const mha_view key = append(step, {kPastKey, kPresentKey}, operands.key, key_codes, rows, memory[0]);
+    const mha_view value = append(step, {kPastValue, kPresentValue}, operands.value, value_codes, plain, memory[1]);
+    attend(step, key, value);
   }
 
  private:
+  struct Step {
+    Call& call;
+    Operands operands;
+    std::vector<Lengths> lengths;
+    std::int64_t capacity;
+    Attention attention;
+  };
   struct Cache {
     std::size_t past, present;  // indices of the input and the output
-    std::int64_t capacity;
   };
 
-  void set_rotation(const Call& call, Attention& attention, const Rows& queries, const std::vector<Lengths>& lengths,
-                    std::vector<std::int64_t>& positions, std::vector<float>* tables) const {
+  void set_rotation(Step& step, std::vector<float>* tables) const {
     if (!of_.rotary) return;
+    const Call& call = step.call;
+    const Rows& queries = step.operands.queries;
     const Tensor cos = call.input(kCos), sin = call.input(kSin), given = call.input(kPositions);
     if (!cos || !sin || cos.rank != 2 || sin.rank != 2 || cos.elements() != sin.elements()) {
       refuse("GroupQueryAttention: do_rotary needs cos_cache and sin_cache [positions, D / 2]");
     }
-    attention.rope.style = of_.interleaved ? MHA_ROPE_INTERLEAVED : MHA_ROPE_HALF;
-    attention.rope.dims = 2 * cos.dim(1);
-    attention.rope.cos = floats(cos, tables[0]);
-    attention.rope.sin = floats(sin, tables[1]);
-    attention.rope.table_positions = cos.dim(0);
-    attention.args.rope = &attention.rope;
+    mha_rope& rope = step.attention.rope;
+    rope.style = of_.interleaved ? MHA_ROPE_INTERLEAVED : MHA_ROPE_HALF;
+    rope.dims = 2 * cos.dim(1);
+    rope.cos = floats(cos, tables[0]);
+    rope.sin = floats(sin, tables[1]);
+    rope.table_positions = cos.dim(0);
+    step.attention.args.rope = &rope;
     const bool first = !call.input(kQueryLengths) && call.input(kTotal).as<std::int32_t>()[0] == queries.length;
-    if (given && given.elements() != queries.batch * queries.length && !first) {
+    if (given && given.elements() != queries.batch * queries.length && !(first && given.elements() > 0)) {
       refuse("GroupQueryAttention: position_ids is " + given.text());
     }
     for (std::int64_t b = 0; b < queries.batch; ++b) {
+      const Lengths& each = step.lengths[static_cast<std::size_t>(b)];
       for (std::int64_t t = 0; t < queries.length; ++t) {
-        std::int64_t position = lengths[static_cast<std::size_t>(b)].before + t;
+        std::int64_t position = each.before + t;
         // As the operator says: the first prompt uses the first position alone.
-        if (given)
-          position = first ? given.as<std::int64_t>()[0] + t : given.as<std::int64_t>()[b * queries.length + t];
-        positions.push_back(t < lengths[static_cast<std::size_t>(b)].fresh ? position : 0);
+        if (given && first) position = given.as<std::int64_t>()[0] + t;
+        if (given && !first) position = given.as<std::int64_t>()[b * queries.length + t];
+        step.attention.query_positions.push_back(t < each.fresh ? position : 0);
       }
     }
-    attention.query_positions = positions;
   }
 
   bool set_norms(const Call& call, Attention& attention, mha_norm& key_norm, std::vector<float>& query_storage,
@@ -92,11 +94,13 @@ class GroupQueryAttention : public Kernel {
 
   // Brings the earlier rows into the present tensor, unless it is the past tensor's own memory, and stores the new rows
   // behind them, normed, rotated and rounded as `args` and `codes` say.
-  mha_view append(Call& call, const Operands& operands, const std::vector<Lengths>& lengths, const Cache& cache,
-                  const mha_view& fresh, Codes& codes, mha_rows_args args, std::unique_ptr<Buffer>& memory) const {
+  mha_view append(Step& step, const Cache& cache, const mha_view& fresh, Codes& codes, mha_rows_args args,
+                  std::unique_ptr<Buffer>& memory) const {
+    Call& call = step.call;
+    const Operands& operands = step.operands;
     const Tensor past = call.input(cache.past);
     Rows all = operands.keys;
-    all.length = cache.capacity;
+    all.length = step.capacity;
     const std::int64_t width = all.dim / (operands.stored == MHA_I4 ? 2 : 1), bytes = width * bytes_of(operands.stored);
     void* present = call.output(cache.present, {all.batch, all.heads, all.length, width});
     if (!present) {
@@ -105,14 +109,14 @@ class GroupQueryAttention : public Kernel {
     }
     if (past && past.data != present) {
       call.parallel(all.batch * all.heads, [&](std::int64_t i) {
-        const std::int64_t rows = lengths[static_cast<std::size_t>(i / all.heads)].before;
+        const std::int64_t rows = step.lengths[static_cast<std::size_t>(i / all.heads)].before;
         std::memcpy(static_cast<char*>(present) + i * all.length * bytes, past.as<char>() + i * past.dim(2) * bytes,
                     static_cast<std::size_t>(rows * bytes));
       });
     }
     std::vector<std::int64_t> slots;
     for (std::int64_t b = 0; b < all.batch; ++b) {
-      const Lengths& each = lengths[static_cast<std::size_t>(b)];
+      const Lengths& each = step.lengths[static_cast<std::size_t>(b)];
       for (std::int64_t t = 0; t < operands.keys.length; ++t) {
         slots.push_back(t < each.fresh ? b * all.length + each.before + t : -1);
       }
@@ -136,21 +140,22 @@ class GroupQueryAttention : public Kernel {
     return result;
   }
 
-  void attend(Call& call, Attention& attention, const Operands& operands, const std::vector<Lengths>& lengths,
-              const mha_view& key, const mha_view& value, std::int64_t capacity) const {
+  void attend(Step& step, const mha_view& key, const mha_view& value) const {
+    Call& call = step.call;
+    Attention& attention = step.attention;
     mha_attention_args& args = attention.args;
-    const Rows& queries = operands.queries;
+    const Rows& queries = step.operands.queries;
     args.batch = queries.batch;
     args.num_heads = of_.heads;
     args.query_len = queries.length;
     args.head_dim = queries.dim;
     args.scale = of_.scale;
     args.causal = of_.causal != 0;
-    args.query = operands.query;
-    attention.set_keys(key, value, of_.key_heads, capacity);
+    args.query = step.operands.query;
+    attention.set_keys(key, value, of_.key_heads, step.capacity);
     attention.masks.window_left = of_.window > 0 ? of_.window : 0;
     attention.score_mods.softcap = of_.softcap;
-    for (const Lengths& each : lengths) {
+    for (const Lengths& each : step.lengths) {
       attention.key_lengths.push_back(each.before + each.fresh);
       attention.offsets.push_back(each.before);
     }
@@ -168,7 +173,7 @@ class GroupQueryAttention : public Kernel {
       attention.sinks.assign(static_cast<std::size_t>(of_.heads), 0.0F);
     }
     void* output = call.output(kOutput, {queries.batch, queries.length, of_.heads * queries.dim});
-    args.output = mut_view(output, operands.type, Layout::kFlat, queries);
+    args.output = mut_view(output, step.operands.type, Layout::kFlat, queries);
     attention.forward(context(), call);
   }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the operators share: nodes and calls of ONNX Runtime as C++ values, and an mha context whose threads and memory are
-// those of the session.
+// What the operators share: nodes and calls of ONNX Runtime as C++ values, and an mha context whose threads and memory
+// are those of the session.
 #pragma once
 
 #include <mha/mha.h>

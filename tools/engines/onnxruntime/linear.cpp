@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// MatMul and Gemm of ai.onnx with a constant weight of floats of 32 or 16 bits, which is packed once, when the session is
-// made. All others are ONNX Runtime's own.
+// MatMul and Gemm of ai.onnx with a constant weight of floats of 32 or 16 bits, which is packed once, when the session
+// is made. All others are ONNX Runtime's own.
 #include <memory>
 
 #include "op.h"

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The callbacks of custom operators, and RegisterCustomOps, which ONNX Runtime calls when a program registers this library.
+// The callbacks of custom operators, and RegisterCustomOps, which ONNX Runtime calls when a program registers this
+// library.
 #include "op.h"
 
 #include <exception>

@@ -23,8 +23,8 @@ struct Op : ort::CustomOp {
      Kernel* (*make)(const Node&));
 };
 
-// The domain of a library and its operators: onnx_domain.cpp, microsoft_domain.cpp. A library has one domain, because the
-// other must not always be registered (README.md).
+// The domain of a library and its operators: onnx_domain.cpp, microsoft_domain.cpp. A library has one domain, because
+// the other must not always be registered (README.md).
 const char* domain_name();
 std::vector<Op> domain_ops();
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The part of ONNX Runtime's C ABI that the adapter uses, in declarations of our own. OrtApi is a table of functions to which
-// versions only append, so a place in it (a slot) keeps its function. Each slot used stands here with its number.
+// The part of ONNX Runtime's C ABI that the adapter uses, in declarations of our own. OrtApi is a table of functions to
+// which versions only append, so a place in it (a slot) keeps its function. Each slot used stands here with its number.
 #pragma once
 
 #include <cstddef>

@@ -312,3 +312,30 @@ def test_grouped_shared_buffer(kind: type) -> None:
     assert np.array_equal(np.concatenate(outputs, 1), expected[0])
     for result, wanted in zip(cache, expected[1:], strict=True):
         assert np.array_equal(result[:, :, :steps], wanted[:, :, :steps])
+
+
+@pytest.mark.parametrize("mode", [1, 2])
+def test_grouped_products_are_left(mode: int, capfd: pytest.CaptureFixture) -> None:
+    inputs = grouped(3, 6, [9], **angles())
+    outputs = [*PRESENT, "output_qk"]
+    model = one_node("GroupQueryAttention", MICROSOFT, inputs, outputs, num_heads=H, kv_num_heads=HKV, do_rotary=1, qk_output=mode)
+    feed = {name: array for name, array in inputs.items() if array is not None}
+    expected = session(model).run(None, feed)
+    results = session(model, (MICROSOFT_OPERATORS,)).run(None, feed)
+    assert "mha leaves GroupQueryAttention 'the_node' to ONNX Runtime: the output output_qk" in capfd.readouterr().err
+    for result, wanted in zip(results, expected, strict=True):
+        assert np.array_equal(result, wanted)
+
+
+def test_grouped_window_cache_is_left(capfd: pytest.CaptureFixture) -> None:
+    """A cache of 8 tokens for a window of 4, after 12 tokens."""
+    inputs = grouped(1, 8, [12], 8)
+    model = one_node("GroupQueryAttention", MICROSOFT, inputs, PRESENT, num_heads=H, kv_num_heads=HKV, local_window_size=4,
+                     sliding_window_cache=1)  # fmt: skip
+    feed = {name: array for name, array in inputs.items() if array is not None}
+    expected = session(model).run(None, feed)
+    results = session(model, (MICROSOFT_OPERATORS,)).run(None, feed)
+    assert "mha leaves GroupQueryAttention 'the_node' to ONNX Runtime: sliding_window_cache" in capfd.readouterr().err
+    assert np.array_equal(results[0], expected[0])
+    for result, wanted in zip(results[1:], expected[1:], strict=True):
+        assert np.array_equal(result[:, :, :4], wanted[:, :, :4])
