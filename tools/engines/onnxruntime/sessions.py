@@ -14,6 +14,7 @@ BUILD = Path(os.environ["MHA_ENGINE_BUILD"])
 ONNX_OPERATORS = BUILD / "libmha_onnxruntime.so"
 MICROSOFT_OPERATORS = BUILD / "libmha_onnxruntime_microsoft.so"
 MICROSOFT = "com.microsoft"
+FLOAT = TensorProto.FLOAT
 
 
 def session(model: bytes | str, libraries: tuple[Path, ...] = (), threads: int = 1, **entries: str) -> onnxruntime.InferenceSession:
@@ -48,6 +49,3 @@ def one_node(kind: str, domain: str, inputs: dict[str, np.ndarray | None], outpu
     )  # fmt: skip
     opsets = [helper.make_opsetid("", opset), helper.make_opsetid(MICROSOFT, 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
-
-
-FLOAT, FLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16

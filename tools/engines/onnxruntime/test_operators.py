@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 
-from sessions import MICROSOFT, MICROSOFT_OPERATORS, ONNX_OPERATORS, one_node, session
+from sessions import FLOAT, MICROSOFT, MICROSOFT_OPERATORS, ONNX_OPERATORS, one_node, session
 
 
 def numbers(*shape: int, seed: int = 0) -> np.ndarray:
@@ -217,3 +218,17 @@ def test_threads_are_those_of_the_session() -> None:
         runner.run(None, inputs)
         assert threads() == before + count - 1
         del runner
+
+
+def test_both_libraries() -> None:
+    """A projection of ai.onnx before an operator of com.microsoft."""
+    inputs, weight = {"x": numbers(1, 5, 32)}, numbers(32, 32, seed=1)
+    query = helper.make_node("MatMul", ["x", "weight"], ["query"])
+    attended = helper.make_node("MultiHeadAttention", ["query", "x", "x"], ["y"], domain=MICROSOFT, num_heads=4)
+    graph = helper.make_graph([query, attended], "both", [helper.make_tensor_value_info("x", FLOAT, (1, 5, 32))],
+                              [helper.make_tensor_value_info("y", FLOAT, (1, 5, 32))],
+                              [numpy_helper.from_array(weight, "weight")])  # fmt: skip
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid(MICROSOFT, 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+    expected = session(model).run(None, inputs)[0]
+    assert np.abs(session(model, (ONNX_OPERATORS, MICROSOFT_OPERATORS)).run(None, inputs)[0] - expected).max() <= 1e-5
