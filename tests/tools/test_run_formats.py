@@ -64,6 +64,11 @@ class RunFormats(CommandTest):
             self.assertEqual(report["weights_stored"], kind)
             self.assertEqual(output, self.wanted({n: wide for n, (_, wide) in pairs.items()}), kind)
 
+    def test_f64_is_rounded(self):
+        tensors = {f"{n}_proj.weight": ("F64", SHAPES[n], struct.pack(f"<{len(v)}d", *v)) for n, v in self.weights.items()}
+        self.write("w.safetensors", safetensors(tensors))
+        self.assertEqual(self.run_layer("--weights", "w.safetensors", *HEADS)[0], self.wanted(self.weights))
+
     def int8_layer(self, groups, scale_type, zeros):
         """compressed-tensors' int-quantized format: codes, NAME_scale [out, groups], perhaps NAME_zero_point."""
         tensors, wide = {}, {}
@@ -97,6 +102,19 @@ class RunFormats(CommandTest):
             arithmetic = self.ok_json("run", "--query", "x.npy", "--output", "y.npy", "--json", "--weights", "w.safetensors", *HEADS,
                                       "--arithmetic", "int8")  # fmt: skip
             self.assertEqual((arithmetic["arithmetic"], arithmetic["attention_arithmetic"]), ("int8", "f32"))
+
+    def test_fused_int8(self):
+        """nn.MultiheadAttention's in_proj_weight as codes: each projection takes its rows of codes and scales."""
+        tensors, wide = self.int8_layer(4, "F16", True)
+        parts = {"": 0, "_scale": 4, "_zero_point": 4}
+        fused = {}
+        for suffix, columns in parts.items():
+            of = [tensors[f"{name}_proj.weight{suffix}"] for name in "qkv"]
+            rows = sum(shape[0] for _, shape, _ in of)
+            fused[f"in_proj_weight{suffix}"] = (of[0][0], (rows, columns or E), b"".join(raw for _, _, raw in of))
+            fused[f"out_proj.weight{suffix}"] = tensors[f"o_proj.weight{suffix}"]
+        self.write("w.safetensors", safetensors(fused))
+        self.assertEqual(self.run_layer("--weights", "w.safetensors", *HEADS)[0], self.wanted(wide))
 
     def test_int8_that_does_not_fit(self):
         base = ["run", "--query", "x.npy", "--output", "y.npy", "--weights", "w.safetensors", *HEADS]
@@ -134,6 +152,12 @@ class RunFormats(CommandTest):
             self.assertEqual(set(report["weights_stored"].split(", ")), set(kinds))
             self.assertEqual(output, self.wanted(wide), kinds)
 
+    def test_gguf_to_a_packed_layer(self):
+        data, wide = self.gguf_layer(["Q8_0"] * 4)
+        self.write("w.gguf", data)
+        self.ok("quantize", "--weights", "w.gguf", "--prefix", "blk.0.", "--dtype", "f32", "--output", "layer.mha")
+        self.assertEqual(self.run_layer("--layer", "layer.mha")[0], self.wanted(wide))
+
     def test_gguf_metadata(self):
         data, wide = self.gguf_layer(["F32"] * 4, {"general.alignment": 64, "llama.attention.scale": 0.5}, alignment=64, version=2)
         self.write("w.gguf", data)
@@ -146,7 +170,6 @@ class RunFormats(CommandTest):
         base = ["run", "--query", "x.npy", "--output", "y.npy", "--weights", "w.gguf"]
         self.refused("the attention layer is at --prefix blk.1.", *base)
         self.refused("--num-heads is 2, but w.gguf says 4", *base, "--prefix", "blk.1.", "--num-heads", "2")
-        self.write("w.gguf", self.gguf_layer(["F32"] * 4, {"llama.attention.head_count": [8]}, block=7)[0])
         self.write("w.gguf", self.gguf_layer(["F32"] * 4, counts, block=7)[0])
         self.refused("has 2 numbers, none for block 7", *base, "--prefix", "blk.7.")
         self.write("w.gguf", self.gguf_layer(["F32"] * 4, {"llama.attn_logit_softcapping": 30.0})[0])

@@ -42,12 +42,10 @@ struct Lists {
 
 std::vector<std::int64_t> sizes(const std::string& option, const std::string& text, std::int64_t most) {
   std::vector<std::int64_t> list = parse_numbers(option, text);
-  for (const std::int64_t size : list) {
-    if (size >= 1 && size <= most) continue;
-    throw Failure(option + " '" + text + "': " + std::to_string(size) + " must be in [1, " + std::to_string(most) +
-                  "]");
-  }
-  return list;
+  const auto wrong = std::find_if(list.begin(), list.end(), [&](std::int64_t size) { return size < 1 || size > most; });
+  if (wrong == list.end()) return list;
+  throw Failure(option + " '" + text + "': " + std::to_string(*wrong) + " must be in [1, " + std::to_string(most) +
+                "]");
 }
 
 BenchKind parse_kind(const std::string& word) {
