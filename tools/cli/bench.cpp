@@ -25,10 +25,10 @@ struct Options {
   std::string arithmetic = "f32,bf16,int8";
   std::string threads, target;
   std::string batch = "1", num_heads = "32", num_kv_heads = "8", head_dim = "64";
-  std::string length = "512", keys = "4096", layer_length = "128";
+  std::string length = "512", keys = "4096", layer_length = "64";
   std::string rows = "1,128", in_features = "2048", out_features = "2048";
   std::int64_t repetitions = 5;
-  double min_time = 0.03;
+  double min_time = 0.02;
   std::string output = "md", compare;
 };
 

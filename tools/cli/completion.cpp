@@ -24,11 +24,17 @@ std::vector<std::string> option_names(const CommandText& command) {
   return names;
 }
 
-const CommandText* find(const std::vector<CommandText>& commands, const std::vector<std::string>& path) {
+std::vector<std::string> longer(const CommandText& command, const std::string& subcommand) {
+  std::vector<std::string> path = command.path;
+  path.push_back(subcommand);
+  return path;
+}
+
+std::string help_of(const std::vector<CommandText>& commands, const std::vector<std::string>& path) {
   for (const CommandText& command : commands) {
-    if (command.path == path) return &command;
+    if (command.path == path) return command.help;
   }
-  return nullptr;
+  return "";
 }
 
 // --- bash --------------------------------------------------------------------------------------------------------------
@@ -54,8 +60,9 @@ std::string bash(const std::vector<CommandText>& commands) {
   for (const CommandText& command : commands) {
     const std::string path = joined(command.path, " ");
     for (const std::string& sub : command.subcommands) {
-      const std::string longer = (path.empty() ? "" : path + " ") + sub;
-      paths += "      " + single_quoted(path + ":" + sub) + ") path=" + single_quoted(longer) + " ;;\n";
+      const std::string word = ":" + sub;
+      paths += "      " + single_quoted(path + word) + ") path=" + single_quoted(joined(longer(command, sub), " ")) +
+               " ;;\n";
     }
     std::vector<std::string> words = command.subcommands;
     for (const std::string& name : option_names(command)) words.push_back(name);
@@ -123,9 +130,7 @@ std::string zsh(const std::vector<CommandText>& commands) {
     const std::string prefix = command.path.empty() ? "_mha_" : "_mha_" + joined(command.path, "_") + "_";
     text += "  local -a commands=(";
     for (const std::string& sub : command.subcommands) {
-      std::vector<std::string> path = command.path;
-      path.push_back(sub);
-      text += "\n    " + single_quoted(sub + ":" + zsh_text(find(commands, path)->help));
+      text += "\n    " + single_quoted(sub + ":" + zsh_text(help_of(commands, longer(command, sub))));
     }
     text +=
         ")\n"
@@ -171,9 +176,8 @@ std::string fish(const std::vector<CommandText>& commands) {
   for (const CommandText& command : commands) {
     const std::string begin = "complete -c mha -n " + fish_quoted(fish_condition(command));
     for (const std::string& sub : command.subcommands) {
-      std::vector<std::string> path = command.path;
-      path.push_back(sub);
-      text += begin + " -a " + sub + " -d " + fish_quoted(find(commands, path)->help) + "\n";
+      text.append(begin).append(" -a ").append(sub);
+      text += " -d " + fish_quoted(help_of(commands, longer(command, sub))) + "\n";
     }
     for (const OptionText& option : command.options) {
       if (option.name.rfind("--", 0) != 0) continue;

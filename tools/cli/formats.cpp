@@ -33,6 +33,11 @@ std::vector<std::string> split(const std::string& text, char separator) {
   return parts;
 }
 
+// Of a list.
+[[noreturn]] void fail(const std::string& option, const std::string& text, const std::string& why) {
+  throw Failure(option + " '" + text + "': " + why);
+}
+
 bool parse_number(const std::string& text, std::int64_t& value) {
   const char* const end = text.data() + text.size();
   const auto [stop, code] = std::from_chars(text.data(), end, value);
@@ -136,7 +141,7 @@ std::vector<std::int64_t> parse_numbers(const std::string& option, const std::st
   std::vector<std::int64_t> numbers;
   for (const std::string& part : split(text, ',')) {
     if (!parse_number(part, numbers.emplace_back())) {
-      throw Failure(option + " '" + text + "': '" + part + "' is no integer");
+      fail(option, text, "'" + part + "' is no integer");
     }
   }
   return numbers;
@@ -145,7 +150,7 @@ std::vector<std::int64_t> parse_numbers(const std::string& option, const std::st
 std::vector<std::string> parse_words(const std::string& option, const std::string& text) {
   const std::vector<std::string> words = split(text, ',');
   for (const std::string& word : words) {
-    if (word.empty()) throw Failure(option + " '" + text + "': a word of the list is empty");
+    if (word.empty()) fail(option, text, "a word of the list is empty");
   }
   return words;
 }
