@@ -148,7 +148,7 @@ typedef enum mha_threading {
 } mha_threading;
 
 typedef struct mha_context_options {
-  int64_t num_threads;        /* 0: CPUs that this thread's affinity and cgroup quota allow; 1: no thread runtime is used */
+  int64_t num_threads;        /* 0: the CPUs of this thread's affinity and cgroup quota; 1: no thread runtime is used */
   const char* target;         /* NULL: the environment's MHA_TARGET if set, else the best target for this CPU */
   mha_threading threading;    /* refused together with parallel_for, unless DEFAULT */
   int no_process_permissions; /* not 0: never request a permission for the whole process (AMX's tiles) from the kernel;

@@ -115,6 +115,7 @@ group_test() {
   want_command python3 python3
   want_command pkg-config pkg-config
   want_command objdump binutils
+  want_command meson meson
   # The tests of the Python package run on Debian's Python where that of PATH has not what they need.
   there "$root/tools/python/find_python.sh" || missing+=(python3-numpy python3-pytest python3-hypothesis)
   local tools=${#missing[@]}
