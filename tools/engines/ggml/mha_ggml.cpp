@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The node is one of ggml_custom_4d: ggml calls compute() on all threads of the backend, and thread 0 calls mha_attention.
+// The node is one of ggml_custom_4d: ggml calls compute() on all threads of the backend, thread 0 calls mha_attention.
 #include "mha_ggml.h"
 
 #include <ggml.h>

@@ -10,8 +10,8 @@ struct ggml_tensor;
 extern "C" {
 #endif
 
-/* What the nodes of any number of graphs share. Graphs that are computed at the same time take turns in it, so give each
- * backend (in llama.cpp: each llama_context) one of its own. */
+/* What the nodes of any number of graphs share. Graphs that are computed at the same time take turns in it, so give
+ * each backend (in llama.cpp: each llama_context) one of its own. */
 struct mha_ggml;
 
 /* NULL if mha cannot run on this CPU, or if there is no memory. */
@@ -19,8 +19,8 @@ struct mha_ggml* mha_ggml_new(void);
 /* NULL is allowed. Graphs with nodes made for it must not be computed any more. */
 void mha_ggml_free(struct mha_ggml* mha);
 
-/* A node with the inputs, the parameters and the shape of `flash`, a node of ggml_flash_attn_ext, computed by mha; sinks
- * must be added to `flash` before. If mha does not serve these tensors, the result is `flash` itself, and
+/* A node with the inputs, the parameters and the shape of `flash`, a node of ggml_flash_attn_ext, computed by mha;
+ * sinks must be added to `flash` before. If mha does not serve these tensors, the result is `flash` itself, and
  * mha_ggml_reason says why. Either result is the one to use in the graph. */
 struct ggml_tensor* mha_ggml_attention(struct mha_ggml* mha, struct ggml_context* ctx, struct ggml_tensor* flash);
 
