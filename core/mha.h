@@ -447,7 +447,7 @@ typedef struct mha_block_mask {
  *   (j <= p(i) if causal, and window_right), or j < prefix_lengths[b]
  *   window_left, or j < sink_tokens
  *   segments, block_mask, bit_mask, bool_mask, add_mask (times its factor) and add_mask2 != -inf
- * Chunks of 256 keys that no query of a block sees are not read (additive masks do not count here).
+ * Chunks of 256 keys that no query of a block sees are not read (of additive masks: where all entries are -inf).
  * Masked keys, values and entries never affect a result, not even by a NaN or Inf in them.
  * A row with no visible key gives zeros (attention weights 0, log-sum-exp -inf); so does a row whose visible scores are
  * all -inf. */

@@ -189,7 +189,7 @@ MHA_NOINLINE void add_values_of(const Tile& tile, int64_t rows, int64_t columns)
 }
 
 template <int kChains>
-MHA_COLD bool all_finite(const TokenRows& tokens, int64_t head, int64_t begin, int64_t keys, int64_t width) {
+MHA_NOINLINE bool all_finite(const TokenRows& tokens, int64_t head, int64_t begin, int64_t keys, int64_t width) {
   Vec probe = zero();  // 0 * NaN and 0 * Inf are NaN
   for_each_run(tokens, head, begin, keys, [&](const TokenRun& run, int64_t done) {
     const char* row = run.row;
@@ -576,9 +576,10 @@ struct InPlaceBlocks {
     });
   }
 
-  bool hides_keys(int64_t head, int64_t from, int64_t to) const {
+  template <class Hides>
+  bool any_row(int64_t head, const Hides& hides) const {
     for (int64_t r = 0; r < rows_per_head; ++r) {
-      if (has_hidden_keys(a.rows[head * rows_per_head + r], from, to)) return true;
+      if (hides(a.rows[head * rows_per_head + r])) return true;
     }
     return false;
   }
@@ -586,11 +587,14 @@ struct InPlaceBlocks {
   // True if a key is hidden from a row of this head and its value has NaN or Inf: hidden keys must then be skipped.
   // Only blocks with hidden keys are scanned: a window usually hides part of one block, not of the whole chunk.
   MHA_COLD bool must_skip(int64_t head) const {
-    if (!hides_keys(head, chunk_begin, chunk_begin + keys)) return false;
+    const auto may_hide = [this](const AttentionRow& row) {
+      return has_hidden_keys(row, chunk_begin, chunk_begin + keys);
+    };
+    if (!any_row(head, may_hide)) return false;
     for (int64_t b = first_block; b < blocks(); ++b) {  // earlier blocks may be in pages that a ring has dropped
       const int64_t from = chunk_begin + b * kLanes;
-      if (hides_keys(head, from, from + keys_of(b)) &&
-          !all_finite<kChains>(a.value, head, from, keys_of(b), a.value_head_dim)) {
+      const auto hides = [this, from, b](const AttentionRow& row) { return hides_keys(row, from, from + keys_of(b)); };
+      if (any_row(head, hides) && !all_finite<kChains>(a.value, head, from, keys_of(b), a.value_head_dim)) {
         return true;
       }
     }

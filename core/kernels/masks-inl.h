@@ -116,6 +116,31 @@ inline bool sees_block(const RowExtras& extras, int64_t begin, int64_t end) {
 
 // --- What a row sees -------------------------------------------------------------------------------------------------
 
+// How many of the entries key + l, l < count, are -inf.
+inline int hidden_entries(const AddMask& mask, int64_t key, int count) {
+  const Vec entries = mask_entries(mask, key, count);
+  return static_cast<int>(sum(select_greater(set1(kLowest), entries, set1(1.0f), zero())));
+}
+
+// True if the mask hides all keys of [begin, end); if there is none, false.
+MHA_NOINLINE bool hides_all(const AddMask& mask, int64_t begin, int64_t end) {
+  if (mask.entries == nullptr) return false;
+  for (int64_t j = begin; j < end; j += kLanes) {
+    const int count = static_cast<int>(least(end - j, kLanes));
+    if (hidden_entries(mask, j, count) < count) return false;
+  }
+  return true;
+}
+
+// True if the mask hides a key of [begin, end); if there is none, false.
+MHA_NOINLINE bool hides_any(const AddMask& mask, int64_t begin, int64_t end) {
+  if (mask.entries == nullptr) return false;
+  for (int64_t j = begin; j < end; j += kLanes) {
+    if (hidden_entries(mask, j, static_cast<int>(least(end - j, kLanes))) > 0) return true;
+  }
+  return false;
+}
+
 // False only where no key of [begin, end) is visible to the row; begin is a multiple of 16.
 inline bool may_see(const AttentionRow& row, int64_t begin, int64_t end) {
   if (has_tail(row) && end > row.tail_begin && begin < row.key_end) return true;
@@ -123,6 +148,7 @@ inline bool may_see(const AttentionRow& row, int64_t begin, int64_t end) {
   const bool pinned = begin < pinned_end(row);
   if (begin >= end || (!pinned && end <= row.key_begin)) return false;
   if (has_blocks(row) && !sees_block(*row.extras, begin, end)) return false;
+  if (hides_all(first_add_mask(row), begin, end) || hides_all(second_add_mask(row), begin, end)) return false;
   if (!has_key_bits(row)) return true;
   const int64_t from = pinned || row.key_begin <= begin ? begin : row.key_begin / kLanes * kLanes;
   for (int64_t j = from; j < end; j += kLanes) {
@@ -156,6 +182,20 @@ inline bool has_hidden_keys(const AttentionRow& row, int64_t begin, int64_t end)
   return row.key_end < end || row.add_mask != nullptr || row.bool_mask != nullptr ||
          (row.key_begin > begin && pinned_end(row) < end) || (row.gap_begin < end && row.tail_begin > begin) ||
          (row.extras != nullptr && (row.extras->add_mask2 != nullptr || has_key_bits(row) || has_blocks(row)));
+}
+
+// The same, but masks of single keys are read: where the entries of [begin, end) hide nothing, they do not count.
+inline bool hides_keys(const AttentionRow& row, int64_t begin, int64_t end) {
+  if (row.key_end < end || (row.key_begin > begin && pinned_end(row) < end)) return true;
+  if (row.gap_begin < end && row.tail_begin > begin) return true;
+  end = least(end, masked_end(row));
+  if (hides_any(first_add_mask(row), begin, end) || hides_any(second_add_mask(row), begin, end)) return true;
+  if (has_blocks(row)) return true;
+  for (int64_t j = begin; has_key_bits(row) && j < end; j += kLanes) {
+    const int count = static_cast<int>(least(end - j, kLanes));
+    if (key_bits(row, j, count) != (1u << count) - 1) return true;
+  }
+  return false;
 }
 
 // --- Scores of a chunk: scores[j] is that of key begin + j, begin a multiple of 16 -----------------------------------

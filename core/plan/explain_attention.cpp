@@ -108,8 +108,7 @@ void explain_masks(const AttentionProblem& p, Text* out) {
        {masks.add_mask.data != nullptr && masks.add_mask_factors == nullptr, "additive"},
        {masks.add_mask_factors != nullptr, "additive, times a factor of each head"},
        {masks.add_mask2.data != nullptr, "second additive"}},
-      "in the attention kernel: chunks of 256 keys that no row of a pass sees are skipped (additive: computed), "
-      "others masked in registers",
+      "in the attention kernel: chunks of 256 keys that no row of a pass sees are skipped, others masked in registers",
       out);
   const mha_score_mods& m = p.mods;
   explain_flags("score changes",

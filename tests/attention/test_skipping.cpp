@@ -15,11 +15,13 @@ struct ChunkMasks {
   std::vector<int32_t> queries, keys;
   std::vector<uint8_t> bits, bools;
   std::vector<int64_t> pairs = {0, 1};
+  std::vector<float> adds;
 
-  explicit ChunkMasks(int64_t Tq) : queries(static_cast<size_t>(Tq), 1), keys(kKeys), bits(kKeys / 8), bools(kKeys) {
-    for (size_t j = kFirst; j < kFirst + kCount; ++j) keys[j] = 1, bits[j / 8] = 255, bools[j] = 1;
+  explicit ChunkMasks(int64_t Tq)
+      : queries(static_cast<size_t>(Tq), 1), keys(kKeys), bits(kKeys / 8), bools(kKeys), adds(kKeys, -kInf) {
+    for (size_t j = kFirst; j < kFirst + kCount; ++j) keys[j] = 1, bits[j / 8] = 255, bools[j] = 1, adds[j] = 0.5f;
   }
-  static constexpr int kKinds = 7;
+  static constexpr int kKinds = 9;
   Masks get(int kind, int64_t Tq) const {
     Masks m;
     if (kind == 0) m.causal = 1, m.set_offset(kFirst + kCount - Tq), m.window_left = 200;
@@ -33,6 +35,8 @@ struct ChunkMasks {
       m.window_left = kKeys, m.window_right = 1;
       m.block_mask = {1000, 256, pairs.data(), 1};
     }
+    if (kind == 7) m.add_mask.data = adds.data();
+    if (kind == 8) m.add_mask2.data = adds.data();
     return m;
   }
 };
@@ -69,12 +73,17 @@ TEST_CASE("skipping: a hidden chunk between others is not read", "[masks][skippi
   for (int64_t Tq : {1, 3, 50}) {
     const AttentionProblem problem({1, 2, 1, Tq, kKeys, kWidth, kWidth}, MaskKind::kNone, 170002);
     const std::vector<int64_t> pairs = {0, 0, 0, 2};
+    std::vector<float> hidden(kKeys);
+    for (size_t j = kFirst; j < kFirst + kCount; ++j) hidden[j] = -kInf;
     const GuardedFloats key(problem.key, Guard::kBefore), value(problem.value, Guard::kBefore);
     for_each_target([&](const std::string&, const mha_context* context) {
-      for (mha_weights_mode mode : {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED}) {
-        INFO("Tq " << Tq << " weights " << mode);
+      for (int kind = 0; kind < 6; ++kind) {
+        constexpr mha_weights_mode kModes[] = {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED};
+        const mha_weights_mode mode = kModes[kind % 3];
+        INFO("Tq " << Tq << " kind " << kind);
         AttentionCall args = problem.args();
-        args.masks.block_mask = {1000, 256, pairs.data(), 2};
+        if (kind < 3) args.masks.block_mask = {1000, 256, pairs.data(), 2};
+        if (kind >= 3) args.masks.add_mask.data = hidden.data();
         args.results.weights_mode = mode;
         const AttentionResult want = run_attention(context, args);
         args.key = view(key.floats()), args.value = view(value.floats());
@@ -90,13 +99,13 @@ TEST_CASE("skipping: a hidden chunk between others is not read", "[masks][skippi
 }
 
 TEST_CASE("skipping: a hidden chunk between others changes no bit", "[masks][skipping][bits]") {
-  // Queries see chunks 0 and 2 of three: by a list of blocks, which skips the middle, and by an additive mask, which
-  // does not. Of 600 queries under a causal mask some end in the middle.
+  // Queries see chunks 0 and 2 of three: by a list of blocks, which skips the middle, and by two additive masks of which each
+  // hides a half of it, which do not. Of 600 queries under a causal mask some end in the middle.
   for (int64_t Tq : {1, 3, 50, 600}) {
     const AttentionProblem problem({1, 2, 1, Tq, kKeys, 40, 40}, MaskKind::kCausal, 170001);
     const std::vector<int64_t> pairs = {0, 0, 0, 2};
-    std::vector<float> hidden(kKeys);
-    for (size_t j = kFirst; j < kFirst + kCount; ++j) hidden[j] = -kInf;
+    std::vector<float> one(kKeys), other(kKeys);
+    for (size_t j = kFirst; j < kFirst + kCount; ++j) (j < kFirst + kCount / 2 ? one : other)[j] = -kInf;
     const std::vector<float> sinks = {1.0f, -2.0f};
     for_each_target([&](const std::string&, const mha_context* context) {
       for (bool with_sinks : {false, true}) {
@@ -105,7 +114,7 @@ TEST_CASE("skipping: a hidden chunk between others changes no bit", "[masks][ski
         skipped.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
         AttentionCall computed = skipped;
         skipped.masks.block_mask = {1000, 256, pairs.data(), 2};
-        computed.masks.add_mask = {hidden.data()};
+        computed.masks.add_mask = {one.data()}, computed.masks.add_mask2 = {other.data()};
         check_same_results("skipped", run_attention(context, skipped), run_attention(context, computed));
       }
     });
