@@ -67,9 +67,7 @@ Lists parse_lists(const Options& o) {
     lists.arithmetics.push_back(parse_arithmetic("--arithmetic", word));
   }
   if (o.threads.empty()) {
-    lists.threads = {1};
-    const std::int64_t all = make_context(nullptr, 0).num_threads();
-    if (all > 1) lists.threads.push_back(all);
+    lists.threads = {make_context(o.target.empty() ? nullptr : o.target.c_str(), 0).num_threads()};
   } else {
     lists.threads = sizes("--threads", o.threads, kMostThreads);
   }
@@ -236,7 +234,8 @@ void add_bench(CLI::App& app, int& /*status*/) {
   list("--kinds", o.kinds, "What is timed", "LIST");
   list("--formats", o.formats, "How keys and values, or weights, are stored", "LIST");
   list("--arithmetic", o.arithmetic, "How products are computed", "LIST");
-  command->add_option("--threads", o.threads, "Threads (default: 1 and all)")->type_name(kNumbers);
+  command->add_option("--threads", o.threads, "Threads (default: as many as this process may run on)")
+      ->type_name(kNumbers);
   command->add_option("--target", o.target, "Instruction set to run on (default: MHA_TARGET, else the best supported)");
   list("--batch", o.batch, "B of prefill, decode, layer", kNumbers);
   list("--num-heads", o.num_heads, "H", kNumbers);

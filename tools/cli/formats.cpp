@@ -148,7 +148,7 @@ std::vector<std::int64_t> parse_numbers(const std::string& option, const std::st
 }
 
 std::vector<std::string> parse_words(const std::string& option, const std::string& text) {
-  const std::vector<std::string> words = split(text, ',');
+  std::vector<std::string> words = split(text, ',');
   for (const std::string& word : words) {
     if (word.empty()) fail(option, text, "a word of the list is empty");
   }

@@ -55,7 +55,7 @@ void LayerReader::read_scales(const std::string& name, StoredWeight& weight) con
   const std::int64_t count = io::shape_elements(info->shape);
   if (info->shape.size() == 2) groups = info->shape[1];
   const bool per_tensor = count == 1 && info->shape.size() <= 1;
-  const bool per_row = info->shape.size() >= 1 && info->shape.size() <= 2 && info->shape[0] == rows && groups >= 1;
+  const bool per_row = !info->shape.empty() && info->shape.size() <= 2 && info->shape[0] == rows && groups >= 1;
   if (!per_tensor && (!per_row || columns % groups != 0)) {
     fail(scales, "must be [1], [out], [out, 1] or [out, groups] for weights " + io::shape_text(weight.shape));
   }
