@@ -208,7 +208,7 @@ TEST_CASE("status: layer forward, every mistake is named and writes nothing", "[
       {MHA_ERR_ARGUMENT, {"args.reserved[5] is not 0"}, [](LayerCall& a) { a.reserved[5] = 1; }},
       {MHA_ERR_ARGUMENT, {"items.reserved[0] is not 0"}, [](LayerCall& a) { a.items.reserved[0] = 1; }},
       {MHA_ERR_ARGUMENT, {"positions.reserved_int is not 0"}, [](LayerCall& a) { a.positions.reserved_int = 1; }},
-      {MHA_ERR_ARGUMENT, {"masks.reserved[7] is not 0"}, [](LayerCall& a) { a.masks.reserved[7] = 1; }},
+      {MHA_ERR_ARGUMENT, {"masks.reserved[6] is not 0"}, [](LayerCall& a) { a.masks.reserved[6] = 1; }},
       {MHA_ERR_ARGUMENT, {"score_mods.reserved[15] is not 0"}, [](LayerCall& a) { a.score_mods.reserved[15] = 1; }},
       {MHA_ERR_ARGUMENT, {"results.reserved[7] is not 0"}, [](LayerCall& a) { a.results.reserved[7] = 1; }},
       {MHA_ERR_ARGUMENT, {"resources.reserved[3] is not 0"}, [](LayerCall& a) { a.resources.reserved[3] = 1; }},

@@ -23,7 +23,7 @@ inline bool set_reserved(int which, AttentionCall& a) {
       a.positions.reserved_int = 1;
       return true;
     case 3:
-      a.masks.reserved[7] = 1;
+      a.masks.reserved[6] = 1;
       return true;
     case 4:
       a.score_mods.reserved[15] = 1;
