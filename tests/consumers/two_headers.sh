@@ -6,13 +6,14 @@
 [ "$(uname -m)" = x86_64 ] && one=sse2 || one=neon
 mkdir "$work/next_tree"
 cp -r "$source"/{CMakeLists.txt,core,simd,tools} "$work/next_tree"
-name_field() { # <struct> <reserved words>: the first of them becomes next_field
-  local words="s/uint64_t reserved\[$2\];/uint64_t next_field, reserved[$(($2 - 1))];/"
-  sed -i -E "/^typedef struct $1 \{/,/^\} $1;/ $words" "$work/next_tree/core/mha.h"
+name_field() { # <struct>: the first of its reserved words becomes next_field
+  local header=$work/next_tree/core/mha.h range="/^typedef struct $1 \{/,/^\} $1;/" words
+  words=$(sed -n -E "$range s/^ *uint64_t reserved\[([0-9]+)\];.*/\1/p" "$header")
+  sed -i -E "$range s/uint64_t reserved\[$words\];/uint64_t next_field, reserved[$((words - 1))];/" "$header"
 }
-name_field mha_attention_args 6
-name_field mha_masks 8
-[ "$(grep -c 'uint64_t next_field, reserved\[[57]\];' "$work/next_tree/core/mha.h")" = 2 ]
+name_field mha_attention_args
+name_field mha_masks
+[ "$(grep -c 'uint64_t next_field, reserved\[[1-9]\];' "$work/next_tree/core/mha.h")" = 2 ]
 sed -i -E 's/^(#define MHA_VERSION_PATCH) [0-9]+$/\1 77/' "$work/next_tree/core/mha.h"
 
 build_shared() { # <source tree> <name>
