@@ -207,7 +207,11 @@ TEST_CASE("masks: factors of heads give the bits of a mask that was multiplied b
       std::vector<float> multiplied;
       for (const float factor : factors)
         for (const float add : widened) multiplied.push_back(add * factor);
-      AttentionCall args = problem.args(), before = args;
+      std::vector<float> value = problem.value;
+      value[(7 * 2 + 1) * 16 + 3] = kNan;  // of the key that the third head's factor hides
+      AttentionCall args = problem.args(), before;
+      args.value = view(value.data());
+      before = args;
       args.masks.add_mask = {stored.data(), dtype, 0, 0, 0, Tk, 1};
       args.masks.add_mask2.data = before.masks.add_mask2.data = other.data();
       args.masks.add_mask_factors = factors.data();

@@ -78,7 +78,7 @@ TEST_CASE("codes: every type alone, few rows and many, one head and several", "[
     for (const AttentionShape& s :
          {AttentionShape{1, 4, 1, 1, 300, 128, 128}, AttentionShape{2, 8, 2, 1, 700, 64, 64},
           AttentionShape{1, 2, 2, 1, 513, 32, 96}, AttentionShape{1, 3, 1, 40, 290, 64, 32}}) {
-      for (const uint64_t seed : seeds(532000, 6)) {
+      for (const uint64_t seed : seeds(532000, 16)) {
         Random random(seed);
         const AttentionProblem p(s, MaskKind::kNone, seed);
         const CodeTensor key(random, type, s.key()), value(random, type, s.value());
@@ -126,6 +126,42 @@ TEST_CASE("codes: scales down to the least normal float, beside queries that mak
         const TypedResult want = run_typed(context, floats, Typed(MHA_F32, e, dense_bthd(e)), s.Tk);
         check_widened("codes", run_typed(context, stored, Typed(MHA_F32, e, dense_bthd(e)), s.Tk), want);
       });
+    }
+  }
+}
+
+TEST_CASE("codes: an integer zero of each token and head, one row a head and several", "[codes][bits]") {
+  for (const AttentionShape& s : {AttentionShape{1, 2, 2, 1, 513, 32, 32}, AttentionShape{1, 4, 1, 1, 300, 64, 64}}) {
+    for (const mha_dtype dtype : {MHA_I8, MHA_U8}) {
+      for (const mha_dtype zero_dtype : {MHA_I8, MHA_U8}) {
+        const AttentionProblem p(s, MaskKind::kNone, 532700);
+        Random random(532800);
+        const auto number = [](mha_dtype type, unsigned char byte) {
+          return static_cast<float>(type == MHA_U8 ? byte : static_cast<signed char>(byte));
+        };
+        std::vector<unsigned char> codes, zeros;
+        std::vector<float> scales, wide;
+        for (int64_t row = 0; row < s.Tk * s.Hkv; ++row) {
+          scales.push_back(0.01f + random.uniform() / 100);
+          zeros.push_back(static_cast<unsigned char>(random.below(256)));
+          for (int64_t d = 0; d < s.D; ++d) {
+            codes.push_back(static_cast<unsigned char>(random.below(256)));
+            wide.push_back(scales.back() * (number(dtype, codes.back()) - number(zero_dtype, zeros.back())));
+          }
+        }
+        mha_quant quant = {};
+        quant.scales = scales.data(), quant.zeros = zeros.data(), quant.zero_dtype = zero_dtype;
+        quant.stride_t = s.Hkv, quant.stride_h = 1;
+        AttentionCall stored = p.args(), floats = stored;
+        stored.key.data = codes.data(), stored.key.dtype = dtype, stored.key.quant = &quant, stored.value = stored.key;
+        floats.key = floats.value = view(wide.data());
+        for_each_target([&](const std::string& target, const mha_context* context) {
+          INFO(target << " codes " << dtype << " zeros " << zero_dtype << ", " << describe(s));
+          const Extent e = s.output();
+          const TypedResult want = run_typed(context, floats, Typed(MHA_F32, e, dense_bthd(e)), s.Tk);
+          check_widened("codes", run_typed(context, stored, Typed(MHA_F32, e, dense_bthd(e)), s.Tk), want);
+        });
+      }
     }
   }
 }
