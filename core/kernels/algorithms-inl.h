@@ -63,6 +63,8 @@
 
 #include "core/kernels/key_scores-inl.h"
 
+#include "core/kernels/value_sums-inl.h"
+
 #include "core/kernels/in_place-inl.h"
 
 #include "core/kernels/int8_in_place-inl.h"

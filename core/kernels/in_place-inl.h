@@ -7,7 +7,7 @@
 // tokens: memory is read in long runs, which the hardware prefetcher follows. Head by head it would be runs of D
 // elements, pages apart. If the tokens of a head follow each other ([H, T, D]), the planner passes one head at a time.
 //   scores  key_scores-inl.h
-//   values  the 16 keys extend the chains of the chunk's sums, kept [rows][Dv] in L1
+//   values  value_sums-inl.h: the 16 keys extend the chains of the chunk's sums, kept [rows][Dv] in L1
 namespace mha::MHA_TARGET_NS {
 namespace {
 
@@ -95,98 +95,6 @@ constexpr int64_t kFarBytes = 24 * 1024;
 // If heads are side by side ([T, H, D]), values this many heads further on are prefetched. For keys the hardware
 // prefetcher is enough, and prefetches only slow it down.
 constexpr int64_t kFarHeads = 3;
-
-// Continues the chains of sums[r][column] over some keys, whose values are elements of type E.
-template <class E>
-struct InPlaceValueTile {
-  const float* probabilities;  // [rows][kScoreStride]
-  const char* values;
-  int64_t value_stride, keys;  // the stride in bytes
-  float* sums;
-  int64_t sums_stride;
-  bool first;  // the chains start from zero
-  // Bytes from a row to the ones to prefetch into L1 and into L2: rows of later tokens, or of later heads. 0: repeats the
-  // line that is read anyway.
-  int64_t near, far;
-  // Where the values are codes: scales and zeros [keys][groups]; the group of element d is d / 16 >> shift; flip: of each
-  // word.
-  const float *scales, *zeros;
-  int64_t groups;
-  int shift;
-  uint32_t flip;
-
-  // `at`: of the key's first scale.
-  MHA_INLINE Vec load(const char* p, int64_t at, int64_t column) const {
-    if constexpr (E::kIsCode) {
-      at += (column / kLanes) >> shift;
-      Vec codes = E::load(p, flip);
-      if constexpr (E::kHasZeros) codes = sub(codes, set1(zeros[at]));
-      return mul(codes, set1(scales[at]));
-    } else {
-      return E::load(p);
-    }
-  }
-
-  template <int kRows, int kPanels>
-  MHA_INLINE void run(int64_t row, int64_t column) const {
-    Sums<kRows, kPanels> s;
-    float* at = sums + row * sums_stride + column;
-    if (first) {
-      clear<kRows, kPanels>(s);
-    } else {
-      load_sums<kRows, kPanels>(s, at, sums_stride);
-    }
-    const float* a = probabilities + row * kScoreStride;
-    const char* b = values + bytes_in<E>(column);
-    int64_t at_scales = 0;
-    constexpr int kLines = static_cast<int>((bytes_in<E>(kPanels * kLanes) + kLine - 1) / kLine);
-    for (int64_t j = 0; j < keys; ++j, b += value_stride) {
-#pragma GCC unroll 8
-      for (int line = 0; line < kLines; ++line) prefetch(b + line * kLine + near);
-#pragma GCC unroll 8
-      for (int line = 0; line < kLines; ++line) prefetch_to_l2(b + line * kLine + far);
-      Vec column_values[kPanels];
-#pragma GCC unroll 8
-      for (int p = 0; p < kPanels; ++p) {
-        column_values[p] = load(b + bytes_in<E>(p * kLanes), at_scales, column + p * kLanes);
-      }
-      if constexpr (E::kIsCode) at_scales += groups;
-#pragma GCC unroll 8
-      for (int r = 0; r < kRows; ++r) {
-        const Vec x = set1(a[r * kScoreStride + j]);
-#pragma GCC unroll 8
-        for (int p = 0; p < kPanels; ++p) s[r][p] = fma(x, column_values[p], s[r][p]);
-      }
-    }
-    store_sums<kRows, kPanels>(s, at, sums_stride);
-  }
-};
-
-// Tiles of values are 4, 2 or 1 rows high and as wide as there are registers for, up to 8 panels: 1 or 2 rows take whole
-// rows of 128 values at once, so that memory is read in one long run.
-constexpr int value_panels(int rows) {
-  int panels = 8;
-  while (panels > 1 && panels * rows * kRegs > kSumRegs) panels /= 2;
-  return panels;
-}
-
-template <int kRows, class Tile, int kPanels = value_panels(kRows)>
-MHA_INLINE void cover_values(const Tile& tile, int64_t row, int64_t column, int64_t columns) {
-  for (; column + kPanels * kLanes <= columns; column += kPanels * kLanes)
-    tile.template run<kRows, kPanels>(row, column);
-  if constexpr (kPanels > 1) {
-    if (column < columns) cover_values<kRows, Tile, kPanels / 2>(tile, row, column, columns);
-  }
-}
-
-// Tile: InPlaceValueTile or Int8ValueBlock.
-template <class Tile>
-MHA_NOINLINE void add_values_of(const Tile& tile, int64_t rows, int64_t columns) {
-  int64_t row = 0;
-  for (; row + 4 <= rows; row += 4) cover_values<4>(tile, row, 0, columns);
-  if (row + 2 <= rows) cover_values<2>(tile, row, 0, columns), row += 2;
-  if (row < rows) cover_values<1>(tile, row, 0, columns);
-}
 
 template <int kChains>
 MHA_NOINLINE bool all_finite(const TokenRows& tokens, int64_t head, int64_t begin, int64_t keys, int64_t width) {
@@ -399,7 +307,6 @@ struct InPlaceBlocks {
     k.scores = scratch.scores + head * rows_per_head * kScoreStride + block * kLanes;
     if (gathers_keys() ? score_gathered(head, block, &k) : score_in_place(head, block, &k)) return;
     k.blocks = 1;
-    k.near = k.near_high = k.far = k.far_high = nullptr;
     k.stride = padded(a.head_dim) * kFloatBytes;
     k.low = reinterpret_cast<const char*>(scratch.block), k.high = k.low + 8 * k.stride;
     for (int64_t n = 0; n < count; ++n, k.scores += kLanes) {
@@ -408,8 +315,8 @@ struct InPlaceBlocks {
     }
   }
 
-  // 16 keys in one page, or 8 in each of two, are read in place, but for those of codes whose scales times kUnit would be
-  // denormal.
+  // 16 keys in one page, or 8 in each of two, are read in place, except codes whose scales times kUnit would be denormal.
+  // Where it returns false, it has left k's prefetches as they were.
   MHA_INLINE bool score_in_place(int64_t head, int64_t block, KeyBlock* k) const {
     const int64_t token = chunk_begin + block * kLanes;
     TokenRun run = run_at(a.key, head, token, a.key_end - token);
