@@ -7,10 +7,12 @@ port() { # <folder> <features>
   cmake -DWORK="$1" -DINSTALLED=/usr "-DFEATURES=$2" "-DSETTINGS=$settings" -P "$here/vcpkg/try_port.cmake"
 }
 python3 -c 'import json, sys; json.load(open(sys.argv[1]))' "$here/vcpkg/mha/vcpkg.json"
-port "$out/vcpkg" "bf16;codes;openmp"
+port "$out/vcpkg" "codes;openmp" # all but one: what is left out can only be OFF by the port's own doing
 use_cmake "$out/vcpkg/packages/mha"
 use_pkg_config "$out/vcpkg/packages/mha/lib/pkgconfig"
-grep -q 'MHA_OPENMP:.*=ON' "$out/vcpkg/build/CMakeCache.txt"
+for setting in BF16:.*=OFF CODES:.*=ON OPENMP:.*=ON; do
+  grep -q "^MHA_$setting" "$out/vcpkg/build/CMakeCache.txt" || fail "the port's features did not give MHA_$setting"
+done
 grep -q QuantStack "$out/vcpkg/packages/mha/share/mha/copyright" || fail "the port's copyright lacks xsimd's notice"
 # The stand-ins notice an argument that vcpkg's functions do not have.
 rm -rf "$out/wrong_port"
