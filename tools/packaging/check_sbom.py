@@ -20,7 +20,7 @@ def main() -> int:
             if hashlib.new(checksum["algorithm"].lower(), data).hexdigest() != checksum["checksumValue"]:
                 faults.append(f"{file['fileName']}: another {checksum['algorithm']}")
     listed = {file["fileName"] for file in bom["files"]}
-    for folder in ("core", "simd"):
+    for folder in ("core", "simd", "tools/cli", "tools/io"):
         sources = [path for path in (root / folder).rglob("*") if path.suffix in (".h", ".hpp", ".cpp", ".def")]
         faults += [f"{path} is not listed" for path in sources if f"./{path.relative_to(root)}" not in listed]
     packages = {package["name"]: package for package in bom["packages"]}
