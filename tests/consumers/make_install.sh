@@ -5,7 +5,7 @@ export GIT_ALLOW_PROTOCOL=none
 cd "$source"
 packages() { tools/setup.sh --print "$1" | sort; }
 diff <(packages build) <(printf '%s\n' cmake g++ libcli11-dev libxsimd-dev ninja-build nlohmann-json3-dev | sort)
-for package in catch2 libbenchmark-dev python3 pkg-config; do
+for package in catch2 libbenchmark-dev python3 pkg-config meson; do
   packages test | grep -qx "$package" || { echo "setup.sh test does not ask for $package" && exit 1; }
 done
 
