@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Install rules. Components: mha_dev (archive or link, headers, CMake package mha::mha, pkg-config file), mha_runtime (the
-# shared library), mha_tools (the command), mha_doc (licence, notice, SBOM). Nothing of xsimd is installed.
+# shared library), mha_tools (the command, its man page and completions), mha_doc (licence, notice,
+# SBOM). Nothing of xsimd is installed.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 

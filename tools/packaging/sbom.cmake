@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Writes the SBOM of the library, and of the command where that is installed: SPDX 2.3 as JSON. It lists the source
 # files with their checksums and the licences that their first lines name, and the headers of others that are compiled
-# in. The same tree gives the same file, but for the time, which SOURCE_DATE_EPOCH sets.
+# in. The same tree gives the same file, except the time, which SOURCE_DATE_EPOCH sets.
 #
 #   cmake -DSOURCE=<source tree> -DOUTPUT=<file> [-DXSIMD_INCLUDE_DIR=<folder>] [-DCOMMAND_PARTS=CLI11=<version>,...]
 #     -P sbom.cmake

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipe of mha for conan 2. It packages the source tree that it lies in: `conan create tools/packaging/conan`."""
+"""Recipe of mha for conan 2. It packages the source tree that it is in: `conan create tools/packaging/conan`."""
 
 import re
 from pathlib import Path

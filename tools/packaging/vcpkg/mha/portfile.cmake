@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# Port of mha for vcpkg. It builds the source tree that it lies in:
+# Port of mha for vcpkg. It builds the source tree that it is in:
 # `vcpkg install mha --overlay-ports=tools/packaging/vcpkg`. In a registry,
 # vcpkg_from_github or its like takes the place of the next line, with the tag "v${VERSION}".
 get_filename_component(SOURCE_PATH "${CMAKE_CURRENT_LIST_DIR}/../../../.." ABSOLUTE)
