@@ -18,6 +18,10 @@ import shutil
 import subprocess
 import sys
 
+sys.dont_write_bytecode = True
+sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "docs"))
+from pages import markdown_files
+
 FENCE = re.compile(r"^```(c|cpp|cmake|sh)( fragment)?[ \t]*\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
 MAKE = re.compile(r"(?:^|`)make ([a-z-]+)", re.MULTILINE)
 COMPILERS = {"c": ["cc", "-std=c11", "-x", "c"], "cpp": ["c++", "-std=c++17", "-x", "c++"]}
@@ -74,13 +78,6 @@ def first_program(content):
     return programs[0] if programs else ""
 
 
-def pages(root):
-    """Every page of the project, the root README first; not those of build folders."""
-    found = [page.relative_to(root) for page in root.rglob("*.md")]
-    kept = [page for page in found if not page.parts[0].startswith(("build", "."))]
-    return sorted(kept, key=lambda page: (len(page.parts), page))
-
-
 def main():
     root, prefix, work = (pathlib.Path(argument).resolve() for argument in sys.argv[1:4])
     pkg_config = next(prefix.glob("**/mha.pc")).parent
@@ -88,7 +85,7 @@ def main():
     shutil.rmtree(work, ignore_errors=True)
     counts = {"compiled": 0, "fragments": 0}
     make_targets = set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(), re.MULTILINE))
-    for page in pages(root):
+    for page in markdown_files(root):
         content = (root / page).read_text()
         for target in MAKE.findall(content):
             if target not in make_targets:

@@ -5,16 +5,28 @@ mkdocs renders in the same way. The two differ in what may follow a paragraph wi
 from __future__ import annotations
 
 import html
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 
 FENCE = re.compile(r"^\s*```")
 HEADING = re.compile(r"^(#{1,6}) +(.*?)\s*$")
 ENTRY = re.compile(r"^(\s*)([-*]|\d+\.) ")
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|`[^`]*`|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 CODE = re.compile(r"`[^`\n]+`")
+
+
+def markdown_files(root: Path) -> list[str]:
+    """All of the project, the root's first; not those of build folders and of tools' folders."""
+    found = []
+    for folder, names, files in os.walk(root):
+        names[:] = [name for name in names if not name.startswith((".", "build", "node_modules", "__pycache__"))]
+        relative = Path(folder).relative_to(root)
+        found += [(relative / name).as_posix() for name in files if name.endswith(".md")]
+    return sorted(found, key=lambda name: (name.count("/"), name))
 
 
 def slug(title: str) -> str:

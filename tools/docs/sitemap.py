@@ -4,7 +4,6 @@ A link that leads nowhere, or a section that is not there, ends the run with a l
 
 from __future__ import annotations
 
-import os
 import posixpath
 import shutil
 import sys
@@ -30,16 +29,6 @@ class Page:
     plots: list[str] = field(default_factory=list)
 
 
-def markdown_files(root: Path) -> list[str]:
-    """All of the project, the root's first; not those of build folders and of tools' folders."""
-    found = []
-    for folder, names, files in os.walk(root):
-        names[:] = [name for name in names if not name.startswith((".", "build", "node_modules", "__pycache__"))]
-        relative = Path(folder).relative_to(root)
-        found += [(relative / name).as_posix() for name in files if name.endswith(".md")]
-    return sorted(found, key=lambda name: (name.count("/"), name))
-
-
 def default_path(file: str) -> str:
     folder, name = posixpath.split(file)
     return posixpath.join("inside", folder) if name == "README.md" else posixpath.join("inside", folder, name[: -len(".md")])
@@ -54,7 +43,7 @@ class Site:
         self.root = root
         self.docs = work / "pages"
         self.settings = tomllib.loads((HERE / "site.toml").read_text(encoding="utf-8"))
-        self.texts = {file: (root / file).read_text(encoding="utf-8") for file in markdown_files(root)}
+        self.texts = {file: (root / file).read_text(encoding="utf-8") for file in pages.markdown_files(root)}
         self.pages: dict[str, Page] = {}
         self.home: dict[str, str] = {}  # file -> page
         self.section_page: dict[tuple[str, str], str] = {}  # (file, slug of any heading) -> page
@@ -76,7 +65,12 @@ class Site:
     def plan(self) -> None:
         """Which page each section is on."""
         taken = self._taken()
-        parts = {(file, part.slug): part for file in self.texts for part in pages.parts_of(self.texts[file])}
+        parts: dict[tuple[str, str], pages.Part] = {}
+        for file, text in self.texts.items():
+            for part in pages.parts_of(text):
+                if (file, part.slug) in parts:
+                    sys.exit(f"{file}: two sections are named '{part.title}'")
+                parts[file, part.slug] = part
         for key in taken:
             if key not in parts:
                 sys.exit(f"site.toml: there is no section '{key[1]}' in {key[0]}")
