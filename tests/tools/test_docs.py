@@ -13,10 +13,9 @@ sys.path.insert(0, str(ROOT / "tools" / "docs"))
 
 import api
 import header_comments
+import links
 import pages
 from sitemap import Site
-
-PLOTS = {name: ("title", "caption") for name in ("peers", "fractions", "formats")}
 
 
 def build(folder: str, change: Callable[[Site], None] = lambda site: None) -> Site:
@@ -24,8 +23,9 @@ def build(folder: str, change: Callable[[Site], None] = lambda site: None) -> Si
     change(site)
     site.plan()
     names = api.write(ROOT / "core/mha.h", site.docs)
-    site.api_pages = ["api/index", *dict.fromkeys(name.split("#")[0].removesuffix(".html") for name in names.values())]
-    site.write(PLOTS)
+    site.api_pages = api.paths_of(names)
+    plots = [name for page in site.settings["page"] for name in page.get("plots", [])]
+    site.write({name: ("title", "caption") for name in plots})
     site.menu()
     return site
 
@@ -47,13 +47,21 @@ def appended(file: str, text: str) -> Callable[[Site], None]:
     return change
 
 
-def without_menu_of_tests(site: Site) -> None:
+def menu_without_a_folder(site: Site) -> None:
     for _, group in site.settings["menu"]["order"]:
         group[:] = [name for name in group if name != "inside/"]
 
 
-def without_notes(site: Site) -> None:
+def absent_section(site: Site) -> None:
     site.settings["page"][-1]["sections"] = ["README.md#no-such-section"]
+
+
+def faults_of_html(body: str) -> str:
+    """What links.py says of a site of this page and another one."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "index.html").write_text(f'<h1 id="top"></h1><a href="other.html#there"></a>{body}', encoding="utf-8")
+        (Path(folder) / "other.html").write_text('<p id="there"></p>', encoding="utf-8")
+        return str(links.check(Path(folder).resolve())[0])
 
 
 def check(name: str, want: str, got: str) -> bool:
@@ -73,8 +81,19 @@ def main() -> int:
         check("a section that stands on another page", "{ #adding-a-target }", text),
         check("dead link", "README.md: the link to no/such.md leads nowhere", message_of(appended("README.md", "\n[x](no/such.md)\n"))),
         check("dead anchor", "has no heading 'nothing'", message_of(appended("README.md", "\n[x](tests/README.md#nothing)\n"))),
-        check("a page without a place", "the menu has no place for", message_of(without_menu_of_tests)),
-        check("a section that is not there", "no section 'no-such-section'", message_of(without_notes)),
+        check("a page without a place", "the menu has no place for", message_of(menu_without_a_folder)),
+        check("a section that is not there", "no section 'no-such-section'", message_of(absent_section)),
+        check("two sections of one name", "README.md: two sections are named 'Decode'", message_of(appended("README.md", "\n## Decode\n"))),
+        check("good links of the site", "[]", faults_of_html('<a href="#top"></a><a href="https://example.org/x"></a>')),
+        check("a page that the site lacks", "index.html: no.html leads to no file", faults_of_html('<a href="no.html"></a>')),
+        check("an anchor that the site lacks", "other.html#here leads to no anchor", faults_of_html('<a href="other.html#here"></a>')),
+        check("an anchor of the page itself", "#bottom leads to no anchor", faults_of_html('<a href="#bottom"></a>')),
+        check("an anchor twice", "the anchor top stands twice", faults_of_html('<p id="top"></p>')),
+        check(
+            "a script from elsewhere",
+            "fetches https://example.org/x.js",
+            faults_of_html('<script src="https://example.org/x.js"></script>'),
+        ),
         check("a name that pages lack", "['mha_attention_args.causal']", str(api.missing(lacking, ROOT / "core/mha.h"))),
         check("nothing lacks", "[]", str(api.missing(names, ROOT / "core/mha.h"))),
         check("a list below text", "['text', '', '- entry']", str(pages.normalised(["text", "- entry"]))),

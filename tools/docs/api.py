@@ -199,6 +199,11 @@ def names_of(parsed: header_comments.Header) -> dict[str, str]:
     return found
 
 
+def paths_of(names: dict[str, str]) -> list[str]:
+    """The pages of the interface, the index first, in the order of the header."""
+    return ["api/index", *dict.fromkeys(place.split("#")[0].removesuffix(".html") for place in names.values())]
+
+
 def missing(names: dict[str, str], path: Path) -> list[str]:
     """What tools/python/header.py finds in the header and these pages lack."""
     wanted = {*plain_header.read_functions(path), *plain_header.read_constants(path)}

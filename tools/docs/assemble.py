@@ -25,8 +25,7 @@ def main() -> int:
     site.plan()
     site.docs.mkdir(parents=True)
     names = api.write(root / "core/mha.h", site.docs)
-    sections = [path.split("#")[0].removesuffix(".html") for path in names.values()]
-    site.api_pages = ["api/index", *dict.fromkeys(sections)]
+    site.api_pages = api.paths_of(names)
     drawn = plots.write(root, site.docs / "plots")
     site.write(drawn)
     shutil.copytree(HERE / "assets", site.docs / "assets")

@@ -51,8 +51,8 @@ def faults_of(site: Path, name: Path, pages: dict[Path, Page], counts: dict[str,
             yield f"{name}: {address} leads to no anchor"
 
 
-def main() -> int:
-    site = Path(sys.argv[1]).resolve()
+def check(site: Path) -> tuple[list[str], str]:
+    """The faults of a site, and what was looked at."""
     files = [path for path in site.rglob("*.html") if path.name != "404.html"]  # whose links are those of a server's root
     pages = {path.relative_to(site): Page(path.read_text(encoding="utf-8")) for path in files}
     counts = {"internal": 0, "external": 0}
@@ -62,7 +62,12 @@ def main() -> int:
         faults += [f"{name}: the anchor {anchor} stands twice" for anchor in sorted(twice)]
     if not pages or not counts["internal"]:
         faults.append(f"{site}: there is no page with a link")
-    print("\n".join(faults) or f"{len(pages)} pages, {counts['internal']} links, {counts['external']} to other sites: no fault")
+    return faults, f"{len(pages)} pages, {counts['internal']} links, {counts['external']} to other sites"
+
+
+def main() -> int:
+    faults, seen = check(Path(sys.argv[1]).resolve())
+    print("\n".join(faults) or f"{seen}: no fault")
     return 1 if faults else 0
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws the plots of the site from tables of the pages: no figure stands here. bench/ has the drawing of its own results,
-which are lost by then; this module gives it the rows of the tables instead."""
+"""Draws the plots of the site from tables of the pages: no figure stands here. bench/ draws from files of results, which are
+not kept; its drawing gets the rows of the tables instead."""
 
 from __future__ import annotations
 
