@@ -38,4 +38,4 @@ grep -q QuantStack "$folder" || fail "the package has no licenses/NOTICE"
 if conan create "$here/conan" -s os=Windows -s compiler=gcc --no-remote >"$out/conan_windows.txt" 2>&1; then
   fail "conan took Windows"
 fi
-grep -q 'mha runs on Linux' "$out/conan_windows.txt"
+grep -q 'mha runs on Linux' "$out/conan_windows.txt" || fail "the recipe does not say why it refuses Windows"

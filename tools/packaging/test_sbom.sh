@@ -21,4 +21,4 @@ sed -i '/SPDX-License-Identifier/d' "$out/untagged/core/base/memory.cpp"
 if cmake -DSOURCE="$out/untagged" -DOUTPUT="$out/untagged.json" -P "$here/sbom.cmake" 2>"$out/message"; then
   fail "a source without a licence was taken"
 fi
-grep -q 'core/base/memory.cpp does not name its licence' "$out/message"
+grep -q 'core/base/memory.cpp does not name its licence' "$out/message" || fail "the message does not name the source"

@@ -21,4 +21,4 @@ sed -i 's/OUT_FEATURE_OPTIONS/OUT_FEATURES/' "$out/wrong_port/mha/portfile.cmake
 if cmake -DWORK="$out/wrong" -DINSTALLED=/usr -P "$out/wrong_port/try_port.cmake" 2>"$out/message"; then
   fail "a wrong argument in the portfile was not noticed"
 fi
-grep -q "'OUT_FEATURES.*is wrong" "$out/message"
+grep -q "'OUT_FEATURES.*is wrong" "$out/message" || fail "the message does not name the argument"
