@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# Sourced by run.sh. `cmake --install --component`: each installs its own files, all together are the whole, and who develops
-# needs mha_dev alone (and of the shared library mha_runtime). The SBOM that mha_doc installs names xsimd.
+# Sourced by run.sh. `cmake --install --component`: each installs its own files, all together are the whole, and
+# who develops needs mha_dev alone (and of the shared library mha_runtime). The SBOM that mha_doc installs names xsimd.
 export LC_ALL=C # one order of names, whatever the language
 install_component() { # <folder> <component>...
   local component

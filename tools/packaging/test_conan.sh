@@ -27,7 +27,8 @@ conan export-pkg "$out/xsimd_recipe" >"$out/conan_xsimd.txt" 2>&1 ||
   { tail -n 20 "$out/conan_xsimd.txt" && fail "xsimd's headers"; }
 for shared in False True; do
   conan create "$here/conan" -s build_type=$build_type -o "mha/*:shared=$shared" \
-    ${targets:+-o "mha/*:targets=$targets"} -c "tools.cmake.cmake_layout:test_folder=$out/conan_test" --no-remote >"$out/conan_$shared.txt" 2>&1 ||
+    ${targets:+-o "mha/*:targets=$targets"} -c "tools.cmake.cmake_layout:test_folder=$out/conan_test" --no-remote \
+    >"$out/conan_$shared.txt" 2>&1 ||
     { tail -n 40 "$out/conan_$shared.txt" && fail "conan create, shared=$shared"; }
   grep -q 'mha/.* (test package): Running test()' "$out/conan_$shared.txt" || fail "conan ran no test package"
 done
