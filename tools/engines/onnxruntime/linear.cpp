@@ -62,7 +62,7 @@ class Linear : public Kernel {
   void compute(Call& call) override {
     const Tensor input = call.input(0);
     if (input.rank == 0 || input.dim(input.rank - 1) != in_) {
-      refuse("MatMul: A is " + input.text() + ", but B has " + std::to_string(in_) + " rows");
+      refuse("MatMul or Gemm: A is " + input.text() + ", but B takes rows of " + std::to_string(in_));
     }
     std::vector<std::int64_t> shape(input.shape, input.shape + input.rank - 1);
     shape.push_back(out_);
@@ -113,8 +113,11 @@ Kernel* make_matmul(const Node& node) {
 Kernel* make_gemm(const Node& node) {
   const Tensor weight = node.constant(1), bias = node.has_input(2) ? node.constant(2) : Tensor();
   const bool in_last = node.integer("transA", 0) == 0, out_first = node.integer("transB", 0) != 0;
-  const bool bias_fits =
-      !node.has_input(2) || (bias && is_weight(weight) && bias.elements() == weight.dim(out_first ? 0 : 1));
+  // One row: [M, 1], which gives each row of the result a number, may have as many elements.
+  const auto is_row = [&bias](std::int64_t size) {
+    return bias.rank > 0 && bias.dim(bias.rank - 1) == size && bias.elements() == size;
+  };
+  const bool bias_fits = !node.has_input(2) || (is_weight(weight) && is_row(weight.dim(out_first ? 0 : 1)));
   if (is_weight(weight) && bias_fits && in_last && node.real("alpha", 1) == 1 && node.real("beta", 1) == 1) {
     return new Linear(node, weight, out_first, bias);
   }
