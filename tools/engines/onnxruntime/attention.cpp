@@ -67,14 +67,25 @@ void Attention::forward(const mha_context* context, Call& call) {
   check(mha_attention(context, &args, &error), error);
 }
 
+void check_past(const char* op, const Tensor& past_key, const Tensor& past_value, const Rows& keys,
+                const Rows& values) {
+  if (!past_key && !past_value) return;
+  const auto fits = [](const Tensor& past, const Rows& fresh) {
+    return past && past.rank == 4 && past.dim(0) == fresh.batch && past.dim(1) == fresh.heads &&
+           past.dim(3) == fresh.dim;
+  };
+  if (fits(past_key, keys) && fits(past_value, values) && past_key.dim(2) == past_value.dim(2)) return;
+  refuse(std::string(op) + ": past_key " + (past_key ? past_key.text() : "(absent)") + " and past_value " +
+         (past_value ? past_value.text() : "(absent)") + " do not fit the keys and values of this call");
+}
+
 MaskStrides broadcast(const Tensor& mask, const char* name, const std::vector<std::int64_t>& shape) {
   if (mask.rank > shape.size()) refuse(std::string(name) + " has more than 4 dimensions: " + mask.text());
   std::int64_t strides[4] = {0, 0, 0, 0}, step = 1;
   for (std::size_t i = 0; i < mask.rank; ++i) {
     const std::size_t from = mask.rank - 1 - i, to = shape.size() - 1 - i;
     const std::int64_t size = mask.dim(from);
-    const bool fits = size == 1 || size == shape[to] || (i == 0 && size < shape[to]);
-    if (!fits) {
+    if (size != 1 && size != shape[to]) {
       refuse(std::string(name) + " is " + mask.text() + ": its dimension " + std::to_string(from) +
              " is neither 1 nor " + std::to_string(shape[to]));
     }

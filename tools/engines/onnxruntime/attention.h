@@ -42,8 +42,11 @@ struct Attention {
   void forward(const mha_context* context, Call& call);
 };
 
-// A mask that is broadcast to [B, H, Tq, Tk], whose last dimension may be shorter than Tk: strides of it in elements.
-// It refuses other shapes, with the name of the input.
+// Refuses tensors of earlier keys and values, where there are any, that do not fit those of this call; both or none.
+void check_past(const char* op, const Tensor& past_key, const Tensor& past_value, const Rows& keys, const Rows& values);
+
+// Strides in elements of a mask that is broadcast to `shape`, [B, H, Tq, Tk]. It refuses other masks, with the name of
+// the input.
 struct MaskStrides {
   std::int64_t b, h, q, k;
 };

@@ -24,7 +24,7 @@ class GroupQueryAttention : public Kernel {
     Codes key_codes = codes(call.input(kKeyScale), operands.stored, of_.key_type, "k", operands.keys);
     Codes value_codes = codes(call.input(kValueScale), operands.stored, of_.value_type, "v", operands.keys);
     mha_norm key_norm = {};
-    const bool normed = set_norms(call, step.attention, key_norm, tables[2], tables[3]);
+    const bool normed = set_norms(step, key_norm, tables + 2);
 
     mha_rows_args plain = {}, rows = {};
     rows.norm = normed ? &key_norm : nullptr;
@@ -79,16 +79,21 @@ class GroupQueryAttention : public Kernel {
     }
   }
 
-  bool set_norms(const Call& call, Attention& attention, mha_norm& key_norm, std::vector<float>& query_storage,
-                 std::vector<float>& key_storage) const {
-    const Tensor query = call.input(kQueryNorm), key = call.input(kKeyNorm);
+  bool set_norms(Step& step, mha_norm& key_norm, std::vector<float>* tables) const {
+    const Tensor query = step.call.input(kQueryNorm), key = step.call.input(kKeyNorm);
+    const std::int64_t dim = step.operands.queries.dim;
+    Attention& attention = step.attention;
     if (!query && !key) return false;
     if (!query || !key) refuse("GroupQueryAttention: only one of q_norm_weight and k_norm_weight is given");
+    if (query.elements() != dim || key.elements() != dim) {
+      refuse("GroupQueryAttention: q_norm_weight " + query.text() + " and k_norm_weight " + key.text() + " are not [" +
+             std::to_string(dim) + "]");
+    }
     attention.query_norm.epsilon = of_.query_epsilon;
-    attention.query_norm.weight = floats(query, query_storage);
+    attention.query_norm.weight = floats(query, tables[0]);
     attention.args.query_norm = &attention.query_norm;
     key_norm.epsilon = of_.key_epsilon;
-    key_norm.weight = floats(key, key_storage);
+    key_norm.weight = floats(key, tables[1]);
     return true;
   }
 
@@ -161,6 +166,12 @@ class GroupQueryAttention : public Kernel {
     }
     if (const Tensor bias = call.input(kBias)) {
       const std::int64_t total = call.input(kTotal).as<std::int32_t>()[0];
+      for (const std::int64_t length : attention.key_lengths) {
+        if (length > total) {
+          refuse("GroupQueryAttention: attention_bias has " + std::to_string(total) + " keys, but an item has " +
+                 std::to_string(length) + " tokens");
+        }
+      }
       attention.masks.add_mask = add_mask(bias, broadcast(bias, "GroupQueryAttention: attention_bias",
                                                           {queries.batch, of_.heads, queries.length, total}));
     }
@@ -182,12 +193,12 @@ class GroupQueryAttention : public Kernel {
 
 Kernel* make(const Node& node) {
   std::string reason;
+  const bool window_cache = node.integer("sliding_window_cache", 0) != 0;
   if (node.has_output(kProducts)) reason = "the output output_qk";
-  if (node.integer("sliding_window_cache", 0) != 0) reason = "sliding_window_cache";
+  if (window_cache) reason = "sliding_window_cache";
   if (reason.empty()) return new GroupQueryAttention(node);
   const ort::ElementType type = node.input_type(kQuery), cache = node.input_type(kPastKey);
   const std::int64_t heads = node.integer("num_heads", 1), key_heads = node.integer("kv_num_heads", 1);
-  const bool window_cache = node.integer("sliding_window_cache", 0) != 0;
   const auto shapes = [=](const Call& call) -> Shapes {
     const Tensor query = call.input(kQuery), past = call.input(kPastKey);
     const std::int64_t parts = call.input(kKey) ? heads : heads + 2 * key_heads, dim = query.dim(2) / parts;

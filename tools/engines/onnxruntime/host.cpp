@@ -78,6 +78,11 @@ void check(mha_status status, const mha_error& error) {
                 std::string("mha: ") + error.message);
 }
 
+std::int64_t Tensor::dim(std::size_t index) const {
+  if (index >= rank) refuse("a tensor of shape " + text() + " has too few dimensions");
+  return shape[index];
+}
+
 std::int64_t Tensor::elements() const {
   std::int64_t count = 1;
   for (std::size_t i = 0; i < rank; ++i) count *= shape[i];

@@ -38,7 +38,7 @@ struct Tensor {
   std::size_t rank = 0;
 
   explicit operator bool() const { return value != nullptr; }
-  std::int64_t dim(std::size_t index) const { return shape[index]; }
+  std::int64_t dim(std::size_t index) const;  // refuses an index beyond the rank
   std::int64_t elements() const;
   std::string text() const;  // "[2, 3]"
   template <class T>

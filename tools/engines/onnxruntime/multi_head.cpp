@@ -57,8 +57,7 @@ class MultiHeadAttention : public Kernel {
     add_biases(call, operands, biased);
     const Rows &queries = operands.queries, &keys = operands.keys, &values = operands.values;
     const Tensor past_key = call.input(kPastKey), past_value = call.input(kPastValue);
-    check_past(past_key, keys, "past_key");
-    check_past(past_value, values, "past_value");
+    check_past("MultiHeadAttention", past_key, past_value, keys, values);
     const std::int64_t past = past_key ? past_key.dim(2) : 0, total = past + keys.length;
     const mha_dtype type = dtype(call.input(kQuery).type);
 
@@ -166,15 +165,6 @@ class MultiHeadAttention : public Kernel {
       });
       *views[i] = view(copy, MHA_F32, Layout::kFlat, *rows[i]);
       values += each;
-    }
-  }
-
-  static void check_past(const Tensor& past, const Rows& fresh, const char* name) {
-    if (!past) return;
-    if (past.rank != 4 || past.dim(0) != fresh.batch || past.dim(1) != fresh.heads || past.dim(3) != fresh.dim) {
-      refuse(std::string("MultiHeadAttention: ") + name + " is " + past.text() + ", not [" +
-             std::to_string(fresh.batch) + ", " + std::to_string(fresh.heads) + ", P, " + std::to_string(fresh.dim) +
-             "]");
     }
   }
 

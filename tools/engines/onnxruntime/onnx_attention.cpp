@@ -39,7 +39,7 @@ class OnnxAttention : public Kernel {
     const Rows keys = rows(key, "K", key_heads_, "kv_num_heads");
     const Rows values = rows(value, "V", key_heads_, "kv_num_heads");
     check_shapes(queries, keys, values);
-    check_past(past_key, past_value, keys, values);
+    check_past("Attention", past_key, past_value, keys, values);
     const Layout layout = query.rank == 3 ? Layout::kFlat : Layout::kByHead;
     const std::int64_t past = past_key ? past_key.dim(2) : 0, total = past + keys.length;
 
@@ -70,8 +70,10 @@ class OnnxAttention : public Kernel {
     attention.masks.window_left = window_left_ + 1;
     attention.masks.window_right = window_right_ + 1;
     attention.set_offset(past);
-    set_lengths(attention, call.input(kMask), call.input(kNonpad), past, total);
-    set_mask(attention, call.input(kMask), total);
+    const Tensor mask = call.input(kMask);
+    const std::int64_t masked = keys_of(mask, total);
+    set_lengths(attention, call.input(kNonpad), past, masked);
+    set_mask(attention, mask, masked);
     const Rows weights = {queries.batch, queries.heads, queries.length, total};
     void* probabilities = call.output(kProducts, {weights.batch, weights.heads, weights.length, weights.dim});
     if (!probabilities) return attention.forward(context(), call);
@@ -100,24 +102,16 @@ class OnnxAttention : public Kernel {
     same("the lengths of K and V", keys.length, values.length);
   }
 
-  static void check_past(const Tensor& past_key, const Tensor& past_value, const Rows& keys, const Rows& values) {
-    if (!past_key && !past_value) return;
-    const auto fits = [](const Tensor& past, const Rows& fresh) {
-      return past && past.rank == 4 && past.dim(0) == fresh.batch && past.dim(1) == fresh.heads &&
-             past.dim(3) == fresh.dim;
-    };
-    if (!fits(past_key, keys) || !fits(past_value, values) || past_key.dim(2) != past_value.dim(2)) {
-      refuse("Attention: past_key " + (past_key ? past_key.text() : "(absent)") + " and past_value " +
-             (past_value ? past_value.text() : "(absent)") + " do not fit K and V");
-    }
+  // The keys that a mask says something about: its last dimension may be shorter than `total`; 1 is repeated.
+  static std::int64_t keys_of(const Tensor& mask, std::int64_t total) {
+    const std::int64_t width = mask && mask.rank > 0 ? mask.dim(mask.rank - 1) : total;
+    return width > 1 && width < total ? width : total;
   }
 
-  // Keys beyond the end of a mask, or of what nonpad_kv_seqlen says, are hidden.
-  void set_lengths(Attention& attention, const Tensor& mask, const Tensor& nonpad, std::int64_t past,
-                   std::int64_t total) const {
-    const std::int64_t width = mask && mask.rank > 0 && mask.dim(mask.rank - 1) > 1 ? mask.dim(mask.rank - 1) : total;
-    if (!nonpad && width >= total) return;
-    const std::int64_t batch = attention.args.batch;
+  // Keys beyond the first `masked`, or beyond what nonpad_kv_seqlen says, are hidden.
+  static void set_lengths(Attention& attention, const Tensor& nonpad, std::int64_t past, std::int64_t masked) {
+    const std::int64_t batch = attention.args.batch, total = attention.args.key_len;
+    if (!nonpad && masked == total) return;
     if (nonpad && (past > 0 || nonpad.elements() != batch)) {
       refuse("Attention: nonpad_kv_seqlen " + nonpad.text() + " with batch size " + std::to_string(batch) + " and " +
              std::to_string(past) + " keys in past_key");
@@ -128,15 +122,15 @@ class OnnxAttention : public Kernel {
         refuse("Attention: nonpad_kv_seqlen[" + std::to_string(b) + "] is " + std::to_string(given) + " of " +
                std::to_string(total) + " keys");
       }
-      attention.key_lengths.push_back(given < width ? given : width);
+      attention.key_lengths.push_back(given < masked ? given : masked);
       if (nonpad) attention.offsets.push_back(given - attention.args.query_len);
     }
   }
 
-  static void set_mask(Attention& attention, const Tensor& mask, std::int64_t total) {
+  static void set_mask(Attention& attention, const Tensor& mask, std::int64_t masked) {
     if (!mask) return;
     const mha_attention_args& args = attention.args;
-    const MaskStrides strides = broadcast(mask, "attn_mask", {args.batch, args.num_heads, args.query_len, total});
+    const MaskStrides strides = broadcast(mask, "attn_mask", {args.batch, args.num_heads, args.query_len, masked});
     if (mask.type == ort::kBool) {
       set_bool_mask(attention, mask, strides, !attention.depends_on_positions() && attention.offsets.empty());
     } else {

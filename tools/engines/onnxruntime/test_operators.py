@@ -7,6 +7,7 @@ import ctypes
 from pathlib import Path
 
 import numpy as np
+import oracle
 import pytest
 from onnx import helper, numpy_helper
 
@@ -46,6 +47,25 @@ def test_multi_head() -> None:
     query = numbers(2, 5, 32)
     inputs = {"query": query, "key": query, "value": query, "bias": numbers(7)}
     assert "bias is [7], not [96]" in refused("MultiHeadAttention", MICROSOFT, inputs, ["output"], num_heads=4)
+    plain = inputs | dict.fromkeys(["bias", "key_padding_mask"])
+    short = plain | {"attention_bias": numbers(1, 1, 5, 4)}
+    text = refused("MultiHeadAttention", MICROSOFT, short, ["output"], num_heads=4)
+    assert "attention_bias is [1, 1, 5, 4]: its dimension 3 is neither 1 nor 5" in text
+
+
+@pytest.mark.parametrize("value", [None, (2, 4, 2, 8)], ids=str)
+@pytest.mark.parametrize("kind", ["Attention", "MultiHeadAttention"])
+def test_past(kind: str, value: tuple[int, ...] | None) -> None:
+    """Earlier values that are absent, or fewer than the earlier keys."""
+    query = numbers(2, 5, 32)
+    names = ["attn_mask"] if kind == "Attention" else ["bias", "key_padding_mask", "attention_bias"]
+    inputs = {"query": query, "key": query, "value": query} | dict.fromkeys(names)
+    inputs |= {"past_key": numbers(2, 4, 3, 8), "past_value": numbers(*value) if value else None}
+    domain = "" if kind == "Attention" else MICROSOFT
+    heads = {"q_num_heads": 4, "kv_num_heads": 4} if kind == "Attention" else {"num_heads": 4}
+    shape = "[2, 4, 2, 8]" if value else "(absent)"
+    text = refused(kind, domain, inputs, ["output", "present_key", "present_value"], **heads)
+    assert f"{kind}: past_key [2, 4, 3, 8] and past_value {shape} do not fit the keys and values of this call" in text
 
 
 def test_grouped() -> None:
@@ -53,6 +73,23 @@ def test_grouped() -> None:
               "past_value": None, "seqlens_k": np.array([4], np.int32), "total_sequence_length": np.array(5, np.int32)}  # fmt: skip
     text = refused("GroupQueryAttention", MICROSOFT, inputs, ["output"], num_heads=4, kv_num_heads=2)
     assert "an item has 4 earlier and 1 new tokens, past_key is absent" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attention_bias": numbers(1, 1, 1, 4)}, "attention_bias is [1, 1, 1, 4]: its dimension 3 is neither 1 nor 5"),
+        ({"attention_bias": numbers(1, 1, 1, 5), "seqlens_k": np.array([5], np.int32)}, "attention_bias has 5 keys, but an item has 6"),
+        ({"q_norm_weight": numbers(4), "k_norm_weight": numbers(8)}, "q_norm_weight [4] and k_norm_weight [8] are not [8]"),
+    ],
+)  # fmt: skip
+def test_grouped_optional_inputs(changes: dict, message: str) -> None:
+    inputs = {"query": numbers(1, 1, 32), "key": numbers(1, 1, 16), "value": numbers(1, 1, 16)}
+    inputs |= {"past_key": numbers(1, 2, 8, 8), "past_value": numbers(1, 2, 8, 8)}
+    inputs |= {"seqlens_k": np.array([4], np.int32), "total_sequence_length": np.array(5, np.int32)}
+    inputs |= dict.fromkeys(["cos_cache", "sin_cache", "position_ids", "attention_bias", "head_sink", "k_scale", "v_scale"])
+    text = refused("GroupQueryAttention", MICROSOFT, inputs | changes, ["output"], num_heads=4, kv_num_heads=2)
+    assert message in text
 
 
 def test_threads() -> None:
@@ -112,6 +149,20 @@ def test_gemm(constants: tuple[str, ...], attributes: dict) -> None:
     feed = {name: array for name, array in inputs.items() if name not in constants}
     result = session(model, (ONNX_OPERATORS,), 2).run(None, feed)[0]
     assert np.abs(result - expected).max() <= 2e-6
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 5), (5, 1), (1, 1), (5, 5)], ids=str)
+def test_gemm_bias(shape: tuple[int, ...]) -> None:
+    """A bias that is no row: a column has as many elements as a row of this square result."""
+    inputs = {"A": numbers(5, 8), "B": numbers(8, 5, seed=1), "C": numbers(*shape)}
+    model = one_node("Gemm", "", inputs, ["Y"], ("B", "C"))
+    result = session(model, (ONNX_OPERATORS,)).run(None, {"A": inputs["A"]})[0]
+    assert np.abs(result - (inputs["A"].astype(np.float64) @ inputs["B"] + inputs["C"])).max() <= 2e-6
+
+
+def test_gemm_with_a_vector() -> None:
+    inputs = {"A": numbers(3, 8), "B": numbers(8)}
+    assert "a tensor of shape [8] has too few dimensions" in refused("Gemm", "", inputs, ["Y"])
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.int32, np.int64])
@@ -194,12 +245,7 @@ def test_masks(name: str, causal: int) -> None:
     width = mask.shape[-1] if mask.shape[-1] > 1 else 9  # a mask of one key is repeated
     visible = np.zeros((2, 4, 6, 9), bool)
     visible[..., :width] = mask
-    if causal:
-        visible &= np.tril(np.ones((6, 9), bool))
-    scores = np.where(visible, query.astype(np.float64) @ key.astype(np.float64).swapaxes(2, 3) / 8**0.5, -np.inf)
-    weights = np.exp(scores - np.where(visible.any(-1), scores.max(-1), 0)[..., None])
-    sums = weights.sum(-1, keepdims=True)
-    expected = np.where(sums > 0, weights / np.where(sums > 0, sums, 1), 0) @ value
+    expected = oracle.attention(query, key, value, mask=visible, causal=causal)
     inputs = {"Q": query, "K": key, "V": value, "attn_mask": mask}
     model = one_node("Attention", "", inputs, ["Y"], is_causal=causal)
     assert np.abs(session(model, (ONNX_OPERATORS,), 2).run(None, inputs)[0] - expected).max() <= 1e-6
