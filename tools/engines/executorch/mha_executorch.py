@@ -58,11 +58,13 @@ def replace_sdpa(program: torch.export.ExportedProgram) -> int:
 
 def _serves(node: torch.fx.Node) -> bool:
     dropout = node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)
-    query, key, value = (x.meta["val"] for x in node.args[:3])
+    query, key, value = (x.meta["val"] for x in node.args[:3])  # [..., heads, tokens, width]
     floats = (torch.float32, torch.float16, torch.bfloat16)
     return (
         dropout == 0.0
         and query.dim() in (3, 4)
         and query.shape[:-3] == key.shape[:-3]
+        and query.shape[-3] % key.shape[-3] == 0
+        and key.shape[:-2] == value.shape[:-2]
         and all(x.dtype in floats for x in (query, key, value))
     )

@@ -146,6 +146,9 @@ def test_left_to_torch():
         (Attention(), tuple(x.double() for x in inputs)),
         (Attention(), tuple(x[None] for x in inputs)),
         (Attention(), (inputs[0], inputs[1][:1], inputs[2][:1])),
+        (Attention(), (inputs[0], inputs[1], inputs[2][:1])),
+        (Attention(), (inputs[0], inputs[1], inputs[2][:, :1])),
+        (Attention(), (inputs[0][:, :1], inputs[1], inputs[2])),
     ):
         assert mha_executorch.replace_sdpa(torch.export.export(module, given)) == 0
 
