@@ -21,13 +21,6 @@ void run_on_pool(void* /*user*/, int64_t count, void (*task)(void*, int64_t), vo
   });
 }
 
-mha::Result<mha::Context> make_context() {
-  mha_context_options options = {};
-  options.parallel_for.run = run_on_pool;
-  options.num_threads = 1024;  // the most: each call says how many threads the engine has
-  return mha::Context::create(options);
-}
-
 mha_engines::Tensor dense(const Tensor& tensor) {
   const ScalarType type = tensor.scalar_type();
   const mha_dtype dtype = type == ScalarType::Half ? MHA_F16 : type == ScalarType::BFloat16 ? MHA_BF16 : MHA_F32;
@@ -49,12 +42,7 @@ bool set_mask(mha::AttentionCall& call, const Tensor& tensor) {
   for (size_t n = 0; n < 4; ++n) {
     if (mask.size[n] != 1 && mask.size[n] != scores[n]) return false;
   }
-  if (tensor.scalar_type() == ScalarType::Bool) {
-    mha_engines::set_mask(call.masks.bool_mask, mask);
-  } else {
-    mha_engines::set_mask(call.masks.add_mask, mask);
-    call.masks.add_mask.dtype = mask.dtype;
-  }
+  mha_engines::set_mask(call.masks, mask, tensor.scalar_type() == ScalarType::Bool);
   return true;
 }
 
@@ -75,7 +63,7 @@ bool set_tensors(mha::AttentionCall& call, const Tensor& query, const Tensor& ke
 
 Tensor& sdpa_out(KernelRuntimeContext& runtime, const Tensor& query, const Tensor& key, const Tensor& value,
                  const std::optional<Tensor>& mask, bool is_causal, std::optional<double> scale, Tensor& out) {
-  static mha::Result<mha::Context> context = make_context();
+  static mha::Result<mha::Context> context = mha_engines::make_context(run_on_pool);
   ET_KERNEL_CHECK_MSG(runtime, context, InvalidState, out, "mha: %s", context.status().message());
   for (const Tensor* tensor : {&query, &key, &value, const_cast<const Tensor*>(&out)}) {
     ET_KERNEL_CHECK_MSG(runtime, is_served(*tensor, false), InvalidArgument, out,

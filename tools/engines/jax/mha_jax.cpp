@@ -53,14 +53,6 @@ void run_on_pool(void* user, int64_t count, void (*task)(void*, int64_t), void* 
   tasks->wait();
 }
 
-// One for all calls; each call gives the pool of its execution (mha_resources.parallel_user).
-mha::Result<mha::Context> make_context() {
-  mha_context_options options = {};
-  options.parallel_for.run = run_on_pool;
-  options.num_threads = 1024;  // the most: each call says how many threads the engine has
-  return mha::Context::create(options);
-}
-
 Tensor tensor_of(const ffi::AnyBuffer& buffer) {
   const ffi::DataType type = buffer.element_type();
   const mha_dtype dtype = type == ffi::F16 ? MHA_F16 : type == ffi::BF16 ? MHA_BF16 : MHA_F32;
@@ -69,26 +61,20 @@ Tensor tensor_of(const ffi::AnyBuffer& buffer) {
 
 ffi::Error attention(ffi::ThreadPool pool, ffi::AnyBuffer query, ffi::AnyBuffer key, ffi::AnyBuffer value,
                      ffi::RemainingArgs masks, ffi::Result<ffi::AnyBuffer> output, float scale, bool causal) {
-  static mha::Result<mha::Context> context = make_context();
+  static mha::Result<mha::Context> context = mha_engines::make_context(run_on_pool);
   if (!context) return ffi::Error::Internal(std::string("mha: ") + context.status().message());
   mha::AttentionCall call;
   mha_engines::set_tensors(call, mha_engines::Order::kTokensFirst, tensor_of(query), tensor_of(key), tensor_of(value),
                            tensor_of(*output));
   for (size_t n = 0; n < masks.size(); ++n) {
     const ffi::AnyBuffer buffer = *masks.get<ffi::AnyBuffer>(n);
-    const Tensor mask = tensor_of(buffer);
-    if (buffer.element_type() == ffi::PRED) {
-      mha_engines::set_mask(call.masks.bool_mask, mask);
-    } else {
-      mha_engines::set_mask(call.masks.add_mask, mask);
-      call.masks.add_mask.dtype = mask.dtype;
-    }
+    mha_engines::set_mask(call.masks, tensor_of(buffer), buffer.element_type() == ffi::PRED);
   }
   call.causal = causal;
   call.positions.align = MHA_ALIGN_START;  // as jax.nn: query 0 stands at key 0
   call.scale = scale;
   call.scale_is_exact = 1;
-  call.resources.parallel_user = &pool;
+  call.resources.parallel_user = &pool;  // of this execution
   call.resources.max_threads = std::max<int64_t>(pool.num_threads(), 1);
   const mha::Status status = context->attention(call);
   return status ? ffi::Error::Success() : ffi::Error::InvalidArgument(std::string("mha: ") + status.message());

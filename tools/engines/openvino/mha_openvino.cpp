@@ -19,12 +19,7 @@ void run_in_arena(void* /*user*/, int64_t count, void (*task)(void*, int64_t), v
 }
 
 const mha::Context& shared_context() {
-  static mha::Result<mha::Context> shared = [] {
-    mha_context_options options = {};
-    options.parallel_for.run = run_in_arena;
-    options.num_threads = 1024;  // the most: each call says how many threads the engine has
-    return mha::Context::create(options);
-  }();
+  static mha::Result<mha::Context> shared = mha_engines::make_context(run_in_arena);
   OPENVINO_ASSERT(shared, "mha: ", shared.status().message());
   return *shared;
 }
@@ -39,15 +34,6 @@ mha_dtype dtype_of(const ov::Tensor& tensor) {
 
 Tensor tensor_of(const ov::Tensor& tensor) {
   return mha_engines::dense(const_cast<void*>(tensor.data()), dtype_of(tensor), tensor.get_shape());
-}
-
-void set_mask(mha_masks& masks, const ov::Tensor& tensor) {
-  if (is_bool(tensor.get_element_type())) {
-    mha_engines::set_mask(masks.bool_mask, tensor_of(tensor));
-  } else {
-    mha_engines::set_mask(masks.add_mask, tensor_of(tensor));
-    masks.add_mask.dtype = dtype_of(tensor);
-  }
 }
 
 float scalar(const ov::Tensor& tensor) {
@@ -98,7 +84,8 @@ class MhaAttention : public Standard {
     call.causal = get_causal();
     call.positions.align = MHA_ALIGN_START;
     // As the operation has it: causal without the mask; a scalar in its place is none.
-    if (inputs.size() > 3 && !get_causal() && !inputs[3].get_shape().empty()) set_mask(call.masks, inputs[3]);
+    if (inputs.size() > 3 && !get_causal() && !inputs[3].get_shape().empty())
+      mha_engines::set_mask(call.masks, tensor_of(inputs[3]), is_bool(inputs[3].get_element_type()));
     if (inputs.size() > 4) {
       call.scale = scalar(inputs[4]);
       call.scale_is_exact = 1;
