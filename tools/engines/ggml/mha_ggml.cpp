@@ -124,6 +124,7 @@ bool set_call(ggml_tensor* const* sources, const Params& params, Call* call, mha
   args.num_heads = query->ne[2], args.num_kv_heads = key->ne[2];
   args.batch = query->ne[3];
   args.scale = params.scale, args.scale_is_exact = 1;
+  if (key->ne[1] != value->ne[1]) return refuse(error, "v", "must have the length of k, but ne[1] is", value->ne[1]);
   if (key->ne[2] != value->ne[2]) return refuse(error, "v", "must have the heads of k, but ne[2] is", value->ne[2]);
   if (sources[kMask] != nullptr) {
     if (!set_mask(sources[kMask], args, &call->masks.add_mask, error)) return false;

@@ -139,6 +139,8 @@ def reason_for(change: str) -> str:
         softcap = 0
         if change == "type":
             value = graph.tensor("q5_0", 64, 70, 4, 3)
+        elif change == "length":
+            value = graph.tensor("f16", 64, 69, 4, 3)
         elif change == "heads":
             value = graph.tensor("f16", 64, 70, 2, 3)
         elif change == "mask":
@@ -160,6 +162,7 @@ def reason_for(change: str) -> str:
     ("change", "message"),
     [
         ("type", "v: q5_0"),
+        ("length", "v: must have the length of k, but ne[1] is 69"),
         ("heads", "v: must have the heads of k, but ne[2] is 2"),
         ("mask", "mask->ne[2]: must be 1 or that of q, but is 2"),
         ("short mask", "mask->ne[0]: is too small, 69"),
