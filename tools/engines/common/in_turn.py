@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -46,7 +46,7 @@ CASES = (
 Ways = Iterable[tuple[str, Callable[[], object], Callable[[], object]]]
 
 
-def medians(calls: tuple[Callable[[], object], ...], seconds: float) -> list[float]:
+def medians(calls: Sequence[Callable[[], object]], seconds: float, clock: Callable[[], float] = time.perf_counter) -> list[float]:
     """Seconds of each call. The calls take turns, so that what slows the machine for a while slows all; at least 5 turns."""
     for call in calls:
         call()
@@ -54,9 +54,9 @@ def medians(calls: tuple[Callable[[], object], ...], seconds: float) -> list[flo
     end = time.perf_counter() + seconds
     while len(taken[0]) < 5 or time.perf_counter() < end:
         for call, times in zip(calls, taken):
-            begin = time.perf_counter()
+            begin = clock()
             call()
-            times.append(time.perf_counter() - begin)
+            times.append(clock() - begin)
     return [median(times) for times in taken]
 
 

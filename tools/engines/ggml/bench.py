@@ -3,13 +3,14 @@
 Prints a Markdown table of the time of ggml's kernel / the time of mha's."""
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
-from statistics import median
 
 import numpy as np
 
 import attention
+import in_turn
 from ggml_cpu import Backend, Graph, call
 from grid import Shape, Variant
 
@@ -32,22 +33,13 @@ def times(backend: Backend, shape: Shape, seconds: float, clock: Callable[[], fl
         graph.allocate()
         tensors.fill(np.random.default_rng(1))
         tensors.fill_mask(causal(shape.nb, shape.kv))
-        plans = [graph.plan(node) for node in nodes]
-        taken = [[], []]
-        for plan in plans:
-            graph.compute(plan)
-        end = time.perf_counter() + seconds
-        while len(taken[1]) < 3 or time.perf_counter() < end:
-            for plan, list_of in zip(plans, taken):
-                begin = clock()
-                graph.compute(plan)
-                list_of.append(clock() - begin)
-    return [median(some) for some in taken]
+        calls = [functools.partial(graph.compute, graph.plan(node)) for node in nodes]
+        return in_turn.medians(calls, seconds, clock)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=2, help="for each pair, but at least 3 runs of both")
+    parser.add_argument("--seconds", type=float, default=2, help="for each pair, but at least 5 runs of both")
     parser.add_argument("--only", default="", help="cases whose names contain this")
     parser.add_argument("--cpu", action="store_true", help="processor time, of one thread: for a machine that others use")
     options = parser.parse_args()

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times ONNX Runtime alone / with mha's operators, as a Markdown table: models exported from torch, and single nodes of
-com.microsoft. Both run in turn; medians, or with --cpu the lower quartiles of processor time."""
+com.microsoft. Both run in turn; medians, with --cpu of processor time."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+import in_turn
 import models
 from sessions import MICROSOFT, MICROSOFT_OPERATORS, ONNX_OPERATORS, one_node, session
 
@@ -94,19 +95,6 @@ def bound(model: bytes | str, feed: dict[str, np.ndarray], library: Path | None,
     return lambda: runner.run_with_iobinding(binding)
 
 
-def times(calls: list[Callable[[], None]], seconds: float, clock: Callable[[], float], quantile: float) -> list[float]:
-    taken: list[list[float]] = [[] for _ in calls]
-    for call in calls:
-        call()
-    end = time.perf_counter() + seconds
-    while len(taken[0]) < 5 or time.perf_counter() < end:
-        for call, each in zip(calls, taken, strict=True):
-            begin = clock()
-            call()
-            each.append(clock() - begin)
-    return [float(np.quantile(each, quantile)) for each in taken]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=6, help="for each pair, but at least 5 runs of both")
@@ -115,7 +103,6 @@ def main() -> None:
     parser.add_argument("--cpu", action="store_true", help="processor time, of one thread: for a machine that others use")
     options = parser.parse_args()
     clock = time.thread_time if options.cpu else time.perf_counter
-    quantile = 0.25 if options.cpu else 0.5
     threads = [1] if options.cpu else options.threads
     with tempfile.TemporaryDirectory() as folder:
         paths = {"bert": Path(folder) / "bert.onnx", "decoder": Path(folder) / "decoder.onnx"}
@@ -132,7 +119,7 @@ def main() -> None:
                 (model, feed), library = NODES[name](), MICROSOFT_OPERATORS
             for count in threads:
                 calls = [bound(model, feed, each, count) for each in (None, library)]
-                alone, ours = times(calls, options.seconds, clock, quantile)
+                alone, ours = in_turn.medians(calls, options.seconds, clock)
                 print(f"| {name} | {count} | {alone * 1e3:.2f} | {ours * 1e3:.2f} | {alone / ours:.2f} |", flush=True)
 
 
