@@ -18,7 +18,7 @@ def _ticks():
 
 
 def shares(call, seconds=2):
-    """The CPU time of each thread while calls are made for so long, over that of the busiest; descending."""
+    """The CPU time of each thread while calls are made, over that of the busiest; descending."""
     call()
     before, end = _ticks(), time.monotonic() + seconds
     while time.monotonic() < end:

@@ -84,7 +84,7 @@ def blocks_mask(shape: Shape, rng: np.random.Generator) -> np.ndarray:
 
 
 def sparse_mask(shape: Shape, most: int, rng: np.random.Generator) -> np.ndarray:
-    """At most so many visible keys in each row, anywhere."""
+    """Each row sees at most `most` keys, anywhere."""
     mask = np.full((shape.nr3 * shape.nb, shape.kv), -np.inf)
     for row in range(len(mask)):
         seen = rng.choice(shape.kv, most - row % min(most, 17), replace=False)

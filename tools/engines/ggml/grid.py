@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cases that ggml publishes for FLASH_ATTN_EXT in its tests/test-backend-ops.cpp (0.25.3): those of the grid, and
 single ones. Cases over the same tensors are one Shape with several Variants. The precision that ggml's cases also vary
-changes nothing on its CPU backend, and neither does n_kv_max but in what the mask hides."""
+changes nothing on its CPU backend, and n_kv_max only says what the mask hides."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Shape:
     nb: int  # queries
     key: str = "f16"
     value: str = "f16"
-    permute: tuple[int, ...] = PLAIN  # where ggml's dimensions lie in memory
+    permute: tuple[int, ...] = PLAIN  # the order of ggml's dimensions in memory
     kv_view: bool = True  # keys and values are views of a cache of twice the length
     v_of_k: bool = False  # the values are the first elements of the keys (MLA)
 
@@ -32,7 +32,7 @@ class Variant:
     sinks: bool = False
     max_bias: float = 0
     softcap: float = 0
-    n_kv_max: int = 0  # the mask shows at most so many keys; 0: as many as it will
+    n_kv_max: int = 0  # the most keys that a row of the mask shows; 0: any number
 
 
 @dataclass

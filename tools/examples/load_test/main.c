@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0
- * The load test of the toy engine: random traffic of so many tokens; each request must have the tokens and the bits that it
+ * The load test of the toy engine: random traffic; each request must have the tokens and the bits that it
  * has alone, no token may be lost, and in the end no page and no byte may be in use. Prints figures; 1 where anything fails.
  *   example_load_test [<tokens> [<workers> [<threads of the context> [<seed>]]]]      2000 8 1 1
  * One worker serves all 64 slots in one call; 8 workers serve 8 each, over the same caches. */

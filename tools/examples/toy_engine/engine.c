@@ -89,7 +89,7 @@ mha_status toy_admit(toy_engine* engine, mha_error* error) {
   return MHA_OK;
 }
 
-/* Whether a request of so many tokens fits into an empty pool. */
+/* Whether a request of `tokens` tokens fits into an empty pool. */
 static mha_status check_size(const toy_engine* engine, int64_t id, int64_t tokens, mha_error* error) {
   mha_cache_config config;
   mha_cache_get_config(engine->config.caches->layer[0], &config);

@@ -29,8 +29,8 @@ typedef struct toy_request {
   int64_t prompt; /* tokens that are given, >= 1 */
   int64_t wanted; /* tokens to generate, >= 1 */
   toy_draft draft;
-  int64_t fork_at; /* when so many tokens have been generated, `child` begins with all tokens so far, but the */
-  struct toy_request* child; /* second best for the last. NULL: no fork. Its prompt and tokens are then set */
+  int64_t fork_at;           /* generated tokens after which `child` begins, with the same tokens, except that its */
+  struct toy_request* child; /* last is the second best. NULL: no fork. The engine sets its prompt and tokens */
   int32_t tokens[kToyMaxTokens];
 
   /* Results. */

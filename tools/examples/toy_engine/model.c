@@ -129,7 +129,7 @@ int64_t toy_batch_rows(const toy_batch* batch) { return batch->items == 0 ? 0 : 
 
 static const mha_rope kRope = {.base = 10000}; /* a token's position is its number in its sequence */
 
-/* The call of a layer, but for its tensors and what of it depends on the batch. */
+/* The call of a layer, without what depends on the batch. */
 static mha_layer_args layer_call(const toy_runner* runner, int layer, const mha_items* items) {
   mha_layer_args args = {.causal = 1, .items = items, .rope = &kRope, .cache = runner->caches->layer[layer]};
   args.query = MHA_VIEW(runner->normed);

@@ -58,7 +58,7 @@ static mha_status collect(toy_engine* engine, mha_error* error) {
   return MHA_OK;
 }
 
-/* The child gets the parent's tokens, but `second` for the last, and shares the parent's pages, if a slot is free. */
+/* The child gets the parent's tokens, with `second` as the last. It shares the parent's pages, if a slot is free. */
 static mha_status begin_child(toy_engine* engine, toy_request* parent, int32_t second, mha_error* error) {
   toy_request* child = parent->child;
   memcpy(child->tokens, parent->tokens, (size_t)parent->count * sizeof *child->tokens);

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// The queues, the drafts and the steps of the engine.
 #include "tools/examples/toy_engine_cpp/engine.h"
 
 #include <algorithm>
@@ -57,7 +58,7 @@ void Engine::run() {
   while (!waiting_.empty() || !running_.empty()) step();
 }
 
-/// Whether there is room for so many more tokens in the first `layers` caches; in all of them, or nothing is reserved.
+/// Reserves room for more tokens in the first `layers` caches; false, and nothing is reserved, where one of them has none.
 bool Engine::reserve(std::int64_t sequence, std::int64_t tokens, std::size_t layers) {
   std::vector<mha_cache*> handles;
   for (std::size_t n = 0; n < layers; ++n) handles.push_back(caches_[n].get());
@@ -166,7 +167,7 @@ void Engine::add_item(Request& request) {
   owners_.push_back(&request);
 }
 
-/// The child has the parent's tokens, but `second` for the last, and shares the parent's pages if a slot is free.
+/// The child has the parent's tokens, with `second` as the last. It shares the parent's pages if a slot is free.
 void Engine::begin_child(Request& parent, Token second) {
   Request& child = *parent.child;
   child.tokens = parent.tokens;

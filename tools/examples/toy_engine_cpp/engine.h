@@ -19,7 +19,7 @@ struct Request {
   std::vector<Token> tokens;  // the prompt, then what is generated
   std::size_t wanted = 0;     // tokens to generate
   Draft draft = Draft::kNone;
-  std::size_t fork_at = 0;  // when so many are generated, the child begins, with the second best for the last
+  std::size_t fork_at = 0;  // after this many generated tokens the child begins, with the second best for the last
   Request* child = nullptr;
   // Of the engine:
   std::size_t prompt = 0;

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+// Threads that take the tasks of a call from one counter, under a mutex.
 #include "tools/examples/toy_engine_cpp/thread_pool.h"
 
 namespace toy {
