@@ -92,8 +92,9 @@ class LeftToOrt : public Kernel {
     for (std::size_t i = 0; i < outputs_; ++i) {
       wanted.push_back(call.output_value(i, shapes[i]));
       // The kernel writes all outputs up to the last: one that the node does not have gets memory of its own.
-      const bool own = !wanted.back() || is_narrow(type_);
-      const ort::ElementType type = is_narrow(type_) ? ort::kFloat : type_;
+      const ort::ElementType given = wanted.back() ? describe(wanted.back()).type : type_;
+      const bool own = !wanted.back() || is_narrow(given);
+      const ort::ElementType type = is_narrow(given) ? ort::kFloat : given;
       outputs.push_back(own ? values.make(shapes[i].data(), shapes[i].size(), type) : wanted.back());
     }
     check(api().InvokeOp(call.context, operator_, inputs.data(), static_cast<int>(inputs_), outputs.data(),
@@ -107,7 +108,7 @@ class LeftToOrt : public Kernel {
 
  private:
   std::function<Shapes(const Call&)> shapes_;
-  ort::ElementType type_;  // of the outputs
+  ort::ElementType type_;  // of outputs that the node does not have
   ort::Operator* operator_ = nullptr;
   std::size_t inputs_ = 0, outputs_ = 0;
 };

@@ -327,6 +327,28 @@ def test_grouped_products_are_left(mode: int, capfd: pytest.CaptureFixture) -> N
         assert np.array_equal(result, wanted)
 
 
+def test_grouped_products_of_float16_over_codes(capfd: pytest.CaptureFixture) -> None:
+    """Left to ONNX Runtime's float32 kernel; the cache stays int8."""
+    scales = {name: np.array([0.03], np.float32) for name in ("k_scale", "v_scale")}
+    cache = {name: np.arange(HKV * 8 * D).reshape(1, HKV, 8, D).astype(np.int8) for name in ("past_key", "past_value")}
+    results = []
+    for kind, libraries in ((np.float16, (MICROSOFT_OPERATORS,)), (np.float32, ())):
+        inputs = {name: array if array is None or array.dtype != np.float32 else array.astype(np.float16).astype(kind)
+                  for name, array in grouped(1, 5, [6], 8).items()} | cache | scales  # fmt: skip
+        model = one_node("GroupQueryAttention", MICROSOFT, inputs, [*PRESENT, "output_qk"], tuple(scales), num_heads=H,
+                         kv_num_heads=HKV, qk_output=1, kv_cache_bit_width=8, k_quant_type="PER_TENSOR",
+                         v_quant_type="PER_TENSOR")  # fmt: skip
+        feed = {name: array for name, array in inputs.items() if array is not None and name not in scales}
+        results.append(session(model, libraries).run(None, feed))
+    assert "to ONNX Runtime: the output output_qk" in capfd.readouterr().err
+    for result, wanted in zip(*results, strict=True):
+        if result.dtype == np.int8:
+            assert np.array_equal(result[:, :, :6], wanted[:, :, :6])
+        else:
+            assert result.dtype == np.float16
+            np.testing.assert_allclose(result.astype(np.float32), wanted, 2.0**-11, 1e-6)
+
+
 def test_grouped_window_cache_is_left(capfd: pytest.CaptureFixture) -> None:
     """A cache of 8 tokens for a window of 4, after 12 tokens."""
     inputs = grouped(1, 8, [12], 8)
