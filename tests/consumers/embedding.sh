@@ -12,8 +12,7 @@ prints_means() { # <program>
 
 case $kind in
   embedding_cc)
-    cc -std=c11 "${warnings[@]}" "$example/main.c" -I"$prefix/include" -L"$prefix/$libdir" -lmha -lm "${openmp[@]}" \
-      -o "$work/embed"
+    plain_cc ../../tools/examples/embedding/main.c embed
     ;;
   embedding_cmake)
     # The library is built once more, as for add_subdirectory: ccache then has its objects.

@@ -58,7 +58,7 @@ void Engine::run() {
   while (!waiting_.empty() || !running_.empty()) step();
 }
 
-/// Reserves room for more tokens in the first `layers` caches; false, and nothing is reserved, where one of them has none.
+/// Reserves room in the first `layers` caches. False where one of them has none: then nothing is reserved.
 bool Engine::reserve(std::int64_t sequence, std::int64_t tokens, std::size_t layers) {
   std::vector<mha_cache*> handles;
   for (std::size_t n = 0; n < layers; ++n) handles.push_back(caches_[n].get());
