@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // GroupQueryAttention of com.microsoft: a cache of floats, or of codes of 8 or 4 bits with fixed scales.
+#include <algorithm>
 #include <cstring>
 
 #include "grouped.h"
@@ -48,6 +49,8 @@ class GroupQueryAttention : public Kernel {
     std::size_t past, present;  // indices of the input and the output
   };
 
+  static constexpr std::int64_t kPadding = INT64_MIN;  // in the place of the position of a row that is no token
+
   void set_rotation(Step& step, std::vector<float>* tables) const {
     if (!of_.rotary) return;
     const Call& call = step.call;
@@ -59,24 +62,48 @@ class GroupQueryAttention : public Kernel {
     mha_rope& rope = step.attention.rope;
     rope.style = of_.interleaved ? MHA_ROPE_INTERLEAVED : MHA_ROPE_HALF;
     rope.dims = 2 * cos.dim(1);
-    rope.cos = floats(cos, tables[0]);
-    rope.sin = floats(sin, tables[1]);
-    rope.table_positions = cos.dim(0);
     step.attention.args.rope = &rope;
     const bool first = !call.input(kQueryLengths) && call.input(kTotal).as<std::int32_t>()[0] == queries.length;
     if (given && given.elements() != queries.batch * queries.length && !(first && given.elements() > 0)) {
       refuse("GroupQueryAttention: position_ids is " + given.text());
     }
+    std::vector<std::int64_t>& positions = step.attention.query_positions;
+    std::int64_t least = INT64_MAX, greatest = INT64_MIN;
     for (std::int64_t b = 0; b < queries.batch; ++b) {
       const Lengths& each = step.lengths[static_cast<std::size_t>(b)];
-      for (std::int64_t t = 0; t < queries.length; ++t) {
+      for (std::int64_t t = 0; t < each.fresh; ++t) {
         std::int64_t position = each.before + t;
         // As the operator says: the first prompt uses the first position alone.
         if (given && first) position = given.as<std::int64_t>()[0] + t;
         if (given && !first) position = given.as<std::int64_t>()[b * queries.length + t];
-        step.attention.query_positions.push_back(t < each.fresh ? position : 0);
+        positions.push_back(position);
+        least = std::min(least, position);
+        greatest = std::max(greatest, position);
       }
+      positions.resize(static_cast<std::size_t>((b + 1) * queries.length), kPadding);
     }
+    pass_rows(step, cos, sin, least == INT64_MAX ? 0 : least, least == INT64_MAX ? 0 : greatest, tables);
+  }
+
+  // Only the rows of the positions in use are passed on: tables of 16 bits are widened in each call.
+  static void pass_rows(Step& step, const Tensor& cos, const Tensor& sin, std::int64_t least, std::int64_t greatest,
+                        std::vector<float>* tables) {
+    if (least < 0 || greatest >= cos.dim(0)) {
+      refuse("GroupQueryAttention: positions from " + std::to_string(least) + " to " + std::to_string(greatest) +
+             " with cos_cache " + cos.text());
+    }
+    for (std::int64_t& position : step.attention.query_positions) {
+      position = position == kPadding ? 0 : position - least;
+    }
+    const std::int64_t shape[] = {greatest - least + 1, cos.dim(1)};
+    const auto rows = [&](Tensor table, std::vector<float>& storage) {
+      table.data = static_cast<char*>(table.data) + least * shape[1] * bytes_of(dtype(table.type));
+      table.shape = shape;
+      return floats(table, storage);
+    };
+    step.attention.rope.cos = rows(cos, tables[0]);
+    step.attention.rope.sin = rows(sin, tables[1]);
+    step.attention.rope.table_positions = shape[0];
   }
 
   bool set_norms(Step& step, mha_norm& key_norm, std::vector<float>* tables) const {

@@ -244,7 +244,8 @@ def test_grouped_padded_prompt() -> None:
             do_rotary=1)  # fmt: skip
 
 
-def test_grouped_float16() -> None:
+@pytest.mark.parametrize("constants", [(), ("cos_cache", "sin_cache")], ids=["variable", "constant"])
+def test_grouped_float16(constants: tuple[str, ...]) -> None:
     """ONNX Runtime has no such kernel for CPUs: the reference is its float32 kernel over the same numbers."""
     inputs = grouped(3, 6, [9], **angles(), head_sink=numbers(H))
     narrow = {name: array if array is None or array.dtype != np.float32 else array.astype(np.float16)
@@ -253,8 +254,9 @@ def test_grouped_float16() -> None:
             for name, array in narrow.items()}  # fmt: skip
     results = []
     for given, libraries in ((narrow, (MICROSOFT_OPERATORS,)), (wide, ())):
-        model = one_node("GroupQueryAttention", MICROSOFT, given, PRESENT, num_heads=H, kv_num_heads=HKV, do_rotary=1)
-        results.append(session(model, libraries).run(None, {name: a for name, a in given.items() if a is not None}))
+        model = one_node("GroupQueryAttention", MICROSOFT, given, PRESENT, constants, num_heads=H, kv_num_heads=HKV, do_rotary=1)
+        feed = {name: array for name, array in given.items() if array is not None and name not in constants}
+        results.append(session(model, libraries).run(None, feed))
     for result, expected in zip(*results, strict=True):
         assert result.dtype == np.float16
         assert np.abs(result.astype(np.float32) - expected).max() <= HALF_BOUND

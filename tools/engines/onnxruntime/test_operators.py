@@ -80,6 +80,8 @@ def test_grouped() -> None:
     [
         ({"attention_bias": numbers(1, 1, 1, 4)}, "attention_bias is [1, 1, 1, 4]: its dimension 3 is neither 1 nor 5"),
         ({"attention_bias": numbers(1, 1, 1, 5), "seqlens_k": np.array([5], np.int32)}, "attention_bias has 5 keys, but an item has 6"),
+        ({"cos_cache": numbers(4, 4), "sin_cache": numbers(4, 4)}, "positions from 4 to 4 with cos_cache [4, 4]"),
+        ({"cos_cache": numbers(9, 4), "sin_cache": numbers(9, 4), "position_ids": np.array([[-1]])}, "positions from -1 to -1"),
         ({"q_norm_weight": numbers(4), "k_norm_weight": numbers(8)}, "q_norm_weight [4] and k_norm_weight [8] are not [8]"),
     ],
 )  # fmt: skip
@@ -88,7 +90,9 @@ def test_grouped_optional_inputs(changes: dict, message: str) -> None:
     inputs |= {"past_key": numbers(1, 2, 8, 8), "past_value": numbers(1, 2, 8, 8)}
     inputs |= {"seqlens_k": np.array([4], np.int32), "total_sequence_length": np.array(5, np.int32)}
     inputs |= dict.fromkeys(["cos_cache", "sin_cache", "position_ids", "attention_bias", "head_sink", "k_scale", "v_scale"])
-    text = refused("GroupQueryAttention", MICROSOFT, inputs | changes, ["output"], num_heads=4, kv_num_heads=2)
+    text = refused(
+        "GroupQueryAttention", MICROSOFT, inputs | changes, ["output"], num_heads=4, kv_num_heads=2, do_rotary=int("cos_cache" in changes)
+    )
     assert message in text
 
 
