@@ -236,7 +236,7 @@ void add_bench(CLI::App& app, int& /*status*/) {
   list("--arithmetic", o.arithmetic, "How products are computed", "LIST");
   command->add_option("--threads", o.threads, "Threads (default: as many as this process may run on)")
       ->type_name(kNumbers);
-  command->add_option("--target", o.target, "Instruction set to run on (default: MHA_TARGET, else the best supported)");
+  add_target_option(*command, o.target);
   list("--batch", o.batch, "B of prefill, decode, layer", kNumbers);
   list("--num-heads", o.num_heads, "H", kNumbers);
   list("--num-kv-heads", o.num_kv_heads, "Hkv", kNumbers);

@@ -6,6 +6,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <random>
 
 namespace mha::cli {
@@ -14,8 +15,12 @@ void check(const Status& status) {
   if (!status) throw Failure(std::string(status.message()) + " (" + mha_status_string(status.code()) + ")");
 }
 
+void add_target_option(CLI::App& app, std::string& target) {
+  app.add_option("--target", target, "Instruction set to run on (default: MHA_TARGET, else the best supported)");
+}
+
 void add_context_options(CLI::App& app, ContextFlags& flags) {
-  app.add_option("--target", flags.target, "Instruction set to run on (default: MHA_TARGET, else the best supported)");
+  add_target_option(app, flags.target);
   app.add_option("--threads", flags.threads, "Threads to use (default 0: as many as this process may run on)");
 }
 
@@ -143,6 +148,10 @@ void Progress::show() {
     }
   }
   if (seconds > 0) std::fprintf(stderr, "\r\x1b[K");  // leave the line as it was
+}
+
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
 
 std::string time_text(double seconds) {

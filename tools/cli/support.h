@@ -54,6 +54,7 @@ struct ContextFlags {
   std::string target;  // empty: MHA_TARGET, else the best
   std::int64_t threads = 0;
 };
+void add_target_option(CLI::App& app, std::string& target);
 void add_context_options(CLI::App& app, ContextFlags& flags);
 Context make_context(const ContextFlags& flags);
 Context make_context(const char* target, std::int64_t threads);
@@ -122,6 +123,9 @@ double best_seconds(double budget, const Function& function) {
   }
   return best;
 }
+
+// Whether the bytes are equal: unlike ==, it tells zeros of either sign apart, and a NaN equals itself.
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b);
 
 // max |got - want|. Equal infinities differ by 0; a NaN on either side, or unequal sizes, give infinity.
 template <class T>

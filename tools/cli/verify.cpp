@@ -66,23 +66,26 @@ class Code {
   bool any_ = false;
 };
 
-bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
-}
-
-std::vector<TargetState> supported_targets(const std::string& only) {
-  std::vector<TargetState> targets;
+// The indices of the targets to check.
+std::vector<std::int64_t> chosen_targets(const std::string& only) {
+  std::vector<std::int64_t> targets;
   for (std::int64_t i = 0; i < mha_target_count(); ++i) {
-    const std::string name = mha_target_name(i);
-    if (only.empty() ? mha_target_supported(i) == 0 : name != only) continue;
-    TargetState state;
-    state.same_bits = state.fma = mha_target_same_bits(i) == 1;
-    state.name = name;
-    for (const std::int64_t threads : kThreadCounts) state.contexts.push_back(make_context(name.c_str(), threads));
-    targets.push_back(std::move(state));
+    if (only.empty() ? mha_target_supported(i) != 0 : mha_target_name(i) == only) targets.push_back(i);
   }
   if (targets.empty()) throw Failure("target '" + only + "' is not built into this library (see mha info)");
   return targets;
+}
+
+std::vector<TargetState> make_states(const std::vector<std::int64_t>& targets) {
+  std::vector<TargetState> states;
+  for (const std::int64_t i : targets) {
+    TargetState& state = states.emplace_back();
+    state.same_bits = state.fma = mha_target_same_bits(i) == 1;
+    state.name = mha_target_name(i);
+    for (const std::int64_t threads : kThreadCounts)
+      state.contexts.push_back(make_context(mha_target_name(i), threads));
+  }
+  return states;
 }
 
 void run_case(const VerifyCase& verify_case, const std::vector<double>& want, mha_arithmetic arithmetic,
@@ -173,13 +176,13 @@ bool print(const StorageCheck& storage) {
   return pass;
 }
 
-// Of every target that is checked; returns whether all passed.
-bool verify_storage(const std::string& only, bool quick) {
+// Returns whether all targets passed.
+bool verify_storage(const std::vector<std::int64_t>& indices, bool quick) {
   std::vector<StorageCheck> checks;
   {
-    Progress progress("verify storage", mha_target_count());
-    for (const TargetState& target : supported_targets(only)) {
-      checks.push_back(check_storage(target.name, quick));
+    Progress progress("verify storage", static_cast<std::int64_t>(indices.size()));
+    for (const std::int64_t i : indices) {
+      checks.push_back(check_storage(mha_target_name(i), quick));
       progress.step();
     }
   }
@@ -198,11 +201,12 @@ void add_verify(CLI::App& app, int& status) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("verify", "Check every supported target of the library on this machine");
   command->add_option("--target", options->target, "Only this target (default: every supported one)");
-  command->add_flag("--quick", options->quick, "A quarter of the cases");
+  command->add_flag("--quick", options->quick, "A quarter of the cases, a fifth of those of storage");
   command->callback([options, &status] {
+    const std::vector<std::int64_t> indices = chosen_targets(options->target);
     std::vector<TargetState> targets[kArithmeticCount];
     for (int a = 0; a < kArithmeticCount; ++a) {
-      for (TargetState& target : supported_targets(options->target)) {
+      for (TargetState& target : make_states(indices)) {
         // In INT8 all targets share their bits.
         if (kArithmetics[a].arithmetic == MHA_ARITHMETIC_INT8) target.same_bits = true;
         if (has(target.contexts[0], kArithmetics[a].arithmetic)) targets[a].push_back(std::move(target));
@@ -226,7 +230,7 @@ void add_verify(CLI::App& app, int& status) {
         if (!print(target, targets[a], kArithmetics[a].name)) status = 1;
       }
     }
-    if (!verify_storage(options->target, options->quick)) status = 1;
+    if (!verify_storage(indices, options->quick)) status = 1;
     std::printf("bits of %lld cases:", static_cast<long long>(count));
     for (int a = 0; a < kArithmeticCount; ++a) {
       std::printf("%s %s %s", a > 0 ? "," : "", kArithmetics[a].name, codes[a].text().c_str());

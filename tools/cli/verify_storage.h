@@ -15,8 +15,9 @@ namespace mha::cli {
 struct StorageCheck {
   std::string target;
   std::int64_t cases = 0;
-  std::vector<std::string> formats;   // that were checked
-  std::vector<std::string> missing;   // that this build or target does not have, with the library's message
+  std::vector<std::string> formats;  // that every call has in F32
+  std::vector<std::string>
+      missing;  // calls in formats that this build or target does not have, with the library's message
   std::vector<std::string> failures;  // cases whose bits differ
 };
 
