@@ -98,7 +98,7 @@ void add_rows(CLI::App& app, RowOptions& o) {
   app.add_option("--rope-beta-slow", r.beta_slow, "yarn (default 1)");
   app.add_option("--rope-attention-factor", r.attention_factor, "yarn (default 0.1 ln(factor) + 1)");
   app.add_option("--rope-original-positions", r.original_positions, "llama3, yarn: length the model was trained on");
-  app.add_option("--rope-table", r.table_positions, "The caller's own table of sines, of so many positions");
+  app.add_option("--rope-table", r.table_positions, "The caller's own table of sines, of that many positions");
 }
 
 void add_cache(CLI::App& app, ExplainCall call, CacheOptions& o) {
@@ -134,10 +134,13 @@ void add_results(CLI::App& app, ResultOptions& o) {
 
 void add_tensors(CLI::App& app, ExplainCall call, CallOptions& o) {
   app.add_option("--query-dtype", o.query, "Element type of the query (default f32)")->type_name("DTYPE");
-  app.add_option("--key-dtype", o.key, "Of the key (default f32); codes with their scales")->type_name(kFormatType);
-  app.add_option("--value-dtype", o.value, "Of the value (default f32)")->type_name(kFormatType);
+  const bool codes = call == ExplainCall::kAttention;  // a layer projects its key and value, which are floats
+  app.add_option("--key-dtype", o.key,
+                 codes ? "Of the key (default f32); codes with their scales" : "Of the key (default f32)")
+      ->type_name(codes ? kFormatType : "DTYPE");
+  app.add_option("--value-dtype", o.value, "Of the value (default f32)")->type_name(codes ? kFormatType : "DTYPE");
   app.add_option("--output-dtype", o.output, "Of the output (default f32)")->type_name("DTYPE");
-  if (call == ExplainCall::kAttention) {
+  if (codes) {
     app.add_flag("--heads-first", o.heads_first, "Tensors are [B, H, T, D], as torch has them, not [B, T, H, D]");
   }
 }

@@ -12,11 +12,13 @@
 namespace mha::cli {
 namespace {
 
-// The values of options that take one of a few words.
+// The values of options that take one of a few words; "bench --output" is the option of that command alone.
 const std::map<std::string, std::vector<std::string>>& words_of_options() {
   static const std::map<std::string, std::vector<std::string>> words = [] {
-    const std::vector<std::string> dtypes = {"f32", "f16", "bf16", "i8", "u8", "i4", "u4", "q8_0", "q4_0"};
     const std::vector<std::string> floats = {"f32", "f16", "bf16"};
+    const std::vector<std::string> stored = {"f32", "f16", "bf16", "i8",
+                                             "u8",  "i4",  "u4"};  // by caches, packed weights
+    const std::vector<std::string> dtypes = {"f32", "f16", "bf16", "i8", "u8", "i4", "u4", "q8_0", "q4_0"};
     std::map<std::string, std::vector<std::string>> made = {
         {"--arithmetic", {"f32", "bf16", "int8"}},
         {"--attention-arithmetic", {"f32", "bf16", "int8"}},
@@ -29,13 +31,12 @@ const std::map<std::string, std::vector<std::string>>& words_of_options() {
         {"--cache-use", {"append", "read"}},
         {"--weight-layout", {"rows", "gptq", "gptq-v2", "awq"}},
         {"--kinds", {"prefill", "decode", "linear", "layer"}},
-        {"--dtype", {"f32", "f16", "bf16", "i8", "u8", "i4", "u4"}}};
-    for (const char* name :
-         {"--key-dtype", "--value-dtype", "--weight-dtype", "--packed", "--cache-key", "--cache-value", "--formats"}) {
-      made[name] = dtypes;
-    }
-    for (const char* name : {"--query-dtype", "--output-dtype", "--input-dtype", "--weights-dtype", "--scale-dtype",
-                             "--add-mask", "--add-mask2"}) {
+        {"--weights-dtype", {"f32"}},
+        {"bench --output", {"md", "json"}}};
+    for (const char* name : {"--key-dtype", "--value-dtype", "--weight-dtype", "--formats"}) made[name] = dtypes;
+    for (const char* name : {"--dtype", "--packed", "--cache-key", "--cache-value"}) made[name] = stored;
+    for (const char* name : {"--query-dtype", "--output-dtype", "--input-dtype", "--scale-dtype", "--add-mask",
+                             "--add-mask2", "layer --key-dtype", "layer --value-dtype"}) {
       made[name] = floats;
     }
     for (std::int64_t i = 0; i < mha_target_count(); ++i) made["--target"].push_back(mha_target_name(i));
@@ -54,9 +55,10 @@ OptionText option_text(const CLI::Option& option, const std::string& command) {
   text.default_text = option.get_default_str();
   text.required = option.get_required();
   text.is_file = text.type.rfind("FILE", 0) == 0;
-  const auto found = words_of_options().find(text.name);
-  if (found != words_of_options().end() && takes_value) text.words = found->second;
-  if (command == "bench" && text.name == "--output") text.words = {"md", "json"};
+  for (const std::string& name : {text.name, command + " " + text.name}) {
+    const auto found = words_of_options().find(name);
+    if (found != words_of_options().end() && takes_value) text.words = found->second;
+  }
   return text;
 }
 
@@ -64,9 +66,10 @@ void collect(const CLI::App& app, const std::vector<std::string>& path, std::vec
   CommandText text;
   text.path = path;
   text.help = app.get_description();
-  text.footer = app.get_footer();
+  // CLI11 gives a subcommand the footer of its parent where it has none.
+  if (app.get_parent() == nullptr || app.get_footer() != app.get_parent()->get_footer()) text.footer = app.get_footer();
   for (const CLI::Option* option : app.get_options()) {
-    text.options.push_back(option_text(*option, path.empty() ? "" : path[0]));
+    text.options.push_back(option_text(*option, path.empty() ? "" : path.back()));
   }
   const auto shown = [](const CLI::App* sub) { return !sub->get_group().empty(); };
   for (const CLI::App* sub : app.get_subcommands(nullptr)) {

@@ -36,7 +36,7 @@ std::string option_entry(const OptionText& option) {
   return text + "\n";
 }
 
-std::string command_section(const CommandText& command, const CommandText& root) {
+std::string command_section(const CommandText& command) {
   std::string text = ".SS " + escaped("mha " + joined(command.path, " ")) + "\n" + escaped(command.help) + ".\n";
   if (!command.subcommands.empty()) {
     text += ".br\nOne of " + escaped(joined(command.subcommands, ", ")) + " follows, which has options of its own.\n";
@@ -48,7 +48,7 @@ std::string command_section(const CommandText& command, const CommandText& root)
     group = option.group;
     text += option_entry(option);
   }
-  if (command.footer != root.footer) text += ".PP\n.nf\n" + escaped(command.footer) + "\n.fi\n";
+  if (!command.footer.empty()) text += ".PP\n.nf\n" + escaped(command.footer) + "\n.fi\n";
   return text;
 }
 
@@ -63,7 +63,7 @@ std::string man_page(const std::vector<CommandText>& commands) {
           bold("mha") + " " + bold("--help") + " | " + bold("--version") + "\n";
   text += ".SH DESCRIPTION\n" + escaped(root.help) + "\nEvery command has " + bold("--help") + ".\n";
   text += ".SH COMMANDS\n";
-  for (std::size_t i = 1; i < commands.size(); ++i) text += command_section(commands[i], root);
+  for (std::size_t i = 1; i < commands.size(); ++i) text += command_section(commands[i]);
   text +=
       ".SH EXIT STATUS\n.TP\n0\nAll is well.\n.TP\n1\nA check failed (verify, notebook).\n"
       ".TP\n2\nWrong arguments or files; one line on standard error says what.\n";
