@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`mha explain` has an option for every field of core/mha.h that a plan may depend on: a table here says which, and fails where a
-field of the header is not in it. Every option runs, and what it changes in the plan is there."""
+field of the header is not in it. Every option runs, and the plan has a line that it has not without the option."""
 
 import re
 import unittest
@@ -114,8 +114,6 @@ SHARED = {
     "--segments": "masks: segments;",
     "--causal --prefix-lengths 3,4": "masks: causal, prefix lengths;",
     "--window-left 50 --sink-tokens 3": "masks: window left, sink tokens;",
-    "--scale 2": "score changes: none",
-    "--scale 0 --scale-is-exact": "score changes: none",
     "--softcap 30": "score changes: softcap;",
     "--alibi": "score changes: ALiBi;",
     "--relative-bias 3,4": "score changes: relative bias;",
@@ -136,28 +134,25 @@ SHARED = {
                                                                                 "zeros: MHA_I8",
     "--cache paged --cache-key f16 --cache-value u8:hadamard": "rotation of values: by a Walsh-Hadamard matrix",
     "--cache contiguous --cache-key i8:fixed": "codes of keys: MHA_F32 scales of whole rows",
-    "--log-sum-exp": "weights: not wanted",
     "--weights-mode per-head": "weights: per head",
     "--weights-mode averaged --weights-rows 0,2": "weights: averaged of the chosen queries",
     "--weights-mode key-sums --weights-dtype f32": "weights: summed over queries",
     "--query-dtype f16": "MHA_F16",
     "--output-dtype bf16": "MHA_BF16",
     "--key-dtype f16 --value-dtype bf16": "MHA_BF16",
-    "--max-threads 1": "threads: 1 of 1",
 }  # fmt: skip
 OF_ATTENTION = {
-    "--value-head-dim 16": "fallback: none",
+    "--value-head-dim 16": "work of 0.691 million multiply-adds",
     "--key-dtype i8:group=16:scales=f16 --value-dtype u8:zeros": "codes of values: MHA_F32 scales of whole rows, zeros: MHA_U8",
     "--key-dtype i4:hadamard --value-dtype q4_0": "codes of values: in blocks of 32 with their scale",
     "--key-dtype i8:tokens=4 --value-dtype i8:fixed --arithmetic int8": "arithmetic in place: INT8",
-    "--heads-first": "attention kernel: in place",
+    "--heads-first": "1 key/value heads together",
     "--pages --key-lengths --page-size 32": "in the caller's pages of 32 tokens",
     "--pages --key-lengths 600,500 --shared-tokens 256": "2 sequences in 1 groups begin with the same pages",
     "--cache contiguous --sequences 1,1": "sequences: 2, of 3 to 3 queries and 600 to 600 keys",
 }
 OF_LAYER = {
     "--head-dim 8 --value-head-dim 4 --kdim 30 --vdim 20 --out-dim 10": "output projection: 1 x 6 rows, 16 -> 10 features",
-    "--bias": "fallback: none",
     "--bias-kv": "keys added by the layer: 1",
     "--bias-kv --add-zero-attn": "keys added by the layer: 2",
     "--weight-dtype i8:group=16:scales=f16": "query projection: a scale of MHA_F16 for each output and 16 inputs",
@@ -170,15 +165,15 @@ OF_LAYER = {
     "--rope --key-positions --query-positions": "queries and keys rotated",
 }
 OF_LINEAR = {
-    "--bias": "fallback: none",
     "--weight-dtype q8_0": "product: a scale of MHA_F16 for each output and 32 inputs",
     "--weight-dtype u4:group=16:scales=f16 --weight-layout gptq": "product: a scale of MHA_F16 for each output and 16 inputs",
     "--weight-dtype u4:group=16:zeros --weight-layout gptq-v2": "product: a scale of MHA_F32 and a zero for each output and 16 inputs",
     "--packed bf16": "weights MHA_BF16",
     "--input-dtype f16 --output-dtype bf16": "product: input MHA_F16, weights MHA_F32, output MHA_BF16",
     "--arithmetic int8": "linear arithmetic: INT8",
-    "--max-threads 1": "threads: 1 of 1",
 }
+# Options that leave the plan as it is. Without --scale-is-exact, --scale -1 is refused.
+UNSEEN = ("--log-sum-exp", "--scale 2", "--scale -1 --scale-is-exact", "--bias")
 
 
 def fields_of(struct):
@@ -209,25 +204,39 @@ class Explain(CommandTest):
                     self.assertRegex(text, rf"(?m)^  {option}\b", f"{struct}.{field}")
 
     def test_every_option_is_tried(self):
-        tried = {word for table in (SHARED, OF_ATTENTION, OF_LAYER, OF_LINEAR) for line in table for word in line.split()}
+        tried = {word for table in (SHARED, OF_ATTENTION, OF_LAYER, OF_LINEAR, UNSEEN) for line in table for word in line.split()}
         tried |= {word for line in (ATTENTION, LAYER, LINEAR, SIZES) for word in line}
-        tried |= {"--help", "--target", "--query-lengths", "--packed-key-lengths", "--self-attention", "--value-in-key"}  # below
+        tried |= {"--help", "--target", "--query-lengths", "--packed-key-lengths", "--self-attention"}  # below
+        tried |= {"--value-in-key", "--max-threads"}
         for call in ("attention", "layer", "linear"):
             options = set(re.findall(r"(?m)^  (?:-h,)?(--[a-z0-9-]+)", self.explain(call, "--help")))
             self.assertEqual(options - tried, set(), call)
 
     def test_options(self):
-        codes = "codes" not in self.run_mha("explain", *LINEAR, "--weight-dtype", "q8_0").stderr
         for base, tables in (
             ([*ATTENTION, *SIZES], (SHARED, OF_ATTENTION)),
             ([*LAYER, *SIZES], (SHARED, OF_LAYER)),
             (LINEAR, (OF_LINEAR,)),
         ):
+            without = self.explain(*base)
+            known = self.explain(base[0], "--help")
             for table in tables:
                 for options, part in table.items():
-                    if not codes and re.search(r"[iu][48]|q[48]_0|int8", options):
-                        continue  # a build without codes
+                    self.assertNotIn(part, without, (base[0], options))
                     self.assertIn(part, self.explain(*base, *options.split()), (base[0], options))
+            for options in UNSEEN:
+                if re.search(rf"(?m)^  {options.split()[0]}\b", known):
+                    self.assertEqual(self.explain(*base, *options.split()), without, (base[0], options))
+
+    def test_max_threads(self):
+        for base in (ATTENTION, LAYER):
+            large = ["--query-len", "300", "--key-len", "600"]
+            self.check_max_threads(*base[:-1], "2", *large)
+        self.check_max_threads("linear", "--rows", "300", "--in-features", "640", "--out-features", "480", "--threads", "2")
+
+    def check_max_threads(self, *arguments):
+        self.assertIn("threads: 2 of 2", self.explain(*arguments))
+        self.assertIn("threads: 1 of 1", self.explain(*arguments, "--max-threads", "1"))
 
     def test_packed_items(self):
         text = self.explain(*ATTENTION, "--query-lengths", "3,5,0", "--packed-key-lengths", "100,600,7")
@@ -272,6 +281,13 @@ class Explain(CommandTest):
             ("'group=9' belongs to codes", *attention, "--key-dtype", "f16:group=9"),
             ("'abc' is no number of elements", *attention, "--key-dtype", "i8:group=abc"),
             ("scale is -1: below 0", *attention, "--scale", "-1"),
+            ("scale is -1: below 0", "explain", *LAYER, *SIZES, "--scale", "-1"),
+            ("--offset beside a word of --causal", *attention, "--offset", "7", "--causal", "offset", "4"),
+            ("--shared-tokens is -3, must be in [0, 600]", *attention, "--pages", "--key-lengths", "--shared-tokens", "-3"),
+            ("--shared-tokens is 601, must be in [0, 600]", *attention, "--pages", "--key-lengths", "--shared-tokens", "601"),
+            ("pages.page_size is 9223372036854775807", *attention, "--pages", "--key-lengths", "--page-size", str(2**63 - 1)),
+            ("1048577 sequences are beyond its limit", *attention, "--cache", "paged", "--sequences", f"{2**63 - 1},0"),
+            ("tokens are beyond 63 bits", "explain", *ATTENTION, "--query-len", "3", "--key-len", str(2**62), "--key-dtype", "i8"),
             ("scales of several tokens are for tensors", *attention, "--cache", "paged", "--cache-key", "i8:tokens=4"),
             ("--cache-use is 'write'", "explain", *LAYER, *SIZES, "--cache", "paged", "--cache-use", "write"),
             ("--attention-arithmetic is 'x'", "explain", *LAYER, *SIZES, "--attention-arithmetic", "x"),

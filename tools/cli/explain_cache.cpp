@@ -40,7 +40,9 @@ class Storage {
 std::vector<std::int64_t> held_lengths(const CallOptions& options, const CallData& data, std::int64_t batch,
                                        std::int64_t held) {
   std::int64_t sequences = std::max<std::int64_t>(batch, 1);
-  for (const std::int64_t sequence : data.sequences) sequences = std::max(sequences, sequence + 1);
+  for (const std::int64_t sequence : data.sequences) {
+    sequences = std::max(sequences, std::min(sequence, kSequenceLimit) + 1);
+  }
   if (sequences > kSequenceLimit) {
     throw Failure("explain makes the cache, and " + std::to_string(sequences) + " sequences are beyond its limit of " +
                   std::to_string(kSequenceLimit));
@@ -144,11 +146,12 @@ Pages make_pages(const CacheOptions& options, std::int64_t batch, std::int64_t k
     throw Failure("explain makes the table of --pages, and --batch " + std::to_string(batch) + " or --key-len " +
                   std::to_string(key_len) + " is beyond its limits");
   }
-  const std::int64_t pages = (key_len + page_size - 1) / page_size, shared = options.shared_tokens / page_size;
-  if (shared < 0 || shared > pages) {
+  if (options.shared_tokens < 0 || options.shared_tokens > key_len) {
     throw Failure("--shared-tokens is " + std::to_string(options.shared_tokens) + ", must be in [0, " +
                   std::to_string(key_len) + "]");
   }
+  const std::int64_t pages = key_len / page_size + (key_len % page_size != 0 ? 1 : 0);
+  const std::int64_t shared = options.shared_tokens / page_size;
   Pages made;
   for (std::int64_t b = 0; b < batch; ++b) {
     for (std::int64_t n = 0; n < pages; ++n) {
@@ -164,7 +167,7 @@ Pages make_pages(const CacheOptions& options, std::int64_t batch, std::int64_t k
 
 mha_quant quant_of(const Format& format, std::int64_t tokens, std::int64_t heads, std::int64_t width) {
   mha_quant quant{};
-  const std::int64_t groups = format.group > 0 ? (width + format.group - 1) / format.group : 1;
+  const std::int64_t groups = format.group > 0 ? width / format.group + (width % format.group != 0 ? 1 : 0) : 1;
   quant.scales = some_floats();
   if (format.zeros) quant.zeros = some_floats();
   quant.scale_dtype = format.scale_dtype;
@@ -175,7 +178,11 @@ mha_quant quant_of(const Format& format, std::int64_t tokens, std::int64_t heads
   if (format.group > 0) quant.stride_d = 1;
   quant.hadamard = format.hadamard ? 1 : 0;
   if (format.fixed) return quant;  // one scale for the whole tensor
-  quant.stride_h = groups, quant.stride_t = heads * groups, quant.stride_b = tokens * heads * groups;
+  quant.stride_h = groups;
+  if (__builtin_mul_overflow(heads, groups, &quant.stride_t) ||
+      __builtin_mul_overflow(tokens, quant.stride_t, &quant.stride_b)) {
+    throw Failure("'" + format.text + "': the scales of " + std::to_string(tokens) + " tokens are beyond 63 bits");
+  }
   return quant;
 }
 

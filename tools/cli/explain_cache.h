@@ -19,7 +19,7 @@ struct CacheSizes {
   std::int64_t appended;  // the most that the call appends to one
 };
 
-// A cache whose sequences have so many tokens of zeros.
+// A cache whose sequences have as many tokens of zeros as `sizes` or --cache-lengths say.
 Cache make_cache(const Context& context, const CallOptions& options, const CallData& data, std::int64_t batch,
                  const CacheSizes& sizes);
 

@@ -79,7 +79,10 @@ void put_positions(const CLI::App& app, const PositionOptions& o, CallData& data
       throw Failure("--align and a word of --causal say the same: give one");
     call.positions.align = parse_align(o.align);
   }
-  if (o.offset != 0) call.positions.offset = o.offset;
+  if (o.offset != 0) {
+    if (causal.positions.align != MHA_ALIGN_DEFAULT) throw Failure("--offset beside a word of --causal: give one");
+    call.positions.offset = o.offset;
+  }
   data.offsets = for_items("--offsets", o.offsets, call.batch);
   call.positions.offsets = data_of(data.offsets);
   if (o.query) call.positions.query = &not_read.query_positions;

@@ -175,9 +175,9 @@ void explain_layer(const CLI::App& command, const LayerOptions& options) {
   Cache cache;
   if (!o.cache.kind.empty()) {
     const mha_layer_config config = layer.config();
-    std::int64_t longest = args.query_len;
+    std::int64_t longest = data.query_offsets.empty() ? args.query_len : 0;
     for (std::size_t b = 1; b < data.query_offsets.size(); ++b) {
-      longest = std::max(b == 1 ? 0 : longest, data.query_offsets[b] - data.query_offsets[b - 1]);
+      longest = std::max(longest, data.query_offsets[b] - data.query_offsets[b - 1]);
     }
     args.cache_use = parse_cache_use(o.cache);
     const std::int64_t appended = args.cache_use == MHA_CACHE_APPEND ? longest : 0;
