@@ -103,6 +103,22 @@ class RunFormats(CommandTest):
                                       "--arithmetic", "int8")  # fmt: skip
             self.assertEqual((arithmetic["arithmetic"], arithmetic["attention_arithmetic"]), ("int8", "f32"))
 
+    def test_shapes_of_scales(self):
+        """One scale for the tensor, as [] or [1], and one for each output without a second dimension."""
+        tensors, _ = self.int8_layer(1, "F32", True)
+        for shape in ((), (1,), "rows"):
+            changed, wide = {}, {}
+            for name, (rows, columns) in SHAPES.items():
+                of_scales = (rows,) if shape == "rows" else shape
+                count = of_scales[0] if of_scales else 1
+                scales, zero = [round_f32(0.01 + 0.001 * n) for n in range(count)], [n % 11 - 5 for n in range(count)]
+                codes = struct.unpack(f"<{rows * columns}b", tensors[f"{name}_proj.weight"][2])
+                changed[f"{name}_proj.weight_scale"] = ("F32", of_scales, f32_bytes(scales))
+                changed[f"{name}_proj.weight_zero_point"] = ("I8", of_scales, struct.pack(f"<{count}b", *zero))
+                wide[name] = [round_f32(scales[i // columns % count] * (code - zero[i // columns % count])) for i, code in enumerate(codes)]
+            self.write("w.safetensors", safetensors({**tensors, **changed}))
+            self.assertEqual(self.run_layer("--weights", "w.safetensors", *HEADS)[0], self.wanted(wide), shape)
+
     def test_fused_int8(self):
         """nn.MultiheadAttention's in_proj_weight as codes: each projection takes its rows of codes and scales."""
         tensors, wide = self.int8_layer(4, "F16", True)

@@ -78,7 +78,7 @@ Shape weights_shape(const LayerCall& args, std::int64_t heads, std::int64_t keys
 
 std::vector<float> allocate(const Shape& shape) {
   std::vector<float> values(static_cast<std::size_t>(take(io::shape_bytes(shape, sizeof(float)))) / sizeof(float));
-  values.reserve(1);  // as above
+  values.reserve(1);  // the library refuses a null pointer, also to an empty tensor
   return values;
 }
 
