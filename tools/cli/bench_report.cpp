@@ -22,7 +22,7 @@ constexpr double kLeastChange = 0.02;
 std::string digits(double value) {
   if (value == 0) return "";
   char text[32];
-  std::snprintf(text, sizeof text, value >= 100 ? "%.0f" : value >= 10 ? "%.1f" : "%.2f", value);
+  std::snprintf(text, sizeof text, value >= 100 ? "%.0f" : value >= 10 ? "%.1f" : value >= 1 ? "%.2f" : "%.3g", value);
   return text;
 }
 
