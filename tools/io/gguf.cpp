@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <set>
 #include <utility>
 
 #include "tools/io/gguf_cursor.h"
@@ -106,7 +107,7 @@ class GgufParser {
     const std::string key = cursor_.text(kMaxKey);
     const auto type = cursor_.number<std::uint32_t>();
     if (cursor_.failed()) return "metadata " + cursor_.message();
-    if (!keys_.emplace(key, 0).second) return "metadata key '" + printable(key) + "' is given twice";
+    if (!keys_.insert(key).second) return "metadata key '" + printable(key) + "' is given twice";
     const std::string label = "metadata key '" + printable(key) + "': ";
     if (type > kF64) return label + "unknown type " + std::to_string(type);
     std::string wrong = type == kArray ? parse_array(key) : parse_value(key, type);
@@ -202,7 +203,7 @@ class GgufParser {
     return {};
   }
 
-  // Where the data begins; every tensor lies in it, and none overlaps another.
+  // Where the data begins; every tensor must be within it, and none may overlap another.
   std::string place_data() {
     const std::uint64_t at = (cursor_.at() + alignment_ - 1) / alignment_ * alignment_;
     const std::uint64_t size = file_.source_.size();
@@ -228,7 +229,7 @@ class GgufParser {
 
   Gguf& file_;
   GgufCursor cursor_;
-  std::map<std::string, int> keys_;
+  std::set<std::string> keys_;
   std::uint64_t alignment_ = 32;
 };
 

@@ -31,7 +31,7 @@ class GgufCursor {
     return value;
   }
 
-  // A length of 8 bytes, then so many bytes.
+  // A length of 8 bytes, then that many bytes.
   std::string text(std::uint64_t limit) {
     const auto length = number<std::uint64_t>();
     if (failed()) return {};
