@@ -188,8 +188,15 @@ class RunFormats(CommandTest):
         self.refused("--num-heads is 2, but w.gguf says 4", *base, "--prefix", "blk.1.", "--num-heads", "2")
         self.write("w.gguf", self.gguf_layer(["F32"] * 4, counts, block=7)[0])
         self.refused("has 2 numbers, none for block 7", *base, "--prefix", "blk.7.")
-        self.write("w.gguf", self.gguf_layer(["F32"] * 4, {"llama.attn_logit_softcapping": 30.0})[0])
-        self.refused("a cap of the scores is not supported", *base, "--prefix", "blk.0.")
+        for key, part in (
+            ("attn_logit_softcapping", "a cap of the scores is not supported"),
+            ("attention.clamp_kqv", "a limit of queries, keys and values is not supported"),
+            ("attention.max_alibi_bias", "ALiBi's bias of the scores is not supported"),
+        ):
+            self.write("w.gguf", self.gguf_layer(["F32"] * 4, {f"llama.{key}": 30.0})[0])
+            self.refused(part, *base, "--prefix", "blk.0.")
+            self.write("w.gguf", self.gguf_layer(["F32"] * 4, {f"llama.{key}": 0.0})[0])
+            self.ok(*base, "--prefix", "blk.0.")
         self.write("w.gguf", self.gguf_layer(["F32"] * 4, {"llama.attention.head_count": 0})[0])
         self.refused("'llama.attention.head_count' is 0", *base, "--prefix", "blk.0.")
 

@@ -145,4 +145,4 @@ class Shell(CommandTest):
 
 
 if __name__ == "__main__":
-    unittest.main()
+    unittest.main(verbosity=2)  # so that what is skipped says why

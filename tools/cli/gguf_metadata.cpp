@@ -3,6 +3,7 @@
 #include "tools/cli/gguf_metadata.h"
 
 #include <cstdlib>
+#include <utility>
 
 #include "tools/cli/support.h"
 
@@ -43,9 +44,15 @@ Heads gguf_heads(const io::Gguf& file, const std::string& prefix) {
 }
 
 float gguf_scale(const io::Gguf& file) {
-  const std::string cap = architecture(file) + ".attn_logit_softcapping";
-  if (file.number(cap).value_or(0) != 0) {
-    throw Failure(file.label() + ": metadata key '" + cap + "': a cap of the scores is not supported here");
+  const std::pair<const char*, const char*> refused[] = {
+      {".attn_logit_softcapping", "a cap of the scores"},
+      {".attention.clamp_kqv", "a limit of queries, keys and values"},
+      {".attention.max_alibi_bias", "ALiBi's bias of the scores"}};
+  for (const auto& [name, what] : refused) {
+    const std::string key = architecture(file) + name;
+    if (file.number(key).value_or(0) != 0) {
+      throw Failure(file.label() + ": metadata key '" + key + "': " + what + " is not supported here");
+    }
   }
   return static_cast<float>(file.number(architecture(file) + ".attention.scale").value_or(0));
 }

@@ -18,7 +18,8 @@ struct Heads {
 // "blk.N.". Throws Failure for numbers that cannot be.
 Heads gguf_heads(const io::Gguf& file, const std::string& prefix);
 
-// `<architecture>.attention.scale`, 0 if there is none. Throws Failure where the model caps its scores.
+// `<architecture>.attention.scale`, 0 if there is none. Throws Failure where the model caps its scores, limits queries, keys
+// and values, or has ALiBi.
 float gguf_scale(const io::Gguf& file);
 
 }  // namespace mha::cli
