@@ -8,13 +8,14 @@ namespace {
 #if defined(MHA_ISA_AVX512)
 constexpr bool kSignedDots = false;
 MHA_INLINE Reg add_dots(Reg is_unsigned, Reg is_signed, Reg sum) {
-  return reg(_mm512_dpbusd_epi32(bits(sum), bits(is_unsigned), bits(is_signed)));
+  __m512 to = sum;
+  asm("vpdpbusd %2, %1, %0" : "+v"(to) : "v"(__m512(is_unsigned)), "v"(__m512(is_signed)));
+  return to;
 }
 template <int kRight>
 MHA_INLINE Reg shift_right(Reg a) {
   return reg(_mm512_srai_epi32(bits(a), kRight));
 }
-MHA_INLINE Bytes16 lowest_bytes(const Vec& ints) { return _mm512_cvtepi32_epi8(bits(ints.r[0])); }
 MHA_INLINE Vec columns_of(const Bytes16 quads[4]) {
   const __m256i low = _mm256_set_m128i(quads[1], quads[0]), high = _mm256_set_m128i(quads[3], quads[2]);
   return {{reg(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1))}};
@@ -22,18 +23,13 @@ MHA_INLINE Vec columns_of(const Bytes16 quads[4]) {
 #elif defined(MHA_ISA_AVX2)
 constexpr bool kSignedDots = false;
 MHA_INLINE Reg add_dots(Reg is_unsigned, Reg is_signed, Reg sum) {
-  return reg(_mm256_dpbusd_avx_epi32(bits(sum), bits(is_unsigned), bits(is_signed)));
+  __m256 to = sum;
+  asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(to) : "x"(__m256(is_unsigned)), "x"(__m256(is_signed)));
+  return to;
 }
 template <int kRight>
 MHA_INLINE Reg shift_right(Reg a) {
   return reg(_mm256_srai_epi32(bits(a), kRight));
-}
-MHA_INLINE Bytes16 lowest_bytes(const Vec& ints) {
-  const __m256i byte = _mm256_set1_epi32(255);
-  const __m256i taken =
-      _mm256_packs_epi32(_mm256_and_si256(bits(ints.r[0]), byte), _mm256_and_si256(bits(ints.r[1]), byte));
-  const __m256i halves = _mm256_permute4x64_epi64(taken, 0xd8);  // back in order
-  return _mm_packus_epi16(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
 }
 MHA_INLINE Vec columns_of(const Bytes16 quads[4]) {
   return {{reg(_mm256_set_m128i(quads[1], quads[0])), reg(_mm256_set_m128i(quads[3], quads[2]))}};
@@ -44,13 +40,6 @@ MHA_INLINE int8x16_t signed_bytes(Reg r) { return vreinterpretq_s8_f32(r); }
 MHA_INLINE Reg add_dots(Reg a, Reg b, Reg sum) { return reg(vdotq_s32(bits(sum), signed_bytes(a), signed_bytes(b))); }
 MHA_INLINE Reg lower_nibbles(Reg w) { return vreinterpretq_f32_u8(vandq_u8(vreinterpretq_u8_f32(w), vdupq_n_u8(15))); }
 MHA_INLINE Reg upper_nibbles(Reg w) { return vreinterpretq_f32_u8(vshrq_n_u8(vreinterpretq_u8_f32(w), 4)); }
-MHA_INLINE Bytes16 lowest_bytes(const Vec& ints) {
-  int16x8_t pairs[2];
-  for (int i = 0; i < 2; ++i) {
-    pairs[i] = vcombine_s16(vmovn_s32(bits(ints.r[2 * i])), vmovn_s32(bits(ints.r[2 * i + 1])));
-  }
-  return vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(pairs[0]), vmovn_s16(pairs[1])));
-}
 template <int kRight>
 MHA_INLINE Reg shift_right(Reg a) {
   return reg(vshrq_n_s32(bits(a), kRight));
@@ -72,6 +61,42 @@ MHA_INLINE Vec upper_nibbles(const Vec& w) {
 }
 
 #if defined(MHA_ISA_X86)
+// Words of the bytes of four rows at `column`, 4 * kRegLanes of them, in the order that unpacking within lanes of 128 bits
+// gives: of lane l, columns[i] has columns 16 l + 4 i to 16 l + 4 i + 3. put_in_order: each register its own columns.
+#if defined(MHA_ISA_AVX512)
+MHA_INLINE void columns_of_rows(const char* const rows[4], int64_t column, Reg columns[4]) {
+  const __m512i a = _mm512_loadu_si512(rows[0] + column), b = _mm512_loadu_si512(rows[1] + column);
+  const __m512i c = _mm512_loadu_si512(rows[2] + column), d = _mm512_loadu_si512(rows[3] + column);
+  const __m512i low = _mm512_unpacklo_epi8(a, b), high = _mm512_unpackhi_epi8(a, b);
+  const __m512i next_low = _mm512_unpacklo_epi8(c, d), next_high = _mm512_unpackhi_epi8(c, d);
+  columns[0] = reg(_mm512_unpacklo_epi16(low, next_low)), columns[1] = reg(_mm512_unpackhi_epi16(low, next_low));
+  columns[2] = reg(_mm512_unpacklo_epi16(high, next_high)), columns[3] = reg(_mm512_unpackhi_epi16(high, next_high));
+}
+MHA_INLINE void put_in_order(Reg columns[4]) {
+  const __m512i a = bits(columns[0]), b = bits(columns[1]), c = bits(columns[2]), d = bits(columns[3]);
+  const __m512i ab = _mm512_shuffle_i32x4(a, b, 0x44), cd = _mm512_shuffle_i32x4(c, d, 0x44);  // lanes 0, 1 of each
+  const __m512i ab_high = _mm512_shuffle_i32x4(a, b, 0xee), cd_high = _mm512_shuffle_i32x4(c, d, 0xee);
+  columns[0] = reg(_mm512_shuffle_i32x4(ab, cd, 0x88)), columns[1] = reg(_mm512_shuffle_i32x4(ab, cd, 0xdd));
+  columns[2] = reg(_mm512_shuffle_i32x4(ab_high, cd_high, 0x88));
+  columns[3] = reg(_mm512_shuffle_i32x4(ab_high, cd_high, 0xdd));
+}
+#else
+MHA_INLINE void columns_of_rows(const char* const rows[4], int64_t column, Reg columns[4]) {
+  const auto row = [&](int i)
+                       MHA_ALWAYS_INLINE { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows[i] + column)); };
+  const __m256i a = row(0), b = row(1), c = row(2), d = row(3);
+  const __m256i low = _mm256_unpacklo_epi8(a, b), high = _mm256_unpackhi_epi8(a, b);
+  const __m256i next_low = _mm256_unpacklo_epi8(c, d), next_high = _mm256_unpackhi_epi8(c, d);
+  columns[0] = reg(_mm256_unpacklo_epi16(low, next_low)), columns[1] = reg(_mm256_unpackhi_epi16(low, next_low));
+  columns[2] = reg(_mm256_unpacklo_epi16(high, next_high)), columns[3] = reg(_mm256_unpackhi_epi16(high, next_high));
+}
+MHA_INLINE void put_in_order(Reg columns[4]) {
+  const __m256i a = bits(columns[0]), b = bits(columns[1]), c = bits(columns[2]), d = bits(columns[3]);
+  columns[0] = reg(_mm256_permute2x128_si256(a, b, 0x20)), columns[1] = reg(_mm256_permute2x128_si256(c, d, 0x20));
+  columns[2] = reg(_mm256_permute2x128_si256(a, b, 0x31)), columns[3] = reg(_mm256_permute2x128_si256(c, d, 0x31));
+}
+#endif
+
 // Words of the bytes of four rows, a lane for each of 16 columns.
 MHA_INLINE Vec line_of_four(const Bytes16* rows) {
   const __m128i low = _mm_unpacklo_epi8(rows[0], rows[1]), high = _mm_unpackhi_epi8(rows[0], rows[1]);

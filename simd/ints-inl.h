@@ -8,7 +8,9 @@
 // lower_nibbles, upper_nibbles: those of each byte, 0 to 15, as bytes. add_byte_products: pairs of products of such bytes and
 // signed ones, added in 16 bits; widened_halves: the sums of two neighbours of these, in 32 bits (AVX-512, AVX2).
 //
-// store_halves: 16 integers as 16 bits each, which they fit. kDotStep codes of 8 bits are widened to 16 and multiplied with
+// store_halves: 16 integers as 16 bits each, which they fit. store_pairs: the same in the order of packed weights' words: of
+// kPerWord integers, those kPerWord / 2 apart are a word. store_quads: as bytes; a word is the four integers that are
+// kPerWord / 4 apart. kDotStep codes of 8 bits are widened to 16 and multiplied with
 // as many integers of 16 bits at once; sums_of: the sum of each register's lanes, in its lane.
 namespace mha::MHA_TARGET_NS {
 namespace {
@@ -35,9 +37,8 @@ MHA_INLINE Vec line_of_rows(Bytes16 first, Bytes16 second) {
   const __m256i pairs = _mm256_set_m128i(_mm_unpackhi_epi8(first, second), _mm_unpacklo_epi8(first, second));
   return {{reg(_mm512_cvtepi8_epi16(pairs))}};
 }
-MHA_INLINE void store_halves(float* p, const Vec& ints) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(bits(ints.r[0])));
-}
+MHA_INLINE __m256i halves_of(const Vec& ints) { return _mm512_cvtepi32_epi16(bits(ints.r[0])); }
+MHA_INLINE Bytes16 lowest_bytes(const Vec& ints) { return _mm512_cvtepi32_epi8(bits(ints.r[0])); }
 constexpr int kDotStep = 32;
 MHA_INLINE Reg widened_step(const char* p) {
   return reg(_mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
@@ -81,9 +82,16 @@ MHA_INLINE Vec line_of_rows(Bytes16 first, Bytes16 second) {
   return {{reg(_mm256_cvtepi8_epi16(_mm_unpacklo_epi8(first, second))),
            reg(_mm256_cvtepi8_epi16(_mm_unpackhi_epi8(first, second)))}};
 }
-MHA_INLINE void store_halves(float* p, const Vec& ints) {
+MHA_INLINE __m256i halves_of(const Vec& ints) {
   const __m256i taken = _mm256_packs_epi32(bits(ints.r[0]), bits(ints.r[1]));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permute4x64_epi64(taken, 0xd8));  // halves back in order
+  return _mm256_permute4x64_epi64(taken, 0xd8);  // halves back in order
+}
+MHA_INLINE Bytes16 lowest_bytes(const Vec& ints) {
+  const __m256i byte = _mm256_set1_epi32(255);
+  const __m256i taken =
+      _mm256_packs_epi32(_mm256_and_si256(bits(ints.r[0]), byte), _mm256_and_si256(bits(ints.r[1]), byte));
+  const __m256i halves = _mm256_permute4x64_epi64(taken, 0xd8);  // back in order
+  return _mm_packus_epi16(_mm256_castsi256_si128(halves), _mm256_extracti128_si256(halves, 1));
 }
 constexpr int kDotStep = 16;
 MHA_INLINE Reg widened_step(const char* p) { return reg(_mm256_cvtepi8_epi16(load_bytes(p))); }
@@ -137,6 +145,16 @@ MHA_INLINE void store_halves(float* p, const Vec& ints) {
   reg(_mm_packs_epi32(bits(ints.r[0]), bits(ints.r[1]))).store_unaligned(p);
   reg(_mm_packs_epi32(bits(ints.r[2]), bits(ints.r[3]))).store_unaligned(p + 4);
 }
+template <int kPerWord>
+MHA_INLINE void store_pairs(float* words, const Vec& ints) {
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const __m128i h = _mm_packs_epi32(bits(ints.r[2 * i]), bits(ints.r[2 * i + 1]));
+    const __m128i paired = kPerWord == 4 ? _mm_shufflehi_epi16(_mm_shufflelo_epi16(h, 0xd8), 0xd8)
+                                         : _mm_unpacklo_epi16(h, _mm_srli_si128(h, 8));
+    reg(paired).store_unaligned(words + 4 * i);
+  }
+}
 constexpr int kDotStep = 8;
 MHA_INLINE Reg widened_step(const char* p) {
   return reg(lower_halves(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
@@ -177,6 +195,36 @@ MHA_INLINE void store_halves(float* p, const Vec& ints) {
     from_halves(all).store_unaligned(p + 4 * i);
   }
 }
+template <int kPerWord>
+MHA_INLINE void store_pairs(float* words, const Vec& ints) {
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const int16x8_t h = vcombine_s16(vmovn_s32(bits(ints.r[2 * i])), vmovn_s32(bits(ints.r[2 * i + 1])));
+    if constexpr (kPerWord == 4) {
+      alignas(16) static constexpr uint8_t kOrder[16] = {0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15};
+      const uint8x16_t paired = vqtbl1q_u8(vreinterpretq_u8_s16(h), vld1q_u8(kOrder));
+      from_halves(vreinterpretq_s16_u8(paired)).store_unaligned(words + 4 * i);
+    } else {
+      from_halves(vzip1q_s16(h, vextq_s16(h, h, 4))).store_unaligned(words + 4 * i);
+    }
+  }
+}
+MHA_INLINE Bytes16 lowest_bytes(const Vec& ints) {
+  int16x8_t pairs[2];
+  for (int i = 0; i < 2; ++i) {
+    pairs[i] = vcombine_s16(vmovn_s32(bits(ints.r[2 * i])), vmovn_s32(bits(ints.r[2 * i + 1])));
+  }
+  return vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(pairs[0]), vmovn_s16(pairs[1])));
+}
+template <int kPerWord>
+MHA_INLINE void store_quads(float* words, const Vec& ints) {
+  Bytes16 bytes = lowest_bytes(ints);
+  if constexpr (kPerWord == 8) {
+    alignas(16) static constexpr uint8_t kOrder[16] = {0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15};
+    bytes = vqtbl1q_u8(bytes, vld1q_u8(kOrder));
+  }
+  store_bytes(reinterpret_cast<char*>(words), bytes);
+}
 constexpr int kDotStep = 8;
 MHA_INLINE Reg widened_step(const char* p) {
   return from_halves(vmovl_s8(vld1_s8(reinterpret_cast<const int8_t*>(p))));
@@ -187,6 +235,25 @@ MHA_INLINE Reg add_step(Reg codes, const float* x, Reg sum) {
 }
 MHA_INLINE Reg sums_of(const Reg all[kRegLanes]) {
   return reg(vpaddq_s32(vpaddq_s32(bits(all[0]), bits(all[1])), vpaddq_s32(bits(all[2]), bits(all[3]))));
+}
+#endif
+
+#if defined(MHA_ISA_AVX512) || defined(MHA_ISA_AVX2)
+MHA_INLINE void store_halves(float* p, const Vec& ints) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), halves_of(ints));
+}
+template <int kPerWord>
+MHA_INLINE void store_pairs(float* words, const Vec& ints) {
+  const __m256i h = halves_of(ints);
+  const __m256i paired = kPerWord == 4 ? _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(h, 0xd8), 0xd8)
+                                       : _mm256_unpacklo_epi16(h, _mm256_bsrli_epi128(h, 8));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(words), paired);
+}
+template <int kPerWord>
+MHA_INLINE void store_quads(float* words, const Vec& ints) {
+  const __m128i order = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+  const Bytes16 bytes = lowest_bytes(ints);
+  store_bytes(reinterpret_cast<char*>(words), kPerWord == 4 ? bytes : _mm_shuffle_epi8(bytes, order));
 }
 #endif
 

@@ -33,24 +33,30 @@ struct Int8Softmax {
 // Rounded: v = nearest(q * (16256 / a)), a = max |q|; the factor is (a / 16256) * scale. All 0 where a < 2^-100; the factor
 // is a NaN where an element is not finite.
 MHA_NOINLINE float round_query(const AttentionRow& row, Element element, int64_t head_dim, float scale, int32_t* v) {
+  float* floats = reinterpret_cast<float*>(v);
+  const int64_t whole = round_up(head_dim, kLanes);
+  widen_row(element, row.query, head_dim, floats);
+  memset(floats + head_dim, 0, static_cast<size_t>(whole - head_dim) * sizeof(float));
   RoundedTogether query;
-  for (int64_t d = 0; d < head_dim; d += kLanes) {
-    const Vec q = load_elements(element, row.query, d, static_cast<int>(least(head_dim - d, kLanes)));
-    query.add(q);
-    store(reinterpret_cast<float*>(v + d), q);
-  }
+  for (int64_t d = 0; d < whole; d += kLanes) query.add(load(floats + d));
   const float greatest = query.greatest();
   const bool finite = query.finite();
   if (!finite || greatest < kLeastInt8) {
-    memset(v, 0, static_cast<size_t>(round_up(head_dim, kLanes)) * sizeof(int32_t));
+    memset(v, 0, static_cast<size_t>(whole) * sizeof(int32_t));
     return finite ? 0.0f : __builtin_nanf("");
   }
   const Vec inverse = set1(kMostQuery / greatest);
-  for (int64_t d = 0; d < head_dim; d += kLanes) {
-    float* at = reinterpret_cast<float*>(v + d);
-    store(at, to_ints(mul(load(at), inverse)));
-  }
+  for (int64_t d = 0; d < whole; d += kLanes) store(floats + d, to_ints(mul(load(floats + d), inverse)));
   return greatest / kMostQuery * scale;
+}
+
+// What sums of products with codes have too much where a code of 0 is Operands::kSignedZero.
+template <class Operands>
+MHA_INLINE int32_t excess_of(const int32_t* v, int64_t whole) {
+  if constexpr (Operands::kSignedZero == 0) return 0;
+  Vec total = zero();
+  for (int64_t d = 0; d < whole; d += kLanes) total = add_ints(total, load(reinterpret_cast<const float*>(v + d)));
+  return sum_ints(total) * Operands::kSignedZero;
 }
 
 // The scales of tokens [begin, begin + count), and room for 16 more, which are 0 up to a multiple of 16.
@@ -92,15 +98,24 @@ template <class Operands>
 MHA_NOINLINE void round_probabilities(const float* probabilities, const float* scales, int64_t first, int64_t keys,
                                       const AttentionRow& row, int64_t begin, bool skips, float* words) {
   alignas(64) float products[kChunk];
-  for (int64_t j = 0; j < keys; j += kLanes) store(products + j, mul(load(probabilities + j), load(scales + j)));
-  for (int64_t j = 0; j < keys && skips; ++j) {
-    if (!is_visible(row, begin + j)) products[j] = 0.0f;
-  }
-  for (int64_t j = keys; j % kLanes != 0; ++j) {
-    products[j] = 0.0f;  // other rows may see these keys, whatever their scales
-  }
   RoundedTogether all;
-  for (int64_t j = 0; j < keys; j += kLanes) all.add(load(products + j));
+  const auto multiply = [&](int64_t j) MHA_ALWAYS_INLINE {
+    const Vec product = mul(load(probabilities + j), load(scales + j));
+    store(products + j, product);
+    return product;
+  };
+  if (!skips && keys % kLanes == 0) {
+    for (int64_t j = 0; j < keys; j += kLanes) all.add(multiply(j));
+  } else {
+    for (int64_t j = 0; j < keys; j += kLanes) multiply(j);
+    for (int64_t j = 0; j < keys && skips; ++j) {
+      if (!is_visible(row, begin + j)) products[j] = 0.0f;
+    }
+    for (int64_t j = keys; j % kLanes != 0; ++j) {
+      products[j] = 0.0f;  // other rows may see these keys, whatever their scales
+    }
+    for (int64_t j = 0; j < keys; j += kLanes) all.add(load(products + j));
+  }
   const float greatest = all.greatest();
   const bool finite = all.finite(), some = finite && greatest >= kLeastInt8;
   const Vec inverse = set1(some ? kMostProbability / greatest : 0.0f);
@@ -342,18 +357,18 @@ struct Int8Products {
 
   static void ready_queries(const AttentionRow* rows, int64_t num_rows, Element element, int64_t head_dim, float scale,
                             float* dst) {
-    alignas(64) int32_t v[kMostInt8Width], part[kMostInt8Width];
-    const int64_t whole = round_up(head_dim, kLanes);
+    alignas(64) int32_t v[kMostInt8Width];
     for (int64_t r = 0; r < num_rows; ++r, dst += row_floats(head_dim)) {
       *dst = round_query(rows[r], element, head_dim, scale, v);
-      uint32_t* words = reinterpret_cast<uint32_t*>(dst + kQueryHead);
-      int32_t total = 0;
-      for (int64_t d = 0; d < head_dim; ++d) total += v[d];
-      words[-1] = static_cast<uint32_t>(total * KeyOperands::kSignedZero);
+      const int32_t excess = excess_of<KeyOperands>(v, round_up(head_dim, kLanes));
+      memcpy(dst + 1, &excess, sizeof(excess));
+      float* words = dst + kQueryHead;
       for (int p = 0; p < KeyOperands::kParts; ++p) {
-        for (int64_t d = 0; d < whole; ++d) part[d] = KeyOperands::query_part(v[d], p);
-        uint32_t* const end = words + int8_words<KeyOperands>(head_dim);
-        words = put_words<KeyOperands, 4>(part, divide_up(head_dim, 4), words);
+        float* const end = words + int8_words<KeyOperands>(head_dim);
+        for (int64_t d = 0; d < head_dim; d += kLanes) {
+          const Vec part = KeyOperands::query_part(load(reinterpret_cast<const float*>(v + d)), p);
+          words = put_words<KeyOperands, 4>(part, least(head_dim - d, kLanes), words);
+        }
         while (words < end) *words++ = 0;
       }
     }

@@ -22,23 +22,34 @@ struct IntDots {
     return kNumber == 0 ? lower_nibbles(words) : upper_nibbles(words);
   }
   static uint32_t place(int32_t code, int number) { return (static_cast<uint32_t>(code) & 0xffu) << (8 * number); }
+  template <int kPerWord>
+  static MHA_INLINE void store_words(float* words, const Vec& v) {
+    store_quads<kPerWord>(words, v);
+  }
 
   static constexpr int kParts = 2, kQueryShift = 7, kProbabilityShift = 8;
   // v = 128 * first + second, both signed bytes for |v| <= 16256.
-  static int32_t query_part(int32_t v, int part) {
-    const int32_t first = (v + 64) >> 7;
-    return part == 0 ? first : v - 128 * first;
+  static MHA_INLINE Vec query_part(const Vec& v, int part) {
+    const Vec first = shift_right<7>(add_ints(v, set_ints(64)));
+    return part == 0 ? first : sub_ints(v, shift_left<7>(first));
   }
   // u = 256 * first + second, a signed and an unsigned byte.
   static constexpr bool kCorrects = true;
 #if defined(MHA_ISA_X86)
   template <int kPart>
-  static MHA_INLINE Vec value_step(const Vec& x, const Vec& line, const Vec& sum) {
+  static MHA_INLINE Reg value_step(const Reg& x, const Reg& line, const Reg& sum) {
     if constexpr (kPart == 1) return add_dots(x, line, sum);
-    const auto flipped = [&](int i) MHA_ALWAYS_INLINE { return flip_codes(line.r[i], flip_of(Element::kU8)); };
-    return add_dots(map(flipped), x, sum);
+    return add_dots(flip_codes(line, flip_of(Element::kU8)), x, sum);
+  }
+  template <int kPart>
+  static MHA_INLINE Vec value_step(const Vec& x, const Vec& line, const Vec& sum) {
+    return map([&](int i) MHA_ALWAYS_INLINE { return value_step<kPart>(x.r[i], line.r[i], sum.r[i]); });
   }
   static MHA_INLINE Vec value_line(const Bytes16* rows) { return line_of_four(rows); }
+  static MHA_INLINE void value_columns(const char* const* rows, int64_t column, Reg columns[4]) {
+    columns_of_rows(rows, column, columns);
+  }
+  static MHA_INLINE void put_in_order(Reg columns[4]) { MHA_TARGET_NS::put_in_order(columns); }
   static MHA_INLINE Vec store_probabilities(float* words, int64_t j, const Vec& u) {
     const Vec first = shift_right<8>(u);
     char* at = reinterpret_cast<char*>(words) + j;
@@ -47,18 +58,11 @@ struct IntDots {
   }
 #endif
 
-  static constexpr int kStep = 4 * kRegLanes;
-  static MHA_INLINE Reg key_codes(const char* p) {
-    const Reg codes = Reg::load_unaligned(reinterpret_cast<const float*>(p));
-    return kSignedDots ? codes : flip_codes(codes, flip_of(Element::kU8));
-  }
-  static MHA_INLINE Reg key_step(Reg codes, const float* x, Reg sum) {
-    return add_dots(codes, Reg::load_unaligned(x), sum);
-  }
+  // Decoding: a lane of `line` has four codes of a key, `word` as many integers of a query.
+  static MHA_INLINE Reg key_step(const Reg& line, float word, const Reg& sum) { return add_dots(line, Reg(word), sum); }
   static constexpr int64_t kQueryBytes = 1;
-  static MHA_INLINE void store_query(char* at, const Vec& v, int part) {
-    const Vec first = shift_right<7>(add_ints(v, set_ints(64)));
-    store_bytes(at, lowest_bytes(part == 0 ? first : sub_ints(v, shift_left<7>(first))));
+  static MHA_INLINE void store_query(char* part, const Vec& v, int number) {
+    store_words<4>(reinterpret_cast<float*>(part), query_part(v, number));
   }
 };
 

@@ -50,12 +50,16 @@ struct IntPairs {
       return line_of_nibbles<kNumber>(words);
     }
   }
-  // The bits of one of the inputs of a word.
+  // The bits of one of the inputs of a word; 16 integers as the words that lines are multiplied with.
   static uint32_t place(int32_t code, int number) { return (static_cast<uint32_t>(code) & 0xffffu) << (16 * number); }
+  template <int kPerWord>
+  static MHA_INLINE void store_words(float* words, const Vec& v) {
+    store_pairs<kPerWord>(words, v);
+  }
 
   // Attention: integers of 15 bits are one part, or two whose products are added with the first's shifted left.
   static constexpr int kParts = 1, kQueryShift = 0, kProbabilityShift = 0;
-  static int32_t query_part(int32_t v, int) { return v; }
+  static MHA_INLINE Vec query_part(const Vec& v, int) { return v; }
   template <int kPart>
   static MHA_INLINE Vec value_step(const Vec& x, const Vec& line, const Vec& sum) {
     return add_products(x, line, sum);
@@ -101,6 +105,10 @@ struct IntNibbles {
                    MHA_ALWAYS_INLINE { return kNumber == 0 ? lower_nibbles(words.r[i]) : upper_nibbles(words.r[i]); });
   }
   static uint32_t place(int32_t code, int number) { return (static_cast<uint32_t>(code) & 0xffu) << (8 * number); }
+  template <int kPerWord>
+  static MHA_INLINE void store_words(float* words, const Vec& v) {
+    store_quads<kPerWord>(words, v);
+  }
 };
 using NibbleOperands = IntNibbles;
 #else
@@ -157,18 +165,24 @@ struct Int8Rows {
   int64_t groups;
 };
 
-// Integers as the words that lines are multiplied with; returns their end.
+// The first `count` (1..16) of 16 integers as the words that lines are multiplied with; returns their end.
 template <class Operands, int kPerWord>
-MHA_INLINE uint32_t* put_words(const int32_t* codes, int64_t count, uint32_t* words) {
+MHA_INLINE float* put_words(const Vec& v, int64_t count, float* words) {
   constexpr int kLines = kPerWord / Operands::kInputsOfWord;
-  for (int64_t w = 0; w < count; ++w) {
+  if (count == kLanes) {
+    Operands::template store_words<kPerWord>(words, v);
+    return words + kLanes / Operands::kInputsOfWord;
+  }
+  alignas(64) int32_t codes[kLanes];
+  store(reinterpret_cast<float*>(codes), v);
+  for (int64_t w = 0; w < divide_up(count, kPerWord); ++w) {
 #pragma GCC unroll 8
     for (int line = 0; line < kLines; ++line) {
       uint32_t word = 0;
       for (int n = 0; n < Operands::kInputsOfWord; ++n) {
         word |= Operands::place(codes[w * kPerWord + n * kLines + line], n);
       }
-      *words++ = word;
+      memcpy(words++, &word, sizeof(word));
     }
   }
   return words;
@@ -176,7 +190,7 @@ MHA_INLINE uint32_t* put_words(const int32_t* codes, int64_t count, uint32_t* wo
 
 // Group [begin, end) of a row. E: the element type of inputs.
 template <class Operands, int kPerWord, class E>
-MHA_INLINE void ready_group(const char* src, int64_t begin, int64_t end, uint32_t* words, float* scale, int32_t* sum) {
+MHA_INLINE void ready_group(const char* src, int64_t begin, int64_t end, float* words, float* scale, int32_t* sum) {
   constexpr int kLines = kPerWord / Operands::kInputsOfWord;
   RoundedTogether group;
   const auto inputs = [&](int64_t at) MHA_ALWAYS_INLINE {
@@ -191,18 +205,16 @@ MHA_INLINE void ready_group(const char* src, int64_t begin, int64_t end, uint32_
   *sum = 0;
   const int64_t used = divide_up(end - begin, kPerWord) * kLines;
   if (!finite || greatest < kLeastInt8) {
-    memset(words, 0, static_cast<size_t>(used) * sizeof(uint32_t));
+    memset(words, 0, static_cast<size_t>(used) * sizeof(float));
     return;
   }
   *scale = greatest / 127.0f;
   const Vec inverse = set1(127.0f / greatest);
   Vec total = zero();
   for (int64_t at = begin; at < end; at += kLanes) {
-    alignas(64) int32_t codes[kLanes];
     const Vec rounded = to_ints(mul(inputs(at), inverse));
     total = add_ints(total, rounded);
-    store(reinterpret_cast<float*>(codes), rounded);
-    words = put_words<Operands, kPerWord>(codes, divide_up(least(end - at, kLanes), kPerWord), words);
+    words = put_words<Operands, kPerWord>(rounded, least(end - at, kLanes), words);
   }
   *sum = sum_ints(total);
 }
@@ -213,9 +225,9 @@ MHA_NOINLINE void ready_rows(const GemmArgs& g, const Int8Groups& groups, const 
   with_element(g.a_element, [&](auto e) MHA_ALWAYS_INLINE {
     for (int64_t r = 0; r < g.m; ++r) {
       for (int64_t k = 0, n = r * rows.groups; k < g.k; k = groups.end(k), ++n) {
-        uint32_t* words = reinterpret_cast<uint32_t*>(rows.words + r * rows.stride + k / kPerWord * kLines);
-        ready_group<Operands, kPerWord, decltype(e)>(g.a + r * g.a_stride, k, groups.end(k), words, &rows.scales[n],
-                                                     &rows.sums[n]);
+        ready_group<Operands, kPerWord, decltype(e)>(g.a + r * g.a_stride, k, groups.end(k),
+                                                     rows.words + r * rows.stride + k / kPerWord * kLines,
+                                                     &rows.scales[n], &rows.sums[n]);
       }
     }
   });

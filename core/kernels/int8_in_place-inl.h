@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // INT8 attention of few query rows (decoding): codes are read once, in place. A policy of the driver in step-inl.h, which
-// walks like in_place-inl.h. A key's codes are multiplied with the query's in their natural order, since sums of integers need
-// no order: nothing is transposed. Values meet the probabilities of kInputsOfWord keys at once. Included by algorithms-inl.h,
-// once per target.
+// walks like in_place-inl.h. Where integers are one part, a key's codes are multiplied with the query's in their natural order,
+// since sums of integers need no order, and values meet the probabilities of two keys at once; where they are two parts,
+// int8_dot_blocks-inl.h. Included by algorithms-inl.h, once per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// How far ahead of a row that follows others without gaps codes are prefetched, in bytes.
-constexpr int64_t kNearCodes = 1024, kFarCodes = 8 * 1024;
-
 struct Int8InPlaceScratch {
+  float* lines;    // of Int8KeyLines
   float* scores;   // [rows][kScoreStride]
   float* queries;  // [rows][kParts][D rounded up to 64], two bytes of an element in all
   float* factors;  // of queries, [rows], and
@@ -22,13 +20,22 @@ struct Int8InPlaceScratch {
 constexpr int64_t kQueryStep = 64;
 inline int64_t int8_query_floats(int64_t head_dim) { return round_up(head_dim, kQueryStep) / 2; }
 
-inline int64_t int8_in_place_scratch(int64_t rows, int64_t head_dim, int64_t value_head_dim) {
-  return rows * (kScoreStride + int8_query_floats(head_dim) + 2 + kPairStride + 2 * padded(value_head_dim)) + kLanes;
+template <class KeyOperands>
+inline int64_t int8_line_floats(int64_t head_dim) {
+  return KeyOperands::kParts == 1 ? 0 : Int8KeyLines<KeyOperands>::words_of(head_dim) * kLanes;
 }
 
+template <class KeyOperands>
+inline int64_t int8_in_place_scratch(int64_t rows, int64_t head_dim, int64_t value_head_dim) {
+  return rows * (kScoreStride + int8_query_floats(head_dim) + 2 + kPairStride + 2 * padded(value_head_dim)) + kLanes +
+         int8_line_floats<KeyOperands>(head_dim);
+}
+
+template <class KeyOperands>
 inline Int8InPlaceScratch split_int8_in_place(float* p, int64_t rows, int64_t head_dim, int64_t value_head_dim) {
   Int8InPlaceScratch s;
-  s.scores = p;
+  s.lines = p;
+  s.scores = s.lines + int8_line_floats<KeyOperands>(head_dim);
   s.queries = s.scores + rows * kScoreStride;
   s.pairs = s.queries + rows * int8_query_floats(head_dim);
   s.sums = s.pairs + rows * kPairStride;
@@ -42,19 +49,18 @@ inline Int8InPlaceScratch split_int8_in_place(float* p, int64_t rows, int64_t he
 template <class Operands>
 struct Int8KeyBlock {
   static constexpr int64_t kStep = Operands::kStep, kStepFloats = kStep * Operands::kQueryBytes / kFloatBytes;
-  static constexpr int kParts = Operands::kParts, kMostRows = kRegLanes / kParts < 4 ? kRegLanes / kParts : 4;
+  static constexpr int kMostRows = kRegLanes < 4 ? kRegLanes : 4;
   const char* keys[kLanes];
   const char* last;      // [16][kStep]: what a row has beyond its last whole step, zeros behind it; null: nothing
   int64_t steps;         // whole ones
-  const float* queries;  // [rows][query_stride], part after part
+  const float* queries;  // [rows][query_stride]
   int64_t query_stride;
-  bool follow;    // rows follow each other without gaps
   int32_t* sums;  // [rows][16]
 
   // Rows [row, row + kRows) and keys [key, key + kKeys).
   template <int kRows, int kKeys>
   MHA_INLINE void tile(int64_t row, int64_t key) const {
-    static_assert(kRows * kKeys * kParts == kRegLanes, "a lane for each sum");
+    static_assert(kRows * kKeys == kRegLanes, "a lane for each sum");
     Reg all[kRegLanes];
 #pragma GCC unroll 16
     for (int i = 0; i < kRegLanes; ++i) all[i] = Reg(0.0f);
@@ -62,11 +68,8 @@ struct Int8KeyBlock {
     const auto add_all = [&](const Reg& codes, int k) MHA_ALWAYS_INLINE {
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 2
-        for (int p = 0; p < kParts; ++p) {
-          Reg& sum = all[(p * kRows + r) * kKeys + k];
-          sum = Operands::key_step(codes, x + r * query_stride + p * (query_stride / kParts), sum);
-        }
+        Reg& sum = all[r * kKeys + k];
+        sum = Operands::key_step(codes, x + r * query_stride, sum);
       }
     };
     for (int64_t s = 0; s < steps; ++s, x += kStepFloats) {
@@ -82,26 +85,13 @@ struct Int8KeyBlock {
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 16
-      for (int k = 0; k < kKeys; ++k) {
-        uint32_t sum = static_cast<uint32_t>(int_at(lanes + r * kKeys + k));
-        if constexpr (kParts == 2) {
-          sum = (sum << Operands::kQueryShift) + static_cast<uint32_t>(int_at(lanes + (kRows + r) * kKeys + k));
-        }
-        sums[(row + r) * kLanes + key + k] = static_cast<int32_t>(sum);
-      }
+      for (int k = 0; k < kKeys; ++k) sums[(row + r) * kLanes + key + k] = int_at(lanes + r * kKeys + k);
     }
   }
   template <int kRows>
   MHA_NOINLINE void tiles(int64_t row) const {
-    constexpr int kKeys = kRegLanes / (kRows * kParts);
-    for (int64_t key = 0; key < kLanes; key += kKeys) {
-      if (follow && row == 0) {
-        for (int64_t line = 0; line < kKeys * steps * kStep; line += kLine) {
-          prefetch(keys[key] + kNearCodes + line), prefetch_to_l2(keys[key] + kFarCodes + line);
-        }
-      }
-      tile<kRows, kKeys>(row, key);
-    }
+    constexpr int kKeys = kRegLanes / kRows;
+    for (int64_t key = 0; key < kLanes; key += kKeys) tile<kRows, kKeys>(row, key);
   }
   MHA_INLINE void run(int64_t rows) const {
     int64_t row = 0;
@@ -118,7 +108,6 @@ template <class Operands>
 struct Int8ValueBlock {
   static constexpr int kTogether = Operands::kInputsOfWord;
   const char* rows[kLanes];
-  int64_t count;       // words of keys
   const float* words;  // [rows][kPairStride], those of these keys
   float* sums;         // [rows][pitch], integers
   int64_t pitch;
@@ -145,40 +134,21 @@ struct Int8ValueBlock {
     const float* a = words + row * kPairStride;
     const bool ahead = follow && row == 0;
     load_sums<kRows, kPanels>(s, at, pitch);
-    if constexpr (Operands::kParts == 1) {
-      for (int64_t w = 0; w < count; ++w) {
-        if (ahead) prefetch_rows(w, column);
-#pragma GCC unroll 8
-        for (int p = 0; p < kPanels; ++p) {
-          const Vec values = line(w, column + p * kLanes);
-#pragma GCC unroll 4
-          for (int r = 0; r < kRows; ++r) {
-            s[r][p] = Operands::template value_step<0>(set1(a[r * kPairStride + w]), values, s[r][p]);
-          }
-        }
-      }
-    } else {
-      constexpr int64_t kSecond = words_of_chunk<Operands>();
-      for (int64_t w = 0; w < count && ahead; ++w) prefetch_rows(w, column);
+    for (int64_t w = 0; w < kLanes / kTogether; ++w) {
+      if (ahead) prefetch_rows(w, column);
 #pragma GCC unroll 8
       for (int p = 0; p < kPanels; ++p) {
-        Vec values[kLanes / kTogether];
-        for (int64_t w = 0; w < count; ++w) values[w] = line(w, column + p * kLanes);
+        const Vec values = line(w, column + p * kLanes);
 #pragma GCC unroll 4
         for (int r = 0; r < kRows; ++r) {
-          Vec sum = zero();
-          const float* x = a + r * kPairStride;
-          for (int64_t w = 0; w < count; ++w) sum = Operands::template value_step<0>(set1(x[w]), values[w], sum);
-          sum = shift_left<Operands::kProbabilityShift>(sum);
-          for (int64_t w = 0; w < count; ++w) {
-            sum = Operands::template value_step<1>(set1(x[kSecond + w]), values[w], sum);
-          }
-          s[r][p] = add_ints(s[r][p], sum);
+          s[r][p] = Operands::template value_step<0>(set1(a[r * kPairStride + w]), values, s[r][p]);
         }
       }
     }
     store_sums<kRows, kPanels>(s, at, pitch);
   }
+  MHA_INLINE void run(int64_t num_rows, int64_t columns) const { add_values_of(*this, num_rows, columns); }
+  static void put_in_order(float*, int64_t) {}
 };
 
 // All rows of the call are one group. The policy goes through a chunk's keys for all heads.
@@ -186,6 +156,7 @@ template <class KeyOperands, class ValueOperands>
 struct Int8InPlaceBlocks {
   static constexpr int64_t kGroupRows = kMaxGroupRows;
   using Softmax = Int8Softmax;
+  using ValueBlock = std::conditional_t<ValueOperands::kParts == 2, Int8ValueQuads<ValueOperands>, Int8ValueBlock<ValueOperands>>;
   const AttentionArgs& a;
   Int8InPlaceScratch scratch;
   bool one_chunk;
@@ -207,10 +178,8 @@ struct Int8InPlaceBlocks {
     for (int64_t r = 0; r < a.num_rows; ++r) {
       scratch.factors[r] = round_query(a.rows[r], a.query_element, a.head_dim, a.query_scale, v);
       char* bytes = reinterpret_cast<char*>(scratch.queries + r * floats);
-      int32_t total = 0;
-      for (int64_t d = 0; d < a.head_dim; ++d) total += v[d];
-      total *= KeyOperands::kSignedZero;
-      memcpy(scratch.excess + r, &total, sizeof(total));
+      const int32_t excess = excess_of<KeyOperands>(v, round_up(a.head_dim, kLanes));
+      memcpy(scratch.excess + r, &excess, sizeof(excess));
       for (int part = 0; part < KeyOperands::kParts; ++part) {
         for (int64_t d = 0; d < elements; d += kLanes, bytes += kLanes * KeyOperands::kQueryBytes) {
           KeyOperands::store_query(bytes, load(reinterpret_cast<const float*>(v + d)), part);
@@ -247,24 +216,16 @@ struct Int8InPlaceBlocks {
   }
 
   MHA_NOINLINE void score(int64_t head, int64_t block) const {
-    constexpr int64_t kStep = KeyOperands::kStep;
-    Int8KeyBlock<KeyOperands> k;
-    alignas(64) char last[kLanes * kStep];
+    const char* rows[kLanes];
     alignas(64) int32_t sums[kMaxGroupRows * kLanes];
     alignas(64) float scales[2 * kLanes];
-    k.follow = find_rows(a.key, head, block, a.head_dim, k.keys);
-    k.steps = a.head_dim / kStep, k.last = nullptr;
-    const int64_t rest = a.head_dim - k.steps * kStep, row = head * rows_per_head;
-    if (rest > 0) {
-      memset(last, 0, sizeof(last));
-      for (int64_t j = 0; j < kLanes; ++j) {
-        memcpy(last + j * kStep, k.keys[j] + k.steps * kStep, static_cast<size_t>(rest));
+    const int64_t row = head * rows_per_head;
+    if (find_rows(a.key, head, block, a.head_dim, rows)) {
+      for (int64_t line = 0; line < kLanes * a.head_dim; line += kLine) {
+        prefetch(rows[0] + kNearCodes + line), prefetch_to_l2(rows[0] + kFarCodes + line);
       }
-      k.last = last;
     }
-    k.query_stride = int8_query_floats(a.head_dim), k.queries = scratch.queries + row * k.query_stride;
-    k.sums = sums;
-    k.run(rows_per_head);
+    multiply_block(rows, row, sums);
     token_scales(a.key, head, chunk_begin + block * kLanes, keys_of(block), scales);
     const Vec scale = load(scales);
     for (int64_t r = 0; r < rows_per_head; ++r) {
@@ -272,6 +233,34 @@ struct Int8InPlaceBlocks {
       if constexpr (KeyOperands::kSignedZero != 0) sum = sub_ints(sum, set_ints(int_at(scratch.excess + row + r)));
       store(scratch.scores + (row + r) * kScoreStride + block * kLanes,
             mul(mul(to_floats(sum), set1(scratch.factors[row + r])), scale));
+    }
+  }
+
+  // sums: [rows_per_head][16].
+  MHA_INLINE void multiply_block(const char* const rows[kLanes], int64_t row, int32_t* sums) const {
+    const int64_t query_stride = int8_query_floats(a.head_dim);
+    const float* queries = scratch.queries + row * query_stride;
+    if constexpr (KeyOperands::kParts == 2) {
+      const Int8KeyLines<KeyOperands> k = {scratch.lines, Int8KeyLines<KeyOperands>::words_of(a.head_dim), queries,
+                                           query_stride, sums};
+      k.transpose(rows, a.head_dim);
+      k.run(rows_per_head);
+    } else {
+      constexpr int64_t kStep = KeyOperands::kStep;
+      Int8KeyBlock<KeyOperands> k;
+      alignas(64) char last[kLanes * kStep];
+      memcpy(k.keys, rows, sizeof(k.keys));
+      k.steps = a.head_dim / kStep, k.last = nullptr;
+      const int64_t rest = a.head_dim - k.steps * kStep;
+      if (rest > 0) {
+        memset(last, 0, sizeof(last));
+        for (int64_t j = 0; j < kLanes; ++j) {
+          memcpy(last + j * kStep, rows[j] + k.steps * kStep, static_cast<size_t>(rest));
+        }
+        k.last = last;
+      }
+      k.queries = queries, k.query_stride = query_stride, k.sums = sums;
+      k.run(rows_per_head);
     }
   }
 
@@ -283,6 +272,7 @@ struct Int8InPlaceBlocks {
     }
     for (int64_t r = 0; r < a.num_rows; ++r) {
       float* sums = scratch.sums + r * pitch();
+      ValueBlock::put_in_order(sums, a.value_head_dim / kLanes * kLanes);
       for (int64_t c = 0; c < pitch(); c += kLanes) {
         store(sums + c, value_sums<ValueOperands>(load(sums + c), scratch.pairs + r * kPairStride));
       }
@@ -301,13 +291,12 @@ struct Int8InPlaceBlocks {
   }
 
   MHA_NOINLINE void add_values(int64_t head, int64_t block) const {
-    Int8ValueBlock<ValueOperands> v;
+    ValueBlock v;
     v.follow = find_rows(a.value, head, block, a.value_head_dim, v.rows);
     const int64_t row = head * rows_per_head, whole = a.value_head_dim / kLanes * kLanes;
-    v.count = divide_up(keys_of(block), ValueOperands::kInputsOfWord);
     v.words = scratch.pairs + row * kPairStride + block * kLanes / ValueOperands::kInputsOfWord;
     v.sums = scratch.sums + row * pitch(), v.pitch = pitch();
-    if (whole > 0) add_values_of(v, rows_per_head, whole);
+    if (whole > 0) v.run(rows_per_head, whole);
     if (whole == a.value_head_dim) return;
     alignas(16) char last[kLanes][kLanes] = {};
     for (int64_t j = 0; j < kLanes; ++j) {
@@ -315,7 +304,7 @@ struct Int8InPlaceBlocks {
       v.rows[j] = last[j];
     }
     v.sums += whole, v.follow = false;
-    add_values_of(v, rows_per_head, kLanes);
+    v.run(rows_per_head, kLanes);
   }
 };
 
@@ -323,14 +312,14 @@ template <class KeyOperands, class ValueOperands>
 inline void int8_attention_in_place(const AttentionArgs* args) {
   const AttentionArgs& a = *args;
   Int8InPlaceBlocks<KeyOperands, ValueOperands> blocks(a);
-  blocks.scratch = split_int8_in_place(a.scratch, a.num_rows, a.head_dim, a.value_head_dim);
+  blocks.scratch = split_int8_in_place<KeyOperands>(a.scratch, a.num_rows, a.head_dim, a.value_head_dim);
   blocks.rows_per_head = a.num_rows / a.kv_heads;
   run_chunks(a, blocks);
 }
 
 template <class KeyOperands, class ValueOperands>
 constexpr InPlaceKernels make_int8_in_place() {
-  return {int8_attention_in_place<KeyOperands, ValueOperands>, int8_in_place_scratch, kInPlaceRows, kMaxInPlaceRows,
+  return {int8_attention_in_place<KeyOperands, ValueOperands>, int8_in_place_scratch<KeyOperands>, kInPlaceRows, kMaxInPlaceRows,
           KeyOperands::kAttentionName};
 }
 

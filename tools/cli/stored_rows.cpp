@@ -19,6 +19,11 @@ T load(const std::vector<std::byte>& bytes, std::int64_t index) {
   return value;
 }
 
+template <class T>
+std::int32_t load_integer(const std::vector<std::byte>& bytes, std::int64_t index) {
+  return load<T>(bytes, index);
+}
+
 std::int64_t row_bytes(const Format& format, std::int64_t width) { return code_bytes(format.dtype, width); }
 
 }  // namespace
@@ -123,10 +128,10 @@ float StoredRows::code(std::int64_t row, std::int64_t d) const {
   std::int32_t value = 0, zero = 0;
   switch (format_.dtype) {
     case MHA_I8:
-      value = load<std::int8_t>(data_, index);
+      value = load_integer<std::int8_t>(data_, index);
       break;
     case MHA_U8:
-      value = load<std::uint8_t>(data_, index), zero = 128;
+      value = load_integer<std::uint8_t>(data_, index), zero = 128;
       break;
     default: {
       const auto byte = load<std::uint8_t>(data_, index / 2);
@@ -136,7 +141,7 @@ float StoredRows::code(std::int64_t row, std::int64_t d) const {
     }
   }
   if (format_.zeros) {
-    zero = quant_.zero_dtype == MHA_I8 ? load<std::int8_t>(zeros_, place) : load<std::uint8_t>(zeros_, place);
+    zero = quant_.zero_dtype == MHA_I8 ? load_integer<std::int8_t>(zeros_, place) : load_integer<std::uint8_t>(zeros_, place);
   }
   return scale_at(place) * (static_cast<float>(value) - static_cast<float>(zero));
 }
