@@ -12,6 +12,23 @@ MHA_INLINE Reg add_dots(Reg is_unsigned, Reg is_signed, Reg sum) {
   asm("vpdpbusd %2, %1, %0" : "+v"(to) : "v"(__m512(is_unsigned)), "v"(__m512(is_signed)));
   return to;
 }
+// The same four signed bytes in each lane: the broadcast is part of the instruction.
+MHA_INLINE Reg add_dots_of_word(Reg is_unsigned, const float& is_signed, Reg sum) {
+  __m512 to = sum;
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(to) : "v"(__m512(is_unsigned)), "m"(is_signed));
+  return to;
+}
+MHA_INLINE Reg set_bytes(int value) { return reg(_mm512_set1_epi8(static_cast<char>(value))); }
+// 64 integers of 16 bits as their upper bytes and their lower ones.
+MHA_INLINE void split_bytes(const Vec ints[4], Reg* upper, Reg* lower) {
+  const __m512i low = _mm512_packs_epi32(bits(ints[0].r[0]), bits(ints[1].r[0]));
+  const __m512i high = _mm512_packs_epi32(bits(ints[2].r[0]), bits(ints[3].r[0]));
+  const __m512i byte = _mm512_set1_epi16(255);
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);  // of packing in lanes
+  const __m512i tops = _mm512_packs_epi16(_mm512_srai_epi16(low, 8), _mm512_srai_epi16(high, 8));
+  const __m512i rest = _mm512_packus_epi16(_mm512_and_si512(low, byte), _mm512_and_si512(high, byte));
+  *upper = reg(_mm512_permutexvar_epi32(order, tops)), *lower = reg(_mm512_permutexvar_epi32(order, rest));
+}
 template <int kRight>
 MHA_INLINE Reg shift_right(Reg a) {
   return reg(_mm512_srai_epi32(bits(a), kRight));
@@ -46,6 +63,9 @@ MHA_INLINE Reg shift_right(Reg a) {
 }
 #endif
 
+#if !defined(MHA_ISA_AVX512)
+MHA_INLINE Reg add_dots_of_word(Reg a, const float& b, Reg sum) { return add_dots(a, Reg(b), sum); }
+#endif
 template <int kRight>
 MHA_INLINE Vec shift_right(const Vec& a) {
   return map([&](int i) MHA_ALWAYS_INLINE { return shift_right<kRight>(a.r[i]); });
@@ -61,16 +81,18 @@ MHA_INLINE Vec upper_nibbles(const Vec& w) {
 }
 
 #if defined(MHA_ISA_X86)
-// Words of the bytes of four rows at `column`, 4 * kRegLanes of them, in the order that unpacking within lanes of 128 bits
-// gives: of lane l, columns[i] has columns 16 l + 4 i to 16 l + 4 i + 3. put_in_order: each register its own columns.
+// Half of the words of the bytes of four rows at `column`, 4 * kRegLanes of them, in the order that unpacking within lanes of
+// 128 bits gives: of lane l, register i of all four has columns 16 l + 4 i to 16 l + 4 i + 3. put_in_order: each register its
+// own columns.
 #if defined(MHA_ISA_AVX512)
-MHA_INLINE void columns_of_rows(const char* const rows[4], int64_t column, Reg columns[4]) {
-  const __m512i a = _mm512_loadu_si512(rows[0] + column), b = _mm512_loadu_si512(rows[1] + column);
-  const __m512i c = _mm512_loadu_si512(rows[2] + column), d = _mm512_loadu_si512(rows[3] + column);
-  const __m512i low = _mm512_unpacklo_epi8(a, b), high = _mm512_unpackhi_epi8(a, b);
-  const __m512i next_low = _mm512_unpacklo_epi8(c, d), next_high = _mm512_unpackhi_epi8(c, d);
-  columns[0] = reg(_mm512_unpacklo_epi16(low, next_low)), columns[1] = reg(_mm512_unpackhi_epi16(low, next_low));
-  columns[2] = reg(_mm512_unpacklo_epi16(high, next_high)), columns[3] = reg(_mm512_unpackhi_epi16(high, next_high));
+template <int kHalf>
+MHA_INLINE void columns_of_rows(const char* const rows[4], int64_t column, Reg columns[2]) {
+  const auto two = [&](int i) MHA_ALWAYS_INLINE {
+    const __m512i a = _mm512_loadu_si512(rows[i] + column), b = _mm512_loadu_si512(rows[i + 1] + column);
+    return kHalf == 0 ? _mm512_unpacklo_epi8(a, b) : _mm512_unpackhi_epi8(a, b);
+  };
+  const __m512i near = two(0), next = two(2);
+  columns[0] = reg(_mm512_unpacklo_epi16(near, next)), columns[1] = reg(_mm512_unpackhi_epi16(near, next));
 }
 MHA_INLINE void put_in_order(Reg columns[4]) {
   const __m512i a = bits(columns[0]), b = bits(columns[1]), c = bits(columns[2]), d = bits(columns[3]);
@@ -81,14 +103,15 @@ MHA_INLINE void put_in_order(Reg columns[4]) {
   columns[3] = reg(_mm512_shuffle_i32x4(ab_high, cd_high, 0xdd));
 }
 #else
-MHA_INLINE void columns_of_rows(const char* const rows[4], int64_t column, Reg columns[4]) {
-  const auto row = [&](int i)
-                       MHA_ALWAYS_INLINE { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows[i] + column)); };
-  const __m256i a = row(0), b = row(1), c = row(2), d = row(3);
-  const __m256i low = _mm256_unpacklo_epi8(a, b), high = _mm256_unpackhi_epi8(a, b);
-  const __m256i next_low = _mm256_unpacklo_epi8(c, d), next_high = _mm256_unpackhi_epi8(c, d);
-  columns[0] = reg(_mm256_unpacklo_epi16(low, next_low)), columns[1] = reg(_mm256_unpackhi_epi16(low, next_low));
-  columns[2] = reg(_mm256_unpacklo_epi16(high, next_high)), columns[3] = reg(_mm256_unpackhi_epi16(high, next_high));
+template <int kHalf>
+MHA_INLINE void columns_of_rows(const char* const rows[4], int64_t column, Reg columns[2]) {
+  const auto two = [&](int i) MHA_ALWAYS_INLINE {
+    const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows[i] + column));
+    const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(rows[i + 1] + column));
+    return kHalf == 0 ? _mm256_unpacklo_epi8(a, b) : _mm256_unpackhi_epi8(a, b);
+  };
+  const __m256i near = two(0), next = two(2);
+  columns[0] = reg(_mm256_unpacklo_epi16(near, next)), columns[1] = reg(_mm256_unpackhi_epi16(near, next));
 }
 MHA_INLINE void put_in_order(Reg columns[4]) {
   const __m256i a = bits(columns[0]), b = bits(columns[1]), c = bits(columns[2]), d = bits(columns[3]);

@@ -23,6 +23,7 @@ MHA_INLINE Reg to_floats(Reg i) { return _mm512_cvtepi32_ps(bits(i)); }
 MHA_INLINE Reg add_ints(Reg a, Reg b) { return reg(_mm512_add_epi32(bits(a), bits(b))); }
 MHA_INLINE Reg sub_ints(Reg a, Reg b) { return reg(_mm512_sub_epi32(bits(a), bits(b))); }
 MHA_INLINE Reg mul_ints(Reg a, Reg b) { return reg(_mm512_mullo_epi32(bits(a), bits(b))); }
+MHA_INLINE Reg max_ints(Reg a, Reg b) { return reg(_mm512_max_epi32(bits(a), bits(b))); }
 template <int kLeft>
 MHA_INLINE Reg shift_left(Reg a) {
   return reg(_mm512_slli_epi32(bits(a), kLeft));
@@ -69,6 +70,7 @@ MHA_INLINE Reg to_floats(Reg i) { return _mm256_cvtepi32_ps(bits(i)); }
 MHA_INLINE Reg add_ints(Reg a, Reg b) { return reg(_mm256_add_epi32(bits(a), bits(b))); }
 MHA_INLINE Reg sub_ints(Reg a, Reg b) { return reg(_mm256_sub_epi32(bits(a), bits(b))); }
 MHA_INLINE Reg mul_ints(Reg a, Reg b) { return reg(_mm256_mullo_epi32(bits(a), bits(b))); }
+MHA_INLINE Reg max_ints(Reg a, Reg b) { return reg(_mm256_max_epi32(bits(a), bits(b))); }
 template <int kLeft>
 MHA_INLINE Reg shift_left(Reg a) {
   return reg(_mm256_slli_epi32(bits(a), kLeft));
@@ -126,6 +128,10 @@ MHA_INLINE Reg mul_ints(Reg a, Reg b) {
   const __m128i odd = _mm_mul_epu32(_mm_srli_epi64(bits(a), 32), _mm_srli_epi64(bits(b), 32));
   return reg(_mm_unpacklo_epi32(_mm_shuffle_epi32(even, 0x08), _mm_shuffle_epi32(odd, 0x08)));
 }
+MHA_INLINE Reg max_ints(Reg a, Reg b) {
+  const __m128i greater = _mm_cmpgt_epi32(bits(a), bits(b));
+  return reg(_mm_or_si128(_mm_and_si128(greater, bits(a)), _mm_andnot_si128(greater, bits(b))));
+}
 template <int kLeft>
 MHA_INLINE Reg shift_left(Reg a) {
   return reg(_mm_slli_epi32(bits(a), kLeft));
@@ -177,6 +183,7 @@ MHA_INLINE Reg to_floats(Reg i) { return vcvtq_f32_s32(bits(i)); }
 MHA_INLINE Reg add_ints(Reg a, Reg b) { return reg(vaddq_s32(bits(a), bits(b))); }
 MHA_INLINE Reg sub_ints(Reg a, Reg b) { return reg(vsubq_s32(bits(a), bits(b))); }
 MHA_INLINE Reg mul_ints(Reg a, Reg b) { return reg(vmulq_s32(bits(a), bits(b))); }
+MHA_INLINE Reg max_ints(Reg a, Reg b) { return reg(vmaxq_s32(bits(a), bits(b))); }
 template <int kLeft>
 MHA_INLINE Reg shift_left(Reg a) {
   return reg(vshlq_n_s32(bits(a), kLeft));
@@ -268,6 +275,9 @@ MHA_INLINE Vec add_ints(const Vec& a, const Vec& b) {
 }
 MHA_INLINE Vec sub_ints(const Vec& a, const Vec& b) {
   return map([&](int i) MHA_ALWAYS_INLINE { return sub_ints(a.r[i], b.r[i]); });
+}
+MHA_INLINE Vec max_ints(const Vec& a, const Vec& b) {
+  return map([&](int i) MHA_ALWAYS_INLINE { return max_ints(a.r[i], b.r[i]); });
 }
 // The lower 32 bits of products.
 MHA_INLINE Vec mul_ints(const Vec& a, const Vec& b) {

@@ -216,7 +216,7 @@ struct PairingSoftmax : Bf16Softmax {
 
 struct Bf16Products {
   static constexpr int kChains = 2;
-  static constexpr bool kSkipsHidden = false;
+  static constexpr bool kSkipsHidden = false, kKeepsQueries = false;
   static constexpr int64_t kGroupRows = kAttentionRows, kKeyStep = 1;
   using Session = F32Products::Session;
   static constexpr const char* kName =

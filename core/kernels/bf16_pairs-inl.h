@@ -59,7 +59,7 @@ MHA_INLINE void pair_rows(const char* first, const char* second, int64_t width, 
 
 struct Bf16PairProducts {
   static constexpr int kChains = 2;
-  static constexpr bool kSkipsHidden = false;
+  static constexpr bool kSkipsHidden = false, kKeepsQueries = false;
   static constexpr int64_t kGroupRows = kAttentionRows, kKeyStep = 2;
   using Session = F32Products::Session;
   static constexpr const char* kName =

@@ -33,7 +33,7 @@ MHA_INLINE void store_row(const char* src, int64_t width, float* words) {
 
 struct Bf16TileProducts {
   static constexpr int kChains = 2;
-  static constexpr bool kSkipsHidden = false;
+  static constexpr bool kSkipsHidden = false, kKeepsQueries = false;
   static constexpr int64_t kGroupRows = kTileGroupRows, kKeyStep = kBlock;
   static constexpr const char* kName = "BF16: operands rounded to bf16, products of AMX's tiles";
   using Session = TileSession;

@@ -35,10 +35,16 @@ struct Int8Softmax {
 MHA_NOINLINE float round_query(const AttentionRow& row, Element element, int64_t head_dim, float scale, int32_t* v) {
   float* floats = reinterpret_cast<float*>(v);
   const int64_t whole = round_up(head_dim, kLanes);
-  widen_row(element, row.query, head_dim, floats);
-  memset(floats + head_dim, 0, static_cast<size_t>(whole - head_dim) * sizeof(float));
   RoundedTogether query;
-  for (int64_t d = 0; d < whole; d += kLanes) query.add(load(floats + d));
+  with_element(element, [&](auto e) MHA_ALWAYS_INLINE {
+    using E = decltype(e);
+    for (int64_t d = 0; d < whole; d += kLanes) {
+      const char* at = row.query + d * E::kBytes;
+      const Vec q = head_dim - d >= kLanes ? E::load(at) : E::load_first(at, static_cast<int>(head_dim - d));
+      query.add(q);
+      store(floats + d, q);
+    }
+  });
   const float greatest = query.greatest();
   const bool finite = query.finite();
   if (!finite || greatest < kLeastInt8) {
@@ -120,7 +126,16 @@ MHA_NOINLINE void round_probabilities(const float* probabilities, const float* s
   const bool finite = all.finite(), some = finite && greatest >= kLeastInt8;
   const Vec inverse = set1(some ? kMostProbability / greatest : 0.0f);
   Vec total = zero();
-  for (int64_t j = 0; j < keys; j += kLanes) {
+  int64_t done = 0;
+  if constexpr (Operands::kStoresFour) {
+    for (; done + 4 * kLanes <= keys && some; done += 4 * kLanes) {
+      Vec u[4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) u[i] = to_ints(mul(load(products + done + i * kLanes), inverse));
+      total = Operands::store_four(words, first + done, u, total);
+    }
+  }
+  for (int64_t j = done; j < keys; j += kLanes) {
     const Vec u = some ? to_ints(mul(load(products + j), inverse)) : zero();
     total = add_ints(total, Operands::store_probabilities(words, first + j, u));
   }
@@ -231,9 +246,14 @@ struct Int8ValueTile : ValueProduct {
       constexpr int kPart = decltype(number)::value;
       if constexpr (kPart > 0) shift_sums<kRows, kPanels, Operands::kProbabilityShift>(s);
       const float* a = words + kPart * words_of_chunk<Operands>();
-      for (int64_t w = 0; w < lines; ++w) {
+      const auto step = [&](int64_t w) MHA_ALWAYS_INLINE {
         multiply_add_step<kRows, kPanels, Steps<kPart>>(s, a + w, probability_stride, panel + w * kLanes, panel_stride);
-      }
+      };
+      int64_t w = steps_with_prefetch<kRows>(lines, [&](int64_t four) MHA_ALWAYS_INLINE {
+#pragma GCC unroll 4
+        for (int64_t i = four; i < four + 4; ++i) step(i);
+      });
+      for (; w < lines; ++w) step(w);
     });
 #pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) {
@@ -250,7 +270,7 @@ template <class KeyOperands, class ValueOperands>
 struct Int8Products {
   static constexpr int kChains = 1;
   static constexpr int64_t kGroupRows = kAttentionRows, kKeyStep = 1;
-  static constexpr bool kSkipsHidden = true;
+  static constexpr bool kSkipsHidden = true, kKeepsQueries = true;
   static constexpr const char* kName = KeyOperands::kAttentionName;
   using Session = F32Products::Session;
   using FloatSoftmax = Int8Softmax;
@@ -261,7 +281,8 @@ struct Int8Products {
   static Int8Softmax softmax(const PackedScratch&) { return {}; }
   static int64_t scratch_of(int64_t group_rows, int64_t rows, int64_t head_dim, int64_t value_head_dim,
                             Element output) {
-    return group_rows * kPairStride + attention_scratch(group_rows, rows, row_floats(head_dim), value_head_dim, output);
+    return group_rows * kPairStride + attention_scratch(group_rows, rows, row_floats(head_dim), value_head_dim, output) +
+           round_up(rows, group_rows) * row_floats(head_dim);
   }
   static PackedScratch split_of(int64_t group_rows, float* p, int64_t head_dim, int64_t value_head_dim,
                                 bool keeps_outputs) {
@@ -358,7 +379,10 @@ struct Int8Products {
   static void ready_queries(const AttentionRow* rows, int64_t num_rows, Element element, int64_t head_dim, float scale,
                             float* dst) {
     alignas(64) int32_t v[kMostInt8Width];
+    constexpr int64_t kQueriesAhead = 4;
     for (int64_t r = 0; r < num_rows; ++r, dst += row_floats(head_dim)) {
+      const char* next = rows[least(r + kQueriesAhead, num_rows - 1)].query;
+      for (int64_t line = 0; line < head_dim * bytes_of(element); line += kLine) prefetch(next + line);
       *dst = round_query(rows[r], element, head_dim, scale, v);
       const int32_t excess = excess_of<KeyOperands>(v, round_up(head_dim, kLanes));
       memcpy(dst + 1, &excess, sizeof(excess));

@@ -9,7 +9,19 @@ namespace {
 // How far ahead of a row that follows others without gaps codes are prefetched, in bytes.
 constexpr int64_t kNearCodes = 1024, kFarCodes = 8 * 1024;
 
-// 16 keys.
+// Goes through the lines ahead of a block's rows while the block is multiplied: many at once would wait for each other.
+// step 0: nothing is known to follow, and one line is asked for again and again.
+struct CodesAhead {
+  const char* at;
+  int64_t step;
+  MHA_INLINE void line() {
+    prefetch(at + kNearCodes), prefetch_to_l2(at + kFarCodes);
+    at += step;
+  }
+};
+
+// 16 keys. The first rows meet words as they are transposed, so that shuffles and products take turns; others, if there are
+// more, find them in `lines`.
 template <class Operands>
 struct Int8KeyLines {
   static constexpr int64_t kStepBytes = kWords * kWordBytes;
@@ -30,73 +42,104 @@ struct Int8KeyLines {
     return stride;
   }
 
-  MHA_INLINE void transpose(const char* const keys[kLanes], int64_t head_dim) const {
-    const int64_t stride = stride_of(keys);
-    alignas(64) char copy[kLanes * kStepBytes];
-    for (int64_t at = 0; at < head_dim; at += kStepBytes) {
-      const bool as_stored = stride != 0 && head_dim - at >= kStepBytes;
-      if (!as_stored) {
-        memset(copy, 0, sizeof(copy));
-        const size_t count = static_cast<size_t>(least(head_dim - at, kStepBytes));
-        for (int64_t j = 0; j < kLanes; ++j) memcpy(copy + j * kStepBytes, keys[j] + at, count);
-      }
+  static MHA_NOINLINE void copy_step(const char* const keys[kLanes], int64_t at, int64_t head_dim, char* copy) {
+    const size_t count = static_cast<size_t>(least(head_dim - at, kStepBytes));
+    memset(copy, 0, static_cast<size_t>(kLanes * kStepBytes));
+    for (int64_t j = 0; j < kLanes; ++j) memcpy(copy + j * kStepBytes, keys[j] + at, count);
+  }
+
+  // Sums of kRows rows; few rows have several each, so that none waits for the one before it.
+  template <int kRows>
+  struct Accumulated {
+    static constexpr int kChains = 4 / kRows;
+    Reg first[kRows][kChains], second[kRows][kChains];
+
+    MHA_INLINE Accumulated() {
 #pragma GCC unroll 4
-      for (int g = 0; g < kRegs; ++g) {
-        constexpr int64_t kHalf = kLanes / 2;
-        Reg step[kWords];
-        if (as_stored) {
-          transpose_words(keys[g * kRegLanes] + at, keys[kHalf] + at, stride, step);
-        } else {
-          transpose_words(copy + g * kRegLanes * kStepBytes, copy + kHalf * kStepBytes, kStepBytes, step);
-        }
-        float* to = lines + at / kWordBytes * kLanes + g * kRegLanes;
+      for (int i = 0; i < kRows * kChains; ++i) {
+        first[i % kRows][i / kRows] = Reg(0.0f), second[i % kRows][i / kRows] = Reg(0.0f);
+      }
+    }
+    // kCount words from number `word` on; `x`: of the first row.
+    template <int kCount>
+    MHA_INLINE void add(const Reg codes[kCount], const float* x, int64_t query_stride) {
 #pragma GCC unroll 8
-        for (int w = 0; w < kWords; ++w) {
-          const Reg codes = Operands::kSignedZero != 0 ? flip_codes(step[w], flip_of(Element::kU8)) : step[w];
-          codes.store_unaligned(to + w * kLanes);
+      for (int w = 0; w < kCount; ++w) {
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) {
+          const float* word = x + r * query_stride + w;
+          Reg &a = first[r][w % kChains], &b = second[r][w % kChains];
+          a = Operands::key_step(codes[w], *word, a), b = Operands::key_step(codes[w], word[query_stride / 2], b);
         }
       }
     }
-  }
-
-  // Few rows have more sums each, so that none waits for the one before it.
-  template <int kRows>
-  MHA_NOINLINE void tile(int64_t row) const {
-    constexpr int kChains = (kVectorRegisters == 32 ? 8 : 4) / kRows < 4 ? (kVectorRegisters == 32 ? 8 : 4) / kRows : 4;
-    const float* x = queries + row * query_stride;
-    const int64_t second = query_stride / 2;
-#pragma GCC unroll 4
-    for (int g = 0; g < kRegs; ++g) {
-      Reg all[2][kRows][kChains];
-#pragma GCC unroll 16
-      for (int i = 0; i < 2 * kRows * kChains; ++i) all[i % 2][i / 2 % kRows][i / 2 / kRows] = Reg(0.0f);
-      const float* line = lines + g * kRegLanes;
-      for (int64_t w = 0; w < words; w += kChains, line += kChains * kLanes) {
-#pragma GCC unroll 4
-        for (int c = 0; c < kChains; ++c) {
-          const Reg codes = Reg::load_unaligned(line + c * kLanes);
-#pragma GCC unroll 4
-          for (int r = 0; r < kRows; ++r) {
-            const float* word = x + r * query_stride + w + c;
-            all[0][r][c] = Operands::key_step(codes, *word, all[0][r][c]);
-            all[1][r][c] = Operands::key_step(codes, word[second], all[1][r][c]);
-          }
-        }
-      }
+    MHA_INLINE void put(float* to) {
 #pragma GCC unroll 4
       for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
         for (int c = 1; c < kChains; ++c) {
-          all[0][r][0] = add_ints(all[0][r][0], all[0][r][c]), all[1][r][0] = add_ints(all[1][r][0], all[1][r][c]);
+          first[r][0] = add_ints(first[r][0], first[r][c]), second[r][0] = add_ints(second[r][0], second[r][c]);
         }
-        const Reg sum = add_ints(shift_left<Operands::kQueryShift>(all[0][r][0]), all[1][r][0]);
-        sum.store_unaligned(reinterpret_cast<float*>(sums + (row + r) * kLanes + g * kRegLanes));
+        add_ints(shift_left<Operands::kQueryShift>(first[r][0]), second[r][0]).store_unaligned(to + r * kLanes);
       }
+    }
+  };
+  MHA_INLINE float* sums_at(int64_t row, int g) const {
+    return reinterpret_cast<float*>(sums + row * kLanes + g * kRegLanes);
+  }
+
+  // Rows from the first on. `ahead`: 16 keys have as many lines as words.
+  template <int kRows, bool kKeeps>
+  MHA_NOINLINE void first_tile(const char* const keys[kLanes], int64_t head_dim, CodesAhead ahead) const {
+    const int64_t stride = stride_of(keys), whole = stride != 0 ? head_dim / kStepBytes * kStepBytes : 0;
+    alignas(64) char copy[kLanes * kStepBytes];
+#pragma GCC unroll 4
+    for (int g = 0; g < kRegs; ++g) {
+      constexpr int64_t kHalf = kLanes / 2;
+      Accumulated<kRows> all;
+      const auto step = [&](const char* low, const char* high, int64_t row_stride, int64_t word) MHA_ALWAYS_INLINE {
+        Reg codes[kWords];
+        transpose_words(low, high, row_stride, codes);
+#pragma GCC unroll 8
+        for (int w = 0; w < kWords; ++w) {
+          if (Operands::kSignedZero != 0) codes[w] = flip_codes(codes[w], flip_of(Element::kU8));
+          if (kKeeps) codes[w].store_unaligned(lines + (word + w) * kLanes + g * kRegLanes);
+          if (g == 0) ahead.line();
+        }
+        all.template add<kWords>(codes, queries + word, query_stride);
+      };
+      const char *low = keys[g * kRegLanes], *high = keys[kHalf];
+      for (int64_t at = 0; at < whole; at += kStepBytes) step(low + at, high + at, stride, at / kWordBytes);
+      for (int64_t at = whole; at < head_dim; at += kStepBytes) {
+        copy_step(keys, at, head_dim, copy);
+        step(copy + g * kRegLanes * kStepBytes, copy + kHalf * kStepBytes, kStepBytes, at / kWordBytes);
+      }
+      all.put(sums_at(0, g));
     }
   }
 
-  MHA_INLINE void run(int64_t rows) const {
-    int64_t row = 0;
+  // Rows from `row` on, by the lines that the first tile kept.
+  template <int kRows>
+  MHA_NOINLINE void tile(int64_t row) const {
+#pragma GCC unroll 4
+    for (int g = 0; g < kRegs; ++g) {
+      Accumulated<kRows> all;
+      const float *line = lines + g * kRegLanes, *x = queries + row * query_stride;
+      for (int64_t w = 0; w < words; w += 4, line += 4 * kLanes) {
+        const Reg codes[4] = {Reg::load_unaligned(line), Reg::load_unaligned(line + kLanes),
+                              Reg::load_unaligned(line + 2 * kLanes), Reg::load_unaligned(line + 3 * kLanes)};
+        all.template add<4>(codes, x + w, query_stride);
+      }
+      all.put(sums_at(row, g));
+    }
+  }
+
+  MHA_INLINE void run(const char* const keys[kLanes], int64_t head_dim, int64_t rows, CodesAhead ahead) const {
+    if (rows == 1) return first_tile<1, false>(keys, head_dim, ahead);
+    if (rows == 2) return first_tile<2, false>(keys, head_dim, ahead);
+    if (rows == 4) return first_tile<4, false>(keys, head_dim, ahead);
+    int64_t row = rows < 4 ? 2 : 4;
+    rows < 4 ? first_tile<2, true>(keys, head_dim, ahead) : first_tile<4, true>(keys, head_dim, ahead);
     for (; row + 4 <= rows; row += 4) tile<4>(row);
     if (row + 2 <= rows) tile<2>(row), row += 2;
     if (row < rows) tile<1>(row);
@@ -107,6 +150,7 @@ struct Int8KeyLines {
 template <class Operands>
 struct Int8ValueQuads {
   static constexpr int kTogether = Operands::kInputsOfWord, kWordsOfBlock = kLanes / kTogether;
+  static constexpr int kMostRows = kVectorRegisters == 32 ? 4 : 2;
   static constexpr int64_t kWide = kTogether * kRegLanes;  // columns of a register of bytes
   const char* rows[kLanes];
   const float* words;  // [rows][kPairStride], those of these keys
@@ -114,55 +158,77 @@ struct Int8ValueQuads {
   int64_t pitch;
   bool follow;
 
-  template <int kCount>
-  MHA_INLINE void add(const Reg lines[kWordsOfBlock][kCount], int64_t num_rows, int64_t column) const {
+  // kCount registers of columns, from `column` of the sums on. lines_of(word, lines): those of four keys.
+  template <int kRows, int kCount, class LinesOf>
+  MHA_INLINE void add(int64_t row, int64_t column, LinesOf lines_of) const {
     constexpr int64_t kSecond = words_of_chunk<Operands>();
-    for (int64_t r = 0; r < num_rows; ++r) {
-      const float* x = words + r * kPairStride;
-      float* at = sums + r * pitch + column;
-      Reg first[kCount], second[kCount];
+    const float* x = words + row * kPairStride;
+    float* at = sums + row * pitch + column;
+    Reg first[kRows][kCount], second[kRows][kCount];
 #pragma GCC unroll 4
-      for (int i = 0; i < kCount; ++i) first[i] = Reg(0.0f), second[i] = Reg::load_unaligned(at + i * kRegLanes);
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
+      for (int i = 0; i < kCount; ++i) {
+        first[r][i] = Reg(0.0f), second[r][i] = Reg::load_unaligned(at + r * pitch + i * kRegLanes);
+      }
+    }
 #pragma GCC unroll 4
-      for (int w = 0; w < kWordsOfBlock; ++w) {
-        const Reg a(x[w]), b(x[kSecond + w]);
+    for (int w = 0; w < kWordsOfBlock; ++w) {
+      Reg lines[kCount];
+      lines_of(w, lines);
 #pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) {
+        const Reg a(x[r * kPairStride + w]), b(x[r * kPairStride + kSecond + w]);
+#pragma GCC unroll 2
         for (int i = 0; i < kCount; ++i) {
-          first[i] = Operands::template value_step<0>(a, lines[w][i], first[i]);
-          second[i] = Operands::template value_step<1>(b, lines[w][i], second[i]);
+          first[r][i] = Operands::template value_step<0>(a, lines[i], first[r][i]);
+          second[r][i] = Operands::template value_step<1>(b, lines[i], second[r][i]);
         }
       }
+    }
 #pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 2
       for (int i = 0; i < kCount; ++i) {
-        const Reg sum = add_ints(second[i], shift_left<Operands::kProbabilityShift>(first[i]));
-        sum.store_unaligned(at + i * kRegLanes);
+        const Reg sum = add_ints(second[r][i], shift_left<Operands::kProbabilityShift>(first[r][i]));
+        sum.store_unaligned(at + r * pitch + i * kRegLanes);
       }
     }
   }
 
-  // `columns`: a multiple of 16.
-  MHA_NOINLINE void run(int64_t num_rows, int64_t columns) const {
-    for (int64_t line = 0; line < columns && follow; line += kLine) {
-#pragma GCC unroll 16
-      for (int j = 0; j < kLanes; ++j) prefetch(rows[j] + line + kNearCodes), prefetch_to_l2(rows[j] + line + kFarCodes);
-    }
+  // `columns`: a multiple of 16. Half of the words of kWide columns at a time, which is as many sums as there is room for.
+  template <int kRows>
+  MHA_NOINLINE void tile(int64_t row, int64_t columns, CodesAhead ahead) const {
+    constexpr int kLinesOfWord = static_cast<int>(kLanes * kWide / kLine) / (2 * kWordsOfBlock);
     int64_t column = 0;
     for (; column + kWide <= columns; column += kWide) {
-      Reg lines[kWordsOfBlock][kTogether];
-#pragma GCC unroll 4
-      for (int w = 0; w < kWordsOfBlock; ++w) Operands::value_columns(rows + w * kTogether, column, lines[w]);
-      add<kTogether>(lines, num_rows, column);
+      for_each_number<2>([&](auto half) MHA_ALWAYS_INLINE {
+        constexpr int kHalf = decltype(half)::value;
+        add<kRows, 2>(row, column + kHalf * 2 * kRegLanes, [&](int w, Reg lines[2]) MHA_ALWAYS_INLINE {
+#pragma GCC unroll 2
+          for (int n = 0; n < kLinesOfWord; ++n) ahead.line();
+          Operands::template value_columns<kHalf>(rows + w * kTogether, column, lines);
+        });
+      });
     }
     for (; column < columns; column += kLanes) {
-      Reg lines[kWordsOfBlock][kRegs];
-      for (int w = 0; w < kWordsOfBlock; ++w) {
+      add<kRows, kRegs>(row, column, [&](int w, Reg lines[kRegs]) MHA_ALWAYS_INLINE {
         Bytes16 together[kTogether];
         for (int i = 0; i < kTogether; ++i) together[i] = load_bytes(rows[w * kTogether + i] + column);
         const Vec line = Operands::value_line(together);
-        for (int i = 0; i < kRegs; ++i) lines[w][i] = line.r[i];
-      }
-      add<kRegs>(lines, num_rows, column);
+        for (int i = 0; i < kRegs; ++i) lines[i] = line.r[i];
+      });
     }
+  }
+
+  MHA_INLINE void run(int64_t num_rows, int64_t columns) const {
+    CodesAhead ahead = {rows[0], follow ? kLine : 0};
+    int64_t row = 0;
+    for (; row + kMostRows <= num_rows; row += kMostRows, ahead.step = 0) tile<kMostRows>(row, columns, ahead);
+    if constexpr (kMostRows > 2) {
+      if (row + 2 <= num_rows) tile<2>(row, columns, ahead), row += 2, ahead.step = 0;
+    }
+    if (row < num_rows) tile<1>(row, columns, ahead);
   }
 
   // Brings a row of sums into the order of columns.

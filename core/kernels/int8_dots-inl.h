@@ -46,8 +46,9 @@ struct IntDots {
     return map([&](int i) MHA_ALWAYS_INLINE { return value_step<kPart>(x.r[i], line.r[i], sum.r[i]); });
   }
   static MHA_INLINE Vec value_line(const Bytes16* rows) { return line_of_four(rows); }
-  static MHA_INLINE void value_columns(const char* const* rows, int64_t column, Reg columns[4]) {
-    columns_of_rows(rows, column, columns);
+  template <int kHalf>
+  static MHA_INLINE void value_columns(const char* const* rows, int64_t column, Reg columns[2]) {
+    columns_of_rows<kHalf>(rows, column, columns);
   }
   static MHA_INLINE void put_in_order(Reg columns[4]) { MHA_TARGET_NS::put_in_order(columns); }
   static MHA_INLINE Vec store_probabilities(float* words, int64_t j, const Vec& u) {
@@ -56,10 +57,25 @@ struct IntDots {
     store_bytes(at, lowest_bytes(first)), store_bytes(at + kChunk, lowest_bytes(u));
     return first;
   }
+#if defined(MHA_ISA_AVX512)
+  static constexpr bool kStoresFour = true;
+  // Returns `total` and the first parts, each in some lane.
+  static MHA_INLINE Vec store_four(float* words, int64_t j, const Vec u[4], const Vec& total) {
+    Reg first, second;
+    split_bytes(u, &first, &second);
+    float* at = reinterpret_cast<float*>(reinterpret_cast<char*>(words) + j);
+    first.store_unaligned(at), second.store_unaligned(at + kChunk / kFloatBytes);
+    return {{add_dots(set_bytes(1), first, total.r[0])}};
+  }
+#else
+  static constexpr bool kStoresFour = false;
+#endif
 #endif
 
   // Decoding: a lane of `line` has four codes of a key, `word` as many integers of a query.
-  static MHA_INLINE Reg key_step(const Reg& line, float word, const Reg& sum) { return add_dots(line, Reg(word), sum); }
+  static MHA_INLINE Reg key_step(const Reg& line, const float& word, const Reg& sum) {
+    return add_dots_of_word(line, word, sum);
+  }
   static constexpr int64_t kQueryBytes = 1;
   static MHA_INLINE void store_query(char* part, const Vec& v, int number) {
     store_words<4>(reinterpret_cast<float*>(part), query_part(v, number));

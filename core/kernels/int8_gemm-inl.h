@@ -19,13 +19,10 @@ constexpr int64_t kMostInt8Group = 65536;
 // Numbers that are rounded to integers together: they count as 0 where the greatest magnitude is below this.
 constexpr float kLeastInt8 = 0x1p-100f;
 struct RoundedTogether {
-  Vec most = zero(), probe = zero();
-  MHA_INLINE void add(const Vec& x) {
-    most = max_or_second(absolute(x), most);
-    probe = MHA_TARGET_NS::add(probe, mul(x, zero()));  // 0 * NaN and 0 * Inf are NaN
-  }
-  MHA_INLINE float greatest() const { return max(most); }
-  MHA_INLINE bool finite() const { return sum(probe) == 0.0f; }
+  Vec most = zero();  // as integers, which magnitudes are in the same order as; Inf and NaN come last
+  MHA_INLINE void add(const Vec& x) { most = max_ints(absolute(x), most); }
+  MHA_INLINE float greatest() const { return max(most); }                           // of finite numbers
+  MHA_INLINE bool finite() const { return sum(mul(most, zero())) == 0.0f; }  // 0 * NaN and 0 * Inf are NaN
 };
 
 // Codes and inputs as pairs of 16 bits.
@@ -69,6 +66,7 @@ struct IntPairs {
   // Whether a sum of values' products is too great by kSignedZero times the sum of the first parts.
   static constexpr bool kCorrects = false;
   // 16 integers from key j on, in the words of a chunk's keys, part after part. Returns the first parts.
+  static constexpr bool kStoresFour = false;  // whether there is a way for 64 at once
   static MHA_INLINE Vec store_probabilities(float* words, int64_t j, const Vec& u) {
     store_halves(words + j / 2, u);
     return u;
@@ -452,7 +450,10 @@ inline int64_t int8_gemm_scratch(int64_t rows, int64_t k) {
 
 // Columns [column, column + columns) of the output, with the bias.
 MHA_NOINLINE void store_outputs(const GemmArgs& g, int64_t column, int64_t columns, const float* outputs) {
+  constexpr int64_t kOutputsAhead = 8;  // rows are as far from each other as no hardware foresees
   for (int64_t r = 0; r < g.m; ++r) {
+    const char* next = g.c + least(r + kOutputsAhead, g.m - 1) * g.c_stride + column * bytes_of(g.c_element);
+    for (int64_t line = 0; line < columns * bytes_of(g.c_element); line += kLine) prefetch(next + line);
     for (int64_t c = 0; c < columns; c += kLanes) {
       const Vec bias = g.bias != nullptr ? load(g.bias + column + c) : zero();
       store_elements(g.c_element, g.c + r * g.c_stride, column + c, add(load(outputs + r * kInt8Pitch + c), bias),
@@ -478,11 +479,12 @@ MHA_NOINLINE void int8_gemm(const GemmArgs* args) {
   rows.scales = rows.words + round_up(g.m * rows.stride, kLanes);
   rows.sums = reinterpret_cast<int32_t*>(rows.scales + round_up(g.m * rows.groups, kLanes));
   ready_rows<Operands, kPerWord>(g, groups, rows);
-  // Two tiles of rows still unpack codes of 8 bits faster in registers than through memory; codes of 4 bits, which take
-  // more operations, about one, but as bytes, which take fewer, some thirty.
+  // Words of four bytes are lines already, so there is nothing to unpack. Two tiles of rows still unpack codes of 8 bits
+  // faster in registers than through memory; codes of 4 bits, which take more operations, about one, but as bytes, which
+  // take fewer, some thirty.
   constexpr int kRows = most_tile_rows(1, 8);
   constexpr int64_t kMostFew = Operands::kHalfSteps != 0 ? 32 * kRows : kPerWord == 4 ? 2 * kRows : kRows + kRows / 3;
-  const bool few = g.m <= kMostFew;
+  const bool few = kLines == 1 || g.m <= kMostFew;
   for (int64_t column = 0; column < g.n; column += kInt8Pitch) {
     const int64_t columns = least(g.n - column, kInt8Pitch), panel = column / kLanes;
     memset(outputs, 0, static_cast<size_t>(g.m * kInt8Pitch) * sizeof(float));

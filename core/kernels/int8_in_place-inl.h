@@ -89,17 +89,20 @@ struct Int8KeyBlock {
     }
   }
   template <int kRows>
-  MHA_NOINLINE void tiles(int64_t row) const {
+  MHA_NOINLINE void tiles(int64_t row, CodesAhead ahead) const {
     constexpr int kKeys = kRegLanes / kRows;
-    for (int64_t key = 0; key < kLanes; key += kKeys) tile<kRows, kKeys>(row, key);
-  }
-  MHA_INLINE void run(int64_t rows) const {
-    int64_t row = 0;
-    for (; row + kMostRows <= rows; row += kMostRows) tiles<kMostRows>(row);
-    if constexpr (kMostRows > 2) {
-      if (row + 2 <= rows) tiles<2>(row), row += 2;
+    for (int64_t key = 0; key < kLanes; key += kKeys) {
+      for (int64_t line = 0; line < kKeys * steps * kStep && ahead.step != 0; line += kLine) ahead.line();
+      tile<kRows, kKeys>(row, key);
     }
-    if (row < rows) tiles<1>(row);
+  }
+  MHA_INLINE void run(int64_t rows, CodesAhead ahead) const {
+    int64_t row = 0;
+    for (; row + kMostRows <= rows; row += kMostRows, ahead.step = 0) tiles<kMostRows>(row, ahead);
+    if constexpr (kMostRows > 2) {
+      if (row + 2 <= rows) tiles<2>(row, ahead), row += 2, ahead.step = 0;
+    }
+    if (row < rows) tiles<1>(row, ahead);
   }
 };
 
@@ -220,12 +223,8 @@ struct Int8InPlaceBlocks {
     alignas(64) int32_t sums[kMaxGroupRows * kLanes];
     alignas(64) float scales[2 * kLanes];
     const int64_t row = head * rows_per_head;
-    if (find_rows(a.key, head, block, a.head_dim, rows)) {
-      for (int64_t line = 0; line < kLanes * a.head_dim; line += kLine) {
-        prefetch(rows[0] + kNearCodes + line), prefetch_to_l2(rows[0] + kFarCodes + line);
-      }
-    }
-    multiply_block(rows, row, sums);
+    const bool follow = find_rows(a.key, head, block, a.head_dim, rows);
+    multiply_block(rows, row, {rows[0], follow ? kLine : 0}, sums);
     token_scales(a.key, head, chunk_begin + block * kLanes, keys_of(block), scales);
     const Vec scale = load(scales);
     for (int64_t r = 0; r < rows_per_head; ++r) {
@@ -237,14 +236,13 @@ struct Int8InPlaceBlocks {
   }
 
   // sums: [rows_per_head][16].
-  MHA_INLINE void multiply_block(const char* const rows[kLanes], int64_t row, int32_t* sums) const {
+  MHA_INLINE void multiply_block(const char* const rows[kLanes], int64_t row, CodesAhead ahead, int32_t* sums) const {
     const int64_t query_stride = int8_query_floats(a.head_dim);
     const float* queries = scratch.queries + row * query_stride;
     if constexpr (KeyOperands::kParts == 2) {
       const Int8KeyLines<KeyOperands> k = {scratch.lines, Int8KeyLines<KeyOperands>::words_of(a.head_dim), queries,
                                            query_stride, sums};
-      k.transpose(rows, a.head_dim);
-      k.run(rows_per_head);
+      k.run(rows, a.head_dim, rows_per_head, ahead);
     } else {
       constexpr int64_t kStep = KeyOperands::kStep;
       Int8KeyBlock<KeyOperands> k;
@@ -260,7 +258,7 @@ struct Int8InPlaceBlocks {
         k.last = last;
       }
       k.queries = queries, k.query_stride = query_stride, k.sums = sums;
-      k.run(rows_per_head);
+      k.run(rows_per_head, ahead);
     }
   }
 

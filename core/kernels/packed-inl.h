@@ -173,6 +173,27 @@ struct ValueProduct {
     for (int r = 1; r < kRows; ++r) end = most(end, rows[row + r].key_end);
     return most(0, least(end - begin, keys));
   }
+
+  // Calls four(j) for j = 0, 4, ... and fetches a line each time that the next group or chunk reads, as long as there are
+  // such lines and steps; returns the number of steps.
+  template <int kRows, class Four>
+  MHA_INLINE int64_t steps_with_prefetch(int64_t steps, Four four) const {
+    int64_t j = 0;
+    if constexpr (kRows > kTileRows / 2) {  // smaller tiles do too little with a line to prefetch others meanwhile
+      if (PrefetchRows* rows_ahead = ahead->stream()) {
+        const char* line;
+        const int64_t lines = rows_ahead->take(steps / 4, &line);
+        const char* row_end = line + rows_ahead->lines * kLine;
+        for (int64_t n = 0; n < lines && j + 4 <= steps; ++n, j += 4) {
+          prefetch_to_l2(line);
+          line += kLine;
+          if (line == row_end) line += rows_ahead->stride - rows_ahead->lines * kLine, row_end += rows_ahead->stride;
+          four(j);
+        }
+      }
+    }
+    return j;
+  }
 };
 
 struct ValueTile : ValueProduct {
@@ -185,23 +206,12 @@ struct ValueTile : ValueProduct {
     clear<kRows, kPanels>(s);
     const float* a = probabilities + row * probability_stride;
     const float* b = values + column / kLanes * panel_stride;
-    int64_t j = 0;
-    if constexpr (kRows > kTileRows / 2) {  // smaller tiles do too little with a line to prefetch others meanwhile
-      if (PrefetchRows* rows_ahead = ahead->stream()) {
-        const char* line;
-        const int64_t lines = rows_ahead->take(seen / 4, &line);
-        const char* row_end = line + rows_ahead->lines * kLine;
-        for (int64_t n = 0; n < lines && j + 4 <= seen; ++n) {
-          prefetch_to_l2(line);
-          line += kLine;
-          if (line == row_end) line += rows_ahead->stride - rows_ahead->lines * kLine, row_end += rows_ahead->stride;
+    const int64_t j = steps_with_prefetch<kRows>(seen, [&](int64_t step) MHA_ALWAYS_INLINE {
 #pragma GCC unroll 4
-          for (int i = 0; i < 4; ++i, ++j, b += kLanes) {
-            multiply_add_step<kRows, kPanels>(s, a + j, probability_stride, b, panel_stride);
-          }
-        }
+      for (int64_t i = step; i < step + 4; ++i, b += kLanes) {
+        multiply_add_step<kRows, kPanels>(s, a + i, probability_stride, b, panel_stride);
       }
-    }
+    });
     multiply_add<kRows, kPanels>(s, a + j, probability_stride, b, panel_stride, kLanes, seen - j);
     store_sums<kRows, kPanels>(s, sums + row * pitch + column, pitch);
   }
@@ -213,6 +223,8 @@ struct F32Products {
   static constexpr int64_t kGroupRows = kAttentionRows;
   static constexpr int64_t kKeyStep = 1;       // keys that multiply_values takes at a time, seen or not
   static constexpr bool kSkipsHidden = false;  // multiply_values leaves hidden keys out, if values are not finite
+  // Whether queries that see several chunks are made ready once: [rows up to whole groups][row_floats()] at scratch()'s end.
+  static constexpr bool kKeepsQueries = false;
   struct Session {                             // what lives as long as a kernel runs
     Session() {}
   };
@@ -262,7 +274,8 @@ struct PackedBlocks {
   const AttentionArgs& a;
   PackedScratch scratch;
   Chunk chunk;
-  bool finite;  // no value of the chunk is NaN or Inf
+  bool finite;         // no value of the chunk is NaN or Inf
+  bool keeps_queries;  // Products::kKeepsQueries, and several chunks
   PrefetchStreams ahead;
 
   explicit PackedBlocks(const AttentionArgs& args) : a(args) {}
@@ -274,8 +287,21 @@ struct PackedBlocks {
   float* running(int64_t row) const { return scratch.running == nullptr ? nullptr : scratch.running + row * pitch(); }
 
   void begin(const SeenChunks& seen) {
-    const bool keeps_outputs = seen.first < seen.last && keeps_running(a.value_head_dim, a.output_element);
-    scratch = Products::split(a.scratch, a.head_dim, a.value_head_dim, keeps_outputs);
+    const bool several = seen.first < seen.last;
+    scratch = Products::split(a.scratch, a.head_dim, a.value_head_dim,
+                              several && keeps_running(a.value_head_dim, a.output_element));
+    keeps_queries = Products::kKeepsQueries && several;
+    if constexpr (Products::kKeepsQueries) {
+      if (!several) return;
+      scratch.queries = a.scratch +
+                        Products::scratch(a.num_rows, a.head_dim, a.value_head_dim, a.output_element) -
+                        round_up(a.num_rows, kGroupRows) * Products::row_floats(a.head_dim);
+      ready_queries(0, a.num_rows, scratch.queries);
+    }
+  }
+
+  MHA_INLINE void ready_queries(int64_t row, int64_t rows, float* queries) const {
+    Products::ready_queries(a.rows + row, rows, a.query_element, a.head_dim, a.query_scale, queries);
   }
 
   void begin_chunk(const Chunk& now) {
@@ -290,8 +316,12 @@ struct PackedBlocks {
   }
 
   void multiply_keys(const Group& g) const {
-    Products::ready_queries(a.rows + g.row, g.num_rows, a.query_element, a.head_dim, a.query_scale, scratch.queries);
-    Products::multiply_keys(scratch.queries, scratch.keys, a.head_dim, a.query_scale, g.num_rows,
+    float* queries = scratch.queries;
+    if (!keeps_queries) ready_queries(g.row, g.num_rows, queries);
+    if constexpr (Products::kKeepsQueries) {
+      if (keeps_queries) queries += g.row * Products::row_floats(a.head_dim);
+    }
+    Products::multiply_keys(queries, scratch.keys, a.head_dim, a.query_scale, g.num_rows,
                             round_up(g.keys, kLanes), scratch.scores);
   }
 
@@ -313,7 +343,7 @@ struct PackedBlocks {
       }
     }
     const int64_t next = g.row + g.num_rows;
-    ahead.next_queries = queries_ahead(a, next, kGroupRows, chunk.last);
+    if (!keeps_queries || next >= a.num_rows) ahead.next_queries = queries_ahead(a, next, kGroupRows, chunk.last);
     ahead.next_weights = weights_ahead(a, next, kGroupRows, chunk.begin, chunk.keys);
     ahead.next_masks = masks_ahead(a, next, kGroupRows, chunk.begin, chunk.keys);
     ValueProduct product = {};
