@@ -281,7 +281,8 @@ struct Int8Products {
   static Int8Softmax softmax(const PackedScratch&) { return {}; }
   static int64_t scratch_of(int64_t group_rows, int64_t rows, int64_t head_dim, int64_t value_head_dim,
                             Element output) {
-    return group_rows * kPairStride + attention_scratch(group_rows, rows, row_floats(head_dim), value_head_dim, output) +
+    return group_rows * kPairStride +
+           attention_scratch(group_rows, rows, row_floats(head_dim), value_head_dim, output) +
            round_up(rows, group_rows) * row_floats(head_dim);
   }
   static PackedScratch split_of(int64_t group_rows, float* p, int64_t head_dim, int64_t value_head_dim,

@@ -21,7 +21,7 @@ constexpr float kLeastInt8 = 0x1p-100f;
 struct RoundedTogether {
   Vec most = zero();  // as integers, which magnitudes are in the same order as; Inf and NaN come last
   MHA_INLINE void add(const Vec& x) { most = max_ints(absolute(x), most); }
-  MHA_INLINE float greatest() const { return max(most); }                           // of finite numbers
+  MHA_INLINE float greatest() const { return max(most); }                    // of finite numbers
   MHA_INLINE bool finite() const { return sum(mul(most, zero())) == 0.0f; }  // 0 * NaN and 0 * Inf are NaN
 };
 

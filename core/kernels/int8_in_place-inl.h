@@ -50,10 +50,10 @@ template <class Operands>
 struct Int8KeyBlock {
   static constexpr int64_t kStep = Operands::kStep, kStepFloats = kStep * Operands::kQueryBytes / kFloatBytes;
   static constexpr int kMostRows = kRegLanes < 4 ? kRegLanes : 4;
-  const char* keys[kLanes];
-  const char* last;      // [16][kStep]: what a row has beyond its last whole step, zeros behind it; null: nothing
-  int64_t steps;         // whole ones
-  const float* queries;  // [rows][query_stride]
+  const char* const* keys;  // [16]
+  const char* last;         // [16][kStep]: what a row has beyond its last whole step, zeros behind it; null: nothing
+  int64_t steps;            // whole ones
+  const float* queries;     // [rows][query_stride]
   int64_t query_stride;
   int32_t* sums;  // [rows][16]
 
@@ -159,7 +159,8 @@ template <class KeyOperands, class ValueOperands>
 struct Int8InPlaceBlocks {
   static constexpr int64_t kGroupRows = kMaxGroupRows;
   using Softmax = Int8Softmax;
-  using ValueBlock = std::conditional_t<ValueOperands::kParts == 2, Int8ValueQuads<ValueOperands>, Int8ValueBlock<ValueOperands>>;
+  using ValueBlock =
+      std::conditional_t<ValueOperands::kParts == 2, Int8ValueQuads<ValueOperands>, Int8ValueBlock<ValueOperands>>;
   const AttentionArgs& a;
   Int8InPlaceScratch scratch;
   bool one_chunk;
@@ -247,7 +248,7 @@ struct Int8InPlaceBlocks {
       constexpr int64_t kStep = KeyOperands::kStep;
       Int8KeyBlock<KeyOperands> k;
       alignas(64) char last[kLanes * kStep];
-      memcpy(k.keys, rows, sizeof(k.keys));
+      k.keys = rows;
       k.steps = a.head_dim / kStep, k.last = nullptr;
       const int64_t rest = a.head_dim - k.steps * kStep;
       if (rest > 0) {
@@ -317,8 +318,8 @@ inline void int8_attention_in_place(const AttentionArgs* args) {
 
 template <class KeyOperands, class ValueOperands>
 constexpr InPlaceKernels make_int8_in_place() {
-  return {int8_attention_in_place<KeyOperands, ValueOperands>, int8_in_place_scratch<KeyOperands>, kInPlaceRows, kMaxInPlaceRows,
-          KeyOperands::kAttentionName};
+  return {int8_attention_in_place<KeyOperands, ValueOperands>, int8_in_place_scratch<KeyOperands>, kInPlaceRows,
+          kMaxInPlaceRows, KeyOperands::kAttentionName};
 }
 
 }  // namespace

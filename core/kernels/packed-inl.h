@@ -225,7 +225,7 @@ struct F32Products {
   static constexpr bool kSkipsHidden = false;  // multiply_values leaves hidden keys out, if values are not finite
   // Whether queries that see several chunks are made ready once: [rows up to whole groups][row_floats()] at scratch()'s end.
   static constexpr bool kKeepsQueries = false;
-  struct Session {                             // what lives as long as a kernel runs
+  struct Session {  // what lives as long as a kernel runs
     Session() {}
   };
   static constexpr const char* kName = "F32: chains of fused multiply-adds";
@@ -293,8 +293,7 @@ struct PackedBlocks {
     keeps_queries = Products::kKeepsQueries && several;
     if constexpr (Products::kKeepsQueries) {
       if (!several) return;
-      scratch.queries = a.scratch +
-                        Products::scratch(a.num_rows, a.head_dim, a.value_head_dim, a.output_element) -
+      scratch.queries = a.scratch + Products::scratch(a.num_rows, a.head_dim, a.value_head_dim, a.output_element) -
                         round_up(a.num_rows, kGroupRows) * Products::row_floats(a.head_dim);
       ready_queries(0, a.num_rows, scratch.queries);
     }
@@ -321,8 +320,8 @@ struct PackedBlocks {
     if constexpr (Products::kKeepsQueries) {
       if (keeps_queries) queries += g.row * Products::row_floats(a.head_dim);
     }
-    Products::multiply_keys(queries, scratch.keys, a.head_dim, a.query_scale, g.num_rows,
-                            round_up(g.keys, kLanes), scratch.scores);
+    Products::multiply_keys(queries, scratch.keys, a.head_dim, a.query_scale, g.num_rows, round_up(g.keys, kLanes),
+                            scratch.scores);
   }
 
   void multiply_values(const Group& g, bool hidden) {

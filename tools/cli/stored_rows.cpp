@@ -141,7 +141,8 @@ float StoredRows::code(std::int64_t row, std::int64_t d) const {
     }
   }
   if (format_.zeros) {
-    zero = quant_.zero_dtype == MHA_I8 ? load_integer<std::int8_t>(zeros_, place) : load_integer<std::uint8_t>(zeros_, place);
+    zero = quant_.zero_dtype == MHA_I8 ? load_integer<std::int8_t>(zeros_, place)
+                                       : load_integer<std::uint8_t>(zeros_, place);
   }
   return scale_at(place) * (static_cast<float>(value) - static_cast<float>(zero));
 }
