@@ -20,6 +20,14 @@ struct CodesAhead {
   }
 };
 
+// Where the rows of 16 tokens of a head are.
+struct BlockRows {
+  const char* row[kLanes];
+  int64_t stride;  // the same within each half of them, else 0
+  bool follow;     // each other without gaps
+  MHA_INLINE CodesAhead ahead() const { return {row[0], follow ? kLine : 0}; }
+};
+
 // 16 keys. The first rows meet words as they are transposed, so that shuffles and products take turns; others, if there are
 // more, find them in `lines`.
 template <class Operands>
@@ -32,15 +40,6 @@ struct Int8KeyLines {
   int32_t* sums;  // [rows][16]
 
   static int64_t words_of(int64_t head_dim) { return round_up(divide_up(head_dim, kWordBytes), kWords); }
-
-  // The distance of rows where it is the same within each half of them, else 0.
-  static MHA_INLINE int64_t stride_of(const char* const rows[kLanes]) {
-    const int64_t stride = rows[1] - rows[0];
-    for (int64_t j = 1; j < kLanes; ++j) {
-      if (j != kLanes / 2 && rows[j] - rows[j - 1] != stride) return 0;
-    }
-    return stride;
-  }
 
   static MHA_NOINLINE void copy_step(const char* const keys[kLanes], int64_t at, int64_t head_dim, char* copy) {
     const size_t count = static_cast<size_t>(least(head_dim - at, kStepBytes));
@@ -60,7 +59,7 @@ struct Int8KeyLines {
         first[i % kRows][i / kRows] = Reg(0.0f), second[i % kRows][i / kRows] = Reg(0.0f);
       }
     }
-    // kCount words from number `word` on; `x`: of the first row.
+    // kCount words of keys, and of queries, the first row's at `x`.
     template <int kCount>
     MHA_INLINE void add(const Reg codes[kCount], const float* x, int64_t query_stride) {
 #pragma GCC unroll 8
@@ -88,10 +87,11 @@ struct Int8KeyLines {
     return reinterpret_cast<float*>(sums + row * kLanes + g * kRegLanes);
   }
 
-  // Rows from the first on. `ahead`: 16 keys have as many lines as words.
+  // Rows from the first on.
   template <int kRows, bool kKeeps>
-  MHA_NOINLINE void first_tile(const char* const keys[kLanes], int64_t head_dim, CodesAhead ahead) const {
-    const int64_t stride = stride_of(keys), whole = stride != 0 ? head_dim / kStepBytes * kStepBytes : 0;
+  MHA_NOINLINE void first_tile(const BlockRows& keys, int64_t head_dim) const {
+    const int64_t whole = keys.stride != 0 ? head_dim / kStepBytes * kStepBytes : 0;
+    CodesAhead ahead = keys.ahead();  // 16 keys have as many lines as words
     alignas(64) char copy[kLanes * kStepBytes];
 #pragma GCC unroll 4
     for (int g = 0; g < kRegs; ++g) {
@@ -108,10 +108,10 @@ struct Int8KeyLines {
         }
         all.template add<kWords>(codes, queries + word, query_stride);
       };
-      const char *low = keys[g * kRegLanes], *high = keys[kHalf];
-      for (int64_t at = 0; at < whole; at += kStepBytes) step(low + at, high + at, stride, at / kWordBytes);
+      const char *low = keys.row[g * kRegLanes], *high = keys.row[kHalf];
+      for (int64_t at = 0; at < whole; at += kStepBytes) step(low + at, high + at, keys.stride, at / kWordBytes);
       for (int64_t at = whole; at < head_dim; at += kStepBytes) {
-        copy_step(keys, at, head_dim, copy);
+        copy_step(keys.row, at, head_dim, copy);
         step(copy + g * kRegLanes * kStepBytes, copy + kHalf * kStepBytes, kStepBytes, at / kWordBytes);
       }
       all.put(sums_at(0, g));
@@ -134,12 +134,16 @@ struct Int8KeyLines {
     }
   }
 
-  MHA_INLINE void run(const char* const keys[kLanes], int64_t head_dim, int64_t rows, CodesAhead ahead) const {
-    if (rows == 1) return first_tile<1, false>(keys, head_dim, ahead);
-    if (rows == 2) return first_tile<2, false>(keys, head_dim, ahead);
-    if (rows == 4) return first_tile<4, false>(keys, head_dim, ahead);
-    int64_t row = rows < 4 ? 2 : 4;
-    rows < 4 ? first_tile<2, true>(keys, head_dim, ahead) : first_tile<4, true>(keys, head_dim, ahead);
+  MHA_INLINE void run(const BlockRows& keys, int64_t head_dim, int64_t rows) const {
+    if (rows == 1) return first_tile<1, false>(keys, head_dim);
+    if (rows == 2) return first_tile<2, false>(keys, head_dim);
+    if (rows == 4) return first_tile<4, false>(keys, head_dim);
+    int64_t row = 2;
+    if (rows == 3) {
+      first_tile<2, true>(keys, head_dim);
+    } else {
+      first_tile<4, true>(keys, head_dim), row = 4;
+    }
     for (; row + 4 <= rows; row += 4) tile<4>(row);
     if (row + 2 <= rows) tile<2>(row), row += 2;
     if (row < rows) tile<1>(row);
@@ -152,11 +156,11 @@ struct Int8ValueQuads {
   static constexpr int kTogether = Operands::kInputsOfWord, kWordsOfBlock = kLanes / kTogether;
   static constexpr int kMostRows = kVectorRegisters == 32 ? 4 : 2;
   static constexpr int64_t kWide = kTogether * kRegLanes;  // columns of a register of bytes
-  const char* rows[kLanes];
-  const float* words;  // [rows][kPairStride], those of these keys
-  float* sums;         // [rows][pitch], integers; of kWide columns in the order of value_columns
+  const char* const* rows;                                 // [16]
+  const float* words;                                      // [rows][kPairStride], those of these keys
+  float* sums;  // [rows][pitch], integers; of kWide columns in the order of value_columns
   int64_t pitch;
-  bool follow;
+  CodesAhead ahead;
 
   // kCount registers of columns, from `column` of the sums on. lines_of(word, lines): those of four keys.
   template <int kRows, int kCount, class LinesOf>
@@ -198,7 +202,7 @@ struct Int8ValueQuads {
 
   // `columns`: a multiple of 16. Half of the words of kWide columns at a time, which is as many sums as there is room for.
   template <int kRows>
-  MHA_NOINLINE void tile(int64_t row, int64_t columns, CodesAhead ahead) const {
+  MHA_NOINLINE void tile(int64_t row, int64_t columns, CodesAhead next) const {
     constexpr int kLinesOfWord = static_cast<int>(kLanes * kWide / kLine) / (2 * kWordsOfBlock);
     int64_t column = 0;
     for (; column + kWide <= columns; column += kWide) {
@@ -206,7 +210,7 @@ struct Int8ValueQuads {
         constexpr int kHalf = decltype(half)::value;
         add<kRows, 2>(row, column + kHalf * 2 * kRegLanes, [&](int w, Reg lines[2]) MHA_ALWAYS_INLINE {
 #pragma GCC unroll 2
-          for (int n = 0; n < kLinesOfWord; ++n) ahead.line();
+          for (int n = 0; n < kLinesOfWord; ++n) next.line();
           Operands::template value_columns<kHalf>(rows + w * kTogether, column, lines);
         });
       });
@@ -222,13 +226,13 @@ struct Int8ValueQuads {
   }
 
   MHA_INLINE void run(int64_t num_rows, int64_t columns) const {
-    CodesAhead ahead = {rows[0], follow ? kLine : 0};
+    CodesAhead next = ahead;
     int64_t row = 0;
-    for (; row + kMostRows <= num_rows; row += kMostRows, ahead.step = 0) tile<kMostRows>(row, columns, ahead);
+    for (; row + kMostRows <= num_rows; row += kMostRows, next.step = 0) tile<kMostRows>(row, columns, next);
     if constexpr (kMostRows > 2) {
-      if (row + 2 <= num_rows) tile<2>(row, columns, ahead), row += 2, ahead.step = 0;
+      if (row + 2 <= num_rows) tile<2>(row, columns, next), row += 2, next.step = 0;
     }
-    if (row < num_rows) tile<1>(row, columns, ahead);
+    if (row < num_rows) tile<1>(row, columns, next);
   }
 
   // Brings a row of sums into the order of columns.

@@ -110,11 +110,11 @@ struct Int8KeyBlock {
 template <class Operands>
 struct Int8ValueBlock {
   static constexpr int kTogether = Operands::kInputsOfWord;
-  const char* rows[kLanes];
-  const float* words;  // [rows][kPairStride], those of these keys
-  float* sums;         // [rows][pitch], integers
+  const char* const* rows;  // [16]
+  const float* words;       // [rows][kPairStride], those of these keys
+  float* sums;              // [rows][pitch], integers
   int64_t pitch;
-  bool follow;
+  CodesAhead ahead;
 
   MHA_INLINE Vec line(int64_t word, int64_t column) const {
     Bytes16 together[kTogether];
@@ -135,10 +135,10 @@ struct Int8ValueBlock {
     Sums<kRows, kPanels> s;
     float* at = sums + row * pitch + column;
     const float* a = words + row * kPairStride;
-    const bool ahead = follow && row == 0;
+    const bool prefetches = ahead.step != 0 && row == 0;
     load_sums<kRows, kPanels>(s, at, pitch);
     for (int64_t w = 0; w < kLanes / kTogether; ++w) {
-      if (ahead) prefetch_rows(w, column);
+      if (prefetches) prefetch_rows(w, column);
 #pragma GCC unroll 8
       for (int p = 0; p < kPanels; ++p) {
         const Vec values = line(w, column + p * kLanes);
@@ -200,17 +200,18 @@ struct Int8InPlaceBlocks {
   int64_t keys_of(int64_t block) const { return least(keys - block * kLanes, kLanes); }
 
   // Where the rows of a block's tokens are; beyond the last key its own, whose scores are hidden and probabilities 0.
-  // Whether they follow each other without gaps.
-  MHA_INLINE bool find_rows(const TokenRows& t, int64_t head, int64_t block, int64_t width,
-                            const char* rows[kLanes]) const {
+  MHA_INLINE void find_rows(const TokenRows& t, int64_t head, int64_t block, int64_t width, BlockRows* rows) const {
     const int64_t count = keys_of(block);
-    bool follow = true;
+    rows->stride = 0, rows->follow = true;
+    bool by_halves = count == kLanes;
     for_each_run(t, head, chunk_begin + block * kLanes, count, [&](const TokenRun& run, int64_t done) {
-      for (int64_t j = 0; j < run.count; ++j) rows[done + j] = run.row + j * run.stride;
-      follow = follow && run.stride == width;
+      for (int64_t j = 0; j < run.count; ++j) rows->row[done + j] = run.row + j * run.stride;
+      rows->follow = rows->follow && run.stride == width;
+      if (done == 0) rows->stride = run.stride;
+      by_halves = by_halves && done % (kLanes / 2) == 0 && run.stride == rows->stride;
     });
-    for (int64_t j = count; j < kLanes; ++j) rows[j] = rows[count - 1];
-    return follow;
+    if (!by_halves) rows->stride = 0;
+    for (int64_t j = count; j < kLanes; ++j) rows->row[j] = rows->row[count - 1];
   }
 
   void multiply_keys(const Group&) const {
@@ -220,12 +221,12 @@ struct Int8InPlaceBlocks {
   }
 
   MHA_NOINLINE void score(int64_t head, int64_t block) const {
-    const char* rows[kLanes];
+    BlockRows rows;
     alignas(64) int32_t sums[kMaxGroupRows * kLanes];
     alignas(64) float scales[2 * kLanes];
     const int64_t row = head * rows_per_head;
-    const bool follow = find_rows(a.key, head, block, a.head_dim, rows);
-    multiply_block(rows, row, {rows[0], follow ? kLine : 0}, sums);
+    find_rows(a.key, head, block, a.head_dim, &rows);
+    multiply_block(rows, row, sums);
     token_scales(a.key, head, chunk_begin + block * kLanes, keys_of(block), scales);
     const Vec scale = load(scales);
     for (int64_t r = 0; r < rows_per_head; ++r) {
@@ -237,29 +238,29 @@ struct Int8InPlaceBlocks {
   }
 
   // sums: [rows_per_head][16].
-  MHA_INLINE void multiply_block(const char* const rows[kLanes], int64_t row, CodesAhead ahead, int32_t* sums) const {
+  MHA_INLINE void multiply_block(const BlockRows& rows, int64_t row, int32_t* sums) const {
     const int64_t query_stride = int8_query_floats(a.head_dim);
     const float* queries = scratch.queries + row * query_stride;
     if constexpr (KeyOperands::kParts == 2) {
       const Int8KeyLines<KeyOperands> k = {scratch.lines, Int8KeyLines<KeyOperands>::words_of(a.head_dim), queries,
                                            query_stride, sums};
-      k.run(rows, a.head_dim, rows_per_head, ahead);
+      k.run(rows, a.head_dim, rows_per_head);
     } else {
       constexpr int64_t kStep = KeyOperands::kStep;
       Int8KeyBlock<KeyOperands> k;
       alignas(64) char last[kLanes * kStep];
-      k.keys = rows;
+      k.keys = rows.row;
       k.steps = a.head_dim / kStep, k.last = nullptr;
       const int64_t rest = a.head_dim - k.steps * kStep;
       if (rest > 0) {
         memset(last, 0, sizeof(last));
         for (int64_t j = 0; j < kLanes; ++j) {
-          memcpy(last + j * kStep, rows[j] + k.steps * kStep, static_cast<size_t>(rest));
+          memcpy(last + j * kStep, rows.row[j] + k.steps * kStep, static_cast<size_t>(rest));
         }
         k.last = last;
       }
       k.queries = queries, k.query_stride = query_stride, k.sums = sums;
-      k.run(rows_per_head, ahead);
+      k.run(rows_per_head, rows.ahead());
     }
   }
 
@@ -291,7 +292,9 @@ struct Int8InPlaceBlocks {
 
   MHA_NOINLINE void add_values(int64_t head, int64_t block) const {
     ValueBlock v;
-    v.follow = find_rows(a.value, head, block, a.value_head_dim, v.rows);
+    BlockRows rows;
+    find_rows(a.value, head, block, a.value_head_dim, &rows);
+    v.rows = rows.row, v.ahead = rows.ahead();
     const int64_t row = head * rows_per_head, whole = a.value_head_dim / kLanes * kLanes;
     v.words = scratch.pairs + row * kPairStride + block * kLanes / ValueOperands::kInputsOfWord;
     v.sums = scratch.sums + row * pitch(), v.pitch = pitch();
@@ -299,10 +302,10 @@ struct Int8InPlaceBlocks {
     if (whole == a.value_head_dim) return;
     alignas(16) char last[kLanes][kLanes] = {};
     for (int64_t j = 0; j < kLanes; ++j) {
-      memcpy(last[j], v.rows[j] + whole, static_cast<size_t>(a.value_head_dim - whole));
-      v.rows[j] = last[j];
+      memcpy(last[j], rows.row[j] + whole, static_cast<size_t>(a.value_head_dim - whole));
+      rows.row[j] = last[j];
     }
-    v.sums += whole, v.follow = false;
+    v.sums += whole, v.ahead.step = 0;
     v.run(rows_per_head, kLanes);
   }
 };
