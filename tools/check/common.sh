@@ -56,12 +56,14 @@ run_ctest() {
 
 # run_files <tags> <command>...: the test files but test_cli and test_cli_run, which start the command as a process of its
 # own, and without the tests that <tags> leave out. <command> is the test program, or what runs it. Files go in groups, as
-# many at once as there are CPUs. The last line says how many cases passed.
+# many at once as there are CPUs; FILE_PARTS: that part of them alone which part_of_commit says. The last line says how many
+# cases passed.
 run_files() {
-  local tags=$1 groups=$((12 * jobs)) group n spec
+  local tags=$1 groups=$((12 * jobs)) parts=${FILE_PARTS:-1} group n spec
   local -a files
   shift
-  mapfile -t files < <(cd "$root/tests" && basename -s .cpp */test_*.cpp | grep -vxE 'test_cli|test_cli_run')
+  mapfile -t files < <(cd "$root/tests" && basename -s .cpp */test_*.cpp | grep -vxE 'test_cli|test_cli_run' |
+    part_of "$parts" "$(part_of_commit "$parts")")
   for ((group = 0; group < groups; ++group)); do
     spec=
     for ((n = group; n < ${#files[@]}; n += groups)); do spec+="${spec:+,}[#${files[n]}]$tags"; done
