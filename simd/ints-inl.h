@@ -147,15 +147,17 @@ MHA_INLINE Vec line_of_rows(Bytes16 first, Bytes16 second) {
   const __m128i low = _mm_unpacklo_epi8(first, second), high = _mm_unpackhi_epi8(first, second);
   return {{reg(lower_halves(low)), reg(upper_halves(low)), reg(lower_halves(high)), reg(upper_halves(high))}};
 }
+MHA_INLINE __m128i halves_of(const Vec& ints, int i) {
+  return _mm_packs_epi32(bits(ints.r[2 * i]), bits(ints.r[2 * i + 1]));
+}
 MHA_INLINE void store_halves(float* p, const Vec& ints) {
-  reg(_mm_packs_epi32(bits(ints.r[0]), bits(ints.r[1]))).store_unaligned(p);
-  reg(_mm_packs_epi32(bits(ints.r[2]), bits(ints.r[3]))).store_unaligned(p + 4);
+  reg(halves_of(ints, 0)).store_unaligned(p), reg(halves_of(ints, 1)).store_unaligned(p + 4);
 }
 template <int kPerWord>
 MHA_INLINE void store_pairs(float* words, const Vec& ints) {
 #pragma GCC unroll 2
   for (int i = 0; i < 2; ++i) {
-    const __m128i h = _mm_packs_epi32(bits(ints.r[2 * i]), bits(ints.r[2 * i + 1]));
+    const __m128i h = halves_of(ints, i);
     const __m128i paired = kPerWord == 4 ? _mm_shufflehi_epi16(_mm_shufflelo_epi16(h, 0xd8), 0xd8)
                                          : _mm_unpacklo_epi16(h, _mm_srli_si128(h, 8));
     reg(paired).store_unaligned(words + 4 * i);
@@ -195,18 +197,17 @@ MHA_INLINE Vec line_of_rows(Bytes16 first, Bytes16 second) {
   return {{from_halves(vmovl_s8(vget_low_s8(a))), from_halves(vmovl_high_s8(a)), from_halves(vmovl_s8(vget_low_s8(b))),
            from_halves(vmovl_high_s8(b))}};
 }
+MHA_INLINE int16x8_t halves_of(const Vec& ints, int i) {
+  return vcombine_s16(vmovn_s32(bits(ints.r[2 * i])), vmovn_s32(bits(ints.r[2 * i + 1])));
+}
 MHA_INLINE void store_halves(float* p, const Vec& ints) {
-#pragma GCC unroll 2
-  for (int i = 0; i < 2; ++i) {
-    const int16x8_t all = vcombine_s16(vmovn_s32(bits(ints.r[2 * i])), vmovn_s32(bits(ints.r[2 * i + 1])));
-    from_halves(all).store_unaligned(p + 4 * i);
-  }
+  from_halves(halves_of(ints, 0)).store_unaligned(p), from_halves(halves_of(ints, 1)).store_unaligned(p + 4);
 }
 template <int kPerWord>
 MHA_INLINE void store_pairs(float* words, const Vec& ints) {
 #pragma GCC unroll 2
   for (int i = 0; i < 2; ++i) {
-    const int16x8_t h = vcombine_s16(vmovn_s32(bits(ints.r[2 * i])), vmovn_s32(bits(ints.r[2 * i + 1])));
+    const int16x8_t h = halves_of(ints, i);
     if constexpr (kPerWord == 4) {
       alignas(16) static constexpr uint8_t kOrder[16] = {0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15};
       const uint8x16_t paired = vqtbl1q_u8(vreinterpretq_u8_s16(h), vld1q_u8(kOrder));
@@ -217,11 +218,7 @@ MHA_INLINE void store_pairs(float* words, const Vec& ints) {
   }
 }
 MHA_INLINE Bytes16 lowest_bytes(const Vec& ints) {
-  int16x8_t pairs[2];
-  for (int i = 0; i < 2; ++i) {
-    pairs[i] = vcombine_s16(vmovn_s32(bits(ints.r[2 * i])), vmovn_s32(bits(ints.r[2 * i + 1])));
-  }
-  return vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(pairs[0]), vmovn_s16(pairs[1])));
+  return vreinterpretq_u8_s8(vcombine_s8(vmovn_s16(halves_of(ints, 0)), vmovn_s16(halves_of(ints, 1))));
 }
 template <int kPerWord>
 MHA_INLINE void store_quads(float* words, const Vec& ints) {

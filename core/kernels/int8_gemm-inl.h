@@ -450,10 +450,7 @@ inline int64_t int8_gemm_scratch(int64_t rows, int64_t k) {
 
 // Columns [column, column + columns) of the output, with the bias.
 MHA_NOINLINE void store_outputs(const GemmArgs& g, int64_t column, int64_t columns, const float* outputs) {
-  constexpr int64_t kOutputsAhead = 8;  // rows are as far from each other as no hardware foresees
   for (int64_t r = 0; r < g.m; ++r) {
-    const char* next = g.c + least(r + kOutputsAhead, g.m - 1) * g.c_stride + column * bytes_of(g.c_element);
-    for (int64_t line = 0; line < columns * bytes_of(g.c_element); line += kLine) prefetch(next + line);
     for (int64_t c = 0; c < columns; c += kLanes) {
       const Vec bias = g.bias != nullptr ? load(g.bias + column + c) : zero();
       store_elements(g.c_element, g.c + r * g.c_stride, column + c, add(load(outputs + r * kInt8Pitch + c), bias),
@@ -492,17 +489,19 @@ MHA_NOINLINE void int8_gemm(const GemmArgs* args) {
     if (few) {
       cover(FewRowsInt8Tile<Operands, kPerWord>{weights, rows, panel, outputs}, g.m, round_up(columns, kLanes));
     }
-    for (int64_t k = 0; k < g.k && !few;) {
-      const int64_t end = int8_block_end(groups, k), words = divide_up(end - k, kPerWord);
-      for (int64_t p = 0; p < divide_up(columns, kLanes); ++p) {
-        unpack_codes<Operands, kPerWord>(weights,
-                                         g.panels + (panel + p) * panel_size + k / kPerWord * kLanes * kWordBytes,
-                                         words, lines + p * words * kLines * kLanes);
+    if constexpr (kLines > 1) {
+      for (int64_t k = 0; k < g.k && !few;) {
+        const int64_t end = int8_block_end(groups, k), words = divide_up(end - k, kPerWord);
+        for (int64_t p = 0; p < divide_up(columns, kLanes); ++p) {
+          unpack_codes<Operands, kPerWord>(weights,
+                                           g.panels + (panel + p) * panel_size + k / kPerWord * kLanes * kWordBytes,
+                                           words, lines + p * words * kLines * kLanes);
+        }
+        Int8GemmTile<Operands> tile = {weights, rows, k, end, lines, words * kLines, false, outputs, ints};
+        tile.goes_on = k > 0 && groups.number(k) == groups.number(k - 1);
+        cover(tile, g.m, round_up(columns, kLanes));
+        k = end;
       }
-      Int8GemmTile<Operands> tile = {weights, rows, k, end, lines, words * kLines, false, outputs, ints};
-      tile.goes_on = k > 0 && groups.number(k) == groups.number(k - 1);
-      cover(tile, g.m, round_up(columns, kLanes));
-      k = end;
     }
     store_outputs(g, column, columns, outputs);
   }

@@ -15,14 +15,14 @@ fail() {
 
 # make_build <name> <cmake argument>...: configures $out/<name>, of the sources in $tree where that is set, else of the
 # checkout; warnings are errors in every checked build. The library has an optimisation level of its own; with -O1 for the
-# rest, tools and tests compile faster. No precompiled headers: ccache and clang-tidy would have to know them.
+# rest, tools and tests compile faster.
 make_build() {
   local name=$1
   local -a launcher=()
   shift
   command -v ccache >/dev/null 2>&1 && launcher=(-DCMAKE_C_COMPILER_LAUNCHER=ccache -DCMAKE_CXX_COMPILER_LAUNCHER=ccache)
   cmake -S "${tree:-$root}" -B "$out/$name" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE=-O1 \
-    -DMHA_WERROR=ON -DMHA_BUILD_BENCH=OFF -DMHA_BUILD_MPI=OFF -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON \
+    -DMHA_WERROR=ON -DMHA_BUILD_BENCH=OFF -DMHA_BUILD_MPI=OFF \
     "${launcher[@]}" "$@" --log-level=WARNING
 }
 
