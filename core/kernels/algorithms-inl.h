@@ -67,7 +67,7 @@
 
 #include "core/kernels/in_place-inl.h"
 
-#include "core/kernels/int8_dot_blocks-inl.h"
+#include "core/kernels/int8_blocks-inl.h"
 #include "core/kernels/int8_in_place-inl.h"
 
 #include "core/kernels/few_keys-inl.h"

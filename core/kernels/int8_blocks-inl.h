@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// INT8 decoding on targets that multiply four bytes at once (simd/dots-inl.h): blocks of 16 keys and values of a head, whose
-// integers of 15 bits are two parts. Keys become lines with a lane for each key, so that no sum is spread over lanes; four rows
-// of values are interleaved a register at a time, and sums keep the order of columns that this gives. Included by
-// algorithms-inl.h, once per target.
+// What INT8 decoding (int8_in_place-inl.h) does with 16 keys, and with 16 values, of a head: Int8Keys, Int8Values. Integers of
+// 15 bits are one part, which pairs of 16 bits are multiplied with, or two, where four bytes are multiplied at once
+// (simd/dots-inl.h). There, keys become lines with a lane for each key, so that no sum is spread over lanes; four rows of values
+// are interleaved a register at a time, and sums keep the order of columns that this gives. Included by algorithms-inl.h, once
+// per target.
 namespace mha::MHA_TARGET_NS {
 namespace {
 
@@ -28,18 +29,94 @@ struct BlockRows {
   MHA_INLINE CodesAhead ahead() const { return {row[0], follow ? kLine : 0}; }
 };
 
-// 16 keys. The first rows meet words as they are transposed, so that shuffles and products take turns; others, if there are
-// more, find them in `lines`.
-template <class Operands>
-struct Int8KeyLines {
-  static constexpr int64_t kStepBytes = kWords * kWordBytes;
-  float* lines;          // [words][16]: four codes of each key
-  int64_t words;         // a multiple of kWords
+// What 16 keys of a head are multiplied with: the query rows of the head.
+struct Int8KeyProduct {
   const float* queries;  // [rows][query_stride], part after part
   int64_t query_stride;
   int32_t* sums;  // [rows][16]
+  float* lines;   // line_floats()
+};
 
-  static int64_t words_of(int64_t head_dim) { return round_up(divide_up(head_dim, kWordBytes), kWords); }
+// 16 keys, where integers are one part: a key's codes meet a query's in their natural order, since sums need none.
+template <class Operands>
+struct Int8KeyBlock : Int8KeyProduct {
+  static constexpr int64_t kStep = Operands::kStep, kStepFloats = kStep * Operands::kQueryBytes / kFloatBytes;
+  static constexpr int kMostRows = kRegLanes < 4 ? kRegLanes : 4;
+
+  static int64_t line_floats(int64_t) { return 0; }
+
+  // Rows [row, row + kRows) and keys [key, key + kKeys). `last`: [16][kStep], what a key has beyond its last whole step, zeros
+  // behind it; null: nothing.
+  template <int kRows, int kKeys>
+  MHA_INLINE void tile(const char* const keys[kLanes], int64_t steps, const char* last, int64_t row,
+                       int64_t key) const {
+    static_assert(kRows * kKeys == kRegLanes, "a lane for each sum");
+    Reg all[kRegLanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < kRegLanes; ++i) all[i] = Reg(0.0f);
+    const float* x = queries + row * query_stride;
+    const auto add_all = [&](const Reg& codes, int k) MHA_ALWAYS_INLINE {
+#pragma GCC unroll 4
+      for (int r = 0; r < kRows; ++r) {
+        Reg& sum = all[r * kKeys + k];
+        sum = Operands::key_step(codes, x + r * query_stride, sum);
+      }
+    };
+    for (int64_t s = 0; s < steps; ++s, x += kStepFloats) {
+#pragma GCC unroll 16
+      for (int k = 0; k < kKeys; ++k) add_all(Operands::key_codes(keys[key + k] + s * kStep), k);
+    }
+    if (last != nullptr) {
+#pragma GCC unroll 16
+      for (int k = 0; k < kKeys; ++k) add_all(Operands::key_codes(last + (key + k) * kStep), k);
+    }
+    alignas(64) float lanes[kRegLanes];
+    sums_of(all).store_unaligned(lanes);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 16
+      for (int k = 0; k < kKeys; ++k) sums[(row + r) * kLanes + key + k] = int_at(lanes + r * kKeys + k);
+    }
+  }
+  template <int kRows>
+  MHA_NOINLINE void tiles(const char* const keys[kLanes], int64_t steps, const char* last, int64_t row,
+                          CodesAhead ahead) const {
+    constexpr int kKeys = kRegLanes / kRows;
+    for (int64_t key = 0; key < kLanes; key += kKeys) {
+      for (int64_t line = 0; line < kKeys * steps * kStep && ahead.step != 0; line += kLine) ahead.line();
+      tile<kRows, kKeys>(keys, steps, last, row, key);
+    }
+  }
+  MHA_INLINE void run(const BlockRows& keys, int64_t head_dim, int64_t rows) const {
+    const int64_t steps = head_dim / kStep, rest = head_dim - steps * kStep;
+    alignas(64) char copy[kLanes * kStep];
+    const char* last = nullptr;
+    if (rest > 0) {
+      memset(copy, 0, sizeof(copy));
+      for (int64_t j = 0; j < kLanes; ++j) {
+        memcpy(copy + j * kStep, keys.row[j] + steps * kStep, static_cast<size_t>(rest));
+      }
+      last = copy;
+    }
+    CodesAhead ahead = keys.ahead();
+    int64_t row = 0;
+    for (; row + kMostRows <= rows; row += kMostRows, ahead.step = 0) {
+      tiles<kMostRows>(keys.row, steps, last, row, ahead);
+    }
+    if constexpr (kMostRows > 2) {
+      if (row + 2 <= rows) tiles<2>(keys.row, steps, last, row, ahead), row += 2, ahead.step = 0;
+    }
+    if (row < rows) tiles<1>(keys.row, steps, last, row, ahead);
+  }
+};
+
+// 16 keys, where integers are two parts. The first rows meet words as they are transposed, so that shuffles and products take
+// turns; others, if there are more, find them in `lines`: [words][16], four codes of each key.
+template <class Operands>
+struct Int8KeyLines : Int8KeyProduct {
+  static constexpr int64_t kStepBytes = kWords * kWordBytes;
+
+  static int64_t line_floats(int64_t head_dim) { return round_up(divide_up(head_dim, kWordBytes), kWords) * kLanes; }
 
   static MHA_NOINLINE void copy_step(const char* const keys[kLanes], int64_t at, int64_t head_dim, char* copy) {
     const size_t count = static_cast<size_t>(least(head_dim - at, kStepBytes));
@@ -120,15 +197,15 @@ struct Int8KeyLines {
 
   // Rows from `row` on, by the lines that the first tile kept.
   template <int kRows>
-  MHA_NOINLINE void tile(int64_t row) const {
+  MHA_NOINLINE void tile(int64_t row, int64_t head_dim) const {
 #pragma GCC unroll 4
     for (int g = 0; g < kRegs; ++g) {
       Accumulated<kRows> all;
-      const float *line = lines + g * kRegLanes, *x = queries + row * query_stride;
-      for (int64_t w = 0; w < words; w += 4, line += 4 * kLanes) {
+      const float *end = lines + line_floats(head_dim), *x = queries + row * query_stride;
+      for (const float* line = lines + g * kRegLanes; line < end; line += 4 * kLanes, x += 4) {
         const Reg codes[4] = {Reg::load_unaligned(line), Reg::load_unaligned(line + kLanes),
                               Reg::load_unaligned(line + 2 * kLanes), Reg::load_unaligned(line + 3 * kLanes)};
-        all.template add<4>(codes, x + w, query_stride);
+        all.template add<4>(codes, x, query_stride);
       }
       all.put(sums_at(row, g));
     }
@@ -144,13 +221,61 @@ struct Int8KeyLines {
     } else {
       first_tile<4, true>(keys, head_dim), row = 4;
     }
-    for (; row + 4 <= rows; row += 4) tile<4>(row);
-    if (row + 2 <= rows) tile<2>(row), row += 2;
-    if (row < rows) tile<1>(row);
+    for (; row + 4 <= rows; row += 4) tile<4>(row, head_dim);
+    if (row + 2 <= rows) tile<2>(row, head_dim), row += 2;
+    if (row < rows) tile<1>(row, head_dim);
   }
 };
 
 // Values of 16 keys: rows beyond the last key meet probabilities of 0.
+template <class Operands>
+struct Int8ValueBlock {
+  static constexpr int kTogether = Operands::kInputsOfWord;
+  const char* const* rows;  // [16]
+  const float* words;       // [rows][kPairStride], those of these keys
+  float* sums;              // [rows][pitch], integers
+  int64_t pitch;
+  CodesAhead ahead;
+
+  MHA_INLINE Vec line(int64_t word, int64_t column) const {
+    Bytes16 together[kTogether];
+#pragma GCC unroll 4
+    for (int i = 0; i < kTogether; ++i) together[i] = load_bytes(rows[word * kTogether + i] + column);
+    return Operands::value_line(together);
+  }
+  MHA_INLINE void prefetch_rows(int64_t word, int64_t column) const {
+#pragma GCC unroll 4
+    for (int i = 0; i < kTogether; ++i) {
+      const char* row = rows[word * kTogether + i] + column;
+      prefetch(row + kNearCodes), prefetch_to_l2(row + kFarCodes);
+    }
+  }
+
+  template <int kRows, int kPanels>
+  MHA_INLINE void run(int64_t row, int64_t column) const {
+    Sums<kRows, kPanels> s;
+    float* at = sums + row * pitch + column;
+    const float* a = words + row * kPairStride;
+    const bool prefetches = ahead.step != 0 && row == 0;
+    load_sums<kRows, kPanels>(s, at, pitch);
+    for (int64_t w = 0; w < kLanes / kTogether; ++w) {
+      if (prefetches) prefetch_rows(w, column);
+#pragma GCC unroll 8
+      for (int p = 0; p < kPanels; ++p) {
+        const Vec values = line(w, column + p * kLanes);
+#pragma GCC unroll 4
+        for (int r = 0; r < kRows; ++r) {
+          s[r][p] = Operands::template value_step<0>(set1(a[r * kPairStride + w]), values, s[r][p]);
+        }
+      }
+    }
+    store_sums<kRows, kPanels>(s, at, pitch);
+  }
+  MHA_INLINE void run(int64_t num_rows, int64_t columns) const { add_values_of(*this, num_rows, columns); }
+  static void put_in_order(float*, int64_t) {}  // they are
+};
+
+// The same, where integers are two parts.
 template <class Operands>
 struct Int8ValueQuads {
   static constexpr int kTogether = Operands::kInputsOfWord, kWordsOfBlock = kLanes / kTogether;
@@ -247,6 +372,11 @@ struct Int8ValueQuads {
     }
   }
 };
+
+template <class Operands>
+using Int8Keys = std::conditional_t<Operands::kParts == 2, Int8KeyLines<Operands>, Int8KeyBlock<Operands>>;
+template <class Operands>
+using Int8Values = std::conditional_t<Operands::kParts == 2, Int8ValueQuads<Operands>, Int8ValueBlock<Operands>>;
 
 }  // namespace
 }  // namespace mha::MHA_TARGET_NS
