@@ -450,7 +450,10 @@ inline int64_t int8_gemm_scratch(int64_t rows, int64_t k) {
 
 // Columns [column, column + columns) of the output, with the bias.
 MHA_NOINLINE void store_outputs(const GemmArgs& g, int64_t column, int64_t columns, const float* outputs) {
+  constexpr int64_t kOutputsAhead = 8;  // rows of outputs are too far apart for the hardware prefetcher
   for (int64_t r = 0; r < g.m; ++r) {
+    const char* next = g.c + least(r + kOutputsAhead, g.m - 1) * g.c_stride + column * bytes_of(g.c_element);
+    for (int64_t line = 0; line < columns * bytes_of(g.c_element); line += kLine) prefetch(next + line);
     for (int64_t c = 0; c < columns; c += kLanes) {
       const Vec bias = g.bias != nullptr ? load(g.bias + column + c) : zero();
       store_elements(g.c_element, g.c + r * g.c_stride, column + c, add(load(outputs + r * kInt8Pitch + c), bias),
