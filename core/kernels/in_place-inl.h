@@ -16,7 +16,7 @@ constexpr int kInPlaceRows = 16;
 // The most rows of a call, over all heads.
 constexpr int kMaxInPlaceRows = kMaxGroupRows;
 
-// The most rows of tiles for each row: 5 rows are a tile of 8.
+// The most rows of tiles for each row: 9 rows are tiles of 8 and 1, 5 rows a tile of 8.
 constexpr int64_t kMostTiled = 2;
 
 struct InPlaceScratch {
@@ -175,7 +175,7 @@ struct InPlaceBlocks {
   }
 
   float* queries_of(int64_t head) const {
-    return scratch.queries + head * tiled_rows(rows_per_head) * padded(a.head_dim);
+    return scratch.queries + head * tiled_rows<kChains>(rows_per_head) * padded(a.head_dim);
   }
 
   void multiply_keys(const Group&) const {

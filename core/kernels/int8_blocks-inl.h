@@ -251,19 +251,19 @@ struct Int8ValueBlock {
     }
   }
 
-  template <int kRows, int kPanels>
+  template <int kRows, int kPanels, bool kPrefetches>
   MHA_INLINE void run(int64_t row, int64_t column) const {
     Sums<kRows, kPanels> s;
     float* at = sums + row * pitch + column;
     const float* a = words + row * kPairStride;
-    const bool prefetches = ahead.step != 0 && row == 0;
+    const bool prefetches = kPrefetches && ahead.step != 0 && row == 0;
     load_sums<kRows, kPanels>(s, at, pitch);
     for (int64_t w = 0; w < kLanes / kTogether; ++w) {
       if (prefetches) prefetch_rows(w, column);
 #pragma GCC unroll 8
       for (int p = 0; p < kPanels; ++p) {
         const Vec values = line(w, column + p * kLanes);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (int r = 0; r < kRows; ++r) {
           s[r][p] = Operands::template value_step<0>(set1(a[r * kPairStride + w]), values, s[r][p]);
         }

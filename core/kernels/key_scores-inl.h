@@ -12,13 +12,26 @@
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// Query rows are taken in tiles of 8, 4, 2 or 1; a tile may have rows of zeros at its end, whose scores are not stored.
-constexpr int64_t kScoreTile = 8;
+// Where a register holds all 16 keys of a block and there are 32 of them, tiles may be higher than 8 rows, so that keys
+// are transposed less often; and seven query heads for each head of keys, which many models have, get a tile of their own.
+constexpr bool kHasMoreTiles = kVectorRegisters == 32 && kRegs == 1;
 
-constexpr int64_t score_tile(int64_t rows) { return rows > 4 ? kScoreTile : rows > 2 ? 4 : rows; }
+// The first tile of so many query rows: 16, 8, 7, 4, 2 or 1 rows. It may have rows of zeros at its end, whose scores are
+// not stored. kChains: of each score.
+template <int kChains>
+constexpr int64_t score_tile(int64_t rows) {
+  if (kHasMoreTiles && kChains == 1 && rows > 12) return 16;
+  if (kHasMoreTiles && rows == 7) return 7;
+  return rows > 4 ? 8 : rows > 2 ? 4 : rows;
+}
 
 // The rows of all tiles for so many rows.
-constexpr int64_t tiled_rows(int64_t rows) { return rows / kScoreTile * kScoreTile + score_tile(rows % kScoreTile); }
+template <int kChains>
+constexpr int64_t tiled_rows(int64_t rows) {
+  int64_t all = 0;
+  for (int64_t tile; rows > 0; all += tile, rows -= tile) tile = score_tile<kChains>(rows);
+  return all;
+}
 
 // Registers of keys that a tile with so many chains for each takes at once, of `blocks` blocks, so that enough chains are
 // under way: as many as there are registers for.
@@ -54,20 +67,21 @@ inline void interleave_rows(const float* src, int64_t tile, int64_t head_dim, fl
       alignas(64) float columns[4][kRegLanes];
 #pragma GCC unroll 4
       for (int c = 0; c < 4; ++c) quads[c].store_unaligned(columns[c]);
-      const size_t bytes = static_cast<size_t>(least(tile, 4)) * sizeof(float);
+      const size_t bytes = static_cast<size_t>(least(tile - r, 4)) * sizeof(float);
       for (int i = 0; i < kRegLanes; ++i) memcpy(dst + (d + i) * tile + r, columns[i % 4] + i / 4 * 4, bytes);
     }
   }
 }
 
 // A head's queries, scaled, as score tiles read them: for each tile [padded(D)][rows of the tile]. Columns beyond D are
-// -0: a multiply-add with them leaves the bits of a sum as they are. `rows` [8][padded(D)] is scratch.
+// -0: a multiply-add with them leaves the bits of a sum as they are. `rows` [16][padded(D)] is scratch.
 template <class Products>
 inline void tile_queries(const AttentionRow* from, int64_t num_rows, Element element, int64_t head_dim, float scale,
                          float* rows, float* dst) {
   const int64_t pitch = padded(head_dim);
-  for (int64_t first = 0; first < num_rows; first += kScoreTile) {
-    const int64_t count = least(num_rows - first, kScoreTile), tile = score_tile(count);
+  for (int64_t first = 0, tile; first < num_rows; first += tile) {
+    tile = score_tile<Products::kChains>(num_rows - first);
+    const int64_t count = least(num_rows - first, tile);
     for (int64_t r = 0; r < tile; ++r) {
       float* row = rows + r * pitch;
       if (head_dim < pitch) store(row + pitch - kLanes, set1(-0.0f));
@@ -142,7 +156,7 @@ MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_
   const auto clear = [&]() MHA_ALWAYS_INLINE {
 #pragma GCC unroll 8
     for (int g = 0; g < kGroups; ++g) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
         for (int chain = 0; chain < kChains; ++chain) sums[g][r][chain] = Reg(0.0f);
       }
@@ -203,7 +217,7 @@ MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_
           }
         }
         const int element = c * E::kPerWord + kNumber;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
           const Reg query(queries[element * kRows + r]);
 #pragma GCC unroll 8
@@ -232,7 +246,7 @@ MHA_INLINE void group_scores(const KeyBlock& k, const float* queries, int first_
 #pragma GCC unroll 8
   for (int g = 0; g < kGroups; ++g) {
     float* at = scores + first_row + g * kRegLanes;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       if (r < rows) sums[g][r][0].store_unaligned(at + r * kScoreStride);
     }
@@ -261,7 +275,7 @@ MHA_NOINLINE void key_scores(const KeyBlock& k) {
   const float* queries = k.queries;
   float* scores = k.scores;
   for (int64_t left = k.rows; left > 0;) {
-    const int64_t rows = least(left, kScoreTile), tile = score_tile(rows);
+    const int64_t tile = score_tile<kChains>(left), rows = least(left, tile);
     switch (tile) {
       case 1:
         tile_scores<E, 1, kChains>(k, queries, rows, scores);
@@ -272,8 +286,14 @@ MHA_NOINLINE void key_scores(const KeyBlock& k) {
       case 4:
         tile_scores<E, 4, kChains>(k, queries, rows, scores);
         break;
+      case 7:
+        if constexpr (kHasMoreTiles) tile_scores<E, 7, kChains>(k, queries, rows, scores);
+        break;
+      case 16:
+        if constexpr (kHasMoreTiles && kChains == 1) tile_scores<E, 16, kChains>(k, queries, rows, scores);
+        break;
       default:
-        tile_scores<E, kScoreTile, kChains>(k, queries, rows, scores);
+        tile_scores<E, 8, kChains>(k, queries, rows, scores);
     }
     queries += tile * padded(k.head_dim), left -= rows, scores += rows * kScoreStride;
   }
