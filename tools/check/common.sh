@@ -29,7 +29,7 @@ make_build() {
 # make_sanitized_build <name> <compiler flags> <cmake argument>...: the same for sanitizers, of C and C++. Their kernels take
 # minutes to compile at the library's -O3: Debug leaves that out, tests and tools are not optimised at all, and targets that
 # this CPU does not run are left out. Warnings are no errors: instrumented frames are larger than those that the
-# frame-size warning is about.
+# frame-size warning is about. A later argument overrides an earlier one.
 make_sanitized_build() {
   local name=$1 flags=$2
   shift 2
@@ -54,16 +54,21 @@ run_ctest() {
   grep 'tests passed' "$out/$name/ctest.txt"
 }
 
-# run_files <tags> <command>...: the test files but test_cli and test_cli_run, which start the command as a process of its
-# own, and without the tests that <tags> leave out. <command> is the test program, or what runs it. Files go in groups, as
-# many at once as there are CPUs; FILE_PARTS: that part of them alone which part_of_commit says. The last line says how many
-# cases passed.
+# test_files <parts>: the test files of the part that this commit tries, one a line, but test_cli and test_cli_run, which
+# start the command as a process of its own.
+test_files() {
+  (cd "$root/tests" && basename -s .cpp */test_*.cpp) | grep -vxE 'test_cli|test_cli_run' | part_of "$1" "$(part_of_commit "$1")"
+}
+
+# run_files <parts> <tags> <command>...: the test_files of <parts>, without the tests that <tags> leave out. <command> is the
+# test program, or what runs it. Files go in groups of at least 3, as many at once as there are CPUs. The last line says how
+# many cases passed.
 run_files() {
-  local tags=$1 groups=$((12 * jobs)) parts=${FILE_PARTS:-1} group n spec
+  local parts=$1 tags=$2 groups=$((12 * jobs)) group n spec
   local -a files
-  shift
-  mapfile -t files < <(cd "$root/tests" && basename -s .cpp */test_*.cpp | grep -vxE 'test_cli|test_cli_run' |
-    part_of "$parts" "$(part_of_commit "$parts")")
+  shift 2
+  mapfile -t files < <(test_files "$parts")
+  [ $groups -le $((${#files[@]} / 3)) ] || groups=$((${#files[@]} / 3))
   for ((group = 0; group < groups; ++group)); do
     spec=
     for ((n = group; n < ${#files[@]}; n += groups)); do spec+="${spec:+,}[#${files[n]}]$tags"; done
@@ -114,8 +119,9 @@ runnable_targets() {
 # part_of <parts> <part>: the lines of that part; line n of the input belongs to part n % parts.
 part_of() { awk -v parts="$1" -v part="$2" 'NR % parts == part'; }
 
-# part_of_commit <parts>: the part that this commit tries, counted from 0; the next commit tries the next one.
-part_of_commit() { echo $(($(git -C "$root" rev-list --count HEAD 2>/dev/null || echo 0) % $1)); }
+# part_of_commit <parts> [<for commits>]: the part that this commit tries, counted from 0. The next commit tries the next
+# one, or does so after as many commits.
+part_of_commit() { echo $(($(git -C "$root" rev-list --count HEAD 2>/dev/null || echo 0) / ${2:-1} % $1)); }
 
 # The targets of a family, by file name.
 target_names() { (cd "$root/simd/targets/$1" && printf '%s\n' *.cpp | sed 's/\.cpp$//'); }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# An emulated CPU without AVX runs a third of the suite's files, another third with every commit, with no illegal
+# An emulated CPU without AVX runs a quarter of the suite's files, another quarter with every commit, with no illegal
 # instruction, on the baseline; one with AVX2 picks that.
 #   NEHALEM_PARTS=1 tools/check/nehalem.sh      all of them
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -18,4 +18,4 @@ picked() {
 qemu-x86_64 -cpu Haswell "$mha" verify --quick
 qemu-x86_64 -cpu Nehalem "$mha" verify --quick
 # Random problems by the hundred show nothing more of the CPU, and any CPU runs the baseline's kernels in `make test`.
-FILE_PARTS=${NEHALEM_PARTS:-3} run_files '~[not_emulated]~[properties]' qemu-x86_64 -cpu Nehalem "$out/release/tests/mha_tests"
+run_files "${NEHALEM_PARTS:-4}" '~[not_emulated]~[properties]' qemu-x86_64 -cpu Nehalem "$out/release/tests/mha_tests"
