@@ -103,15 +103,16 @@ MHA_INLINE void cover_last_values(const Tile& tile, int64_t row, int64_t rows, i
 }
 
 // Tile: InPlaceValueTile or Int8ValueBlock. All tiles of rows read the same values: where tiles are high, the first alone
-// prefetches; others would have no gain from a second form of their loops.
+// prefetches; lower ones would gain nothing from a second form of their loops.
 template <class Tile>
 MHA_NOINLINE void add_values_of(const Tile& tile, int64_t rows, int64_t columns) {
   constexpr int kMost = kMostValueRows;
+  constexpr bool kAllPrefetch = kMost < 8;
   if (rows <= kMost) return cover_last_values<kMost, true>(tile, 0, rows, columns);
   cover_values<kMost, true>(tile, 0, 0, columns);
   int64_t row = kMost;
-  for (; row + kMost < rows; row += kMost) cover_values < kMost, kMost<8>(tile, row, 0, columns);
-  cover_last_values < kMost, kMost<8>(tile, row, rows, columns);
+  for (; row + kMost < rows; row += kMost) cover_values<kMost, kAllPrefetch>(tile, row, 0, columns);
+  cover_last_values<kMost, kAllPrefetch>(tile, row, rows, columns);
 }
 
 }  // namespace
