@@ -116,6 +116,17 @@ runnable_targets() {
   echo sse2
 }
 
+# base_of <target>: the target of this host's family whose kernels it needs for those that it has not; none: nothing.
+base_of() { sed -n 's|^// base: ||p' "$root/simd/targets/$(host_family)/$1.cpp"; }
+
+# The best target that this CPU runs and that needs no other.
+best_alone() {
+  local name
+  for name in $(runnable_targets); do
+    [ -n "$(base_of "$name")" ] || { echo "$name" && return; }
+  done
+}
+
 # part_of <parts> <part>: the lines of that part; line n of the input belongs to part n % parts.
 part_of() { awk -v parts="$1" -v part="$2" 'NR % parts == part'; }
 

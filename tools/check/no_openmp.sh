@@ -3,7 +3,7 @@
 # Without OpenMP the library builds, names no OpenMP symbol, and passes the whole suite, consumers included; its threads
 # sleep on a condition, as on systems without futexes.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
-make_build no_openmp -DMHA_OPENMP=OFF -DCMAKE_CXX_FLAGS=-DMHA_NO_FUTEX
+make_build no_openmp -DMHA_OPENMP=OFF -DCMAKE_PROJECT_mha_INCLUDE="$root/tools/check/no_futex.cmake"
 build_targets no_openmp
 nm --undefined-only "$out/no_openmp/libmha.a" | grep -iE 'gomp|omp_|kmpc' && fail "OpenMP symbols in a build without it"
 export MHA_TEST_SEED_STEP=4  # of the random problems (tests/support/seeds.h)

@@ -8,7 +8,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 verified=
 mapfile -t names < <(target_names "$(host_family)")
 for name in "${names[@]}"; do
-  base=$(sed -n 's|^// base: ||p' "$root/simd/targets/$(host_family)/$name.cpp")  # which a target of few kernels needs
+  base=$(base_of "$name")  # which a target of few kernels needs
   make_build "only_$name" -DMHA_TARGETS="$name${base:+;$base}"
   build_targets "only_$name" mha_cli
   built=$(nm --defined-only --demangle "$out/only_$name/libmha.a" 2>/dev/null |

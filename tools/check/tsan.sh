@@ -6,8 +6,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 archer=$(dirname "$(readlink -f "$(command -v clang)")")/../lib/libarcher.so
 [ -e "$archer" ] || fail "no libarcher.so beside clang"
 export OMP_TOOL_LIBRARIES=$archer TSAN_OPTIONS="ignore_noninstrumented_modules=1 halt_on_error=1"
-# Threads share the same way on all targets: the best one is built.
-make_sanitized_build tsan "-fsanitize=thread -g1" -DMHA_TARGETS="$(runnable_targets | head -n 1)"
+# Threads share the same way on all targets.
+make_sanitized_build tsan "-fsanitize=thread -g1" -DMHA_TARGETS="$(best_alone)"
 build_targets tsan
 export MHA_TEST_SEED_STEP=16  # of the random problems (tests/support/seeds.h)
 export MHA_LOAD_TOKENS=10000  # of tools/examples/load_test

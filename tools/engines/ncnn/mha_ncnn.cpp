@@ -3,6 +3,8 @@
 // blob is [c][h][w]: heads, tokens, width.
 #include "mha_ncnn.h"
 
+#include <platform.h>
+
 #include "host.h"
 #include "replacement.h"
 
@@ -32,7 +34,13 @@ class Sdpa : public Replacement {
 
   int compute(const Mats& bottom, Mats& top, const Option& option) const override {
     const Mat &query = bottom[0], &key = bottom[1], &value = bottom[2];
-    if (key.h != value.h || key.c != value.c || key.w != query.w || query.c % key.c != 0) return -1;
+    const bool fit = key.h == value.h && key.c == value.c && key.w == query.w && key.c > 0 && query.c % key.c == 0;
+    if (!fit) {
+      NCNN_LOGE(
+          "mha: SDPA: %d query heads of %d, %d key heads of %d (%d tokens), %d value heads (%d tokens) do not fit",
+          query.c, query.w, key.c, key.w, key.h, value.c, value.h);
+      return -1;
+    }
     top[0].create(value.w, query.h, query.c, 4U, option.blob_allocator);
     if (top[0].empty()) return kOutOfMemory;
     Heads keys = heads_of(key), values = heads_of(value);
@@ -74,9 +82,15 @@ class MultiHeadAttention : public Replacement {
 
   int compute(const Mats& bottom, Mats& top, const Option& option) const override {
     const size_t others = (masked_ ? 1 : 0) + (cached_ ? 2 : 0), inputs = bottom.size() - others;
-    if (bottom.size() <= others || inputs > 3) return -1;
+    if (bottom.size() <= others || inputs > 3) {
+      NCNN_LOGE("mha: MultiHeadAttention: %zu inputs", bottom.size());
+      return -1;
+    }
     const Mat &from_key = bottom[inputs > 1 ? 1 : 0], &from_value = bottom[inputs - 1];
-    if (from_key.h != from_value.h) return -1;
+    if (from_key.h != from_value.h) {
+      NCNN_LOGE("mha: MultiHeadAttention: %d rows of keys, %d of values", from_key.h, from_value.h);
+      return -1;
+    }
     const Mat past_key = cached_ ? bottom[bottom.size() - 2] : Mat(), past_value = cached_ ? bottom.back() : Mat();
     Mat query, key, value, attended;
     int failed = query_.forward(bottom[0], query, option.workspace_allocator, option);
