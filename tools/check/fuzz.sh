@@ -5,12 +5,9 @@
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 seconds=${FUZZ_SECONDS:-25}
 make_sanitized_build fuzz "" -DMHA_BUILD_FUZZERS=ON -DMHA_BUILD_TESTS=OFF
-build_targets fuzz
-targets=()
-for target in "$out"/fuzz/tools/fuzz/fuzz_*; do
-  [ -x "$target" ] && [ -f "$target" ] && targets+=("$target")
-done
-[ ${#targets[@]} -gt 0 ] || fail "no fuzz targets were built"
+mapfile -t names < <(basename -s .cpp "$root"/tools/fuzz/fuzz_*.cpp)
+build_targets fuzz "${names[@]}"
+targets=("${names[@]/#/$out/fuzz/tools/fuzz/}")
 # As many at once as there are CPUs; xargs fails when one of them does.
 run_target() {
   local name
