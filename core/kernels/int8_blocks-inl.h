@@ -251,12 +251,12 @@ struct Int8ValueBlock {
     }
   }
 
-  template <int kRows, int kPanels, bool kPrefetches>
+  template <int kRows, int kPanels>
   MHA_INLINE void run(int64_t row, int64_t column) const {
     Sums<kRows, kPanels> s;
     float* at = sums + row * pitch + column;
     const float* a = words + row * kPairStride;
-    const bool prefetches = kPrefetches && ahead.step != 0 && row == 0;
+    const bool prefetches = ahead.step != 0 && row == 0;
     load_sums<kRows, kPanels>(s, at, pitch);
     for (int64_t w = 0; w < kLanes / kTogether; ++w) {
       if (prefetches) prefetch_rows(w, column);

@@ -4,9 +4,6 @@
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// The most rows of a tile.
-constexpr int kMostValueRows = kSumRegs / kRegs >= 8 ? 8 : 4;
-
 // Continues the chains of sums[r][column] over some keys, whose values are elements of type E.
 template <class E>
 struct InPlaceValueTile {
@@ -38,7 +35,7 @@ struct InPlaceValueTile {
     }
   }
 
-  template <int kRows, int kPanels, bool kPrefetches>
+  template <int kRows, int kPanels>
   MHA_INLINE void run(int64_t row, int64_t column) const {
     Sums<kRows, kPanels> s;
     float* at = sums + row * sums_stride + column;
@@ -52,12 +49,10 @@ struct InPlaceValueTile {
     int64_t at_scales = 0;
     constexpr int kLines = static_cast<int>((bytes_in<E>(kPanels * kLanes) + kLine - 1) / kLine);
     for (int64_t j = 0; j < keys; ++j, b += value_stride) {
-      if constexpr (kPrefetches) {
 #pragma GCC unroll 8
-        for (int line = 0; line < kLines; ++line) prefetch(b + line * kLine + near);
+      for (int line = 0; line < kLines; ++line) prefetch(b + line * kLine + near);
 #pragma GCC unroll 8
-        for (int line = 0; line < kLines; ++line) prefetch_to_l2(b + line * kLine + far);
-      }
+      for (int line = 0; line < kLines; ++line) prefetch_to_l2(b + line * kLine + far);
       Vec column_values[kPanels];
 #pragma GCC unroll 8
       for (int p = 0; p < kPanels; ++p) {
@@ -75,44 +70,37 @@ struct InPlaceValueTile {
   }
 };
 
-// Tiles of values are as high as there are rows, up to the most, and as wide as there are registers for, up to 8 panels:
-// 1 to 3 rows take whole rows of 128 values at once, so that memory is read in one long run.
+// Tiles of values are 4, 2 or 1 rows high, also 8, 7 or 3 where registers allow 8, and as wide as there are registers for,
+// up to 8 panels: 1 to 3 rows take whole rows of 128 values at once, so that memory is read in one long run.
+constexpr bool kHasHighTiles = kSumRegs / kRegs >= 8;
+
 constexpr int value_panels(int rows) {
   int panels = 8;
   while (panels > 1 && panels * rows * kRegs > kSumRegs) panels /= 2;
   return panels;
 }
 
-template <int kRows, bool kPrefetches, class Tile, int kPanels = value_panels(kRows)>
+template <int kRows, class Tile, int kPanels = value_panels(kRows)>
 MHA_INLINE void cover_values(const Tile& tile, int64_t row, int64_t column, int64_t columns) {
   for (; column + kPanels * kLanes <= columns; column += kPanels * kLanes)
-    tile.template run<kRows, kPanels, kPrefetches>(row, column);
+    tile.template run<kRows, kPanels>(row, column);
   if constexpr (kPanels > 1) {
-    if (column < columns) cover_values<kRows, kPrefetches, Tile, kPanels / 2>(tile, row, column, columns);
+    if (column < columns) cover_values<kRows, Tile, kPanels / 2>(tile, row, column, columns);
   }
 }
 
-// The last rows, at most kRows.
-template <int kRows, bool kPrefetches, class Tile>
-MHA_INLINE void cover_last_values(const Tile& tile, int64_t row, int64_t rows, int64_t columns) {
-  if (row + kRows == rows) {
-    cover_values<kRows, kPrefetches>(tile, row, 0, columns);
-  } else if constexpr (kRows > 1) {
-    cover_last_values<kRows - 1, kPrefetches>(tile, row, rows, columns);
-  }
-}
-
-// Tile: InPlaceValueTile or Int8ValueBlock. All tiles of rows read the same values: where tiles are high, the first alone
-// prefetches; lower ones would gain nothing from a second form of their loops.
+// Tile: InPlaceValueTile or Int8ValueBlock.
 template <class Tile>
 MHA_NOINLINE void add_values_of(const Tile& tile, int64_t rows, int64_t columns) {
-  constexpr int kMost = kMostValueRows;
-  constexpr bool kAllPrefetch = kMost < 8;
-  if (rows <= kMost) return cover_last_values<kMost, true>(tile, 0, rows, columns);
-  cover_values<kMost, true>(tile, 0, 0, columns);
-  int64_t row = kMost;
-  for (; row + kMost < rows; row += kMost) cover_values<kMost, kAllPrefetch>(tile, row, 0, columns);
-  cover_last_values<kMost, kAllPrefetch>(tile, row, rows, columns);
+  int64_t row = 0;
+  if constexpr (kHasHighTiles) {
+    for (; row + 8 <= rows; row += 8) cover_values<8>(tile, row, 0, columns);
+    if (row + 7 == rows) return cover_values<7>(tile, row, 0, columns);
+    if (row + 3 == rows) return cover_values<3>(tile, row, 0, columns);
+  }
+  for (; row + 4 <= rows; row += 4) cover_values<4>(tile, row, 0, columns);
+  if (row + 2 <= rows) cover_values<2>(tile, row, 0, columns), row += 2;
+  if (row < rows) cover_values<1>(tile, row, 0, columns);
 }
 
 }  // namespace
