@@ -13,11 +13,11 @@ namespace mha::MHA_TARGET_NS {
 namespace {
 
 // Where a register holds all 16 keys of a block and there are 32 of them, tiles may be higher than 8 rows, so that keys
-// are transposed less often; and seven query heads for each head of keys, which many models have, get a tile of their own.
+// are transposed less often. Seven query heads share each head of keys in many models: they have a tile of their own.
 constexpr bool kHasMoreTiles = kVectorRegisters == 32 && kRegs == 1;
 
-// The first tile of so many query rows: 16, 8, 7, 4, 2 or 1 rows. It may have rows of zeros at its end, whose scores are
-// not stored. kChains: of each score.
+// The height of the next tile where `rows` query rows are left: 16, 8, 7, 4, 2 or 1. If it is higher than that, the rows at
+// its end are zeros, and their scores are not stored. kChains: of each score.
 template <int kChains>
 constexpr int64_t score_tile(int64_t rows) {
   if (kHasMoreTiles && kChains == 1 && rows > 12) return 16;
@@ -25,7 +25,7 @@ constexpr int64_t score_tile(int64_t rows) {
   return rows > 4 ? 8 : rows > 2 ? 4 : rows;
 }
 
-// The rows of all tiles for so many rows.
+// The rows of all tiles together.
 template <int kChains>
 constexpr int64_t tiled_rows(int64_t rows) {
   int64_t all = 0;

@@ -21,5 +21,5 @@ make_sanitized_build asan "$flags" -DMHA_TARGETS="$(paste -sd';' <<<"$targets")"
 build_targets asan
 run_ctest asan -LE 'consumer|unit|python'
 run_ctest asan -R '^test_cli'
+echo "targets: $(paste -sd' ' <<<"$targets")"
 run_files "$parts" '' "$out/asan/tests/mha_tests"
-echo "on $(paste -sd' ' <<<"$targets")"
