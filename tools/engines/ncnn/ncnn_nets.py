@@ -32,6 +32,7 @@ _declare(_ncnn, "ncnn_net_load_param_memory", c_int, c_void_p, c_char_p)
 _declare(_ncnn, "ncnn_net_load_model_memory", c_size_t, c_void_p, c_void_p)
 _declare(_ncnn, "ncnn_mat_create_2d", c_void_p, c_int, c_int, c_void_p)
 _declare(_ncnn, "ncnn_mat_create_3d", c_void_p, c_int, c_int, c_int, c_void_p)
+_declare(_ncnn, "ncnn_mat_create_3d_batch", c_void_p, c_int, c_int, c_int, c_int, c_void_p)
 _declare(_ncnn, "ncnn_mat_create", c_void_p)
 _declare(_ncnn, "ncnn_mat_get_data", c_void_p, c_void_p)
 _declare(_ncnn, "ncnn_mat_get_cstep", c_size_t, c_void_p)
@@ -61,6 +62,11 @@ class Blob:
             blob = cls(_ncnn.ncnn_mat_create_2d(width, height, None))
         blob.view()[...] = array
         return blob
+
+    @classmethod
+    def of_batch(cls, items: int, channels: int, height: int, width: int) -> "Blob":
+        """A batch whose values are not set."""
+        return cls(_ncnn.ncnn_mat_create_3d_batch(width, height, channels, items, None))
 
     def view(self) -> np.ndarray:
         """The floats where they are."""

@@ -3,6 +3,7 @@
 #define MHA_ENGINES_NCNN_REPLACEMENT_H
 
 #include <layer.h>
+#include <platform.h>
 
 #include <memory>
 #include <vector>
@@ -21,7 +22,9 @@ class Replacement : public ncnn::Layer {
     if (own_ == nullptr) return -1;
     serves_ = read(params);
     const int failed = own_->load_param(params);
-    return serves_ ? failed : with_flags_of_own(failed);
+    if (!serves_) return with_flags_of_own(failed);
+    support_batch = own_->support_batch;  // with a cache: such blobs are then seen here, and refused
+    return failed;
   }
   int load_model(const ncnn::ModelBin& weights) override { return serves_ ? pack(weights) : own_->load_model(weights); }
   int create_pipeline(const ncnn::Option& option) override {
@@ -29,7 +32,12 @@ class Replacement : public ncnn::Layer {
   }
   int destroy_pipeline(const ncnn::Option& option) override { return serves_ ? 0 : own_->destroy_pipeline(option); }
   int forward(const Mats& bottom, Mats& top, const ncnn::Option& option) const override {
-    return serves_ ? compute(bottom, top, option) : own_->forward(bottom, top, option);
+    if (!serves_) return own_->forward(bottom, top, option);
+    if (support_batch && bottom[0].n > 1) {
+      NCNN_LOGE("mha: %s: a cache is of one item, but there are %d", type.c_str(), bottom[0].n);
+      return -1;
+    }
+    return compute(bottom, top, option);
   }
 
  private:

@@ -183,7 +183,17 @@ def test_what_does_not_fit_is_refused():
         Net("SDPA", {5: 1}, 4, mha=True)(query, key, value, np.zeros((5, 69), np.float32))
     with pytest.raises(ValueError):
         Net("SDPA", {7: 1}, 5, 3, mha=True)(query, key, value, key[:1], value[:1])
+    cached = Net("SDPA", {7: 1}, 5, 3, mha=True)
+    for past in ((key[:, :3], value[:, :2]), (key[:, :3], None), (None, value[:, :2])):
+        with pytest.raises(ValueError):
+            cached(query, key, value, *past)
+    with pytest.raises(ValueError):
+        cached.run(*(Blob.of_batch(2, *x.shape) for x in (query, key, value)), Blob.of(None), Blob.of(None))
     weights = draw_projections(48, (48, 48, 48))
+    cross = Net("MultiHeadAttention", {0: 48, 1: 4, 2: 48 * 48, 7: 1}, 4, 3, mha=True, weights=weights)
+    for widths in ((11, 12), (12, 11)):
+        with pytest.raises(ValueError):
+            cross(*draw((5, 48), (7, 48), *((4, 7, width) for width in widths)))
     layer = Net("MultiHeadAttention", {0: 48, 1: 4, 2: 48 * 48}, 1, mha=True, weights=weights)
     with pytest.raises(ValueError):
         layer(*draw((5, 47)))
