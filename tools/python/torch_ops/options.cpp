@@ -52,6 +52,22 @@ mha_bool_mask bool_mask_of(const Tensor& mask, const MaskExtent& extent, const c
   return result;
 }
 
+// A row of bytes has a bit for each key, the lowest first; it may be longer than the keys.
+mha_bit_mask bit_mask_of(const Tensor& mask, MaskExtent extent) {
+  const int64_t row = (extent.keys + 7) / 8, last = mask.dim() - 1;
+  require(mask.scalar_type() == ScalarType::Byte, "bit_mask must be a uint8 tensor");
+  require(mask.dim() > 0 && mask.size(last) >= row && (row <= 1 || mask.stride(last) == 1),
+          "rows of bit_mask must be dense and have at least (keys + 7) / 8 bytes");
+  extent.keys = mask.size(last);
+  const MaskStrides strides = mask_strides(mask, extent, "bit_mask");
+  mha_bit_mask result = {};
+  result.data = static_cast<const uint8_t*>(data_of(mask));
+  result.stride_b = strides.b;
+  result.stride_h = strides.h;
+  result.stride_q = strides.q;
+  return result;
+}
+
 }  // namespace
 
 Options::Options(Stack& stack) {
@@ -72,6 +88,8 @@ Options::Options(Stack& stack) {
   query_segments_ = stack.next<OptionalTensor>();
   key_segments_ = stack.next<OptionalTensor>();
   attn_bias_ = stack.next<OptionalTensor>();
+  add_mask_factors_ = stack.next<OptionalTensor>();
+  bit_mask_ = stack.next<OptionalTensor>();
   block_pairs_ = stack.next<OptionalTensor>();
   block_pair_offsets_ = stack.next<OptionalTensor>();
   query_block_ = stack.next<int64_t>();
@@ -90,8 +108,8 @@ Options::Options(Stack& stack) {
 }
 
 void Options::fill(const Extent& extent) {
-  refuse_gradient(
-      {&attn_mask_, &attn_bias_, &alibi_slopes_, &relative_bias_, &sink_logits_, &query_norm_, &rope_cos_, &rope_sin_});
+  refuse_gradient({&attn_mask_, &attn_bias_, &add_mask_factors_, &alibi_slopes_, &relative_bias_, &sink_logits_,
+                   &query_norm_, &rope_cos_, &rope_sin_});
   fill_items(extent);
   fill_positions(extent);
   fill_masks(extent);
@@ -152,9 +170,12 @@ void Options::fill_masks(const Extent& extent) {
   masks_.key_segments = key_segments_list_.data<int32_t>();
   MaskExtent masks = {batch, extent.num_heads, longest_queries_, longest_keys, packed_queries || key_offsets_};
   fill_tensor_masks(masks);
+  factors_list_.set(add_mask_factors_, ScalarType::Float, extent.num_heads, "add_mask_factors");
+  masks_.add_mask_factors = factors_list_.data<float>();
+  if (bit_mask_) masks_.bit_mask = bit_mask_of(*bit_mask_, masks);
   fill_block_mask(extent);
   has_masks_ = window_left_ != 0 || window_right_ != 0 || sink_tokens_ != 0 || prefix_lengths_ || query_segments_ ||
-               key_segments_ || attn_mask_ || attn_bias_ || block_pairs_;
+               key_segments_ || attn_mask_ || attn_bias_ || add_mask_factors_ || bit_mask_ || block_pairs_;
 }
 
 void Options::fill_tensor_masks(const MaskExtent& extent) {

@@ -14,8 +14,9 @@ inline constexpr const char* kOptionsSchema =
     "Tensor? attn_mask=None, bool is_causal=False, *, float? scale=None, str? arithmetic=None, str? align=None, "
     "SymInt? offset=None, Tensor? offsets=None, SymInt window_left=0, SymInt window_right=0, SymInt sink_tokens=0, "
     "Tensor? prefix_lengths=None, Tensor? query_offsets=None, Tensor? key_offsets=None, Tensor? key_lengths=None, "
-    "Tensor? query_segments=None, Tensor? key_segments=None, Tensor? attn_bias=None, Tensor? block_pairs=None, "
-    "Tensor? block_pair_offsets=None, SymInt query_block=0, SymInt key_block=0, float softcap=0.0, "
+    "Tensor? query_segments=None, Tensor? key_segments=None, Tensor? attn_bias=None, "
+    "Tensor? add_mask_factors=None, Tensor? bit_mask=None, Tensor? block_pairs=None, Tensor? block_pair_offsets=None, "
+    "SymInt query_block=0, SymInt key_block=0, float softcap=0.0, "
     "Tensor? alibi_slopes=None, Tensor? relative_bias=None, SymInt relative_left=0, Tensor? sink_logits=None, "
     "Tensor? query_norm=None, float norm_epsilon=0.0, Tensor? rope_cos=None, Tensor? rope_sin=None, "
     "bool rope_interleaved=False, Tensor? positions=None";
@@ -76,7 +77,7 @@ class Options {
   OptionalTensor offsets_;
   int64_t window_left_ = 0, window_right_ = 0, sink_tokens_ = 0;
   OptionalTensor prefix_lengths_, query_offsets_, key_offsets_, key_lengths_, query_segments_, key_segments_;
-  OptionalTensor attn_bias_, block_pairs_, block_pair_offsets_;
+  OptionalTensor attn_bias_, add_mask_factors_, bit_mask_, block_pairs_, block_pair_offsets_;
   int64_t query_block_ = 0, key_block_ = 0;
   double softcap_ = 0;
   OptionalTensor alibi_slopes_, relative_bias_;
@@ -88,8 +89,8 @@ class Options {
   OptionalTensor positions_;
 
   List offsets_list_, prefix_list_, query_offsets_list_, key_offsets_list_, key_lengths_list_, query_segments_list_,
-      key_segments_list_, pairs_list_, pair_offsets_list_, alibi_list_, bias_list_, sink_list_, norm_list_, cos_list_,
-      sin_list_, positions_list_;
+      key_segments_list_, factors_list_, pairs_list_, pair_offsets_list_, alibi_list_, bias_list_, sink_list_,
+      norm_list_, cos_list_, sin_list_, positions_list_;
 
   bool has_items_ = false, has_masks_ = false, has_score_mods_ = false;
   int64_t longest_queries_ = 0;

@@ -85,6 +85,29 @@ def test_two_masks_and_strides() -> None:
     assert_close(attention(query, key, value, other, attn_bias=bias), reference(query, key, value, bias=other + bias))
 
 
+def test_factors_of_an_additive_mask() -> None:
+    query, key, value = qkv()
+    bias, factors = torch.randn(2, 1, 33, 47), torch.linspace(0.25, 2.0, 8)
+    wanted = reference(query, key, value, bias=bias * factors[:, None, None])
+    assert_close(attention(query, key, value, bias, add_mask_factors=factors), wanted)
+    with pytest.raises(RuntimeError, match="add_mask_factors"):
+        attention(query, key, value, bias, add_mask_factors=factors[:7])
+
+
+@pytest.mark.parametrize("shape", [(33,), (1, 8, 33), (2, 1, 33), (2, 8, 1)])
+def test_bit_mask(shape: tuple[int, ...]) -> None:
+    query, key, value = qkv()
+    visible = torch.rand(*shape, 56) < 0.7  # whole bytes; the bits beyond the 47 keys are not looked at
+    bits = (visible.view(*shape, 7, 8) * 2 ** torch.arange(8)).sum(-1).to(torch.uint8)
+    wanted = reference(query, key, value, visible=visible[..., :47])
+    assert_close(attention(query, key, value, bit_mask=bits[..., :6]), wanted)
+    assert_close(attention(query, key, value, bit_mask=bits), wanted)
+    with pytest.raises(RuntimeError, match="bit_mask must be a uint8 tensor"):
+        attention(query, key, value, bit_mask=visible)
+    with pytest.raises(RuntimeError, match=r"at least \(keys \+ 7\) / 8 bytes"):
+        attention(query, key, value, bit_mask=bits[..., :5])
+
+
 def test_fully_masked_rows_are_zeros() -> None:
     query, key, value = qkv()
     visible = torch.rand(33, 47) < 0.5
