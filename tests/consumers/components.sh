@@ -16,6 +16,11 @@ diff <(for component in "${components[@]}"; do files_of "$component"; done | sor
 cmake --install "$build" --prefix "$work/all" >/dev/null
 diff <(files_of whole) <(files_of all) || { echo "an install rule names no component" && exit 1; }
 
+# The command finds what it reads from where it lies, and says nothing of the machine that built it.
+LD_LIBRARY_PATH=$work/all/$libdir "$work/all/bin/mha" notebook --quick >/dev/null
+! grep -rlF -e "$source/" -e "$build/" "$work/all/share" || { echo "a path of the build" && exit 1; }
+! grep -lF "$source/tests/golden" "$work/all/bin/mha" || { echo "the command reads the sources" && exit 1; }
+
 shared=$(find "$work/mha_runtime" -name 'libmha.so.*' | head -n 1)
 if [ -e "$(find "$work/mha_dev" -name libmha.a)" ]; then
   [ -z "$(files_of mha_runtime)" ] || { echo "a static library has a run-time component" && exit 1; }

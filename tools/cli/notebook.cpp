@@ -26,7 +26,7 @@ constexpr double kBound = 5e-7;
 constexpr double kNaiveBound = 1e-4;
 
 struct Options {
-  std::string data = MHA_CLI_NOTEBOOK_DATA;
+  std::string data;  // empty: the copy that is installed with the command
   ContextFlags context;
   bool full = false;
   bool quick = false;
@@ -163,12 +163,24 @@ Json result_json(const NotebookResult& result) {
           {"difference_to_pytorch", result.golden_difference}};
 }
 
+// The copy beside the command: <prefix>/bin/mha has it in <prefix>/share/mha; a build has the same form.
+std::string installed_data() {
+  std::error_code code;
+  const std::filesystem::path command = std::filesystem::read_symlink("/proc/self/exe", code);
+  const std::filesystem::path file = command.parent_path().parent_path() / "share/mha/notebook.safetensors";
+  if (code || !std::filesystem::exists(file, code)) {
+    throw Failure("the demo's data is not there (" + file.string() + "): give --data FILE " +
+                  "(tests/golden/notebook.safetensors of the sources)");
+  }
+  return file.string();
+}
+
 bool passes(const NotebookResult& result) {
   return result.reference_difference <= kBound && result.golden_difference <= kBound;
 }
 
 int run(const Options& options) {
-  const Notebook notebook = read_notebook(options.data);
+  const Notebook notebook = read_notebook(options.data.empty() ? installed_data() : options.data);
   const Context context = make_context(options.context);
   const std::int64_t threads = context.num_threads();
   const NotebookResult standard = run_standard(context, notebook);
@@ -210,21 +222,15 @@ int run(const Options& options) {
 void add_notebook(CLI::App& app, int& status) {
   auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("notebook", "The demo: the notebook's attention, checked and timed");
-  command->add_option("--data", options->data, "The notebook's inputs, weights and PyTorch's results")
-      ->type_name("FILE.safetensors")
-      ->capture_default_str();
+  command
+      ->add_option("--data", options->data,
+                   "The notebook's inputs, weights and PyTorch's results (default: those installed)")
+      ->type_name("FILE.safetensors");
   command->add_flag("--full", options->full, "Print every position of the literal form");
   command->add_flag("--quick", options->quick, "Leave out the timing at the realistic size");
   command->add_flag("--json", options->json, "Print JSON");
   add_context_options(*command, options->context);
-  command->callback([options, command, &status] {
-    std::error_code code;
-    if (command->get_option("--data")->count() == 0 && !std::filesystem::exists(options->data, code)) {
-      throw Failure(options->data + ": the source tree's demo data is not there; give --data FILE " +
-                    "(tests/golden/notebook.safetensors of the sources)");
-    }
-    status = run(*options);
-  });
+  command->callback([options, &status] { status = run(*options); });
 }
 
 }  // namespace mha::cli

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Install rules. Components: mha_dev (archive or link, headers, CMake package mha::mha, pkg-config file), mha_runtime (the
-# shared library), mha_tools (the command, its man page and completions), mha_doc (licence, notice,
-# SBOM). Nothing of xsimd is installed.
+# shared library), mha_tools (the command, its man page and completions, what `mha notebook` reads), mha_doc (licence,
+# notice, SBOM). Nothing of xsimd is installed.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
@@ -13,6 +13,7 @@ install(TARGETS mha EXPORT mha-targets
 install(FILES ${public_headers} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/mha COMPONENT mha_dev)
 if(TARGET mha_cli)
   install(TARGETS mha_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT mha_tools)
+  install(FILES tests/golden/notebook.safetensors DESTINATION ${CMAKE_INSTALL_DATADIR}/mha COMPONENT mha_tools)
   if(NOT CMAKE_CROSSCOMPILING)  # man page and completions of bash, zsh and fish, where these look for them
     install(DIRECTORY ${PROJECT_BINARY_DIR}/tools/share/man/ DESTINATION ${CMAKE_INSTALL_MANDIR} COMPONENT mha_tools)
     install(DIRECTORY ${PROJECT_BINARY_DIR}/tools/share/ DESTINATION ${CMAKE_INSTALL_DATADIR} COMPONENT mha_tools
