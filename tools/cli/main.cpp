@@ -21,7 +21,7 @@ int fail(const std::string& message) {
   return kBadInput;
 }
 
-// "no command; one of info, run, ...: usage".
+// "a command is required: info, run, ...", as below.
 std::string no_command(const CLI::App& app) {
   std::string names;
   for (const CLI::App* command : app.get_subcommands(nullptr)) {

@@ -129,7 +129,10 @@ bool has(const Context& context, mha_arithmetic arithmetic) {
   config.in_features = config.out_features = 1;
   config.weight = view(&any);
   config.arithmetic = arithmetic;
-  return static_cast<bool>(Linear::create(context, config));
+  const Result<Linear> made = Linear::create(context, config);
+  if (!made && made.status().code() == MHA_ERR_UNSUPPORTED) return false;
+  check(made.status());
+  return true;
 }
 
 void print_failures(const std::vector<std::string>& failures) {

@@ -172,14 +172,15 @@ class AttentionCase final : public VerifyCase {
     args_.query = view(query_.data());
     args_.key = view(key_.data());
     args_.value = view(value_.data());
-    if (index % 5 == 0) {  // heads before positions
+    const bool heads_first = index / 5 % 2 == 0;
+    if (heads_first) {
       args_.query = view(query_.data(), {a.num_heads * a.query_len * a.head_dim, a.head_dim, a.query_len * a.head_dim});
       args_.key = view(key_.data(), {a.num_kv_heads * a.key_len * a.head_dim, a.head_dim, a.key_len * a.head_dim});
     }
     mha_quant key_rows{}, value_rows{};
     value_rows.stride_h = 1, value_rows.stride_t = a.num_kv_heads, value_rows.stride_b = a.key_len * a.num_kv_heads;
     key_rows = value_rows;
-    if (index % 5 == 0) key_rows.stride_t = 1, key_rows.stride_h = a.key_len;
+    if (heads_first) key_rows.stride_t = 1, key_rows.stride_h = a.key_len;
     key_codes_ = RowCodes(key_, a.head_dim), value_codes_ = RowCodes(value_, a.value_head_dim);
     coded_key_ = key_codes_.as(args_.key, key_rows), coded_value_ = value_codes_.as(args_.value, value_rows);
     mask_kind_ = pick(MaskData::kKinds, index);
@@ -261,7 +262,7 @@ class LayerCase final : public VerifyCase {
     weights_.value_weight = view(value_weight_.data());
     weights_.output_weight = view(output_weight_.data());
     // The key has none: some of them may be missing.
-    if (index % 2 == 0) weights_.query_bias = weights_.value_bias = weights_.output_bias = bias_.data();
+    if (index / 2 % 2 == 0) weights_.query_bias = weights_.value_bias = weights_.output_bias = bias_.data();
 
     query_ = random_values(args_.batch * args_.query_len * c.embed_dim, 46);
     key_ = random_values(args_.batch * args_.key_len * c.kdim, 47);
@@ -300,9 +301,9 @@ class LayerCase final : public VerifyCase {
 
  private:
   void choose_sizes(std::int64_t index) {
-    constexpr std::int64_t kHeads[][2] = {{1, 1}, {2, 2}, {4, 4}, {4, 2}, {4, 1}};      // 5
-    constexpr std::int64_t kWidths[] = {4, 20, 48, 64, 96, 128, 200};                   // 7
-    constexpr std::int64_t kLengths[] = {1, 2, 3, 10, 33, 64, 70, 100, 130, 257, 300};  // 11
+    constexpr std::int64_t kHeads[][2] = {{1, 1}, {2, 2}, {4, 4}, {4, 2}, {4, 1}};              // 5
+    constexpr std::int64_t kWidths[] = {4, 20, 48, 64, 96, 128, 200, 8, 32, 40, 72, 112, 160};  // 13
+    constexpr std::int64_t kLengths[] = {1, 2, 3, 10, 33, 64, 70, 100, 130, 257, 300};          // 11
     config_.embed_dim = pick(kWidths, index);
     config_.num_heads = kHeads[index % 5][0];
     config_.num_kv_heads = kHeads[index % 5][1];

@@ -4,7 +4,7 @@
 tree=$out/debian/mha
 rm -rf "$out/debian"
 mkdir -p "$tree"
-(cd "$root" && git ls-files -z 2>/dev/null | xargs -0 tar -cf - 2>/dev/null) | tar -xf - -C "$tree"
+(cd "$root" && git ls-files -z | tar --null --files-from=- -cf -) | tar -xf - -C "$tree"
 [ -e "$tree/CMakeLists.txt" ] || fail "the tree is no checkout of git"
 cp -r "$here/debian" "$tree/debian"
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What adapters of engines that pass whole tensors share: a context, and dense tensors as arguments of mha_attention. As
-// these engines broadcast, a batch, a head or a dimension of a mask that is 1 is repeated. Shapes are not checked here.
+// these engines broadcast, a batch, a head or a dimension of a mask that is 1 is repeated. Of shapes only a mask's is checked.
 #ifndef MHA_ENGINES_COMMON_DENSE_H
 #define MHA_ENGINES_COMMON_DENSE_H
 
@@ -58,17 +58,23 @@ inline void set_tensors(mha::AttentionCall& call, Order order, const Tensor& que
   call.output = {output.data, output.dtype, 0, written.stride_b, written.stride_t, written.stride_h};
 }
 
-/// A mask [1 or B, 1 or H, 1 or Tq, 1 or Tk]: of bytes, not 0 where a query sees a key, or of numbers to add.
-inline void set_mask(mha_masks& masks, const Tensor& tensor, bool is_bool) {
+/// A mask [1 or B, 1 or H, 1 or Tq, 1 or Tk], after set_tensors: of bytes, not 0 where a query sees a key, or of numbers
+/// to add. False: it has other sizes.
+inline bool set_mask(mha::AttentionCall& call, const Tensor& tensor, bool is_bool) {
   const auto& size = tensor.size;
+  const std::array<std::int64_t, 4> scores = {call.batch, call.num_heads, call.query_len, call.key_len};
+  for (std::size_t n = 0; n < scores.size(); ++n) {
+    if (size[n] != 1 && size[n] != scores[n]) return false;
+  }
   const std::int64_t stride_k = size[3] == 1 ? MHA_BROADCAST : 1, stride_q = size[2] == 1 ? 0 : size[3];
   const std::int64_t stride_h = size[1] == 1 ? 0 : size[2] * size[3];
   const std::int64_t stride_b = size[0] == 1 ? 0 : size[1] * size[2] * size[3];
   if (is_bool) {
-    masks.bool_mask = {static_cast<const std::uint8_t*>(tensor.data), stride_b, stride_h, stride_q, stride_k};
+    call.masks.bool_mask = {static_cast<const std::uint8_t*>(tensor.data), stride_b, stride_h, stride_q, stride_k};
   } else {
-    masks.add_mask = {tensor.data, tensor.dtype, 0, stride_b, stride_h, stride_q, stride_k};
+    call.masks.add_mask = {tensor.data, tensor.dtype, 0, stride_b, stride_h, stride_q, stride_k};
   }
+  return true;
 }
 
 /// A context over the engine's threads: one for all calls, each of which says how many threads the engine has.

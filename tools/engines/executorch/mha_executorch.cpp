@@ -35,17 +35,6 @@ bool is_served(const Tensor& tensor, bool is_mask) {
          executorch::runtime::tensor_is_default_dim_order(tensor);
 }
 
-// Each dimension of a mask must be 1 or that of the scores [B, H, Tq, Tk].
-bool set_mask(mha::AttentionCall& call, const Tensor& tensor) {
-  const mha_engines::Tensor mask = dense(tensor);
-  const std::array<int64_t, 4> scores = {call.batch, call.num_heads, call.query_len, call.key_len};
-  for (size_t n = 0; n < 4; ++n) {
-    if (mask.size[n] != 1 && mask.size[n] != scores[n]) return false;
-  }
-  mha_engines::set_mask(call.masks, mask, tensor.scalar_type() == ScalarType::Bool);
-  return true;
-}
-
 // Gives the output its shape, and fills the call. The sizes of a program with dynamic shapes are known here only.
 bool set_tensors(mha::AttentionCall& call, const Tensor& query, const Tensor& key, const Tensor& value, Tensor& out) {
   const auto q = dense(query).size, k = dense(key).size, v = dense(value).size;
@@ -73,7 +62,9 @@ Tensor& sdpa_out(KernelRuntimeContext& runtime, const Tensor& query, const Tenso
   ET_KERNEL_CHECK_MSG(runtime, set_tensors(call, query, key, value, out), InvalidArgument, out,
                       "mha::sdpa: the shapes of query, key, value and out do not fit each other");
   if (mask.has_value()) {
-    ET_KERNEL_CHECK_MSG(runtime, is_served(*mask, true) && set_mask(call, *mask), InvalidArgument, out,
+    const bool is_bool = mask->scalar_type() == ScalarType::Bool;
+    ET_KERNEL_CHECK_MSG(runtime, is_served(*mask, true) && mha_engines::set_mask(call, dense(*mask), is_bool),
+                        InvalidArgument, out,
                         "mha::sdpa: attn_mask must be bool or float and broadcast to [B, H, Tq, Tk]");
   }
   call.causal = is_causal;
@@ -82,6 +73,8 @@ Tensor& sdpa_out(KernelRuntimeContext& runtime, const Tensor& query, const Tenso
   call.scale_is_exact = scale.has_value();
   call.resources.max_threads = executorch::extension::get_thread_count();
   const mha::Status status = context->attention(call);
+  ET_KERNEL_CHECK_MSG(runtime, status.code() != MHA_ERR_OUT_OF_MEMORY, MemoryAllocationFailed, out, "mha::sdpa: %s",
+                      status.message());
   ET_KERNEL_CHECK_MSG(runtime, status, InvalidArgument, out, "mha::sdpa: %s", status.message());
   return out;
 }

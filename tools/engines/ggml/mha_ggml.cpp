@@ -141,8 +141,13 @@ bool set_call(ggml_tensor* const* sources, const Params& params, Call* call, mha
   return true;
 }
 
+mha_status out_of_memory(mha_error* error) {
+  std::snprintf(error->message, sizeof error->message, "no memory for the workspace or the slopes");
+  return MHA_ERR_OUT_OF_MEMORY;
+}
+
 // Of thread 0. The output is dense, [Dv, H, T, batch].
-mha_status run(mha_ggml* mha, ggml_tensor* node, int threads) {
+mha_status run(mha_ggml* mha, ggml_tensor* node, int threads) try {
   Params params;
   std::memcpy(&params, reinterpret_cast<const char*>(node->op_params) + kParamsAt, sizeof params);
   Call call;
@@ -155,6 +160,8 @@ mha_status run(mha_ggml* mha, ggml_tensor* node, int threads) {
   if (mha->workspace.size() < bytes) mha->workspace.resize(bytes);
   if (bytes > 0) call.resources.workspace = mha->workspace.data(), call.resources.workspace_bytes = bytes;
   return mha_attention(mha->context, &call.args, &mha->error);
+} catch (const std::bad_alloc&) {
+  return out_of_memory(&mha->error);
 }
 
 void compute(ggml_tensor* node, int thread, int threads, void* user) {
@@ -184,7 +191,7 @@ void mha_ggml_free(mha_ggml* mha) {
   delete mha;
 }
 
-ggml_tensor* mha_ggml_attention(mha_ggml* mha, ggml_context* ctx, ggml_tensor* flash) {
+ggml_tensor* mha_ggml_attention(mha_ggml* mha, ggml_context* ctx, ggml_tensor* flash) try {
   mha->error = {};
   Params params;
   std::memcpy(&params, flash->op_params, sizeof params);
@@ -200,6 +207,9 @@ ggml_tensor* mha_ggml_attention(mha_ggml* mha, ggml_context* ctx, ggml_tensor* f
                                      flash->src, kSources, compute, GGML_N_TASKS_MAX, mha);
   std::memcpy(reinterpret_cast<char*>(node->op_params) + kParamsAt, &params, sizeof params);
   return node;
+} catch (const std::bad_alloc&) {
+  out_of_memory(&mha->error);
+  return flash;
 }
 
 const char* mha_ggml_reason(const mha_ggml* mha) { return mha->error.message; }

@@ -97,6 +97,11 @@ def test_published_cases(backend: Backend, groups: list) -> None:
         check(backend, group)
 
 
+def test_count() -> None:
+    """As many as ggml runs, so that none is lost on the way here."""
+    assert sum(count for groups in grid.SETS.values() for group in groups() for count in group.variants.values()) == 5308
+
+
 def test_summary(capsys: pytest.CaptureFixture) -> None:
     with capsys.disabled():
         print("\n\n| keys, values | cases | NMSE, mha to ggml | mha to double | ggml to double | ggml is nearer |")

@@ -68,7 +68,8 @@ ffi::Error attention(ffi::ThreadPool pool, ffi::AnyBuffer query, ffi::AnyBuffer 
                            tensor_of(*output));
   for (size_t n = 0; n < masks.size(); ++n) {
     const ffi::AnyBuffer buffer = *masks.get<ffi::AnyBuffer>(n);
-    mha_engines::set_mask(call.masks, tensor_of(buffer), buffer.element_type() == ffi::PRED);
+    if (!mha_engines::set_mask(call, tensor_of(buffer), buffer.element_type() == ffi::PRED))
+      return ffi::Error::InvalidArgument("mha: a mask does not broadcast to the scores");
   }
   call.causal = causal;
   call.positions.align = MHA_ALIGN_START;  // as jax.nn: query 0 stands at key 0
@@ -77,7 +78,10 @@ ffi::Error attention(ffi::ThreadPool pool, ffi::AnyBuffer query, ffi::AnyBuffer 
   call.resources.parallel_user = &pool;  // of this execution
   call.resources.max_threads = std::max<int64_t>(pool.num_threads(), 1);
   const mha::Status status = context->attention(call);
-  return status ? ffi::Error::Success() : ffi::Error::InvalidArgument(std::string("mha: ") + status.message());
+  if (status) return ffi::Error::Success();
+  const bool no_memory = status.code() == MHA_ERR_OUT_OF_MEMORY;
+  return ffi::Error(no_memory ? ffi::ErrorCode::kResourceExhausted : ffi::ErrorCode::kInvalidArgument,
+                    std::string("mha: ") + status.message());
 }
 
 }  // namespace

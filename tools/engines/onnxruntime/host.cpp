@@ -59,9 +59,14 @@ std::string load_api(const ort::ApiBase* base) {
     return std::string("mha's operators need version 25 of ONNX Runtime's C API; this is ONNX Runtime ") +
            base->GetVersionString();
   }
+  // Once, since other sessions may be calling through it. The table is the same for the life of the process.
+  static const bool loaded = [&] {
 #define MHA_ORT_READ(slot, name, result, parameters) std::memcpy(&functions.name, table + (slot), sizeof(void*));
-  MHA_ORT_SLOTS(MHA_ORT_READ)
+    MHA_ORT_SLOTS(MHA_ORT_READ)
 #undef MHA_ORT_READ
+    return true;
+  }();
+  (void)loaded;
   return "";
 }
 
@@ -74,8 +79,11 @@ void check(ort::Status* status) {
 
 void check(mha_status status, const mha_error& error) {
   if (status == MHA_OK) return;
-  throw Failure(status == MHA_ERR_UNSUPPORTED ? ort::kNotImplemented : ort::kInvalidArgument,
-                std::string("mha: ") + error.message);
+  ort::ErrorCode code = ort::kInvalidArgument;
+  if (status == MHA_ERR_UNSUPPORTED) code = ort::kNotImplemented;
+  const bool is_host = status == MHA_ERR_OUT_OF_MEMORY || status == MHA_ERR_THREAD || status == MHA_ERR_TARGET;
+  if (is_host) code = ort::kFail;
+  throw Failure(code, std::string("mha: ") + error.message);
 }
 
 std::int64_t Tensor::dim(std::size_t index) const {

@@ -66,7 +66,7 @@ class MhaAttention : public Standard {
     return std::make_shared<MhaAttention>(inputs, get_causal());
   }
 
-  // The standard operation refuses a mask of bytes. It has checked the mask before the plugin turned it into bytes.
+  // The standard operation refuses a mask of bytes, so evaluate() checks its shape.
   void validate_and_infer_types() override {
     NODE_VALIDATION_CHECK(this, serves(input_values()), "mha: needs three or four dimensions and f32, f16 or bf16");
     if (get_input_size() < 4 || get_input_element_type(3) != ov::element::u8)
@@ -85,7 +85,9 @@ class MhaAttention : public Standard {
     call.positions.align = MHA_ALIGN_START;
     // As the operation has it: causal without the mask; a scalar in its place is none.
     if (inputs.size() > 3 && !get_causal() && !inputs[3].get_shape().empty())
-      mha_engines::set_mask(call.masks, tensor_of(inputs[3]), is_bool(inputs[3].get_element_type()));
+      OPENVINO_ASSERT(mha_engines::set_mask(call, tensor_of(inputs[3]), is_bool(inputs[3].get_element_type())),
+                      "mha: the mask ", inputs[3].get_shape(), " does not broadcast to the scores [", call.batch, ",",
+                      call.num_heads, ",", call.query_len, ",", call.key_len, "]");
     if (inputs.size() > 4) {
       call.scale = scalar(inputs[4]);
       call.scale_is_exact = 1;

@@ -39,7 +39,7 @@ static mha_status fork_first_layer(const toy_engine* engine, const toy_request* 
   return removed == MHA_OK ? MHA_ERR_FULL : removed;
 }
 
-/* One token more for each request of the list that wants one; how many there were in *items. */
+/* One token more for each request of the list that wants one. */
 static mha_status draft_once(toy_engine* engine, toy_request* const* list, const int64_t* most, int64_t count,
                              mha_error* error) {
   toy_batch* batch = &engine->batch;

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # Runs the toy engines in C and in C++, each on one and on several threads. All generate the same tokens, with the same bits
-# of their hidden states and logits. Each program checks the rest by itself.
+# of their hidden states and logits; the program in C compares them with each request run alone.
 #   run.sh <build folder>
 set -euo pipefail
 tools=${1:?the build folder}/tools

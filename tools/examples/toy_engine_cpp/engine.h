@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The engine of toy_engine/engine.h in C++: continuous batching, drafts, forks, requests that fail when the cache is full and
-// go on later.
+// The engine of toy_engine/engine.h in C++: continuous batching, drafts, forks, requests that wait when the cache is full
+// and are read again later.
 #ifndef MHA_TOOLS_EXAMPLES_TOY_ENGINE_CPP_ENGINE_H
 #define MHA_TOOLS_EXAMPLES_TOY_ENGINE_CPP_ENGINE_H
 

@@ -39,6 +39,7 @@ void ThreadPool::serve() {
 
 void ThreadPool::run(void* user, std::int64_t count, void (*task)(void*, std::int64_t), void* data) {
   ThreadPool& pool = *static_cast<ThreadPool*>(user);
+  const std::lock_guard<std::mutex> one_call(pool.calls_);
   std::unique_lock<std::mutex> lock(pool.mutex_);
   pool.work_ = {task, data, count, 0, 0};
   if (count > 1) {

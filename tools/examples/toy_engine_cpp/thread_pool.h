@@ -19,7 +19,7 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  /// mha_parallel_for.run; `user` is the pool.
+  /// mha_parallel_for.run; `user` is the pool. A second caller waits until the first has ended.
   static void run(void* user, std::int64_t count, void (*task)(void*, std::int64_t), void* data);
   /// How many calls were shared among threads.
   std::int64_t shared_calls() const { return shared_calls_; }
@@ -35,7 +35,8 @@ class ThreadPool {
   /// Runs tasks until none is left to begin; `lock` is held on entry and on return.
   void take_part(std::unique_lock<std::mutex>& lock);
 
-  std::mutex mutex_;
+  std::mutex calls_;  // held for a whole call
+  std::mutex mutex_;  // of what follows
   std::condition_variable begins_, ends_;
   Work work_;
   bool stops_ = false;
