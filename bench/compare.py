@@ -58,6 +58,9 @@ def main():
         print(f"only in the {'old' if name in old.cases else 'new'} run: {name}")
     for name, message in new.failed.items():
         print(f"WRONG in the new run: {name}: {message}")
+    if not same and not rows["slower"] and not rows["faster"]:
+        print("the runs have no case in common")
+        return 1
     return 1 if rows["slower"] or new.failed else 0
 
 

@@ -157,7 +157,6 @@ TEST_CASE("cache blob: every damaged bit is refused", "[cache][blob]") {
     Bytes blob = good;
     for (size_t at = 0; at < blob.size(); ++at) {
       for (int bit = 0; bit < 8; ++bit) {
-        if (at >= kHeader && (at * 8 + static_cast<size_t>(bit)) % 3 != 0) continue;
         INFO("byte " << at << " bit " << bit);
         blob[at] ^= static_cast<unsigned char>(1 << bit);
         check_refused(target.get(), blob, blob.size());

@@ -102,7 +102,7 @@ inline void check_refused(const Folder& folder, const std::string& arguments, co
   CHECK(result.out.empty());
   CHECK(result.err.substr(0, 5) == "mha: ");
   CHECK(std::count(result.err.begin(), result.err.end(), '\n') == 1);
-  CHECK(result.err.back() == '\n');
+  CHECK((!result.err.empty() && result.err.back() == '\n'));
   CHECK(result.err.find(part) != std::string::npos);
 }
 

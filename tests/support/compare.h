@@ -29,13 +29,16 @@ struct Errors {
   bool has_nan = false;  // then worst_at is the first
 };
 
-/// Infinities must agree in sign and then count as no error.
+/// An infinity agrees with itself alone: anything else beside it is an infinite error.
 inline Errors measure_errors(const std::vector<float>& got, const std::vector<double>& want) {
   Errors errors;
   std::vector<double> all(got.size());
   for (size_t n = 0; n < got.size(); ++n) {
     if (std::isnan(got[n]) || std::isnan(want[n])) return {kNan, kNan, n, true};
-    all[n] = got[n] == want[n] ? 0.0 : std::fabs(got[n] - want[n]) / std::max(1.0, std::fabs(want[n]));
+    if (got[n] != want[n]) {
+      const bool finite = std::isfinite(got[n]) && std::isfinite(want[n]);
+      all[n] = finite ? std::fabs(got[n] - want[n]) / std::max(1.0, std::fabs(want[n])) : HUGE_VAL;
+    }
     if (all[n] > errors.worst) {
       errors.worst = all[n];
       errors.worst_at = n;

@@ -23,6 +23,7 @@ class GoldenFile {
     const auto found = file_.metadata().find("golden");
     if (found == file_.metadata().end()) FAIL(file_.label() << ": no metadata entry \"golden\"");
     cases_ = nlohmann::json::parse(found->second).at("cases");
+    REQUIRE(!cases_.empty());
   }
 
   /// A list of objects; their "name" is the prefix of the case's tensors ("name/query").
@@ -60,14 +61,19 @@ class GoldenFile {
   nlohmann::json cases_;
 };
 
-/// Fails unless the double reference agrees with a golden float32 as far as that is able to say: half a unit in its
-/// last place, and 1e-13 for two float64 sums in different orders.
+/// Whether a double of the reference agrees with a golden float32 as far as that is able to say: half a unit in its last
+/// place, and 1e-13 for two float64 sums in different orders. An infinity agrees with itself alone.
+inline bool rounds_to(double reference, double golden) {
+  if (reference == golden) return true;
+  return std::isfinite(golden) && std::fabs(reference - golden) <= 0x1p-24 * std::fabs(golden) + 1e-13;
+}
+
+/// Fails unless all of them do.
 inline void check_rounds_to(const std::string& what, const std::vector<double>& reference,
                             const std::vector<double>& golden) {
   REQUIRE(reference.size() == golden.size());
   for (size_t n = 0; n < golden.size(); ++n) {
-    if (reference[n] == golden[n]) continue;  // infinities too
-    if (std::fabs(reference[n] - golden[n]) <= 0x1p-24 * std::fabs(golden[n]) + 1e-13) continue;
+    if (rounds_to(reference[n], golden[n])) continue;
     FAIL_CHECK(what << ": element " << n << " of " << golden.size() << " is " << reference[n] << ", PyTorch's is "
                     << golden[n]);
     return;

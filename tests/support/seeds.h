@@ -36,9 +36,8 @@ class Taken {
   uint64_t step_, count_ = 0;
 };
 
-/// What is left of a number of cases that all the seeds give; a quarter of that, since chance weighs more among few, and
-/// compilers draw in different orders. A test asks for more than this; -1 where a kind is so rare that few seeds may have
-/// none of it.
+/// How many of `cases`, counted with all seeds, a test may still expect to exceed when only some seeds run: a quarter of
+/// their share, since chance weighs more among few. Where that is below one it is -1, so that the test asks for nothing.
 inline int64_t share_of(int64_t cases) {
   if (seed_step() == 1) return cases;
   const auto share = cases / static_cast<int64_t>(4 * seed_step());

@@ -274,6 +274,7 @@ class RunFormats(CommandTest):
         twice = b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + 2 * (gguf_text("k") + struct.pack("<II", 4, 1)) + bytes(64)
         refused(twice, "metadata key 'k' is given twice")
         refused(gguf({"general.alignment": 3}, {}), "metadata key 'general.alignment' is 3")
+        refused(gguf({"general.alignment": 64.0}, {}), "metadata key 'general.alignment' is no integer")
         refused(gguf({}, {"a\x1b": ("F32", (2**40, 2**40), b"")}), "tensor 'a\\x1b': shape [1099511627776, 1099511627776] does not fit")
         refused(gguf({}, {"a": ("F32", (2**50,), b"")}), "tensor 'a': 4503599627370496 bytes at offset 0 are beyond the end")
         refused(gguf({}, {"a": ("F32", (1, 1, 1, 1, 1), bytes(4))}), "tensor 'a': 5 dimensions")

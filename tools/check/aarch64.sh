@@ -11,6 +11,6 @@ make_build aarch64 -DCMAKE_TOOLCHAIN_FILE="$root/tools/cmake/aarch64-linux-gnu.c
 build_targets aarch64
 export MHA_TEST_SEED_STEP=16  # of the random problems (tests/support/seeds.h)
 emulated=(qemu-aarch64 -L /usr/aarch64-linux-gnu "$out/aarch64/tests/mha_tests")
-"${emulated[@]}" --filenames-as-tags '[#test_golden_bits],[#test_thread_pool]~[not_emulated]'
+"${emulated[@]}" --filenames-as-tags -w NoTests '[#test_golden_bits],[#test_thread_pool]~[not_emulated]'
 run_ctest aarch64 -R '^test_cli'
 run_files "$parts" '~[not_emulated]' "${emulated[@]}"

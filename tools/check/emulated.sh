@@ -31,11 +31,12 @@ END
 bits() { grep -o 'bits of .*' "$out/$1"; }
 "$build/tools/mha" verify --quick >"$out/verify.txt"
 emulate "$build/tools/mha" verify --quick | tee "$out/verify_emulated.txt"
-[ "$(bits verify_emulated.txt)" = "$(bits verify.txt)" ] || fail "other bits than here: $(bits verify.txt)"
+here=$(bits verify.txt) there=$(bits verify_emulated.txt)
+[ "$there" = "$here" ] || fail "other bits than here: $here"
 
 # Of random problems every 32nd (tests/support/seeds.h). Left out are the cases that take longest, and PyTorch's numbers.
 emulate -e MHA_REQUIRE_TARGETS="$targets" -e MHA_TEST_SEED_STEP=32 "$build/tests/mha_tests" -d yes \
   '[int8],[bf16]~[accuracy]~[elements]~[properties]~[golden],[tiles],golden bits*' | tee "$out/tests_emulated.txt"
 passed=$(grep -o '([0-9]* assertions in [0-9]* test cases)' "$out/tests_emulated.txt")
 
-echo "${targets//,/, }: $(bits verify_emulated.txt); tests passed $passed"
+echo "${targets//,/, }: $there; tests passed $passed"

@@ -20,6 +20,11 @@ check_commands() {
 
 [ "$(host_family)" = x86_64 ] || { echo "flags looked at (the instruction scan knows x86-64)" && exit; }
 
+# A pattern for what AVX-512 F, CD, BW, DQ and VL have not.
+vnni='^(\{vex\} +)?vpdp[bw]'
+bf16='^vdpbf16|^vcvtn?e.*bf16|^vcvtne2'
+tiles='^(tdp|tile|ldtilecfg|sttilecfg)'
+
 # has <object> <extended regular expression on the disassembly>
 # (grep reads to the end: with -q it would leave early, and pipefail would take objdump's broken pipe for "no".)
 has() { objdump -d --no-show-raw-insn "$1" | cut -f2- | grep -E "$2" >/dev/null; }
@@ -31,8 +36,12 @@ count=0
 while IFS= read -r object; do
   name=${object#"$objects"/}
   case $name in
-    simd/targets/*/avx512*.o | simd/targets/*/amx*.o) ;;
-    simd/targets/*/avx2*.o) has "$object" "$avx512" && fail "$name: AVX-512 instructions" ;;
+    simd/targets/*/amx.cpp.o) ;;
+    simd/targets/*/avx512_bf16.cpp.o) has "$object" "$tiles" && fail "$name: AMX instructions" ;;
+    simd/targets/*/avx512_vnni.cpp.o) has "$object" "$bf16|$tiles" && fail "$name: BF16 or AMX instructions" ;;
+    simd/targets/*/avx512.cpp.o) has "$object" "$vnni|$bf16|$tiles" && fail "$name: VNNI, BF16 or AMX instructions" ;;
+    simd/targets/*/avx2_vnni.cpp.o) has "$object" "$avx512" && fail "$name: AVX-512 instructions" ;;
+    simd/targets/*/avx2.cpp.o) has "$object" "$avx512|$vnni" && fail "$name: AVX-512 or VNNI instructions" ;;
     *)
       has "$object" "$vex" && fail "$name: AVX instructions outside a target that has them"
       has "$object" "$after_sse2" && fail "$name: instructions beyond SSE2"
@@ -40,6 +49,7 @@ while IFS= read -r object; do
   esac
   count=$((count + 1))
 done < <(find "$objects" -name '*.o')
+[ $count -gt 0 ] || fail "no objects in $objects"
 # The patterns must be able to see what they look for, in a target that a given tree may leave out.
 given=${1:-}
 sees() { # <target> <pattern> <instructions>
@@ -49,4 +59,8 @@ sees() { # <target> <pattern> <instructions>
 }
 sees avx2 "$vex" AVX
 sees avx512 "$avx512" AVX-512
+sees avx512_vnni "$vnni" VNNI
+sees avx2_vnni "$vnni" AVX-VNNI
+sees avx512_bf16 "$bf16" BF16
+sees amx "$tiles" AMX
 echo "$count objects hold only the instructions they may"

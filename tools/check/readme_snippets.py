@@ -72,7 +72,9 @@ def shell_block(text, program, folder, env):
     (folder / "main.c").write_text(program)
     lines = [line for line in text.splitlines() if line.startswith(("cc ", "export "))]
     script = "\n".join(["set -e", *lines]).replace("/opt/mha", env["MHA_PREFIX"])
-    run(["sh", "-c", script], folder, env)
+    if lines:
+        run(["sh", "-c", script], folder, env)
+    return bool(lines)
 
 
 def first_program(content):
@@ -104,7 +106,8 @@ def main():
                 if language == "cmake":
                     cmake_block(text, folder, env, root)
                 elif language == "sh":
-                    shell_block(text, first_program(content), folder, env)
+                    if not shell_block(text, first_program(content), folder, env):
+                        continue  # only its make targets were looked at
                 else:
                     code_block(language, text, folder, env)
             except subprocess.CalledProcessError as error:

@@ -188,8 +188,9 @@ Expected Expected::read(const std::string& path) {
   Expected expected;
   for (size_t b = 0; b < sequences; ++b) {
     const auto n = static_cast<int64_t>(b);
-    if (offsets.values[b] >= offsets.values[b + 1] || offsets.values[b] < 0)
-      throw std::runtime_error(path + ": prompt " + std::to_string(b) + " is empty");
+    if (offsets.values[b] >= offsets.values[b + 1] || offsets.values[b] < 0 ||
+        offsets.values[b + 1] > static_cast<int64_t>(ids.values.size()))
+      throw std::runtime_error(path + ": prompt " + std::to_string(b) + " is empty or beyond the prompts' tokens");
     expected.prompts.emplace_back(ids.values.begin() + offsets.values[b], ids.values.begin() + offsets.values[b + 1]);
     expected.generated.push_back({{tokens.values.begin() + n * count, tokens.values.begin() + (n + 1) * count},
                                   {logits.values.begin() + n * row, logits.values.begin() + (n + 1) * row}});

@@ -151,7 +151,9 @@ class GgufParser {
 
   std::string take_alignment() {
     const std::vector<std::int64_t> given = file_.integers("general.alignment");
-    if (given.empty()) return {};
+    if (given.empty()) {
+      return keys_.count("general.alignment") != 0 ? "metadata key 'general.alignment' is no integer" : "";
+    }
     const auto value = static_cast<std::uint64_t>(given[0]);
     if (given.size() != 1 || given[0] < 1 || value > kMaxAlignment || (value & (value - 1)) != 0) {
       return "metadata key 'general.alignment' is " + std::to_string(given[0]) + ", must be a power of two up to " +
