@@ -15,8 +15,9 @@
  * Every struct may be zeroed: zero and NULL mean the default. A call takes one args struct, which begins with the
  * fields that every call needs; pointers to groups that few calls need follow. Arguments, groups and the data they
  * point to are read during the call only, unless a comment says "kept". A field that the call would ignore is refused
- * (MHA_ERR_ARGUMENT), so that no request is silently lost; exceptions are the strides of dimensions of one element, and
- * mha_positions.align and .offset where nothing depends on positions.
+ * (MHA_ERR_ARGUMENT), so that no request is silently lost; exceptions are the strides of dimensions of one element,
+ * mha_positions.align and .offset where nothing depends on positions, mha_masks.sink_tokens and .prefix_lengths where no
+ * window and no causality hides keys, and the dtype of a view without data.
  *
  * Words: B batch, H query heads, Hkv key/value heads, Tq / Tk query / key length, T tokens, D head dim of query and
  * key, Dv head dim of value, E embed_dim. "item": an item of the batch. "packed" items follow each other without
@@ -128,7 +129,7 @@ typedef struct mha_allocator {
 
 /* The host's own threads. run must call task(task_data, i) once for each i in [0, count), on any threads, in any order,
  * in parallel or one after the other, and return when all are done; count <= num_threads. One call of the library calls
- * run 0 to 7 times: never if it works on one thread. */
+ * run 0 to 8 times: never if it works on one thread. */
 typedef struct mha_parallel_for {
   void* user; /* a call may give another: mha_resources.parallel_user */
   void (*run)(void* user, int64_t count, void (*task)(void* task_data, int64_t index),
@@ -375,9 +376,9 @@ typedef struct mha_items {
                                    [offsets[b], offsets[b+1]) (flash-attn's cu_seqlens_q); NULL: Tq each */
   const int64_t*
       key_offsets; /* [B+1], ascending from 0 to key_len, the sum of all Tk_b: the same for key and value; NULL:
-                      Tk each */
+                      Tk each. Refused in self-attention of a layer, where query_offsets pack the keys, too */
   const int64_t* key_lengths; /* [B], each in [0, key_len]: Tk_b of a padded tensor, or of the caller's pages; keys
-                                   beyond it are not read. Refused with key_offsets and with a cache. Queries are
+                                   beyond it are not read. Refused with packed keys and with a cache. Queries are
                                    not masked: rows beyond a padded prompt are computed; ignore them (finite inputs
                                    give finite rows) */
   const int64_t* sequences;   /* [B] of a cache; a sequence may come twice unless tokens are appended; NULL: 0 .. B-1 */

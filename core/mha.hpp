@@ -38,8 +38,9 @@ class [[nodiscard]] Result {
   Result(Status status) : status_(status) {}
   explicit operator bool() const { return static_cast<bool>(status_); }
   const Status& status() const { return status_; }
-  T& operator*() { return value_; }
-  T* operator->() { return &value_; }
+  T& operator*() & { return value_; }
+  T operator*() && { return std::move(value_); }  // of a Result that ends here
+  T* operator->() & { return &value_; }
 
  private:
   T value_ = T();

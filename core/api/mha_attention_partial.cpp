@@ -49,6 +49,7 @@ extern "C" mha_status mha_attention_partial(const mha_context* context, const mh
     return fail(error, MHA_ERR_BUFFER, "bytes is %zu: %zu are needed", bytes,
                 static_cast<size_t>(needed) * sizeof(float));
   }
+  MHA_TRY(check_partials_overlap(*args, job.problem, static_cast<const float*>(partials), needed, error));
   job.table = context->table;
   job.given_partials = static_cast<float*>(partials);
   // Only a base: each chunk of a row sets the row's output to its place in `partials`.

@@ -40,11 +40,16 @@ mha_status validate_and_bound(const mha_context* context, const mha_layer* layer
   mha_layer_args greatest = *args;
   greatest.items = nullptr, greatest.positions = nullptr, greatest.cache = nullptr,
   greatest.cache_use = MHA_CACHE_APPEND;
+  greatest.query = without_strides(args->query), greatest.output = without_strides(args->output);
+  greatest.key = without_strides(args->key), greatest.value = without_strides(args->value);
   if (args->cache != nullptr && !groups.keys_are_queries) greatest.key.data = greatest.value.data = args;  // not read
+  mha_results results = given_or_default(args->results);
+  results.weights = without_strides(results.weights);
+  if (args->results != nullptr) greatest.results = &results;
   f->layer = layer;
   AttentionProblem& p = f->attention.problem;
   p.tail = tail_keys(*layer);
-  MHA_TRY(validate_forward(layer->config, &greatest, Check::kSizesOnly, &f->views, &p, error));
+  MHA_TRY(validate_forward(layer->config, &greatest, Check::kSizesOnly, &f->views, &p, error, args->cache));
   p.cache = args->cache, p.appends = args->cache != nullptr && groups.keys_are_queries;
   set_bound(sizes, &p);
   return p.nothing_to_do() ? MHA_OK : plan_forward(*lent, PlanFor::kBound, f, error);

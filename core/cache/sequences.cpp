@@ -43,7 +43,11 @@ TokenRows cache_rows(const mha_cache& cache, CachePart part, int64_t sequence) {
     rows.pages = pages;
     rows.page_size = cache.page_size, rows.page_shift = page_shift_of(cache.page_size);
     rows.pinned_pages = cache.pinned_pages, rows.ring_pages = cache.ring_pages;
-    rows.spare = s.reserved > 0 ? pages[page_entry(cache, (s.reserved - 1) / cache.page_size)] : nullptr;
+    if (s.reserved > 0) {
+      // After a truncation the newest page may be gone, and a ring's others, too; any page of the pool can be read.
+      const char* newest = pages[page_entry(cache, (s.reserved - 1) / cache.page_size)];
+      rows.spare = newest != nullptr ? newest : pages[0] != nullptr ? pages[0] : cache.pool.base;
+    }
     rows.offset = p.offset;
   }
   return rows;

@@ -28,9 +28,13 @@ mha_status check_input_strides(const char* name, const mha_view& v, const Dimens
 mha_status check_extent(const char* name, const Dimensions& n, const ElementStrides& s, mha_error* error);
 mha_status check_input(const char* name, const mha_view& v, const Dimensions& n, Check check, ConstTensor* out,
                        mha_error* error);
-// The same for keys or values, which may be codes.
-// The types of keys and values that the arithmetic multiplies.
-mha_status check_pair(const AttentionProblem& p, mha_error* error);
+// For a view that the call does not use: whatever asks for something is refused. (Its dtype does not: MHA_VIEW of a null
+// pointer has one.)
+mha_status check_unused(const char* name, const mha_view& v, const char* why, mha_error* error);
+mha_status check_unused(const char* name, const mha_mut_view& v, const char* why, mha_error* error);
+// The types of keys and values that the arithmetic multiplies. cache: where they are; null: in p.
+mha_status check_pair(const AttentionProblem& p, const mha_cache* cache, mha_error* error);
+// As check_input for keys or values, which may be codes.
 mha_status check_tokens(const char* name, const mha_view& v, const Dimensions& n, Check check, ConstTensor* out,
                         CodeRows* codes, mha_error* error);
 // As check_input; distinct elements must not overlap either.
@@ -110,6 +114,13 @@ struct BoundSizes {
 mha_status bound_sizes(const Groups& groups, int64_t key_len, BoundSizes* sizes, mha_error* error);
 // Adds to a problem that was checked with those sizes what was left out: packed items, shared pages, the ring.
 void set_bound(const BoundSizes& sizes, AttentionProblem* p);
+// The strides of a bound's views, which are those of packed items or of pages, do not fit its sizes; no bytes depend on
+// them.
+template <class View>
+View without_strides(View v) {
+  v.stride_b = v.stride_t = v.stride_h = 0;
+  return v;
+}
 
 // Writes how long the items are and where their keys are into *p, whose sizes must be set.
 mha_status check_items(const Groups& groups, AttentionProblem* p, mha_error* error);

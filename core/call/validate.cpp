@@ -96,9 +96,9 @@ mha_status check_attention_sizes(const mha_attention_args& a, AttentionProblem* 
     return fail(error, MHA_ERR_ARGUMENT, "key_len is %lld, but keys are in a cache, which knows their lengths",
                 ll{a.key_len});
   }
-  const bool key = a.key.data != nullptr;
-  if (!key && a.value.data == nullptr) return MHA_OK;
-  return fail(error, MHA_ERR_ARGUMENT, "%s.data is given, but keys and values are in a cache", key ? "key" : "value");
+  const char* why = "keys and values are in a cache";
+  MHA_TRY(check_unused("key", a.key, why, error));
+  return check_unused("value", a.value, why, error);
 }
 
 // Sizes of the views of a call.
@@ -129,8 +129,17 @@ mha_status check_attention_overlaps(const AttentionProblem& p, const AttentionVi
 
 }  // namespace
 
-mha_status validate_attention(const mha_attention_args* args, Check check, AttentionProblem* problem,
-                              mha_error* error) {
+mha_status check_partials_overlap(const mha_attention_args& args, const AttentionProblem& p, const float* partials,
+                                  int64_t floats, mha_error* error) {
+  const AttentionViews n = view_sizes(p, args.pages);
+  const NamedExtent inputs[] = {
+      {"key", extent_of(p.key, n.key)}, {"value", extent_of(p.value, n.value)}, {"query", extent_of(p.query, n.query)}};
+  const NamedExtent result = {"partials", extent_of(partials, floats)};
+  return check_overlaps(&result, 1, inputs, 3, error);
+}
+
+mha_status validate_attention(const mha_attention_args* args, Check check, AttentionProblem* problem, mha_error* error,
+                              const mha_cache* bound_over) {
   if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
   const mha_attention_args& a = *args;
   const Groups groups = groups_of(a);
@@ -149,7 +158,7 @@ mha_status validate_attention(const mha_attention_args* args, Check check, Atten
     MHA_TRY(check_tokens("key", a.key, sizes.key, keys, &p.key, &p.key_codes, error));
     MHA_TRY(check_tokens("value", a.value, sizes.value, keys, &p.value, &p.value_codes, error));
   }
-  MHA_TRY(check_pair(p, error));
+  MHA_TRY(check_pair(p, bound_over != nullptr ? bound_over : p.cache, error));
   MHA_TRY(check_result("output", a.output, sizes.output, Order::kBthd, check, &p.output, error));
   if (a.masks != nullptr) MHA_TRY(check_masks(*a.masks, keys, &p, error));
   if (a.score_mods != nullptr) MHA_TRY(check_mods(*a.score_mods, keys, &p, error));
@@ -158,9 +167,12 @@ mha_status validate_attention(const mha_attention_args* args, Check check, Atten
   if (a.results != nullptr) MHA_TRY(check_results(*a.results, check, &p, error));
   p.copies_queries = true;
   MHA_TRY(check_norm_rope(groups, check, &p, error));
-  // A second pass over the scores needs queries after the output is written.
+  // Queries are needed after their place was written to: by a second pass over the scores, and by the next chunk of keys
+  // where the output's rows keep the running output.
   const bool in_place = p.query.data != nullptr && same_place(p.query, p.output);
-  if (in_place && p.weights_mode != MHA_WEIGHTS_NONE && !keeps_weights(p)) p.norm_rope.copy = true;
+  const bool second_pass = p.weights_mode != MHA_WEIGHTS_NONE && !keeps_weights(p);
+  const bool between_chunks = p.longest_key_len > kChunk && !keeps_running(p.value_head_dim, p.output.element);
+  if (in_place && (second_pass || between_chunks)) p.norm_rope.copy = true;
   p.ready_query = p.query;
   if (p.norm_rope.wanted() && !p.nothing_to_do()) {
     p.ready_query = as_const(dense_floats(nullptr, p.query_len, p.heads, p.head_dim));
@@ -246,6 +258,8 @@ mha_status check_key_source(const mha_layer_config& c, const mha_layer_args& a, 
     const char* what = a.key.data != nullptr ? "key.data" : (a.value.data != nullptr ? "value.data" : "key_len");
     return fail(error, MHA_ERR_ARGUMENT, "%s is given beside a cache, which has the keys and values", what);
   }
+  if (a.key.data == nullptr) MHA_TRY(check_unused("key", a.key, "key.data is NULL", error));
+  if (a.value.data == nullptr) MHA_TRY(check_unused("value", a.value, "value.data is NULL", error));
   const bool reads = a.cache != nullptr && use == MHA_CACHE_READ;
   const bool are_queries = a.key.data == nullptr && !reads;
   if (are_queries && a.key_len != 0 && a.key_len != a.query_len) {
@@ -305,7 +319,7 @@ mha_status check_layer_views(const mha_layer_config& c, const mha_layer_args& a,
 }  // namespace
 
 mha_status validate_forward(const mha_layer_config& c, const mha_layer_args* args, Check check, ForwardViews* views,
-                            AttentionProblem* problem, mha_error* error) {
+                            AttentionProblem* problem, mha_error* error, const mha_cache* bound_over) {
   if (args == nullptr) return fail(error, MHA_ERR_NULL, "args is NULL");
   const mha_layer_args& a = *args;
   AttentionProblem& p = *problem;  // written in place: a copy costs too much in a small call
@@ -341,7 +355,7 @@ mha_status validate_forward(const mha_layer_config& c, const mha_layer_args* arg
     p.value = as_const(projected_tensor(c, p, kValue, nullptr));
     p.output = p.attended = projected_tensor(c, p, kOutput, nullptr);
   }
-  MHA_TRY(check_pair(p, error));
+  MHA_TRY(check_pair(p, bound_over != nullptr ? bound_over : p.cache, error));
   p.hadamard_output = value_codes_of(p).hadamard;
   return check_layer_views(c, a, source, check, p, views, error);
 }

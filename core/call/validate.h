@@ -13,7 +13,13 @@ namespace mha {
 // results: the inputs must be there, the results need not, since a merge makes them.
 enum class Check { kSizesOnly, kNoResults, kAll };
 
-mha_status validate_attention(const mha_attention_args* args, Check check, AttentionProblem* problem, mha_error* error);
+// bound_over: the cache of the calls that a bound is for, which the args of the bound leave out: its types of keys and
+// values count.
+mha_status validate_attention(const mha_attention_args* args, Check check, AttentionProblem* problem, mha_error* error,
+                              const mha_cache* bound_over = nullptr);
+// `partials`, of so many floats, must not overlap what the call reads.
+mha_status check_partials_overlap(const mha_attention_args& args, const AttentionProblem& problem,
+                                  const float* partials, int64_t floats, mha_error* error);
 
 // The views of a layer call, without heads.
 struct ForwardViews {
@@ -22,7 +28,8 @@ struct ForwardViews {
 };
 // problem->tail must be set: the keys that the layer adds.
 mha_status validate_forward(const mha_layer_config& config, const mha_layer_args* args, Check check,
-                            ForwardViews* views, AttentionProblem* problem, mha_error* error);
+                            ForwardViews* views, AttentionProblem* problem, mha_error* error,
+                            const mha_cache* bound_over = nullptr);
 
 mha_status validate_layer_config(const mha_layer_config* config, mha_layer_config* resolved, mha_error* error);
 

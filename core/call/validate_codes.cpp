@@ -123,15 +123,17 @@ mha_status check_quant(const char* name, const mha_quant& q, Element element, co
 
 }  // namespace
 
-mha_status check_pair(const AttentionProblem& p, mha_error* error) {
+mha_status check_pair(const AttentionProblem& p, const mha_cache* cache, mha_error* error) {
   if (p.arithmetic != Arithmetic::kInt8) return MHA_OK;
   const struct {
     const char* name;
     Element element;
     const CodeRows& codes;
     int64_t width;
-  } parts[] = {{"key", key_element_of(p), key_codes_of(p), p.head_dim},
-               {"value", value_element_of(p), value_codes_of(p), p.value_head_dim}};
+  } parts[] = {{"key", cache != nullptr ? cache->parts[kKeys].element : p.key.element,
+                cache != nullptr ? cache->parts[kKeys].codes : p.key_codes, p.head_dim},
+               {"value", cache != nullptr ? cache->parts[kValues].element : p.value.element,
+                cache != nullptr ? cache->parts[kValues].codes : p.value_codes, p.value_head_dim}};
   for (const auto& part : parts) {
     if (part.element != Element::kI8) {
       return fail(error, MHA_ERR_UNSUPPORTED,

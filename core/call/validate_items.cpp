@@ -47,6 +47,13 @@ mha_status check_used(const Groups& g, const mha_items& items, mha_error* error)
     return MHA_OK;
   }
   if (items.sequences != nullptr) return fail_unused("items.sequences", "there is no cache", error);
+  if (g.keys_are_queries) {
+    const char* why = "keys are the queries (key.data is NULL), so items.query_offsets pack them";
+    if (items.key_offsets != nullptr) return fail_unused("items.key_offsets", why, error);
+    if (items.key_lengths != nullptr && items.query_offsets != nullptr) {
+      return fail_unused("items.key_lengths", why, error);
+    }
+  }
   if (items.key_offsets != nullptr && items.key_lengths != nullptr) {
     return fail_unused("items.key_lengths", "items.key_offsets say the lengths of packed keys", error);
   }

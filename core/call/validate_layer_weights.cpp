@@ -12,6 +12,7 @@ namespace {
 using ll = long long;
 
 const char* const kNames[kProjections] = {"query", "key", "value", "output"};
+const char* const kWeightNames[3] = {"query_weight", "key_weight", "value_weight"};
 
 // Refuses in_proj_weight beside the weight of a single projection, and in_proj_bias likewise.
 mha_status check_alternatives(const mha_layer_weights& w, const mha_view* const* weights, const float* const* biases,
@@ -20,9 +21,15 @@ mha_status check_alternatives(const mha_layer_weights& w, const mha_view* const*
     if (w.in_proj_weight.data != nullptr && weights[i]->data != nullptr) {
       return fail(error, MHA_ERR_SHAPE, "in_proj_weight and %s_weight are both given", kNames[i]);
     }
+    if (weights[i]->data == nullptr) {
+      MHA_TRY(check_unused(kWeightNames[i], *weights[i], "its data is NULL", error));
+    }
     if (w.in_proj_bias != nullptr && biases[i] != nullptr) {
       return fail(error, MHA_ERR_SHAPE, "in_proj_bias and %s_bias are both given", kNames[i]);
     }
+  }
+  if (w.in_proj_weight.data == nullptr) {
+    MHA_TRY(check_unused("in_proj_weight", w.in_proj_weight, "its data is NULL", error));
   }
   if ((w.bias_key != nullptr) != (w.bias_value != nullptr)) {
     return fail(error, MHA_ERR_SHAPE, "bias_%s is given and bias_%s is NULL: both or none",

@@ -58,13 +58,11 @@ mha_status check_results(const mha_results& r, Check check, AttentionProblem* p,
     MHA_TRY(check_float("results.weights", r.weights.dtype, error));
     return check_result("results.weights", r.weights, weights_dimensions(*p), Order::kBhtd, check, &p->weights, error);
   }
-  const mha_mut_view& w = r.weights;
   const char* unused = nullptr;
   if (r.num_weights_rows != 0) unused = "results.num_weights_rows";
   if (r.weights_rows != nullptr) unused = "results.weights_rows";
-  if (w.data != nullptr || w.stride_b != 0 || w.stride_t != 0 || w.stride_h != 0) unused = "results.weights";
-  if (unused == nullptr) return MHA_OK;
-  return fail(error, MHA_ERR_ARGUMENT, "%s is given, but results.weights_mode is MHA_WEIGHTS_NONE", unused);
+  const char* why = "results.weights_mode is MHA_WEIGHTS_NONE";
+  return unused != nullptr ? fail_unused(unused, why, error) : check_unused("results.weights", r.weights, why, error);
 }
 
 int result_extents(const AttentionProblem& p, NamedExtent* results) {

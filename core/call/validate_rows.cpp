@@ -34,7 +34,7 @@ mha_status check_row_storage(const mha_rows_args& a, Check check, NormRopeProble
   const bool codes = is_code(static_cast<Element>(dtype));
   if (a.storage != nullptr) {
     MHA_TRY(resolve_storage("storage", *a.storage, a.num_heads, a.head_dim, &p->storage, error));
-    if ((codes || is_code(p->storage.element)) && p->storage.element != static_cast<Element>(dtype)) {
+    if (p->storage.element != static_cast<Element>(dtype)) {
       return fail(error, MHA_ERR_ARGUMENT, "storage.dtype is %s, but output.dtype is %s",
                   dtype_name(enum_value(a.storage->dtype)),
                   dtype_name(dtype) != nullptr ? dtype_name(dtype) : "no dtype");

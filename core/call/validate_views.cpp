@@ -136,6 +136,31 @@ mha_status check_input(const char* name, const mha_view& v, const Dimensions& n,
   return check_aligned(name, v.data, error, static_cast<size_t>(bytes_of(out->element)));
 }
 
+namespace {
+
+template <class View>
+mha_status check_unused_fields(const char* name, const View& v, const char* why, mha_error* error) {
+  const char* field = nullptr;
+  if (v.stride_h != 0) field = "stride_h";
+  if (v.stride_t != 0) field = "stride_t";
+  if (v.stride_b != 0) field = "stride_b";
+  if (v.data != nullptr) field = "data";
+  if (v.reserved != 0) return fail_reserved(name, "reserved", -1, error);
+  if (field == nullptr) return MHA_OK;
+  return fail(error, MHA_ERR_ARGUMENT, "%s.%s is given, but %s", name, field, why);
+}
+
+}  // namespace
+
+mha_status check_unused(const char* name, const mha_view& v, const char* why, mha_error* error) {
+  MHA_TRY(check_unused_fields(name, v, why, error));
+  return v.quant == nullptr ? MHA_OK : fail(error, MHA_ERR_ARGUMENT, "%s.quant is given, but %s", name, why);
+}
+
+mha_status check_unused(const char* name, const mha_mut_view& v, const char* why, mha_error* error) {
+  return check_unused_fields(name, v, why, error);
+}
+
 mha_status check_result(const char* name, const mha_mut_view& v, const Dimensions& n, Order order, Check check,
                         Tensor* out, mha_error* error) {
   if (v.reserved != 0) return fail_reserved(name, "reserved", -1, error);

@@ -437,6 +437,15 @@ constexpr int64_t panel_bytes(Arithmetic arithmetic, Element element, int64_t in
   return packed_depth(arithmetic, in_features) * kPanel * bytes_of(element);
 }
 
+// Output rows of one head are far apart ([T, H, D]): each is in a page of its own, or in half of one, and together they
+// fall into few cache sets. Up to this width packed attention keeps the running output in scratch between chunks. For
+// wider heads scratch would hold half as many rows, so keys would be packed twice as often.
+constexpr int64_t kRunningWidth = 64;
+// Whether it does; if not, the output's rows hold the running output. Rounded outputs (16 bits) cannot.
+constexpr bool keeps_running(int64_t value_head_dim, Element output) {
+  return value_head_dim <= kRunningWidth || output != Element::kF32;
+}
+
 // Attention of many query rows: keys and values are packed.
 struct PackedKernels {
   // Attention of the rows over keys [key_begin, key_end), chunk by chunk in the canonical order. Without `finish`,

@@ -16,11 +16,6 @@ constexpr int64_t kAttentionRows = 4 * kTileRows;
 // Keys of one head are far apart ([T, H, D]), too far for the hardware prefetcher: rows are prefetched this far ahead.
 constexpr int kRowsAhead = 16;
 
-// Output rows of one head are far apart ([T, H, D]): each is in a page of its own, or in half of one, and together they
-// fall into few cache sets. Up to this width the running output is kept in scratch between chunks. For wider heads
-// scratch would hold half as many rows, so keys would be packed twice as often.
-constexpr int64_t kRunningWidth = 64;
-
 // Rows of a group: Products::kGroupRows.
 struct PackedScratch {
   float* scores;   // [rows][kScoreStride]
@@ -44,11 +39,6 @@ inline PackedScratch split_scratch(float* p, int64_t group_rows, int64_t head_di
   s.sums = s.block + kLanes * padded(most(head_dim, value_head_dim));
   s.running = keeps_outputs ? s.sums + group_rows * padded(value_head_dim) : nullptr;
   return s;
-}
-
-// Rounded outputs (16 bits) cannot hold floats between chunks, so these are kept in scratch at any width.
-inline bool keeps_running(int64_t value_head_dim, Element output) {
-  return value_head_dim <= kRunningWidth || output != Element::kF32;
 }
 
 inline int64_t attention_scratch(int64_t group_rows, int64_t running_rows, int64_t head_dim, int64_t value_head_dim,

@@ -127,6 +127,7 @@ const Case kCases[] = {
     {{1, 4, 4, 128, 1024, 8, 16}, MaskKind::kNone},         {{1, 1, 1, 600, 2000, 16, 16}, MaskKind::kOffsetPositive},
     {{1, 32, 8, 1, 600, 64, 64}, MaskKind::kNone},          {{3, 2, 2, 2, 0, 8, 8}, MaskKind::kNone},
     {{2, 2, 2, 24, 30, 20, 20}, MaskKind::kOffsetNegative}, {{2, 3, 1, 3, 5, 12, 12}, MaskKind::kNone},
+    {{1, 2, 1, 40, 600, 96, 80}, MaskKind::kNone},          {{1, 8, 2, 1, 600, 128, 128}, MaskKind::kNone},
 };
 
 }  // namespace
@@ -170,6 +171,27 @@ TEST_CASE("overlap: output in query's place, every path and result", "[overlap][
         "one per block and chunk", "partial results", "chunk by chunk on the way", "by a second pass"}) {
     INFO(way);
     CHECK(seen.find(way) != std::string::npos);
+  }
+}
+
+TEST_CASE("overlap: output in query's place, heads of any width, in each arithmetic of floats",
+          "[overlap][bits][bf16]") {
+  for (const int64_t width : {48, 64, 80, 128, 200}) {
+    for (const int64_t queries : {1, 5, 17, 40}) {
+      for (const int64_t keys : {200, 600}) {
+        const AttentionShape s = {1, 2, 1, queries, keys, width, width};
+        const AttentionProblem problem(s, MaskKind::kNone, 190900 + static_cast<uint64_t>(width + queries));
+        for (const mha_arithmetic arithmetic : {MHA_ARITHMETIC_F32, MHA_ARITHMETIC_BF16}) {
+          AttentionCall args = problem.args();
+          args.arithmetic = arithmetic;
+          for (const std::string& target : targets_of(arithmetic)) {
+            INFO(target << " arithmetic " << arithmetic << " Tq " << queries << " Tk " << keys << " D " << width);
+            check_in_place(shared_context(target, 1), args, problem.query, keys, 0);
+            check_in_place(shared_context(target, 3), args, problem.query, keys, 1);
+          }
+        }
+      }
+    }
   }
 }
 

@@ -130,6 +130,13 @@ TEST_CASE("partial results: bad arguments are refused by name", "[partial][statu
   CHECK(attention_partial(context, args, reinterpret_cast<char*>(partials.data()) + 1, count, &error) ==
         MHA_ERR_ARGUMENT);
   CHECK(mentions(error, "partials"));
+  // Over what the call reads.
+  std::vector<float> keys(1000, 0.5f);
+  AttentionCall over = p.args();
+  over.key = view(keys.data());
+  CHECK(attention_partial(context, over, keys.data(), count, &error) == MHA_ERR_STRIDE);
+  CHECK(mentions(error, "partials"));
+  CHECK(std::all_of(keys.begin(), keys.end(), [](float value) { return value == 0.5f; }));
   // What comes of the whole only.
   const auto refused = [&](const std::string& text, auto change) {
     AttentionCall call = p.args();

@@ -162,6 +162,37 @@ TEST_CASE("cached attention: a ring that has dropped tokens, under a window with
   });
 }
 
+TEST_CASE("cached attention: a ring truncated to the first token that it keeps", "[cache]") {
+  const RaggedProblem p({{1, 300}}, 4, 2, 32, 32, 97);
+  for_each_target([&](const std::string&, const mha_context* context) {
+    for (const int64_t first_tokens : {0, 4}) {
+      mha_cache_config config = cache_config({MHA_CACHE_RING, 0}, p.shape, 1, 64);
+      config.sink_tokens = first_tokens;
+      CachePtr ring = make_cache(context, config);
+      append(context, ring.get(), 0, 300, p.key.data(), p.value.data());
+      const int64_t kept = mha_cache_first_kept(ring.get(), 0);
+      REQUIRE(kept > 100);
+      REQUIRE(mha_cache_truncate(ring.get(), 0, kept, nullptr) == MHA_OK);
+      CachePtr all = make_cache(context, cache_config({MHA_CACHE_CONTIGUOUS, 0}, p.shape, 1, 300));
+      append(context, all.get(), 0, kept, p.key.data(), p.value.data());
+      for (const mha_weights_mode mode :
+           {MHA_WEIGHTS_NONE, MHA_WEIGHTS_PER_HEAD, MHA_WEIGHTS_AVERAGED, MHA_WEIGHTS_KEY_SUMS}) {
+        INFO("first " << first_tokens << " weights " << mode);
+        AttentionCall args = p.args();
+        args.items.query_offsets = args.items.key_offsets = nullptr, args.query_len = 1;
+        args.key = args.value = {}, args.key_len = 0;
+        args.masks.window_left = 1, args.masks.sink_tokens = first_tokens;
+        args.positions.align = MHA_ALIGN_OFFSET, args.positions.offset = kept;
+        args.results.weights_mode = mode;
+        args.cache = all.get();
+        const AttentionResult want = run_ragged(context, args, kept);
+        args.cache = ring.get();
+        check_same_results("ring", run_ragged(context, args, kept), want);
+      }
+    }
+  });
+}
+
 TEST_CASE("cached attention: sequences that share a prefix", "[cache]") {
   for_each_target([](const std::string& target, const mha_context*) {
     for (const int64_t page_size : {16, 48, 256}) {

@@ -91,6 +91,10 @@ TEST_CASE("status: layer weights, both or neither of two alternatives, and NULL"
   check_error(create(good, weights), MHA_ERR_SHAPE, error, {"in_proj_weight", "value_weight"});
 
   weights = problem.separate_weights();
+  weights.in_proj_weight.stride_t = 24;
+  check_error(create(good, weights), MHA_ERR_ARGUMENT, error, {"in_proj_weight.stride_t is given", "NULL"});
+
+  weights = problem.separate_weights();
   weights.in_proj_bias = problem.in_proj_bias.data();
   check_error(create(good, weights), MHA_ERR_SHAPE, error, {"in_proj_bias", "query_bias"});
 
@@ -175,6 +179,19 @@ TEST_CASE("status: layer forward, every mistake is named and writes nothing", "[
       {MHA_ERR_ARGUMENT,
        {"value.data is given beside a cache"},
        [&](LayerCall& a) { a.cache = cache.get(), a.key = {}; }},
+      {MHA_ERR_ARGUMENT, {"key.reserved is not 0"}, [](LayerCall& a) { a.key = a.value = {}, a.key.reserved = 1; }},
+      {MHA_ERR_ARGUMENT,
+       {"value.stride_b is given, but value.data is NULL"},
+       [](LayerCall& a) { a.value = {}, a.value.stride_b = 8; }},
+      {MHA_ERR_ARGUMENT,
+       {"items.key_offsets is given", "query_offsets pack them"},
+       [&](LayerCall& a) { a.key = a.value = {}, a.key_len = 0, a.items.key_offsets = lengths; }},
+      {MHA_ERR_ARGUMENT,
+       {"items.key_lengths is given", "query_offsets pack them"},
+       [&](LayerCall& a) {
+         a.key = a.value = {}, a.key_len = 0;
+         a.items.query_offsets = a.items.key_lengths = lengths;
+       }},
       {MHA_ERR_ARGUMENT, {"key_len is given beside a cache"}, [&](LayerCall& a) { use_cache(a), a.key_len = 3; }},
       {MHA_ERR_ARGUMENT,
        {"items.key_offsets is given", "cache"},

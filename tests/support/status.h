@@ -26,7 +26,7 @@ inline mha_storage storage_of(mha_dtype dtype, int64_t group, uint64_t reserved)
   return storage;
 }
 inline const mha_storage kCodes = storage_of(MHA_I8, 32, 0), kBlocks = storage_of(MHA_Q8_0, 0, 0),
-                         kGrouped = storage_of(MHA_F32, 32, 0);
+                         kGrouped = storage_of(MHA_F32, 32, 0), kHalf = storage_of(MHA_F16, 0, 0);
 inline const mha_storage kNewer = storage_of(MHA_F32, 0, 1);
 
 /// A failed call must say why: the status in the error too, and a message with each of these texts.

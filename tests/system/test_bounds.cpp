@@ -197,6 +197,67 @@ TEST_CASE("bounds: caches whose rows are rotated", "[bounds][codes]") {
   }
 }
 
+TEST_CASE("bounds: INT8 over caches of codes", "[bounds][int8]") {
+  mha_cache_config config = cache_config(MHA_CACHE_PAGED, 8 * 300, 8, 16);
+  config.num_kv_heads = 2, config.head_dim = 32, config.value_head_dim = 32;
+  config.key.dtype = config.value.dtype = MHA_I8;
+  for (const std::string& target : targets_of(MHA_ARITHMETIC_INT8)) {
+    const mha_context* context = shared_context(target, 3);
+    const CachePtr cache = make_cache(context, config);
+    for (int64_t s = 0; s < 8; ++s) require_append(cache.get(), s, random_tokens(config, 250, 7));
+    std::vector<float> query(8 * 4 * 4 * 32), output(query.size());
+    AttentionCall call;
+    call.batch = 8, call.num_heads = 4, call.num_kv_heads = 2, call.head_dim = 32, call.query_len = 4;
+    call.arithmetic = MHA_ARITHMETIC_INT8, call.cache = cache.get(), call.query = view(query.data());
+    INFO(target);
+    CHECK(bound_of(context, call) >= bytes_of(context, call));
+
+    mha_layer_config sizes = {};
+    sizes.embed_dim = 64, sizes.num_heads = 4, sizes.num_kv_heads = 2, sizes.head_dim = 32;
+    const LayerProblem p(sizes, 8, 4, 4, Biases::kAll, 5);
+    const LayerPtr layer = p.make(context);
+    LayerCall forward;
+    forward.batch = 8, forward.query_len = 4, forward.cache = cache.get(), forward.arithmetic = MHA_ARITHMETIC_INT8;
+    forward.query = view(p.query.data());
+    for (const mha_cache_use use : {MHA_CACHE_APPEND, MHA_CACHE_READ}) {
+      forward.cache_use = use;
+      size_t bound = 0, bytes = 0;
+      mha_error error = {};
+      require_ok(layer_workspace_bound(context, layer.get(), forward, &bound, &error), error);
+      require_ok(layer_workspace_bytes(context, layer.get(), forward, &bytes, &error), error);
+      CHECK(bound >= bytes);
+    }
+  }
+}
+
+TEST_CASE("bounds: views with the strides of packed items and of pages", "[bounds]") {
+  const mha_context* context = shared_context(supported_targets()[0], 3);
+  const int64_t offsets[] = {0, 3, 10, 17, 20}, lengths[] = {3, 7, 7, 3};
+  AttentionCall call;
+  call.batch = 4, call.num_heads = 4, call.num_kv_heads = 4, call.query_len = call.key_len = 20, call.head_dim = 32;
+  call.items.query_offsets = call.items.key_offsets = offsets;
+  const auto strided = [](mha_view v) {  // queries, keys and values of a token side by side
+    v.stride_t = 3 * 4 * 32, v.stride_h = 32;
+    return v;
+  };
+  call.query = strided(view(kSome)), call.key = strided(view(kSome)), call.value = strided(view(kSome));
+  call.output.stride_t = 200, call.output.stride_h = 40;
+  call.results.weights_mode = MHA_WEIGHTS_PER_HEAD;
+  call.results.weights.stride_t = 8, call.results.weights.stride_h = 200;
+  CHECK(bound_of(context, call) >= bytes_of(context, call));
+
+  call = {};
+  call.batch = 4, call.num_heads = 4, call.num_kv_heads = 4, call.query_len = 1, call.key_len = 7, call.head_dim = 32;
+  call.items.key_lengths = lengths;
+  const std::vector<int32_t> table(4 * 7, 0);
+  mha_pages pages = {};
+  pages.page_size = 1, pages.num_pages = 1, pages.table = table.data();
+  call.pages = &pages;
+  call.query = view(kSome), call.key = view(kSome), call.value = view(kSome);
+  call.key.stride_b = call.value.stride_b = 4 * 32, call.key.stride_h = call.value.stride_h = 32;
+  CHECK(bound_of(context, call) >= bytes_of(context, call));
+}
+
 TEST_CASE("bounds: what a call needs is not far below, where all is as said", "[bounds]") {
   const mha_context* context = shared_context(supported_targets()[0], 1);
   AttentionCall call;

@@ -68,6 +68,10 @@ mha::Context make_own_context() {
 }
 
 /// A wrapped call gives the bytes of the C call.
+// What a temporary Result holds must not be left behind as a reference into it.
+static_assert(std::is_same_v<decltype(*std::declval<mha::Result<mha::Context>>()), mha::Context>);
+static_assert(std::is_same_v<decltype(*std::declval<mha::Result<mha::Context>&>()), mha::Context&>);
+
 void check_bytes(mha::Result<std::size_t> got, mha_status status, size_t want) {
   REQUIRE(status == MHA_OK);
   REQUIRE(got);
