@@ -311,7 +311,7 @@ typedef struct mha_mut_view {
  *   times the key's scale. In each chunk of 256 keys the base of the softmax is the maximum, rounded up to an integer in
  *   log2, and weights times the values' scales, g, become u = nearest(g * (32767 / a)); the chunk's output is
  *   float(sum u * code) * (a / 32767). Scales of values may be negative.
- *   Linear: inputs that share a scale of the weights, at most 65,536, become nearest(x * (127 / a)); the output is the sum
+ *   Linear: inputs that share a scale of the weights, at most 32,768, become nearest(x * (127 / a)); the output is the sum
  *   of float(sum of products) * (a / 127 * weight's scale) over these groups, ascending, then the bias. */
 typedef enum mha_arithmetic {
   MHA_ARITHMETIC_F32 = 0,  /* over the stored values, widened exactly: the same bits on every FMA target */
@@ -670,7 +670,7 @@ MHA_API mha_status mha_attention_explain(const mha_context* context, const mha_a
  * 990 and 478), and give rope its positions. MHA_ALIGN_DEFAULT is refused there. output, results and sink_logits are
  * always refused.
  * Shapes:   partials [chunks of the part, 1 for Tk = 0][B * H * Tq * (Dv + 2)] floats at 4-byte addresses, the same on
- *           every FMA target. To merge parts, store their partials one after the other. The numbers are opaque, their order
+ *           every FMA target but for the signs of zeros. To merge parts, store their partials one after the other. The numbers are opaque, their order
  *           is not: of each chunk Dv numbers for each row of [B, H, Tq], then 2 numbers for each. So some rows can be taken
  *           out and merged apart, as the partials of B = H = 1 and as many queries.
  * Requires: B items of the same length (of a batch of packed items, or of sequences of a cache, take one at a time).

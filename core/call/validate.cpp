@@ -169,7 +169,7 @@ mha_status validate_attention(const mha_attention_args* args, Check check, Atten
   MHA_TRY(check_norm_rope(groups, check, &p, error));
   // Queries are needed after their place was written to: by a second pass over the scores, and by the next chunk of keys
   // where the output's rows keep the running output.
-  const bool in_place = p.query.data != nullptr && same_place(p.query, p.output);
+  const bool in_place = p.query.data != nullptr && p.query.data == p.output.data;
   const bool second_pass = p.weights_mode != MHA_WEIGHTS_NONE && !keeps_weights(p);
   const bool between_chunks = p.longest_key_len > kChunk && !keeps_running(p.value_head_dim, p.output.element);
   if (in_place && (second_pass || between_chunks)) p.norm_rope.copy = true;

@@ -13,8 +13,8 @@
 namespace mha::MHA_TARGET_NS {
 namespace {
 
-// An input is at most 127, a code less its zero at most 255: the sum of 65,536 products is below 2^31.
-constexpr int64_t kMostInt8Group = 65536;
+// An input is at most 127, a code less its zero at most 383 (255 less -128): the sum of 32,768 products is below 2^31.
+constexpr int64_t kMostInt8Group = 32768;
 
 // Numbers that are rounded to integers together: they count as 0 where the greatest magnitude is below this.
 constexpr float kLeastInt8 = 0x1p-100f;

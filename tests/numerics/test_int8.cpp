@@ -233,6 +233,32 @@ TEST_CASE("int8: nothing outside codes, scales and workspace is read or written"
   }
 }
 
+TEST_CASE("int8: scales of keys that a row does not see have no effect on it", "[int8][masks]") {
+  for (const int64_t queries : {1, 3, 40}) {
+    for (const int64_t keys : {21, 300}) {  // a row ends among the keys of a vector
+      const AttentionShape s = {1, 2, 1, queries, keys, 32, 48};
+      const AttentionProblem p(s, MaskKind::kNone, 640000);
+      RowCodes key(p.key, s.key()), value(p.value, s.value());
+      const auto last = static_cast<size_t>(keys - 1);
+      for (const std::string& target : targets_of(MHA_ARITHMETIC_INT8)) {
+        INFO("target " << target << " Tq " << queries << " Tk " << keys);
+        std::vector<std::vector<float>> outputs;
+        for (const float scale : {0.01f, kNan, kInf}) {
+          key.set_scale(last, scale), value.set_scale(last, scale);
+          AttentionCall args = p.args();
+          args.arithmetic = MHA_ARITHMETIC_INT8, args.key = key.view(), args.value = value.view();
+          args.causal = 1, args.positions.align = MHA_ALIGN_OFFSET;
+          args.positions.offset = keys - 1 - queries;  // the last query sees all keys but the last
+          outputs.push_back(run_attention(shared_context(target, 1), args).output);
+        }
+        CHECK(std::none_of(outputs[0].begin(), outputs[0].end(), [](float x) { return std::isnan(x); }));
+        check_same_bits("NaN", outputs[1], outputs[0]);
+        check_same_bits("Inf", outputs[2], outputs[0]);
+      }
+    }
+  }
+}
+
 TEST_CASE("int8: outputs are near those of the stored values", "[int8][accuracy]") {
   if (none_has_int8()) return;
   const mha_context* context = shared_context(targets_of(MHA_ARITHMETIC_INT8).front(), 2);

@@ -99,12 +99,12 @@ TEST_CASE("int8: linears over inputs and outputs of any type, rows apart, rows o
   }
 }
 
-TEST_CASE("int8: a group of more than 65,536 inputs goes in parts", "[int8][linear][extremes]") {
+TEST_CASE("int8: a group of more than 32,768 inputs goes in parts", "[int8][linear][extremes]") {
   if (targets_of(MHA_ARITHMETIC_INT8).empty()) return;
-  const int64_t K = 65536 + 48, N = 17;
+  const int64_t K = 2 * 32768 + 48, N = 17;
   for (const int64_t M : {1, 10}) {
     std::vector<float> input(static_cast<size_t>(M * K), 1.0f);
-    for (int64_t k = 65536; k < K; ++k) input[static_cast<size_t>(k)] = 0.25f;
+    for (int64_t k = 2 * 32768; k < K; ++k) input[static_cast<size_t>(k)] = 0.25f;
     const std::vector<int8_t> codes(static_cast<size_t>(N * K), -128);
     const float scale = 0.5f;
     mha_quant quant = {};
@@ -118,6 +118,35 @@ TEST_CASE("int8: a group of more than 65,536 inputs goes in parts", "[int8][line
       INFO("target " << target << " M " << M);
       const mha_context* context = shared_context(target, 1);
       check_same_bits("output", run_linear(context, make(context, config).get(), input, M), want);
+    }
+  }
+}
+
+TEST_CASE("int8: codes and zeros as far apart as they can be, as many as are summed", "[int8][linear][extremes]") {
+  if (targets_of(MHA_ARITHMETIC_INT8).empty()) return;
+  constexpr int64_t K = 32768, N = 17;
+  const float scale = 0.5f;
+  const int8_t low[N] = {-128, -128, -128, -128, -128, -128, -128, -128, -128,
+                         -128, -128, -128, -128, -128, -128, -128, -128};
+  const std::vector<uint8_t> high(static_cast<size_t>(N * K), 255);
+  const std::vector<int8_t> negative(high.size(), -128);
+  for (const bool is_unsigned : {false, true}) {
+    mha_quant quant = {};
+    quant.scales = &scale, quant.zero_dtype = is_unsigned ? MHA_I8 : MHA_U8;
+    quant.zeros = is_unsigned ? static_cast<const void*>(low) : high.data();
+    mha_linear_config config = {};
+    config.in_features = K, config.out_features = N, config.arithmetic = MHA_ARITHMETIC_INT8;
+    config.weight.dtype = is_unsigned ? MHA_U8 : MHA_I8, config.weight.quant = &quant;
+    config.weight.data = is_unsigned ? static_cast<const void*>(high.data()) : negative.data();
+    for (const int64_t M : {1, 10}) {
+      const std::vector<float> input(static_cast<size_t>(M * K), 1.0f);
+      const float want = (is_unsigned ? 383.0f : -383.0f) * 127 * K * (1.0f / 127 * scale);
+      for (const std::string& target : targets_of(MHA_ARITHMETIC_INT8)) {
+        INFO("target " << target << " M " << M << " codes " << dtype_name(config.weight.dtype));
+        const mha_context* context = shared_context(target, 1);
+        const std::vector<float> got = run_linear(context, make(context, config).get(), input, M);
+        for (const float value : got) CHECK(std::fabs(value - want) <= 1e-6f * std::fabs(want));
+      }
     }
   }
 }

@@ -46,7 +46,7 @@ inline Rounded rounded(const float* x, int64_t count, float most) {
 }
 
 /// Inputs that share a scale at most.
-constexpr int64_t kMostGroup = 65536;
+constexpr int64_t kMostGroup = 32768;
 
 /// The output [M, N] of a linear over codes with integer zeros.
 inline std::vector<float> linear(const std::vector<float>& input, int64_t M, int64_t N, int64_t K,

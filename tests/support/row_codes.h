@@ -36,6 +36,8 @@ class RowCodes {
       if (one_in(random, 3)) scale = -scale;
   }
 
+  void set_scale(size_t row, float scale) { scales_[row] = scale; }
+
   /// Valid as long as this is, where it is.
   mha_view view() const {
     quant_ = {};

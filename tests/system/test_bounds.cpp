@@ -258,6 +258,22 @@ TEST_CASE("bounds: views with the strides of packed items and of pages", "[bound
   CHECK(bound_of(context, call) >= bytes_of(context, call));
 }
 
+TEST_CASE("bounds: output in query's place, of another width", "[bounds][overlap]") {
+  const mha_context* context = shared_context(supported_targets()[0], 1);
+  std::vector<float> rows(512 * 8 * 128);
+  for (const mha_weights_mode mode : {MHA_WEIGHTS_NONE, MHA_WEIGHTS_AVERAGED}) {
+    AttentionCall call;
+    call.batch = 1, call.num_heads = call.num_kv_heads = 8, call.query_len = call.key_len = 512;
+    call.head_dim = 64, call.value_head_dim = 128;
+    call.query = view(rows.data()), call.output = mut_view(rows.data());
+    call.query.stride_h = call.output.stride_h = 128, call.query.stride_t = call.output.stride_t = 8 * 128;
+    call.query.stride_b = call.output.stride_b = 512 * 8 * 128;
+    call.key = view(kSome), call.value = view(kSome), call.results.weights_mode = mode;
+    INFO("weights " << mode);
+    CHECK(bound_of(context, call) >= bytes_of(context, call));
+  }
+}
+
 TEST_CASE("bounds: what a call needs is not far below, where all is as said", "[bounds]") {
   const mha_context* context = shared_context(supported_targets()[0], 1);
   AttentionCall call;
