@@ -2,6 +2,7 @@
 // Checks of keys and values that are codes: how they are laid out, and where their scales and zeros are.
 #include <cstdio>
 
+#include "core/cache/cache.h"
 #include "core/call/checks.h"
 #include "core/call/items.h"
 

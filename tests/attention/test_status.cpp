@@ -377,18 +377,18 @@ const AttentionMistake kResults[] = {
      {"results.weights_mode is -1: not a value"},
      MISTAKE(call.args.results.weights_mode = no_value<mha_weights_mode>(-1))},
     {MHA_ERR_ARGUMENT,
-     {"results.weights is given, but results.weights_mode is MHA_WEIGHTS_NONE"},
+     {"results.weights.", " is given, but results.weights_mode is MHA_WEIGHTS_NONE"},
      MISTAKE(call.args.results.weights_mode = MHA_WEIGHTS_NONE)},
     {MHA_ERR_ARGUMENT,
-     {"results.weights is given, but results.weights_mode is MHA_WEIGHTS_NONE"},
+     {"results.weights.", " is given, but results.weights_mode is MHA_WEIGHTS_NONE"},
      MISTAKE(call.args.results.weights_mode = MHA_WEIGHTS_NONE; call.args.results.weights = {};
              call.args.results.weights.stride_b = 5)},
     {MHA_ERR_ARGUMENT,
-     {"results.weights is given, but results.weights_mode is MHA_WEIGHTS_NONE"},
+     {"results.weights.", " is given, but results.weights_mode is MHA_WEIGHTS_NONE"},
      MISTAKE(call.args.results.weights_mode = MHA_WEIGHTS_NONE; call.args.results.weights = {};
              call.args.results.weights.stride_t = 5)},
     {MHA_ERR_ARGUMENT,
-     {"results.weights is given, but results.weights_mode is MHA_WEIGHTS_NONE"},
+     {"results.weights.", " is given, but results.weights_mode is MHA_WEIGHTS_NONE"},
      MISTAKE(call.args.results.weights_mode = MHA_WEIGHTS_NONE; call.args.results.weights = {};
              call.args.results.weights.stride_h = 5)},
     {MHA_ERR_ARGUMENT,

@@ -183,15 +183,6 @@ TEST_CASE("status: layer forward, every mistake is named and writes nothing", "[
       {MHA_ERR_ARGUMENT,
        {"value.stride_b is given, but value.data is NULL"},
        [](LayerCall& a) { a.value = {}, a.value.stride_b = 8; }},
-      {MHA_ERR_ARGUMENT,
-       {"items.key_offsets is given", "query_offsets pack them"},
-       [&](LayerCall& a) { a.key = a.value = {}, a.key_len = 0, a.items.key_offsets = lengths; }},
-      {MHA_ERR_ARGUMENT,
-       {"items.key_lengths is given", "query_offsets pack them"},
-       [&](LayerCall& a) {
-         a.key = a.value = {}, a.key_len = 0;
-         a.items.query_offsets = a.items.key_lengths = lengths;
-       }},
       {MHA_ERR_ARGUMENT, {"key_len is given beside a cache"}, [&](LayerCall& a) { use_cache(a), a.key_len = 3; }},
       {MHA_ERR_ARGUMENT,
        {"items.key_offsets is given", "cache"},
@@ -289,6 +280,27 @@ TEST_CASE("status: layer forward, every mistake is named and writes nothing", "[
   CHECK(std::all_of(output.begin(), output.end(), is_poison));
   args.resources.workspace_bytes = bytes;
   CHECK(layer_forward(context, layer.get(), args, nullptr) == MHA_OK);
+}
+
+TEST_CASE("status: layer forward, self-attention of packed items says their lengths once", "[status][layer]") {
+  const mha_layer_config config = {24, 4, 2, 0, 0, 0, 0, 0, 0};
+  const LayerProblem problem(config, 2, 10, 10, Biases::kAll, 143500);
+  const LayerPtr layer = problem.make(any_context());
+  const int64_t offsets[] = {0, 5, 20}, lengths[] = {20, 20};
+  const auto refused = [&](const std::string& field, auto change) {
+    std::vector<float> output = poisoned(20 * 24);
+    LayerCall args = problem.args();
+    args.key = args.value = {}, args.key_len = 0, args.query_len = 20;
+    args.items.query_offsets = offsets;
+    args.output = mut_view(output.data());
+    change(args);
+    mha_error error = fresh_error();
+    check_error(layer_forward(any_context(), layer.get(), args, &error), MHA_ERR_ARGUMENT, error,
+                {field + " is given", "query_offsets pack them"});
+    CHECK(std::all_of(output.begin(), output.end(), is_poison));
+  };
+  refused("items.key_offsets", [&](LayerCall& a) { a.items.key_offsets = offsets; });
+  refused("items.key_lengths", [&](LayerCall& a) { a.items.key_lengths = lengths; });
 }
 
 TEST_CASE("status: linear, configurations", "[status][linear]") {
