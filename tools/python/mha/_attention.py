@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from . import _abi as abi
-from ._context import Context, handle_of, number_of
+from ._context import Context, context_of, number_of
 from ._library import call, library, text_of
 from ._options import (
     ARITHMETIC,
@@ -27,8 +27,8 @@ from ._options import (
     groups_of,
     longest,
 )
-from ._storage import DTYPES, Dtype, fill_source
-from ._tensors import I32, I64, Tensor, empty_like, fill_view, finished, numbers, tensor
+from ._storage import fill_source
+from ._tensors import I32, I64, FloatDtype, Tensor, empty_like, fill_view, finished, numbers, output_array, tensor
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -102,6 +102,8 @@ def fill_results(
         elif mode == abi.MHA_WEIGHTS_KEY_SUMS:
             shape = (sizes.batch, sizes.heads, sizes.item_keys)
         made_weights = empty_like(like, shape, abi.MHA_F32)
+        if not rows:
+            made_weights[...] = 0  # sums over no query: the library writes nothing where there are none
         results = groups("results")
         results.weights_mode = mode
         results.weights.data = tensor(made_weights, "weights", True).data
@@ -192,14 +194,7 @@ class _Call:
     def output(self, query: Any, out: Any, dtype: str | None) -> Any:
         """The array for the output: `out`, or a new one."""
         shape = (*self.query.shape[:-1], self.args.value_head_dim)
-        if out is None:
-            number = self.query.dtype if dtype is None else number_of(DTYPES, dtype, "dtype")
-            out = empty_like(query, shape, number)
-        elif dtype is not None:
-            raise ValueError("dtype is given with out, whose own it would be")
-        given = tensor(out, "out", True)
-        if given.shape != shape:
-            raise ValueError(f"out has the shape {given.shape}, but must have {shape}")
+        out, given = output_array(query, shape, out, dtype, self.query.dtype)
         fill_view(self.args.output, given, "out", self.axes)
         self.keep.append(given.owner)
         return out
@@ -211,7 +206,7 @@ def attention(
     value: Any = None,
     *,
     out: Any = None,
-    dtype: Dtype | None = None,
+    dtype: FloatDtype | None = None,
     causal: bool = False,
     scale: float | None = None,
     arithmetic: Arithmetic = "f32",
@@ -238,7 +233,7 @@ def attention(
     own = {"causal": causal, "scale": scale, "arithmetic": arithmetic, "layout": layout, "cache": cache, "pages": pages}
     made = _Call(query, key, value, own | options)
     output = made.output(query, out, dtype)
-    call(library.mha_attention, handle_of(context), byref(made.args))
+    call(library.mha_attention, context_of(context), byref(made.args))
     return finished(output, query) if out is None else out
 
 
@@ -251,7 +246,7 @@ def attention_results(
     weights_rows: Any = None,
     log_sum_exp: bool = False,
     out: Any = None,
-    dtype: Dtype | None = None,
+    dtype: FloatDtype | None = None,
     context: Context | None = None,
     **options: Unpack[AttentionOptions],
 ) -> Results:
@@ -262,8 +257,8 @@ def attention_results(
     made = _Call(query, key, value, options)
     output = made.output(query, out, dtype)
     found, lse = fill_results(made.groups, query, made.sizes, weights, weights_rows, log_sum_exp, made.keep)
-    call(library.mha_attention, handle_of(context), byref(made.args))
-    return Results(finished(output, query), finished(found, query), finished(lse, query))
+    call(library.mha_attention, context_of(context), byref(made.args))
+    return Results(finished(output, query) if out is None else out, finished(found, query), finished(lse, query))
 
 
 def attention_explain(
@@ -277,7 +272,7 @@ def attention_explain(
     """How `attention` would run with these arguments, and why: lines of "key: value"."""
     made = _Call(query, key, value, options)
     made.output(query, None, None)
-    return text_of(library.mha_attention_explain, handle_of(context), byref(made.args))
+    return text_of(library.mha_attention_explain, context_of(context), byref(made.args))
 
 
 def attention_partial(
@@ -295,12 +290,12 @@ def attention_partial(
     """
     made = _Call(query, key, value, options)
     needed = c_size_t()
-    handle = handle_of(context)
-    call(library.mha_attention_partial_bytes, handle, byref(made.args), byref(needed))
+    chosen = context_of(context)
+    call(library.mha_attention_partial_bytes, chosen, byref(made.args), byref(needed))
     args = made.args
     width = args.batch * args.num_heads * args.query_len * (args.value_head_dim + 2)
     partials = np.empty((needed.value // (4 * width) if width else 0, width), np.float32)
-    call(library.mha_attention_partial, handle, byref(made.args), partials.ctypes.data, partials.nbytes)
+    call(library.mha_attention_partial, chosen, byref(made.args), partials.ctypes.data, partials.nbytes)
     return partials
 
 
@@ -310,7 +305,7 @@ def merge_partials(
     value_head_dim: int,
     *,
     layout: Layout = "bthd",
-    dtype: Dtype | None = None,
+    dtype: FloatDtype | None = None,
     sink_logits: Any = None,
     arithmetic: Arithmetic = "f32",
     hadamard: bool = False,
@@ -336,14 +331,13 @@ def merge_partials(
         args.sink_logits = sinks.data
     args.arithmetic = number_of(ARITHMETIC, arithmetic, "arithmetic")
     args.hadamard = int(hadamard)
-    number = given.dtype if dtype is None else number_of(DTYPES, dtype, "dtype")
-    output = empty_like(query, (*given.shape[:-1], value_head_dim), number)
-    fill_view(args.output, tensor(output, "output", True), "output", axes)
+    output, made = output_array(query, (*given.shape[:-1], value_head_dim), None, dtype, given.dtype)
+    fill_view(args.output, made, "output", axes)
     lse = None
     if log_sum_exp:
         lse = empty_like(query, (args.batch, args.num_heads, args.query_len), abi.MHA_F32)
         args.log_sum_exp = tensor(lse, "log_sum_exp", True).data
-    call(library.mha_attention_merge_partials, handle_of(context), byref(args))
+    call(library.mha_attention_merge_partials, context_of(context), byref(args))
     return Results(finished(output, query), None, finished(lse, query))
 
 
@@ -365,5 +359,5 @@ def merge(outputs: Sequence[Any], log_sum_exps: Sequence[Any], *, context: Conte
     args.rows = int(np.prod(shape[:-1], dtype=np.int64))
     args.outputs, args.log_sum_exps = output_pointers.ctypes.data, sum_pointers.ctypes.data
     args.output, args.log_sum_exp = tensor(output, "output", True).data, tensor(lse, "log_sum_exp", True).data
-    call(library.mha_attention_merge, handle_of(context), byref(args))
+    call(library.mha_attention_merge, context_of(context), byref(args))
     return Results(finished(output, outputs[0]), None, finished(lse, outputs[0]))

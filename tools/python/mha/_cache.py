@@ -11,11 +11,11 @@ import numpy as np
 
 from . import _abi as abi
 from ._attention import Layout, axes_of, shaped
-from ._context import Context, handle_of, number_of
+from ._context import Context, context_of, number_of
 from ._library import call, library
 from ._linear import saved
 from ._options import Norm, Rope
-from ._storage import BITS, DTYPES, Codes, Dtype, Storage, broadcast, storage_of
+from ._storage import BITS, DTYPES, Codes, Dtype, Storage, broadcast, code_bytes, group_count, storage_of
 from ._tensors import I64, fill_view, is_dense, numbers, tensor
 
 CacheKind = Literal["contiguous", "ring", "paged"]
@@ -78,7 +78,7 @@ class Cache:
             if fixed is not None:
                 part.fixed = addressof(_fixed_quant(fixed, name, num_kv_heads, width, keep))
         handle = c_void_p()
-        call(library.mha_cache_create, handle_of(context), byref(config), byref(handle))
+        call(library.mha_cache_create, context_of(context), byref(config), byref(handle))
         self._handle = handle.value
         library.mha_cache_get_config(self._handle, byref(config))
         self.num_kv_heads, self.head_dim, self.value_head_dim = config.num_kv_heads, config.head_dim, config.value_head_dim
@@ -140,7 +140,7 @@ class Cache:
             args.key_norm = addressof(key_norm.make(self.head_dim, "key_norm", keep))
         if rope is not None:
             args.rope = addressof(rope.make(self.head_dim, keep))
-        call(library.mha_cache_append, handle_of(context), self._handle, byref(args))
+        call(library.mha_cache_append, context_of(context), self._handle, byref(args))
 
     def length(self, sequence: int = 0) -> int:
         """Tokens appended so far, including those that a ring has dropped."""
@@ -230,10 +230,10 @@ class Cache:
 
 def _exported(count: int, heads: int, storage: abi.mha_storage, width: int) -> ExportedCodes:
     signed = storage.dtype in (abi.MHA_I8, abi.MHA_I4)
-    codes = np.empty((count, heads, width * BITS[storage.dtype] // 8), np.int8 if storage.dtype == abi.MHA_I8 else np.uint8)
+    codes = np.empty((count, heads, code_bytes(width, storage.dtype)), np.int8 if storage.dtype == abi.MHA_I8 else np.uint8)
     if storage.fixed:
         return ExportedCodes(codes, None, None)
-    groups = width // storage.group if storage.group else 1
+    groups = group_count(width, storage.group)
     scale_type: Any = np.float32 if storage.scale_dtype == abi.MHA_F32 else np.float16
     if storage.scale_dtype == abi.MHA_BF16:
         import ml_dtypes
@@ -244,7 +244,7 @@ def _exported(count: int, heads: int, storage: abi.mha_storage, width: int) -> E
 
 
 def _fixed_quant(fixed: Codes, name: str, heads: int, width: int, keep: list[Any]) -> abi.mha_quant:
-    groups = width // fixed.group if fixed.group else 1
+    groups = group_count(width, fixed.group)
     quant = abi.mha_quant()
     scales = broadcast(
         np.asarray(fixed.scales, np.float32) if np.isscalar(fixed.scales) else fixed.scales, f"{name}.scales", (heads, groups)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import threading
 from ctypes import byref, c_char_p, c_void_p, cast
-from typing import Literal
+from typing import Any, Literal
 
 from . import _abi as abi
 from ._library import call, library
@@ -42,6 +42,7 @@ class Context:
     def __init__(
         self, num_threads: int = 0, target: str | None = None, threading: Threading = "pool", process_permissions: bool = True
     ) -> None:
+        self._arguments = (num_threads, target, threading, process_permissions)
         options = abi.mha_context_options()
         options.num_threads = num_threads
         name = target.encode() if target is not None else None
@@ -51,29 +52,30 @@ class Context:
         options.no_process_permissions = 0 if process_permissions else 1
         handle = c_void_p()
         call(library.mha_context_create, byref(options), byref(handle))
-        self._handle = handle.value
+        # What ctypes passes for the object. It keeps its arguments until the call returns, so a call keeps its context.
+        self._as_parameter_ = handle.value
 
     def __del__(self) -> None:
-        handle = getattr(self, "_handle", None)
-        if handle:
-            library.mha_context_destroy(handle)
+        if getattr(self, "_as_parameter_", None):
+            library.mha_context_destroy(self)
 
     @property
     def target(self) -> str:
         """The name of the target chosen."""
-        text: bytes = library.mha_context_target(self._handle)
+        text: bytes = library.mha_context_target(self)
         return text.decode()
 
     @property
     def num_threads(self) -> int:
         """The most threads that a call uses."""
-        return int(library.mha_context_num_threads(self._handle))
+        return int(library.mha_context_num_threads(self))
 
     def __repr__(self) -> str:
         return f"mha.Context(num_threads={self.num_threads}, target={self.target!r})"
 
 
 _default: Context | None = None
+_arguments: tuple[Any, ...] = ()  # of the default context, where it is made anew
 _lock = threading.Lock()
 
 
@@ -83,29 +85,36 @@ def default_context() -> Context:
     if _default is None:
         with _lock:
             if _default is None:
-                _default = Context()
+                _default = Context(*_arguments)
     return _default
 
 
 def set_default_context(context: Context | None) -> None:
-    """Sets the context of calls that are given none; None: a new one of all defaults when it is needed."""
-    global _default
-    _default = context
+    """Sets the context of calls that are given none; None: a new one of all defaults when it is needed. The child of a fork makes
+    one like it."""
+    global _default, _arguments
+    _default, _arguments = context, ()
+
+
+of_parents: list[Context] = []  # contexts whose threads are in a process that this one was forked from: kept, never used
 
 
 def _make_new_in_child() -> None:
-    """The threads of a pool are not in the child of a fork: its calls get a new context. The old one stays, unused."""
-    global _default
-    _of_parents.append(_default)
-    _default = None
+    """The threads of a pool are not in the child of a fork: its calls get a new context, made as the old one was. The lock is
+    new, too, because the thread that held it may be in the parent alone."""
+    global _default, _arguments, _lock
+    _lock = threading.Lock()
+    if _default is not None:
+        of_parents.append(_default)
+        _default, _arguments = None, _default._arguments
 
 
-_of_parents: list[Context | None] = []
 os.register_at_fork(after_in_child=_make_new_in_child)
 
 
-def handle_of(context: Context | None) -> int | None:
-    return (context or _default or default_context())._handle
+def context_of(context: Context | None) -> Context:
+    """The context that a call uses."""
+    return context or _default or default_context()
 
 
 def targets() -> list[str]:

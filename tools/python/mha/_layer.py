@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from . import _abi as abi
 from ._attention import Results, fill_results
-from ._context import Context, handle_of, number_of
+from ._context import Context, context_of, number_of
 from ._library import call, library, text_of
 from ._linear import WEIGHT_LAYOUTS, Packed, WeightLayout, fill_packed, fill_weight
 from ._options import ARITHMETIC, Arithmetic, Options, Sizes, WeightsMode, batch_of, cache_lengths, fill_options, groups_of, longest
-from ._storage import DTYPES, Dtype, Storage, StorageError, storage_error_of
-from ._tensors import Tensor, empty_like, fill_view, finished, numbers, tensor
+from ._storage import Dtype, Storage, StorageError, storage_error_of
+from ._tensors import FloatDtype, Tensor, fill_view, finished, numbers, output_array, tensor
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -130,7 +130,7 @@ class Layer(Packed):
         errors = (abi.mha_storage_error * 4)()
         config.packed_error = addressof(errors)
         handle = c_void_p()
-        call(library.mha_layer_create, handle_of(context), byref(config), byref(weights), byref(handle))
+        call(library.mha_layer_create, context_of(context), byref(config), byref(weights), byref(handle))
         self._take(handle.value)
         query, key, value, output = map(storage_error_of, errors)
         self.packed_errors = (query, key, value, output)
@@ -155,7 +155,7 @@ class Layer(Packed):
         value: Any = None,
         *,
         out: Any = None,
-        dtype: Dtype | None = None,
+        dtype: FloatDtype | None = None,
         causal: bool = False,
         arithmetic: Arithmetic = "f32",
         cache: Cache | None = None,
@@ -175,7 +175,7 @@ class Layer(Packed):
         own = {"causal": causal, "arithmetic": arithmetic, "cache": cache, "cache_use": cache_use}
         made = _Call(self, query, key, value, own | options)
         output = made.output(query, out, dtype)
-        call(library.mha_layer_forward, handle_of(context), self._handle, byref(made.args))
+        call(library.mha_layer_forward, context_of(context), self._handle, byref(made.args))
         return finished(output, query) if out is None else out
 
     __call__ = forward
@@ -190,7 +190,7 @@ class Layer(Packed):
         weights_rows: Any = None,
         log_sum_exp: bool = False,
         out: Any = None,
-        dtype: Dtype | None = None,
+        dtype: FloatDtype | None = None,
         context: Context | None = None,
         **options: Unpack[LayerOptions],
     ) -> Results:
@@ -200,8 +200,8 @@ class Layer(Packed):
         output = made.output(query, out, dtype)
         sizes = made.sizes._replace(item_keys=made.sizes.item_keys + self._added_keys)
         found, lse = fill_results(made.groups, query, sizes, weights, weights_rows, log_sum_exp, made.keep)
-        call(library.mha_layer_forward, handle_of(context), self._handle, byref(made.args))
-        return Results(finished(output, query), finished(found, query), finished(lse, query))
+        call(library.mha_layer_forward, context_of(context), self._handle, byref(made.args))
+        return Results(finished(output, query) if out is None else out, finished(found, query), finished(lse, query))
 
     def explain(
         self,
@@ -215,7 +215,7 @@ class Layer(Packed):
         """How `forward` would run with these arguments, and why: lines of "key: value"."""
         made = _Call(self, query, key, value, options)
         made.output(query, None, None)
-        return text_of(library.mha_layer_explain, handle_of(context), self._handle, byref(made.args))
+        return text_of(library.mha_layer_explain, context_of(context), self._handle, byref(made.args))
 
 
 class _Widths:
@@ -317,13 +317,7 @@ class _Call:
     def output(self, query: Any, out: Any, dtype: str | None) -> Any:
         """The array for the output: `out`, or a new one."""
         shape = (*self.query.shape[:-1], self.layer.out_dim)
-        if out is None:
-            out = empty_like(query, shape, self.query.dtype if dtype is None else number_of(DTYPES, dtype, "dtype"))
-        elif dtype is not None:
-            raise ValueError("dtype is given with out, whose own it would be")
-        given = tensor(out, "out", True)
-        if given.shape != shape:
-            raise ValueError(f"out has the shape {given.shape}, but must have {shape}")
+        out, given = output_array(query, shape, out, dtype, self.query.dtype)
         fill_view(self.args.output, given, "out", _PACKED if self.packed else _BATCHED)
         self.keep.append(given.owner)
         return out

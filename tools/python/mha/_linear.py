@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 from ctypes import addressof, byref, c_size_t, c_void_p
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from . import _abi as abi
-from ._context import Context, handle_of, number_of
+from ._context import Context, context_of, number_of
 from ._library import call, library, text_of
 from ._options import ARITHMETIC, Arithmetic
-from ._storage import DTYPES, Codes, Dtype, Storage, StorageError, code_tensor, fill_source, storage_error_of, storage_of
-from ._tensors import I32, Tensor, dtype_name, empty_like, fill_view, finished, is_dense, numbers, tensor
+from ._storage import Codes, Dtype, Storage, StorageError, code_tensor, fill_source, group_count, storage_error_of, storage_of
+from ._tensors import I32, FloatDtype, Tensor, dtype_name, fill_view, finished, is_dense, numbers, output_array, tensor
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -49,7 +50,7 @@ def fill_weight(view: abi.mha_view, given: Any, name: str, layout: int, shape: t
     if not isinstance(given, PackedWeight):
         raise TypeError(f"{name} is a {type(given).__name__}; this layout takes an mha.PackedWeight(qweight, scales, qzeros, group)")
     words = (in_features, out_features // 8) if layout == abi.MHA_WEIGHT_AWQ else (in_features // 8, out_features)
-    groups = in_features // given.group if given.group else 1
+    groups = group_count(in_features, given.group)
     quant = abi.mha_quant()
     qweight = numbers(given.qweight, f"{name}.qweight", I32, words)
     scales = tensor(given.scales, f"{name}.scales")
@@ -70,11 +71,11 @@ def _with_zeros_of_nibbles(given: Any, name: str, shape: tuple[int, int], view: 
     nibbles = isinstance(given, Codes) and given.dtype == "u4" and given.zeros is not None
     if not nibbles or tensor(given.zeros, f"{name}.zeros").dtype != abi.MHA_U8:
         return fill_source(view, given, name, _ROWS, keep)
-    groups = shape[1] // given.group if given.group else 1
+    groups = group_count(shape[1], given.group)
     zeros = tensor(given.zeros, f"{name}.zeros")
     if zeros.shape == (shape[0], groups) and groups > 1:
         return fill_source(view, given, name, _ROWS, keep)
-    found = fill_source(view, Codes(given.codes, given.scales, None, "u4", given.group), name, _ROWS, keep)
+    found = fill_source(view, replace(given, zeros=None), name, _ROWS, keep)
     zeros = numbers(given.zeros, f"{name}.zeros", abi.MHA_U8, (shape[0], (groups + 1) // 2))
     quant = next(struct for struct in keep if isinstance(struct, abi.mha_quant) and addressof(struct) == view.quant)
     quant.zeros, quant.zero_dtype = zeros.data, abi.MHA_U4
@@ -133,7 +134,7 @@ class Packed:
         if given.dtype not in (abi.MHA_U8, abi.MHA_I8) or len(given.shape) != 1 or not is_dense(given):
             raise ValueError(f"blob is {dtype_name(given.dtype)} {given.shape}, but must be dense bytes")
         handle = c_void_p()
-        call(getattr(library, f"mha_{cls._kind}_map"), handle_of(context), given.data, given.shape[0], byref(handle))
+        call(getattr(library, f"mha_{cls._kind}_map"), context_of(context), given.data, given.shape[0], byref(handle))
         made = cls.__new__(cls)
         made._blob = given
         made._take(handle.value)
@@ -183,7 +184,7 @@ class Linear(Packed):
         error = abi.mha_storage_error()
         config.packed_error = addressof(error)
         handle = c_void_p()
-        call(library.mha_linear_create, handle_of(context), byref(config), byref(handle))
+        call(library.mha_linear_create, context_of(context), byref(config), byref(handle))
         self._take(handle.value)
         self.packed_error = storage_error_of(error)
 
@@ -202,13 +203,7 @@ class Linear(Packed):
         if not given.shape or given.shape[-1] != self.in_features:
             raise ValueError(f"input has the shape {given.shape}, but must be [..., {self.in_features}]")
         shape = (*given.shape[:-1], self.out_features)
-        if out is None:
-            out = empty_like(source, shape, given.dtype if dtype is None else number_of(DTYPES, dtype, "dtype"))
-        elif dtype is not None:
-            raise ValueError("dtype is given with out, whose own it would be")
-        result = tensor(out, "out", True)
-        if result.shape != shape:
-            raise ValueError(f"out has the shape {result.shape}, but must have {shape}")
+        out, result = output_array(source, shape, out, dtype, given.dtype)
         args = abi.mha_linear_args()
         rows = _rows(given, "input")
         args.rows = rows.shape[0]
@@ -216,10 +211,10 @@ class Linear(Packed):
         fill_view(args.output, _rows(result, "out"), "out", _ROWS)
         return args, out, (given.owner, result.owner)
 
-    def forward(self, input: Any, *, out: Any = None, dtype: Dtype | None = None, context: Context | None = None) -> Any:
+    def forward(self, input: Any, *, out: Any = None, dtype: FloatDtype | None = None, context: Context | None = None) -> Any:
         """input: [..., in_features] float32, float16 or bfloat16. Returns [..., out_features], of the input's type or `dtype`."""
         args, output, _keep = self._args(input, out, dtype)
-        call(library.mha_linear_forward, handle_of(context), self._handle, byref(args))
+        call(library.mha_linear_forward, context_of(context), self._handle, byref(args))
         return finished(output, input) if out is None else out
 
     __call__ = forward
@@ -227,7 +222,7 @@ class Linear(Packed):
     def explain(self, input: Any, *, context: Context | None = None) -> str:
         """How `forward` would run, and why: lines of "key: value"."""
         args, _, _keep = self._args(input, None, None)
-        return text_of(library.mha_linear_explain, handle_of(context), self._handle, byref(args))
+        return text_of(library.mha_linear_explain, context_of(context), self._handle, byref(args))
 
 
 def _shape_of(weight: Any, layout: int) -> tuple[int, int]:

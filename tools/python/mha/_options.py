@@ -69,6 +69,14 @@ class Rope:
     cos: Any = None
     sin: Any = None
 
+    @property
+    def table_positions(self) -> int | None:
+        """How many positions the table has; None: there is no table."""
+        if self.cos is None:
+            return None
+        shape = tensor(self.cos, "rope.cos").shape
+        return shape[0] if shape else 0
+
     def make(self, head_dim: int, keep: list[Any]) -> abi.mha_rope:
         rope = abi.mha_rope()
         rope.style = number_of(_ROPE_STYLE, self.style, "rope.style")
@@ -78,12 +86,11 @@ class Rope:
         rope.beta_fast, rope.beta_slow, rope.attention_factor = self.beta_fast, self.beta_slow, self.attention_factor
         rope.original_positions = self.original_positions
         if self.cos is not None and self.sin is not None:
-            cos = tensor(self.cos, "rope.cos")
-            rope.table_positions = cos.shape[0] if cos.shape else 0
+            rope.table_positions = self.table_positions or 0
             shape = (rope.table_positions, (self.dims or head_dim) // 2)
-            rope.cos = numbers(self.cos, "rope.cos", abi.MHA_F32, shape).data
-            rope.sin = numbers(self.sin, "rope.sin", abi.MHA_F32, shape).data
-            keep.append((cos, self))
+            cos, sin = (numbers(table, f"rope.{name}", abi.MHA_F32, shape) for name, table in (("cos", self.cos), ("sin", self.sin)))
+            rope.cos, rope.sin = cos.data, sin.data
+            keep += [cos, sin]
         elif self.cos is not None or self.sin is not None:
             raise ValueError("rope.cos and rope.sin: give both or none")
         keep.append(rope)
@@ -143,7 +150,8 @@ class Options(TypedDict, total=False):
     key_lengths: [B]: keys beyond them are not read.
     sequences: [B]: sequences of the cache; default 0 .. B - 1.
     align: where query 0 stands: "start": at key 0; "end" (default): the last query at the last key; "offset": query i at
-        i + offset, or i + offsets[b]. offset, offsets: [B].
+        i + offset, or i + offsets[b]. offset, offsets: [B]. With key_lengths it must be given where anything depends on
+        positions (causal, windows, ALiBi, relative bias, rope without query_positions).
     query_positions, key_positions: [B, Tq], [B, Tk] (packed: [Tq]), for rope alone.
     window_left, window_right: n >= 1: keys j > p(i) - n, and j < p(i) + n. sink_tokens: window_left does not hide these.
     prefix_lengths: [B]: causality does not hide keys j < prefix_lengths[b].
@@ -298,7 +306,7 @@ def _fill_block_mask(value: BlockMask, sizes: Sizes, groups: Group, keep: list[A
     mask.num_pairs = pairs.shape[0] if pairs.shape else 0
     pairs = numbers(value.pairs, "block_mask.pairs", I64, (mask.num_pairs, 2))
     keep.append(pairs)
-    mask.pairs = pairs.data or addressof(mask)  # no pairs at all: no key is visible
+    mask.pairs = pairs.data
     if value.pair_offsets is not None:
         shape = (sizes.batch * sizes.heads + 1,)
         offsets = numbers(value.pair_offsets, "block_mask.pair_offsets", I64, shape)
@@ -422,7 +430,7 @@ def longest(offsets: Any, name: str) -> int:
     """The greatest difference of neighbouring offsets."""
     if not isinstance(offsets, (list, tuple)):
         given = numbers(offsets, name, I64, tensor(offsets, name).shape)
-        offsets = (c_int64 * given.shape[0]).from_address(given.data)[:] if given.shape and given.data else []
+        offsets = (c_int64 * given.shape[0]).from_address(given.data)[:] if given.shape else []
     return max((int(end) - int(begin) for begin, end in itertools.pairwise(offsets)), default=0)
 
 

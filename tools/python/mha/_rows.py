@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 from ctypes import addressof, byref
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import _abi as abi
 from ._attention import Layout, axes_of, shaped
-from ._context import Context, handle_of, number_of
+from ._context import Context, context_of
 from ._library import call, library
 from ._options import Norm, Rope
-from ._storage import BITS, DTYPES, Codes, Dtype, Storage, StorageError, storage_error_of
-from ._tensors import I64, Tensor, dtype_name, empty_like, fill_view, finished, is_dense, numbers, tensor
+from ._storage import BITS, Codes, Storage, StorageError, code_bytes, group_count, storage_error_of
+from ._tensors import I64, FloatDtype, Tensor, dtype_name, fill_view, finished, is_dense, numbers, output_array, tensor
 
 
 class PreparedCodes(NamedTuple):
@@ -54,14 +55,14 @@ class _Rows:
             raise ValueError(f"out has the shape {pages.shape}, but input has {args.num_heads} heads")
 
     def run(self, context: Context | None) -> None:
-        call(library.mha_rows_prepare, handle_of(context), byref(self.args))
+        call(library.mha_rows_prepare, context_of(context), byref(self.args))
 
 
 def rows_prepare(
     input: Any,
     *,
     out: Any = None,
-    dtype: Dtype | None = None,
+    dtype: FloatDtype | None = None,
     slots: Any = None,
     positions: Any = None,
     first_position: int = 0,
@@ -76,21 +77,17 @@ def rows_prepare(
     out: the array to write, of input's shape; may be input. With slots (int64 [B, T]): the caller's own pages, [num_pages,
         page_size, H, D]; a token with slot s goes to place s % page_size of page s // page_size, and one with s < 0 nowhere.
 
-    Returns out, or a new array of input's kind and type (or `dtype`: "f32", "f16", "bf16").
+    Returns out, or a new array of input's kind and type (or `dtype`).
     """
     made = _Rows(input, positions, first_position, norm, rope, layout)
-    result = out
-    if out is None:
-        if slots is not None:
+    shape = made.input.shape
+    if slots is not None:
+        if out is None:
             raise ValueError("out must be given with slots: they are places in it")
-        result = empty_like(input, made.input.shape, made.input.dtype if dtype is None else number_of(DTYPES, dtype, "dtype"))
-    elif dtype is not None:
-        raise ValueError("dtype is given with out, whose own it would be")
-    given = tensor(result, "out", True)
+        shape = tensor(out, "out").shape
+    result, given = output_array(input, shape, out, dtype, made.input.dtype)
     if slots is not None:
         made.to_slots(slots, given)
-    elif given.shape != made.input.shape:
-        raise ValueError(f"out has the shape {given.shape}, but must have {made.input.shape}")
     if given.shape[-1:] != made.input.shape[-1:]:
         raise ValueError(f"out has the shape {given.shape}, but input has rows of {made.args.head_dim}")
     fill_view(made.args.output, given, "out", made.axes)
@@ -113,7 +110,8 @@ def rows_quantise(
 ) -> PreparedCodes:
     """As `rows_prepare`, rounding to codes as `storage` says ("i8", "u8", "i4", "u4").
 
-    out: codes, scales and zeros to write, dense, for example pages that `empty_codes` made; needed with slots.
+    out: codes, scales and zeros to write, dense, for example pages that `empty_codes` made; needed with slots. What is returned
+        has these arrays, and dtype, group and hadamard of `storage`.
     """
     made = _Rows(input, positions, first_position, norm, rope, layout)
     args = made.args
@@ -131,10 +129,9 @@ def rows_quantise(
     if slots is not None:
         made.to_slots(slots, codes)
     shape = (*(codes.shape if slots is not None else made.input.shape)[:-1], args.head_dim)
-    _check(
-        codes, "out.codes", (*shape[:-1], args.head_dim * BITS[stored.dtype] // 8), abi.MHA_I8 if stored.dtype == abi.MHA_I8 else abi.MHA_U8
-    )
-    groups = args.head_dim // storage.group if storage.group else 1
+    row = (*shape[:-1], code_bytes(args.head_dim, stored.dtype))
+    _check(codes, "out.codes", row, abi.MHA_I8 if stored.dtype == abi.MHA_I8 else abi.MHA_U8)
+    groups = group_count(args.head_dim, storage.group)
     _check(scales, "out.scales", (*shape[:-1], groups), stored.scale_dtype)
     args.output.data, args.output.dtype = codes.data, stored.dtype
     args.storage = addressof(stored)
@@ -143,10 +140,13 @@ def rows_quantise(
         zeros = tensor(out.zeros, "out.zeros", True)
         _check(zeros, "out.zeros", (*shape[:-1], groups), abi.MHA_I8 if stored.dtype in (abi.MHA_I8, abi.MHA_I4) else abi.MHA_U8)
         args.zeros = zeros.data
+    elif out.zeros is not None:
+        raise ValueError("out.zeros is given, but storage has no zero points")
     error = abi.mha_storage_error()
     args.storage_error = addressof(error)
     made.run(context)
-    return PreparedCodes(out, storage_error_of(error))
+    written = replace(out, dtype=storage.dtype, group=storage.group, hadamard=storage.hadamard)
+    return PreparedCodes(written, storage_error_of(error))
 
 
 def _check(given: Tensor, name: str, shape: tuple[int, ...], dtype: int) -> None:
@@ -161,10 +161,8 @@ def empty_codes(shape: tuple[int, ...], storage: Storage) -> Codes:
     if stored.dtype not in BITS:
         raise ValueError(f"storage.dtype is {storage.dtype!r}, which has no codes")
     width = shape[-1]
-    if storage.group and width % storage.group:
-        raise ValueError(f"storage.group is {storage.group}, which does not divide rows of {width}")
-    groups = width // storage.group if storage.group else 1
-    codes = np.zeros((*shape[:-1], width * BITS[stored.dtype] // 8), np.int8 if storage.dtype == "i8" else np.uint8)
+    groups = group_count(width, storage.group)
+    codes = np.zeros((*shape[:-1], code_bytes(width, stored.dtype)), np.int8 if storage.dtype == "i8" else np.uint8)
     if storage.scale_dtype == "bf16":
         import ml_dtypes
 
@@ -185,7 +183,7 @@ def rope_table(
     made = rope.make(head_dim, keep)
     half = max((rope.dims or head_dim) // 2, 0)
     cos, sin = np.empty((max(count, 0), half), np.float32), np.empty((max(count, 0), half), np.float32)
-    call(library.mha_rope_table, handle_of(context), byref(made), head_dim, first, count, cos.ctypes.data, sin.ctypes.data)
+    call(library.mha_rope_table, context_of(context), byref(made), head_dim, first, count, cos.ctypes.data, sin.ctypes.data)
     return cos, sin
 
 

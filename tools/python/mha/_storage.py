@@ -9,10 +9,9 @@ from typing import Any, Literal
 
 from . import _abi as abi
 from ._context import number_of
-from ._tensors import BOOL, Tensor, dtype_name, fill_view, tensor
+from ._tensors import BOOL, FloatDtype, Tensor, dtype_name, fill_view, tensor
 
 Dtype = Literal["f32", "f16", "bf16", "i8", "u8", "i4", "u4", "q8_0", "q4_0"]
-ScaleDtype = Literal["f32", "f16", "bf16"]
 
 DTYPES = {
     "f32": abi.MHA_F32,
@@ -61,7 +60,7 @@ class Storage:
     """
 
     dtype: Dtype = "f32"
-    scale_dtype: ScaleDtype = "f32"
+    scale_dtype: FloatDtype = "f32"
     group: int = 0
     zero_points: bool = False
     hadamard: bool = False
@@ -82,6 +81,16 @@ class StorageError:
     rms: float
     rms_given: float
     elements: int
+
+
+def group_count(width: int, group: int) -> int:
+    """Scales of a row: one for each group, the last of which may be shorter; one if the whole row is a group."""
+    return -(-width // group) if 0 < group < width else 1
+
+
+def code_bytes(width: int, dtype: int) -> int:
+    """Bytes of a row of codes; with 4 bits an odd width leaves half of the last one unused."""
+    return (width * BITS[dtype] + 7) // 8
 
 
 def storage_of(given: Storage | Dtype | None) -> Storage:
@@ -135,9 +144,7 @@ def fill_quant(quant: abi.mha_quant, given: Codes, codes: Tensor, name: str, axe
     """Scales and zeros of codes whose axes (b, t, h) are given."""
     if given.scales is None:
         raise ValueError(f"{name}.scales must be given")
-    if given.group < 0 or (given.group and codes.shape[-1] % given.group):
-        raise ValueError(f"{name}.group is {given.group}, which does not divide rows of {codes.shape[-1]}")
-    groups = codes.shape[-1] // given.group if given.group else 1
+    groups = group_count(codes.shape[-1], given.group)
     shape = (*codes.shape[:-1], groups)
     scales = broadcast(given.scales, f"{name}.scales", shape)
     if scales.dtype not in (abi.MHA_F32, abi.MHA_F16, abi.MHA_BF16):

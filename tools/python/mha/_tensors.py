@@ -9,11 +9,12 @@ from __future__ import annotations
 import ctypes
 import sys
 from ctypes import POINTER, Structure, c_char, c_char_p, c_int32, c_int64, c_uint8, c_uint16, c_uint32, c_uint64, c_void_p, py_object
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from . import _abi as abi
+from ._context import number_of
 
 BOOL, I32, I64 = 100, 101, 102  # types of masks and lengths, which views do not have
 
@@ -28,13 +29,20 @@ _DTYPES = {
     "int64": I64,
 }
 _NAMES = {number: name for name, number in _DTYPES.items()}
+FloatDtype = Literal["f32", "f16", "bf16"]
+FLOAT_DTYPES = {"f32": abi.MHA_F32, "f16": abi.MHA_F16, "bf16": abi.MHA_BF16}
 _OF_NUMPY: dict[Any, int] = {}  # numpy's dtypes seen so far
 _OF_TORCH: dict[Any, int] = {}  # and torch's
 _DLPACK_NAMES = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 5: "complex", 6: "bool"}
 
 
+# What an array without elements points to where its own address is 0, which the library would take as "not given".
+_nothing = ctypes.create_string_buffer(64)
+_NOTHING = ctypes.addressof(_nothing)
+
+
 class Tensor(NamedTuple):
-    """An array. Strides count elements. `owner` keeps the memory."""
+    """An array. Strides count elements. `owner` keeps the memory. The address is never 0."""
 
     data: int
     dtype: int
@@ -126,7 +134,7 @@ def _of_numpy(array: np.ndarray[Any, Any], name: str, written: bool) -> Tensor:
     size = dtype.itemsize
     # Aligned elements are whole elements apart, except along dimensions of one.
     strides = array.strides if size == 1 else tuple([stride // size for stride in array.strides])
-    return Tensor(interface.data or 0, number, array.shape, strides, array)
+    return Tensor(interface.data or _NOTHING, number, array.shape, strides, array)
 
 
 def _dense_strides(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -162,7 +170,7 @@ def _of_dlpack(array: Any, name: str, written: bool) -> Tensor:
     ndim = tensor.ndim
     shape = tuple(tensor.shape[:ndim]) if ndim else ()
     strides = tuple(tensor.strides[:ndim]) if ndim and tensor.strides else _dense_strides(shape)
-    return Tensor((tensor.data or 0) + tensor.byte_offset, number, shape, strides, capsule)
+    return Tensor((tensor.data or 0) + tensor.byte_offset or _NOTHING, number, shape, strides, capsule)
 
 
 def _of_torch(array: Any, name: str) -> Tensor:
@@ -180,7 +188,7 @@ def _of_torch(array: Any, name: str) -> Tensor:
         if number is None:
             raise _refused(name, kind)
         _OF_TORCH[array.dtype] = number
-    return Tensor(array.data_ptr(), number, tuple(array.shape), array.stride(), array)
+    return Tensor(array.data_ptr() or _NOTHING, number, tuple(array.shape), array.stride(), array)
 
 
 def is_torch(array: Any) -> bool:
@@ -218,6 +226,19 @@ def empty_like(array: Any, shape: tuple[int, ...], dtype: int) -> Any:
     import ml_dtypes
 
     return np.empty(shape, ml_dtypes.bfloat16)
+
+
+def output_array(like: Any, shape: tuple[int, ...], out: Any, dtype: str | None, default: int) -> tuple[Any, Tensor]:
+    """The array that a call writes, and how the library sees it: `out`, or a new one of the kind that `like` is, of the floats
+    `dtype` or, if that is None, of the type `default`."""
+    if out is None:
+        out = empty_like(like, shape, default if dtype is None else number_of(FLOAT_DTYPES, dtype, "dtype"))
+    elif dtype is not None:
+        raise ValueError("dtype is given with out, whose own it would be")
+    given = tensor(out, "out", True)
+    if given.shape != shape:
+        raise ValueError(f"out has the shape {given.shape}, but must have {shape}")
+    return out, given
 
 
 def finished(array: Any, like: Any) -> Any:
@@ -261,6 +282,8 @@ def fill_view(view: Any, given: Tensor, name: str, axes: tuple[int, int, int], c
 def numbers(values: Any, name: str, dtype: int, shape: tuple[int, ...]) -> Tensor:
     """A small dense array of lengths, slopes or the like: an array of just this type and shape, or a list of numbers."""
     if isinstance(values, (list, tuple)):
+        if dtype in (I32, I64) and values and np.array(values).dtype.kind == "f":
+            raise TypeError(f"{name} has floats, but must have integers")  # numpy would cut them off
         given = _of_numpy(np.array(values, _NAMES[dtype]), name, False)
     else:
         given = tensor(values, name)

@@ -39,5 +39,5 @@ def attention(context: mha.Context, q: np.ndarray, k: np.ndarray, v: np.ndarray,
         masks.bool_mask.data = mask.ctypes.data
         masks.bool_mask.stride_b, masks.bool_mask.stride_h, masks.bool_mask.stride_q, masks.bool_mask.stride_k = mask.strides
     args.masks, args.score_mods = addressof(masks), addressof(mods)
-    ok(library.mha_attention(context._handle, byref(args), None))
+    ok(library.mha_attention(context, byref(args), None))
     return output

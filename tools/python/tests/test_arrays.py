@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import array
 import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,27 @@ def test_dlpack_keeps_the_memory_until_the_call_is_done_and_no_longer() -> None:
         del found
         gc.collect()
     assert __import__("sys").getrefcount(inner) == before
+
+
+def test_tables_of_rope_are_kept_for_the_call() -> None:
+    """The memory of an array that DLPack copies lives as long as what DLPack gave."""
+    copies: list[Any] = []
+
+    class Copied:
+        def __init__(self, inner: np.ndarray) -> None:
+            self.inner = inner
+
+        def __dlpack__(self, **options: Any) -> Any:
+            copy = self.inner.copy()
+            copies.append(weakref.ref(copy))
+            return copy.__dlpack__(**options)
+
+    angles = np.random.default_rng(2).random((16, 4)).astype(np.float32)
+    keep: list[Any] = []
+    made = mha.Rope(cos=Copied(np.cos(angles)), sin=Copied(np.sin(angles))).make(8, keep)
+    gc.collect()
+    alive = [copy() for copy in copies]
+    assert {made.cos, made.sin} == {copy.ctypes.data for copy in alive if copy is not None}
 
 
 def test_buffers() -> None:

@@ -190,6 +190,22 @@ def test_weights_modes_and_rows() -> None:
     assert np.array_equal(rows, whole[:, :, [1, 4]])
 
 
+def test_sums_over_no_query_are_zeros() -> None:
+    k = random(1, 2, 5, 2, 8)
+    layer = mha.Layer(16, 2, in_proj_weight=random(2, 48, 16), output_weight=random(3, 16, 16))
+    x = random(4, 2, 5, 16)
+    calls: list[Any] = [
+        lambda: mha.attention_results(k[:, :0], k, k, weights="key_sums"),
+        lambda: mha.attention_results(k, k, k, weights="key_sums", weights_rows=[]),
+        lambda: layer.forward_results(x[:, :0], x, weights="key_sums"),
+    ]
+    for call in calls:
+        used = [np.full((2, 2, 5), 7, np.float32) for _ in range(8)]
+        del used  # numpy gives this memory to the next arrays of the size
+        weights = call().weights
+        assert weights.shape == (2, 2, 5) and not weights.any()
+
+
 def test_out_is_written_and_returned() -> None:
     q, k, v = random(1, 1, 3, 2, 4), random(2, 1, 5, 2, 4), random(3, 1, 5, 2, 4)
     want = mha.attention(q, k, v)

@@ -25,6 +25,8 @@ OPTIONS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"offset": 3}, mha.ArgumentError, "offset is 3"),
     ({"key_lengths": [3]}, ValueError, r"key_lengths has the shape \(1,\), but must have \(2,\)"),
     ({"key_lengths": [3, 4]}, mha.ArgumentError, "key_lengths.1. is 4"),
+    ({"key_lengths": [2.9, 3.1]}, TypeError, "key_lengths has floats, but must have integers"),
+    ({"key_lengths": [3, 3], "causal": True}, mha.ArgumentError, "MHA_ALIGN_DEFAULT beside items.key_lengths"),
     ({"key_lengths": np.array([3, 3], np.int32)}, TypeError, "key_lengths is int32, but must be int64"),
     ({"query_segments": np.zeros((2, 3), np.int32)}, mha.Error, "segments"),
     ({"mask": np.ones((3, 4), bool)}, ValueError, r"mask has the shape \(3, 4\), which does not broadcast to \(2, 4, 3, 3\)"),
@@ -80,6 +82,22 @@ def test_shapes_that_do_not_fit() -> None:
     ):
         with pytest.raises(ValueError, match=text):
             mha.attention(Q, key, value)
+
+
+def test_results_are_floats() -> None:
+    layer = mha.Layer(8, 2, in_proj_weight=np.zeros((24, 8), np.float32), output_weight=np.zeros((8, 8), np.float32))
+    calls: list[Any] = [
+        lambda dtype: mha.attention(Q, Q, Q, dtype=dtype),
+        lambda dtype: mha.attention_results(Q, Q, Q, dtype=dtype),
+        lambda dtype: mha.merge_partials(mha.attention_partial(Q, Q, Q), Q, 8, dtype=dtype),
+        lambda dtype: layer(Q[:, :, 0], dtype=dtype),
+        lambda dtype: mha.Linear(Q[0, 0])(Q, dtype=dtype),
+        lambda dtype: mha.rows_prepare(Q, dtype=dtype),
+    ]
+    for call in calls:
+        for dtype in ("i4", "i8", "q8_0", "float32"):
+            with pytest.raises(ValueError, match=f"dtype is '{dtype}', but must be one of 'f32', 'f16', 'bf16'"):
+                call(dtype)
 
 
 def test_contexts() -> None:

@@ -66,14 +66,27 @@ def test_linear_over_codes_has_the_bits_of_the_floats_that_they_stand_for() -> N
     by_group = np.repeat(np.concatenate([zeros & 15, zeros >> 4], axis=1), 32, axis=1).astype(np.float32)
     got = mha.Linear(mha.Codes(nibbles, scales, zeros, "u4", 32))(x)
     assert np.array_equal(got, mha.Linear(full * (plain - by_group))(x))
+    with pytest.raises(mha.UnsupportedError, match="hadamard"):
+        mha.Linear(mha.Codes(nibbles, scales, zeros, "u4", 32, hadamard=True))
 
 
-def test_gptq_and_awq() -> None:
+@pytest.mark.parametrize(("inside", "group", "groups"), [(64, 32, 2), (72, 16, 5), (64, 128, 1)])
+def test_groups_that_inputs_do_not_fill(inside: int, group: int, groups: int) -> None:
+    rng = np.random.default_rng(7)
+    x, codes = random(8, 3, inside), rng.integers(-128, 128, (8, inside), np.int8)
+    scales = rng.random((8, groups)).astype(np.float32)
+    wide = (np.repeat(scales, group, axis=1)[:, :inside] * codes).astype(np.float32)
+    assert np.array_equal(mha.Linear(mha.Codes(codes, scales, group=group))(x), mha.Linear(wide)(x))
+
+
+@pytest.mark.parametrize(("inside", "group", "groups"), [(64, 32, 2), (72, 16, 5), (64, 128, 1)])
+def test_gptq_and_awq(inside: int, group: int, groups: int) -> None:
     rng = np.random.default_rng(5)
-    codes, zeros = rng.integers(0, 16, (16, 64), np.int64), rng.integers(1, 16, (2, 16), np.int64)
-    scales = rng.random((2, 16)).astype(np.float16)
-    wide = (np.repeat(scales, 32, axis=0).astype(np.float32) * (codes.T - np.repeat(zeros, 32, axis=0)).astype(np.float32)).T.copy()
-    x = random(6, 3, 64)
+    codes, zeros = rng.integers(0, 16, (16, inside), np.int64), rng.integers(1, 16, (groups, 16), np.int64)
+    scales = rng.random((groups, 16)).astype(np.float16)
+    spread_scales, spread_zeros = (np.repeat(part, group, axis=0)[:inside] for part in (scales, zeros))
+    wide = (spread_scales.astype(np.float32) * (codes.T - spread_zeros).astype(np.float32)).T.copy()
+    x = random(6, 3, inside)
     want = mha.Linear(wide)(x)
 
     def pack(rows: np.ndarray) -> np.ndarray:
@@ -83,13 +96,16 @@ def test_gptq_and_awq() -> None:
 
     qweight = np.ascontiguousarray(pack(codes).T)
     for layout, stored in (("gptq", zeros - 1), ("gptq_v2", zeros)):
-        got = mha.Linear(mha.PackedWeight(qweight, scales, pack(stored), 32), layout=layout)  # type: ignore[arg-type]
-        assert (got.in_features, got.out_features) == (64, 16)
+        got = mha.Linear(mha.PackedWeight(qweight, scales, pack(stored), group), layout=layout)  # type: ignore[arg-type]
+        assert (got.in_features, got.out_features) == (inside, 16)
         assert np.array_equal(got(x), want)
     order = np.array([0, 2, 4, 6, 1, 3, 5, 7])
     turned = [pack(rows.reshape(-1, 2, 8)[:, :, order].reshape(-1, 16)) for rows in (codes.T, zeros)]
-    awq = mha.Linear(mha.PackedWeight(turned[0], scales, turned[1], 32), layout="awq")
+    awq = mha.Linear(mha.PackedWeight(turned[0], scales, turned[1], group), layout="awq")
     assert np.array_equal(awq(x), want)
+    short = mha.PackedWeight(qweight, scales[: groups - 1], None, group)
+    with pytest.raises(ValueError, match="weight.scales has the shape"):
+        mha.Linear(short, layout="gptq")
 
 
 def test_linear_refuses() -> None:

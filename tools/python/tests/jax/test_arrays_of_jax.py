@@ -38,6 +38,16 @@ def test_layer_and_linear() -> None:
     assert mha.Linear(jnp.ones((4, 8)))(jnp.ones((3, 8))).tolist() == [[8.0] * 4] * 3
 
 
+def test_out_of_numpy_is_returned() -> None:
+    given, out = jnp.asarray(Q), np.zeros_like(Q)
+    assert mha.attention_results(given, given, given, out=out).output is out
+    assert np.array_equal(out, mha.attention(Q, Q, Q))
+    layer = mha.Layer(8, 2, in_proj_weight=jnp.ones((24, 8)), output_weight=jnp.ones((8, 8)))
+    made = np.zeros((1, 3, 8), np.float32)
+    assert layer.forward_results(jnp.ones((1, 3, 8)), out=made).output is made
+    assert made.any()
+
+
 def test_what_jax_cannot_do_is_said() -> None:
     given = jnp.asarray(Q)
     with pytest.raises(TypeError, match="out is an array of jax, which does not change"):
