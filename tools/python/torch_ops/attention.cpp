@@ -62,6 +62,8 @@ void Call::set_rows() {
   query_rows_.set(query_, Codes(), 0, "query");
   key_rows_.set(key_, key_codes_, query_rows_.width, "key");
   value_rows_.set(value_, value_codes_, 0, "value");
+  require(key_codes_.scale_tokens == 1 || key_rows_.view.quant != nullptr || value_rows_.view.quant != nullptr,
+          "scale_tokens needs key_scales or value_scales");
   require(key_rows_.width == query_rows_.width, "query and key must have the same head dimension");
   require(key_rows_.heads == value_rows_.heads, "key and value must have the same number of heads");
   require(key_rows_.tokens == value_rows_.tokens, "key and value must have the same number of tokens");

@@ -17,11 +17,6 @@ constexpr const char* kKeysSchema =
     ", Tensor? key_norm=None, Tensor? key_positions=None, SymInt added_keys=0, bool tokens_first=False, "
     "ScalarType? out_dtype=None";
 
-int64_t stride_of(const Tensor& tensor, int64_t dim, int64_t width) {
-  if (tensor.size(dim) <= 1) return width;
-  return tensor.stride(dim) == 0 ? MHA_BROADCAST : tensor.stride(dim);
-}
-
 mha_view token_view(const Tensor& tensor, int64_t width, const char* name) {
   if (tensor.dim() != 3 || tensor.size(2) != width) {
     fail(std::string(name) + " must have the shape [batch, tokens, " + std::to_string(width) + "]");

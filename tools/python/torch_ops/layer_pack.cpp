@@ -41,7 +41,7 @@ mha_view weight_view(const OptionalTensor& weight, int64_t rows, int64_t columns
   if (columns > 1 && weight->stride(1) != 1) fail(std::string(name) + " must be contiguous: call .contiguous() on it");
   view.data = data_of(*weight);
   view.dtype = float_dtype(*weight, name);
-  view.stride_t = weight->stride(0);
+  view.stride_t = stride_of(*weight, 0, columns);
   return view;
 }
 
@@ -94,15 +94,6 @@ mha_layer_weights Weights::make(const mha_layer_config& given) {
   return weights;
 }
 
-Tensor save(const mha_layer* layer) {
-  size_t bytes = 0;
-  mha_error error = {};
-  check(mha_layer_save_bytes(layer, &bytes, &error), error);
-  Tensor packed = make_dense({static_cast<int64_t>(bytes)}, ScalarType::Byte);
-  check(mha_layer_save(layer, data_of(packed), bytes, &error), error);
-  return packed;
-}
-
 }  // namespace
 
 std::string layer_pack_schema() {
@@ -121,7 +112,7 @@ void layer_pack_op(StableIValue* stack, uint64_t /*num_args*/, uint64_t /*num_ou
   mha_error error = {};
   check(mha_layer_create(current_context(), &config, &weights, &layer, &error), error);
   const LayerHandle handle(layer);
-  stack[0] = torch::stable::detail::from(save(layer));
+  stack[0] = torch::stable::detail::from(saved(layer, mha_layer_save_bytes, mha_layer_save));
 }
 
 }  // namespace mha_torch

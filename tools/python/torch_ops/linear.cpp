@@ -32,7 +32,7 @@ class Weight {
   Tensor weight_;
   OptionalTensor bias_;
   Codes codes_;
-  List bias_list_, scales_list_;
+  List bias_list_;
   Rows rows_;
   OptionalTensor words_zeros_;
   mha_quant quant_ = {};
@@ -102,15 +102,6 @@ void Weight::fill_words(mha_linear_config& config) {
   config.weight.quant = &quant_;
 }
 
-Tensor save(const mha_linear* linear) {
-  size_t bytes = 0;
-  mha_error error = {};
-  check(mha_linear_save_bytes(linear, &bytes, &error), error);
-  Tensor packed = make_dense({static_cast<int64_t>(bytes)}, ScalarType::Byte);
-  check(mha_linear_save(linear, data_of(packed), bytes, &error), error);
-  return packed;
-}
-
 // The rows of an input [..., in_features]: one matrix if one stride steps all of them, else a dense copy of it.
 struct Matrix {
   Tensor tensor;
@@ -164,7 +155,7 @@ void linear_pack_op(StableIValue* stack, uint64_t /*num_args*/, uint64_t /*num_o
   mha_error error = {};
   check(mha_linear_create(current_context(), &config, &linear, &error), error);
   const LinearHandle handle(linear);
-  stack[0] = torch::stable::detail::from(save(linear));
+  stack[0] = torch::stable::detail::from(saved(linear, mha_linear_save_bytes, mha_linear_save));
 }
 
 void linear_op(StableIValue* stack, uint64_t /*num_args*/, uint64_t /*num_outputs*/) {

@@ -217,6 +217,7 @@ void Options::fill_score_mods(const Extent& extent) {
   sink_list_.set(sink_logits_, ScalarType::Float, extent.num_heads, "sink_logits");
   score_mods_.alibi_slopes = alibi_list_.data<float>();
   score_mods_.sink_logits = sink_list_.data<float>();
+  require(relative_bias_ || relative_left_ == 0, "relative_left needs relative_bias");
   if (relative_bias_) {
     require(relative_bias_->dim() == 2 && relative_bias_->size(0) == extent.num_heads,
             "relative_bias must have the shape [heads, relative_left + relative_right + 1]");

@@ -7,6 +7,7 @@
 
 #include <memory>
 
+#include "tools/python/torch_ops/runtime.h"
 #include "tools/python/torch_ops/tensors.h"
 
 namespace mha_torch {
@@ -44,6 +45,18 @@ struct DestroyLayer {
 };
 using LinearHandle = std::unique_ptr<mha_linear, DestroyLinear>;
 using LayerHandle = std::unique_ptr<mha_layer, DestroyLayer>;
+
+// The packed weights of a handle as a uint8 tensor.
+template <class Handle>
+Tensor saved(const Handle* handle, mha_status (*bytes_of)(const Handle*, size_t*, mha_error*),
+             mha_status (*save)(const Handle*, void*, size_t, mha_error*)) {
+  size_t bytes = 0;
+  mha_error error = {};
+  check(bytes_of(handle, &bytes, &error), error);
+  Tensor packed = make_dense({static_cast<int64_t>(bytes)}, ScalarType::Byte);
+  check(save(handle, data_of(packed), bytes, &error), error);
+  return packed;
+}
 
 // Handles over the bytes of a tensor, which must live as long as they do.
 LinearHandle map_linear(const Tensor& packed);

@@ -5,6 +5,8 @@
 
 #include <mha/mha.h>
 
+#include <cstring>
+
 #include "tools/python/torch_ops/options.h"
 
 namespace mha_torch {
@@ -56,6 +58,8 @@ inline void Results::fill(const Options& options, int64_t num_heads, int64_t que
   }
   weights_ = make_dense(sizes, ScalarType::Float);
   if (!mode_.empty()) group_.weights.data = data_of(*weights_);
+  // Sums over no query: mha writes nothing where there are none.
+  if (queries == 0) std::memset(data_of(*weights_), 0, static_cast<size_t>(weights_->numel()) * sizeof(float));
   group_.weights_rows = rows_list_.data<int64_t>();
   group_.num_weights_rows = rows_list_.count();
   sizes = {0};

@@ -51,10 +51,26 @@ Packing packing_of(mha_dtype dtype) {
 // Stride of a dimension in elements of mha.
 int64_t view_stride(const Tensor& tensor, int64_t dim, const Packing& packing, int64_t row, const char* name) {
   if (tensor.size(dim) <= 1) return row;
-  const int64_t stride = tensor.stride(dim);
-  if (stride == 0) return MHA_BROADCAST;
+  const int64_t stride = stride_of(tensor, dim, row);
+  if (stride == MHA_BROADCAST) return stride;
   if (stride % packing.bytes != 0) fail(std::string(name) + "'s strides must be whole blocks");
   return stride / packing.bytes * packing.elements;
+}
+
+// Integers as int32 or int64. A value that int32 does not have would become another one.
+Tensor dense_integers(const Tensor& tensor, ScalarType dtype, const char* name) {
+  const ScalarType given = tensor.scalar_type();
+  if (given != ScalarType::Int && given != ScalarType::Long) fail(std::string(name) + " must be int32 or int64");
+  if (given == ScalarType::Long && dtype == ScalarType::Int) {
+    const Tensor wide = dense(tensor, given);
+    const auto* values = static_cast<const int64_t*>(data_of(wide));
+    for (int64_t i = 0; i < wide.numel(); ++i) {
+      if (values[i] != static_cast<int32_t>(values[i])) {
+        fail(std::string(name) + " has the value " + std::to_string(values[i]) + ", which int32 does not have");
+      }
+    }
+  }
+  return dense(tensor, dtype);
 }
 
 // Dimension `i` of `rank` dimensions counted from the left of [B, H, T, G]; dimensions on the left may be missing.
@@ -164,12 +180,17 @@ Tensor dense(const Tensor& tensor, ScalarType dtype) {
   return result.is_contiguous() ? result : torch::stable::contiguous(result);
 }
 
+int64_t stride_of(const Tensor& tensor, int64_t dim, int64_t single) {
+  if (tensor.size(dim) <= 1) return single;
+  return tensor.stride(dim) == 0 ? MHA_BROADCAST : tensor.stride(dim);
+}
+
 void List::set(const OptionalTensor& tensor, ScalarType dtype, int64_t count, const char* name) {
   if (!tensor) return;
   if (count >= 0 && tensor->numel() != count) {
     fail(std::string(name) + " " + shape_text(*tensor) + " must have " + std::to_string(count) + " elements");
   }
-  tensor_ = dense(*tensor, dtype);
+  tensor_ = dtype == ScalarType::Float ? dense(*tensor, dtype) : dense_integers(*tensor, dtype, name);
   count_ = tensor_->numel();
 }
 
@@ -200,8 +221,8 @@ void Rows::set(const Tensor& tensor, const Codes& codes, int64_t width_hint, con
   const bool codes_outside = view.dtype >= MHA_I8 && view.dtype <= MHA_U4;
   if (codes_outside) {
     set_quant(*this, codes, name);
-  } else if (codes.scales || codes.zeros) {
-    fail(std::string(name) + "_scales and _zeros are for codes, but " + name + " holds floats or blocks");
+  } else if (codes.scales || codes.zeros || codes.hadamard) {
+    fail(std::string(name) + "_scales, _zeros and _hadamard are for codes, but " + name + " holds floats or blocks");
   }
 }
 

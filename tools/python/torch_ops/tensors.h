@@ -20,10 +20,14 @@ mha_arithmetic arithmetic_of(const std::string& text);
 // The tensor as dense elements of `dtype`: itself, or a converted copy. For small lists, not for tensors of tokens.
 Tensor dense(const Tensor& tensor, ScalarType dtype);
 
+// The stride of a view along a dimension: torch repeats by 0, which views write as MHA_BROADCAST. `single`: that of a
+// dimension of one element, which is not used.
+int64_t stride_of(const Tensor& tensor, int64_t dim, int64_t single);
+
 // A dense list of one element type that stays alive for the call.
 class List {
  public:
-  // `count` < 0: any number of elements.
+  // `count` < 0: any number of elements. Integers must be int32 or int64, and fit into `dtype`.
   void set(const OptionalTensor& tensor, ScalarType dtype, int64_t count, const char* name);
   bool given() const { return tensor_.has_value(); }
   int64_t count() const { return count_; }

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from .._library import library_folder
 from . import _fakes as _fakes
 from ._attention import scaled_dot_product_attention
 from ._convert import Conversion, convert
-from ._library import library_folder, target
+from ._library import target
 from ._linear import Linear
 from ._multihead import MultiheadAttention
 from ._replace import replace_sdpa

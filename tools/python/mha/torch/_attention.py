@@ -57,12 +57,14 @@ def _why_not_shapes(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor
     if query.shape[-1] == 0 or value.shape[-1] == 0:
         return "head dimension 0"
     heads, key_heads, value_heads = (x.shape[-3] if x.dim() > 2 else 1 for x in (query, key, value))
+    if 0 in (heads, key_heads, value_heads):
+        return "no heads"
     if key_heads != value_heads:
         return "key and value have different numbers of heads"
     if heads != key_heads and 1 not in (heads, key_heads):
         if not enable_gqa:
             return "heads without enable_gqa"
-        if key_heads == 0 or heads % key_heads != 0:
+        if heads % key_heads != 0:
             return "shape"
     batch = query.shape[:-3]
     if attn_mask is None and batch == key.shape[:-3] and batch == value.shape[:-3]:

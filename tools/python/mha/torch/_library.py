@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
+
+from .._library import library_folder
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -19,23 +18,11 @@ GRADIENT_TEXT = (
 )
 
 
-def library_folder() -> Path:
-    """The folder that holds libmha.so and libmha_torch.so."""
-    chosen = os.environ.get("MHA_LIBRARY_DIR")
-    return Path(chosen) if chosen else Path(__file__).resolve().parent.parent / "lib"
-
-
 def _load() -> None:
-    folder = library_folder()
-    ops = folder / "libmha_torch.so"
+    ops = library_folder() / "libmha_torch.so"
     if not ops.exists():
         raise ImportError(f"mha.torch: {ops} does not exist; MHA_LIBRARY_DIR names the folder that has it")
-    # libmha_torch.so asks for libmha by its SONAME. A library of that SONAME that is loaded already is taken, whatever
-    # its file is called (a wheel has no symbolic links).
-    for core in sorted(folder.glob("libmha.so*"), key=lambda path: len(path.name)):
-        ctypes.CDLL(str(core))
-        break
-    torch.ops.load_library(str(ops))
+    torch.ops.load_library(str(ops))  # it asks for libmha by its SONAME, and gets the one that mha has loaded
 
 
 _load()

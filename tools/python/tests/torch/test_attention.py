@@ -90,8 +90,17 @@ def test_factors_of_an_additive_mask() -> None:
     bias, factors = torch.randn(2, 1, 33, 47), torch.linspace(0.25, 2.0, 8)
     wanted = reference(query, key, value, bias=bias * factors[:, None, None])
     assert_close(attention(query, key, value, bias, add_mask_factors=factors), wanted)
+    visible = torch.rand(33, 47) < 0.7
+    result = attention(query, key, value, visible, attn_bias=bias, add_mask_factors=factors)
+    assert_close(result, reference(query, key, value, visible=visible, bias=bias * factors[:, None, None]))
+    other = torch.randn(33, 47)
+    result = attention(query, key, value, bias, attn_bias=other, add_mask_factors=factors)
+    assert_close(result, reference(query, key, value, bias=bias * factors[:, None, None] + other))
     with pytest.raises(RuntimeError, match="add_mask_factors"):
         attention(query, key, value, bias, add_mask_factors=factors[:7])
+    for masks in ({}, {"attn_mask": visible}):
+        with pytest.raises(RuntimeError, match="add_mask_factors"):
+            attention(query, key, value, add_mask_factors=factors, **masks)
 
 
 @pytest.mark.parametrize("shape", [(33,), (1, 8, 33), (2, 1, 33), (2, 8, 1)])
@@ -106,6 +115,22 @@ def test_bit_mask(shape: tuple[int, ...]) -> None:
         attention(query, key, value, bit_mask=visible)
     with pytest.raises(RuntimeError, match=r"at least \(keys \+ 7\) / 8 bytes"):
         attention(query, key, value, bit_mask=bits[..., :5])
+
+
+def test_bit_mask_of_packed_items() -> None:
+    """One mask for all items: it may be larger than each of them."""
+    query, key, value = qkv(batch=1, tq=33, tk=47)
+    starts, key_starts = [0, 5, 33], [0, 20, 47]
+    visible = torch.rand(2, 1, 30, 32) < 0.7
+    bits = (visible.view(2, 1, 30, 4, 8) * 2 ** torch.arange(8)).sum(-1).to(torch.uint8)
+    offsets = {"query_offsets": torch.tensor(starts), "key_offsets": torch.tensor(key_starts)}
+    result = attention(query, key, value, bit_mask=bits, **offsets)
+    for i in range(2):
+        rows, keys = slice(starts[i], starts[i + 1]), slice(key_starts[i], key_starts[i + 1])
+        seen = visible[i, :, : rows.stop - rows.start, : keys.stop - keys.start]
+        assert torch.equal(result[:, :, rows], attention(query[:, :, rows], key[:, :, keys], value[:, :, keys], seen))
+    with pytest.raises(RuntimeError, match="bit_mask .* does not broadcast"):
+        attention(query, key, value, bit_mask=bits[:, :, :27], **offsets)
 
 
 def test_fully_masked_rows_are_zeros() -> None:
@@ -205,6 +230,16 @@ def test_weights_and_log_sum_exp(mode: str) -> None:
     assert torch.equal(output, attention(query, key, value))
 
 
+def test_sums_over_no_query_are_zeros() -> None:
+    query, key, value = qkv()
+    rows = torch.empty(0, dtype=torch.int64)
+    for queries, chosen in ((query[:, :, :0], None), (query, rows)):
+        used = [torch.full((2, 8, 47), 7.0) for _ in range(8)]
+        del used  # the allocator may give this memory to the next tensors of the size
+        weights = attention_with_weights(queries, key, value, weights="key_sums", weights_rows=chosen)[1]
+        assert torch.equal(weights, torch.zeros(2, 8, 47))
+
+
 def test_views_are_not_copied_and_give_the_same_bits() -> None:
     joined = torch.randn(2, 33, 3, 4, 24)  # [B, T, 3, H, D], as a fused projection gives
     query, key, value = (x.transpose(1, 2) for x in joined.unbind(2))
@@ -291,11 +326,20 @@ def wrong_calls() -> list[tuple[str, Any]]:
         ("none of f32, bf16, int8", lambda: attention(query, key, value, arithmetic="f64")),
         ("exclude", lambda: attention(query, key, value, None, True, align="end", offset=3)),
         ("same batch size", lambda: attention(query, key[:0], value[:0])),
+        ("_hadamard are for codes, but key holds floats", lambda: attention(query, key, value, key_hadamard=True)),
+        ("_hadamard are for codes, but value holds floats", lambda: attention(query, key, value, value_hadamard=True)),
+        ("scale_tokens needs key_scales or value_scales", lambda: attention(query, key, value, scale_tokens=4)),
+        ("relative_left needs relative_bias", lambda: attention(query, key, value, relative_left=2)),
+        ("key_lengths must be int32 or int64", lambda: attention(query, key, value, key_lengths=torch.tensor([3.0, 4.0]))),
+        ("query_segments has the value 4294967296, which int32", lambda: attention(
+            query, key, value, query_segments=torch.arange(66).view(2, 33) << 32, key_segments=torch.zeros(2, 47, dtype=torch.int32))),
+        ("page_table has the value -4294967296, which int32", lambda: attention(
+            query, key, value, page_table=torch.tensor([[0], [-1 << 32]]), key_lengths=torch.tensor([3, 4]))),
         ("MHA_ERR_ARGUMENT", lambda: attention(query, key, value, softcap=-1.0)),
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("index", range(18))
+@pytest.mark.parametrize("index", range(len(wrong_calls())))
 def test_wrong_calls_say_what_is_wrong(index: int) -> None:
     text, call = wrong_calls()[index]
     with pytest.raises(RuntimeError, match=text):
@@ -309,10 +353,12 @@ def test_gradients_are_refused() -> None:
         attention(*inputs)  # grad mode is off
         with torch.enable_grad(), pytest.raises(RuntimeError, match=r"torch.no_grad\(\)"):
             attention(*inputs)
-    for name, tensor in {"attn_mask": torch.zeros(33, 47), "sink_logits": torch.ones(8)}.items():
-        attention(*qkv(), **{name: tensor.requires_grad_()})
+    options = {"attn_mask": torch.zeros(33, 47), "sink_logits": torch.ones(8), "add_mask_factors": torch.ones(8)}
+    for name in options:
+        given = {"attn_mask": options["attn_mask"], name: options[name].clone().requires_grad_()}
+        attention(*qkv(), **given)
         with torch.enable_grad(), pytest.raises(RuntimeError, match=r"torch.no_grad\(\)"):
-            attention(*qkv(), **{name: tensor})
+            attention(*qkv(), **given)
     with torch.enable_grad():
         attention(*qkv())
 
@@ -322,6 +368,8 @@ CHECKED: list[dict[str, Any]] = [
     {"is_causal": True},
     {"attn_mask": torch.ones(33, 47, dtype=torch.bool)},
     {"key_lengths": torch.tensor([40, 7])},
+    {"attn_bias": torch.ones(33, 47), "add_mask_factors": torch.ones(8)},
+    {"bit_mask": torch.full((2, 1, 33, 6), 0x55, dtype=torch.uint8)},
     {"out_dtype": torch.bfloat16},
     {"sink_logits": torch.ones(8), "window_left": 5, "offset": 3},
 ]

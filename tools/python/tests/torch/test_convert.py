@@ -284,3 +284,12 @@ def test_a_wrong_number_of_added_keys_is_refused() -> None:
     x = torch.randn(1, 3, 16)
     with torch.no_grad(), pytest.raises(RuntimeError, match="packed is a layer of other added_keys"):
         converted(x, x, x)
+
+
+def test_expanded_weights_are_those_of_a_copy() -> None:
+    """An expanded weight has a stride of 0 from row to row."""
+    weights = [torch.randn(1, 16).expand(16, 16) for _ in range(4)]
+    for layout in ([None, *weights], [torch.randn(1, 16).expand(48, 16), None, None, None, weights[3]]):
+        copies = [None if x is None else x.contiguous() for x in layout]
+        packed, wanted = (torch.ops.mha.layer_pack(*given, embed_dim=16, num_heads=2) for given in (layout, copies))
+        assert torch.equal(packed, wanted)

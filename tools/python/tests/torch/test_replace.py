@@ -132,6 +132,8 @@ def passed_on() -> list[tuple[str, Any]]:
         ("shape", call(query[:1], query[:1], query[:1], torch.zeros(2, 1, 5, 5))),
         ("shape", call(torch.randn(8), query, query)),
         ("head dimension 0", call(query[..., :0], query[..., :0], query)),
+        ("no heads", call(query[:, :0], query[:, :0], query[:, :0])),
+        ("no heads", call(query[:, :1], query[:, :0], query[:, :0])),
         ("key and value have different numbers of heads", call(query, key, key[:, :1], enable_gqa=True)),
         ("scale", call(query, query, query, scale=float("nan"))),
         ("nested tensor", call(nested, nested, nested)),
