@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -15,6 +16,7 @@ import transformers
 from transformers.cache_utils import CacheLayerMixin
 
 import mha
+from mha._context import of_parents
 
 from ._masks import SHAPE_READS
 
@@ -35,6 +37,15 @@ def context() -> mha.Context:
     if found is None:
         found = _contexts.setdefault(threads, mha.Context(num_threads=threads))
     return found
+
+
+def _make_new_in_child() -> None:
+    """As for the default context of mha."""
+    of_parents.extend(_contexts.values())
+    _contexts.clear()
+
+
+os.register_at_fork(after_in_child=_make_new_in_child)
 
 
 @cache
@@ -106,15 +117,15 @@ class PagedLayer(CacheLayerMixin):
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         batch, self.heads, tokens, self.head_dim = key_states.shape
         self.value_head_dim, self.dtype = value_states.shape[-1], key_states.dtype
-        self.sequences = list(range(batch))
-        self._set_pages(batch, max(self.settings.capacity, batch * (tokens + 256)))
+        self.pages = self._new_pages(batch, max(self.settings.capacity, batch * (tokens + 256)))
+        self._choose(list(range(batch)))
         self.is_initialized = True
 
-    def _set_pages(self, sequences: int, capacity: int) -> None:
+    def _new_pages(self, sequences: int, capacity: int) -> mha.Cache:
         as_given: Any = _DTYPES[self.dtype]
         key: Any = self.settings.key or as_given
         value: Any = self.settings.value or as_given
-        self.pages = mha.Cache(
+        return mha.Cache(
             self.heads,
             self.head_dim,
             capacity,
@@ -126,7 +137,6 @@ class PagedLayer(CacheLayerMixin):
             value=value,
             context=context(),
         )
-        self._choose(self.sequences)
 
     def _choose(self, sequences: list[int]) -> None:
         self.sequences = sequences
@@ -150,13 +160,13 @@ class PagedLayer(CacheLayerMixin):
         self.pages.append(key, value, sequences=self._chosen, layout="bhtd", context=context())
 
     def _move(self, sequences: int, tokens: int) -> None:
-        """Moves the rows into new pages with room for this many sequences and tokens of each."""
-        blobs = [self.pages.save(sequence) for sequence in self.sequences]
+        """Moves the rows into new pages with room for this many sequences and tokens of each, or changes nothing."""
         page = self.settings.page_size or 64
-        self.sequences = list(range(len(blobs)))
-        self._set_pages(sequences, sequences * (tokens + page))
-        for sequence, blob in enumerate(blobs):
-            self.pages.load(sequence, blob)
+        pages = self._new_pages(sequences, sequences * (tokens + page))
+        for row, sequence in enumerate(self.sequences):
+            pages.load(row, self.pages.save(sequence))
+        self.pages = pages
+        self._choose(list(range(len(self.sequences))))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PagedLayer:
         twin = copy.copy(self)
@@ -231,9 +241,12 @@ class PagedLayer(CacheLayerMixin):
             raise ValueError(f"mha: crop({tokens_to_remove}) must be given a negative number: how many tokens to remove")
         if tokens_to_remove == 0 or not self.is_initialized:
             return
-        self.length += tokens_to_remove
+        length = self.length + tokens_to_remove
+        if length < 0:
+            raise ValueError(f"mha: crop({tokens_to_remove}) removes more than the {self.length} tokens that there are")
         for sequence in self.sequences:
-            self.pages.truncate(sequence, self.length)
+            self.pages.truncate(sequence, length)
+        self.length = length
 
     def reset(self) -> None:
         if self.is_initialized:

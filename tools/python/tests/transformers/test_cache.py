@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from small_models import DECODERS, Family, made, padded, tokens
 
 import mha
 from mha.transformers import Cache
+from mha.transformers._attention import attention_forward
 
 Tensor = torch.Tensor
 NEW = 16
@@ -44,7 +47,8 @@ def test_same_tokens(name: str, side: str, beams: int) -> None:
 
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gpt_oss"])
 def test_same_bits(name: str) -> None:
-    """Prompt at once, prompt in parts, and transformers' own cache give the same logits, bit by bit."""
+    """A prompt at once has the bits of transformers' own cache, in parts nearly so: torch's own linear layers give other bits for
+    other numbers of rows."""
     model = ready(PAGED[name]).model
     inputs = tokens(2, 90)
     mask = padded([90, 71], 90, "left")
@@ -54,7 +58,6 @@ def test_same_bits(name: str) -> None:
     for begin, end in ((0, 40), (40, 41), (41, 90)):
         parts.append(model(inputs[:, begin:end], attention_mask=mask[:, :end], cache=cache).last_hidden_state)
     result = torch.cat(parts, 1)
-    # Not torch's own linear layers: these give other bits for other numbers of rows.
     assert (result - wanted)[mask.bool()].abs().max() <= 5e-6
     again = model(inputs, attention_mask=mask, cache=Cache()).last_hidden_state
     assert torch.equal(again[mask.bool()], wanted[mask.bool()])
@@ -130,6 +133,71 @@ def test_crop_and_select() -> None:
     cache.reset()
     assert cache.get_seq_length() == 0 and cache.used_bytes == 0
     assert torch.equal(model(inputs, cache=cache).logits, model(inputs).logits)
+
+
+def test_crop_of_more_than_there_is_changes_nothing() -> None:
+    model, cache = ready(DECODERS["llama"]), Cache()
+    inputs = tokens(1, 8)
+    wanted = model(inputs).logits
+    model(inputs[:, :5], cache=cache)
+    with pytest.raises(ValueError, match="removes more than the 5 tokens"):
+        cache.crop(-6)
+    assert cache.get_seq_length() == 5
+    assert (model(inputs[:, 5:], cache=cache).logits - wanted[:, 5:]).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("step", ["__init__", "load"])
+def test_pages_that_cannot_be_moved_stay(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, cache = ready(DECODERS["llama"]), Cache(page_size=16)
+    inputs = tokens(2, 30)
+    model(inputs[:, :20], cache=cache)
+    cache.batch_select_indices(torch.tensor([1, 0]))
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise mha.OutOfMemoryError("no memory")
+
+    with monkeypatch.context() as patch, pytest.raises(mha.OutOfMemoryError):
+        patch.setattr(mha.Cache, step, fail)
+        cache.batch_repeat_interleave(2)
+    assert cache.batch_size == 2 and cache.get_seq_length() == 20
+    rows = inputs[[1, 0]]
+    assert (model(rows[:, 20:], cache=cache).logits - model(rows).logits[:, 20:]).abs().max() <= 1e-5
+
+
+def test_threads_change_no_bit() -> None:
+    query, key, value = torch.randn(2, 8, 150, 16), torch.randn(2, 2, 150, 16), torch.randn(2, 2, 150, 16)
+    results = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        for keys, values in ((key, value), Cache().update(key, value, 0)):
+            results.append(attention_forward(torch.nn.Module(), query, keys, values, is_causal=True)[0])
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+FORKED = """
+import os, signal, sys
+import torch
+from mha._context import of_parents
+from mha.transformers import _cache
+
+def attended():
+    layer = _cache.Cache().update(key, key, 0)[0].layer
+    return layer.attend(key, {})
+
+torch.set_num_threads(1)
+key = torch.ones(1, 2, 40, 16)
+want, before = attended(), _cache.context()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    same = torch.equal(attended(), want)
+    os._exit(0 if same and _cache.context() is not before and before in of_parents else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_the_child_of_a_fork_has_contexts_of_its_own() -> None:
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED], check=False).returncode == 0
 
 
 def test_beams_share_pages() -> None:

@@ -190,7 +190,7 @@ def test_bad_arithmetic() -> None:
 
 @pytest.mark.parametrize("cache", [None, mha.transformers.Cache])
 def test_threads(cache: Any) -> None:
-    """torch's number of threads is that of attention, too, and changes no bit of attention."""
+    """Attention runs on as many threads as torch has. What differs is of torch's linear layers."""
     model = made(DECODERS["llama"])
     model.set_attn_implementation("mha")
     results = []
