@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from .. import UnsupportedError
-from .._tensors import tensor
+from .._tensors import I32, I64, numbers, tensor
 from ._placement import Segment
 
 # What calls of attention take, but not over a context that is split.
@@ -58,7 +58,7 @@ def _table(options: Mapping[str, Any], name: str) -> np.ndarray[Any, Any]:
     """Numbers of items and tokens; a list gets the type that the library takes."""
     given = options[name]
     if isinstance(given, (list, tuple)):
-        return np.array(given, np.int64 if name == "query_positions" else np.int32)
+        given = numbers(given, name, I64 if name == "query_positions" else I32, np.shape(given)).owner
     return np.asarray(given)
 
 
@@ -114,16 +114,18 @@ def options_of_segment(options: Mapping[str, Any], segment: Segment, position: i
 
 
 def check_sizes(options: Mapping[str, Any], batch: int, queries: int, total: int) -> None:
-    """What slices would hide: sizes along queries and keys that are not those of the call."""
-    for name, axis, wanted in (("mask", -1, total), ("mask2", -1, total), ("mask", -2, queries), ("mask2", -2, queries)):
-        if options.get(name) is not None:
-            shape = tensor(options[name], name).shape
-            if len(shape) >= -axis and shape[axis] not in (1, wanted):
-                raise ValueError(f"{name} has the shape {shape}, which does not broadcast to [..., {queries}, {total}]")
-    if options.get("bit_mask") is not None:
-        shape = tensor(options["bit_mask"], "bit_mask").shape
-        if not shape or shape[-1] < -(-total // 8):
-            raise ValueError(f"bit_mask has the shape {shape}, but needs rows of {-(-total // 8)} bytes")
+    """What slices would hide: sizes along items, queries and keys that are not those of the call."""
+    for name in ("mask", "mask2", "bit_mask"):
+        if options.get(name) is None:
+            continue
+        shape = tensor(options[name], name).shape
+        row = -(-total // 8)
+        if name == "bit_mask" and (not shape or shape[-1] < row):
+            raise ValueError(f"bit_mask has the shape {shape}, but needs rows of {row} bytes")
+        sizes = {-4: batch, -2: queries} if name == "bit_mask" else {-4: batch, -2: queries, -1: total}
+        if any(len(shape) >= -axis and shape[axis] not in (1, size) for axis, size in sizes.items()):
+            keys = f"{row} bytes" if name == "bit_mask" else total
+            raise ValueError(f"{name} has the shape {shape}, which does not broadcast to [{batch}, heads, {queries}, {keys}]")
     for name, wanted in (("query_segments", queries), ("query_positions", queries), ("key_segments", total)):
         if options.get(name) is not None and np.shape(options[name]) != (batch, wanted):
             raise ValueError(f"{name} has the shape {np.shape(options[name])}, but must have {(batch, wanted)}")

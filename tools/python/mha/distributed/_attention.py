@@ -12,9 +12,7 @@ import torch
 from .. import Cache, Context, Results, attention_partial, merge_partials
 from .. import _abi as abi
 from .._attention import axes_of, shaped
-from .._context import number_of
-from .._storage import DTYPES
-from .._tensors import dtype_name, empty_like, finished, tensor
+from .._tensors import dtype_name, empty_like, fill_view, finished, output_array, tensor
 from . import _arguments as arguments
 from ._placement import Placement
 from ._ranks import Call, Ranks, message
@@ -53,9 +51,11 @@ class Attention:
         options: Mapping[str, Any],
     ) -> None:
         self.keys, self.query, self.causal, self.options = keys, query, causal, options
-        self.axis = axes_of(layout, False)[1]
+        axes = axes_of(layout, False)
+        self.axis = axes[1]
         given = tensor(query, "query")
-        batch, self.queries, self.heads, width = shaped(given, axes_of(layout, False), "query", "[B, T, H, D]")
+        fill_view(abi.mha_view(), given, "query", axes)  # a rank without keys refuses what the others do
+        batch, self.queries, self.heads, width = shaped(given, axes, "query", "[B, T, H, D]")
         if (batch, width) != (keys.batch, keys.head_dim):
             raise ValueError(f"query has the shape {given.shape}, but the context has {keys.batch} items and heads of {keys.head_dim}")
         arguments.refuse_options(options)
@@ -69,9 +69,9 @@ class Attention:
             "layout": layout,
             "context": keys.context,
         }
-        self.dtype = given.dtype if dtype is None else number_of(DTYPES, dtype, "dtype")
         self.sinks = self._sinks(options.get("sink_logits"))
-        self.output = empty_like(query, (*given.shape[:-1], keys.value_head_dim), self.dtype)
+        self.output, output = output_array(query, (*given.shape[:-1], keys.value_head_dim), None, dtype, given.dtype)
+        self.dtype = output.dtype
         self.log_sum_exp = empty_like(query, (batch, self.heads, self.queries), abi.MHA_F32) if log_sum_exp else None
         stated = ", ".join(f"{name}={arguments.described(value)}" for name, value in sorted(options.items()))
         self.text = (

@@ -12,7 +12,7 @@ from .._attention import Layout, axes_of, shaped
 from .._library import library
 from .._options import Arithmetic, Options
 from .._storage import Dtype, storage_of
-from .._tensors import tensor
+from .._tensors import FloatDtype, tensor
 from . import _arguments as arguments
 from ._attention import Attention, Keys
 from ._errors import RankError
@@ -141,11 +141,16 @@ class SplitCache:
         """
         with self._ranks.call("append_shard") as call:
             length = self._taken(key, value, key_norm, rope, layout)
-            text = f"append_shard to cache {self._number} of {self.length} tokens: {self._placement}, {key_norm}, {rope}"
+            given = f"{arguments.described(key_norm)}, {arguments.described(rope)}"
+            text = f"append_shard to cache {self._number} of {self.length} tokens: {self._placement}, {given}"
             nothing = [0] * self._ranks.size
             counts = call.agree(arguments.digest(text), text, length, [message(0)] * self._ranks.size, nothing).values
             call.finish()
         placement = self._placement.with_shards(counts)
+        # The places of a rank's tokens depend on the counts of all, so every rank looks at those of the last one.
+        positions = rope.table_positions if rope is not None else None
+        if positions is not None and placement.length > max(positions, self.length):
+            raise ValueError(f"rope has a table of {positions} positions, but the context gets {placement.length} tokens")
         self._store(placement, key, value, self.length + sum(counts[: self._ranks.rank]), key_norm, rope, layout)
 
     def truncate(self, length: int) -> None:
@@ -163,7 +168,7 @@ class SplitCache:
         scale: float | None = None,
         arithmetic: Arithmetic = "f32",
         layout: Layout = "bthd",
-        dtype: Dtype | None = None,
+        dtype: FloatDtype | None = None,
         **options: Unpack[Options],
     ) -> Any:
         """Attention of the same queries on every rank over the tokens of all ranks: the bits of `mha.attention` in one process.
@@ -185,7 +190,7 @@ class SplitCache:
         scale: float | None = None,
         arithmetic: Arithmetic = "f32",
         layout: Layout = "bthd",
-        dtype: Dtype | None = None,
+        dtype: FloatDtype | None = None,
         **options: Unpack[Options],
     ) -> Results:
         """As `attention`, with the logarithm of the sum of exp(score), [B, H, Tq]. There are no attention weights."""

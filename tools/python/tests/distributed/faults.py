@@ -119,6 +119,12 @@ def calls_that_differ(pair: Pair, rank: int) -> dict[str, Callable[[], Any]]:
         "block mask": lambda: pair.split.attention(query, block_mask=mha.BlockMask(1, 1, [[0, 0]])),
         "packed": lambda: pair.split.attention(query, query_offsets=[0, 1]),
         "mask": lambda: pair.split.attention(query, mask=np.ones(899, bool)),
+        "queries of a bit mask": lambda: pair.split.attention(query, bit_mask=np.zeros((2, 113), np.uint8)),
+        "items of a mask": lambda: pair.split.attention(query, mask2=np.zeros((3, 1, 1, 900), np.float32)),
+        "items of a bit mask": lambda: pair.split.attention(query, bit_mask=np.zeros((3, 1, 1, 113), np.uint8)),
+        "output": lambda: pair.split.attention(query, dtype="i4"),  # type: ignore[arg-type]
+        "codes as a query": lambda: pair.split.attention(query.astype(np.int8)),
+        "table of rope": lambda: pair.split.append_shard(key[:, :0], value[:, :0], rope=table_of(1024, 500 if odd else None)),
         "batch": lambda: pair.split.attention(query_of(2, 1)),
         "full": lambda: pair.split.append(random(1, 1, 2000, 2, DIM), random(1, 1, 2000, 2, 16)),
         "width": lambda: pair.split.append(key[..., :-1].copy(), value),
@@ -127,6 +133,28 @@ def calls_that_differ(pair: Pair, rank: int) -> dict[str, Callable[[], Any]]:
         "target": lambda: distributed.SplitCache(1, 8, 256, ranks=ranks, context=mha.Context(1, mha.targets()[-1] if odd else None)),
         "capacity": lambda: distributed.SplitCache(1, 8, 300, ranks=ranks),
     }
+
+
+def table_of(positions: int, changed: int | None = None) -> mha.Rope:
+    cos, sin = mha.rope_table(mha.Rope(), DIM, positions)
+    if changed is not None:
+        cos[changed] = 0
+    return mha.Rope(cos=cos, sin=sin)
+
+
+def short_table(ranks: distributed.Ranks) -> Any:
+    """Tables of rope that have the places of the first rank's tokens, and not those of the last one's."""
+    pair = Pair(ranks)
+    counts = [256] * ranks.size
+    try:
+        pair.append_shards(counts, rope=table_of(256 * ranks.size - 1))
+        text = ""
+    except ValueError as error:
+        text = str(error)
+    lengths = pair.split.lengths
+    pair.append_shards(counts, rope=table_of(256 * ranks.size))
+    pair.compare("later", query_of(1, 2), causal=True)
+    return text, lengths, pair.failed
 
 
 def tokens_differ(ranks: distributed.Ranks) -> Any:

@@ -70,7 +70,13 @@ DIFFER: dict[str, tuple[str, str, str, str]] = {
     "option of one": ("MismatchError", "rank 1 refused its arguments: ArgumentError", "ArgumentError", "window_left"),
     "block mask": ("UnsupportedError", "block_mask is not implemented", "UnsupportedError", "block_mask"),
     "packed": ("UnsupportedError", "query_offsets is not implemented", "UnsupportedError", "query_offsets"),
-    "mask": ("ValueError", "[..., 1, 900]", "ValueError", "mask has the shape (899,)"),
+    "mask": ("ValueError", "[1, heads, 1, 900]", "ValueError", "mask has the shape (899,)"),
+    "queries of a bit mask": ("ValueError", "[1, heads, 1, 113 bytes]", "ValueError", "bit_mask has the shape (2, 113)"),
+    "items of a mask": ("ValueError", "[1, heads, 1, 900]", "ValueError", "mask2 has the shape (3, 1, 1, 900)"),
+    "items of a bit mask": ("ValueError", "[1, heads, 1, 113 bytes]", "ValueError", "bit_mask has the shape (3, 1, 1, 113)"),
+    "output": ("ValueError", "dtype is 'i4'", "ValueError", "dtype is 'i4'"),
+    "codes as a query": ("TypeError", "query is int8", "TypeError", "query is int8"),
+    "table of rope": ("MismatchError", "the ranks differ", "MismatchError", "the ranks differ"),
     "batch": ("ValueError", "the context has 1 items", "ValueError", "query has the shape"),
     "full": ("CacheFullError", "no room", "CacheFullError", "no room"),
     "width": ("ValueError", "2 heads of 32", "ValueError", "2 heads of 32"),
@@ -94,6 +100,14 @@ def test_arguments_that_differ_or_are_refused_are_errors_on_all_ranks() -> None:
             assert found == wanted[0] and wanted[1] in said, f"{what}: {found}: {said}"
             assert usable, what
         assert outcome.seconds < 120  # no call waited until its timeout
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_table_of_rope_that_is_too_short_for_one_rank_is_refused_by_all(size: int) -> None:
+    for text, lengths, failed in run(size, faults.short_table):
+        table = 256 * size
+        assert text == f"rope has a table of {table - 1} positions, but the context gets {table} tokens" or size == 1
+        assert text and lengths == [0] * size and not failed
 
 
 def test_lengths_that_differ() -> None:
