@@ -20,7 +20,7 @@ Step = Callable[[], Any]
 @dataclass(frozen=True)
 class Case:
     title: str
-    bars: dict[str, float]  # variant: the ratio that is asked for
+    bars: dict[str, float]  # variant: the least ratio that is meant to be reached
     baseline: str  # the variant that ratios are relative to
     variants: Callable[[], dict[str, Step]]
 

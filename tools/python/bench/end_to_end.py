@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times whole models of transformers with mha against the same models with torch's attention.
 
-    end_to_end.py [--seconds 30] [--rounds 3] [--threads 1] [--results results.json] [case ...]
+    end_to_end.py [--seconds 30] [--rounds 2] [--threads 1] [--results results.json] [case ...]
 
 Each round runs every variant of a case once, in turn, so that a change of the machine's speed meets all alike. A ratio
 is the median over rounds of (time of the baseline / time of the variant in the same round): above 1, mha is faster.

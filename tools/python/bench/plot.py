@@ -4,7 +4,8 @@
     plot.py results.json ratios.svg
 
 One bar for each variant: how many times faster it is than the baseline of its case. The line across a bar shows the
-middle half of the rounds; a vertical line stands at 1, and a mark at the ratio that is asked for.
+middle half of the rounds; a vertical line stands at 1, and a red mark at the least
+ratio that is meant to be reached.
 """
 
 from __future__ import annotations
@@ -49,14 +50,14 @@ def draw(results: dict[str, Any]) -> str:
             y += ROW
         y += GAP
     parts.append(line(LEFT + scale, 24, LEFT + scale, y, "#999999"))
-    parts.append(text(LEFT, 16, "time of torch's attention (or torch in bf16) / time with mha; red: what is asked for"))
+    parts.append(text(LEFT, 16, "time of torch's attention (or torch in bf16) / time with mha; red: least ratio"))
     size = f'width="{LEFT + WIDTH + 130}" height="{y + 6:.0f}"'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="13">'
     return "\n".join([head, f'<rect {size} fill="white"/>', *parts, "</svg>"]) + "\n"
 
 
 def table(results: dict[str, Any]) -> str:
-    rows = ["| model | against | ms | with mha | ms | ratio | middle half | asked for |", "|---|---|---:|---|---:|---:|---:|---:|"]
+    rows = ["| model | against | ms | with mha | ms | ratio | middle half | least ratio |", "|---|---|---:|---|---:|---:|---:|---:|"]
     for _, case, variants in bars(results):
         for variant in variants:
             low, high = case["quartiles"][variant]
