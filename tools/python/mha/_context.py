@@ -82,11 +82,13 @@ _lock = threading.Lock()
 def default_context() -> Context:
     """The context of calls that are given none, made by the first of them."""
     global _default
-    if _default is None:
+    found = _default  # which another thread may set
+    if found is None:
         with _lock:
-            if _default is None:
-                _default = Context(*_arguments)
-    return _default
+            found = _default
+            if found is None:
+                found = _default = Context(*_arguments)
+    return found
 
 
 def set_default_context(context: Context | None) -> None:
