@@ -242,8 +242,8 @@ def output_array(like: Any, shape: tuple[int, ...], out: Any, dtype: str | None,
 
 
 def finished(array: Any, like: Any) -> Any:
-    """A result in the kind of array that `like` is: jax's are made from the result's memory."""
-    if isinstance(like, np.ndarray) or type(like).__module__.split(".")[0] not in ("jax", "jaxlib"):
+    """A result, or None, in the kind of array that `like` is: jax's are made from the result's memory."""
+    if array is None or isinstance(like, np.ndarray) or type(like).__module__.split(".")[0] not in ("jax", "jaxlib"):
         return array
     return sys.modules["jax"].numpy.asarray(array)
 

@@ -354,8 +354,8 @@ def test_gradients_are_refused() -> None:
         with torch.enable_grad(), pytest.raises(RuntimeError, match=r"torch.no_grad\(\)"):
             attention(*inputs)
     options = {"attn_mask": torch.zeros(33, 47), "sink_logits": torch.ones(8), "add_mask_factors": torch.ones(8)}
-    for name in options:
-        given = {"attn_mask": options["attn_mask"], name: options[name].clone().requires_grad_()}
+    for name, tensor in options.items():
+        given = {"attn_mask": options["attn_mask"], name: tensor.clone().requires_grad_()}
         attention(*qkv(), **given)
         with torch.enable_grad(), pytest.raises(RuntimeError, match=r"torch.no_grad\(\)"):
             attention(*qkv(), **given)
