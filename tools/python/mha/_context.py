@@ -108,7 +108,8 @@ def _make_new_in_child() -> None:
     _lock = threading.Lock()
     if _default is not None:
         of_parents.append(_default)
-        _default, _arguments = None, _default._arguments
+        _arguments = _default._arguments
+        _default = None
 
 
 os.register_at_fork(after_in_child=_make_new_in_child)
