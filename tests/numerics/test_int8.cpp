@@ -234,12 +234,12 @@ TEST_CASE("int8: nothing outside codes, scales and workspace is read or written"
 }
 
 TEST_CASE("int8: scales of keys that a row does not see have no effect on it", "[int8][masks]") {
-  for (const int64_t queries : {1, 3, 40}) {
-    for (const int64_t keys : {21, 300}) {  // a row ends among the keys of a vector
+  for (const int64_t queries : {3, 40}) {
+    for (const int64_t keys : {21, 300}) {  // rows end among the keys of a vector
       const AttentionShape s = {1, 2, 1, queries, keys, 32, 48};
       const AttentionProblem p(s, MaskKind::kNone, 640000);
       RowCodes key(p.key, s.key()), value(p.value, s.value());
-      const auto last = static_cast<size_t>(keys - 1);
+      const auto last = static_cast<size_t>(keys - 1), others = static_cast<size_t>((queries - 1) * s.H * s.Dv);
       for (const std::string& target : targets_of(MHA_ARITHMETIC_INT8)) {
         INFO("target " << target << " Tq " << queries << " Tk " << keys);
         std::vector<std::vector<float>> outputs;
@@ -247,13 +247,17 @@ TEST_CASE("int8: scales of keys that a row does not see have no effect on it", "
           key.set_scale(last, scale), value.set_scale(last, scale);
           AttentionCall args = p.args();
           args.arithmetic = MHA_ARITHMETIC_INT8, args.key = key.view(), args.value = value.view();
-          args.causal = 1, args.positions.align = MHA_ALIGN_OFFSET;
-          args.positions.offset = keys - 1 - queries;  // the last query sees all keys but the last
+          args.causal = 1, args.positions.align = MHA_ALIGN_END;  // the last query alone sees the last key
           outputs.push_back(run_attention(shared_context(target, 1), args).output);
         }
-        CHECK(std::none_of(outputs[0].begin(), outputs[0].end(), [](float x) { return std::isnan(x); }));
-        check_same_bits("NaN", outputs[1], outputs[0]);
-        check_same_bits("Inf", outputs[2], outputs[0]);
+        for (size_t n = 0; n < outputs[0].size(); ++n) {
+          if (n >= others) {
+            CHECK(!(std::isfinite(outputs[1][n]) || std::isfinite(outputs[2][n])));
+          } else if (bits_of(outputs[1][n]) != bits_of(outputs[0][n]) ||
+                     bits_of(outputs[2][n]) != bits_of(outputs[0][n])) {
+            FAIL_CHECK("element " << n);
+          }
+        }
       }
     }
   }

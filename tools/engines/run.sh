@@ -73,7 +73,7 @@ for engine in "${engines[@]}"; do
   fi
   python=$out/$engine/venv/bin/python
   export MHA_ENGINE_BUILD=$out/$engine/build PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1
-  export PYTHONPATH=$here/common:$MHA_ENGINE_BUILD
+  export PYTHONPATH=$here/common
   if [ -n "$bench" ]; then
     "$python" "$here/$engine/bench.py" || failed=1
   elif "$python" -m pytest -q -p no:cacheprovider "$here/$engine"; then

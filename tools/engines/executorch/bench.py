@@ -2,8 +2,9 @@
 """Times mha's kernel in ExecuTorch's runtime, in f32, beside the runtime's kernels for the operators that attention is
 decomposed into, and beside the attention kernel of ExecuTorch's Llama: the time of these / mha's time."""
 
+import os
+import sys
 
-import mha_executorch
 import torch
 import torch.nn.functional as F
 from executorch.exir import ExecutorchBackendConfig, to_edge
@@ -12,6 +13,9 @@ from executorch.extension.llm.custom_ops import custom_ops as _llama_kernels  # 
 from executorch.runtime import Runtime
 from in_turn import Case, Ways, main
 
+sys.path.insert(0, os.environ["MHA_ENGINE_BUILD"])
+
+import mha_executorch
 
 mha_executorch.load_kernel()
 

@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import cpu_time
-import mha_executorch
 import numpy as np
 import oracle
 import pytest
@@ -15,6 +14,9 @@ import torch.nn.functional as F
 from executorch.exir import to_edge
 from executorch.runtime import Runtime
 
+sys.path.insert(0, os.environ["MHA_ENGINE_BUILD"])
+
+import mha_executorch
 
 mha_executorch.load_kernel()
 

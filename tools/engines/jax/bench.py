@@ -2,11 +2,16 @@
 """Times mha_jax.attention beside jax.nn.dot_product_attention, both under jit, in f32: XLA's time / mha's time."""
 
 import functools
+import os
+import sys
 
 import jax
 import jax.numpy as jnp
-import mha_jax
 from in_turn import Case, Ways, main
+
+sys.path.insert(0, os.environ["MHA_ENGINE_BUILD"])
+
+import mha_jax
 
 
 def ways(case: Case, _threads: int) -> Ways:

@@ -2,6 +2,7 @@
 """mha_jax.attention against double precision and jax.nn.dot_product_attention, under jit, vmap and loops; what it refuses."""
 
 import os
+import sys
 
 import cpu_time
 import jax
@@ -12,6 +13,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+sys.path.insert(0, os.environ["MHA_ENGINE_BUILD"])
 jax.config.update("jax_num_cpu_devices", 2)  # before the first use: sharding needs two devices
 
 import mha_jax

@@ -80,9 +80,11 @@ Heads heads_of(const Mat& blob, int heads) {
 
 int attend(const Attention& attention, const Option& option) {
   const auto& [query, key, value, output, mask, scale] = attention;
-  if (key.tokens != value.tokens || key.heads != value.heads || key.width != query.width) {
-    NCNN_LOGE("mha: %d tokens and %d heads of keys of width %d, %d and %d of values, queries of width %d do not fit",
-              key.tokens, key.heads, key.width, value.tokens, value.heads, query.width);
+  if (key.tokens != value.tokens || key.heads != value.heads || key.width != query.width ||
+      value.width != output.width) {
+    NCNN_LOGE(
+        "mha: %d tokens and %d heads of keys of width %d, %d and %d of values of width %d do not fit queries of %d",
+        key.tokens, key.heads, key.width, value.tokens, value.heads, value.width, query.width);
     return -1;
   }
   mha::AttentionCall call;

@@ -2,8 +2,10 @@
 """Models with ScaledDotProductAttention, with and without the extension: results, the operation that runs, what it leaves."""
 
 
+import os
+import sys
+
 import cpu_time
-import mha_openvino
 import numpy as np
 import openvino as ov
 import oracle
@@ -11,6 +13,10 @@ import pytest
 from openvino import opset13 as op
 from openvino.properties import hint, inference_num_threads, num_streams
 
+
+sys.path.insert(0, os.environ["MHA_ENGINE_BUILD"])
+
+import mha_openvino
 
 F32 = np.float32
 QKV = {  # of query, key and value, as the operation broadcasts them
