@@ -5,11 +5,10 @@
 #include <sched.h>
 
 #include <atomic>
-#include <filesystem>
-#include <iterator>
 #include <thread>
 
 #include "tests/support/layers.h"
+#include "tests/support/runners.h"
 
 using namespace mha::test;
 
@@ -17,12 +16,6 @@ namespace {
 
 const mha_layer_config kConfig = {40, 4, 2, 12, 20, 0, 0, 50, 0};
 constexpr int kCalls = 12;
-
-/// Threads of this process.
-int64_t tasks() {
-  const std::filesystem::directory_iterator all("/proc/self/task");
-  return std::distance(begin(all), end(all));
-}
 
 }  // namespace
 
@@ -70,7 +63,7 @@ TEST_CASE("openmp: inside an outer region a call starts no threads, nested regio
       std::atomic<int> sink{0};
 #pragma omp parallel num_threads(4)
       ++sink;  // the outer team is there
-      const auto before = tasks();
+      const auto before = num_tasks();
       std::atomic<int> wrong{0};
 #pragma omp parallel num_threads(4)
       {
@@ -81,7 +74,7 @@ TEST_CASE("openmp: inside an outer region a call starts no threads, nested regio
       }
       CHECK(wrong == 0);
       INFO("levels " << levels << ", threads before " << before);
-      CHECK(tasks() <= before);
+      CHECK(num_tasks() <= before);
     }
     omp_set_max_active_levels(1);
   }
@@ -96,9 +89,9 @@ TEST_CASE("openmp: a call starts no more threads than there are CPUs", "[threads
   int64_t started = 0;
   bool same = false;
   std::thread caller([&] {  // has no team yet
-    const int64_t before = tasks();
+    const int64_t before = num_tasks();
     same = same_bits(run_attention(context, problem.args()).output, want);
-    started = tasks() - before;
+    started = num_tasks() - before;
   });
   caller.join();
   CHECK(same);
