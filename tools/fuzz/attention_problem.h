@@ -181,8 +181,9 @@ inline Problem make_problem(FuzzedDataProvider& input) {
   a.num_kv_heads = group == 1 && input.ConsumeBool() ? 0 : kv_heads;
   a.query_len = size(0, 9);
   a.key_len = input.ConsumeIntegralInRange<int>(0, 3) == 0 ? size(250, 262) : size(0, 40);
-  a.head_dim = size(1, 24);
-  const std::int64_t value_dim = size(1, 24);
+  const bool wide = input.ConsumeIntegralInRange<int>(0, 7) == 0;  // kernels keep wide outputs elsewhere between chunks
+  a.head_dim = wide ? size(65, 100) : size(1, 24);
+  const std::int64_t value_dim = wide ? size(65, 100) : size(1, 24);
   a.value_head_dim = input.ConsumeBool() ? 0 : value_dim;
   const std::int64_t Dv = a.value_head_dim == 0 ? a.head_dim : value_dim;
   if (input.ConsumeBool()) a.scale = static_cast<float>(size(1, 200)) * 0.01F;
