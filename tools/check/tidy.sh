@@ -6,10 +6,10 @@
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 parts=${TIDY_PARTS:-4}
 # clang's own command lines: it knows none of gcc's options.
-make_build tidy -DMHA_BUILD_BENCH=ON -DMHA_BUILD_FUZZERS=ON -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_CXX_COMPILER_LAUNCHER=
+make_build tidy -DMHA_BUILD_BENCH=ON -DCMAKE_CXX_COMPILER=clang++ -DCMAKE_CXX_COMPILER_LAUNCHER=
 build_targets tidy mha_bench_revision  # bench/ includes a header that it makes
 cd "$root"
-# What this build compiles: not the adapters of engines, the ops of torch, and what is for other CPUs.
+# What this build compiles: not the fuzz targets, the adapters of engines, the ops of torch, and what is for other CPUs.
 compiled=$out/tidy/compiled.txt
 sed -n "s|^ *\"file\": \"$root/\(.*\)\",\{0,1\}\$|\1|p" "$out/tidy/compile_commands.json" | sort -u >"$compiled"
 mapfile -t chosen < <({

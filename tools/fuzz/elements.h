@@ -142,7 +142,7 @@ class Elements {
       : dtype_(dtype), floats_(dtype == MHA_F32 ? count : 0), halves_(dtype == MHA_F32 ? 0 : count) {}
   void set(std::size_t i, float x) {
     if (dtype_ == MHA_F32) {
-      floats_[i] = x;  // NOLINT(clang-analyzer-cplusplus.NewDelete): a block of no elements is never set
+      floats_[i] = x;
     } else {
       halves_[i] = rounded(dtype_, x);
     }
