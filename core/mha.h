@@ -670,9 +670,10 @@ MHA_API mha_status mha_attention_explain(const mha_context* context, const mha_a
  * 990 and 478), and give rope its positions. MHA_ALIGN_DEFAULT is refused there. output, results and sink_logits are
  * always refused.
  * Shapes:   partials [chunks of the part, 1 for Tk = 0][B * H * Tq * (Dv + 2)] floats at 4-byte addresses, the same on
- *           every FMA target but for the signs of zeros. To merge parts, store their partials one after the other. The numbers are opaque, their order
- *           is not: of each chunk Dv numbers for each row of [B, H, Tq], then 2 numbers for each. So some rows can be taken
- *           out and merged apart, as the partials of B = H = 1 and as many queries.
+ *           every FMA target but for the signs of zeros. They must not overlap query, key or value. To merge parts, store
+ *           their partials one after the other. What the numbers mean is not promised, their order is: for each chunk,
+ *           Dv numbers for each row of [B, H, Tq], then 2 numbers for each. So some rows can be taken out and merged
+ *           apart, as the partials of B = H = 1 and as many queries.
  * Requires: B items of the same length (of a batch of packed items, or of sequences of a cache, take one at a time).
  *           Workspace as for mha_attention without results. Partial results of rotated values (mha_storage.hadamard) are
  *           rotated: all parts alike, and mha_merge_partials_args.hadamard set.

@@ -59,11 +59,8 @@ extern "C" mha_status mha_attention_workspace_bound(const mha_context* context, 
   mha_attention_args greatest = *args;
   greatest.key_len = sizes.key_len;
   greatest.items = nullptr, greatest.positions = nullptr, greatest.cache = nullptr, greatest.pages = nullptr;
-  greatest.query = without_strides(args->query), greatest.output = without_strides(args->output);
-  greatest.key = without_strides(args->key), greatest.value = without_strides(args->value);
-  mha_results results = given_or_default(args->results);
-  results.weights = without_strides(results.weights);
-  if (args->results != nullptr) greatest.results = &results;
+  mha_results results;
+  drop_strides(&greatest, &results);
   AttentionProblem problem = {};
   MHA_TRY(validate_attention(&greatest, Check::kSizesOnly, &problem, error, args->cache));
   problem.cache = args->cache;  // the type of its keys chooses kernels

@@ -40,12 +40,9 @@ mha_status validate_and_bound(const mha_context* context, const mha_layer* layer
   mha_layer_args greatest = *args;
   greatest.items = nullptr, greatest.positions = nullptr, greatest.cache = nullptr,
   greatest.cache_use = MHA_CACHE_APPEND;
-  greatest.query = without_strides(args->query), greatest.output = without_strides(args->output);
-  greatest.key = without_strides(args->key), greatest.value = without_strides(args->value);
+  mha_results results;
+  drop_strides(&greatest, &results);
   if (args->cache != nullptr && !groups.keys_are_queries) greatest.key.data = greatest.value.data = args;  // not read
-  mha_results results = given_or_default(args->results);
-  results.weights = without_strides(results.weights);
-  if (args->results != nullptr) greatest.results = &results;
   f->layer = layer;
   AttentionProblem& p = f->attention.problem;
   p.tail = tail_keys(*layer);

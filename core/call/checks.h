@@ -114,12 +114,20 @@ struct BoundSizes {
 mha_status bound_sizes(const Groups& groups, int64_t key_len, BoundSizes* sizes, mha_error* error);
 // Adds to a problem that was checked with those sizes what was left out: packed items, shared pages, the ring.
 void set_bound(const BoundSizes& sizes, AttentionProblem* p);
-// The strides of a bound's views, which are those of packed items or of pages, do not fit its sizes; no bytes depend on
-// them.
+// Makes the views of a bound's args dense: their strides are those of packed items or of pages and do not fit its sizes,
+// and no bytes depend on them. `results` keeps the changed group.
 template <class View>
 View without_strides(View v) {
   v.stride_b = v.stride_t = v.stride_h = 0;
   return v;
+}
+template <class Args>
+void drop_strides(Args* args, mha_results* results) {
+  args->query = without_strides(args->query), args->output = without_strides(args->output);
+  args->key = without_strides(args->key), args->value = without_strides(args->value);
+  *results = given_or_default(args->results);
+  results->weights = without_strides(results->weights);
+  if (args->results != nullptr) args->results = results;
 }
 
 // Writes how long the items are and where their keys are into *p, whose sizes must be set.

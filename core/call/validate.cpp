@@ -116,14 +116,21 @@ AttentionViews view_sizes(const AttentionProblem& p, const mha_pages* pages) {
           {queries, p.query_len, p.heads, p.value_head_dim}};
 }
 
+// The query last, whose place the output may have.
+struct InputExtents {
+  NamedExtent all[3];
+  InputExtents(const AttentionProblem& p, const AttentionViews& n)
+      : all{{"key", extent_of(p.key, n.key)},
+            {"value", extent_of(p.value, n.value)},
+            {"query", extent_of(p.query, n.query)}} {}
+};
+
 mha_status check_attention_overlaps(const AttentionProblem& p, const AttentionViews& n, mha_error* error) {
-  const NamedExtent inputs[] = {
-      {"key", extent_of(p.key, n.key)}, {"value", extent_of(p.value, n.value)}, {"query", extent_of(p.query, n.query)}};
+  const InputExtents inputs(p, n);
   NamedExtent results[3] = {{"output", extent_of(p.output, n.output)}};
   const int count = 1 + result_extents(p, results + 1);
-  MHA_TRY(check_overlaps(results + 1, count - 1, inputs, 3, error));
-  // The output may be the query's place.
-  MHA_TRY(check_overlaps(results, 1, inputs, same_place(p.query, p.output) ? 2 : 3, error));
+  MHA_TRY(check_overlaps(results + 1, count - 1, inputs.all, 3, error));
+  MHA_TRY(check_overlaps(results, 1, inputs.all, same_place(p.query, p.output) ? 2 : 3, error));
   return check_overlaps(results, count, nullptr, 0, error);
 }
 
@@ -131,11 +138,8 @@ mha_status check_attention_overlaps(const AttentionProblem& p, const AttentionVi
 
 mha_status check_partials_overlap(const mha_attention_args& args, const AttentionProblem& p, const float* partials,
                                   int64_t floats, mha_error* error) {
-  const AttentionViews n = view_sizes(p, args.pages);
-  const NamedExtent inputs[] = {
-      {"key", extent_of(p.key, n.key)}, {"value", extent_of(p.value, n.value)}, {"query", extent_of(p.query, n.query)}};
   const NamedExtent result = {"partials", extent_of(partials, floats)};
-  return check_overlaps(&result, 1, inputs, 3, error);
+  return check_overlaps(&result, 1, InputExtents(p, view_sizes(p, args.pages)).all, 3, error);
 }
 
 mha_status validate_attention(const mha_attention_args* args, Check check, AttentionProblem* problem, mha_error* error,

@@ -17,7 +17,7 @@ enum class Check { kSizesOnly, kNoResults, kAll };
 // values count.
 mha_status validate_attention(const mha_attention_args* args, Check check, AttentionProblem* problem, mha_error* error,
                               const mha_cache* bound_over = nullptr);
-// `partials`, of so many floats, must not overlap what the call reads.
+// Refuses partial results, `floats` of them, that overlap query, keys or values.
 mha_status check_partials_overlap(const mha_attention_args& args, const AttentionProblem& problem,
                                   const float* partials, int64_t floats, mha_error* error);
 

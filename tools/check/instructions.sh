@@ -20,7 +20,7 @@ check_commands() {
 
 [ "$(host_family)" = x86_64 ] || { echo "flags looked at (the instruction scan knows x86-64)" && exit; }
 
-# A pattern for what AVX-512 F, CD, BW, DQ and VL have not.
+# What a CPU with AVX-512 F, CD, BW, DQ and VL may lack.
 vnni='^(\{vex\} +)?vpdp[bw]'
 bf16='^vdpbf16|^vcvtn?e.*bf16|^vcvtne2'
 tiles='^(tdp|tile|ldtilecfg|sttilecfg)'
